@@ -1,0 +1,1 @@
+"""cnn_lab: a functional JAX/Flax research codebase for convolutional networks."""

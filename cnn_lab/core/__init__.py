@@ -1,0 +1,1 @@
+"""What every layer may know: errors, trees, array aliases."""
