@@ -1,0 +1,73 @@
+"""Evaluates a trained run on its validation split, or, once, on the locked test split.
+
+Every opening of the test split is counted in the run's record.
+
+Examples:
+  cnn-lab evaluate --workdir=runs/mnist/lenet5
+  cnn-lab evaluate --workdir=runs/mnist/lenet5 --split=test
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import Invocation
+from cnn_lab.core.errors import ConfigError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string("workdir", None, "folder of the run", values)
+    flags.DEFINE_string("split", "validation", "train, validation or test", values)
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", values)
+
+
+def main(invocation: Invocation) -> int:
+    """Prints the metrics of one split."""
+    values = invocation.flags
+    if not values.workdir:
+        raise ConfigError("--workdir is missing: give the folder of a trained run.")
+    if values.split not in ("train", "validation", "test"):
+        raise ConfigError(f"--split must be train, validation or test; found {values.split!r}.")
+    runtime.start(None)
+    import jax
+
+    from cnn_lab import build
+    from cnn_lab.cli.trained import open_trained
+    from cnn_lab.data.catalog import open_dataset, unlock_test
+    from cnn_lab.train.mesh import make_mesh, replicated
+    from cnn_lab.train.workdir import count_test_opening, read_record
+
+    workdir = Path(values.workdir)
+    mesh = make_mesh(jax.device_count())
+    trained = open_trained(workdir, values.checkpoint, replicated(mesh))
+    config, network = trained.config, trained.network
+    dataset = open_dataset(config.data.name, config.data.data_dir)
+    recorded = read_record(workdir).get("fingerprint", dataset.info.fingerprint)
+    if recorded != dataset.info.fingerprint:
+        raise ConfigError(
+            f"The data of {config.data.name} changed since {workdir} was trained; figures would "
+            "not be comparable: bring the old data back."
+        )
+    if values.split == "test":
+        source = build.shaped(unlock_test(dataset), config.data)
+        pipeline = build.evaluation_pipeline(config, network, source, mesh)
+    else:
+        pipeline = build.split_pipeline(config, network, dataset, values.split, mesh)
+    start = time.perf_counter()
+    metrics = build.make_evaluator(network, pipeline, mesh)(trained.variables)
+    seconds = time.perf_counter() - start
+    count = len(pipeline.order.indices)
+    lines = [f"{values.split} split, {count:,} images, checkpoint {trained.step}, {seconds:.1f} s"]
+    lines += [f"  {name:<12} {value:.6f}" for name, value in metrics.items()]
+    if "accuracy" in metrics:
+        wrong = round(count * (1 - metrics["accuracy"]))
+        lines.append(f"  {'errors':<12} {wrong} ({wrong / count:.2%})")
+    if values.split == "test":
+        times = count_test_opening(workdir, {"step": trained.step, **metrics})
+        lines.append(f"  the test split of this run has now been opened {times} time(s)")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0

@@ -1,0 +1,109 @@
+"""`cnn-lab COMMAND [FLAGS]`: finds the command, parses its flags, explains mistakes.
+
+Mistakes of the user's end with one sentence on standard error and status 2.
+"""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from absl import flags
+
+from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
+
+USAGE_STATUS = 2
+COMMANDS = {
+    "train": "train a network from an experiment file, or resume the run in its workdir",
+    "evaluate": "metrics of a trained run on the validation or the test split",
+    "predict": "the most probable classes of image files",
+    "list": "models, datasets, experiments, optimizers",
+    "data": "prepare and check data sets",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Invocation:
+    """A parsed command line.
+
+    Attributes:
+        flags: values by flag name, as attributes.
+        arguments: what is no flag.
+        overrides: (path, text) of every `--config.a.b=value`.
+    """
+
+    flags: flags.FlagValues
+    arguments: list[str]
+    overrides: list[tuple[str, str]]
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit status."""
+    try:
+        return _main(list(arguments))
+    except (CnnLabError, flags.Error) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return USAGE_STATUS
+    except BrokenPipeError:
+        return 0
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "-help"):
+        sys.stdout.write(_overview())
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name == "help":
+        if not rest:
+            sys.stdout.write(_overview())
+            return 0
+        name, rest = rest[0], ["--help"]
+    if name not in COMMANDS:
+        raise ConfigError(f"There is no command {name!r}; {suggest(name, COMMANDS)}")
+    # `list` and `data` would read badly as module names inside the package.
+    module = importlib.import_module(f"cnn_lab.cli.{name}_command")
+    values = flags.FlagValues()
+    module.define_flags(values)
+    if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in rest):
+        sys.stdout.write(_help(name, module, values))
+        return 0
+    from cnn_lab.cli.config_flag import split_overrides
+
+    overrides, rest = split_overrides(rest)
+    if overrides and "config" not in values:
+        raise ConfigError(
+            f"{name} takes no --config.* overrides; found --config.{overrides[0][0]}."
+        )
+    left = values([name, *rest])[1:]
+    return module.main(Invocation(values, left, overrides))
+
+
+def _overview() -> str:
+    lines = [f"  cnn-lab {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "cnn-lab: train and study convolutional networks in JAX.",
+            "",
+            *lines,
+            "  cnn-lab help COMMAND shows flags and examples.",
+            "",
+            "Start with:  cnn-lab train --config=experiments/digits/lenet5.py",
+            "",
+        ]
+    )
+
+
+def _help(name: str, module: ModuleType, values: flags.FlagValues) -> str:
+    text = (module.__doc__ or "").strip()
+    lines = []
+    for flag in sorted(values[flag_name] for flag_name in values):
+        default = "" if flag.default is None else f" (default: {flag.default})"
+        lines.append(f"  --{flag.name:<18} {flag.help}{default}")
+    listed = "\n\nFlags:\n" + "\n".join(lines) if lines else ""
+    return f"cnn-lab {name}\n\n{text}{listed}\n"

@@ -1,0 +1,54 @@
+"""What must be set before JAX touches a device."""
+
+import contextlib
+import ctypes
+import logging as std_logging
+import os
+from pathlib import Path
+
+from absl import flags, logging
+
+MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD, MALLOC_ARENA_MAX = -4, -1, -8
+
+
+def start(num_devices: int | None) -> None:
+    """Prepares the process: devices, compilation cache, memory, log lines.
+
+    Args:
+        num_devices: devices that the config asks for; None is up to the machine.
+    """
+    _keep_freed_memory()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax  # after the allocator
+
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        # One CPU device does not use a second core for convolutions; one device per core does.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", max(cores or 1, num_devices or 1))
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    flags.FLAGS.mark_as_parsed()  # Grain asks the global flags, which the commands do not use
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(std_logging.Formatter("%(levelname)s: %(message)s"))
+
+
+def cache_dir() -> Path:
+    """Where compiled programs are kept between runs."""
+    return Path.home() / ".cache" / "cnn_lab" / "xla"
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed buffers for the next step instead of giving them back.
+
+    A step's scratch memory is otherwise handed to the system and faulted in again every step, which
+    takes up to half of a small net's step. Other allocators are left alone.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(MALLOC_MMAP_MAX, 0)
+        mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(MALLOC_ARENA_MAX, 1)

@@ -1,0 +1,77 @@
+"""Trains the network that an experiment file describes.
+
+The same command again resumes a run that was interrupted, and says so when it had ended. Any field
+of the config can be overridden; `none` clears an optional one.
+
+Examples:
+  cnn-lab train --config=experiments/digits/lenet5.py
+  cnn-lab train --config=experiments/mnist/lenet5.py --workdir=runs/a --config.optim.learning_rate=0.05
+  cnn-lab train --config=experiments/mnist/lenet5.py --config.early_stopping.patience=3 --dry_run
+  cnn-lab train --config=runs/a/config.json --workdir=runs/b
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.config_flag import config_path, load_config
+from cnn_lab.cli.main import Invocation
+from cnn_lab.core.errors import ConfigError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string(
+        "config", None, "experiment file FILE.py[:ARGUMENT], or a run's config.json", values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "folder of the run; runs/ and the experiment's path by default", values
+    )
+    flags.DEFINE_bool("dry_run", False, "say what would be trained, and write nothing", values)
+
+
+def main(invocation: Invocation) -> int:
+    """Trains, then says where everything is."""
+    reference = invocation.flags.config
+    if invocation.arguments:
+        raise ConfigError(f"train takes flags only; found {invocation.arguments[0]!r}.")
+    config = load_config(reference, invocation.overrides)
+    runtime.start(config.mesh.num_devices)
+    from cnn_lab.build import build, default_workdir
+    from cnn_lab.cli.dry_run import describe
+    from cnn_lab.report.page import write_report
+    from cnn_lab.run import run_training
+
+    if invocation.flags.dry_run:
+        _say(describe(config, build(config)))
+        return 0
+    workdir = Path(invocation.flags.workdir or default_workdir(config_path(reference)))
+    result = run_training(config, workdir, _say)
+    progress = result.progress
+    if result.status == "interrupted":
+        overrides = [f"--config.{path}={text}" for path, text in invocation.overrides]
+        command = ["cnn-lab", "train", f"--config={reference}", f"--workdir={workdir}", *overrides]
+        _say(f"Interrupted at step {progress.step}; everything is saved. Resume with:")
+        _say(f"  {shlex.join(command)}")
+        return 0
+    report = write_report(workdir)
+    best = progress.selection
+    _say(
+        f"{'Run' if result.ran else 'Nothing to do: this run has'} {result.status} at step {progress.step}."
+    )
+    if best.best_value is not None:
+        metric = config.selection.metric
+        _say(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
+    _say(f"  checkpoints  {workdir / 'checkpoints'}")
+    _say(f"  metrics      {workdir / 'metrics.jsonl'}")
+    _say(f"  curves       {report.curves}")
+    _say(f"  report       {report.page}")
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,90 @@
+"""A trained run, opened for use: its network and the variables of one checkpoint."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from cnn_lab.build import Network, network_from_about
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import CheckpointError, ConfigError
+from cnn_lab.train.checkpoint import Checkpoints, DamagedError
+from cnn_lab.train.workdir import CHECKPOINTS, read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """One checkpoint of a run.
+
+    Attributes:
+        config: the run's.
+        network: the model and what it needs.
+        variables: parameters and statistics.
+        step: the checkpoint's.
+    """
+
+    config: ExperimentConfig
+    network: Network
+    variables: dict[str, Any]
+    step: int
+
+
+def open_trained(
+    workdir: Path, which: str, sharding: jax.sharding.Sharding | None = None
+) -> Trained:
+    """Opens a checkpoint of a run.
+
+    Args:
+        workdir: the run's folder.
+        which: `best` (the newest where nothing was validated), `latest` or a step.
+        sharding: where the variables go; the first device by default.
+
+    Raises:
+        WorkdirError: no run there.
+        CheckpointError: no such checkpoint, or a damaged one.
+    """
+    config = read_config(workdir)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, create=False)
+    steps = checkpoints.steps()
+    if not steps:
+        raise CheckpointError(f"{workdir} has no checkpoint yet; train it first: cnn-lab train.")
+    candidates = _candidates(checkpoints, steps, which)
+    place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    for step in candidates:
+        try:
+            record = checkpoints.read_record(step)
+            network = network_from_about(config, record["about"])
+            image = jnp.zeros((1, *network.input_shape))
+            init = lambda key: dict(network.model.init(key, image, train=False))  # noqa: B023, E731
+            shapes = jax.eval_shape(init, jax.random.key(0))
+            variables = checkpoints.restore_variables(step, record, shapes, place)
+        except DamagedError as error:
+            if step == candidates[-1]:
+                raise
+            logging.warning("%s Using another checkpoint.", error)
+        else:
+            checkpoints.release()
+            return Trained(config, network, variables, step)
+    raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+def _candidates(checkpoints: Checkpoints, steps: list[int], which: str) -> list[int]:
+    if which == "latest":
+        return steps[::-1]
+    if which == "best":
+        best = None
+        for step in reversed(steps):
+            try:
+                best = checkpoints.read_record(step)["progress"]["selection"]["best_step"]
+                break
+            except DamagedError:
+                continue
+        return [s for s in (best, *reversed(steps)) if s in steps]
+    if not which.isdecimal() or int(which) not in steps:
+        raise ConfigError(
+            f"--checkpoint must be best, latest or one of the steps {steps}; found {which!r}."
+        )
+    return [int(which)]

@@ -1,0 +1,18 @@
+"""Array aliases and axis letters, the same everywhere.
+
+`n` examples, `h` height, `w` width, `c` channels, `k` classes, `d` features.
+"""
+
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+
+Images = Float[Array, "n h w c"]
+RawImages = UInt8[Array, "n h w c"]
+Labels = Int[Array, " n"]
+Logits = Float[Array, "n k"]
+PerExample = Float[Array, " n"]
+Scalar = Float[Array, ""]
+Flag = Bool[Array, ""]
+Key = PRNGKeyArray
+Tree = Any

@@ -1,0 +1,82 @@
+"""Arrays kept as .npy files beside the data they were decoded from.
+
+A cache may vanish, be damaged or be impossible to write, and nothing but speed changes: every
+array carries a checksum, and one that fails it counts as absent. Nothing is ever unpickled.
+"""
+
+import contextlib
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+
+def load_arrays(
+    folder: Path, names: tuple[str, ...]
+) -> dict[str, Shaped[np.ndarray, "..."]] | None:
+    """Loads arrays that were kept.
+
+    Args:
+        folder: where they were kept.
+        names: all of the arrays wanted.
+
+    Returns:
+        Read-only arrays backed by the files, or None if any is absent or damaged.
+    """
+    arrays = {}
+    try:
+        for name in names:
+            array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            if _checksum(array) != (folder / f"{name}.crc32").read_text():
+                return None
+            arrays[name] = np.asarray(array)
+    except (OSError, ValueError, EOFError):
+        return None
+    return arrays
+
+
+def store_arrays(folder: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bool:
+    """Keeps arrays for a later `load_arrays`; a reader sees all of an array or none of it.
+
+    Args:
+        folder: made if need be.
+        arrays: name to array, of numbers or text.
+
+    Returns:
+        Whether the folder could be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in arrays.items():
+            with _replacing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            with _replacing(folder / f"{name}.crc32") as temporary:
+                temporary.write_text(_checksum(array))
+    except OSError:
+        return False
+    return True
+
+
+def _checksum(array: Shaped[np.ndarray, "..."]) -> str:
+    contiguous = np.ascontiguousarray(array)
+    values = f"{zlib.crc32(contiguous.view(np.uint8).reshape(-1).data):08x}"
+    return f"{values} {array.dtype.str} {array.shape}"
+
+
+@contextlib.contextmanager
+def _replacing(path: Path):
+    """Gives a temporary path that takes the place of `path` if the block succeeds."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide the file from others who share the data
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()

@@ -1,0 +1,243 @@
+"""TFDS builders that need no TensorFlow.
+
+Examples are stored in the order they were published in, so index i here is index i everywhere.
+The classes stay out of TFDS's registry, where their names would collide with its own.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int32, UInt8
+
+from cnn_lab.core.errors import DataError
+from cnn_lab.data.archives import join_parts, parse_idx, read_members
+from cnn_lab.data.array_cache import store_arrays
+from cnn_lab.data.descriptions import DatasetDescription
+from cnn_lab.data.folder import ImageFile
+from cnn_lab.data.splits import stratified_split
+
+Arrays = tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " m"]]
+"""Images and labels as read; that there are as many of each is checked afterwards."""
+
+DIGITS_SPLIT_SEED = 0
+
+
+class QuietBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What our builders share: order kept, digests recorded, nothing printed."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _log_download_bytes(self) -> None:
+        """Keeps TFDS from printing; the caller reports progress."""
+
+    def _log_download_done(self) -> None:
+        """Keeps TFDS from printing; the caller reports progress."""
+
+    def _describe(
+        self, features: dict[str, Any], licence: str, citation: str, **metadata: Any
+    ) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            citation=citation,
+            license=licence,
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict({"content_sha256": {}, **metadata}),
+        )
+
+    def _keep(self, split: str, digest: str, **columns: np.ndarray) -> None:
+        """Records a split's digest, and its columns as arrays that are quick to read."""
+        metadata: Any = self.info.metadata
+        metadata["content_sha256"][split] = digest
+        arrays = {f"{name}-{split}": column for name, column in columns.items()}
+        store_arrays(Path(self.data_dir), arrays)
+
+
+class ArraysBuilder(QuietBuilder, skip_registration=True):
+    """Base of the data sets that fit in memory as arrays.
+
+    Args:
+        description: what the data should be.
+        folder: holds the published files.
+        options: passed on to TFDS.
+    """
+
+    def __init__(self, *, description: DatasetDescription, folder: Path, **options: Any) -> None:
+        self.description = description
+        self.folder = folder
+        super().__init__(**options)
+
+    def read_splits(self) -> dict[str, Arrays]:
+        """Returns images and labels of every split, in the published order."""
+        raise NotImplementedError
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "image": tfds.features.Tensor(shape=self.description.image_shape, dtype=np.uint8),
+            "label": tfds.features.ClassLabel(names=list(self.description.class_names)),
+        }
+        return self._describe(features, self.description.licence, self.description.citation)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        del dl_manager  # files are obtained beforehand
+        splits = self.read_splits()
+        for split, (images, labels) in splits.items():
+            self._check(split, images, labels)
+        return {split: self._generate_examples(split, *data) for split, data in splits.items()}
+
+    def _generate_examples(
+        self, split: str, images: np.ndarray, labels: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        digest = hashlib.sha256(labels.astype("<i4").tobytes() + images.tobytes())
+        self._keep(split, digest.hexdigest(), labels=labels)
+        for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            yield index, {"image": image, "label": label}
+
+    def _check(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+        name, expected = self.description.name, self.description.split_sizes[split]
+        if len(images) != expected or len(labels) != expected:
+            raise DataError(
+                f"Split {split!r} of {name} holds {len(images)} images and {len(labels)} labels, "
+                f"expected {expected} of each; the files are damaged or do not belong together."
+            )
+        if images.shape[1:] != self.description.image_shape:
+            raise DataError(
+                f"The images of {name} have shape {images.shape[1:]}, expected "
+                f"{self.description.image_shape}; the files belong to another data set."
+            )
+        if not 0 <= labels.min() <= labels.max() < self.description.num_classes:
+            raise DataError(
+                f"Split {split!r} of {name} holds the label {labels.max()}, expected 0 to "
+                f"{self.description.num_classes - 1}; the files are damaged or of another data set."
+            )
+
+
+class Digits(ArraysBuilder, skip_registration=True):
+    """The 1797 digits of scikit-learn, split once and for all."""
+
+    def read_splits(self) -> dict[str, Arrays]:
+        """Returns the stratified split; values 0..16 are stretched to 0..255."""
+        from sklearn.datasets import load_digits  # slow, and rarely needed
+
+        bunch: Any = load_digits()
+        images = np.rint(bunch.images * 255.0 / 16.0).astype(np.uint8)[..., None]
+        labels = bunch.target.astype(np.int32)
+        train, test = stratified_split(
+            labels,
+            num_validation=self.description.split_sizes["test"],
+            seed=DIGITS_SPLIT_SEED,
+        )
+        return {"train": (images[train], labels[train]), "test": (images[test], labels[test])}
+
+
+class Mnist(ArraysBuilder, skip_registration=True):
+    """MNIST from its four IDX files."""
+
+    def read_splits(self) -> dict[str, Arrays]:
+        """Returns the published splits."""
+        contents: dict[str, bytes] = {}
+        for file in self.description.files:
+            contents |= read_members(file, self.folder)
+        splits: dict[str, Arrays] = {}
+        for split, prefix in (("train", "train"), ("test", "t10k")):
+            images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+            splits[split] = (
+                parse_idx(contents[images], images, 3)[..., None],
+                parse_idx(contents[labels], labels, 1).astype(np.int32),
+            )
+        return splits
+
+
+class FashionMnist(Mnist, skip_registration=True):
+    """Fashion-MNIST, which comes in files of the same form."""
+
+
+class Cifar10(ArraysBuilder, skip_registration=True):
+    """CIFAR-10 from its binary version."""
+
+    num_label_bytes = 1
+
+    def read_splits(self) -> dict[str, Arrays]:
+        """Returns the published splits; the last file of the archive is the test split."""
+        (archive,) = self.description.files
+        contents = read_members(archive, self.folder)
+        names = [member.name for member in archive.members]
+        return {
+            "train": join_parts(contents, names[:-1], self.num_label_bytes),
+            "test": join_parts(contents, names[-1:], self.num_label_bytes),
+        }
+
+
+class Cifar100(Cifar10, skip_registration=True):
+    """CIFAR-100 with its fine labels; each record starts with a coarse one."""
+
+    num_label_bytes = 2
+
+
+class FolderImages(QuietBuilder, skip_registration=True):
+    """A folder of image files, stored with their original bytes.
+
+    Args:
+        files: split to its files, checked already.
+        class_names: label to class name.
+        image_shape: height and width None where the images differ.
+        metadata: what to remember about the folder.
+        options: passed on to TFDS.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: dict[str, list[ImageFile]],
+        class_names: tuple[str, ...],
+        image_shape: tuple[int | None, int | None, int],
+        metadata: dict[str, Any],
+        **options: Any,
+    ) -> None:
+        self.files = files
+        self.class_names = class_names
+        self.image_shape = image_shape
+        self.folder_metadata = metadata
+        self.grouped = any(file.group is not None for part in files.values() for file in part)
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {
+            "image": tfds.features.Image(shape=self.image_shape),
+            "label": tfds.features.ClassLabel(names=list(self.class_names)),
+            "path": tfds.features.Text(),
+        }
+        if self.grouped:
+            features["group"] = tfds.features.Text()
+        return self._describe(features, "not stated", "", **self.folder_metadata)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        del dl_manager  # the files are there
+        return {split: self._generate_examples(split) for split in self.files}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        digest = hashlib.sha256()
+        for index, file in enumerate(self.files[split]):
+            encoded = file.path.read_bytes()
+            group = "" if file.group is None else file.group
+            digest.update(hashlib.sha256(encoded).digest())
+            digest.update(f"{file.label} {group}".encode())
+            example = {"image": encoded, "label": file.label, "path": file.name}
+            yield index, example | ({"group": group} if self.grouped else {})
+        columns = {"labels": np.asarray([file.label for file in self.files[split]], np.int32)}
+        if self.grouped:
+            columns["groups"] = np.asarray([file.group or "" for file in self.files[split]])
+        self._keep(split, digest.hexdigest(), **columns)
+
+
+BUILDERS: dict[str, type[ArraysBuilder]] = {
+    "digits": Digits,
+    "mnist": Mnist,
+    "fashion_mnist": FashionMnist,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+}

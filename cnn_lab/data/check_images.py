@@ -1,0 +1,118 @@
+"""Decodes every file of a listed folder once, before anything is trained on it.
+
+A damaged file that surfaces in hour three costs more than a minute now. A file that announces more
+pixels than PIL allows is refused without being decoded.
+"""
+
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from cnn_lab.core.errors import DataError
+from cnn_lab.data.folder import ImageFile, Listing
+from cnn_lab.data.pixels import GRAY_MODES, is_turned
+
+_LISTED = 10
+_REPORT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A folder whose files were all decoded once."""
+
+    files: dict[str, list[ImageFile]]
+    image_shape: tuple[int | None, int | None, int]
+    bad: tuple[tuple[str, str], ...]
+
+
+def check_files(
+    root: Path,
+    listing: Listing,
+    *,
+    on_bad_files: str,
+    progress: Callable[[str], None] | None = None,
+) -> Checked:
+    """Decodes every file once.
+
+    Args:
+        root: the folder, for messages.
+        listing: what it holds.
+        on_bad_files: `error` to refuse the folder if a file cannot be used, `skip` to leave such
+            files out.
+        progress: told how many files have been checked.
+
+    Returns:
+        The usable files by split, and the shape of their images.
+
+    Raises:
+        DataError: files cannot be used, or a class has none that can.
+    """
+    good, bad = [], list(listing.unusable)
+    shapes: Counter[tuple[int, int, int]] = Counter()
+    reported = time.monotonic()
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        # The size of every image is compared with PIL's limit below, so its warning adds nothing.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        outcomes = pool.map(_inspect, (file.path for file in listing.files))
+        for index, (file, outcome) in enumerate(zip(listing.files, outcomes, strict=True)):
+            if isinstance(outcome, str):
+                bad.append((file.name, outcome))
+            else:
+                good.append(file)
+                shapes[outcome] += 1
+            if progress is not None and time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                progress(f"checked {index + 1} of {len(listing.files)} files, {len(bad)} bad")
+    bad.sort()
+    if bad and on_bad_files == "error":
+        raise DataError(
+            f"{len(bad)} of {len(listing.files) + len(listing.unusable)} files in {root} cannot be "
+            f"used: {describe_bad(bad)}; repair or remove them, or leave them out with `cnn-lab "
+            f"data prepare folder:{root} --skip_bad_files`."
+        )
+    by_split: dict[str, list[ImageFile]] = {split: [] for split in listing.splits}
+    for file in good:
+        by_split[file.split].append(file)
+    for split, files in by_split.items():
+        for label in sorted(set(range(len(listing.class_names))) - {f.label for f in files}):
+            raise DataError(
+                f"Class {listing.class_names[label]!r} has no usable image in split {split!r} of "
+                f"{root}; add some or remove the class."
+            )
+    heights, widths, channels = (set(sizes) for sizes in zip(*shapes, strict=True))
+    if len(heights) == len(widths) == 1:
+        return Checked(by_split, (heights.pop(), widths.pop(), max(channels)), tuple(bad))
+    return Checked(by_split, (None, None, max(channels)), tuple(bad))
+
+
+def describe_bad(bad: Sequence[tuple[str, str]]) -> str:
+    """Words a list of files and reasons, cut after the tenth."""
+    listing = ", ".join(f"{name} ({reason})" for name, reason in bad[:_LISTED])
+    return listing + (f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else "")
+
+
+def _inspect(path: Path) -> tuple[int, int, int] | str:
+    """Returns height, width and channels of an image, or the reason why it cannot be used."""
+    try:
+        if not path.stat().st_size:
+            return "an empty file"
+        with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG", "MPO")) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                return f"{image.width}x{image.height} pixels, more than the {limit} allowed"
+            image.load()
+            width, height = image.size
+            if is_turned(image):
+                width, height = height, width
+            return (height, width, 1 if image.mode in GRAY_MODES else 3)
+    except UnidentifiedImageError:
+        return "not a JPEG or PNG image"
+    except Exception as error:  # PIL raises many kinds for damaged files, SyntaxError among them
+        return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,226 @@
+"""Lists a folder of JPEG or PNG files, one sub-folder per class, without opening any of them.
+
+What the folder must look like:
+
+    PATH/<class>/<image>                               all of it is `train`, or
+    PATH/{train,validation (or val),test}/<class>/<image>
+
+and, if examples belong together, PATH/groups.csv with lines `relative/path.jpg,group`.
+"""
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn_lab.core.errors import DataError
+
+SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+GROUPS_FILE = "groups.csv"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file: its path, its name relative to the folder, split, label and group."""
+
+    path: Path
+    name: str
+    split: str
+    label: int
+    group: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds, before any file is opened.
+
+    Attributes:
+        files: every file of every class, sorted by split, class and name.
+        class_names: label to class name.
+        splits: the splits, `train` among them.
+        unusable: name and reason of the files that need not be opened to be refused.
+        fingerprint: digest of all names, sizes and times of change.
+    """
+
+    files: tuple[ImageFile, ...]
+    class_names: tuple[str, ...]
+    splits: tuple[str, ...]
+    unusable: tuple[tuple[str, str], ...]
+    fingerprint: str
+
+
+def list_folder(root: Path) -> Listing:
+    """Lists a folder of images.
+
+    Args:
+        root: the folder.
+
+    Raises:
+        DataError: the folder is not laid out as described above.
+    """
+    if root.suffix.lower() in ARCHIVE_SUFFIXES and root.is_file():
+        raise DataError(f"{root} is an archive; unpack it and name the folder instead.")
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}; folder:PATH needs one folder per class in it.")
+    split_folders = _split_folders(root)
+    classes = {split: _class_folders(folder) for split, folder in split_folders.items()}
+    names = {split: {folder.name for folder in folders} for split, folders in classes.items()}
+    for split, found in names.items():
+        if differing := sorted(found ^ names["train"], key=_natural):
+            raise DataError(
+                f"The classes of {split_folders[split]} and {split_folders['train']} differ in "
+                f"{', '.join(differing[:_LISTED])}; every split needs the same class folders."
+            )
+    class_names = tuple(sorted(names["train"], key=_natural))
+    groups = _read_groups(root)
+    files, unusable, stamps = [], [], []
+    if groups is not None:
+        stamps.append(_stamp(GROUPS_FILE, (root / GROUPS_FILE).stat()))
+    real_root = root.resolve()
+    for split, folders in classes.items():
+        for folder in sorted(folders, key=lambda folder: _natural(folder.name)):
+            label = class_names.index(folder.name)
+            prefix = folder.relative_to(root).as_posix()
+            for entry in _files_of(folder):
+                name = f"{prefix}/{entry.name}"
+                path = Path(entry.path)
+                if entry.is_symlink() or folder.is_symlink():  # resolving every path would be slow
+                    target = path.resolve()
+                    if not target.is_relative_to(real_root):
+                        unusable.append((name, "a link that leads out of the folder"))
+                        continue
+                    if not target.exists():
+                        unusable.append((name, "a link that leads nowhere"))
+                        continue
+                stamps.append(_stamp(name, entry.stat()))
+                if entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    group = None if groups is None else groups.get(name)
+                    files.append(ImageFile(path, name, split, label, group))
+                else:
+                    unusable.append((name, "not named .jpg, .jpeg or .png"))
+    stamps += [f"{name}: {reason}" for name, reason in unusable]
+    if groups is not None:
+        _check_groups(root, groups, files)
+    stamps += [f"{split}/{name}" for split, found in names.items() for name in sorted(found)]
+    fingerprint = hashlib.sha256("\n".join(stamps).encode(errors="surrogateescape")).hexdigest()
+    return Listing(tuple(files), class_names, tuple(classes), tuple(unusable), fingerprint)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Returns split name to folder; the folder itself is `train` where there are no splits."""
+    found = [path.name for path in _visible(root) if path.is_dir()]
+    named = [name for name in found if name in SPLIT_NAMES]
+    if not named:
+        return {"train": root}
+    if others := [name for name in found if name not in SPLIT_NAMES]:
+        raise DataError(
+            f"{root} holds {', '.join(named)} beside {', '.join(others[:_LISTED])}; it must hold "
+            "either splits (train, validation, test) or classes."
+        )
+    if "train" not in named:
+        raise DataError(f"{root} holds {', '.join(named)} but no train; name that folder train.")
+    if {"val", "validation"} <= set(named):
+        raise DataError(f"{root} holds both val and validation; keep one of them.")
+    _refuse_loose_files(root)
+    return {SPLIT_NAMES[name]: root / name for name in sorted(named)}
+
+
+def _class_folders(folder: Path) -> list[Path]:
+    _refuse_loose_files(folder)
+    folders = [path for path in _visible(folder) if path.is_dir()]
+    if not folders:
+        raise DataError(f"{folder} holds no class folders; put the images of each class into one.")
+    return folders
+
+
+def _refuse_loose_files(folder: Path) -> None:
+    for path in _visible(folder):
+        if path.is_file():
+            _refuse_archive(path)
+            if path.name.lower().endswith(IMAGE_SUFFIXES):
+                raise DataError(
+                    f"{path} lies outside any class folder; put the images of each class into one."
+                )
+
+
+def _refuse_archive(path: Path) -> None:
+    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
+        raise DataError(f"{path} is an archive; unpack it and remove it from the folder.")
+
+
+def _files_of(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as listing:
+        entries = [entry for entry in listing if not _is_hidden(entry.name)]
+    if not entries:
+        raise DataError(f"Class folder {folder} is empty; add images or remove it.")
+    for entry in sorted(entries, key=lambda entry: _natural(entry.name)):
+        if entry.is_dir():
+            raise DataError(
+                f"Class folder {folder} holds another folder, {entry.name}; classes cannot be "
+                "nested: move its images up, or name the folder above the classes."
+            )
+        _refuse_archive(Path(entry.path))
+        yield entry
+
+
+def _is_hidden(name: str) -> bool:
+    """Returns whether a file is one that file managers leave behind."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not _is_hidden(path.name)]
+
+
+def _read_groups(root: Path) -> dict[str, str] | None:
+    path = root / GROUPS_FILE
+    if not path.is_file():
+        return None
+    groups = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if not row or (number == 1 and row[-1].strip().lower() == "group"):
+                continue
+            if len(row) != 2 or not row[1].strip():
+                raise DataError(
+                    f"Line {number} of {path} is {','.join(row)!r}, expected `relative/path,group`."
+                )
+            groups[Path(row[0].strip()).as_posix()] = row[1].strip()
+    return groups
+
+
+def _check_groups(root: Path, groups: dict[str, str], files: list[ImageFile]) -> None:
+    if absent := [file.name for file in files if file.group is None]:
+        raise DataError(
+            f"{root / GROUPS_FILE} gives no group to {len(absent)} of {len(files)} images, such as "
+            f"{absent[0]}; list every image."
+        )
+    if unknown := sorted(groups.keys() - {file.name for file in files}):
+        raise DataError(
+            f"{root / GROUPS_FILE} lists {unknown[0]}, which is not an image of the folder; give "
+            "paths relative to the folder, with forward slashes."
+        )
+    splits: dict[str, set[str]] = {}
+    for file in files:
+        splits.setdefault(file.group or "", set()).add(file.split)
+    if shared := [group for group, where in splits.items() if len(where) > 1]:
+        raise DataError(
+            f"Group {shared[0]!r} of {root / GROUPS_FILE} is in "
+            f"{' and '.join(sorted(splits[shared[0]]))}; a group must stay inside one split."
+        )
+
+
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sort key that puts `class2` before `class10`."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+
+
+def _stamp(name: str, status: os.stat_result) -> str:
+    return f"{name} {status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,58 @@
+"""Which examples make up which step: a pure function of (seed, step).
+
+Nothing is remembered between steps, so a run resumes anywhere, on any number of devices, with the
+same order.
+"""
+
+import functools
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+
+class Order:
+    """The examples of every step, epoch after epoch, each example once an epoch.
+
+    Args:
+        indices: positions in the source that take part.
+        batch_size: examples per step; the last step of an epoch is filled up with examples of
+            weight 0.
+        seed: shuffles anew every epoch; None keeps the order of `indices`.
+    """
+
+    def __init__(self, indices: Int64[np.ndarray, " n"], batch_size: int, seed: int | None):
+        self.indices = indices
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """ceil(examples / batch size)."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def batches(
+        self, first_step: int, num_steps: int
+    ) -> tuple[Int64[np.ndarray, "s n"], Float32[np.ndarray, "s n"]]:
+        """Source positions and weights of the steps [first_step, first_step + num_steps).
+
+        Returns:
+            Positions [s n] and weights [s n], the weights 1, or 0 for what fills up a batch.
+        """
+        steps = range(first_step, first_step + num_steps)
+        rows = [divmod(step, self.steps_per_epoch) for step in steps]
+        epochs = {epoch: _epoch(self, epoch) for epoch, _ in dict.fromkeys(rows)}
+        positions = np.stack([epochs[epoch][0][row] for epoch, row in rows])
+        return positions, np.stack([epochs[epoch][1][row] for epoch, row in rows])
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and weights of a whole epoch, [steps n] each."""
+    indices = order.indices
+    if order.seed is not None:
+        random = np.random.Generator(np.random.Philox(key=(order.seed, epoch)))
+        indices = indices[random.permutation(len(indices))]
+    shape = (order.steps_per_epoch, order.batch_size)
+    weights = (np.arange(shape[0] * shape[1]) < len(indices)).astype(np.float32)
+    # Real images fill up the batch, so that batch statistics see nothing foreign.
+    return np.resize(indices, shape), weights.reshape(shape)

@@ -1,0 +1,185 @@
+"""The two input pipelines behind one interface.
+
+A pipeline gives *feeds*, small or large, for a stack of steps, and `prepare`, a pure function that
+runs inside the compiled step and makes a batch from them. *Resident*: the whole uint8 split lies on
+the devices and a feed is a row of positions. *Streaming*: a feed is the batch itself, read and
+decoded ahead by Grain. Both give the same batches.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.data.order import Order
+from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.source import Source
+
+READ_THREADS = 4
+BATCHES_AHEAD = 4
+
+
+class Pipeline(Protocol):
+    """What both pipelines offer.
+
+    Attributes:
+        name: `resident` or `streaming`.
+        resident: arrays that stay on the devices.
+        max_steps: longest stack of steps that a feed may hold.
+        order: which examples make up which step.
+    """
+
+    name: str
+    resident: Tree
+    max_steps: int
+    order: Order
+
+    def feed(self, first_step: int, num_steps: int) -> Tree:
+        """Feeds of consecutive steps, stacked and filled up to `max_steps`, on the host."""
+        ...
+
+    def feed_shapes(self) -> Tree:
+        """Shapes of what `feed` returns."""
+        ...
+
+    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
+        """Makes `image`, `label`, `weight` from one step's feed; pure, runs on the devices."""
+        ...
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        ...
+
+
+class ResidentPipeline:
+    """The whole split on the devices; a feed is the positions of a batch."""
+
+    name = "resident"
+
+    def __init__(self, resident: Tree, preprocess: Preprocess, order: Order, max_steps: int):
+        self.resident = resident
+        self.order = order
+        self.max_steps = max_steps
+        self._preprocess = preprocess
+
+    def feed(self, first_step: int, num_steps: int) -> Tree:
+        """Positions and weights [max_steps n]; rows after `num_steps` are never used."""
+        positions, weights = self.order.batches(first_step, num_steps)
+        fill = ((0, self.max_steps - num_steps), (0, 0))
+        return {
+            "position": np.pad(positions.astype(np.int32), fill),
+            "weight": np.pad(weights, fill),
+        }
+
+    def feed_shapes(self) -> Tree:
+        """Shapes of a feed."""
+        shape = (self.max_steps, self.order.batch_size)
+        return {
+            "position": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "weight": jax.ShapeDtypeStruct(shape, jnp.float32),
+        }
+
+    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:  # noqa: ARG002 - for augmentation
+        """Gathers the batch on the devices and normalises it."""
+        return {
+            "image": self._preprocess(resident["image"][feed["position"]]),
+            "label": resident["label"][feed["position"]],
+            "weight": feed["weight"],
+        }
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadBatch:
+    """Reads the batch of a step; sent to Grain's workers."""
+
+    source: Source
+    order: Order
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        positions, weights = self.order.batches(int(step), 1)
+        return {**self.source.gather(positions[0]), "weight": weights[0]}
+
+
+class StreamingPipeline:
+    """Batches read and decoded ahead, whole batches at a time, by threads or processes."""
+
+    name = "streaming"
+    max_steps = 1
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        order: Order,
+        *,
+        num_workers: int,
+        total_steps: int,
+    ):
+        self.resident: Tree = {}
+        self.order = order
+        self._source = source
+        self._preprocess = preprocess
+        self._num_workers = num_workers
+        self._total_steps = total_steps
+        self._next_step = -1
+        self._batches: Any = None
+        self._lock = threading.Lock()
+
+    def feed(self, first_step: int, num_steps: int) -> Tree:
+        """The batch of one step, stacked [1 n ...]."""
+        assert num_steps == 1
+        if first_step != self._next_step:
+            self.close()
+            self._batches = self._read_from(first_step)
+        self._next_step = first_step + 1
+        batch: Mapping[str, np.ndarray] = next(self._batches)
+        return {name: array[None] for name, array in batch.items()}
+
+    def feed_shapes(self) -> Tree:
+        """Shapes of a feed."""
+        rows = (1, self.order.batch_size)
+        image_shape = _known_shape(self._source)
+        return {
+            "image": jax.ShapeDtypeStruct((*rows, *image_shape), jnp.uint8),
+            "label": jax.ShapeDtypeStruct(rows, jnp.int32),
+            "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
+        }
+
+    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:  # noqa: ARG002 - for augmentation
+        """Normalises the batch."""
+        return {**feed, "image": self._preprocess(feed["image"])}
+
+    def close(self) -> None:
+        """Stops the readers."""
+        if self._batches is not None:
+            self._batches.close()
+        self._batches, self._next_step = None, -1
+
+    def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        import grain  # half a second that only this pipeline pays
+
+        steps = grain.MapDataset.range(first_step, self._total_steps)
+        batches = steps.map(_ReadBatch(self._source, self.order))
+        threads = 1 if self._num_workers else READ_THREADS
+        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
+        dataset = batches.to_iter_dataset(ahead)
+        if self._num_workers:
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._num_workers)
+            )
+        return iter(dataset)
+
+
+def _known_shape(source: Source) -> tuple[int, int, int]:
+    height, width, channels = source.info.image_shape
+    assert height is not None
+    assert width is not None
+    return (height, width, channels)

@@ -1,0 +1,92 @@
+"""From encoded bytes to uint8 pixels of the channels and size asked for, by PIL.
+
+One set of rules for every photograph: the camera's orientation is applied, 16 bits become 8,
+palettes are looked up, transparency is laid over white, CMYK becomes RGB.
+"""
+
+import io
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image, ImageOps
+
+GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+_ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
+_ORIENTATION_TAG = 0x0112
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Returns whether the orientation tag exchanges height and width."""
+    return image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+
+
+def open_image(encoded: bytes) -> Image.Image:
+    """Opens encoded bytes and applies the camera's orientation."""
+    image = Image.open(io.BytesIO(encoded))
+    # Transposing copies the pixels, so it is done only for the few images that ask for it.
+    if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image
+
+
+def convert(image: Image.Image, num_channels: int) -> Image.Image:
+    """Converts an image of any mode to 8-bit gray (1 channel) or RGB (3 channels).
+
+    Args:
+        image: any image PIL can decode.
+        num_channels: 1 or 3.
+
+    Returns:
+        The image in mode `L` or `RGB`.
+    """
+    if image.mode in _DEEP_MODES:
+        # PIL would clip 16-bit values at 255 and turn most of the picture white.
+        values = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.clip(np.rint(values / 257.0), 0, 255).astype(np.uint8))
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image).convert("RGB")
+    mode = "L" if num_channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def to_pixels(
+    image: Image.Image, shape: tuple[int | None, int | None, int]
+) -> UInt8[np.ndarray, "h w c"]:
+    """Converts an image and brings it to a size: shorter side to fit, then the centre.
+
+    Args:
+        image: any image PIL can decode.
+        shape: height, width and channels wanted; None keeps the image's own size.
+
+    Returns:
+        The pixels, `[h, w, c]`.
+    """
+    height, width, num_channels = shape
+    image = convert(image, num_channels)
+    if height is not None and width is not None and image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def decode(
+    encoded: bytes | Shaped[np.ndarray, "..."], shape: tuple[int | None, int | None, int]
+) -> UInt8[np.ndarray, "h w c"]:
+    """Decodes stored pixels: encoded bytes, or an array that is used as it is where it fits.
+
+    Args:
+        encoded: a JPEG or PNG, or pixels `[h, w, 1]` or `[h, w, 3]`.
+        shape: height, width and channels wanted; None keeps the image's own size.
+
+    Returns:
+        The pixels, `[h, w, c]`.
+    """
+    if isinstance(encoded, bytes):
+        return to_pixels(open_image(encoded), shape)
+    if shape[:2] in (encoded.shape[:2], (None, None)) and shape[2] == encoded.shape[2]:
+        return encoded
+    image = Image.fromarray(encoded[:, :, 0] if encoded.shape[2] == 1 else encoded)
+    return to_pixels(image, shape)

@@ -1,0 +1,88 @@
+"""From stored pixels to what a model takes, inside the compiled step."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.shapes import Images, RawImages
+from cnn_lab.data.source import Source
+
+MOST_MEASURED = 100_000  # above, mean and deviation come from evenly spaced examples
+MEASURED_AT_ONCE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Padding and normalisation.
+
+    Attributes:
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1], positive.
+        pad: black pixels added on every side.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int = 0
+
+    def __call__(self, images: RawImages) -> Images:
+        """Maps uint8 [n h w c] to float32 [n h+2pad w+2pad c] of zero mean and unit deviation."""
+        pad = (self.pad, self.pad)
+        padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
+        mean = np.asarray(self.mean, np.float32) * 255
+        std = np.asarray(self.std, np.float32) * 255
+        return (padded.astype(jnp.float32) - mean[None, None, None]) / std[None, None, None]
+
+    def output_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(h, w, c) of what the model gets for stored images of `image_shape`."""
+        height, width, channels = image_shape
+        return (height + 2 * self.pad, width + 2 * self.pad, channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """The values as a plain dict; `Preprocess(**values)` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def measure(
+    source: Source, indices: Int[np.ndarray, " n"]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of pixels in [0, 1].
+
+    Args:
+        source: a split whose images share one size.
+        indices: the training examples; nothing else may be looked at.
+
+    Returns:
+        (mean, std), one value per channel. A constant channel gets deviation 1.
+    """
+    stride = -(-len(indices) // MOST_MEASURED)
+    chosen = np.sort(indices)[::stride]
+    total = squares = 0
+    for start in range(0, len(chosen), MEASURED_AT_ONCE):
+        images = source.gather(chosen[start : start + MEASURED_AT_ONCE])["image"]
+        values = np.arange(256)
+        for_channel = [
+            np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)
+        ]
+        counts = np.stack(for_channel)
+        total = total + counts @ values
+        squares = squares + counts @ values**2
+    num_pixels = len(chosen) * images.shape[1] * images.shape[2]
+    mean = total / num_pixels
+    std = np.sqrt(np.maximum(squares / num_pixels - mean**2, 0.0))
+    std = np.where(std > 0, std, 255.0)
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def check_channels(preprocess: Preprocess, num_channels: int) -> None:
+    """Raises a `ConfigError` unless mean and std have one value per channel."""
+    for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+        if len(values) != num_channels:
+            raise ConfigError(
+                f"config.data.{name} has {len(values)} values, but the images have {num_channels} "
+                "channels; give one value per channel, or none to measure it."
+            )

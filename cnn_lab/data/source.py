@@ -1,0 +1,271 @@
+"""A source: random access to one split of a prepared data set.
+
+The data lie on disk as TFDS array_record and are read without TensorFlow. A source holds only a
+path and a description; it opens its files on first use, so it can be sent to other processes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Int32, Shaped, UInt8
+
+from cnn_lab.core.errors import DataError
+from cnn_lab.data.array_cache import load_arrays, store_arrays
+from cnn_lab.data.pixels import decode
+
+ImageShape = tuple[int | None, int | None, int]
+
+_READ_AT_ONCE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a data set.
+
+    Attributes:
+        name: the name it was opened by.
+        class_names: label to class name.
+        image_shape: height, width and channels; height and width are None where images differ.
+        split_sizes: split name to number of examples, `test` included.
+        licence: terms of use, as the publisher states them.
+        citation: whom to cite.
+        fingerprint: sha256 in hex of the content, the same wherever the data lie.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: ImageShape
+    split_sizes: Mapping[str, int]
+    licence: str
+    citation: str
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """Where a prepared data set lies and under which names its features are stored."""
+
+    directory: str
+    image_key: str = "image"
+    label_key: str = "label"
+    group_key: str | None = None
+    encoded: bool = False
+
+
+class Source:
+    """One split, by index.
+
+    Attributes:
+        info: the data set this split is of; its `image_shape` is that of this source's images.
+        split: the split's name.
+    """
+
+    def __init__(self, storage: Storage, split: str, info: SourceInfo) -> None:
+        self.info = info
+        self.split = split
+        self._storage = storage
+
+    def __len__(self) -> int:
+        return self.info.split_sizes[self.split]
+
+    def __getitem__(self, index: int | np.integer) -> dict[str, Any]:
+        position = operator.index(index)
+        if not 0 <= position < len(self):
+            raise IndexError(f"Index {position} is outside split {self.split!r} of {len(self)}.")
+        (record,) = self._records([position])
+        example: dict[str, Any] = {
+            "image": self._image(record, position),
+            "label": np.int32(record[self._storage.label_key]),
+        }
+        if self._storage.group_key is not None:
+            example["group"] = _text(record[self._storage.group_key])
+        return example
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files and cached arrays stay behind; the receiver reads them anew when it needs them.
+        return {"info": self.info, "split": self.split, "_storage": self._storage}
+
+    def __repr__(self) -> str:
+        return f"Source({self.info.name!r}, {self.split!r}, {len(self)} of {self.info.image_shape})"
+
+    @functools.cached_property
+    def labels(self) -> Int32[np.ndarray, " n"]:
+        """The label of every example, read without decoding any image."""
+        return self._column("labels", self._storage.label_key).astype(np.int32, copy=False)
+
+    @functools.cached_property
+    def groups(self) -> Shaped[np.ndarray, " n"] | None:
+        """The group of every example as text, or None where the data set has no groups."""
+        key = self._storage.group_key
+        return None if key is None else self._column("groups", key)
+
+    def with_image_size(self, size: tuple[int, int]) -> "Source":
+        """Returns this source with images resized: shorter side to fit, then the centre.
+
+        Args:
+            size: height and width in pixels.
+        """
+        height, width = size
+        if height < 1 or width < 1:
+            raise DataError(f"An image size of {size} was asked for; both sides must be positive.")
+        return self._with_shape((height, width, self.info.image_shape[2]))
+
+    def with_channels(self, num_channels: int) -> "Source":
+        """Returns this source with gray (1) or colour (3) images.
+
+        Args:
+            num_channels: 1 or 3; gray becomes three equal channels, colour its luminance.
+        """
+        if num_channels not in (1, 3):
+            raise DataError(f"{num_channels} channels were asked for; images have 1 or 3.")
+        return self._with_shape((*self.info.image_shape[:2], num_channels))
+
+    def gather(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+        """Reads the examples at `indices` in one go.
+
+        Args:
+            indices: positions in this split, in any order, repeats allowed.
+
+        Returns:
+            `image`, uint8 `[n, h, w, c]`, and `label`, int32 `[n]`, in the order of `indices`.
+
+        Raises:
+            DataError: the images differ in size, so they make no array.
+            IndexError: an index is outside the split.
+        """
+        height, width, num_channels = self.info.image_shape
+        if height is None or width is None:
+            raise DataError(
+                f"The images of {self.info.name} differ in size and cannot be stacked; give "
+                "data.image_size, or use with_image_size((height, width))."
+            )
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(
+                f"Indices {indices.min()}..{indices.max()} reach outside split {self.split!r} of "
+                f"{len(self)}."
+            )
+        images = np.empty((len(indices), height, width, num_channels), np.uint8)
+        labels = np.empty(len(indices), np.int32)
+        positions = indices.tolist()
+        for row, record in enumerate(self._records(positions)):
+            images[row] = self._image(record, positions[row])
+            labels[row] = record[self._storage.label_key]
+        return {"image": images, "label": labels}
+
+    def read_all(
+        self, cache: bool = True
+    ) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]:
+        """Reads the whole split.
+
+        Args:
+            cache: keep the decoded arrays beside the data, and use them if they are there.
+
+        Returns:
+            Read-only images `[n, h, w, c]` and labels `[n]`.
+        """
+        height, width, num_channels = self.info.image_shape
+        folder = self._cache_folder(f"{height}x{width}x{num_channels}")
+        names = (f"images-{self.split}", f"labels-{self.split}")
+        kept = load_arrays(folder, names) if cache else None
+        if kept is not None and len(kept[names[0]]) == len(kept[names[1]]) == len(self):
+            return kept[names[0]], kept[names[1]]
+        # In pieces, so that the records of the whole split are never in memory beside its pixels.
+        starts = range(0, len(self), _READ_AT_ONCE)
+        parts = [self.gather(np.arange(i, min(i + _READ_AT_ONCE, len(self)))) for i in starts]
+        images = np.concatenate([part["image"] for part in parts])
+        labels = np.concatenate([part["label"] for part in parts])
+        if cache:
+            store_arrays(folder, {names[0]: images, names[1]: labels})
+        images.flags.writeable = labels.flags.writeable = False
+        return images, labels
+
+    def _with_shape(self, shape: ImageShape) -> "Source":
+        info = dataclasses.replace(self.info, image_shape=shape)
+        return type(self)(self._storage, self.split, info)
+
+    def _cache_folder(self, content: str) -> Path:
+        return Path(self._storage.directory) / "cache" / f"{self.info.fingerprint[:16]}-{content}"
+
+    def _image(self, record: Mapping[str, Any], position: int) -> UInt8[np.ndarray, "h w c"]:
+        try:
+            return decode(record[self._storage.image_key], self.info.image_shape)
+        except Exception as error:
+            raise DataError(
+                f"Example {position} of split {self.split!r} in {self._storage.directory} cannot "
+                f"be decoded ({error}); delete that folder and prepare the data again."
+            ) from error
+
+    def _column(self, name: str, key: str) -> Shaped[np.ndarray, " n"]:
+        """Reads one plain feature of every example, from its copy beside the data if there."""
+        file = f"{name}-{self.split}"
+        folder = self._cache_folder("columns")
+        for place in (Path(self._storage.directory), folder):
+            arrays = load_arrays(place, (file,))
+            if arrays is not None and arrays[file].shape == (len(self),):
+                return arrays[file]
+        values: list[Any] = []
+        for start in range(0, len(self), _READ_AT_ONCE):
+            positions = list(range(start, min(start + _READ_AT_ONCE, len(self))))
+            values += [record[key] for record in self._records(positions)]
+        column = np.asarray([_text(value) for value in values] if name == "groups" else values)
+        store_arrays(folder, {file: column})
+        return column
+
+    def _records(self, positions: list[int]) -> Sequence[Mapping[str, Any]]:
+        try:
+            return self._reader.__getitems__(positions)
+        except Exception as error:
+            raise DataError(
+                f"Split {self.split!r} in {self._storage.directory} cannot be read ({error}); the "
+                "files are damaged or incomplete: delete that folder and prepare the data again."
+            ) from error
+
+    @functools.cached_property
+    def _reader(self) -> Any:
+        import tensorflow_datasets as tfds  # slow; a listing never reads
+
+        decoders = None
+        if self._storage.encoded:  # TFDS would decode without regard to orientation or bit depth
+            decoders = {self._storage.image_key: tfds.decode.SkipDecoding()}
+        builder: Any = tfds.builder_from_directory(self._storage.directory)
+        return builder.as_data_source(split=self.split, decoders=decoders)
+
+
+def fingerprint_of(content: Mapping[str, Any]) -> str:
+    """Returns the sha256 in hex of a mapping of plain values, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint_of_files(directory: str | os.PathLike[str]) -> str:
+    """Returns a digest of a prepared directory that someone else prepared.
+
+    Hashing every byte of a large data set would take longer than opening it ever should, so each
+    shard counts by its name, its size and its two ends.
+    """
+    ends = {}
+    for path in sorted(Path(directory).iterdir()):
+        if path.is_file() and (path.suffix == ".json" or ".array_record" in path.name):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(1 << 16)
+                file.seek(max(0, size - (1 << 16)))
+                digest = hashlib.sha256(head + file.read()).hexdigest()
+            ends[path.name] = [size, digest]
+    return fingerprint_of(ends)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,179 @@
+"""Two-dimensional convolution whose gradients stay fast on CPUs.
+
+On CPU, XLA hands a convolution to its fast library only in the plain NHWC x HWIO form. The two
+gradients that autodiff writes have other layouts; outside loops the compiler rewrites them, inside
+`lax.scan` and `lax.while_loop` it does not, and they run 6 to 8 times slower. `conv_general_dilated`
+below states both gradients as NHWC x HWIO convolutions. Convolutions with few channels, which the
+fast library refuses, are computed several output pixels at a time (`_widened`). Results equal
+`jax.lax.conv_general_dilated` up to float rounding; on other platforms that function is called
+unchanged. Reverse mode works to any order, and so does forward over reverse (Hessian-vector
+products); forward mode alone (`jax.jvp` of the network) needs a module built with
+`conv_general_dilated=jax.lax.conv_general_dilated`.
+
+Pass it to Linen: `nn.Conv(..., conv_general_dilated=convolution.conv_general_dilated)`, or use the
+`Conv` of this module.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pairs = tuple[tuple[int, int], tuple[int, int]]
+NHWC = ("NHWC", "HWIO", "NHWC")
+NARROW_CHANNELS = 16  # with at most so many channels on both sides the library refuses
+
+
+def conv_general_dilated(
+    images: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    **options: Any,
+) -> jax.Array:
+    """Drop-in for `jax.lax.conv_general_dilated`, fast under `grad` inside loops on CPU.
+
+    Args:
+        images: [n h w c].
+        kernel: [kernel_height kernel_width c features].
+        window_strides: (vertical, horizontal).
+        padding: `SAME`, `VALID` or ((top, bottom), (left, right)) in pixels.
+        lhs_dilation: as in lax; anything but ones takes the lax path.
+        rhs_dilation: as in lax; anything but ones takes the lax path.
+        dimension_numbers: as in lax; NHWC, HWIO, NHWC takes the fast path.
+        feature_group_count: as in lax; anything but 1 takes the lax path.
+        **options: passed to lax, such as `precision`.
+
+    Returns:
+        [n h w features].
+    """
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    layout = lax.conv_dimension_numbers(images.shape, kernel.shape, dimension_numbers)
+    plain = images.ndim == 4 and layout == lax.conv_dimension_numbers(
+        images.shape, kernel.shape, NHWC
+    )
+    if jax.default_backend() != "cpu" or not plain or dilated or feature_group_count != 1:
+        return lax.conv_general_dilated(
+            images,
+            kernel,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            **options,
+        )
+    strides = (window_strides[0], window_strides[1])
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
+    (top, bottom), (left, right) = padding
+    return _conv(images, kernel, strides, ((top, bottom), (left, right)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, w: jax.Array, strides: tuple[int, int], pads: Pairs) -> jax.Array:
+    return _forward(x, w, strides, pads)
+
+
+def _conv_forward(x, w, strides: tuple[int, int], pads: Pairs):
+    return _forward(x, w, strides, pads), (x, w)
+
+
+def _conv_backward(strides: tuple[int, int], pads: Pairs, residuals, dy):
+    x, w = residuals
+    dx = _input_gradient(dy, w, x.shape, strides, pads)
+    return dx, _kernel_gradient(x, dy, w.shape, strides, pads)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _forward(x, w, strides: tuple[int, int], pads: Pairs) -> jax.Array:
+    if strides == (1, 1):
+        return _widened(x, w, pads)
+    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=NHWC)
+
+
+def _input_gradient(dy, w, shape: tuple[int, ...], strides: tuple[int, int], pads: Pairs):
+    """Gradient with respect to the images: the flipped kernel over the spread-out `dy`."""
+    flipped = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
+    around = []
+    for axis, ((low, _), stride) in enumerate(zip(pads, strides, strict=True)):
+        reach = (dy.shape[1 + axis] - 1) * stride
+        around.append((w.shape[axis] - 1 - low, shape[1 + axis] + low - reach - 1))
+    around = (around[0], around[1])
+    if strides == (1, 1):
+        return _widened(dy, flipped, around)
+    return lax.conv_general_dilated(
+        dy, flipped, (1, 1), around, lhs_dilation=strides, dimension_numbers=NHWC
+    )
+
+
+def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pads: Pairs):
+    """Gradient with respect to the kernel: images and `dy` with examples as the channels.
+
+    Each row of the images becomes one line of (column, channel), so that the output line holds
+    every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
+    """
+    n, height, width, channels = x.shape
+    kernel_height, kernel_width, _, features = shape
+    (top, _), (left, _) = pads
+    bottom = kernel_height + (dy.shape[1] - 1) * strides[0] - height - top
+    right = kernel_width + (dy.shape[2] - 1) * strides[1] - width - left
+    lines = x.transpose(1, 2, 3, 0).reshape(1, height, width * channels, n)
+    gradient = lax.conv_general_dilated(
+        lines,
+        dy.transpose(1, 2, 0, 3),
+        (1, 1),
+        ((top, bottom), (left * channels, right * channels)),
+        rhs_dilation=(strides[0], strides[1] * channels),
+        dimension_numbers=NHWC,
+    )
+    # The last line may hold more than whole kernels: columns of a next, unused position.
+    return gradient.reshape(kernel_height, -1, channels, features)[:, :kernel_width]
+
+
+def _widened(x, w, pads: Pairs) -> jax.Array:
+    """A stride-1 convolution, several neighbouring output pixels computed as extra features."""
+    kernel_height, kernel_width, channels, features = w.shape
+    n, height, width, _ = x.shape
+    out_height = height + sum(pads[0]) - kernel_height + 1
+    out_width = width + sum(pads[1]) - kernel_width + 1
+    if (out_height > height or out_width > width) and min(*pads[0], *pads[1]) >= 0:
+        # An output larger than its input is refused too. The barrier keeps the padding apart.
+        x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+        pads = ((0, 0), (0, 0))
+    pixels = _pixels_at_once(channels, features)
+    if pixels == 1:
+        return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=NHWC)
+    shifted = [
+        jnp.pad(w, ((0, 0), (shift, pixels - 1 - shift), (0, 0), (0, 0))) for shift in range(pixels)
+    ]
+    extra = -out_width % pixels
+    wide = lax.conv_general_dilated(
+        x,
+        jnp.concatenate(shifted, axis=-1),
+        (1, pixels),
+        (pads[0], (pads[1][0], pads[1][1] + extra)),
+        dimension_numbers=NHWC,
+    )
+    return wide.reshape(n, out_height, out_width + extra, features)[:, :, :out_width]
+
+
+def _pixels_at_once(channels: int, features: int) -> int:
+    """How many output pixels lift a narrow convolution over the library's threshold."""
+    if channels > NARROW_CHANNELS or features > NARROW_CHANNELS:
+        return 1
+    return NARROW_CHANNELS // features + 1
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)

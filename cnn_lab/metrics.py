@@ -1,0 +1,30 @@
+"""Metrics: per-example values, and their weighted (sum, count) pairs.
+
+Pairs add up over steps, batches and devices, so a mean taken at the end does not depend on how the
+examples were grouped.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from cnn_lab.core.shapes import Labels, Logits, PerExample, Scalar
+
+Pair = tuple[Scalar, Scalar]
+
+
+def accuracy(logits: Logits, labels: Labels) -> PerExample:
+    """1 where the largest logit is the label's, else 0 (the first one on ties)."""
+    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+
+
+def weighted_pairs(values: Mapping[str, PerExample], weights: PerExample) -> dict[str, Pair]:
+    """Sums per-example values into (weighted sum, sum of weights).
+
+    Examples of weight 0 are left out even where their value is not finite.
+    """
+    count = jnp.sum(weights)
+    return {
+        name: (jnp.sum(jnp.where(weights > 0, value * weights, 0.0)), count)
+        for name, value in values.items()
+    }

@@ -1,0 +1,239 @@
+"""One run, from a config and a working directory to checkpoints, metrics and a page."""
+
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from cnn_lab.build import Experiment, build
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core import trees
+from cnn_lab.core.errors import WorkdirError
+from cnn_lab.core.typed import to_dict
+from cnn_lab.train.checkpoint import Checkpoints, sharded_shapes
+from cnn_lab.train.diagnose import explain_non_finite
+from cnn_lab.train.dispatch import compile_train
+from cnn_lab.train.early_stopping import Selection
+from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.train.log import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from cnn_lab.train.loop import Outcome, Plan, Progress, train
+from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.progress import make_display
+from cnn_lab.train.state import TrainState
+from cnn_lab.train.workdir import (
+    CHECKPOINTS,
+    Workdir,
+    environment,
+    read_record,
+    session,
+)
+
+DAMAGED = "damaged_checkpoints"
+ENDED = ("finished", "stopped early")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run stands.
+
+    Attributes:
+        status: `finished`, `stopped early` or `interrupted`.
+        progress: steps done, best validation value.
+        ran: whether this call trained at all; False on a run that had ended before.
+    """
+
+    status: str
+    progress: Progress
+    ran: bool
+
+
+def run_training(config: ExperimentConfig, workdir: Path, say: Callable[[str], None]) -> Result:
+    """Trains what `config` describes in `workdir`, from the newest checkpoint there.
+
+    Raises:
+        CnnLabError: anything that the user can mend; nothing already saved is lost.
+    """
+    with ExitStack() as stack:
+        folder = Workdir(workdir, config)
+        stack.callback(folder.release)
+        record = read_record(workdir)
+        if record.get("status") in ENDED:
+            return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
+        interrupted = stack.enter_context(_stop_signals())
+        experiment = build(config)
+        stack.callback(experiment.train_pipeline.close)
+        if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
+            raise WorkdirError(
+                f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
+                "data back or give another --workdir."
+            )
+        return _train(config, experiment, folder, say, interrupted, stack)
+
+
+def plan_of(config: ExperimentConfig, experiment: Experiment) -> Plan:
+    """When the run logs, evaluates and saves."""
+    return Plan(
+        steps_per_epoch=experiment.steps_per_epoch,
+        num_epochs=config.train.num_epochs,
+        log_every_steps=config.train.log_every_steps or experiment.steps_per_epoch,
+        evaluate_every_epochs=config.evaluate.every_epochs,
+        save_every_steps=config.checkpoint.every_steps,
+    )
+
+
+def _train(
+    config: ExperimentConfig,
+    experiment: Experiment,
+    folder: Workdir,
+    say: Callable[[str], None],
+    interrupted: Callable[[], bool],
+    stack: ExitStack,
+) -> Result:
+    mesh, pipeline, started = experiment.mesh, experiment.train_pipeline, environment()
+    checkpoints = Checkpoints(folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest)
+    stack.callback(checkpoints.release)
+    target = sharded_shapes(experiment.state_shapes(), replicated(mesh))
+    restored = checkpoints.restore_newest_good(target, folder.path / DAMAGED)
+    if restored:
+        state, progress = restored[0], Progress.from_json(restored[1]["progress"])
+        say(f"Resuming {folder.path} from step {progress.step}.")
+    else:
+        init = jax.jit(experiment.init, out_shardings=replicated(mesh))
+        state, progress = init(jax.random.key(config.seed)), Progress()
+    first_step = progress.step
+    plan = plan_of(config, experiment)
+    program = compile_train(
+        experiment.step,
+        pipeline.prepare,
+        mesh,
+        target,
+        pipeline.resident,
+        pipeline.feed_shapes(),
+    )
+    evaluator = experiment.evaluator()
+    compile_seconds = program.compile_seconds
+    if evaluator is not None:
+        compile_seconds += evaluator.compile(_variables(target)).compile_seconds
+    say(
+        f"Training {config.model.name} ({trees.count(target.params):,} parameters) on "
+        f"{config.data.name}: {len(pipeline.order.indices):,} images, {plan.num_epochs} epochs of "
+        f"{plan.steps_per_epoch} steps, {pipeline.name} on {started['devices']}; compiled in "
+        f"{compile_seconds:.1f} s."
+    )
+    record = folder.update_record(
+        status="running",
+        config=to_dict(config),
+        fingerprint=experiment.fingerprint,
+        class_names=list(experiment.network.class_names),
+        num_parameters=trees.count(target.params),
+        compile_seconds=compile_seconds,
+    )
+    sinks = _sinks(config, folder.path, first_step)
+    for sink in sinks:
+        stack.callback(sink.close)
+    display = make_display(plan.total_steps, first_step)
+    stack.callback(display.close)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        assert evaluator is not None
+        return evaluator(_variables(state))
+
+    outcome = train(
+        state,
+        progress,
+        plan=plan,
+        feeder=pipeline,
+        program=program,
+        feed_sharding=stacked_batches(mesh),
+        evaluate=evaluate if evaluator else None,
+        selection=selection_rule(config),
+        learning_rate=experiment.learning_rate,
+        checkpoints=checkpoints,
+        about=experiment.network.about(),
+        sinks=sinks,
+        display=display,
+        interrupted=interrupted,
+        diagnose=lambda state, step: _diagnose(config, experiment, state, step),
+    )
+    entry = session(
+        started, first_step=first_step, last_step=outcome.progress.step, status=outcome.status
+    )
+    folder.update_record(
+        status=outcome.status,
+        progress=dataclasses.asdict(outcome.progress),
+        sessions=[*record.get("sessions", []), entry],
+    )
+    return Result(outcome.status, outcome.progress, ran=True)
+
+
+def selection_rule(config: ExperimentConfig) -> Selection:
+    """Which validation metric decides, and how patiently."""
+    stopping = config.early_stopping
+    if stopping is None:
+        return Selection(config.selection.metric, config.selection.mode)
+    return Selection(
+        config.selection.metric,
+        config.selection.mode,
+        check_every_epochs=stopping.every_epochs,
+        patience=stopping.patience,
+        min_delta=stopping.min_delta,
+    )
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, **state.collections}
+
+
+def _sinks(config: ExperimentConfig, workdir: Path, first_step: int) -> list[Sink]:
+    sinks: list[Sink] = [JsonLines(workdir, first_step)]
+    if config.log.tensorboard:
+        sinks.append(TensorBoard(workdir, first_step))
+    if config.log.wandb_project is not None:
+        sinks.append(WeightsAndBiases(workdir, config.log.wandb_project, to_dict(config)))
+    return sinks
+
+
+def _diagnose(
+    config: ExperimentConfig, experiment: Experiment, state: TrainState, step: int
+) -> Exception:
+    pipeline = experiment.train_pipeline
+    feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
+    batch = pipeline.prepare(pipeline.resident, feed, jax.random.key(0))
+    positions, _ = pipeline.order.batches(step, 1)
+    return explain_non_finite(
+        experiment.network.model,
+        experiment.network.task,
+        state,
+        batch,
+        example_ids=positions[0].tolist(),
+        step=step,
+        advice="Lower config.optim.learning_rate, or look at those examples; the checkpoints "
+        "saved before are intact.",
+    )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGTERM or SIGINT into a flag; a second one acts as usual."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def remember(number: int, frame: object) -> None:  # noqa: ARG001 - signal's signature
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, remember)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,41 @@
+"""Tasks: what turns a model's outputs and a batch into per-example losses and metrics."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from cnn_lab.core.errors import lookup
+from cnn_lab.core.shapes import Logits, PerExample, Tree
+from cnn_lab.losses import LOSSES, Loss
+from cnn_lab.metrics import accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """One label per image.
+
+    Attributes:
+        loss_function: per-example loss of (logits [n k], labels [n]).
+        metric_names: validation metrics, each with the direction that is better.
+    """
+
+    loss_function: Loss
+    metric_names: tuple[str, ...] = ("loss", "accuracy")
+
+    def losses(self, logits: Logits, batch: Mapping[str, Tree]) -> PerExample:
+        """Per-example losses [n] of a batch with `label`."""
+        return self.loss_function(logits, batch["label"])
+
+    def metrics(self, logits: Logits, batch: Mapping[str, Tree]) -> dict[str, PerExample]:
+        """Per-example values [n] by name, the loss among them."""
+        return {
+            "loss": self.losses(logits, batch),
+            "accuracy": accuracy(logits, batch["label"]),
+        }
+
+
+def classification(loss: str) -> Classification:
+    """A classification task with the loss of that name."""
+    return Classification(lookup(LOSSES, loss, "loss"))
+
+
+TASKS: dict[str, Callable[[str], Classification]] = {"classification": classification}

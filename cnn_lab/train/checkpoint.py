@@ -1,0 +1,311 @@
+"""Checkpoints of a run: saved atomically in the background, checked when read.
+
+Orbax writes the arrays and commits a checkpoint by renaming its folder, so a killed save leaves
+the ones before untouched. It does not notice damage that comes later: a flipped byte restores
+silently. So every checkpoint holds the SHA-256 of each of its leaves, and a restore that does not
+match falls back to the newest one that does. The newest `keep_latest` checkpoints and the best one
+are kept.
+
+A checkpoint holds the `TrainState` and a JSON record: what continues the run beside the state
+(`progress`), and what is needed to use the weights elsewhere (`about`: class names, normalisation).
+"""
+
+import contextlib
+import dataclasses
+import logging as std_logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from cnn_lab.core import trees
+from cnn_lab.core.errors import CheckpointError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.train.state import TrainState
+
+ITEMS = ("state", "record")
+
+
+@dataclasses.dataclass
+class _KeepNewestAndBest:
+    """Orbax preservation policy; orbax's own `best_fn` would delete the newest."""
+
+    num_newest: int
+    best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:  # noqa: ARG002
+        newest = {info.step for info in checkpoints[-self.num_newest :]}
+        return [info.step in newest or info.step == self.best_step for info in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints in one folder.
+
+    Args:
+        folder: where they are.
+        keep_latest: newest checkpoints kept beside the best one.
+        create: make the folder when it is missing; otherwise it counts as empty.
+    """
+
+    def __init__(self, folder: Path, *, keep_latest: int = 2, create: bool = True):
+        self.folder = folder.resolve()
+        self._policy = _KeepNewestAndBest(keep_latest)
+        self._exists = create or self.folder.is_dir()
+        if not self._exists:
+            return
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_names=ITEMS,
+            item_handlers={
+                "state": ocp.PyTreeCheckpointHandler(),
+                "record": ocp.JsonCheckpointHandler(),
+            },
+            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints there are, ascending."""
+        return sorted(self._manager.all_steps()) if self._exists else []
+
+    def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
+        """Starts saving; returns once the values are copied, before they are on disk.
+
+        Args:
+            state: what to save, under its own step; a step that is saved already is skipped.
+            record: JSON values to save with it.
+            best_step: step whose checkpoint must be kept.
+
+        Raises:
+            CheckpointError: this save was refused, or the one before failed (a full disk, say).
+        """
+        step = int(jax.device_get(state.step))
+        with self._explained():
+            if step in self.steps():
+                return
+            self._policy.best_step = best_step
+            values = _storable(state)
+            checked = {**record, "step": step, "digests": trees.digests(values)}
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(values), record=ocp.args.JsonSave(checked)
+                ),
+                force=True,
+            )
+        if not saved:
+            raise CheckpointError(
+                f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
+            )
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk; raises a `CheckpointError` if that failed."""
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    def release(self) -> None:
+        """Ends the background threads; call `wait` before, to hear of a save that failed."""
+        with contextlib.suppress(Exception), _orbax_quiet():
+            self._manager.close()
+
+    def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Reads one checkpoint and checks every leaf.
+
+        Args:
+            step: which one.
+            target: shapes, dtypes and shardings of every leaf (`jax.ShapeDtypeStruct`).
+
+        Raises:
+            CheckpointError: missing, damaged, or of another model; the message says which leaves.
+        """
+        record = self.read_record(step)
+        values = self._restore_checked(step, record, _storable(target))
+        return _loadable(values), record
+
+    def restore_variables(
+        self, step: int, record: dict[str, Any], target: Tree, sharding: jax.sharding.Sharding
+    ) -> dict[str, Tree]:
+        """Reads the model's variables only: no optimizer is needed to know their shapes.
+
+        Args:
+            step: which checkpoint.
+            record: what `read_record` returned for it.
+            target: shapes of the variables, `params` among them.
+            sharding: where they go.
+
+        Raises:
+            CheckpointError: as `restore`.
+        """
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
+        )
+        collections = {name: tree for name, tree in shapes.items() if name != "params"}
+        wanted = {"params": shapes["params"], "collections": collections}
+        values = self._restore_checked(step, record, wanted)
+        return {"params": values["params"], **values["collections"]}
+
+    def _restore_checked(self, step: int, record: dict[str, Any], expected: Tree) -> Tree:
+        """Restores the items of `expected` and compares every leaf's digest with the record."""
+        try:
+            with _orbax_quiet():
+                found = self._manager.item_metadata(step)["state"]
+                found = {name: found[name] for name in expected}
+        except Exception as error:
+            raise _damaged(self.folder, step, error) from error
+        difference = describe_difference(found, expected)
+        if difference:
+            raise CheckpointError(
+                f"Checkpoint {step} in {self.folder} belongs to another model or optimizer:\n"
+                f"{difference}\nUse the config that it was made with."
+            )
+        try:
+            with _orbax_quiet():
+                arguments = ocp.args.PyTreeRestore(
+                    expected,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
+                    partial_restore=True,
+                )
+                values = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
+                values = values["state"]
+                digests = trees.digests(values)
+        except Exception as error:
+            raise _damaged(self.folder, step, error) from error
+        changed = [path for path in digests if record["digests"].get(path) != digests[path]]
+        if changed:
+            raise _damaged(self.folder, step, f"the bytes of {', '.join(changed[:3])} changed")
+        return values
+
+    def read_record(self, step: int) -> dict[str, Any]:
+        """Reads the JSON record of one checkpoint, or raises a `CheckpointError`."""
+        if step not in self.steps():
+            raise CheckpointError(
+                f"{self.folder} has no checkpoint of step {step}; it has {self.steps() or 'none'}."
+            )
+        try:
+            with _orbax_quiet():
+                arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
+                record = self._manager.restore(step, args=arguments)["record"]
+            if not isinstance(record["digests"], dict):
+                raise TypeError("no digests")  # noqa: TRY301
+        except Exception as error:
+            raise _damaged(self.folder, step, error) from error
+        return record
+
+    def restore_newest_good(
+        self, target: TrainState, damaged_folder: Path
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Restores the newest undamaged checkpoint; None when there is none at all.
+
+        Damaged ones are moved to `damaged_folder`, with a warning, so that the run can save over
+        their steps.
+
+        Raises:
+            CheckpointError: there are checkpoints, but all are damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(step, target)
+            except DamagedError as error:
+                place = _set_aside(self.folder / str(step), damaged_folder)
+                logging.warning("%s It was moved to %s; using the one before.", error, place)
+                self._manager.reload()
+        if steps:
+            raise CheckpointError(
+                f"All {len(steps)} checkpoints in {self.folder} were damaged and moved to "
+                f"{damaged_folder}; start again with another --workdir."
+            )
+        return None
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            with _orbax_quiet():
+                yield
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise CheckpointError(
+                f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "
+                f"before is intact; free disk space or permissions, then run the same command again."
+            ) from error
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are incomplete or changed."""
+
+
+def describe_difference(found: Tree, expected: Tree) -> str:
+    """Lists missing, extra and reshaped leaves, one a line; empty when the trees agree.
+
+    Args:
+        found: leaves with `shape`, as stored.
+        expected: leaves with `shape`, as the model has them.
+    """
+    old = {path: tuple(leaf.shape) for path, leaf in trees.flatten(found).items()}
+    new = {path: tuple(leaf.shape) for path, leaf in trees.flatten(expected).items()}
+    lines = [f"  missing in the checkpoint: {path} {new[path]}" for path in new if path not in old]
+    lines += [f"  only in the checkpoint: {path} {old[path]}" for path in old if path not in new]
+    lines += [
+        f"  other shape: {path} is {old[path]} in the checkpoint, {shape} in the model"
+        for path, shape in new.items()
+        if path in old and old[path] != shape
+    ]
+    if len(lines) > 20:
+        lines = [*lines[:20], f"  ... and {len(lines) - 20} more"]
+    return "\n".join(lines)
+
+
+def sharded_shapes(shapes: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
+    """Shapes of a state (`jax.eval_shape`) with a sharding for every leaf, to restore into."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
+
+
+def _storable(state: TrainState) -> dict[str, Tree]:
+    """The state as nested plain dicts, keys as their raw data: what lies on disk."""
+    key = state.key
+    if isinstance(key, jax.ShapeDtypeStruct):
+        data = jax.eval_shape(jax.random.key_data, key)
+        data = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
+    else:
+        data = jax.random.key_data(key)
+    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {**values, "key": data}
+
+
+def _loadable(values: dict[str, Tree]) -> TrainState:
+    return TrainState(**{**values, "key": jax.random.wrap_key_data(values["key"])})
+
+
+def _damaged(folder: Path, step: int, reason: object) -> DamagedError:
+    text = str(reason).strip().splitlines()
+    return DamagedError(
+        f"Checkpoint {step} in {folder} is damaged ({text[0][:200] if text else repr(reason)})."
+    )
+
+
+def _set_aside(path: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / path.name
+    number = 1
+    while place.exists():
+        number += 1
+        place = folder / f"{path.name}-{number}"
+    shutil.move(path, place)
+    return place
+
+
+@contextlib.contextmanager
+def _orbax_quiet() -> Iterator[None]:
+    """Orbax logs pages for every save and every failure; errors reach the caller anyway."""
+    logger = logging.get_absl_logger()
+    level = logger.level
+    logger.setLevel(std_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,81 @@
+"""What went wrong in a step whose loss or gradient was not finite."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from cnn_lab.core import trees
+from cnn_lab.core.errors import TrainingError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.train.state import TrainState
+from cnn_lab.train.step import Task
+
+
+def explain_non_finite(
+    model: nn.Module,
+    task: Task,
+    state: TrainState,
+    batch: Tree,
+    *,
+    example_ids: Sequence[int],
+    step: int,
+    advice: str,
+) -> TrainingError:
+    """Runs the bad step again, outside the compiled program, and says where it broke.
+
+    Args:
+        model: the network.
+        task: its losses.
+        state: as it was before the step.
+        batch: the step's batch.
+        example_ids: positions of the batch's examples in the source.
+        step: updates made before.
+        advice: what the user can do.
+
+    Returns:
+        An error naming the step, the examples whose loss is not finite and the first layer whose
+        output is not; the first gradient when all outputs are.
+    """
+    variables = {"params": state.params, **state.collections}
+    rngs = {"dropout": jax.random.fold_in(state.key, step)}
+
+    def losses(params: Tree):
+        logits, kept = model.apply(
+            {**variables, "params": params},
+            batch["image"],
+            train=True,
+            rngs=rngs,
+            capture_intermediates=True,
+            mutable=["intermediates", *state.collections],
+        )
+        return task.losses(logits, batch), kept["intermediates"]
+
+    def total(params: Tree):
+        values, intermediates = losses(params)
+        return (values * batch["weight"]).sum(), (values, intermediates)
+
+    (_, (values, intermediates)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
+    bad = [i for i, v in zip(example_ids, np.asarray(values), strict=True) if not np.isfinite(v)]
+    shown = bad or list(example_ids)
+    examples = ", ".join(map(str, shown[:10])) + (" ..." if len(shown) > 10 else "")
+    outputs = {
+        path.replace("/__call__/0", "") or "the output": leaf
+        for path, leaf in trees.flatten(intermediates).items()
+    }
+    sources = (
+        ("weight", state.params),
+        ("input", {"image": batch["image"]}),
+        ("output of layer", outputs),
+        ("gradient of", gradients),
+    )
+    place = "nothing is non-finite when the step is repeated in isolation"
+    for kind, tree in sources:
+        if path := trees.first_non_finite(tree):
+            place = f"the first non-finite value is in the {kind} {path}"
+            break
+    return TrainingError(
+        f"The loss or gradient of step {step + 1} is not finite: {place}; examples {examples} of "
+        f"the training split {'have a non-finite loss' if bad else 'were in the batch'}. {advice}"
+    )

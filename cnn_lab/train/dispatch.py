@@ -1,0 +1,137 @@
+"""Many steps in one call of a compiled program.
+
+A small net's step takes a few milliseconds, about what it costs to call it from Python. So the
+loop over steps is compiled too: one program takes a stack of up to `max_steps` feeds and a number
+of steps to run, which is data, so that every call uses the same program and a run that was cut
+anywhere continues with the same arithmetic.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.metrics import weighted_pairs
+from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.state import TrainState
+from cnn_lab.train.step import Step, Task
+
+# (resident arrays, one step's feed, key) -> batch of `image`, `label`, `weight`
+Prepare = Callable[[Tree, Tree, Key], Tree]
+AUGMENT_STREAM = 1  # what `prepare` draws must differ from what the model draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program and what compiling it cost.
+
+    Attributes:
+        call: the program; its arguments must lie where it expects them.
+        compile_seconds: tracing, lowering and compiling, or loading from the cache.
+        temporary_bytes: scratch memory of one call on one device.
+    """
+
+    call: Callable[..., Any]
+    compile_seconds: float
+    temporary_bytes: int
+
+
+def compile_train(
+    step: Step, prepare: Prepare, mesh: Mesh, state: TrainState, resident: Tree, feeds: Tree
+) -> Program:
+    """Compiles (state, resident, feeds, first_step, num_steps) -> (state, metrics per step).
+
+    Args:
+        step: one training step.
+        prepare: makes a batch from the resident arrays and one step's feed.
+        mesh: devices.
+        state: a state, or its shapes; given away by each call.
+        resident: arrays that stay on the devices, or their shapes.
+        feeds: a stack [max_steps, n, ...] of feeds, or its shapes.
+
+    Returns:
+        A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
+        that was not finite are not run.
+    """
+    max_steps = jax.tree.leaves(feeds)[0].shape[0]
+
+    def run(state, resident, feeds, first_step, num_steps):
+        def one(state: TrainState, index) -> tuple[TrainState, Tree]:
+            feed = jax.tree.map(lambda stack: stack[index], feeds)
+            key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), AUGMENT_STREAM)
+            return step(state, prepare(resident, feed, key))
+
+        shapes = jax.eval_shape(one, state, jnp.zeros((), jnp.int32))[1]
+        history = jax.tree.map(lambda s: jnp.zeros((max_steps,), s.dtype), shapes)
+
+        def body(carry):
+            index, state, history = carry
+            state, metrics = one(state, index)
+            return index + 1, state, jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
+
+        def goes_on(carry):
+            index, state, _ = carry
+            return (index < num_steps) & (state.step == first_step + index)
+
+        zero = jnp.zeros((), jnp.int32)
+        _, state, history = jax.lax.while_loop(goes_on, body, (zero, state, history))
+        return state, history
+
+    everywhere, split = replicated(mesh), stacked_batches(mesh)
+    jitted = jax.jit(
+        run,
+        in_shardings=(everywhere, everywhere, split, everywhere, everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    return _compile(jitted, state, resident, feeds, index, index)
+
+
+def compile_evaluate(
+    model_apply: Callable[..., Any],
+    task: Task,
+    prepare: Prepare,
+    mesh: Mesh,
+    variables: Tree,
+    resident: Tree,
+    feeds: Tree,
+) -> Program:
+    """Compiles (variables, resident, feeds) -> name -> (sum, count) over all fed examples."""
+    num_steps = jax.tree.leaves(feeds)[0].shape[0]
+
+    def run(variables, resident, feeds):
+        def one(index) -> Tree:
+            feed = jax.tree.map(lambda stack: stack[index], feeds)
+            batch = prepare(resident, feed, jax.random.key(0))
+            logits = model_apply(variables, batch["image"], train=False)
+            return weighted_pairs(task.metrics(logits, batch), batch["weight"])
+
+        shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
+        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        add = lambda index, sums: jax.tree.map(jnp.add, sums, one(index))  # noqa: E731
+        return jax.lax.fori_loop(0, num_steps, add, sums)
+
+    everywhere = replicated(mesh)
+    jitted = jax.jit(
+        run,
+        in_shardings=(everywhere, everywhere, stacked_batches(mesh)),
+        out_shardings=everywhere,
+    )
+    return _compile(jitted, variables, resident, feeds)
+
+
+def _compile(jitted: Any, *arguments: Any) -> Program:
+    start = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    return Program(
+        compiled,
+        time.perf_counter() - start,
+        int(getattr(memory, "temp_size_in_bytes", 0)),
+    )

@@ -1,0 +1,121 @@
+"""Metric rows: to `metrics.jsonl`, TensorBoard events and, when asked for, Weights & Biases.
+
+A row is one JSON object: `step`, `epoch`, `split` (`train` or `validation`) and metrics. On resume
+the rows after the restored step are dropped, so that the file never holds a step twice.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from cnn_lab.core.errors import ConfigError
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Sink(Protocol):
+    """Where rows go."""
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Takes one row."""
+        ...
+
+    def close(self) -> None:
+        """Writes out what is buffered."""
+        ...
+
+
+class JsonLines:
+    """Appends rows to `metrics.jsonl`, each one on disk before the next."""
+
+    def __init__(self, workdir: Path, resume_step: int):
+        self._path = workdir / METRICS_FILE
+        keep_rows(self._path, resume_step)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends one row."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """Writes event files to `tensorboard/`, without TensorFlow."""
+
+    def __init__(self, workdir: Path, resume_step: int):
+        from tensorboardX import SummaryWriter  # half a second that only a training pays
+
+        self._writer = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Writes every metric of the row as `split/metric`."""
+        for name, value in _metrics(row).items():
+            self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    """Sends rows to Weights & Biases (`pip install 'cnn_lab[wandb]'`); the workdir is the run id."""
+
+    def __init__(self, workdir: Path, project: str, config: Mapping[str, Any]):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                "config.log.wandb_project is set, but wandb is not installed; run pip install "
+                "'cnn_lab[wandb]' or leave the field out."
+            ) from error
+        self._run = wandb.init(
+            project=project,
+            dir=str(workdir),
+            name=workdir.name,
+            config=dict(config),
+            resume="allow",
+        )
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Sends every metric of the row as `split/metric`."""
+        values = {f"{row['split']}/{name}": value for name, value in _metrics(row).items()}
+        self._run.log({**values, "step": row["step"]})
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._run.finish()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Reads the whole rows of a metrics file; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def keep_rows(path: Path, last_step: int) -> None:
+    """Drops the rows after `last_step`, atomically."""
+    kept = [row for row in read_rows(path) if row["step"] <= last_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    known = ("step", "epoch", "split")
+    return {name: value for name, value in row.items() if name not in known}

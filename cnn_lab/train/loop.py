@@ -1,0 +1,218 @@
+"""The training loop: fetch, run, maybe log, maybe evaluate, maybe save."""
+
+import dataclasses
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+
+from cnn_lab.core.shapes import Tree
+from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.train.dispatch import Program
+from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
+from cnn_lab.train.log import Sink
+from cnn_lab.train.progress import Display, Stopwatch
+from cnn_lab.train.state import TrainState
+
+
+class Feeder(Protocol):
+    """What the loop needs of an input pipeline."""
+
+    resident: Tree
+    max_steps: int
+
+    def feed(self, first_step: int, num_steps: int) -> Tree:
+        """Feeds of the steps [first_step, first_step + num_steps), stacked to `max_steps`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When things happen, in steps.
+
+    Attributes:
+        steps_per_epoch: ceil(examples / batch size).
+        num_epochs: passes over the data.
+        log_every_steps: steps between training rows.
+        evaluate_every_epochs: epochs between evaluations; the last epoch is always evaluated.
+        save_every_steps: steps between saves besides the ones after evaluations.
+    """
+
+    steps_per_epoch: int
+    num_epochs: int
+    log_every_steps: int
+    evaluate_every_epochs: int
+    save_every_steps: int | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.num_epochs
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the validation split is looked at after `step` steps."""
+        every = self.steps_per_epoch * self.evaluate_every_epochs
+        return step % every == 0 or step == self.total_steps
+
+    def logs_at(self, step: int) -> bool:
+        """Whether a training row is written after `step` steps."""
+        return step % self.log_every_steps == 0 or self.evaluates_at(step)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is written after `step` steps."""
+        every = self.save_every_steps
+        return self.evaluates_at(step) or (every is not None and step % every == 0)
+
+    def next_stop(self, step: int, longest: int) -> int:
+        """First step after `step`, at most `longest` later, at which something happens."""
+        last = min(step + longest, self.total_steps)
+        stops = (s for s in range(step + 1, last) if self.logs_at(s) or self.saves_at(s))
+        return next(stops, last)
+
+
+@dataclasses.dataclass
+class Progress:
+    """What continues a run, beside the `TrainState`; saved in every checkpoint.
+
+    Attributes:
+        step: updates made.
+        sums: training metrics since the last row, name -> [sum, count].
+        selection: best value so far and patience used up.
+        seconds: wall time spent training, over all sessions of the run.
+    """
+
+    step: int = 0
+    sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    selection: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
+    seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Progress":
+        """Reads back `dataclasses.asdict`."""
+        return cls(**{**values, "selection": SelectionRecord(**values["selection"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    status: Literal["finished", "stopped early", "interrupted"]
+    state: TrainState
+    progress: Progress
+
+
+def train(
+    state: TrainState,
+    progress: Progress,
+    *,
+    plan: Plan,
+    feeder: Feeder,
+    program: Program,
+    feed_sharding: jax.sharding.Sharding,
+    evaluate: Callable[[TrainState], dict[str, float]] | None,
+    selection: Selection,
+    learning_rate: Callable[[int], float],
+    checkpoints: Checkpoints,
+    about: Mapping[str, Any],
+    sinks: Iterable[Sink],
+    display: Display,
+    interrupted: Callable[[], bool],
+    diagnose: Callable[[TrainState, int], Exception],
+) -> Outcome:
+    """Runs until the plan is done, the selection rule says stop, or `interrupted()`.
+
+    Args:
+        state: given away; the outcome holds the last one.
+        progress: where to continue.
+        plan: when to log, evaluate and save.
+        feeder: the training data.
+        program: from `compile_train`.
+        feed_sharding: where the program wants its feeds.
+        evaluate: validation metrics of a state; None when nothing is held out.
+        selection: which weights are the best, and when to give up.
+        learning_rate: step -> rate, for the rows.
+        checkpoints: where to save.
+        about: JSON values that go into every checkpoint.
+        sinks: where rows go.
+        display: what is shown meanwhile.
+        interrupted: whether someone asked to stop; then the state is saved first.
+        diagnose: (state before the bad step, bad step) -> the error to raise.
+    """
+    everywhere = jax.tree.leaves(state)[0].sharding
+    stopwatch = Stopwatch()
+    pending: deque[tuple[int, int, Tree]] = deque()
+
+    def collect(leave: int) -> None:
+        """Adds up finished calls' metrics; one call is left running while the next is prepared."""
+        while len(pending) > leave:
+            first, num_steps, history = pending.popleft()
+            for index, metrics in enumerate(_per_step(jax.device_get(history), num_steps)):
+                if not all(math.isfinite(total) and count for total, count in metrics.values()):
+                    raise diagnose(state, first + index)
+                for name, (total, count) in metrics.items():
+                    sums = progress.sums.setdefault(name, [0.0, 0.0])
+                    sums[0] += total
+                    sums[1] += count
+            means = {name: total / count for name, (total, count) in progress.sums.items()}
+            display.advance(first + num_steps, (first + num_steps) / plan.steps_per_epoch, means)
+
+    def write(split: str, values: Mapping[str, float]) -> None:
+        epoch = progress.step / plan.steps_per_epoch
+        row = {"step": progress.step, "epoch": epoch, "split": split, **values}
+        for sink in sinks:
+            sink.write(row)
+        display.row(row)
+
+    def save() -> None:
+        record = {"progress": dataclasses.asdict(progress), "about": dict(about)}
+        checkpoints.save(state, record, best_step=progress.selection.best_step)
+
+    stopped = interrupted()
+    while progress.step < plan.total_steps and not progress.selection.stopped and not stopped:
+        started, first = time.perf_counter(), progress.step
+        stop = plan.next_stop(first, feeder.max_steps)
+        feeds = feeder.feed(first, stop - first)
+        stopwatch.waited(time.perf_counter() - started)
+        with jax.transfer_guard("disallow"):
+            scalars = jax.device_put((np.int32(first), np.int32(stop - first)), everywhere)
+            feeds = jax.device_put(feeds, feed_sharding)
+            state, history = program.call(state, feeder.resident, feeds, *scalars)
+        pending.append((first, stop - first, history))
+        progress.step, stopped = stop, interrupted()
+        collect(leave=0 if plan.logs_at(stop) or plan.saves_at(stop) or stopped else 1)
+        progress.seconds += time.perf_counter() - started
+        if plan.logs_at(stop):
+            means = {name: total / count for name, (total, count) in progress.sums.items()}
+            rate = progress.sums["loss"][1] / stopwatch.seconds
+            extra = {"learning_rate": learning_rate(stop - 1), "examples_per_second": rate}
+            write("train", {**means, **extra})
+            if complaint := stopwatch.complaint():
+                display.say(complaint)
+            progress.sums = {}
+            stopwatch.restart()
+        if evaluate is not None and plan.evaluates_at(stop):
+            values = evaluate(state)
+            write("validation", values)
+            value, epoch = values[selection.metric], stop // plan.steps_per_epoch
+            record = progress.selection
+            progress.selection = update(record, selection, value, step=stop, epoch=epoch)
+            stopwatch.restart()
+        if plan.saves_at(stop) or stopped:
+            save()
+    checkpoints.wait()
+    done = progress.step >= plan.total_steps
+    early = "stopped early" if progress.selection.stopped else "interrupted"
+    return Outcome("finished" if done else early, state, progress)
+
+
+def _per_step(history: Mapping[str, Any], num_steps: int) -> list[dict[str, tuple[float, float]]]:
+    """Turns name -> (sums [max_steps], counts [max_steps]) into one dict a step."""
+    lists = {n: (sums.tolist(), counts.tolist()) for n, (sums, counts) in history.items()}
+    return [
+        {name: (sums[index], counts[index]) for name, (sums, counts) in lists.items()}
+        for index in range(num_steps)
+    ]

@@ -1,0 +1,159 @@
+"""What a training says while it runs: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+WAIT_SHARE = 0.3  # share of the time spent waiting for data from which the user is told
+
+
+class Display(Protocol):
+    """What the loop tells the one who watches."""
+
+    def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        """After each call of the program: steps done, and the newest training metrics."""
+        ...
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """After each row of the metrics."""
+        ...
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        ...
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        ...
+
+
+def make_display(total_steps: int, first_step: int) -> Display:
+    """A bar when standard output is a terminal, else plain lines."""
+    if sys.stdout.isatty():
+        return TerminalDisplay(total_steps, first_step)
+    return PlainDisplay(total_steps, first_step)
+
+
+class TerminalDisplay:
+    """A live bar with rate, remaining time, training loss and the last validation metrics."""
+
+    def __init__(self, total_steps: int, first_step: int):
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]:.1f}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[train]} {task.fields[validation]}"),
+            console=Console(file=sys.stdout),
+        )
+        fields: dict[str, Any] = {"epoch": 0.0, "rate": "", "train": "", "validation": ""}
+        self._task = self._bar.add_task("", total=total_steps, completed=first_step, **fields)
+        self._bar.start()
+
+    def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        """Moves the bar."""
+        shown = f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""
+        self._bar.update(self._task, completed=step, epoch=epoch, train=shown)
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Shows the rate of a training row, or the metrics of a validation row."""
+        if row["split"] == "train":
+            self._bar.update(self._task, rate=f"{row['examples_per_second']:,.0f} img/s")
+        else:
+            self._bar.update(self._task, validation=f"| validation {_metrics_text(row)}")
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Stops the live display."""
+        self._bar.stop()
+
+
+class PlainDisplay:
+    """One line a row, for logs."""
+
+    def __init__(self, total_steps: int, first_step: int):
+        self._total = total_steps
+        self._first = first_step
+        self._start = time.monotonic()
+
+    def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        """Says nothing: rows are enough for a log."""
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Prints the row with rate and remaining time."""
+        line = f"step {row['step']}/{self._total} epoch {row['epoch']:.4g} {row['split']:<10} "
+        line += _metrics_text(row)
+        if row["split"] == "train":
+            done = row["step"] - self._first
+            left = (time.monotonic() - self._start) * (self._total - row["step"]) / max(done, 1)
+            line += f" | {row['examples_per_second']:,.0f} images/s, eta {_duration(left)}"
+        self.say(line)
+
+    def say(self, text: str) -> None:
+        """Prints one line."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Stopwatch:
+    """Time since the last row, and the part of it spent waiting for data."""
+
+    def __init__(self):
+        self._warned = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Starts the next interval."""
+        self._start = time.perf_counter()
+        self._waited = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Adds time during which the devices had nothing to do but wait for data."""
+        self._waited += seconds
+
+    @property
+    def seconds(self) -> float:
+        """Length of the interval so far."""
+        return time.perf_counter() - self._start
+
+    def complaint(self) -> str | None:
+        """A line, once, when the input pipeline is the bottleneck."""
+        share = self._waited / max(self.seconds, 1e-9)
+        if self._warned or share < WAIT_SHARE:
+            return None
+        self._warned = True
+        return (
+            f"The input pipeline is the bottleneck: {share:.0%} of the time the step waited for "
+            "data; raise config.data.num_workers, lower config.data.image_size or use "
+            "config.data.pipeline=resident."
+        )
+
+
+def _metrics_text(row: Mapping[str, Any]) -> str:
+    return " ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy") if name in row)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

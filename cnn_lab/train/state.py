@@ -1,0 +1,51 @@
+"""Everything that a training step reads and writes."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from cnn_lab.core.shapes import Key, Tree
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The whole state of a training; together with the data it determines what follows.
+
+    Attributes:
+        step: number of updates made.
+        params: trainable values.
+        collections: the model's other variables, such as `batch_stats`.
+        opt_state: the optimizer's.
+        key: never changes; the randomness of a step is `fold_in(key, step)`.
+    """
+
+    step: Int[Array, ""]
+    params: Tree
+    collections: Tree
+    opt_state: Tree
+    key: Key
+
+
+def make_init(
+    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
+) -> Callable[[Key], TrainState]:
+    """Returns key -> fresh state, pure, for images of shape (h, w, c)."""
+
+    def init(key: Key) -> TrainState:
+        params_key, run_key = jax.random.split(key)
+        images = jnp.zeros((1, *image_shape))
+        collections = dict(model.init({"params": params_key}, images, train=False))
+        params = collections.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            collections=collections,
+            opt_state=optimizer.init(params),
+            key=run_key,
+        )
+
+    return init

@@ -1,0 +1,179 @@
+"""The folder of one run: whose it is, what it was made with, what happened in it."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cnn_lab.config import ExperimentConfig, differences
+from cnn_lab.core.errors import WorkdirError
+from cnn_lab.core.files import write_json
+from cnn_lab.core.typed import from_dict, to_dict
+
+CONFIG_FILE = "config.json"
+RECORD_FILE = "run.json"
+LOCK_FILE = ".lock"
+CHECKPOINTS = "checkpoints"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+class Workdir:
+    """A run's folder, held by this process until `release`.
+
+    Args:
+        path: created when missing.
+        config: what the run is to compute.
+
+    Raises:
+        WorkdirError: unwritable, in use, or made by another config.
+    """
+
+    def __init__(self, path: Path, config: ExperimentConfig):
+        self.path = path
+        self._lock = _acquire(path)
+        try:
+            check_config(path, config)
+            write_json(path / CONFIG_FILE, to_dict(config))
+        except OSError as error:
+            self.release()
+            raise _unwritable(path, error) from error
+        except WorkdirError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Lets other processes use the folder."""
+        self._lock.close()
+
+    def update_record(self, **values: Any) -> dict[str, Any]:
+        """Changes top-level values of `run.json` and returns it whole."""
+        record = {**read_record(self.path), **values}
+        write_json(self.path / RECORD_FILE, record)
+        return record
+
+
+def check_config(path: Path, config: ExperimentConfig) -> None:
+    """Raises a `WorkdirError` with the differences if the folder was made by another config."""
+    if not (path / CONFIG_FILE).exists():
+        return
+    different = differences(to_dict(read_config(path)), to_dict(config))
+    if different:
+        lines = "\n".join(
+            f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items()
+        )
+        raise WorkdirError(
+            f"{path} was made by another config:\n{lines}\nGive another --workdir for the new "
+            f"config, or go on with the old one by --config={path / CONFIG_FILE}."
+        )
+
+
+def read_config(path: Path) -> ExperimentConfig:
+    """Reads the config of a run.
+
+    Raises:
+        WorkdirError: the folder holds no run, or its config cannot be read.
+    """
+    file = path / CONFIG_FILE
+    if not file.exists():
+        raise WorkdirError(
+            f"{path} holds no run: {file} does not exist; give the --workdir of a training."
+        )
+    try:
+        return from_dict(ExperimentConfig, json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise WorkdirError(f"{file} cannot be read ({error}); restore it or start anew.") from error
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads `run.json`; empty when there is none or it is damaged."""
+    try:
+        return json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
+    """Notes in `run.json` that the test split was opened, and returns how often that makes."""
+    record = read_record(path)
+    entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **metrics}
+    openings = [*record.get("test_openings", []), entry]
+    write_json(path / RECORD_FILE, {**record, "test_openings": openings})
+    return len(openings)
+
+
+def environment() -> dict[str, Any]:
+    """What this process runs on: versions, devices, source revision, command."""
+    devices = jax.devices()
+    return {
+        "command": " ".join(sys.argv),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "platform": platform.platform(),
+        "git": _git_state(Path(__file__).parent),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def session(started: Mapping[str, Any], *, first_step: int, last_step: int, status: str) -> dict:
+    """One entry of the record's `sessions`: an environment and what was done in it."""
+    return {**started, "first_step": first_step, "last_step": last_step, "status": status}
+
+
+def _acquire(path: Path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read().strip() or "unknown"
+        lock.close()
+        raise WorkdirError(
+            f"{path} is in use by another run (process {owner}); wait for it, stop it, or give "
+            "another --workdir."
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _unwritable(path: Path, error: OSError) -> WorkdirError:
+    return WorkdirError(
+        f"{path} cannot be written ({error.strerror}); give another --workdir, or free space or "
+        "permissions there."
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout
+
+    try:
+        revision = git("rev-parse", "HEAD").strip()
+        return {"sha": revision, "dirty": bool(git("status", "--porcelain").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,21 @@
+"""LeNet-5 on scikit-learn's 8x8 digits: the experiment that needs no download.
+
+cnn-lab train --config=experiments/digits/lenet5.py
+"""
+
+from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, ScheduleConfig
+from cnn_lab.config import TrainConfig
+
+
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        data=DataConfig(name="digits", image_size=(32, 32), validation_fraction=0.2),
+        model=ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"}),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=2e-3,
+            options={"weight_decay": 0.05},
+            schedule=ScheduleConfig(name="cosine", warmup_steps=20),
+        ),
+        train=TrainConfig(num_epochs=30, batch_size=64),
+    )
