@@ -20,9 +20,9 @@ from cnn_lab.core.errors import ConfigError
 
 def define_flags(values: flags.FlagValues) -> None:
     """Declares the flags of this command."""
-    flags.DEFINE_string("workdir", None, "folder of the run", values)
-    flags.DEFINE_string("split", "validation", "train, validation or test", values)
-    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", values)
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("split", "validation", "train, validation or test", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", flag_values=values)
 
 
 def main(invocation: Invocation) -> int:

@@ -22,10 +22,10 @@ BATCH_SIZE = 64
 
 def define_flags(values: flags.FlagValues) -> None:
     """Declares the flags of this command."""
-    flags.DEFINE_string("workdir", None, "folder of the run", values)
-    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", values)
-    flags.DEFINE_integer("top", 3, "how many classes to name", values)
-    flags.DEFINE_bool("invert", False, "exchange black and white first", values)
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", flag_values=values)
+    flags.DEFINE_integer("top", 3, "how many classes to name", flag_values=values)
+    flags.DEFINE_bool("invert", False, "exchange black and white first", flag_values=values)
 
 
 def main(invocation: Invocation) -> int:

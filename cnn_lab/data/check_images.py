@@ -103,7 +103,7 @@ def _inspect(path: Path) -> tuple[int, int, int] | str:
     try:
         if not path.stat().st_size:
             return "an empty file"
-        with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG", "MPO")) as image:
+        with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG")) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 return f"{image.width}x{image.height} pixels, more than the {limit} allowed"

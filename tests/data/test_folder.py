@@ -126,6 +126,15 @@ def test_every_kind_of_image_becomes_rgb_or_gray(tmp_path, open_folder):
     np.testing.assert_allclose(images[5].astype(int), 80, atol=3)
 
 
+def test_stereo_photographs_count_as_jpeg(tmp_path, open_folder):
+    path = tmp_path / "stereo/a/x.jpg"
+    path.parent.mkdir(parents=True)
+    left, right = (Image.fromarray(colour(value)) for value in (30, 200))
+    left.save(path, format="MPO", save_all=True, append_images=[right])
+    source = open_folder(tmp_path / "stereo").split("train")
+    np.testing.assert_allclose(source[0]["image"][0, 0].astype(int), [30, 100, 200], atol=3)
+
+
 def test_the_camera_orientation_is_applied(tmp_path, open_folder):
     upright = np.zeros((4, 2, 3), np.uint8)
     upright[:2] = 255
@@ -185,7 +194,7 @@ def test_bad_files_are_all_found_before_training(flat, open_folder, tmp_path, mo
 def test_only_ten_bad_files_are_listed(flat, open_folder):
     for i in range(13):
         (flat / "cat" / f"bad{i}.png").write_text("x")
-    with pytest.raises(DataError, match=r"13 of 19 files .*bad9\.png .* and 3 more; repair"):
+    with pytest.raises(DataError, match=r"13 of 19 files .*bad6\.png \([^)]*\) and 3 more; repair"):
         open_folder(flat)
 
 

@@ -1,0 +1,262 @@
+"""Opening by name, the locked test split, TFDS directories, and preparing at the same time."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cnn_lab.core.errors import ConfigError, DataError
+from cnn_lab.data import catalog
+from cnn_lab.data.catalog import default_data_dir, open_dataset, unlock_test
+from cnn_lab.data.duplicates import find_duplicates
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+
+
+class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Stands for a data set that someone else prepared."""
+
+    VERSION = tfds.core.Version("2.1.0")
+    features: Any
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info(tfds.features.FeaturesDict(type(self).features))
+
+    def dataset_info(self, features: Any) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {split: self._generate_examples(split) for split in ("train", "test")}
+
+    def _generate_examples(self, split: str):
+        for i in range(4):
+            example = {
+                "image": Path(os.environ["FOREIGN_IMAGE"]).read_bytes(),
+                "label": i % 2,
+                "group": f"g{i}",
+                "name": "x",
+                "height": 3,
+            }
+            yield i, {key: example[key] for key in type(self).features}
+
+
+@pytest.fixture
+def prepare_foreign(tmp_path, monkeypatch):
+    image = tmp_path / "image.png"
+    Image.fromarray(np.arange(27, dtype=np.uint8).reshape(3, 3, 3)).save(image)
+    monkeypatch.setenv("FOREIGN_IMAGE", str(image))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def prepare(features: dict[str, Any], root: Path = tmp_path / "tfds") -> Path:
+        monkeypatch.setattr(Foreign, "features", features)
+        builder = Foreign(data_dir=root)
+        builder.download_and_prepare(file_format="array_record")
+        return Path(builder.data_dir)
+
+    return prepare
+
+
+GOOD = {
+    "image": tfds.features.Image(shape=(None, None, 3)),
+    "label": tfds.features.ClassLabel(names=["no", "yes"]),
+    "group": tfds.features.Text(),
+    "name": tfds.features.Text(),
+}
+
+
+def test_importing_the_catalogue_is_quick_and_needs_neither_jax_nor_tensorflow():
+    code = (
+        "import sys, cnn_lab.data.catalog as c; print(sorted(c.DATASETS));"
+        "print({'jax', 'tensorflow', 'tensorflow_datasets', 'sklearn'} & set(sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, loaded = out.stdout.splitlines()
+    assert json.loads(names.replace("'", '"')) == [
+        *("cifar10", "cifar100", "digits", "fashion_mnist", "mnist")
+    ]
+    assert loaded == "set()"
+
+
+def test_unknown_names_get_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match=r"no data set named 'mnits'; did you mean mnist"):
+        open_dataset("mnits", tmp_path)
+    with pytest.raises(ConfigError, match="folder of images is written folder:PATH"):
+        open_dataset("imagenet:here", tmp_path)
+
+
+def test_the_data_directory_can_be_chosen(monkeypatch):
+    monkeypatch.setenv("CNN_LAB_DATA_DIR", "~/pictures")
+    assert default_data_dir() == Path.home() / "pictures"
+    monkeypatch.delenv("CNN_LAB_DATA_DIR")
+    assert default_data_dir() == Path.home() / ".cache/cnn_lab/data"
+
+
+def test_test_is_locked_and_other_splits_are_known(tmp_path):
+    dataset = open_dataset("digits", tmp_path)
+    with pytest.raises(DataError, match="locked, .* only `cnn-lab evaluate --split=test` opens it"):
+        dataset.split("test")
+    with pytest.raises(DataError, match="digits has no split 'validation'; it has test, train"):
+        dataset.split("validation")
+    with pytest.raises(DataError, match=r"has no split 'test\[:10%\]'"):
+        dataset.split("test[:10%]")
+    assert len(unlock_test(dataset)) == 360
+
+
+def test_reopening_prepares_nothing(tmp_path, monkeypatch):
+    first = open_dataset("digits", tmp_path)
+    monkeypatch.setattr(catalog, "obtain_files", lambda *a, **k: pytest.fail("prepared again"))
+    assert open_dataset("digits", tmp_path) == first
+
+
+@pytest.mark.skipif(
+    not (SHARED / "mnist").is_dir(), reason="the MNIST files are not beside this checkout"
+)
+def test_mnist_from_its_files(tmp_path):
+    lines = []
+    dataset = open_dataset("mnist", tmp_path, from_dir=SHARED / "mnist", progress=lines.append)
+    assert lines[0].startswith("preparing mnist in ")
+    source = dataset.split("train")
+    images, labels = source.read_all()
+    assert images.shape == (60000, 28, 28, 1)
+    assert labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert (images.mean() / 255, images.std() / 255) == pytest.approx((0.1307, 0.3081), abs=5e-5)
+    start = time.perf_counter()
+    again = source.read_all()
+    assert time.perf_counter() - start < 0.5  # some 10 ms; decoding anew takes over a second
+    np.testing.assert_array_equal(again[1], source.labels)
+    test = unlock_test(dataset)
+    assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert find_duplicates({"train": source, "test": test}) == []
+
+
+def prepare_digits(directory: str, barrier: Any) -> int:
+    barrier.wait()
+    return len(open_dataset("digits", directory).split("train"))
+
+
+def test_two_processes_may_prepare_at_once(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(2) as pool:
+        barrier = manager.Barrier(2)
+        lengths = pool.starmap(prepare_digits, [(str(tmp_path), barrier)] * 2, chunksize=1)
+    assert lengths == [1437, 1437]
+    assert [path.name for path in (tmp_path / "digits").glob("[!.]*")] == ["1.0.0"]
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_prepared(tmp_path):
+    code = f"""
+import os, signal
+from cnn_lab.data import builders
+from cnn_lab.data.catalog import open_dataset
+real = builders.ArraysBuilder._generate_examples
+def killed(self, split, images, labels):
+    for index, example in enumerate(real(self, split, images, labels)):
+        if split == "test" and index == 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield example
+builders.ArraysBuilder._generate_examples = killed
+open_dataset("digits", {str(tmp_path)!r})
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert run.returncode == -signal.SIGKILL
+    left = [path.name for path in (tmp_path / "digits").iterdir()]
+    assert any("preparing" in name for name in left)
+    assert "1.0.0" not in left
+    assert len(open_dataset("digits", tmp_path).split("train")) == 1437
+    assert not list((tmp_path / "digits").glob("*preparing*"))
+
+
+def test_something_in_the_way_is_told(tmp_path):
+    (tmp_path / "digits/1.0.0").mkdir(parents=True)
+    (tmp_path / "digits/1.0.0/notes.txt").touch()
+    with pytest.raises(DataError, match="is there but holds no complete data set; delete it"):
+        open_dataset("digits", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="Preparing .* failed .* choose another place with"):
+        open_dataset("digits", tmp_path / "file")
+
+
+def test_a_tfds_directory_is_opened_by_path_and_by_name(tmp_path, prepare_foreign):
+    directory = prepare_foreign(GOOD)
+    dataset = open_dataset(f"tfds:{directory}", tmp_path / "data")
+    assert dataset.info.class_names == ("no", "yes")
+    assert dataset.info.image_shape == (None, None, 3)
+    assert dataset.info.split_sizes == {"train": 4, "test": 4}
+    source = dataset.split("train")
+    assert source[3]["group"] == "g3"
+    assert source.groups is not None
+    assert source.groups.tolist() == ["g0", "g1", "g2", "g3"]
+    assert source.labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_array_equal(source[0]["image"].ravel(), np.arange(27))
+
+    by_name = open_dataset("tfds:foreign", tmp_path / "tfds")
+    assert by_name.info.fingerprint == dataset.info.fingerprint
+    assert open_dataset("tfds:foreign:2.1.0", tmp_path / "tfds").storage == by_name.storage
+    with pytest.raises(DataError, match="tfds:foreign:9.9.9 is not prepared below"):
+        open_dataset("tfds:foreign:9.9.9", tmp_path / "tfds")
+    prepare_foreign(GOOD, tmp_path / "home/tensorflow_datasets")
+    assert open_dataset("tfds:foreign", tmp_path / "data").info.split_sizes["train"] == 4
+    with pytest.raises(DataError, match=r"holds no dataset_info\.json; name the folder of one"):
+        open_dataset(f"tfds:{directory.parent}", tmp_path)
+
+
+def test_a_configuration_must_be_chosen_if_there_are_several(tmp_path, prepare_foreign):
+    version = prepare_foreign(GOOD)
+    for name in ("small", "large"):
+        (version.parent / name).mkdir()
+    version.rename(version.parent / "small/2.1.0")
+    assert open_dataset("tfds:foreign", tmp_path / "tfds").info.num_classes == 2
+    (version.parent / "large/2.1.0").mkdir()
+    (version.parent / "large/2.1.0/dataset_info.json").touch()
+    with pytest.raises(DataError, match="several configurations; choose one .*: large, small"):
+        open_dataset("tfds:foreign", tmp_path / "tfds")
+    chosen = open_dataset("tfds:foreign/small", tmp_path / "tfds")
+    assert chosen.storage.directory.endswith("small/2.1.0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"label": None}, r"no ClassLabel feature named 'label' \(it has .*image \(Image\)"),
+        ({"image": None}, "no 8-bit gray or RGB feature named 'image'"),
+        ({"image": tfds.features.Text()}, r"'image' \(it has .*image \(Text\)"),
+        ({"label": tfds.features.Scalar(np.int64)}, "no ClassLabel feature named 'label'"),
+    ],
+)
+def test_unfit_features_are_told(tmp_path, prepare_foreign, changes, sentence):
+    features = {k: v for k, v in (GOOD | changes).items() if v is not None}
+    directory = prepare_foreign(features)
+    with pytest.raises(DataError, match=sentence):
+        open_dataset(f"tfds:{directory}", tmp_path)
+
+
+def test_other_formats_and_damage_are_told(tmp_path, prepare_foreign):
+    directory = prepare_foreign(GOOD)
+    file = directory / "dataset_info.json"
+    content = file.read_text()
+    file.write_text(content.replace("array_record", "tfrecord"))
+    with pytest.raises(DataError, match="prepared as tfrecord, which needs TensorFlow to read"):
+        open_dataset(f"tfds:{directory}", tmp_path)
+    file.write_text(content[:50])
+    with pytest.raises(DataError, match=r"dataset_info\.json cannot be read .* prepare the data"):
+        open_dataset(f"tfds:{directory}", tmp_path)
+    file.write_text(content)
+    (shard,) = directory.glob("*train*")
+    before = open_dataset(f"tfds:{directory}", tmp_path).info.fingerprint
+    changed = bytearray(shard.read_bytes())
+    changed[-1] ^= 1
+    shard.write_bytes(changed)
+    assert open_dataset(f"tfds:{directory}", tmp_path).info.fingerprint != before
+    shard.unlink()
+    with pytest.raises(DataError, match=r"lacks foreign-train\.array_record.*prepare the data"):
+        open_dataset(f"tfds:{directory}", tmp_path)

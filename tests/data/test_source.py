@@ -1,0 +1,175 @@
+"""Sources and their cache, on the digits and on a small folder of photographs."""
+
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_lab.core.errors import DataError
+from cnn_lab.data.catalog import Dataset, open_dataset, unlock_test
+from cnn_lab.data.source import Source
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir) -> Dataset:
+    return open_dataset("digits", data_dir)
+
+
+@pytest.fixture(scope="module")
+def photographs(data_dir) -> Source:
+    random = np.random.default_rng(0)
+    for i in range(12):
+        path = data_dir / "photographs" / f"class{i % 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(path)
+    return open_dataset(f"folder:{data_dir / 'photographs'}", data_dir).split("train")
+
+
+def first_label(source: Source) -> tuple[int, int]:
+    return int(source[0]["label"]), source.gather(np.arange(3))["image"].shape[0]
+
+
+def test_an_example_has_the_promised_types(digits):
+    example = digits.split("train")[5]
+    assert example.keys() == {"image", "label"}
+    assert example["image"].dtype == np.uint8
+    assert example["image"].shape == (8, 8, 1)
+    assert type(example["label"]) is np.int32
+
+
+def test_digits_are_split_once_and_for_all(digits):
+    train, test = digits.split("train"), unlock_test(digits)
+    assert (len(train), len(test)) == (1437, 360)
+    assert np.bincount(test.labels).tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 37]
+    images = np.concatenate([train.read_all()[0], test.read_all()[0]])
+    assert set(np.unique(images)) == {round(x * 255 / 16) for x in range(17)}
+    assert digits.info.fingerprint.startswith("6c9c873151219ade")
+
+
+def test_indices_outside_are_refused(digits):
+    source = digits.split("train")
+    for index in (-1, 1437):
+        with pytest.raises(IndexError, match=f"Index {index} is outside split 'train' of 1437"):
+            source[index]
+    with pytest.raises(IndexError, match=r"Indices 0\.\.1437 reach outside split 'train' of 1437"):
+        source.gather(np.array([0, 1437]))
+    assert source.gather(np.array([], np.int64))["image"].shape == (0, 8, 8, 1)
+
+
+def test_gather_keeps_the_order_asked_for(digits, photographs):
+    for source in (digits.split("train"), photographs):
+        indices = np.array([7, 0, 7, 11])
+        batch = source.gather(indices)
+        for row, index in enumerate(indices):
+            np.testing.assert_array_equal(batch["image"][row], source[index]["image"])
+            assert batch["label"][row] == source[index]["label"] == source.labels[index]
+        assert batch["label"].dtype == np.int32
+
+
+def test_sources_travel_to_other_processes(digits, photographs):
+    for source in (digits.split("train"), photographs):
+        here = first_label(source)
+        assert len(pickle.dumps(source)) < 2000  # neither files nor arrays travel along
+        assert first_label(pickle.loads(pickle.dumps(source))) == here
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(first_label, (photographs,)) == first_label(photographs)
+
+
+def test_resizing_fits_the_shorter_side_and_takes_the_centre(photographs):
+    source = photographs.with_image_size((10, 10))
+    assert source.info.image_shape == (10, 10, 3)
+    assert source.info.fingerprint == photographs.info.fingerprint
+    whole = Image.fromarray(photographs[4]["image"])
+    expected = whole.crop((5, 0, 25, 20)).resize((10, 10), Image.Resampling.BILINEAR)
+    np.testing.assert_allclose(source[4]["image"].astype(int), np.asarray(expected), atol=1)
+    assert source.with_image_size((7, 31))[0]["image"].shape == (7, 31, 3)
+    with pytest.raises(DataError, match="both sides must be positive"):
+        source.with_image_size((0, 5))
+
+
+def test_channels_are_converted(digits, photographs):
+    gray = photographs.with_channels(1)
+    luminance = np.asarray(Image.fromarray(photographs[0]["image"]).convert("L"))
+    np.testing.assert_array_equal(gray[0]["image"][..., 0], luminance)
+    colour = digits.split("train").with_channels(3).with_image_size((16, 16))
+    assert colour.info.image_shape == (16, 16, 3)
+    image = colour[0]["image"]
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+    with pytest.raises(DataError, match="4 channels were asked for; images have 1 or 3"):
+        gray.with_channels(4)
+
+
+def cache_files(source: Source) -> list[Path]:
+    return sorted((Path(source._storage.directory) / "cache").rglob("images-*.npy"))
+
+
+def test_read_all_is_cached_and_a_damaged_cache_is_rebuilt(photographs):
+    source = photographs.with_image_size((9, 9))
+    images, labels = source.read_all()
+    np.testing.assert_array_equal(images, source.gather(np.arange(12))["image"])
+    np.testing.assert_array_equal(labels, source.labels)
+    (file,) = [path for path in cache_files(source) if "9x9x3" in path.parent.name]
+    assert file.parent.name == f"{source.info.fingerprint[:16]}-9x9x3"
+    good = file.read_bytes()
+    flipped = bytearray(good)
+    flipped[-5] ^= 1
+    pickled = pickle.dumps(images)
+    for damage in (good[: len(good) // 2], b"", bytes(flipped), pickled):
+        file.unlink()
+        file.write_bytes(damage)
+        np.testing.assert_array_equal(source.read_all()[0], images)
+        assert file.read_bytes() == good
+    with pytest.raises(ValueError, match="read-only"):
+        source.read_all()[0][0] = 0
+
+
+def test_the_cache_is_what_is_read(photographs, monkeypatch):
+    expected = photographs.read_all()[0]
+    monkeypatch.setattr(Source, "gather", lambda *a: pytest.fail("decoded again"))
+    np.testing.assert_array_equal(photographs.read_all()[0], expected)
+
+
+def test_without_a_writable_place_nothing_is_cached(photographs, monkeypatch):
+    source = photographs.with_image_size((3, 3))
+    before = cache_files(source)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert source.read_all()[0].shape == (12, 3, 3, 3)
+    assert source.read_all(cache=False)[0].shape == (12, 3, 3, 3)
+    assert cache_files(source) == before
+
+
+def test_labels_are_read_even_if_their_copy_is_lost(digits):
+    source = digits.split("train")
+    expected = source.labels
+    copy = Path(source._storage.directory) / "labels-train.npy"
+    content = copy.read_bytes()
+    copy.unlink()
+    try:
+        again = digits.split("train").labels
+    finally:
+        copy.write_bytes(content)
+    np.testing.assert_array_equal(again, expected)
+    assert again.dtype == np.int32
+    assert source.groups is None
+
+
+def test_damaged_records_are_told(tmp_path):
+    dataset = open_dataset("digits", tmp_path)
+    (shard,) = Path(dataset.storage.directory).glob("*train.array_record*")
+    content = bytearray(shard.read_bytes())
+    content[2000:60000] = bytes(58000)
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="'train' in .* cannot be read .* prepare the data again"):
+        dataset.split("train").gather(np.arange(1437))
