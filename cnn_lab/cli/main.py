@@ -107,3 +107,7 @@ def _help(name: str, module: ModuleType, values: flags.FlagValues) -> str:
         lines.append(f"  --{flag.name:<18} {flag.help}{default}")
     listed = "\n\nFlags:\n" + "\n".join(lines) if lines else ""
     return f"cnn-lab {name}\n\n{text}{listed}\n"
+
+
+if __name__ == "__main__":
+    run()

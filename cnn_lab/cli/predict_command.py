@@ -43,7 +43,7 @@ def main(invocation: Invocation) -> int:
     import numpy as np
 
     from cnn_lab.cli.trained import open_trained
-    from cnn_lab.data.pixels import read_image_file
+    from cnn_lab.data.image_file import read_image_file
 
     trained = open_trained(Path(values.workdir), values.checkpoint)
     network = trained.network

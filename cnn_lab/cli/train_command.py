@@ -25,12 +25,20 @@ from cnn_lab.core.errors import ConfigError
 def define_flags(values: flags.FlagValues) -> None:
     """Declares the flags of this command."""
     flags.DEFINE_string(
-        "config", None, "experiment file FILE.py[:ARGUMENT], or a run's config.json", flag_values=values
+        "config",
+        None,
+        "experiment file FILE.py[:ARGUMENT], or a run's config.json",
+        flag_values=values,
     )
     flags.DEFINE_string(
-        "workdir", None, "folder of the run; runs/ and the experiment's path by default", flag_values=values
+        "workdir",
+        None,
+        "folder of the run; runs/ and the experiment's path by default",
+        flag_values=values,
     )
-    flags.DEFINE_bool("dry_run", False, "say what would be trained, and write nothing", flag_values=values)
+    flags.DEFINE_bool(
+        "dry_run", False, "say what would be trained, and write nothing", flag_values=values
+    )
 
 
 def main(invocation: Invocation) -> int:

@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.archives import join_parts, parse_idx, read_members
 from cnn_lab.data.array_cache import store_arrays
-from cnn_lab.data.descriptions import DatasetDescription
+from cnn_lab.data.descriptions import PREPARED_VERSION, DatasetDescription
 from cnn_lab.data.folder import ImageFile
 from cnn_lab.data.splits import stratified_split
 
@@ -29,7 +29,7 @@ DIGITS_SPLIT_SEED = 0
 class QuietBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """What our builders share: order kept, digests recorded, nothing printed."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(PREPARED_VERSION)
 
     def _log_download_bytes(self) -> None:
         """Keeps TFDS from printing; the caller reports progress."""

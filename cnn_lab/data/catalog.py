@@ -17,7 +17,7 @@ from absl import logging
 
 from cnn_lab.core.errors import ConfigError, DataError, suggest
 from cnn_lab.data.check_images import check_files, describe_bad
-from cnn_lab.data.descriptions import DATASETS, DatasetDescription
+from cnn_lab.data.descriptions import DATASETS, PREPARED_VERSION, DatasetDescription
 from cnn_lab.data.download import Progress, obtain_files
 from cnn_lab.data.folder import list_folder
 from cnn_lab.data.source import Source, SourceInfo, Storage
@@ -110,7 +110,8 @@ def open_dataset(
         name: a name of `descriptions`, `folder:PATH`, `tfds:PATH` or
             `tfds:NAME[/config][:version]`.
         data_dir: where prepared data are kept; by default `default_data_dir()`.
-        from_dir: holds the published files; without it they are downloaded.
+        from_dir: holds the published files; without it they are downloaded. Once a data set is
+            prepared, neither is looked at.
         on_bad_files: what to do about files of a folder that are no usable images.
         progress: receives lines about downloads and checks.
         descriptions: the published data sets that are known.
@@ -144,7 +145,7 @@ def _published_directory(
     from_dir: str | os.PathLike[str] | None,
     progress: Progress | None,
 ) -> Path:
-    directory = root / description.name / "1.0.0"
+    directory = root / description.name / PREPARED_VERSION
     if _has_info(directory):
         return directory
     downloads = root / "downloads" / description.name
@@ -163,7 +164,7 @@ def _published_directory(
 
 
 def _folder_directory(path: Path, root: Path, on_bad_files: str, progress: Progress | None) -> Path:
-    path = path.absolute()
+    path = path.resolve()
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
     place = root / "folder" / f"{path.name}-{digest}"
     copies = sorted(

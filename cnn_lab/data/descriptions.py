@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+# Raise it when a builder stores something else than before; what was prepared is then left alone.
+PREPARED_VERSION = "1.0.0"
+
 
 @dataclass(frozen=True)
 class Member:

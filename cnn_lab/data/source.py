@@ -157,11 +157,15 @@ class Source:
                 f"Indices {indices.min()}..{indices.max()} reach outside split {self.split!r} of "
                 f"{len(self)}."
             )
-        images = np.empty((len(indices), height, width, num_channels), np.uint8)
+        shape = (height, width, num_channels)
+        images = np.empty((len(indices), *shape), np.uint8)
         labels = np.empty(len(indices), np.int32)
         positions = indices.tolist()
         for row, record in enumerate(self._records(positions)):
-            images[row] = self._image(record, positions[row])
+            stored = record[self._storage.image_key]
+            # Small images that are stored as they are wanted would spend most time in `decode`.
+            ready = not self._storage.encoded and stored.shape == shape
+            images[row] = stored if ready else self._image(record, positions[row])
             labels[row] = record[self._storage.label_key]
         return {"image": images, "label": labels}
 

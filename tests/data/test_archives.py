@@ -200,13 +200,13 @@ def test_a_wrong_content_digest_is_told(tmp_path):
 def test_truncated_archives_are_told(tmp_path):
     file = DATASETS["mnist"].files[3]
     (tmp_path / file.name).write_bytes(gzip.compress(np.arange(10008, dtype="u1").tobytes())[:-60])
-    with pytest.raises(DataError, match="cannot be unpacked .* damaged or cut short"):
+    with pytest.raises(DataError, match=r"cannot be unpacked .* damaged or cut short"):
         read_members(file, tmp_path)
     archive = tmp_path / "cifar-10-binary.tar.gz"
     description = write_cifar(archive, {"a": cifar_file(20, 1, 0)}, "cifar10")
     archive.write_bytes(archive.read_bytes()[:5000])
     remote = dataclasses.replace(description.files[0], sha256=None)
-    with pytest.raises(DataError, match="cannot be unpacked .* damaged or cut short"):
+    with pytest.raises(DataError, match=r"cannot be unpacked .* damaged or cut short"):
         read_members(remote, tmp_path)
 
 
@@ -236,7 +236,7 @@ def test_idx_damage_is_told():
 
 
 def test_cifar_damage_is_told():
-    with pytest.raises(DataError, match="holds 3072 bytes, .* no whole number of records of 3073"):
+    with pytest.raises(DataError, match=r"holds 3072 bytes, .* no whole number of records of 3073"):
         parse_cifar(bytes(3072), "data_batch_1.bin", 1)
 
 

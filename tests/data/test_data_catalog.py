@@ -27,12 +27,10 @@ class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Stands for a data set that someone else prepared."""
 
     VERSION = tfds.core.Version("2.1.0")
-    features: Any
+    features: Any = None
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info(tfds.features.FeaturesDict(type(self).features))
-
-    def dataset_info(self, features: Any) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict(type(self).features)
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -45,7 +43,6 @@ class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 "label": i % 2,
                 "group": f"g{i}",
                 "name": "x",
-                "height": 3,
             }
             yield i, {key: example[key] for key in type(self).features}
 
@@ -103,7 +100,9 @@ def test_the_data_directory_can_be_chosen(monkeypatch):
 
 def test_test_is_locked_and_other_splits_are_known(tmp_path):
     dataset = open_dataset("digits", tmp_path)
-    with pytest.raises(DataError, match="locked, .* only `cnn-lab evaluate --split=test` opens it"):
+    with pytest.raises(
+        DataError, match=r"locked, .* only `cnn-lab evaluate --split=test` opens it"
+    ):
         dataset.split("test")
     with pytest.raises(DataError, match="digits has no split 'validation'; it has test, train"):
         dataset.split("validation")
@@ -114,7 +113,7 @@ def test_test_is_locked_and_other_splits_are_known(tmp_path):
 
 def test_reopening_prepares_nothing(tmp_path, monkeypatch):
     first = open_dataset("digits", tmp_path)
-    monkeypatch.setattr(catalog, "obtain_files", lambda *a, **k: pytest.fail("prepared again"))
+    monkeypatch.setattr(catalog, "obtain_files", lambda *_, **__: pytest.fail("prepared again"))
     assert open_dataset("digits", tmp_path) == first
 
 
@@ -182,7 +181,7 @@ def test_something_in_the_way_is_told(tmp_path):
     with pytest.raises(DataError, match="is there but holds no complete data set; delete it"):
         open_dataset("digits", tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="Preparing .* failed .* choose another place with"):
+    with pytest.raises(DataError, match=r"Preparing .* failed .* choose another place with"):
         open_dataset("digits", tmp_path / "file")
 
 
@@ -202,7 +201,7 @@ def test_a_tfds_directory_is_opened_by_path_and_by_name(tmp_path, prepare_foreig
     by_name = open_dataset("tfds:foreign", tmp_path / "tfds")
     assert by_name.info.fingerprint == dataset.info.fingerprint
     assert open_dataset("tfds:foreign:2.1.0", tmp_path / "tfds").storage == by_name.storage
-    with pytest.raises(DataError, match="tfds:foreign:9.9.9 is not prepared below"):
+    with pytest.raises(DataError, match=r"tfds:foreign:9\.9\.9 is not prepared below"):
         open_dataset("tfds:foreign:9.9.9", tmp_path / "tfds")
     prepare_foreign(GOOD, tmp_path / "home/tensorflow_datasets")
     assert open_dataset("tfds:foreign", tmp_path / "data").info.split_sizes["train"] == 4
@@ -218,7 +217,7 @@ def test_a_configuration_must_be_chosen_if_there_are_several(tmp_path, prepare_f
     assert open_dataset("tfds:foreign", tmp_path / "tfds").info.num_classes == 2
     (version.parent / "large/2.1.0").mkdir()
     (version.parent / "large/2.1.0/dataset_info.json").touch()
-    with pytest.raises(DataError, match="several configurations; choose one .*: large, small"):
+    with pytest.raises(DataError, match=r"several configurations; choose one .*: large, small"):
         open_dataset("tfds:foreign", tmp_path / "tfds")
     chosen = open_dataset("tfds:foreign/small", tmp_path / "tfds")
     assert chosen.storage.directory.endswith("small/2.1.0")

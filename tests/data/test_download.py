@@ -18,7 +18,7 @@ DEAD = "http://127.0.0.1:9"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):  # noqa: N802  (the name that http.server calls)
+    def do_GET(self):
         if self.path == "/missing":
             self.send_error(404)
             return
@@ -101,7 +101,7 @@ def test_a_refused_connection_is_the_reason_given(tmp_path):
 
 def test_from_dir_must_be_a_folder_and_complete(tmp_path):
     description = DATASETS["mnist"]
-    with pytest.raises(DataError, match="--from_dir=.*absent is not a folder"):
+    with pytest.raises(DataError, match=r"--from_dir=.*absent is not a folder"):
         obtain_files(description, tmp_path, from_dir=tmp_path / "absent")
     for file in description.files[:2]:
         (tmp_path / file.name).touch()

@@ -310,7 +310,7 @@ def test_a_group_in_two_splits_is_refused(tmp_path, open_folder):
     for split in ("train", "test"):
         save(root / split / "a" / "0.png", colour(1))
     (root / "groups.csv").write_text("train/a/0.png,anna\ntest/a/0.png,anna\n")
-    with pytest.raises(DataError, match="Group 'anna' of .* is in test and train; a group must"):
+    with pytest.raises(DataError, match=r"Group 'anna' of .* is in test and train; a group must"):
         open_folder(root)
 
 
@@ -319,7 +319,7 @@ def test_a_change_prepares_again_and_old_copies_go(
 ):
     first = open_folder(flat)
     with monkeypatch.context() as patch:  # an unchanged folder is not decoded again
-        patch.setattr(catalog, "check_files", lambda *a, **k: pytest.fail("decoded again"))
+        patch.setattr(catalog, "check_files", lambda *_, **__: pytest.fail("decoded again"))
         assert open_folder(flat).info == first.info
     save(flat / "cat" / "9.png", colour(250))
     with caplog.at_level(logging.INFO, logger="absl"):

@@ -1,0 +1,99 @@
+"""Prepares data sets for training, and checks them.
+
+`prepare` reads the published files from a folder of yours or downloads them, verifies them and
+writes them once as TFDS array_record. `check` looks for images that are in two splits or twice in
+one. Both take a catalogue name, `folder:PATH` or `tfds:PATH`; training prepares by itself too.
+
+Examples:
+  cnn-lab data prepare mnist --from_dir=downloads/mnist
+  cnn-lab data prepare folder:photos --skip_bad_files
+  cnn-lab data check cifar10
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import Invocation
+from cnn_lab.core.errors import ConfigError, lookup
+
+SHOWN = 10
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string(
+        "from_dir",
+        None,
+        "folder with the published files; else they are downloaded",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "where prepared data live; $CNN_LAB_DATA_DIR or the user's cache by default",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "skip_bad_files", False, "leave out files that are no images", flag_values=values
+    )
+
+
+def main(invocation: Invocation) -> int:
+    """Runs `prepare` or `check` on one data set."""
+    if len(invocation.arguments) != 2:
+        raise ConfigError("data takes an action and a name: cnn-lab data prepare|check NAME.")
+    action, name = invocation.arguments
+    act = lookup({"prepare": _prepare, "check": _check}, action, "action of data")
+    runtime.start_logging()
+    from cnn_lab.data.catalog import open_dataset
+
+    values = invocation.flags
+    dataset = open_dataset(
+        name,
+        values.data_dir,
+        from_dir=Path(values.from_dir) if values.from_dir else None,
+        on_bad_files="skip" if values.skip_bad_files else "error",
+        progress=_say,
+    )
+    act(dataset)
+    return 0
+
+
+def _prepare(dataset) -> None:
+    info = dataset.info
+    height, width, channels = info.image_shape
+    size = f"{height}x{width}" if height and width else "images of various sizes,"
+    _say(f"{info.name} is ready in {dataset.storage.directory}")
+    _say(f"  {size} {channels} channel(s), {info.num_classes} classes: {_few(info.class_names)}")
+    _say("  " + ", ".join(f"{split} {count:,}" for split, count in info.split_sizes.items()))
+    _say(f"  licence: {info.licence}")
+
+
+def _check(dataset) -> None:
+    from cnn_lab.data.catalog import unlock_test
+    from cnn_lab.data.duplicates import find_duplicates, summarise_duplicates
+
+    sources = {}
+    for split in dataset.info.split_sizes:
+        # Looking for copies of test images in train is what keeps the test split honest.
+        sources[split] = unlock_test(dataset) if split == "test" else dataset.split(split)
+    pairs = find_duplicates(sources)
+    summary = summarise_duplicates(pairs, sources)
+    _say(f"{dataset.info.name}: {sum(map(len, sources.values())):,} images in {', '.join(sources)}")
+    _say(f"  {summary}")
+    for split_a, index_a, split_b, index_b in pairs[:SHOWN]:
+        _say(f"  {split_a} {index_a} = {split_b} {index_b}")
+    if len(pairs) > SHOWN:
+        _say(f"  ... and {len(pairs) - SHOWN:,} more pairs")
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
