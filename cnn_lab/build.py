@@ -1,8 +1,6 @@
 """The only place that turns the names in a config into objects."""
 
 import dataclasses
-import inspect
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,12 @@ from jax.sharding import Mesh
 
 from cnn_lab.config import DataConfig, ExperimentConfig, validate
 from cnn_lab.core.errors import ConfigError, DataError, lookup, suggest
+from cnn_lab.core.options import check_options
 from cnn_lab.core.shapes import Scalar, Tree
-from cnn_lab.core.typed import check_value
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
-from cnn_lab.data.preprocess import Preprocess, check_channels, measure
+from cnn_lab.data.preprocess import Preprocess, check_channels, measure, padded_shape
 from cnn_lab.data.source import Source
 from cnn_lab.data.splits import stratified_split
 from cnn_lab.models.catalog import MODELS
@@ -111,9 +109,16 @@ def build(config: ExperimentConfig) -> Experiment:
         DataError: the data are missing or unfit.
     """
     validate(config)
-    optimizer_function = lookup(OPTIMIZERS, config.optim.name, "optimizer")
-    lookup(MODELS, config.model.name, "model")
-    lookup(SCHEDULES, config.optim.schedule.name, "schedule")
+    # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
+    _model_options(config)
+    make_optimizer = lookup(OPTIMIZERS, config.optim.name, "optimizer")
+    optimizer_options = check_options(make_optimizer, config.optim.options, "config.optim.options")
+    schedule = config.optim.schedule
+    schedule_options = check_options(
+        lookup(SCHEDULES, schedule.name, "schedule"),
+        schedule.options,
+        "config.optim.schedule.options",
+    )
     task = lookup(TASKS, config.task.name, "task")(config.task.loss)
     if config.selection.metric not in task.metric_names:
         raise ConfigError(
@@ -131,43 +136,32 @@ def build(config: ExperimentConfig) -> Experiment:
         )
     order = Order(train_indices, config.train.batch_size, config.seed)
     total_steps = order.steps_per_epoch * config.train.num_epochs
-    network = Network(
-        model=make_model(config, source.info.num_classes),
-        task=task,
-        class_names=source.info.class_names,
-        image_shape=_fixed_shape(source),
-        preprocess=_preprocess(config.data, source, train_indices),
-    )
-    learning_rate = call_with_options(
-        SCHEDULES[config.optim.schedule.name],
-        config.optim.schedule.options,
-        "config.optim.schedule.options",
-        call=make_schedule,
-        name=config.optim.schedule.name,
+    learning_rate = make_schedule(
+        schedule.name,
         peak=config.optim.learning_rate,
         num_steps=total_steps,
-        warmup_steps=config.optim.schedule.warmup_steps,
+        warmup_steps=schedule.warmup_steps,
+        **schedule_options,
     )
-    optimizer = call_with_options(
-        optimizer_function,
-        config.optim.options,
-        "config.optim.options",
-        learning_rate=learning_rate,
-    )
+    optimizer = make_optimizer(learning_rate=learning_rate, **optimizer_options)
     penalty: Callable[[Tree], Scalar] = l2(config.optim.l2) if config.optim.l2 else no_penalty
-    init = make_init(network.model, optimizer, network.input_shape)
-    jax.eval_shape(init, jax.random.key(0))  # images that the model cannot take stop here
+    model, image_shape = make_model(config, source.info.num_classes), _fixed_shape(source)
+    init = make_init(model, optimizer, padded_shape(image_shape, config.data.pad))
+    # Images that the model cannot take stop here, before their pixels are measured.
+    jax.eval_shape(init, jax.random.key(0))
+    network = Network(
+        model=model,
+        task=task,
+        class_names=source.info.class_names,
+        image_shape=image_shape,
+        preprocess=_preprocess(config.data, source, train_indices),
+    )
     pipeline, evaluation_pipeline = _pipelines(config, network, mesh, source, total_steps)
     validation = None
     if len(validation_indices):
         batch_size = _evaluation_batch(config.evaluate.batch_size, len(validation_indices), mesh)
         held_out = Order(validation_indices, batch_size, None)
         validation = evaluation_pipeline(validation_source, held_out)
-    elif config.early_stopping is not None:
-        raise ConfigError(
-            "config.early_stopping needs a validation split, but nothing is held out; set "
-            "config.data.validation_fraction or num_validation."
-        )
     return Experiment(
         network=network,
         dataset=dataset,
@@ -183,9 +177,13 @@ def build(config: ExperimentConfig) -> Experiment:
 
 def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
     """The model that a config names, for that many classes."""
+    options = _model_options(config)
+    return MODELS[config.model.name].make(num_classes, **options)
+
+
+def _model_options(config: ExperimentConfig) -> dict[str, Any]:
     entry = lookup(MODELS, config.model.name, "model")
-    path = "config.model.options"
-    return call_with_options(entry.make, config.model.options, path, num_classes=num_classes)
+    return check_options(entry.make, config.model.options, "config.model.options")
 
 
 def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:
@@ -254,62 +252,30 @@ def shaped(source: Source, data: DataConfig) -> Source:
     return source if data.image_size is None else source.with_image_size(data.image_size)
 
 
-def call_with_options(
-    function: Callable[..., Any],
-    options: Mapping[str, Any],
-    path: str,
-    *,
-    call: Callable[..., Any] | None = None,
-    **given: Any,
-) -> Any:
-    """Calls a table's function with a config's options, names and types checked before.
-
-    Args:
-        function: what declares the options, by its signature.
-        options: from the config.
-        path: where they stand in the config, for messages.
-        call: called instead of `function`, when that wraps it.
-        **given: arguments that are not the user's to set.
-
-    Raises:
-        ConfigError: an option that is not declared (offers the nearest) or of the wrong type.
-    """
-    parameters = inspect.signature(function).parameters
-    hints = typing.get_type_hints(function)
-    declared = [
-        name
-        for name, parameter in parameters.items()
-        if name not in given and parameter.default is not inspect.Parameter.empty
-    ]
-    checked = {}
-    for name, value in options.items():
-        if name not in declared:
-            raise ConfigError(
-                f"{path}: {function.__name__} has no option {name!r}; {suggest(name, declared)}"
-            )
-        checked[name] = check_value(value, hints[name], f"{path}.{name}")
-    return (call or function)(**given, **checked)
-
-
 def _split(
     dataset: Dataset, source: Source, data: DataConfig
 ) -> tuple[np.ndarray, Source, np.ndarray]:
     """(training indices, source of the validation examples, their indices)."""
-    everything = np.arange(len(source), dtype=np.int64)
+    train = np.arange(len(source), dtype=np.int64)
+    held_out, validation_source = train[:0], source
     wanted = data.num_validation if data.num_validation is not None else data.validation_fraction
-    if not wanted:
-        return everything, source, everything[:0]
-    if "validation" in dataset.info.split_sizes:
-        own = shaped(dataset.split("validation"), data)
-        return everything, own, np.arange(len(own), dtype=np.int64)
-    train, validation = stratified_split(
-        source.labels,
-        num_validation=data.num_validation,
-        fraction=data.validation_fraction if data.num_validation is None else None,
-        seed=data.split_seed,
-        groups=source.groups,
-    )
-    return train, source, validation
+    if wanted and "validation" in dataset.info.split_sizes:
+        validation_source = shaped(dataset.split("validation"), data)
+        held_out = np.arange(len(validation_source), dtype=np.int64)
+    elif wanted:
+        train, held_out = stratified_split(
+            source.labels,
+            num_validation=data.num_validation,
+            fraction=data.validation_fraction if data.num_validation is None else None,
+            seed=data.split_seed,
+            groups=source.groups,
+        )
+    if data.num_train is not None and data.num_train < len(train):
+        _, chosen = stratified_split(
+            source.labels[train], num_validation=data.num_train, seed=data.split_seed
+        )
+        train = train[chosen]
+    return train, validation_source, held_out
 
 
 def _fixed_shape(source: Source) -> tuple[int, int, int]:

@@ -7,25 +7,28 @@ computes, so it may differ when a run is resumed. Only the standard library is u
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.typed import Node
-
+from cnn_lab.core.ranges import (
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    ProperFraction,
+    Range,
+)
+from cnn_lab.core.typed import Node, from_dict, to_dict
 
 RUNTIME = {"runtime": True}
+Seed = Annotated[int, Range(least=0, below=2**32)]
 
 
 def runtime(default: Any) -> Any:
     """A field that does not change what is computed, such as a folder or a device count."""
     return dataclasses.field(default=default, metadata=RUNTIME)
-
-
-def runtime_node(factory: Callable[[], Node]) -> Any:
-    """A sub-node of which no field changes what is computed."""
-    return dataclasses.field(default_factory=factory, metadata=RUNTIME)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -49,7 +52,8 @@ class DataConfig(Node):
         std: per-channel standard deviation; None measures the training split.
         num_validation: examples held out of train; None uses `validation_fraction`.
         validation_fraction: share of train held out; 0 trains on everything.
-        split_seed: seed of the held-out slice, apart from the training seed.
+        num_train: examples of train that are used, each class in proportion; None uses all.
+        split_seed: seed of these choices, apart from the training seed.
         pipeline: `resident` keeps the whole data set on the devices, `streaming` decodes in
             workers, `auto` decides by size.
         resident_limit_mib: largest data set that `auto` keeps resident.
@@ -58,17 +62,18 @@ class DataConfig(Node):
     """
 
     name: str = "digits"
-    image_size: tuple[int, int] | None = None
-    pad: int = 0
-    channels: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    num_validation: int | None = None
-    validation_fraction: float = 0.1
-    split_seed: int = 0
+    image_size: tuple[Count, Count] | None = None
+    pad: Natural = 0
+    channels: Literal[1, 3] | None = None
+    mean: tuple[Fraction, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    num_validation: Natural | None = None
+    validation_fraction: ProperFraction = 0.1
+    num_train: Count | None = None
+    split_seed: Seed = 0
     pipeline: Literal["auto", "resident", "streaming"] = runtime("auto")
-    resident_limit_mib: int = runtime(2048)
-    num_workers: int = runtime(0)
+    resident_limit_mib: Natural = runtime(2048)
+    num_workers: Natural = runtime(0)
     data_dir: str | None = runtime(None)
 
 
@@ -83,7 +88,7 @@ class ScheduleConfig(Node):
     """
 
     name: str = "constant"
-    warmup_steps: int = 0
+    warmup_steps: Natural = 0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -100,10 +105,10 @@ class OptimConfig(Node):
     """
 
     name: str = "momentum"
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
-    l2: float = 0.0
+    l2: NonNegative = 0.0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -125,18 +130,18 @@ class TrainConfig(Node):
         max_steps_per_dispatch: steps that one call of the compiled program may run.
     """
 
-    num_epochs: int = 10
-    batch_size: int = 128
-    log_every_steps: int | None = None
-    max_steps_per_dispatch: int = runtime(128)
+    num_epochs: Count = 10
+    batch_size: Count = 128
+    log_every_steps: Count | None = None
+    max_steps_per_dispatch: Count = runtime(128)
 
 
 @dataclasses.dataclass(kw_only=True)
 class EvaluateConfig(Node):
     """When the validation split is looked at, and how much of it at a time."""
 
-    every_epochs: int = 1
-    batch_size: int = runtime(500)
+    every_epochs: Count = 1
+    batch_size: Count = runtime(500)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -158,9 +163,9 @@ class EarlyStoppingConfig(Node):
         min_delta: smallest change of the selection metric that counts as an improvement.
     """
 
-    every_epochs: int = 1
-    patience: int = 5
-    min_delta: float = 0.0
+    every_epochs: Count = 1
+    patience: Count = 5
+    min_delta: NonNegative = 0.0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -172,8 +177,8 @@ class CheckpointConfig(Node):
         keep_latest: newest checkpoints kept, beside the best one.
     """
 
-    every_steps: int | None = None
-    keep_latest: int = 2
+    every_steps: Count | None = None
+    keep_latest: Count = 2
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -188,14 +193,14 @@ class LogConfig(Node):
 class MeshConfig(Node):
     """How many devices share the batch; None takes as many as divide it well."""
 
-    num_devices: int | None = None
+    num_devices: Count | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
 class ExperimentConfig(Node):
     """Everything that defines one run."""
 
-    seed: int = 0
+    seed: Seed = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
@@ -204,59 +209,20 @@ class ExperimentConfig(Node):
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     selection: SelectionConfig = dataclasses.field(default_factory=SelectionConfig)
     early_stopping: EarlyStoppingConfig | None = None
-    checkpoint: CheckpointConfig = runtime_node(CheckpointConfig)
-    log: LogConfig = runtime_node(LogConfig)
-    mesh: MeshConfig = runtime_node(MeshConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(
+        default_factory=CheckpointConfig, metadata=RUNTIME
+    )
+    log: LogConfig = dataclasses.field(default_factory=LogConfig, metadata=RUNTIME)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUNTIME)
 
 
 def validate(config: ExperimentConfig) -> None:
-    """Checks the ranges that types cannot express.
+    """Checks what concerns several fields at once; a field's own range is checked when it is set.
 
     Raises:
-        ConfigError: names the field, its value and what is allowed.
+        ConfigError: names the fields, their values and what is allowed.
     """
-    data, train, optim = config.data, config.train, config.optim
-    at_least = {
-        "config.data.pad": (data.pad, 0),
-        "config.data.num_workers": (data.num_workers, 0),
-        "config.data.resident_limit_mib": (data.resident_limit_mib, 0),
-        "config.data.num_validation": (data.num_validation, 0),
-        "config.train.num_epochs": (train.num_epochs, 1),
-        "config.train.batch_size": (train.batch_size, 1),
-        "config.train.log_every_steps": (train.log_every_steps, 1),
-        "config.train.max_steps_per_dispatch": (train.max_steps_per_dispatch, 1),
-        "config.evaluate.every_epochs": (config.evaluate.every_epochs, 1),
-        "config.evaluate.batch_size": (config.evaluate.batch_size, 1),
-        "config.checkpoint.every_steps": (config.checkpoint.every_steps, 1),
-        "config.checkpoint.keep_latest": (config.checkpoint.keep_latest, 1),
-        "config.mesh.num_devices": (config.mesh.num_devices, 1),
-        "config.optim.l2": (optim.l2, 0.0),
-        "config.optim.schedule.warmup_steps": (optim.schedule.warmup_steps, 0),
-    }
-    if config.early_stopping is not None:
-        stopping = config.early_stopping
-        at_least["config.early_stopping.every_epochs"] = (stopping.every_epochs, 1)
-        at_least["config.early_stopping.patience"] = (stopping.patience, 1)
-        at_least["config.early_stopping.min_delta"] = (stopping.min_delta, 0.0)
-    if data.image_size is not None:
-        at_least["config.data.image_size"] = (min(data.image_size), 1)
-    for path, (value, least) in at_least.items():
-        if value is not None and not (math.isfinite(value) and value >= least):
-            raise ConfigError(f"{path} must be at least {least}; found {value}.")
-    if not (math.isfinite(optim.learning_rate) and optim.learning_rate > 0):
-        raise ConfigError(
-            "config.optim.learning_rate must be a positive, finite number; found "
-            f"{optim.learning_rate}."
-        )
-    if not 0 <= data.validation_fraction < 1:
-        raise ConfigError(
-            "config.data.validation_fraction must be at least 0 and below 1; found "
-            f"{data.validation_fraction}."
-        )
-    if data.channels not in (None, 1, 3):
-        raise ConfigError(f"config.data.channels must be 1, 3 or none; found {data.channels}.")
-    if data.std is not None and min(data.std, default=0) <= 0:
-        raise ConfigError(f"config.data.std must be positive; found {data.std}.")
+    data, train = config.data, config.train
     if (data.mean is None) != (data.std is None):
         raise ConfigError("config.data.mean and config.data.std must be set together.")
     if config.evaluate.every_epochs > train.num_epochs:
@@ -265,12 +231,39 @@ def validate(config: ExperimentConfig) -> None:
             f"{train.num_epochs} epochs, so it would never be evaluated; lower it."
         )
     if config.early_stopping is not None:
+        held_out = data.validation_fraction if data.num_validation is None else data.num_validation
+        if not held_out:
+            raise ConfigError(
+                "config.early_stopping needs a validation split, but nothing is held out; set "
+                "config.data.validation_fraction or config.data.num_validation above 0."
+            )
         check, look = config.early_stopping.every_epochs, config.evaluate.every_epochs
         if check % look:
             raise ConfigError(
                 f"config.early_stopping.every_epochs ({check}) must be a multiple of "
                 f"config.evaluate.every_epochs ({look}), since a check needs an evaluation."
             )
+
+
+def smoke(config: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment shrunk to two steps on a few of scikit-learn's digits, for tests."""
+    small = from_dict(ExperimentConfig, to_dict(config))
+    small.data = DataConfig(
+        name="digits",
+        image_size=config.data.image_size or (32, 32),
+        pad=config.data.pad,
+        channels=config.data.channels,
+        num_train=16,
+        num_validation=16,
+    )
+    small.optim.schedule.warmup_steps = min(1, config.optim.schedule.warmup_steps)
+    small.train = TrainConfig(num_epochs=1, batch_size=8)
+    small.evaluate = EvaluateConfig(batch_size=8)
+    if config.early_stopping is not None:
+        small.early_stopping = EarlyStoppingConfig()
+    small.checkpoint = CheckpointConfig()
+    small.log = LogConfig(tensorboard=False)
+    return small
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

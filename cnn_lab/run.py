@@ -2,15 +2,12 @@
 
 import dataclasses
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from absl import logging
 
 from cnn_lab.build import Experiment, build
 from cnn_lab.config import ExperimentConfig
@@ -21,9 +18,8 @@ from cnn_lab.train.checkpoint import Checkpoints, sharded_shapes
 from cnn_lab.train.diagnose import explain_non_finite
 from cnn_lab.train.dispatch import compile_train
 from cnn_lab.train.early_stopping import Selection
-from cnn_lab.train.evaluate import Evaluator
 from cnn_lab.train.log import JsonLines, Sink, TensorBoard, WeightsAndBiases
-from cnn_lab.train.loop import Outcome, Plan, Progress, train
+from cnn_lab.train.loop import Plan, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.state import TrainState
@@ -54,8 +50,19 @@ class Result:
     ran: bool
 
 
-def run_training(config: ExperimentConfig, workdir: Path, say: Callable[[str], None]) -> Result:
+def run_training(
+    config: ExperimentConfig,
+    workdir: Path,
+    say: Callable[[str], None],
+    sinks: Sequence[Sink] = (),
+) -> Result:
     """Trains what `config` describes in `workdir`, from the newest checkpoint there.
+
+    Args:
+        config: the experiment.
+        workdir: the run's folder, made when missing.
+        say: takes lines for the user.
+        sinks: where metric rows go besides the ones that the config asks for.
 
     Raises:
         CnnLabError: anything that the user can mend; nothing already saved is lost.
@@ -74,7 +81,8 @@ def run_training(config: ExperimentConfig, workdir: Path, say: Callable[[str], N
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
                 "data back or give another --workdir."
             )
-        return _train(config, experiment, folder, say, interrupted, stack)
+        folder.claim(config)
+        return _train(config, experiment, folder, say, sinks, interrupted, stack)
 
 
 def plan_of(config: ExperimentConfig, experiment: Experiment) -> Plan:
@@ -93,6 +101,7 @@ def _train(
     experiment: Experiment,
     folder: Workdir,
     say: Callable[[str], None],
+    more_sinks: Sequence[Sink],
     interrupted: Callable[[], bool],
     stack: ExitStack,
 ) -> Result:
@@ -135,7 +144,7 @@ def _train(
         num_parameters=trees.count(target.params),
         compile_seconds=compile_seconds,
     )
-    sinks = _sinks(config, folder.path, first_step)
+    sinks = [*_sinks(config, folder.path, first_step), *more_sinks]
     for sink in sinks:
         stack.callback(sink.close)
     display = make_display(plan.total_steps, first_step)
@@ -160,7 +169,7 @@ def _train(
         sinks=sinks,
         display=display,
         interrupted=interrupted,
-        diagnose=lambda state, step: _diagnose(config, experiment, state, step),
+        diagnose=lambda state, step: _diagnose(experiment, state, step),
     )
     entry = session(
         started, first_step=first_step, last_step=outcome.progress.step, status=outcome.status
@@ -200,9 +209,7 @@ def _sinks(config: ExperimentConfig, workdir: Path, first_step: int) -> list[Sin
     return sinks
 
 
-def _diagnose(
-    config: ExperimentConfig, experiment: Experiment, state: TrainState, step: int
-) -> Exception:
+def _diagnose(experiment: Experiment, state: TrainState, step: int) -> Exception:
     pipeline = experiment.train_pipeline
     feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
     batch = pipeline.prepare(pipeline.resident, feed, jax.random.key(0))

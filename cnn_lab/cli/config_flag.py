@@ -6,10 +6,11 @@ one typed check of `cnn_lab.core.typed`.
 """
 
 import importlib.util
+import inspect
 import json
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -84,6 +85,8 @@ def _split_reference(reference: str) -> tuple[Path, str | None]:
         return Path(reference), None
     name, colon, argument = reference.rpartition(":")
     path = Path(name if colon else reference)
+    if path.is_dir() and (path / "config.json").is_file():
+        raise ConfigError(f"{path} is the folder of a run; its config is {path / 'config.json'}.")
     if not path.is_file():
         near = [str(p) for p in sorted(Path("experiments").glob("**/*.py"))]
         hint = suggest(str(path), near) if near else "give the path of an experiment file."
@@ -96,7 +99,10 @@ def _read_json(path: Path) -> ExperimentConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not readable JSON ({error}).") from error
-    return from_dict(ExperimentConfig, values)
+    try:
+        return from_dict(ExperimentConfig, values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _run_file(path: Path, argument: str | None) -> ExperimentConfig:
@@ -107,12 +113,15 @@ def _run_file(path: Path, argument: str | None) -> ExperimentConfig:
     sys.modules[specification.name] = module
     try:
         specification.loader.exec_module(module)
-        config = _call_get_config(module, path, argument)
+        get_config = _find_get_config(module, path, argument)
+        config = get_config() if argument is None else get_config(argument)
     except CnnLabError as error:
-        raise type(error)(f"{path}, line {_line_in(path, error)}: {error}") from error
-    except Exception as error:
-        line = getattr(error, "lineno", None) or _line_in(path, error)
-        raise ConfigError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+        raise type(error)(f"{_place(path, error)}: {error}") from error
+    except (Exception, SystemExit) as error:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise ConfigError(
+            f"{_place(path, error)}: {type(error).__name__}: {text or 'no message'}."
+        ) from error
     if not isinstance(config, ExperimentConfig):
         raise ConfigError(
             f"get_config() in {path} must return an ExperimentConfig; it returned {config!r}."
@@ -120,17 +129,30 @@ def _run_file(path: Path, argument: str | None) -> ExperimentConfig:
     return config
 
 
-def _call_get_config(module: ModuleType, path: Path, argument: str | None) -> object:
+def _find_get_config(module: ModuleType, path: Path, argument: str | None) -> Callable[..., object]:
     get_config = getattr(module, "get_config", None)
     if get_config is None:
-        raise ConfigError(f"{path} defines no get_config(); an experiment must.")
-    return get_config() if argument is None else get_config(argument)
+        raise ConfigError("it defines no get_config(); an experiment must.")
+    try:
+        inspect.signature(get_config).bind(*([] if argument is None else [argument]))
+    except TypeError:
+        if argument is None:
+            raise ConfigError(
+                f"get_config() needs an argument; give it as --config={path}:ARGUMENT."
+            ) from None
+        raise ConfigError(
+            f"get_config() takes no argument; leave :{argument} out of --config."
+        ) from None
+    return get_config
 
 
-def _line_in(path: Path, error: BaseException) -> int | str:
+def _place(path: Path, error: BaseException) -> str:
+    """The file, and the line of it where the error came from, as far as that is known."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"{path}, line {error.lineno}"
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) == path or Path(frame.filename).resolve() == path.resolve()
+        if Path(frame.filename).resolve() == path.resolve()
     ]
-    return lines[-1] or "?" if lines else "?"
+    return f"{path}, line {lines[-1]}" if lines else str(path)

@@ -28,6 +28,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(invocation: Invocation) -> int:
     """Prints the metrics of one split."""
     values = invocation.flags
+    if invocation.arguments:
+        raise ConfigError(f"evaluate takes flags only; found {invocation.arguments[0]!r}.")
     if not values.workdir:
         raise ConfigError("--workdir is missing: give the folder of a trained run.")
     if values.split not in ("train", "validation", "test"):

@@ -47,7 +47,8 @@ def _models() -> dict[str, str]:
         return "x".join(map(str, entry.image_shape))
 
     return {
-        name: f"{entry.num_parameters:>12,} parameters  {shape(entry):<10}  {entry.title}; {entry.paper}"
+        name: f"{entry.num_parameters:>12,} parameters  {shape(entry):<10}  "
+        f"{entry.title}; {entry.paper}"
         for name, entry in MODELS.items()
     }
 

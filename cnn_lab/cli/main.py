@@ -4,6 +4,7 @@ Mistakes of the user's end with one sentence on standard error and status 2.
 """
 
 import dataclasses
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,16 @@ from absl import flags
 from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
 
 USAGE_STATUS = 2
+# What disks refuse, in contrast to a file that the program ought to have known about.
+NO_BUGS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
 COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
     "evaluate": "metrics of a trained run on the validation or the test split",
@@ -47,11 +58,20 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit status."""
     try:
         return _main(list(arguments))
-    except (CnnLabError, flags.Error) as error:
+    except CnnLabError as error:
         sys.stderr.write(f"error: {error}\n")
         return USAGE_STATUS
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in NO_BUGS:
+            raise
+        where = f"{error.filename} cannot be used" if error.filename else "A file cannot be written"
+        sys.stderr.write(
+            f"error: {where} ({error.strerror}); free space or permissions there, then run the "
+            "same command again: what was saved before is intact.\n"
+        )
+        return USAGE_STATUS
 
 
 def _main(arguments: list[str]) -> int:
@@ -80,8 +100,24 @@ def _main(arguments: list[str]) -> int:
         raise ConfigError(
             f"{name} takes no --config.* overrides; found --config.{overrides[0][0]}."
         )
-    left = values([name, *rest])[1:]
+    left = _parse_flags(values, name, rest)
     return module.main(Invocation(values, left, overrides))
+
+
+def _parse_flags(values: flags.FlagValues, name: str, arguments: list[str]) -> list[str]:
+    """Sets `values` and returns what is no flag; words absl's errors like ours."""
+    try:
+        return values([name, *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        hint = suggest(error.flagname, values)
+        raise ConfigError(f"{name} has no flag --{error.flagname}; {hint}") from None
+    except flags.IllegalFlagValueError as error:
+        flag, _, text = str(error).removeprefix("flag --").partition(": ")[0].partition("=")
+        kinds = {"bool": "true or false", "int": "a whole number"}
+        kind = kinds.get(values[flag].flag_type(), "another value")
+        raise ConfigError(f"--{flag} must be {kind}; found {text!r}.") from None
+    except flags.Error as error:
+        raise ConfigError(f"{error}; see cnn-lab help {name}.") from None
 
 
 def _overview() -> str:

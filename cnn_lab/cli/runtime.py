@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import logging as std_logging
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 
@@ -29,6 +31,7 @@ def start(num_devices: int | None) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    sys.unraisablehook = _without_late_callbacks
     flags.FLAGS.mark_as_parsed()  # Grain asks the global flags, which the commands do not use
     start_logging()
 
@@ -39,6 +42,18 @@ def start_logging() -> None:
     logging.set_verbosity(logging.WARNING)
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(levelname)s: %(message)s"))
+    handler.addFilter(_is_for_the_user)
+
+
+def _is_for_the_user(record: std_logging.LogRecord) -> bool:
+    """Drops the tracebacks that orbax's threads log: whoever called it tells of the failure."""
+    return "/orbax/" not in record.pathname and record.name != "asyncio"
+
+
+def _without_late_callbacks(unraisable: Any) -> None:
+    """Drops what tensorstore says when a read or write ends after orbax gave up on it."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 def cache_dir() -> Path:

@@ -5,7 +5,7 @@ of the config can be overridden; `none` clears an optional one.
 
 Examples:
   cnn-lab train --config=experiments/digits/lenet5.py
-  cnn-lab train --config=experiments/mnist/lenet5.py --workdir=runs/a --config.optim.learning_rate=0.05
+  cnn-lab train --config=experiments/mnist/lenet5.py --config.optim.learning_rate=0.05
   cnn-lab train --config=experiments/mnist/lenet5.py --config.early_stopping.patience=3 --dry_run
   cnn-lab train --config=runs/a/config.json --workdir=runs/b
 """
@@ -52,12 +52,18 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.cli.dry_run import describe
     from cnn_lab.report.page import write_report
     from cnn_lab.run import run_training
+    from cnn_lab.train.workdir import unwritable
 
     if invocation.flags.dry_run:
         _say(describe(config, build(config)))
         return 0
     workdir = Path(invocation.flags.workdir or default_workdir(config_path(reference)))
-    result = run_training(config, workdir, _say)
+    try:
+        result = run_training(config, workdir, _say)
+    except OSError as error:
+        if error.filename is not None:  # it names another file than the run's open ones
+            raise
+        raise unwritable(workdir, error) from error
     progress = result.progress
     if result.status == "interrupted":
         overrides = [f"--config.{path}={text}" for path, text in invocation.overrides]
@@ -68,7 +74,8 @@ def main(invocation: Invocation) -> int:
     report = write_report(workdir)
     best = progress.selection
     _say(
-        f"{'Run' if result.ran else 'Nothing to do: this run has'} {result.status} at step {progress.step}."
+        f"{'Run' if result.ran else 'Nothing to do: this run has'} {result.status} "
+        f"at step {progress.step}."
     )
     if best.best_value is not None:
         metric = config.selection.metric

@@ -63,7 +63,10 @@ def open_trained(
             variables = checkpoints.restore_variables(step, record, shapes, place)
         except DamagedError as error:
             if step == candidates[-1]:
-                raise
+                raise CheckpointError(
+                    f"{error} There is none to use in its place; train again with another "
+                    "--workdir, or give another --checkpoint."
+                ) from error
             logging.warning("%s Using another checkpoint.", error)
         else:
             checkpoints.release()
@@ -82,7 +85,7 @@ def _candidates(checkpoints: Checkpoints, steps: list[int], which: str) -> list[
                 break
             except DamagedError:
                 continue
-        return [s for s in (best, *reversed(steps)) if s in steps]
+        return [s for s in dict.fromkeys((best, *reversed(steps))) if s in steps]
     if not which.isdecimal() or int(which) not in steps:
         raise ConfigError(
             f"--checkpoint must be best, latest or one of the steps {steps}; found {which!r}."

@@ -6,17 +6,28 @@ name offers the nearest fields and a wrong type says what was found and what was
 Only the standard library is used here.
 
 Annotations understood: bool, int, float, str, `Literal[...]`, `tuple[T, ...]`, `tuple[T, U]`,
-`dict[str, Any]`, a `Node` subclass, and any of these `| None`.
+`dict[str, Any]`, a `Node` subclass, and any of these `| None`. A number's bounds are part of its
+annotation, as `cnn_lab.core.ranges` has them. Numbers are finite.
 """
 
 import ast
 import copy
 import dataclasses
+import math
 import types
 import typing
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from cnn_lab.core.errors import ConfigError, suggest
+from cnn_lab.core.ranges import (  # noqa: F401 - offered here too, beside what checks them
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    Positive,
+    ProperFraction,
+    Range,
+)
 
 NodeType = TypeVar("NodeType", bound="Node")
 NONE_WORDS = ("none", "null")
@@ -174,7 +185,7 @@ def describe(annotation: Any) -> str:
     words = {
         bool: "true or false",
         int: "a whole number",
-        float: "a number",
+        float: "a finite number",
         str: "a text",
         types.NoneType: "none",
     }
@@ -183,17 +194,22 @@ def describe(annotation: Any) -> str:
         if option in words:
             return words[option]
         origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if origin is Annotated:
+            return f"{one(arguments[0])} {' and '.join(map(str, _ranges(option)))}"
         if origin is Literal:
             return "one of " + ", ".join(map(str, arguments))
         if origin is tuple and arguments[-1] is Ellipsis:
             return f"a tuple, each entry {describe(arguments[0])}"
         if origin is tuple:
-            return f"a tuple of {len(arguments)}: " + ", ".join(map(describe, arguments))
+            entries = dict.fromkeys(map(describe, arguments))
+            each = "each " if len(entries) == 1 else ""
+            return f"a tuple of {len(arguments)}, {each}{', '.join(entries)}"
         if origin is dict or option is dict:
             return "a table of named options"
         return f"a {getattr(option, '__name__', option)}"
 
-    return " or ".join(one(option) for option in _options(annotation))
+    texts = [one(option) for option in _options(annotation)]
+    return (", or " if "," in "".join(texts) or " and " in "".join(texts) else " or ").join(texts)
 
 
 class _MisfitError(Exception):
@@ -205,13 +221,20 @@ def _fit(value: Any, option: Any, path: str) -> Any:
     if option is types.NoneType and value is None:
         return None
     if option is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise _MisfitError
         return float(value)
     if option is int and isinstance(value, int) and not isinstance(value, bool):
         return value
     if option in (bool, str) and isinstance(value, option):
         return value
-    if origin is Literal and value in arguments:
+    # True equals 1, but is no choice of a number.
+    if origin is Literal and any(value == a and type(value) is type(a) for a in arguments):
         return value
+    if origin is Annotated:
+        value = _fit(value, arguments[0], path)
+        if all(value in bounds for bounds in _ranges(option)):
+            return value
     if origin is tuple and isinstance(value, tuple | list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
@@ -235,6 +258,10 @@ def _fit_any(value: Any, annotation: Any, path: str) -> Any:
     raise _MisfitError
 
 
+def _ranges(annotated: Any) -> list[Range]:
+    return [entry for entry in annotated.__metadata__ if isinstance(entry, Range)]
+
+
 def _options(annotation: Any) -> tuple[Any, ...]:
     origin = typing.get_origin(annotation)
     if origin in (types.UnionType, typing.Union):
@@ -255,7 +282,7 @@ def _node_type(annotation: Any, path: str) -> type[Node]:
 
 def _require_field(node_type: type[Node], name: str, path: str) -> Any:
     """Returns the annotation of a field, or raises with the nearest names."""
-    hints = typing.get_type_hints(node_type)
+    hints = typing.get_type_hints(node_type, include_extras=True)
     names = [field.name for field in dataclasses.fields(node_type)]  # pyright: ignore[reportArgumentType]
     if name not in names:
         raise ConfigError(f"{path} has no field {name!r}; {suggest(name, names)}")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.pixels import open_image, to_pixels
@@ -23,6 +24,8 @@ def read_image_file(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray
         raise DataError(f"There is no image file {path}; give the paths of PNG or JPEG files.")
     try:
         return to_pixels(open_image(path.read_bytes()), shape)
+    except UnidentifiedImageError:
+        raise DataError(f"{path} is no image; give PNG or JPEG files.") from None
     except Exception as error:
         raise DataError(
             f"{path} cannot be read as an image ({error}); give PNG or JPEG files."

@@ -9,7 +9,7 @@ decoded ahead by Grain. Both give the same batches.
 import dataclasses
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ READ_THREADS = 4
 BATCHES_AHEAD = 4
 
 
+@runtime_checkable
 class Pipeline(Protocol):
     """What both pipelines offer.
 

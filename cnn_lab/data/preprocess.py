@@ -5,10 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Float, Int
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images, RawImages
+from cnn_lab.core.shapes import RawImages
 from cnn_lab.data.source import Source
 
 MOST_MEASURED = 100_000  # above, mean and deviation come from evenly spaced examples
@@ -29,7 +29,7 @@ class Preprocess:
     std: tuple[float, ...]
     pad: int = 0
 
-    def __call__(self, images: RawImages) -> Images:
+    def __call__(self, images: RawImages) -> Float[Array, "n padded_h padded_w c"]:
         """Maps uint8 [n h w c] to float32 [n h+2pad w+2pad c] of zero mean and unit deviation."""
         pad = (self.pad, self.pad)
         padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
@@ -39,12 +39,17 @@ class Preprocess:
 
     def output_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(h, w, c) of what the model gets for stored images of `image_shape`."""
-        height, width, channels = image_shape
-        return (height + 2 * self.pad, width + 2 * self.pad, channels)
+        return padded_shape(image_shape, self.pad)
 
     def to_json(self) -> dict[str, Any]:
         """The values as a plain dict; `Preprocess(**values)` reads it back."""
         return dataclasses.asdict(self)
+
+
+def padded_shape(image_shape: tuple[int, int, int], pad: int) -> tuple[int, int, int]:
+    """(h, w, c) of an image with `pad` pixels more on every side."""
+    height, width, channels = image_shape
+    return (height + 2 * pad, width + 2 * pad, channels)
 
 
 def measure(
@@ -83,6 +88,6 @@ def check_channels(preprocess: Preprocess, num_channels: int) -> None:
     for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(values) != num_channels:
             raise ConfigError(
-                f"config.data.{name} has {len(values)} values, but the images have {num_channels} "
-                "channels; give one value per channel, or none to measure it."
+                f"config.data.{name} has {len(values)} value(s), but the images have "
+                f"{num_channels} channel(s); give one value per channel, or none to measure it."
             )

@@ -46,6 +46,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "threshold": threshold,
 }
 
+# They never fall, so they commute with a maximum.
+MONOTONE = frozenset(ACTIVATIONS) - {"gelu", "silu"}
+
 
 def activation(name: str) -> Activation:
     """Returns the activation of that name, or raises a `ConfigError` with the nearest names."""

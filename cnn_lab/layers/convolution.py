@@ -2,13 +2,12 @@
 
 On CPU, XLA hands a convolution to its fast library only in the plain NHWC x HWIO form. The two
 gradients that autodiff writes have other layouts; outside loops the compiler rewrites them, inside
-`lax.scan` and `lax.while_loop` it does not, and they run 6 to 8 times slower. `conv_general_dilated`
-below states both gradients as NHWC x HWIO convolutions. Convolutions with few channels, which the
-fast library refuses, are computed several output pixels at a time (`_widened`). Results equal
-`jax.lax.conv_general_dilated` up to float rounding; on other platforms that function is called
-unchanged. Reverse mode works to any order, and so does forward over reverse (Hessian-vector
-products); forward mode alone (`jax.jvp` of the network) needs a module built with
-`conv_general_dilated=jax.lax.conv_general_dilated`.
+`lax.scan` and `lax.while_loop` it does not, and they run 6 to 8 times slower. Here both gradients
+are stated as NHWC x HWIO convolutions, and convolutions with few channels, which the fast library
+refuses, are computed several output pixels at a time. Results equal `jax.lax.conv_general_dilated`
+up to float rounding; on other platforms that function is called unchanged. Reverse mode works to
+any order, and so does forward over reverse (Hessian-vector products); forward mode alone (`jax.jvp`
+of the network) needs a module built with `conv_general_dilated=jax.lax.conv_general_dilated`.
 
 Pass it to Linen: `nn.Conv(..., conv_general_dilated=convolution.conv_general_dilated)`, or use the
 `Conv` of this module.

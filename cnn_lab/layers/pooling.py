@@ -5,12 +5,15 @@ Written with reshapes: on CPU a windowed reduction costs several times more, in 
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Images
 
+Pooled = Float[Array, "n rows columns c"]
 
-def average_pool(images: Images, window: int) -> Images:
+
+def average_pool(images: Images, window: int) -> Pooled:
     """Mean of each window by window patch; rows and columns left over are dropped.
 
     Args:
@@ -26,7 +29,7 @@ def average_pool(images: Images, window: int) -> Images:
     return _patches(images, window).mean((2, 4))
 
 
-def max_pool(images: Images, window: int) -> Images:
+def max_pool(images: Images, window: int) -> Pooled:
     """Maximum of each window by window patch; rows and columns left over are dropped.
 
     The gradient goes to the maximum, the first one in reading order on ties.

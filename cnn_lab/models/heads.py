@@ -31,13 +31,14 @@ class Classifier(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Flatten, hidden dense layers, dropout before the last layer, dense.
+    """Flatten, hidden dense layers with dropout after each, dense.
 
     Attributes:
         num_classes: k.
         hidden: widths of the hidden layers.
         activation: name of the activation after each hidden layer.
-        dropout_rate: share of the last hidden values dropped in training, in [0, 1).
+        dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
+        input_dropout_rate: share of the features dropped in training, in [0, 1).
         output_activation: name of the activation of the outputs.
     """
 
@@ -45,13 +46,15 @@ class DenseHead(nn.Module):
     hidden: Sequence[int] = ()
     activation: str = "relu"
     dropout_rate: float = 0.0
+    input_dropout_rate: float = 0.0
     output_activation: str = "identity"
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
         """Maps features [n ...] to logits [n k]."""
         x = features.reshape(features.shape[0], -1)
+        x = nn.Dropout(self.input_dropout_rate, deterministic=not train)(x)
         for index, width in enumerate(self.hidden):
             x = activation(self.activation)(nn.Dense(width, name=f"hidden{index + 1}")(x))
-        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return activation(self.output_activation)(nn.Dense(self.num_classes, name="output")(x))

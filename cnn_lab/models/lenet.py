@@ -5,7 +5,7 @@ Differs from the paper: by default every map of C3 sees every map of S2 (61,706 
 count that is quoted today) and subsampling has no trainable coefficients; `connection='partial'`
 and `pooling='trainable'` bring the paper's forms back. The output is a dense layer with softmax
 cross-entropy instead of radial basis functions.
-"""  # noqa: D205, D400, D415 - the title is a citation
+"""  # noqa: D205 - the title is a citation
 
 from typing import Literal
 
@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.ranges import ProperFraction
 from cnn_lab.core.shapes import Images
-from cnn_lab.layers.activations import activation
+from cnn_lab.layers.activations import MONOTONE, activation
 from cnn_lab.layers.convolution import Conv
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
@@ -58,24 +59,25 @@ class LeNet5Backbone(nn.Module):
             mask = np.zeros((5, 5, 6, 16), np.float32)
             for feature, seen in enumerate(C3_SEES):
                 mask[:, :, list(seen), feature] = 1
-        x = Conv(6, (5, 5), padding="VALID", name="c1")(images)
-        s2 = self._subsample(act(x), "s2")
-        x = Conv(16, (5, 5), padding="VALID", mask=mask, name="c3")(s2)
-        s4 = self._subsample(act(x), "s4")
+        s2 = self._subsample(Conv(6, (5, 5), padding="VALID", name="c1")(images), "s2")
+        s4 = self._subsample(Conv(16, (5, 5), padding="VALID", mask=mask, name="c3")(s2), "s4")
         # A convolution that covers the whole map is one dense product; on 32x32 images it is 5x5.
         c5 = act(nn.DenseGeneral(120, axis=(-3, -2, -1), name="c5")(s4))
         return {"s2": s2, "s4": s4, "c5": c5}
 
     def _subsample(self, x: jax.Array, name: str) -> jax.Array:
+        act = activation(self.activation)
+        if self.pooling == "max" and self.activation in MONOTONE:
+            return act(max_pool(x, 2))  # the same as pooling last, on a quarter of the values
         if self.pooling == "max":
-            return max_pool(x, 2)
-        pooled = average_pool(x, 2)
+            return max_pool(act(x), 2)
+        pooled = average_pool(act(x), 2)
         if self.pooling == "average":
             return pooled
         shape = (x.shape[-1],)
         coefficient = self.param(f"{name}_coefficient", nn.initializers.ones, shape)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, shape)
-        return activation(self.activation)(
+        return act(
             pooled * coefficient[None, None, None] + bias[None, None, None]
         )
 
@@ -85,7 +87,7 @@ def lenet5(
     activation: str = "tanh",
     pooling: Literal["average", "max", "trainable"] = "average",
     connection: Literal["full", "partial"] = "full",
-    dropout_rate: float = 0.0,
+    dropout_rate: ProperFraction = 0.0,
 ) -> Classifier:
     """LeNet-5: the backbone C1..C5, then F6 (84) and the output layer as the head.
 
@@ -94,7 +96,7 @@ def lenet5(
         activation: name of the activation after each layer.
         pooling: `average`, `max` or `trainable`.
         connection: `full` or `partial` (the paper's table I).
-        dropout_rate: share of F6 dropped in training, in [0, 1).
+        dropout_rate: share of C5 and of F6 dropped in training, in [0, 1).
     """
-    head = DenseHead(num_classes, (84,), activation, dropout_rate)
+    head = DenseHead(num_classes, (84,), activation, dropout_rate, input_dropout_rate=dropout_rate)
     return Classifier(LeNet5Backbone(activation, pooling, connection), head)

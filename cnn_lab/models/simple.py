@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images
 from cnn_lab.layers.activations import activation
 from cnn_lab.models.heads import Classifier, DenseHead
@@ -51,9 +52,9 @@ def linear(num_classes: int) -> Classifier:
 
 def mlp(
     num_classes: int,
-    hidden: tuple[int, ...] = (128,),
+    hidden: tuple[Count, ...] = (128,),
     activation: str = "relu",
-    dropout_rate: float = 0.0,
+    dropout_rate: ProperFraction = 0.0,
 ) -> Classifier:
     """Dense layers on the pixels.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import optax
 
+from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
 from cnn_lab.core.shapes import Tree
 
 
@@ -14,7 +15,7 @@ def sgd(learning_rate: optax.Schedule) -> optax.GradientTransformation:
 
 
 def momentum(
-    learning_rate: optax.Schedule, momentum: float = 0.9, nesterov: bool = False
+    learning_rate: optax.Schedule, momentum: ProperFraction = 0.9, nesterov: bool = False
 ) -> optax.GradientTransformation:
     """Heavy-ball momentum: v = m v + g, w -= rate * v (Polyak 1964; Nesterov's form on request).
 
@@ -27,7 +28,10 @@ def momentum(
 
 
 def adam(
-    learning_rate: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+    learning_rate: optax.Schedule,
+    b1: ProperFraction = 0.9,
+    b2: ProperFraction = 0.999,
+    eps: Positive = 1e-8,
 ) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2014, arXiv:1412.6980)."""
     return optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
@@ -35,19 +39,19 @@ def adam(
 
 def adamw(
     learning_rate: optax.Schedule,
-    weight_decay: float = 0.01,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
+    weight_decay: NonNegative = 0.01,
+    b1: ProperFraction = 0.9,
+    b2: ProperFraction = 0.999,
+    eps: Positive = 1e-8,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
     Args:
         learning_rate: step -> rate; the decay of a step is rate * weight_decay.
-        weight_decay: decay of kernels; biases and other vectors are left alone.
+        weight_decay: decay of kernels, at least 0; biases and other vectors are left alone.
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
-        eps: added to the root of the second moment.
+        eps: added to the root of the second moment, positive.
     """
     return optax.adamw(
         learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=kernels_only

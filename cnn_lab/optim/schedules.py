@@ -10,6 +10,7 @@ from typing import Any
 import optax
 
 from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.ranges import Fraction
 
 
 def constant(peak: float, num_steps: int) -> optax.Schedule:  # noqa: ARG001 - one signature for all
@@ -17,7 +18,7 @@ def constant(peak: float, num_steps: int) -> optax.Schedule:  # noqa: ARG001 - o
     return optax.constant_schedule(peak)
 
 
-def cosine(peak: float, num_steps: int, final_fraction: float = 0.0) -> optax.Schedule:
+def cosine(peak: float, num_steps: int, final_fraction: Fraction = 0.0) -> optax.Schedule:
     """Half a cosine from the peak to `final_fraction` of it (Loshchilov & Hutter 2016, no restart).
 
     Args:

@@ -13,41 +13,7 @@ from cnn_lab.report.curves import learning_curves
 from cnn_lab.train.log import METRICS_FILE, read_rows
 from cnn_lab.train.workdir import CONFIG_FILE, read_record
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-tr.best { font-weight: 600; background: #fbeee6; } img { max-width: 100%; }
-pre { background: #f6f6f4; padding: 1rem; overflow-x: auto; font-size: 13px; }
-.scroll { max-height: 24rem; overflow-y: auto; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<table>{% for name, value in facts %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
-<h2>Learning curves</h2>
-<img alt="Loss and accuracy over epochs, train and validation" src="data:image/png;base64,{{ curves }}">
-<h2>Evaluations</h2>
-<div class="scroll"><table>
-<tr><th class="number">step</th><th class="number">epoch</th>{% for name in metrics %}<th class="number">{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}<tr{% if row.step == best_step %} class="best"{% endif %}><td class="number">{{ row.step }}</td><td class="number">{{ "%.4g"|format(row.epoch) }}</td>{% for name in metrics %}<td class="number">{{ "%.4f"|format(row[name]) }}</td>{% endfor %}</tr>
-{% endfor %}</table></div>
-<h2>Sessions</h2>
-<table><tr><th>started</th><th>steps</th><th>ended</th><th>devices</th><th>jax</th><th>revision</th></tr>
-{% for s in sessions %}<tr><td>{{ s.started }}</td><td>{{ s.first_step }} to {{ s.last_step }}</td><td>{{ s.status }}</td><td>{{ s.devices }}</td><td>{{ s.packages.jax }}</td><td>{% if s.git %}{{ s.git.sha[:10] }}{% if s.git.dirty %} + changes{% endif %}{% else %}unknown{% endif %}</td></tr>
-{% endfor %}</table>
-<h2>Config</h2>
-<pre>{{ config }}</pre>
-</body>
-</html>
-"""
+TEMPLATE = "run.html.jinja"  # beside this file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +34,14 @@ def write_report(workdir: Path) -> Report:
     report = Report(workdir / "report.html", workdir / "learning_curves.png")
     validation = [row for row in rows if row["split"] == "validation"]
     metrics = [name for name in ("loss", "accuracy") if any(name in row for row in validation)]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(TEMPLATE).render(
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cnn_lab.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(TEMPLATE).render(
         title=f"Run {workdir.name}",
         facts=_facts(record, rows),
         curves=base64.b64encode(picture).decode(),

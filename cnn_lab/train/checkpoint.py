@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import logging as std_logging
 import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,7 @@ class Checkpoints:
                 arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
                 record = self._manager.restore(step, args=arguments)["record"]
             if not isinstance(record["digests"], dict):
-                raise TypeError("no digests")  # noqa: TRY301
+                raise TypeError("no digests")
         except Exception as error:
             raise _damaged(self.folder, step, error) from error
         return record
@@ -229,7 +230,7 @@ class Checkpoints:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(
                 f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "
-                f"before is intact; free disk space or permissions, then run the same command again."
+                "before is intact; free disk space or permissions, then run the command again."
             ) from error
 
 
@@ -282,10 +283,8 @@ def _loadable(values: dict[str, Tree]) -> TrainState:
 
 
 def _damaged(folder: Path, step: int, reason: object) -> DamagedError:
-    text = str(reason).strip().splitlines()
-    return DamagedError(
-        f"Checkpoint {step} in {folder} is damaged ({text[0][:200] if text else repr(reason)})."
-    )
+    text = textwrap.shorten(str(reason) or repr(reason), 120, placeholder=" ...")
+    return DamagedError(f"Checkpoint {step} in {folder} is damaged ({text}).")
 
 
 def _set_aside(path: Path, folder: Path) -> Path:

@@ -40,6 +40,12 @@ def explain_non_finite(
     """
     variables = {"params": state.params, **state.collections}
     rngs = {"dropout": jax.random.fold_in(state.key, step)}
+    layers: list[str] = []
+
+    def capture(module: nn.Module, method: str) -> bool:
+        """Notes the layers in the order in which they end; trees are sorted by name instead."""
+        layers.append("/".join((*module.path, method)))
+        return method == "__call__"
 
     def losses(params: Tree):
         logits, kept = model.apply(
@@ -47,7 +53,7 @@ def explain_non_finite(
             batch["image"],
             train=True,
             rngs=rngs,
-            capture_intermediates=True,
+            capture_intermediates=capture,
             mutable=["intermediates", *state.collections],
         )
         return task.losses(logits, batch), kept["intermediates"]
@@ -60,14 +66,18 @@ def explain_non_finite(
     bad = [i for i, v in zip(example_ids, np.asarray(values), strict=True) if not np.isfinite(v)]
     shown = bad or list(example_ids)
     examples = ", ".join(map(str, shown[:10])) + (" ..." if len(shown) > 10 else "")
-    outputs = {
-        path.replace("/__call__/0", "") or "the output": leaf
-        for path, leaf in trees.flatten(intermediates).items()
-    }
+    flat = trees.flatten(intermediates)
+    outputs = [
+        {path.replace("__call__/0", "").strip("/") or "the model": leaf}
+        for layer in layers
+        for path, leaf in flat.items()
+        if path.startswith(f"{layer}/")
+    ]
     sources = (
         ("weight", state.params),
         ("input", {"image": batch["image"]}),
-        ("output of layer", outputs),
+        *(("output of", output) for output in outputs),
+        ("loss of", {"the examples, after finite outputs": values}),
         ("gradient of", gradients),
     )
     place = "nothing is non-finite when the step is repeated in isolation"

@@ -1,7 +1,7 @@
 """Metrics of a whole split: every example exactly once, whatever the batch size and devices."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
@@ -13,6 +13,7 @@ from cnn_lab.train.mesh import stacked_batches
 from cnn_lab.train.step import Task
 
 
+@runtime_checkable
 class EvaluationFeeder(Protocol):
     """What an evaluation needs of an input pipeline over one split, in order."""
 

@@ -6,15 +6,17 @@ the rows after the restored step are dropped, so that the file never holds a ste
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cnn_lab.core.errors import ConfigError
 
 METRICS_FILE = "metrics.jsonl"
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where rows go."""
 
@@ -47,27 +49,44 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes event files to `tensorboard/`, without TensorFlow."""
+    """Writes event files to `tensorboard/`, without TensorFlow.
+
+    `tensorboardX.SummaryWriter` writes in a thread of its own, which dies on a full disk and lets
+    the next rows wait for ever; its parts are used here without the thread.
+    """
 
     def __init__(self, workdir: Path, resume_step: int):
-        from tensorboardX import SummaryWriter  # half a second that only a training pays
+        from tensorboardX.event_file_writer import EventsWriter  # half a second for a training only
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboardX.summary import scalar
 
-        self._writer = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
-        )
+        self._event, self._scalar = Event, scalar
+        folder = workdir / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        # The writer names files by the second, in which a run can end and be resumed.
+        self._writer = EventsWriter(str(folder / "events"), f".{resume_step}")
+        if resume_step:  # rows of a session that was killed after its last save come again
+            start = SessionLog(status=SessionLog.START)
+            self._writer.write_event(
+                Event(wall_time=time.time(), step=resume_step + 1, session_log=start)
+            )
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Writes every metric of the row as `split/metric`."""
         for name, value in _metrics(row).items():
-            self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+            summary = self._scalar(f"{row['split']}/{name}", value)
+            self._writer.write_event(
+                self._event(wall_time=time.time(), step=row["step"], summary=summary)
+            )
+        self._writer.flush()
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
+        """Closes the event file."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """Sends rows to Weights & Biases (`pip install 'cnn_lab[wandb]'`); the workdir is the run id."""
+    """Sends rows to Weights & Biases (`pip install 'cnn_lab[wandb]'`)."""
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any]):
         try:

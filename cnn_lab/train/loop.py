@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from cnn_lab.train.progress import Display, Stopwatch
 from cnn_lab.train.state import TrainState
 
 
+@runtime_checkable
 class Feeder(Protocol):
     """What the loop needs of an input pipeline."""
 

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +18,7 @@ from rich.progress import (
 WAIT_SHARE = 0.3  # share of the time spent waiting for data from which the user is told
 
 
+@runtime_checkable
 class Display(Protocol):
     """What the loop tells the one who watches."""
 

@@ -7,7 +7,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from cnn_lab.core.shapes import Key, Tree
 
@@ -15,19 +14,21 @@ from cnn_lab.core.shapes import Key, Tree
 class TrainState(flax.struct.PyTreeNode):
     """The whole state of a training; together with the data it determines what follows.
 
+    The leaves are arrays, or their shapes where a state is only planned.
+
     Attributes:
-        step: number of updates made.
+        step: number of updates made, int32.
         params: trainable values.
         collections: the model's other variables, such as `batch_stats`.
         opt_state: the optimizer's.
         key: never changes; the randomness of a step is `fold_in(key, step)`.
     """
 
-    step: Int[Array, ""]
+    step: Tree
     params: Tree
     collections: Tree
     opt_state: Tree
-    key: Key
+    key: Tree
 
 
 def make_init(

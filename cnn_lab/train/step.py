@@ -1,7 +1,7 @@
 """One training step as a pure function."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from cnn_lab.train.state import TrainState
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the step and the evaluation need of a task."""
 

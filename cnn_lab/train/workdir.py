@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from cnn_lab.config import ExperimentConfig, differences
-from cnn_lab.core.errors import WorkdirError
+from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.core.files import write_json
 from cnn_lab.core.typed import from_dict, to_dict
 
@@ -42,13 +42,23 @@ class Workdir:
         self._lock = _acquire(path)
         try:
             check_config(path, config)
-            write_json(path / CONFIG_FILE, to_dict(config))
-        except OSError as error:
-            self.release()
-            raise _unwritable(path, error) from error
-        except WorkdirError:
+        except CnnLabError:
             self.release()
             raise
+
+    def claim(self, config: ExperimentConfig) -> None:
+        """Makes the folder the run of `config`.
+
+        Only a config that could be built may claim a folder: its corrected version would otherwise
+        be refused as another one.
+
+        Raises:
+            WorkdirError: unwritable.
+        """
+        try:
+            write_json(self.path / CONFIG_FILE, to_dict(config))
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def release(self) -> None:
         """Lets other processes use the folder."""
@@ -91,6 +101,8 @@ def read_config(path: Path) -> ExperimentConfig:
         return from_dict(ExperimentConfig, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise WorkdirError(f"{file} cannot be read ({error}); restore it or start anew.") from error
+    except ConfigError as error:
+        raise WorkdirError(f"{file} was changed: {error} Restore it or start anew.") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -130,11 +142,13 @@ def session(started: Mapping[str, Any], *, first_step: int, last_step: int, stat
 
 
 def _acquire(path: Path):
+    if path.exists() and not path.is_dir():
+        raise WorkdirError(f"{path} is a file; give the path of a folder as --workdir.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK_FILE).open("a+", encoding="utf-8")
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -151,10 +165,11 @@ def _acquire(path: Path):
     return lock
 
 
-def _unwritable(path: Path, error: OSError) -> WorkdirError:
+def unwritable(path: Path, error: OSError) -> WorkdirError:
+    """What to tell the user when the system refuses to write in a folder."""
     return WorkdirError(
-        f"{path} cannot be written ({error.strerror}); give another --workdir, or free space or "
-        "permissions there."
+        f"{path} cannot be written ({error.strerror}); free space or permissions there and run the "
+        "same command again, or give another --workdir. What was saved before is intact."
     )
 
 

@@ -3,8 +3,14 @@
 cnn-lab train --config=experiments/digits/lenet5.py
 """
 
-from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, ScheduleConfig
-from cnn_lab.config import TrainConfig
+from cnn_lab.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelSpec,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 
 
 def get_config() -> ExperimentConfig:

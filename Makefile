@@ -1,0 +1,43 @@
+# Every target makes its own .venv first; `make train` needs Python 3.11+ and nothing else.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: train test test-slow check bench clean
+
+train: $(VENV)/.base
+	$(VENV)/bin/cnn-lab train --config=experiments/digits/lenet5.py
+
+test: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -m slow
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/pyright
+
+bench: $(VENV)/.bench
+	$(VENV)/bin/python benchmarks/mnist_epoch.py
+	$(VENV)/bin/python benchmarks/warm_start.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("cnn_lab needs Python 3.11 or newer; found " + sys.version.split()[0] + ", set PYTHON=") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.base
+	$(PIP) --editable '.[bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

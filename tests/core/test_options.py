@@ -1,0 +1,63 @@
+"""Options are checked against the signature that declares them."""
+
+import re
+from typing import Literal
+
+import pytest
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.options import check_options
+from cnn_lab.core.ranges import Count, ProperFraction
+
+
+def make(
+    num_classes: int,
+    widths: tuple[Count, ...] = (8,),
+    mode: Literal["a", "b"] = "a",
+    rate: ProperFraction = 0.0,
+    limit: int | None = None,
+) -> None:
+    """Stands for a model's function."""
+
+
+def test_fitting_options_come_back_in_their_types():
+    given = {"widths": [4, 2], "rate": 0, "limit": None, "mode": "b"}
+    found = check_options(make, given, "config.x")
+    assert found == {"widths": (4, 2), "rate": 0.0, "limit": None, "mode": "b"}
+    assert type(found["rate"]) is float
+    assert given["widths"] == [4, 2]
+    assert check_options(make, {}, "config.x") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"width": 3}, "config.x: make has no option 'width'; did you mean widths?"),
+        (
+            {"num_classes": 3},
+            "config.x: make has no option 'num_classes'; known: limit, mode, rate, widths.",
+        ),
+        (
+            {"widths": (0,)},
+            "config.x.widths must be a tuple, each entry a whole number of at least 1; found (0,).",
+        ),
+        (
+            {"rate": 1.0},
+            "config.x.rate must be a finite number of at least 0 and below 1; found 1.0.",
+        ),
+        ({"mode": "c"}, "config.x.mode must be one of a, b; found 'c'."),
+        ({"limit": "x"}, "config.x.limit must be a whole number or none; found 'x'."),
+    ],
+)
+def test_others_are_refused(options, text):
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        check_options(make, options, "config.x")
+
+
+def test_a_function_without_options_says_so():
+    def plain(num_classes: int) -> None: ...
+
+    with pytest.raises(
+        ConfigError, match=r"^config\.x: plain has no option 'rate'; there are none\.$"
+    ):
+        check_options(plain, {"rate": 1}, "config.x")

@@ -1,0 +1,111 @@
+"""An evaluation sees every example once, however they are grouped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_lab.core.errors import TrainingError
+from cnn_lab.data.order import Order
+from cnn_lab.data.pipelines import ResidentPipeline
+from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.models.simple import mlp
+from cnn_lab.tasks import classification
+from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.train.mesh import make_mesh, replicated
+
+NUM_EXAMPLES, SHAPE, MEAN, STD = 100, (4, 5, 1), 0.25, 0.5
+MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    """Compiling costs more than these tests compute."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    # Three more than are evaluated: they must not be seen.
+    return np.random.default_rng(0).integers(0, 256, (NUM_EXAMPLES + 3, *SHAPE), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def labels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 10, NUM_EXAMPLES + 3).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return MODEL.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False)
+
+
+@pytest.fixture(scope="module")
+def wanted(images, labels, variables) -> dict[str, float]:
+    """The metrics in double precision, by numpy."""
+    x = (images[:NUM_EXAMPLES].astype(np.float64) / 255 - MEAN) / STD
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    hidden = p["backbone"]["dense1"]
+    x = np.maximum(x.reshape(NUM_EXAMPLES, -1) @ hidden["kernel"] + hidden["bias"], 0)
+    logits = x @ p["head"]["output"]["kernel"] + p["head"]["output"]["bias"]
+    own = logits[np.arange(NUM_EXAMPLES), labels[:NUM_EXAMPLES]]
+    return {
+        "loss": float(np.mean(np.log(np.exp(logits).sum(1)) - own)),
+        "accuracy": float(np.mean(logits.argmax(1) == labels[:NUM_EXAMPLES])),
+    }
+
+
+def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None, num_examples=None):
+    mesh = make_mesh(num_devices)
+    order = Order(np.arange(NUM_EXAMPLES), batch_size, None)
+    resident = jax.device_put({"image": images, "label": labels}, replicated(mesh))
+    steps = order.steps_per_epoch
+    pipeline = ResidentPipeline(resident, Preprocess((MEAN,), (STD,), 0), order, max_steps or steps)
+    return Evaluator(
+        MODEL.apply,
+        TASK,
+        pipeline,
+        num_steps=steps,
+        num_examples=num_examples or NUM_EXAMPLES,
+        mesh=mesh,
+    ), mesh
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [1, 7, 64, NUM_EXAMPLES])
+def test_the_batch_size_and_the_devices_do_not_matter(
+    images, labels, variables, wanted, batch_size, num_devices
+):
+    shared = -(-batch_size // num_devices) * num_devices  # devices must divide a batch
+    evaluate, mesh = evaluator(images, labels, shared, num_devices)
+    found = evaluate(jax.device_put(variables, replicated(mesh)))
+    assert found["accuracy"] == wanted["accuracy"]
+    assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)  # 100 roundings of float32
+
+
+@pytest.mark.parametrize("max_steps", [1, 3])
+def test_neither_does_the_length_of_a_stack(images, labels, variables, wanted, max_steps):
+    evaluate, mesh = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
+    found = evaluate(jax.device_put(variables, replicated(mesh)))
+    assert found["accuracy"] == wanted["accuracy"]
+    assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
+
+
+def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wanted):
+    evaluate, mesh = evaluator(images, labels, 64, 1)
+    program = evaluate.compile(variables)
+    placed = jax.device_put(variables, replicated(mesh))
+    first = evaluate(placed)
+    assert evaluate.compile(variables) is program
+    zeros = jax.tree.map(jnp.zeros_like, placed)
+    assert evaluate(zeros)["loss"] == pytest.approx(np.log(10), abs=1e-6)
+    assert evaluate(placed) == first
+
+
+def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables):
+    evaluate, mesh = evaluator(images, labels, 64, 1, num_examples=99)
+    text = r"^The evaluation counted \{'accuracy': 100, 'loss': 100\} examples instead of 99\.$"
+    with pytest.raises(TrainingError, match=text):
+        evaluate(jax.device_put(variables, replicated(mesh)))

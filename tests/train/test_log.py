@@ -1,0 +1,93 @@
+"""Metric rows on disk, also after a session that was cut off."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.train.log import (
+    METRICS_FILE,
+    JsonLines,
+    TensorBoard,
+    WeightsAndBiases,
+    keep_rows,
+    read_rows,
+)
+
+ROWS = [{"step": s, "epoch": s / 2, "split": "train", "loss": 1.0 / s} for s in (1, 2, 3)]
+WHOLE = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def test_a_missing_file_has_no_rows(tmp_path):
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("cut", [1, 5, len(json.dumps(ROWS[2])), len(json.dumps(ROWS[2])) + 1])
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, cut):
+    path = tmp_path / METRICS_FILE
+    path.write_text(WHOLE[:-cut])
+    assert read_rows(path) == ROWS[:2]
+    path.write_text(WHOLE)
+    assert read_rows(path) == ROWS
+
+
+@pytest.mark.parametrize("last_step", [0, 1, 2, 9])
+def test_rows_after_a_step_are_dropped(tmp_path, last_step):
+    path = tmp_path / METRICS_FILE
+    path.write_text(WHOLE + '{"step": 4, "lo')
+    keep_rows(path, last_step)
+    kept = ROWS[: min(last_step, 3)]
+    assert path.read_text() == "".join(json.dumps(row) + "\n" for row in kept)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_resumed_run_appends_whole_rows_after_the_restored_step(tmp_path):
+    (tmp_path / METRICS_FILE).write_text(WHOLE + '{"step": 4, "lo')
+    sink = JsonLines(tmp_path, resume_step=2)
+    sink.write({**ROWS[2], "loss": 9.0})
+    assert read_rows(tmp_path / METRICS_FILE) == [*ROWS[:2], {**ROWS[2], "loss": 9.0}]  # not closed
+    sink.close()
+
+
+def test_a_fresh_run_starts_a_fresh_file(tmp_path):
+    (tmp_path / METRICS_FILE).write_text(WHOLE)
+    JsonLines(tmp_path, resume_step=0).close()
+    assert (tmp_path / METRICS_FILE).read_text() == ""
+
+
+def scalars(folder) -> list[tuple[int, str, float]]:
+    """(step, tag, value) of all event files, oldest first."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+    found = []
+    for path in sorted((folder / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns):
+        data, at = path.read_bytes(), 0
+        while at < len(data):  # length (8), its checksum (4), record, its checksum (4)
+            size = int.from_bytes(data[at : at + 8], "little")
+            event = Event.FromString(data[at + 12 : at + 12 + size])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            at += size + 16
+    return found
+
+
+def test_tensorboard_holds_every_metric_before_it_is_closed(tmp_path):
+    sink = TensorBoard(tmp_path, resume_step=0)
+    sink.write({"step": 3, "epoch": 0.5, "split": "train", "loss": 0.25, "accuracy": 1.0})
+    assert scalars(tmp_path) == [(3, "train/loss", 0.25), (3, "train/accuracy", 1.0)]
+    sink.close()
+    resumed = TensorBoard(tmp_path, resume_step=3)
+    resumed.write({"step": 4, "epoch": 1.0, "split": "validation", "loss": 0.5})
+    resumed.close()
+    assert scalars(tmp_path)[2:] == [(4, "validation/loss", 0.5)]
+
+
+def test_weights_and_biases_that_is_not_installed_is_said_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    text = (
+        "config.log.wandb_project is set, but wandb is not installed; run pip install "
+        "'cnn_lab[wandb]' or leave the field out."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        WeightsAndBiases(tmp_path, "project", {})

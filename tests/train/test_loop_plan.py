@@ -1,0 +1,76 @@
+"""When the loop stops to log, evaluate and save, against a loop that looks at every step."""
+
+import dataclasses
+import json
+
+import pytest
+
+from cnn_lab.train.early_stopping import SelectionRecord
+from cnn_lab.train.loop import Plan, Progress
+
+PLANS = [
+    Plan(
+        steps_per_epoch=s,
+        num_epochs=e,
+        log_every_steps=log,
+        evaluate_every_epochs=v,
+        save_every_steps=save,
+    )
+    for s, e, log, v, save in [
+        (1, 1, 1, 1, None),
+        (1, 7, 3, 2, 2),
+        (5, 3, 5, 1, None),
+        (7, 4, 3, 1, 4),
+        (7, 4, 100, 3, 5),
+        (10, 5, 4, 2, None),
+        (12, 2, 5, 1, 12),
+        (13, 3, 1000, 3, 1000),
+    ]
+]
+
+
+def naive(plan: Plan) -> dict[str, list[int]]:
+    """What a loop over single steps would do, written from the attributes' descriptions."""
+    logs, evaluates, saves, step = [], [], [], 0
+    for epoch in range(1, plan.num_epochs + 1):
+        for index in range(plan.steps_per_epoch):
+            step += 1
+            ends = index == plan.steps_per_epoch - 1
+            looked = ends and (epoch % plan.evaluate_every_epochs == 0 or epoch == plan.num_epochs)
+            if looked:
+                evaluates.append(step)
+            if looked or step % plan.log_every_steps == 0:
+                logs.append(step)
+            if looked or (plan.save_every_steps and step % plan.save_every_steps == 0):
+                saves.append(step)
+    return {"logs": logs, "evaluates": evaluates, "saves": saves}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_plan_agrees_with_a_naive_loop(plan):
+    steps = range(1, plan.total_steps + 1)
+    assert naive(plan) == {
+        "logs": [s for s in steps if plan.logs_at(s)],
+        "evaluates": [s for s in steps if plan.evaluates_at(s)],
+        "saves": [s for s in steps if plan.saves_at(s)],
+    }
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3, 8, 10_000])
+@pytest.mark.parametrize("plan", PLANS)
+def test_no_boundary_is_skipped_from_wherever_one_starts(plan, longest):
+    boundaries = {step for steps in naive(plan).values() for step in steps}
+    for first in range(plan.total_steps):
+        stop = plan.next_stop(first, longest)
+        assert first < stop <= min(first + longest, plan.total_steps)
+        assert not boundaries & set(range(first + 1, stop))
+        # As far as allowed: something happens there, or the stack is full.
+        assert stop in boundaries or stop == first + longest
+
+
+def test_progress_survives_json():
+    selection = SelectionRecord(best_value=0.5, best_step=3, reference=0.25, stale_checks=1)
+    progress = Progress(step=4, sums={"loss": [1.5, 2.0]}, selection=selection, seconds=2.5)
+    values = json.loads(json.dumps(dataclasses.asdict(progress)))
+    assert Progress.from_json(values) == progress
+    assert isinstance(Progress.from_json(values).selection, SelectionRecord)

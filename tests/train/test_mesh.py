@@ -1,0 +1,54 @@
+"""How many devices share a batch; the tests have four."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated, stacked_batches
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices"),
+    [(128, 4), (64, 4), (63, 3), (62, 2), (61, 1), (50, 2), (48, 3), (32, 2), (31, 1), (1, 1)],
+)
+def test_left_free_as_many_as_divide_the_batch_into_16_or_more(batch_size, num_devices):
+    assert jax.device_count() == 4
+    assert choose_num_devices(batch_size, None) == num_devices
+
+
+@pytest.mark.parametrize(("batch_size", "requested"), [(8, 4), (6, 3), (2, 2), (7, 1)])
+def test_a_request_that_can_be_met_is_met(batch_size, requested):
+    assert choose_num_devices(batch_size, requested) == requested
+
+
+def test_more_devices_than_there_are_are_refused():
+    text = (
+        "config.mesh.num_devices is 5, but there are 4 cpu devices here; lower it or leave it out."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        choose_num_devices(10, 5)
+
+
+@pytest.mark.parametrize(("batch_size", "near"), [(10, "8 or 12"), (3, "4"), (5, "4 or 8")])
+def test_a_batch_that_the_devices_cannot_share_is_refused(batch_size, near):
+    text = (
+        f"config.train.batch_size is {batch_size}, which 4 devices cannot share evenly; use "
+        f"{near}, or another config.mesh.num_devices."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        choose_num_devices(batch_size, 4)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+def test_where_arrays_lie(num_devices):
+    mesh = make_mesh(num_devices)
+    assert mesh.devices.tolist() == jax.devices()[:num_devices]
+    stack = jnp.zeros((3, 8, 5))
+    whole, split = (jax.device_put(stack, place(mesh)) for place in (replicated, stacked_batches))
+    assert {s.data.shape for s in whole.addressable_shards} == {(3, 8, 5)}
+    assert [s.data.shape for s in split.addressable_shards] == [
+        (3, 8 // num_devices, 5)
+    ] * num_devices
