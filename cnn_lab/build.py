@@ -11,16 +11,20 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cnn_lab.config import DataConfig, ExperimentConfig, validate
-from cnn_lab.core.errors import ConfigError, DataError, lookup, suggest
+from cnn_lab.config import ExperimentConfig, validate
+from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.options import check_options
 from cnn_lab.core.shapes import Scalar, Tree
+from cnn_lab.data.assemble import (
+    PipelineMaker,
+    Subset,
+    choose_examples,
+    fixed_shape,
+    make_preprocess,
+)
 from cnn_lab.data.catalog import Dataset, open_dataset
-from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
-from cnn_lab.data.preprocess import Preprocess, check_channels, measure, padded_shape
-from cnn_lab.data.source import Source
-from cnn_lab.data.splits import stratified_split
+from cnn_lab.data.pipelines import Pipeline
+from cnn_lab.data.preprocess import Preprocess, padded_shape
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import l2
@@ -30,8 +34,6 @@ from cnn_lab.train.evaluate import Evaluator
 from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated
 from cnn_lab.train.state import TrainState, make_init
 from cnn_lab.train.step import Step, make_train_step, no_penalty
-
-MIB = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,15 +129,13 @@ def build(config: ExperimentConfig) -> Experiment:
         )
     mesh = make_mesh(choose_num_devices(config.train.batch_size, config.mesh.num_devices))
     dataset = open_dataset(config.data.name, config.data.data_dir)
-    source = shaped(dataset.split("train"), config.data)
-    train_indices, validation_source, validation_indices = _split(dataset, source, config.data)
-    if config.train.batch_size > len(train_indices):
+    train, validation = choose_examples(dataset, config.data)
+    if config.train.batch_size > len(train):
         raise ConfigError(
             f"config.train.batch_size is {config.train.batch_size}, but {config.data.name} has "
-            f"only {len(train_indices)} training examples; use at most that many."
+            f"only {len(train)} training examples; use at most that many."
         )
-    order = Order(train_indices, config.train.batch_size, config.seed)
-    total_steps = order.steps_per_epoch * config.train.num_epochs
+    total_steps = -(-len(train) // config.train.batch_size) * config.train.num_epochs
     learning_rate = make_schedule(
         schedule.name,
         peak=config.optim.learning_rate,
@@ -145,31 +145,36 @@ def build(config: ExperimentConfig) -> Experiment:
     )
     optimizer = make_optimizer(learning_rate=learning_rate, **optimizer_options)
     penalty: Callable[[Tree], Scalar] = l2(config.optim.l2) if config.optim.l2 else no_penalty
-    model, image_shape = make_model(config, source.info.num_classes), _fixed_shape(source)
+    model, image_shape = make_model(config, dataset.info.num_classes), fixed_shape(train.source)
     init = make_init(model, optimizer, padded_shape(image_shape, config.data.pad))
     # Images that the model cannot take stop here, before their pixels are measured.
     jax.eval_shape(init, jax.random.key(0))
     network = Network(
         model=model,
         task=task,
-        class_names=source.info.class_names,
+        class_names=dataset.info.class_names,
         image_shape=image_shape,
-        preprocess=_preprocess(config.data, source, train_indices),
+        preprocess=make_preprocess(config.data, train),
     )
-    pipeline, evaluation_pipeline = _pipelines(config, network, mesh, source, total_steps)
-    validation = None
-    if len(validation_indices):
-        batch_size = _evaluation_batch(config.evaluate.batch_size, len(validation_indices), mesh)
-        held_out = Order(validation_indices, batch_size, None)
-        validation = evaluation_pipeline(validation_source, held_out)
+    maker = PipelineMaker(config.data, network.preprocess, replicated(mesh))
+    training = maker.training(
+        train,
+        config.train.batch_size,
+        seed=config.seed,
+        num_epochs=config.train.num_epochs,
+        longest=config.train.max_steps_per_dispatch,
+    )
+    held_out = None
+    if len(validation):
+        held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.devices.size)
     return Experiment(
         network=network,
         dataset=dataset,
         mesh=mesh,
-        train_pipeline=pipeline(order),
-        validation_pipeline=validation,
+        train_pipeline=training,
+        validation_pipeline=held_out,
         optimizer=optimizer,
-        learning_rate=lambda step: float(learning_rate(step)),
+        learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
         step=make_train_step(network.model, task, optimizer, penalty),
         init=init,
     )
@@ -188,13 +193,12 @@ def _model_options(config: ExperimentConfig) -> dict[str, Any]:
 
 def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:
     """Rebuilds the network of a checkpoint from its config and what travelled with it."""
-    preprocess = {k: tuple(v) if isinstance(v, list) else v for k, v in about["preprocess"].items()}
     return Network(
         model=make_model(config, len(about["class_names"])),
         task=lookup(TASKS, config.task.name, "task")(config.task.loss),
         class_names=tuple(about["class_names"]),
         image_shape=tuple(about["image_shape"]),
-        preprocess=Preprocess(**preprocess),
+        preprocess=Preprocess.from_json(about["preprocess"]),
     )
 
 
@@ -211,134 +215,11 @@ def make_evaluator(network: Network, pipeline: Pipeline, mesh: Mesh) -> Evaluato
 
 
 def evaluation_pipeline(
-    config: ExperimentConfig,
-    network: Network,
-    source: Source,
-    mesh: Mesh,
-    indices: np.ndarray | None = None,
+    config: ExperimentConfig, network: Network, subset: Subset, mesh: Mesh
 ) -> Pipeline:
-    """A pipeline over `indices` of `source` (all by default), in order, for `make_evaluator`."""
-    if indices is None:
-        indices = np.arange(len(source), dtype=np.int64)
-    batch_size = _evaluation_batch(config.evaluate.batch_size, len(indices), mesh)
-    _, evaluation = _pipelines(config, network, mesh, source, 0)
-    return evaluation(source, Order(indices, batch_size, None))
-
-
-def split_pipeline(
-    config: ExperimentConfig, network: Network, dataset: Dataset, split: str, mesh: Mesh
-) -> Pipeline:
-    """An evaluation pipeline over the `train` or `validation` examples of a config.
-
-    Raises:
-        ConfigError: nothing was held out for validation.
-    """
-    source = shaped(dataset.split("train"), config.data)
-    train_indices, validation_source, validation_indices = _split(dataset, source, config.data)
-    if split == "train":
-        return evaluation_pipeline(config, network, source, mesh, train_indices)
-    if not len(validation_indices):
-        raise ConfigError(
-            "This run held out no validation examples (config.data.validation_fraction is 0); "
-            "evaluate --split=train or --split=test."
-        )
-    return evaluation_pipeline(config, network, validation_source, mesh, validation_indices)
-
-
-def shaped(source: Source, data: DataConfig) -> Source:
-    """The source with the image size and channels of the config."""
-    if data.channels is not None:
-        source = source.with_channels(data.channels)
-    return source if data.image_size is None else source.with_image_size(data.image_size)
-
-
-def _split(
-    dataset: Dataset, source: Source, data: DataConfig
-) -> tuple[np.ndarray, Source, np.ndarray]:
-    """(training indices, source of the validation examples, their indices)."""
-    train = np.arange(len(source), dtype=np.int64)
-    held_out, validation_source = train[:0], source
-    wanted = data.num_validation if data.num_validation is not None else data.validation_fraction
-    if wanted and "validation" in dataset.info.split_sizes:
-        validation_source = shaped(dataset.split("validation"), data)
-        held_out = np.arange(len(validation_source), dtype=np.int64)
-    elif wanted:
-        train, held_out = stratified_split(
-            source.labels,
-            num_validation=data.num_validation,
-            fraction=data.validation_fraction if data.num_validation is None else None,
-            seed=data.split_seed,
-            groups=source.groups,
-        )
-    if data.num_train is not None and data.num_train < len(train):
-        _, chosen = stratified_split(
-            source.labels[train], num_validation=data.num_train, seed=data.split_seed
-        )
-        train = train[chosen]
-    return train, validation_source, held_out
-
-
-def _fixed_shape(source: Source) -> tuple[int, int, int]:
-    height, width, channels = source.info.image_shape
-    if height is None or width is None:
-        raise DataError(
-            f"The images of {source.info.name} differ in size; set config.data.image_size, for "
-            "example --config.data.image_size=224,224."
-        )
-    return height, width, channels
-
-
-def _preprocess(data: DataConfig, source: Source, indices: np.ndarray) -> Preprocess:
-    if data.mean is not None and data.std is not None:
-        mean, std = data.mean, data.std
-    else:
-        _fixed_shape(source)
-        mean, std = measure(source, indices)
-    preprocess = Preprocess(mean, std, data.pad)
-    check_channels(preprocess, source.info.image_shape[2])
-    return preprocess
-
-
-def _evaluation_batch(batch_size: int, num_examples: int, mesh: Mesh) -> int:
-    """The largest size up to the one asked for, no larger than the data, that devices divide."""
-    devices = mesh.devices.size
-    return -(-min(batch_size, num_examples) // devices) * devices
-
-
-def _pipelines(
-    config: ExperimentConfig, network: Network, mesh: Mesh, source: Source, total_steps: int
-) -> tuple[Callable[[Order], Pipeline], Callable[[Source, Order], Pipeline]]:
-    """Makers of the training and of an evaluation pipeline, of the kind the config asks for."""
-    data = config.data
-    num_bytes = len(source) * int(np.prod(network.image_shape))
-    small = num_bytes <= data.resident_limit_mib * MIB
-    if data.pipeline == "resident" or (data.pipeline == "auto" and small):
-        placed: dict[str, Tree] = {}
-
-        def place(which: Source) -> Tree:
-            if which.split not in placed:
-                images, labels = which.read_all()
-                values = {"image": images, "label": labels}
-                placed[which.split] = jax.device_put(values, replicated(mesh))
-            return placed[which.split]
-
-        longest = config.train.max_steps_per_dispatch
-        return (
-            lambda order: ResidentPipeline(place(source), network.preprocess, order, longest),
-            lambda which, order: ResidentPipeline(
-                place(which), network.preprocess, order, order.steps_per_epoch
-            ),
-        )
-
-    def stream(which: Source, order: Order, steps: int) -> Pipeline:
-        return StreamingPipeline(
-            which, network.preprocess, order, num_workers=data.num_workers, total_steps=steps
-        )
-
-    return (
-        lambda order: stream(source, order, total_steps),
-        lambda which, order: stream(which, order, order.steps_per_epoch),
-    )
+    """A pipeline over `subset`, in order, for `make_evaluator`."""
+    maker = PipelineMaker(config.data, network.preprocess, replicated(mesh))
+    return maker.evaluation(subset, config.evaluate.batch_size, mesh.devices.size)
 
 
 def default_workdir(config_path: Path) -> Path:

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 
-from cnn_lab.build import MIB, Experiment
+from cnn_lab.build import Experiment
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
+from cnn_lab.data.assemble import MIB
 from cnn_lab.run import plan_of
 from cnn_lab.train.dispatch import compile_train
 

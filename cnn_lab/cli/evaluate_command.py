@@ -10,11 +10,13 @@ Examples:
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
+from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 
 
@@ -39,7 +41,7 @@ def main(invocation: Invocation) -> int:
 
     from cnn_lab import build
     from cnn_lab.cli.trained import open_trained
-    from cnn_lab.data.catalog import open_dataset, unlock_test
+    from cnn_lab.data.catalog import open_dataset
     from cnn_lab.train.mesh import make_mesh, replicated
     from cnn_lab.train.workdir import count_test_opening, read_record
 
@@ -54,11 +56,8 @@ def main(invocation: Invocation) -> int:
             f"The data of {config.data.name} changed since {workdir} was trained; figures would "
             "not be comparable: bring the old data back."
         )
-    if values.split == "test":
-        source = build.shaped(unlock_test(dataset), config.data)
-        pipeline = build.evaluation_pipeline(config, network, source, mesh)
-    else:
-        pipeline = build.split_pipeline(config, network, dataset, values.split, mesh)
+    subset = _examples(values.split, dataset, config)
+    pipeline = build.evaluation_pipeline(config, network, subset, mesh)
     start = time.perf_counter()
     metrics = build.make_evaluator(network, pipeline, mesh)(trained.variables)
     seconds = time.perf_counter() - start
@@ -73,3 +72,21 @@ def main(invocation: Invocation) -> int:
         lines.append(f"  the test split of this run has now been opened {times} time(s)")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _examples(split: str, dataset: Any, config: ExperimentConfig) -> Any:
+    """The examples of a split, as the run of `config` divided the data."""
+    from cnn_lab.data.assemble import choose_examples, whole
+    from cnn_lab.data.catalog import unlock_test
+
+    if split == "test":
+        return whole(unlock_test(dataset), config.data)
+    train, validation = choose_examples(dataset, config.data)
+    if split == "train":
+        return train
+    if not len(validation):
+        raise ConfigError(
+            "This run held out no validation examples (config.data.validation_fraction is 0); "
+            "evaluate --split=train or --split=test."
+        )
+    return validation

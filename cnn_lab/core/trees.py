@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core.shapes import Tree
@@ -33,7 +34,7 @@ def num_bytes(tree: Tree) -> int:
     return sum(
         int(np.prod(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not _is_key(leaf)
     )
 
 
@@ -49,7 +50,7 @@ def digests(tree: Tree) -> dict[str, str]:
         return hashlib.sha256(head + array.tobytes()).hexdigest()
 
     def host(leaf: Any) -> Any:
-        if jax.dtypes.issubdtype(getattr(leaf, "dtype", np.int32), jax.dtypes.prng_key):
+        if _is_key(leaf):
             leaf = jax.random.key_data(leaf)
         return jax.device_get(leaf)
 
@@ -64,3 +65,7 @@ def first_non_finite(tree: Tree) -> str | None:
         if not np.all(np.isfinite(np.asarray(leaf, dtype=np.float32))):
             return path
     return None
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(getattr(leaf, "dtype", np.int32), jax.dtypes.prng_key)

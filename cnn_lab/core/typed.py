@@ -245,7 +245,7 @@ def _fit(value: Any, option: Any, path: str) -> Any:
     if _is_node(option) and isinstance(value, option):
         return value
     if _is_node(option) and isinstance(value, dict):
-        return from_dict(option, value, path)
+        return from_dict(typing.cast(type[Node], option), value, path)
     raise _MisfitError
 
 

@@ -1,6 +1,7 @@
 """From stored pixels to what a model takes, inside the compiled step."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,8 +43,13 @@ class Preprocess:
         return padded_shape(image_shape, self.pad)
 
     def to_json(self) -> dict[str, Any]:
-        """The values as a plain dict; `Preprocess(**values)` reads it back."""
+        """The values as a plain dict."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """Reads back `to_json`."""
+        return cls(tuple(values["mean"]), tuple(values["std"]), values["pad"])
 
 
 def padded_shape(image_shape: tuple[int, int, int], pad: int) -> tuple[int, int, int]:
@@ -66,19 +72,14 @@ def measure(
     """
     stride = -(-len(indices) // MOST_MEASURED)
     chosen = np.sort(indices)[::stride]
-    total = squares = 0
+    counts = np.zeros((source.info.image_shape[2], 256), np.int64)
     for start in range(0, len(chosen), MEASURED_AT_ONCE):
         images = source.gather(chosen[start : start + MEASURED_AT_ONCE])["image"]
-        values = np.arange(256)
-        for_channel = [
-            np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(images, -1, 0)
-        ]
-        counts = np.stack(for_channel)
-        total = total + counts @ values
-        squares = squares + counts @ values**2
-    num_pixels = len(chosen) * images.shape[1] * images.shape[2]
-    mean = total / num_pixels
-    std = np.sqrt(np.maximum(squares / num_pixels - mean**2, 0.0))
+        for channel, pixels in enumerate(np.moveaxis(images, -1, 0)):
+            counts[channel] += np.bincount(pixels.ravel(), minlength=256)
+    values, num_pixels = np.arange(256), counts[0].sum()
+    mean = counts @ values / num_pixels
+    std = np.sqrt(np.maximum(counts @ values**2 / num_pixels - mean**2, 0.0))
     std = np.where(std > 0, std, 255.0)
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 

@@ -77,9 +77,7 @@ class LeNet5Backbone(nn.Module):
         shape = (x.shape[-1],)
         coefficient = self.param(f"{name}_coefficient", nn.initializers.ones, shape)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, shape)
-        return act(
-            pooled * coefficient[None, None, None] + bias[None, None, None]
-        )
+        return act(pooled * coefficient[None, None, None] + bias[None, None, None])
 
 
 def lenet5(

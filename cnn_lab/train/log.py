@@ -4,6 +4,7 @@ A row is one JSON object: `step`, `epoch`, `split` (`train` or `validation`) and
 the rows after the restored step are dropped, so that the file never holds a step twice.
 """
 
+import importlib
 import json
 import os
 import time
@@ -90,7 +91,7 @@ class WeightsAndBiases:
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any]):
         try:
-            import wandb
+            wandb = importlib.import_module("wandb")
         except ImportError as error:
             raise ConfigError(
                 "config.log.wandb_project is set, but wandb is not installed; run pip install "

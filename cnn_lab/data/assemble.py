@@ -1,0 +1,157 @@
+"""From a `DataConfig` to examples and pipelines."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int64
+
+from cnn_lab.config import DataConfig
+from cnn_lab.core.errors import DataError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.data.catalog import Dataset
+from cnn_lab.data.order import Order
+from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
+from cnn_lab.data.preprocess import Preprocess, check_channels, measure
+from cnn_lab.data.source import Source
+from cnn_lab.data.splits import stratified_split
+
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some examples of one split.
+
+    Attributes:
+        source: the split, with the size and channels of the config.
+        indices: positions in it, int64 [n].
+    """
+
+    source: Source
+    indices: Int64[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def whole(source: Source, data: DataConfig) -> Subset:
+    """All examples of a split, in the form that the config asks for."""
+    if data.channels is not None:
+        source = source.with_channels(data.channels)
+    if data.image_size is not None:
+        source = source.with_image_size(data.image_size)
+    return Subset(source, np.arange(len(source), dtype=np.int64))
+
+
+def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]:
+    """The training examples, and the validation examples (none when nothing is held out).
+
+    A data set's own validation split is used where there is one, else a stratified, seeded,
+    group-aware slice of train.
+    """
+    train = whole(dataset.split("train"), data)
+    validation = Subset(train.source, train.indices[:0])
+    wanted = data.num_validation if data.num_validation is not None else data.validation_fraction
+    if wanted and "validation" in dataset.info.split_sizes:
+        validation = whole(dataset.split("validation"), data)
+    elif wanted:
+        kept, held_out = stratified_split(
+            train.source.labels,
+            num_validation=data.num_validation,
+            fraction=data.validation_fraction if data.num_validation is None else None,
+            seed=data.split_seed,
+            groups=train.source.groups,
+        )
+        train, validation = Subset(train.source, kept), Subset(train.source, held_out)
+    if data.num_train is not None and data.num_train < len(train):
+        labels = train.source.labels[train.indices]
+        _, chosen = stratified_split(labels, num_validation=data.num_train, seed=data.split_seed)
+        train = Subset(train.source, train.indices[chosen])
+    return train, validation
+
+
+def fixed_shape(source: Source) -> tuple[int, int, int]:
+    """(h, w, c) of a source's images.
+
+    Raises:
+        DataError: they differ in size.
+    """
+    height, width, channels = source.info.image_shape
+    if height is None or width is None:
+        raise DataError(
+            f"The images of {source.info.name} differ in size; set config.data.image_size, for "
+            "example --config.data.image_size=224,224."
+        )
+    return height, width, channels
+
+
+def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
+    """Padding and normalisation, measured on the training examples where the config says nothing.
+
+    Raises:
+        ConfigError: mean or std have another number of channels than the images.
+    """
+    if data.mean is not None and data.std is not None:
+        mean, std = data.mean, data.std
+    else:
+        mean, std = measure(train.source, train.indices)
+    preprocess = Preprocess(mean, std, data.pad)
+    check_channels(preprocess, train.source.info.image_shape[2])
+    return preprocess
+
+
+class PipelineMaker:
+    """Makes pipelines of the kind that a config asks for; splits are placed on devices once.
+
+    Args:
+        data: the config.
+        preprocess: what happens to the images in the compiled step.
+        sharding: where resident data lie.
+    """
+
+    def __init__(self, data: DataConfig, preprocess: Preprocess, sharding: Any):
+        self._data = data
+        self._preprocess = preprocess
+        self._sharding = sharding
+        self._placed: dict[str, Tree] = {}
+
+    def training(
+        self, subset: Subset, batch_size: int, *, seed: int, num_epochs: int, longest: int
+    ) -> Pipeline:
+        """Shuffled anew every epoch; a feed holds at most `longest` steps."""
+        order = Order(subset.indices, batch_size, seed)
+        if self._is_resident(subset.source):
+            return ResidentPipeline(self._place(subset.source), self._preprocess, order, longest)
+        return self._stream(subset.source, order, num_epochs)
+
+    def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Pipeline:
+        """One pass in order; the batch is at most the data, rounded up to what devices share."""
+        rounded = -(-min(batch_size, len(subset)) // num_devices) * num_devices
+        order = Order(subset.indices, rounded, None)
+        if self._is_resident(subset.source):
+            images = self._place(subset.source)
+            return ResidentPipeline(images, self._preprocess, order, order.steps_per_epoch)
+        return self._stream(subset.source, order, 1)
+
+    def _stream(self, source: Source, order: Order, num_epochs: int) -> Pipeline:
+        return StreamingPipeline(
+            source,
+            self._preprocess,
+            order,
+            num_workers=self._data.num_workers,
+            total_steps=order.steps_per_epoch * num_epochs,
+        )
+
+    def _is_resident(self, source: Source) -> bool:
+        num_bytes = len(source) * int(np.prod(fixed_shape(source)))
+        small = num_bytes <= self._data.resident_limit_mib * MIB
+        return self._data.pipeline == "resident" or (self._data.pipeline == "auto" and small)
+
+    def _place(self, source: Source) -> Tree:
+        if source.split not in self._placed:
+            images, labels = source.read_all()
+            arrays = {"image": images, "label": labels}
+            self._placed[source.split] = jax.device_put(arrays, self._sharding)
+        return self._placed[source.split]
