@@ -22,7 +22,8 @@ def test_experiment_runs_two_steps(path: Path, tmp_path: Path):
     result = run_training(smoke(load_config(str(path), [])), tmp_path / "run", lambda _: None)
     assert result.status == "finished"
     assert result.progress.step == 2
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     assert [row["split"] for row in rows] == ["train", "validation"]
 
 

@@ -69,7 +69,7 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss_sum) & jnp.isfinite(norm)
         new = (state.step + 1, params, collections, opt_state)
         old = (state.step, state.params, state.collections, state.opt_state)
