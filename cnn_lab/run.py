@@ -14,7 +14,7 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.typed import to_dict
-from cnn_lab.train.checkpoint import Checkpoints, sharded_shapes
+from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.diagnose import explain_non_finite
 from cnn_lab.train.dispatch import compile_train
 from cnn_lab.train.early_stopping import Selection
@@ -23,6 +23,7 @@ from cnn_lab.train.loop import Plan, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.state import TrainState
+from cnn_lab.train.storable import sharded_shapes
 from cnn_lab.train.workdir import (
     CHECKPOINTS,
     Workdir,
@@ -136,8 +137,13 @@ def _train(
         f"{plan.steps_per_epoch} steps, {pipeline.name} on {started['devices']}; compiled in "
         f"{compile_seconds:.1f} s."
     )
-    record = folder.update_record(
+    sessions = [
+        *read_record(folder.path).get("sessions", []),
+        session(started, first_step=first_step, last_step=None, status="running"),
+    ]
+    folder.update_record(
         status="running",
+        sessions=sessions,
         config=to_dict(config),
         fingerprint=experiment.fingerprint,
         class_names=list(experiment.network.class_names),
@@ -171,13 +177,12 @@ def _train(
         interrupted=interrupted,
         diagnose=lambda state, step: _diagnose(experiment, state, step),
     )
-    entry = session(
-        started, first_step=first_step, last_step=outcome.progress.step, status=outcome.status
-    )
+    last_step = outcome.progress.step
+    ended = session(started, first_step=first_step, last_step=last_step, status=outcome.status)
     folder.update_record(
         status=outcome.status,
         progress=dataclasses.asdict(outcome.progress),
-        sessions=[*record.get("sessions", []), entry],
+        sessions=[*sessions[:-1], ended],
     )
     return Result(outcome.status, outcome.progress, ran=True)
 

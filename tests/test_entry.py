@@ -150,7 +150,7 @@ def test_evaluate_agrees_with_training_and_counts_test(command, finished: Path):
 
 
 def test_predict_names_classes(command, finished: Path, tmp_path: Path):
-    digits = load_digits()
+    digits: Any = load_digits()
     paths = []
     for index in range(40):
         pixels = np.rint(digits.images[index] * 255 / 16).astype(np.uint8)

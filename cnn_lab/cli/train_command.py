@@ -20,6 +20,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import config_path, load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.typed import freeze
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -46,11 +47,10 @@ def main(invocation: Invocation) -> int:
     reference = invocation.flags.config
     if invocation.arguments:
         raise ConfigError(f"train takes flags only; found {invocation.arguments[0]!r}.")
-    config = load_config(reference, invocation.overrides)
+    config = freeze(load_config(reference, invocation.overrides))
     runtime.start(config.mesh.num_devices)
     from cnn_lab.build import build, default_workdir
     from cnn_lab.cli.dry_run import describe
-    from cnn_lab.report.page import write_report
     from cnn_lab.run import run_training
     from cnn_lab.train.workdir import unwritable
 
@@ -71,6 +71,8 @@ def main(invocation: Invocation) -> int:
         _say(f"Interrupted at step {progress.step}; everything is saved. Resume with:")
         _say(f"  {shlex.join(command)}")
         return 0
+    from cnn_lab.report.page import write_report  # half a second for matplotlib, at the end
+
     report = write_report(workdir)
     best = progress.selection
     _say(

@@ -45,7 +45,7 @@ def digests(tree: Tree) -> dict[str, str]:
     """
 
     def digest(leaf: Any) -> str:
-        array = np.ascontiguousarray(leaf)
+        array = np.asarray(leaf, order="C")
         head = f"{array.dtype}{array.shape}".encode()
         return hashlib.sha256(head + array.tobytes()).hexdigest()
 

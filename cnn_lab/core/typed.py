@@ -16,6 +16,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from cnn_lab.core.errors import ConfigError, suggest
@@ -63,6 +64,8 @@ def freeze(node: NodeType) -> NodeType:
         value = getattr(node, field.name)
         if isinstance(value, Node):
             freeze(value)
+        elif isinstance(value, dict):
+            object.__setattr__(node, field.name, types.MappingProxyType(value))
     object.__setattr__(node, "_frozen", True)
     return node
 
@@ -71,9 +74,13 @@ def to_dict(node: Node) -> dict[str, Any]:
     """Returns `node` as nested plain dicts, ready for JSON (tuples stay tuples)."""
     values = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}  # pyright: ignore[reportArgumentType]
     return {
-        name: to_dict(value) if isinstance(value, Node) else copy.deepcopy(value)
+        name: to_dict(value) if isinstance(value, Node) else _plain_copy(value)
         for name, value in values.items()
     }
+
+
+def _plain_copy(value: Any) -> Any:
+    return copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
 
 
 def from_dict(node_type: type[NodeType], values: Any, path: str = "config") -> NodeType:
@@ -106,7 +113,7 @@ def override(node: Node, path: str, text: str) -> None:
         annotation = _require_field(type(node), name, seen)
         seen = f"{seen}.{name}"
         child = getattr(node, name)
-        if isinstance(child, dict):
+        if isinstance(child, Mapping):
             key = ".".join([*parents[position + 1 :], last])
             setattr(node, name, {**child, key: parse_literal(text)})
             return

@@ -87,6 +87,13 @@ def fixed_shape(source: Source) -> tuple[int, int, int]:
     return height, width, channels
 
 
+def is_resident(data: DataConfig, source: Source) -> bool:
+    """Whether the config keeps a split on the devices: when told to, or when it is small."""
+    num_bytes = len(source) * int(np.prod(fixed_shape(source)))
+    small = num_bytes <= data.resident_limit_mib * MIB
+    return data.pipeline == "resident" or (data.pipeline == "auto" and small)
+
+
 def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     """Padding and normalisation, measured on the training examples where the config says nothing.
 
@@ -96,7 +103,12 @@ def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     if data.mean is not None and data.std is not None:
         mean, std = data.mean, data.std
     else:
-        mean, std = measure(train.source, train.indices)
+        source = train.source
+        if is_resident(data, source):
+            images, _ = source.read_all()
+            mean, std = measure(lambda indices: images[indices], train.indices)
+        else:
+            mean, std = measure(lambda indices: source.gather(indices)["image"], train.indices)
     preprocess = Preprocess(mean, std, data.pad)
     check_channels(preprocess, train.source.info.image_shape[2])
     return preprocess
@@ -122,7 +134,7 @@ class PipelineMaker:
     ) -> Pipeline:
         """Shuffled anew every epoch; a feed holds at most `longest` steps."""
         order = Order(subset.indices, batch_size, seed)
-        if self._is_resident(subset.source):
+        if is_resident(self._data, subset.source):
             return ResidentPipeline(self._place(subset.source), self._preprocess, order, longest)
         return self._stream(subset.source, order, num_epochs)
 
@@ -130,7 +142,7 @@ class PipelineMaker:
         """One pass in order; the batch is at most the data, rounded up to what devices share."""
         rounded = -(-min(batch_size, len(subset)) // num_devices) * num_devices
         order = Order(subset.indices, rounded, None)
-        if self._is_resident(subset.source):
+        if is_resident(self._data, subset.source):
             images = self._place(subset.source)
             return ResidentPipeline(images, self._preprocess, order, order.steps_per_epoch)
         return self._stream(subset.source, order, 1)
@@ -143,11 +155,6 @@ class PipelineMaker:
             num_workers=self._data.num_workers,
             total_steps=order.steps_per_epoch * num_epochs,
         )
-
-    def _is_resident(self, source: Source) -> bool:
-        num_bytes = len(source) * int(np.prod(fixed_shape(source)))
-        small = num_bytes <= self._data.resident_limit_mib * MIB
-        return self._data.pipeline == "resident" or (self._data.pipeline == "auto" and small)
 
     def _place(self, source: Source) -> Tree:
         if source.split not in self._placed:

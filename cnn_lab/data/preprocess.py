@@ -1,16 +1,15 @@
 """From stored pixels to what a model takes, inside the compiled step."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import RawImages
-from cnn_lab.data.source import Source
 
 MOST_MEASURED = 100_000  # above, mean and deviation come from evenly spaced examples
 MEASURED_AT_ONCE = 4096
@@ -59,12 +58,13 @@ def padded_shape(image_shape: tuple[int, int, int], pad: int) -> tuple[int, int,
 
 
 def measure(
-    source: Source, indices: Int[np.ndarray, " n"]
+    read: Callable[[Int[np.ndarray, " n"]], UInt8[np.ndarray, "n h w c"]],
+    indices: Int[np.ndarray, " n"],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation of pixels in [0, 1].
+    """Per-channel mean and standard deviation of pixels in [0, 1], from exact sums.
 
     Args:
-        source: a split whose images share one size.
+        read: positions -> images of one size.
         indices: the training examples; nothing else may be looked at.
 
     Returns:
@@ -72,14 +72,15 @@ def measure(
     """
     stride = -(-len(indices) // MOST_MEASURED)
     chosen = np.sort(indices)[::stride]
-    counts = np.zeros((source.info.image_shape[2], 256), np.int64)
+    total = squares = np.zeros((), np.int64)
+    num_pixels = 0
     for start in range(0, len(chosen), MEASURED_AT_ONCE):
-        images = source.gather(chosen[start : start + MEASURED_AT_ONCE])["image"]
-        for channel, pixels in enumerate(np.moveaxis(images, -1, 0)):
-            counts[channel] += np.bincount(pixels.ravel(), minlength=256)
-    values, num_pixels = np.arange(256), counts[0].sum()
-    mean = counts @ values / num_pixels
-    std = np.sqrt(np.maximum(counts @ values**2 / num_pixels - mean**2, 0.0))
+        images = read(chosen[start : start + MEASURED_AT_ONCE])
+        total = total + images.sum((0, 1, 2), dtype=np.int64)
+        squares = squares + np.square(images, dtype=np.uint16).sum((0, 1, 2), dtype=np.int64)
+        num_pixels += images.size // images.shape[-1]
+    mean = total / num_pixels
+    std = np.sqrt(np.maximum(squares / num_pixels - mean**2, 0.0))
     std = np.where(std > 0, std, 255.0)
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
 

@@ -28,8 +28,8 @@ NARROW_CHANNELS = 16  # with at most so many channels on both sides the library 
 
 
 def conv_general_dilated(
-    images: jax.Array,
-    kernel: jax.Array,
+    lhs: jax.Array,
+    rhs: jax.Array,
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
@@ -40,42 +40,52 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Drop-in for `jax.lax.conv_general_dilated`, fast under `grad` inside loops on CPU.
 
+    The fast path is for NHWC images and HWIO kernels without dilation and groups; everything else
+    goes to lax.
+
     Args:
-        images: [n h w c].
-        kernel: [kernel_height kernel_width c features].
+        lhs: images [n h w c].
+        rhs: kernel [kernel_height kernel_width c features].
         window_strides: (vertical, horizontal).
         padding: `SAME`, `VALID` or ((top, bottom), (left, right)) in pixels.
-        lhs_dilation: as in lax; anything but ones takes the lax path.
-        rhs_dilation: as in lax; anything but ones takes the lax path.
-        dimension_numbers: as in lax; NHWC, HWIO, NHWC takes the fast path.
-        feature_group_count: as in lax; anything but 1 takes the lax path.
-        **options: passed to lax, such as `precision`.
+        lhs_dilation: as in lax.
+        rhs_dilation: as in lax.
+        dimension_numbers: as in lax.
+        feature_group_count: as in lax.
+        **options: as in lax; the fast path takes a `precision` as a hint only.
 
     Returns:
         [n h w features].
     """
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    layout = lax.conv_dimension_numbers(images.shape, kernel.shape, dimension_numbers)
-    plain = images.ndim == 4 and layout == lax.conv_dimension_numbers(
-        images.shape, kernel.shape, NHWC
+    layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+    fast = (
+        jax.default_backend() == "cpu"
+        and lhs.ndim == 4
+        and layout == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+        and not dilated
+        and feature_group_count == 1
+        and options.keys() <= {"precision"}
     )
-    if jax.default_backend() != "cpu" or not plain or dilated or feature_group_count != 1:
-        return lax.conv_general_dilated(
-            images,
-            kernel,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            dimension_numbers,
-            feature_group_count,
-            **options,
-        )
-    strides = (window_strides[0], window_strides[1])
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
-    (top, bottom), (left, right) = padding
-    return _conv(images, kernel, strides, ((top, bottom), (left, right)))
+    if fast:
+        strides = (window_strides[0], window_strides[1])
+        if isinstance(padding, str):
+            padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
+        (top, bottom), (left, right) = padding
+        fits = lhs.shape[1] + top + bottom >= rhs.shape[0]
+        if fits and lhs.shape[2] + left + right >= rhs.shape[1]:
+            return _conv(lhs, rhs, strides, ((top, bottom), (left, right)))
+    return lax.conv_general_dilated(
+        lhs,
+        rhs,
+        window_strides,
+        padding,
+        lhs_dilation,
+        rhs_dilation,
+        dimension_numbers,
+        feature_group_count,
+        **options,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -124,7 +134,7 @@ def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pa
     every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
     """
     n, height, width, channels = x.shape
-    kernel_height, kernel_width, _, features = shape
+    kernel_height, kernel_width, *_ = shape
     (top, _), (left, _) = pads
     bottom = kernel_height + (dy.shape[1] - 1) * strides[0] - height - top
     right = kernel_width + (dy.shape[2] - 1) * strides[1] - width - left
@@ -137,8 +147,7 @@ def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pa
         rhs_dilation=(strides[0], strides[1] * channels),
         dimension_numbers=NHWC,
     )
-    # The last line may hold more than whole kernels: columns of a next, unused position.
-    return gradient.reshape(kernel_height, -1, channels, features)[:, :kernel_width]
+    return gradient.reshape(shape)
 
 
 def _widened(x, w, pads: Pairs) -> jax.Array:

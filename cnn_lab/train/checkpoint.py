@@ -27,6 +27,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train.state import TrainState
+from cnn_lab.train.storable import describe_difference, from_storable, to_storable
 
 ITEMS = ("state", "record")
 
@@ -88,7 +89,7 @@ class Checkpoints:
             if step in self.steps():
                 return
             self._policy.best_step = best_step
-            values = _storable(state)
+            values = to_storable(state)
             checked = {**record, "step": step, "digests": trees.digests(values)}
             saved = self._manager.save(
                 step,
@@ -123,8 +124,8 @@ class Checkpoints:
             CheckpointError: missing, damaged, or of another model; the message says which leaves.
         """
         record = self.read_record(step)
-        values = self._restore_checked(step, record, _storable(target))
-        return _loadable(values), record
+        values = self._restore_checked(step, record, to_storable(target))
+        return from_storable(values), record
 
     def restore_variables(
         self, step: int, record: dict[str, Any], target: Tree, sharding: jax.sharding.Sharding
@@ -236,50 +237,6 @@ class Checkpoints:
 
 class DamagedError(CheckpointError):
     """A checkpoint whose files are incomplete or changed."""
-
-
-def describe_difference(found: Tree, expected: Tree) -> str:
-    """Lists missing, extra and reshaped leaves, one a line; empty when the trees agree.
-
-    Args:
-        found: leaves with `shape`, as stored.
-        expected: leaves with `shape`, as the model has them.
-    """
-    old = {path: tuple(leaf.shape) for path, leaf in trees.flatten(found).items()}
-    new = {path: tuple(leaf.shape) for path, leaf in trees.flatten(expected).items()}
-    lines = [f"  missing in the checkpoint: {path} {new[path]}" for path in new if path not in old]
-    lines += [f"  only in the checkpoint: {path} {old[path]}" for path in old if path not in new]
-    lines += [
-        f"  other shape: {path} is {old[path]} in the checkpoint, {shape} in the model"
-        for path, shape in new.items()
-        if path in old and old[path] != shape
-    ]
-    if len(lines) > 20:
-        lines = [*lines[:20], f"  ... and {len(lines) - 20} more"]
-    return "\n".join(lines)
-
-
-def sharded_shapes(shapes: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """Shapes of a state (`jax.eval_shape`) with a sharding for every leaf, to restore into."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-    )
-
-
-def _storable(state: TrainState) -> dict[str, Tree]:
-    """The state as nested plain dicts, keys as their raw data: what lies on disk."""
-    key = state.key
-    if isinstance(key, jax.ShapeDtypeStruct):
-        data = jax.eval_shape(jax.random.key_data, key)
-        data = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
-    else:
-        data = jax.random.key_data(key)
-    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    return {**values, "key": data}
-
-
-def _loadable(values: dict[str, Tree]) -> TrainState:
-    return TrainState(**{**values, "key": jax.random.wrap_key_data(values["key"])})
 
 
 def _damaged(folder: Path, step: int, reason: object) -> DamagedError:

@@ -136,8 +136,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def session(started: Mapping[str, Any], *, first_step: int, last_step: int, status: str) -> dict:
-    """One entry of the record's `sessions`: an environment and what was done in it."""
+def session(
+    started: Mapping[str, Any], *, first_step: int, last_step: int | None, status: str
+) -> dict[str, Any]:
+    """One entry of the record's `sessions`; one that was killed keeps the status `running`."""
     return {**started, "first_step": first_step, "last_step": last_step, "status": status}
 
 
