@@ -16,11 +16,13 @@ from cnn_lab.config import (
 def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="digits", image_size=(32, 32), validation_fraction=0.2),
-        model=ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"}),
+        model=ModelSpec(
+            name="lenet5", options={"activation": "relu", "pooling": "max", "dropout_rate": 0.3}
+        ),
         optim=OptimConfig(
             name="adamw",
             learning_rate=2e-3,
-            options={"weight_decay": 0.05},
+            options={"weight_decay": 0.2},
             schedule=ScheduleConfig(name="cosine", warmup_steps=20),
         ),
         train=TrainConfig(num_epochs=30, batch_size=64),

@@ -17,13 +17,13 @@ def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_validation=5000),
         model=ModelSpec(
-            name="lenet5", options={"activation": "relu", "pooling": "max", "dropout_rate": 0.5}
+            name="lenet5", options={"activation": "relu", "pooling": "max", "dropout_rate": 0.3}
         ),
         optim=OptimConfig(
             name="adamw",
             learning_rate=2e-3,
-            options={"weight_decay": 0.05},
+            options={"weight_decay": 0.2},
             schedule=ScheduleConfig(name="cosine", warmup_steps=200),
         ),
-        train=TrainConfig(num_epochs=20, batch_size=128),
+        train=TrainConfig(num_epochs=20, batch_size=64),
     )
