@@ -131,23 +131,38 @@ def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pa
     """Gradient with respect to the kernel: images and `dy` with examples as the channels.
 
     Each row of the images becomes one line of (column, channel), so that the output line holds
-    every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
+    every (kernel column, channel) pair: a long line, which the library computes in tall tiles. Where
+    features are few, neighbouring columns of `dy` count as features of a wider kernel, whose
+    gradient is folded back.
     """
     n, height, width, channels = x.shape
-    kernel_height, kernel_width, *_ = shape
+    kernel_height, kernel_width, _, features = shape
     (top, _), (left, _) = pads
+    pixels = _divisor(dy.shape[2], least=-(-NARROW_CHANNELS // features))
+    wide = kernel_width + (pixels - 1) * strides[1]
+    dy = dy.reshape(n, dy.shape[1], dy.shape[2] // pixels, pixels * features)
+    stride = strides[1] * pixels
     bottom = kernel_height + (dy.shape[1] - 1) * strides[0] - height - top
-    right = kernel_width + (dy.shape[2] - 1) * strides[1] - width - left
+    right = wide + (dy.shape[2] - 1) * stride - width - left
     lines = x.transpose(1, 2, 3, 0).reshape(1, height, width * channels, n)
     gradient = lax.conv_general_dilated(
         lines,
         dy.transpose(1, 2, 0, 3),
         (1, 1),
         ((top, bottom), (left * channels, right * channels)),
-        rhs_dilation=(strides[0], strides[1] * channels),
+        rhs_dilation=(strides[0], stride * channels),
         dimension_numbers=NHWC,
-    )
-    return gradient.reshape(shape)
+    ).reshape(kernel_height, wide, channels, pixels, features)
+    starts = range(0, pixels * strides[1], strides[1])
+    shifted = (gradient[:, s : s + kernel_width, :, i] for i, s in enumerate(starts))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _divisor(number: int, least: int) -> int:
+    """The smallest divisor of `number` from `least` on, or 1 where that is no small one."""
+    if least == 1:
+        return 1
+    return next((d for d in range(least, min(number, 4 * least) + 1) if number % d == 0), 1)
 
 
 def _widened(x, w, pads: Pairs) -> jax.Array:
