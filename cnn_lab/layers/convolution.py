@@ -131,8 +131,8 @@ def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pa
     """Gradient with respect to the kernel: images and `dy` with examples as the channels.
 
     Each row of the images becomes one line of (column, channel), so that the output line holds
-    every (kernel column, channel) pair: a long line, which the library computes in tall tiles. Where
-    features are few, neighbouring columns of `dy` count as features of a wider kernel, whose
+    every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
+    Where features are few, neighbouring columns of `dy` count as features of a wider kernel, whose
     gradient is folded back.
     """
     n, height, width, channels = x.shape
