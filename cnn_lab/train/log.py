@@ -4,6 +4,7 @@ A row is one JSON object: `step`, `epoch`, `split` (`train` or `validation`) and
 the rows after the restored step are dropped, so that the file never holds a step twice.
 """
 
+import hashlib
 import importlib
 import json
 import os
@@ -97,10 +98,13 @@ class WeightsAndBiases:
                 "config.log.wandb_project is set, but wandb is not installed; run pip install "
                 "'cnn_lab[wandb]' or leave the field out."
             ) from error
+        # The same folder is the same run there, so that a resumed training goes on in it.
+        identity = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
         self._run = wandb.init(
             project=project,
             dir=str(workdir),
             name=workdir.name,
+            id=identity,
             config=dict(config),
             resume="allow",
         )
