@@ -20,15 +20,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.ranges import (  # noqa: F401 - offered here too, beside what checks them
-    Count,
-    Fraction,
-    Natural,
-    NonNegative,
-    Positive,
-    ProperFraction,
-    Range,
-)
+from cnn_lab.core.ranges import Range
 
 NodeType = TypeVar("NodeType", bound="Node")
 NONE_WORDS = ("none", "null")
