@@ -13,9 +13,10 @@ from cnn_lab.config import (
 )
 
 
-def get_config() -> ExperimentConfig:
+def get_config(examples: str = "") -> ExperimentConfig:
+    held_out = 0 if examples == "all" else 5000
     return ExperimentConfig(
-        data=DataConfig(name="mnist", pad=2, num_validation=5000),
+        data=DataConfig(name="mnist", pad=2, num_validation=held_out),
         model=ModelSpec(
             name="lenet5", options={"activation": "relu", "pooling": "max", "dropout_rate": 0.3}
         ),
