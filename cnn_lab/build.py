@@ -122,10 +122,10 @@ def build(config: ExperimentConfig) -> Experiment:
         "config.optim.schedule.options",
     )
     task = lookup(TASKS, config.task.name, "task")(config.task.loss)
-    if config.selection.metric not in task.metric_names:
+    if config.selection.metric not in task.better:
         raise ConfigError(
             f"config.selection.metric is {config.selection.metric!r}, which the task does not "
-            f"measure; {suggest(config.selection.metric, task.metric_names)}"
+            f"measure; {suggest(config.selection.metric, task.better)}"
         )
     mesh = make_mesh(choose_num_devices(config.train.batch_size, config.mesh.num_devices))
     dataset = open_dataset(config.data.name, config.data.data_dir)
@@ -222,8 +222,15 @@ def evaluation_pipeline(
     return maker.evaluation(subset, config.evaluate.batch_size, mesh.devices.size)
 
 
-def default_workdir(config_path: Path) -> Path:
-    """Where a run goes when nobody says: `runs/` and the experiment's own path."""
+def default_workdir(config_path: Path, argument: str | None = None) -> Path:
+    """Where a run goes when nobody says: `runs/` and the experiment's own path and argument.
+
+    The config.json of a run belongs to the run in its folder.
+    """
+    if config_path.suffix == ".json":
+        return config_path.parent
+    if argument:
+        config_path = config_path.with_name(f"{config_path.stem}-{argument}.py")
     parts = config_path.with_suffix("").parts
     kept = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
     return Path("runs", *kept)

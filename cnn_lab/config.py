@@ -146,10 +146,9 @@ class EvaluateConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class SelectionConfig(Node):
-    """The validation metric that decides which weights are the best, and its direction."""
+    """The validation metric that decides which weights are the best: `accuracy` or `loss`."""
 
     metric: str = "accuracy"
-    mode: Literal["max", "min"] = "max"
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import jax
 from cnn_lab.build import Experiment, build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
-from cnn_lab.core.errors import WorkdirError
+from cnn_lab.core.errors import CnnLabError, WorkdirError
 from cnn_lab.core.typed import to_dict
+from cnn_lab.tasks import Classification
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.diagnose import explain_non_finite
-from cnn_lab.train.dispatch import compile_train
+from cnn_lab.train.dispatch import compile_train, prepare_key
 from cnn_lab.train.early_stopping import Selection
-from cnn_lab.train.log import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from cnn_lab.train.log import JsonLines, Sink, TensorBoard, WeightsAndBiases, require_wandb
 from cnn_lab.train.loop import Plan, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.progress import make_display
@@ -68,6 +69,8 @@ def run_training(
     Raises:
         CnnLabError: anything that the user can mend; nothing already saved is lost.
     """
+    if config.log.wandb_project is not None:
+        require_wandb()
     with ExitStack() as stack:
         folder = Workdir(workdir, config)
         stack.callback(folder.release)
@@ -76,14 +79,21 @@ def run_training(
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
         interrupted = stack.enter_context(_stop_signals())
         experiment = build(config)
-        stack.callback(experiment.train_pipeline.close)
+        for pipeline in (experiment.train_pipeline, experiment.validation_pipeline):
+            if pipeline is not None:
+                stack.callback(pipeline.close)
         if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
             raise WorkdirError(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
                 "data back or give another --workdir."
             )
         folder.claim(config)
-        return _train(config, experiment, folder, say, sinks, interrupted, stack)
+        try:
+            return _train(config, experiment, folder, say, sinks, interrupted, stack)
+        except CnnLabError as error:
+            with suppress(OSError):  # a full disk, for one, takes no record either
+                folder.update_record(status="failed", error=str(error))
+            raise
 
 
 def plan_of(config: ExperimentConfig, experiment: Experiment) -> Plan:
@@ -114,6 +124,11 @@ def _train(
     if restored:
         state, progress = restored[0], Progress.from_json(restored[1]["progress"])
         say(f"Resuming {folder.path} from step {progress.step}.")
+    elif (folder.path / DAMAGED).exists():
+        raise WorkdirError(
+            f"No checkpoint of {folder.path} is left, and damaged ones are in "
+            f"{folder.path / DAMAGED}; start again with another --workdir."
+        )
     else:
         init = jax.jit(experiment.init, out_shardings=replicated(mesh))
         state, progress = init(jax.random.key(config.seed)), Progress()
@@ -134,7 +149,8 @@ def _train(
     say(
         f"Training {config.model.name} ({trees.count(target.params):,} parameters) on "
         f"{config.data.name}: {len(pipeline.order.indices):,} images, {plan.num_epochs} epochs of "
-        f"{plan.steps_per_epoch} steps, {pipeline.name} on {started['devices']}; compiled in "
+        f"{plan.steps_per_epoch} steps, {pipeline.name}, on {mesh.devices.size} of "
+        f"{started['devices']}; compiled in "
         f"{compile_seconds:.1f} s."
     )
     sessions = [
@@ -168,7 +184,7 @@ def _train(
         program=program,
         feed_sharding=stacked_batches(mesh),
         evaluate=evaluate if evaluator else None,
-        selection=selection_rule(config),
+        selection=selection_rule(config, experiment.network.task),
         learning_rate=experiment.learning_rate,
         checkpoints=checkpoints,
         about=experiment.network.about(),
@@ -187,14 +203,14 @@ def _train(
     return Result(outcome.status, outcome.progress, ran=True)
 
 
-def selection_rule(config: ExperimentConfig) -> Selection:
-    """Which validation metric decides, and how patiently."""
-    stopping = config.early_stopping
+def selection_rule(config: ExperimentConfig, task: Classification) -> Selection:
+    """Which validation metric decides, in which direction, and how patiently."""
+    metric, stopping = config.selection.metric, config.early_stopping
     if stopping is None:
-        return Selection(config.selection.metric, config.selection.mode)
+        return Selection(metric, task.better[metric])
     return Selection(
-        config.selection.metric,
-        config.selection.mode,
+        metric,
+        task.better[metric],
         check_every_epochs=stopping.every_epochs,
         patience=stopping.patience,
         min_delta=stopping.min_delta,
@@ -217,7 +233,7 @@ def _sinks(config: ExperimentConfig, workdir: Path, first_step: int) -> list[Sin
 def _diagnose(experiment: Experiment, state: TrainState, step: int) -> Exception:
     pipeline = experiment.train_pipeline
     feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
-    batch = pipeline.prepare(pipeline.resident, feed, jax.random.key(0))
+    batch = pipeline.prepare(pipeline.resident, feed, prepare_key(state))
     positions, _ = pipeline.order.batches(step, 1)
     return explain_non_finite(
         experiment.network.model,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from cnn_lab.core.errors import lookup
 from cnn_lab.core.shapes import Logits, PerExample, Tree
@@ -15,11 +16,13 @@ class Classification:
 
     Attributes:
         loss_function: per-example loss of (logits [n k], labels [n]).
-        metric_names: validation metrics, each with the direction that is better.
+        better: validation metrics, each with the direction that is better.
     """
 
     loss_function: Loss
-    metric_names: tuple[str, ...] = ("loss", "accuracy")
+    better: Mapping[str, Literal["max", "min"]] = dataclasses.field(
+        default_factory=lambda: {"loss": "min", "accuracy": "max"}
+    )
 
     def losses(self, logits: Logits, batch: Mapping[str, Tree]) -> PerExample:
         """Per-example losses [n] of a batch with `label`."""

@@ -284,7 +284,6 @@ COMMAND_LINES = {
     training("data.pipeline=fast"): ("one of auto, resident, streaming", "'fast'"),
     training("data.validation_fraction=1"): ("config.data.validation_fraction", PART),
     training("data.num_validation=1437"): ("1437 validation examples", "out of 1437"),
-    training("selection.mode=up"): ("one of max, min", "'up'"),
     training("model.options=3"): ("config.model.options must be a table", "'3'"),
     # Names and options of models, optimizers, schedules, losses.
     training("model.name=lenet"): ("no model named 'lenet'", "did you mean lenet5"),

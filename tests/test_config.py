@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lab.cli.config_flag import config_path, load_config, split_overrides
+from cnn_lab.cli.config_flag import load_config, split_overrides, split_reference
 from cnn_lab.config import (
     EarlyStoppingConfig,
     ExperimentConfig,
@@ -69,7 +69,6 @@ OUT_OF_RANGE = {
     "train.max_steps_per_dispatch=0": COUNT,
     "evaluate.every_epochs=0": COUNT,
     "evaluate.batch_size=0": COUNT,
-    "selection.mode=best": "one of max, min",
     "early_stopping.every_epochs=0": COUNT,
     "early_stopping.patience=0": COUNT,
     "early_stopping.min_delta=-1": "a finite number of at least 0",
@@ -267,7 +266,7 @@ def test_an_argument_reaches_get_config(tmp_path):
     assert load_config(reference, []).model.name == "x"
     assert load_config(f"{reference}:mlp", []).model.name == "mlp"
     assert load_config(f"{reference}:", []).model.name == ""
-    assert config_path(f"{reference}:mlp") == Path(reference)
+    assert split_reference(f"{reference}:mlp") == (Path(reference), "mlp")
 
 
 def test_a_colon_may_be_part_of_a_file_name(tmp_path):

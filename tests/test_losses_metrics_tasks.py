@@ -84,7 +84,8 @@ def test_a_classification_measures_what_it_names(name):
     task = classification(name)
     logits = jnp.array([[2.0, 0.0, 1.0], [2.0, 0.0, 1.0]])
     metrics = task.metrics(logits, {"label": LABELS})
-    assert tuple(metrics) == task.metric_names == ("loss", "accuracy")
+    assert dict(task.better) == {"loss": "min", "accuracy": "max"}
+    assert metrics.keys() == task.better.keys()
     np.testing.assert_array_equal(metrics["loss"], LOSSES[name](logits, LABELS))
     np.testing.assert_array_equal(metrics["loss"], task.losses(logits, {"label": LABELS}))
     assert metrics["accuracy"].tolist() == [1.0, 0.0]

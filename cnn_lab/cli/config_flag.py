@@ -68,19 +68,18 @@ def load_config(reference: str | None, overrides: Sequence[tuple[str, str]]) -> 
             "--config is missing: give an experiment file, such as "
             "--config=experiments/digits/lenet5.py; `cnn-lab list experiments` shows them."
         )
-    path, argument = _split_reference(reference)
+    path, argument = split_reference(reference)
     config = _read_json(path) if path.suffix == ".json" else _run_file(path, argument)
     for field, text in overrides:
         override(config, field, text)
+    kind, colon, folder = config.data.name.partition(":")
+    if colon and kind == "folder":  # the run must find it from any directory
+        config.data.name = f"folder:{Path(folder).expanduser().resolve()}"
     return config
 
 
-def config_path(reference: str) -> Path:
-    """The file of a `FILE[:ARGUMENT]` reference."""
-    return _split_reference(reference)[0]
-
-
-def _split_reference(reference: str) -> tuple[Path, str | None]:
+def split_reference(reference: str) -> tuple[Path, str | None]:
+    """The file and the argument of a `FILE[:ARGUMENT]` reference."""
     if Path(reference).is_file():
         return Path(reference), None
     name, colon, argument = reference.rpartition(":")

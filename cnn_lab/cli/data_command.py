@@ -1,8 +1,9 @@
 """Prepares data sets for training, and checks them.
 
 `prepare` reads the published files from a folder of yours or downloads them, verifies them and
-writes them once as TFDS array_record. `check` looks for images that are in two splits or twice in
-one. Both take a catalogue name, `folder:PATH` or `tfds:PATH`; training prepares by itself too.
+writes them once as TFDS array_record. `check` looks for images that are in two splits, test
+included, or twice in one. Both take a catalogue name, `folder:PATH` or `tfds:PATH`; training
+prepares by itself too.
 
 Examples:
   cnn-lab data prepare mnist --from_dir=downloads/mnist
@@ -83,7 +84,11 @@ def _check(dataset) -> None:
     pairs = find_duplicates(sources)
     summary = summarise_duplicates(pairs, sources)
     _say(f"{dataset.info.name}: {sum(map(len, sources.values())):,} images in {', '.join(sources)}")
-    _say(f"  {summary}")
+    for split, count in summary.within.items():
+        _say(f"  {count:,} image(s) of {split} are in it more than once")
+    for (split_a, split_b), count in summary.across.items():
+        _say(f"  {count:,} image(s) of {split_b} are in {split_a} too")
+    _say(f"  {len(pairs):,} duplicate(s), {len(summary.disagreeing):,} of them under two labels")
     for split_a, index_a, split_b, index_b in pairs[:SHOWN]:
         _say(f"  {split_a} {index_a} = {split_b} {index_b}")
     if len(pairs) > SHOWN:

@@ -1,4 +1,4 @@
-"""Evaluates a trained run on its validation split, or, once, on the locked test split.
+"""Evaluates a trained run on its validation split, or on the test split, which is locked elsewhere.
 
 Every opening of the test split is counted in the run's record.
 
@@ -37,16 +37,15 @@ def main(invocation: Invocation) -> int:
     if values.split not in ("train", "validation", "test"):
         raise ConfigError(f"--split must be train, validation or test; found {values.split!r}.")
     runtime.start(None)
-    import jax
-
     from cnn_lab import build
     from cnn_lab.cli.trained import open_trained
     from cnn_lab.data.catalog import open_dataset
-    from cnn_lab.train.mesh import make_mesh, replicated
-    from cnn_lab.train.workdir import count_test_opening, read_record
+    from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated
+    from cnn_lab.train.workdir import count_test_opening, read_config, read_record
 
     workdir = Path(values.workdir)
-    mesh = make_mesh(jax.device_count())
+    batch_size = read_config(workdir).evaluate.batch_size
+    mesh = make_mesh(choose_num_devices(batch_size, None))
     trained = open_trained(workdir, values.checkpoint, replicated(mesh))
     config, network = trained.config, trained.network
     dataset = open_dataset(config.data.name, config.data.data_dir)

@@ -15,6 +15,7 @@ from absl import flags
 from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
 
 USAGE_STATUS = 2
+INTERRUPTED_STATUS = 130
 # What disks refuse, in contrast to a file that the program ought to have known about.
 NO_BUGS = {
     errno.EACCES,
@@ -63,6 +64,9 @@ def main(arguments: Sequence[str]) -> int:
         return USAGE_STATUS
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted before the training began; nothing to save.\n")
+        return INTERRUPTED_STATUS
     except OSError as error:
         if error.errno not in NO_BUGS:
             raise

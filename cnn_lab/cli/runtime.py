@@ -32,12 +32,12 @@ def start(num_devices: int | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     sys.unraisablehook = _without_late_callbacks
-    flags.FLAGS.mark_as_parsed()  # Grain asks the global flags, which the commands do not use
     start_logging()
 
 
 def start_logging() -> None:
     """Warnings as plain lines on standard error."""
+    flags.FLAGS.mark_as_parsed()  # Grain and absl ask the global flags, which no command uses
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     handler = logging.get_absl_handler()

@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.config_flag import config_path, load_config
+from cnn_lab.cli.config_flag import load_config, split_reference
 from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import freeze
@@ -38,7 +38,10 @@ def define_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "dry_run", False, "say what would be trained, and write nothing", flag_values=values
+        "dry_run",
+        False,
+        "say what would be trained; trains nothing and makes no workdir",
+        flag_values=values,
     )
 
 
@@ -57,7 +60,7 @@ def main(invocation: Invocation) -> int:
     if invocation.flags.dry_run:
         _say(describe(config, build(config)))
         return 0
-    workdir = Path(invocation.flags.workdir or default_workdir(config_path(reference)))
+    workdir = Path(invocation.flags.workdir or default_workdir(*split_reference(reference)))
     try:
         result = run_training(config, workdir, _say)
     except OSError as error:

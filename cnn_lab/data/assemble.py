@@ -136,7 +136,7 @@ class PipelineMaker:
         order = Order(subset.indices, batch_size, seed)
         if is_resident(self._data, subset.source):
             return ResidentPipeline(self._place(subset.source), self._preprocess, order, longest)
-        return self._stream(subset.source, order, num_epochs)
+        return self._stream(subset.source, order, order.steps_per_epoch * num_epochs)
 
     def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Pipeline:
         """One pass in order; the batch is at most the data, rounded up to what devices share."""
@@ -145,15 +145,15 @@ class PipelineMaker:
         if is_resident(self._data, subset.source):
             images = self._place(subset.source)
             return ResidentPipeline(images, self._preprocess, order, order.steps_per_epoch)
-        return self._stream(subset.source, order, 1)
+        return self._stream(subset.source, order, None)
 
-    def _stream(self, source: Source, order: Order, num_epochs: int) -> Pipeline:
+    def _stream(self, source: Source, order: Order, total_steps: int | None) -> Pipeline:
         return StreamingPipeline(
             source,
             self._preprocess,
             order,
             num_workers=self._data.num_workers,
-            total_steps=order.steps_per_epoch * num_epochs,
+            total_steps=total_steps,
         )
 
     def _place(self, source: Source) -> Tree:

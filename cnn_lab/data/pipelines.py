@@ -7,7 +7,7 @@ decoded ahead by Grain. Both give the same batches.
 """
 
 import dataclasses
-import threading
+import signal
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +22,7 @@ from cnn_lab.data.source import Source
 
 READ_THREADS = 4
 BATCHES_AHEAD = 4
+MANY_STEPS = 2**40
 
 
 @runtime_checkable
@@ -110,7 +111,16 @@ class _ReadBatch:
 
 
 class StreamingPipeline:
-    """Batches read and decoded ahead, whole batches at a time, by threads or processes."""
+    """Batches read and decoded ahead, whole batches at a time, by threads or processes.
+
+    Args:
+        source: the split.
+        preprocess: what happens in the compiled step.
+        order: which examples make up which step.
+        num_workers: decoding processes; 0 decodes in threads.
+        total_steps: steps of the whole training; None reads the epoch again and again, so that an
+            evaluation does not start its readers anew each time.
+    """
 
     name = "streaming"
     max_steps = 1
@@ -122,26 +132,36 @@ class StreamingPipeline:
         order: Order,
         *,
         num_workers: int,
-        total_steps: int,
+        total_steps: int | None,
     ):
         self.resident: Tree = {}
         self.order = order
         self._source = source
         self._preprocess = preprocess
         self._num_workers = num_workers
-        self._total_steps = total_steps
+        self._endless = total_steps is None
+        self._total_steps = MANY_STEPS if total_steps is None else total_steps
         self._next_step = -1
         self._batches: Any = None
-        self._lock = threading.Lock()
 
     def feed(self, first_step: int, num_steps: int) -> Tree:
         """The batch of one step, stacked [1 n ...]."""
         assert num_steps == 1
-        if first_step != self._next_step:
+        if first_step == self._next_step:
+            batch: Mapping[str, np.ndarray] = next(self._batches)
+        else:
             self.close()
-            self._batches = self._read_from(first_step)
+            # Ctrl-C reaches the whole process group: workers, which start here and inherit the
+            # mask, must not die of it while the training still needs them to save.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._batches = self._read_from(first_step)
+                batch = next(self._batches)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._next_step = first_step + 1
-        batch: Mapping[str, np.ndarray] = next(self._batches)
+        if self._endless and self._next_step == self.order.steps_per_epoch:
+            self._next_step = 0  # the readers are already at the next pass
         return {name: array[None] for name, array in batch.items()}
 
     def feed_shapes(self) -> Tree:

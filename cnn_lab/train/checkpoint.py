@@ -12,6 +12,7 @@ A checkpoint holds the `TrainState` and a JSON record: what continues the run be
 
 import contextlib
 import dataclasses
+import errno
 import logging as std_logging
 import shutil
 import textwrap
@@ -239,7 +240,14 @@ class DamagedError(CheckpointError):
     """A checkpoint whose files are incomplete or changed."""
 
 
-def _damaged(folder: Path, step: int, reason: object) -> DamagedError:
+def _damaged(folder: Path, step: int, reason: object) -> CheckpointError:
+    """What to raise for a checkpoint that could not be read: only its own files make it damaged."""
+    transient = isinstance(reason, OSError) and reason.errno not in (None, errno.ENOENT)
+    if transient or isinstance(reason, MemoryError):
+        return CheckpointError(
+            f"Checkpoint {step} in {folder} cannot be read ({reason!r}); nothing was changed: mend "
+            "that, then run the same command again."
+        )
     text = textwrap.shorten(str(reason) or repr(reason), 120, placeholder=" ...")
     return DamagedError(f"Checkpoint {step} in {folder} is damaged ({text}).")
 

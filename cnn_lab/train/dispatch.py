@@ -41,6 +41,11 @@ class Program:
     temporary_bytes: int
 
 
+def prepare_key(state: TrainState) -> Key:
+    """The key that `prepare` gets at this step; the model draws from another stream."""
+    return jax.random.fold_in(jax.random.fold_in(state.key, state.step), AUGMENT_STREAM)
+
+
 def compile_train(
     step: Step, prepare: Prepare, mesh: Mesh, state: TrainState, resident: Tree, feeds: Tree
 ) -> Program:
@@ -63,8 +68,7 @@ def compile_train(
     def run(state, resident, feeds, first_step, num_steps):
         def one(state: TrainState, index) -> tuple[TrainState, Tree]:
             feed = jax.tree.map(lambda stack: stack[index], feeds)
-            key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), AUGMENT_STREAM)
-            return step(state, prepare(resident, feed, key))
+            return step(state, prepare(resident, feed, prepare_key(state)))
 
         shapes = jax.eval_shape(one, state, jnp.zeros((), jnp.int32))[1]
         history = jax.tree.map(lambda s: jnp.zeros((max_steps,), s.dtype), shapes)

@@ -6,6 +6,7 @@ the rows after the restored step are dropped, so that the file never holds a ste
 
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import time
@@ -88,16 +89,11 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends rows to Weights & Biases (`pip install 'cnn_lab[wandb]'`)."""
+    """Sends rows to Weights & Biases (`pip install '.[wandb]'`)."""
 
     def __init__(self, workdir: Path, project: str, config: Mapping[str, Any]):
-        try:
-            wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise ConfigError(
-                "config.log.wandb_project is set, but wandb is not installed; run pip install "
-                "'cnn_lab[wandb]' or leave the field out."
-            ) from error
+        require_wandb()
+        wandb = importlib.import_module("wandb")
         # The same folder is the same run there, so that a resumed training goes on in it.
         identity = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
         self._run = wandb.init(
@@ -117,6 +113,15 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Ends the run."""
         self._run.finish()
+
+
+def require_wandb() -> None:
+    """Raises a `ConfigError` where wandb is not installed."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            "config.log.wandb_project is set, but wandb is not installed; run pip install "
+            "'.[wandb]' in the checkout, or leave the field out."
+        )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

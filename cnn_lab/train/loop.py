@@ -151,7 +151,9 @@ def train(
         """Adds up finished calls' metrics; one call is left running while the next is prepared."""
         while len(pending) > leave:
             first, num_steps, history = pending.popleft()
-            for index, metrics in enumerate(_per_step(jax.device_get(history), num_steps)):
+            steps = _per_step(jax.device_get(history), num_steps)
+            stopwatch.count(sum(metrics["loss"][1] for metrics in steps))
+            for index, metrics in enumerate(steps):
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):
                     raise diagnose(state, first + index)
                 for name, (total, count) in metrics.items():
@@ -172,23 +174,30 @@ def train(
         record = {"progress": dataclasses.asdict(progress), "about": dict(about)}
         checkpoints.save(state, record, best_step=progress.selection.best_step)
 
-    stopped = interrupted()
-    while progress.step < plan.total_steps and not progress.selection.stopped and not stopped:
+    def ended() -> bool:
+        return progress.step >= plan.total_steps or progress.selection.stopped
+
+    while not ended() and not interrupted():
         started, first = time.perf_counter(), progress.step
         stop = plan.next_stop(first, feeder.max_steps)
-        feeds = feeder.feed(first, stop - first)
+        try:
+            feeds = feeder.feed(first, stop - first)
+        except Exception:
+            if not interrupted():
+                raise
+            break  # the signal ended the readers too
         stopwatch.waited(time.perf_counter() - started)
         with jax.transfer_guard("disallow"):
             scalars = jax.device_put((np.int32(first), np.int32(stop - first)), everywhere)
             feeds = jax.device_put(feeds, feed_sharding)
             state, history = program.call(state, feeder.resident, feeds, *scalars)
         pending.append((first, stop - first, history))
-        progress.step, stopped = stop, interrupted()
-        collect(leave=0 if plan.logs_at(stop) or plan.saves_at(stop) or stopped else 1)
+        progress.step = stop
+        collect(leave=0 if plan.logs_at(stop) or plan.saves_at(stop) else 1)
         progress.seconds += time.perf_counter() - started
         if plan.logs_at(stop):
             means = {name: total / count for name, (total, count) in progress.sums.items()}
-            rate = progress.sums["loss"][1] / stopwatch.seconds
+            rate = stopwatch.examples / stopwatch.seconds
             extra = {"learning_rate": learning_rate(stop - 1), "examples_per_second": rate}
             write("train", {**means, **extra})
             if complaint := stopwatch.complaint():
@@ -202,8 +211,11 @@ def train(
             record = progress.selection
             progress.selection = update(record, selection, value, step=stop, epoch=epoch)
             stopwatch.restart()
-        if plan.saves_at(stop) or stopped:
+        if plan.saves_at(stop):
             save()
+    if not ended():
+        collect(leave=0)
+        save()
     checkpoints.wait()
     done = progress.step >= plan.total_steps
     early = "stopped early" if progress.selection.stopped else "interrupted"

@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+WIDE_TERMINAL = 100  # columns
 WAIT_SHARE = 0.3  # share of the time spent waiting for data from which the user is told
 
 
@@ -47,21 +48,23 @@ def make_display(total_steps: int, first_step: int) -> Display:
 
 
 class TerminalDisplay:
-    """A live bar with rate, remaining time, training loss and the last validation metrics."""
+    """A live bar with rate, remaining time and training loss; validation rows stay above it."""
 
     def __init__(self, total_steps: int, first_step: int):
-        self._bar = Progress(
+        console = Console(file=sys.stdout)
+        columns = [
             TextColumn("epoch {task.fields[epoch]:.1f}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[train]} {task.fields[validation]}"),
-            console=Console(file=sys.stdout),
-        )
-        fields: dict[str, Any] = {"epoch": 0.0, "rate": "", "train": "", "validation": ""}
+            TextColumn("{task.fields[train]}"),
+        ]
+        if console.width >= WIDE_TERMINAL:
+            columns += [TextColumn("{task.fields[rate]}"), TimeElapsedColumn()]
+        self._bar = Progress(*columns, console=console, expand=True)
+        self._total = total_steps
+        fields: dict[str, Any] = {"epoch": 0.0, "rate": "", "train": ""}
         self._task = self._bar.add_task("", total=total_steps, completed=first_step, **fields)
         self._bar.start()
 
@@ -71,11 +74,11 @@ class TerminalDisplay:
         self._bar.update(self._task, completed=step, epoch=epoch, train=shown)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Shows the rate of a training row, or the metrics of a validation row."""
+        """Shows the rate of a training row, and keeps the metrics of a validation row above."""
         if row["split"] == "train":
             self._bar.update(self._task, rate=f"{row['examples_per_second']:,.0f} img/s")
         else:
-            self._bar.update(self._task, validation=f"| validation {_metrics_text(row)}")
+            self.say(_row_text(row, self._total))
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -99,8 +102,7 @@ class PlainDisplay:
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Prints the row with rate and remaining time."""
-        line = f"step {row['step']}/{self._total} epoch {row['epoch']:.4g} {row['split']:<10} "
-        line += _metrics_text(row)
+        line = _row_text(row, self._total)
         if row["split"] == "train":
             done = row["step"] - self._first
             left = (time.monotonic() - self._start) * (self._total - row["step"]) / max(done, 1)
@@ -125,12 +127,17 @@ class Stopwatch:
 
     def restart(self) -> None:
         """Starts the next interval."""
+        self.examples = 0.0
         self._start = time.perf_counter()
         self._waited = 0.0
 
     def waited(self, seconds: float) -> None:
         """Adds time during which the devices had nothing to do but wait for data."""
         self._waited += seconds
+
+    def count(self, examples: float) -> None:
+        """Adds examples that were trained on."""
+        self.examples += examples
 
     @property
     def seconds(self) -> float:
@@ -150,8 +157,11 @@ class Stopwatch:
         )
 
 
-def _metrics_text(row: Mapping[str, Any]) -> str:
-    return " ".join(f"{name} {row[name]:.4f}" for name in ("loss", "accuracy") if name in row)
+def _row_text(row: Mapping[str, Any], total_steps: int) -> str:
+    start = f"step {row['step']}/{total_steps} epoch {row['epoch']:.4g} {row['split']:<10} "
+    return start + " ".join(
+        f"{name} {row[name]:.4f}" for name in ("loss", "accuracy") if name in row
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from cnn_lab.core.typed import from_dict, to_dict
 CONFIG_FILE = "config.json"
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
+RECORD_LOCK_FILE = ".record.lock"
 CHECKPOINTS = "checkpoints"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -82,7 +83,7 @@ def check_config(path: Path, config: ExperimentConfig) -> None:
         )
         raise WorkdirError(
             f"{path} was made by another config:\n{lines}\nGive another --workdir for the new "
-            f"config, or go on with the old one by --config={path / CONFIG_FILE}."
+            f"config, or go on with the old one by --config={path / CONFIG_FILE} alone."
         )
 
 
@@ -115,7 +116,18 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
     """Notes in `run.json` that the test split was opened, and returns how often that makes."""
+    with (path / RECORD_LOCK_FILE).open("a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two evaluations at once must count as two
+        return _count_test_opening(path, metrics)
+
+
+def _count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
     record = read_record(path)
+    if not record and (path / RECORD_FILE).exists():
+        raise WorkdirError(
+            f"{path / RECORD_FILE} is damaged, so the opening of the test split cannot be counted "
+            "in it; restore it or train again."
+        )
     entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **metrics}
     openings = [*record.get("test_openings", []), entry]
     write_json(path / RECORD_FILE, {**record, "test_openings": openings})

@@ -14,7 +14,9 @@ from cnn_lab.config import (
 
 
 def get_config(examples: str = "") -> ExperimentConfig:
-    held_out = 0 if examples == "all" else 5000
+    if examples not in ("", "all"):
+        raise ValueError(f"the argument must be 'all' or left out; found {examples!r}")
+    held_out = 0 if examples else 5000
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_validation=held_out),
         model=ModelSpec(

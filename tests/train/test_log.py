@@ -87,7 +87,7 @@ def test_weights_and_biases_that_is_not_installed_is_said_so(tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "wandb", None)
     text = (
         "config.log.wandb_project is set, but wandb is not installed; run pip install "
-        "'cnn_lab[wandb]' or leave the field out."
+        "'.[wandb]' in the checkout, or leave the field out."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         WeightsAndBiases(tmp_path, "project", {})
