@@ -1,6 +1,8 @@
 """LeNet-5 as of 1998 on MNIST: tanh, average pooling, no dropout, plain data.
 
 cnn-lab train --config=experiments/mnist/lenet5_1998.py
+
+2 CPU cores (Zen 5): 20 epochs in 95 s beside other work (95 to 149 s seen). Test error 0.82 % (0.75 to 0.89 %, 5 seeds).
 """
 
 from cnn_lab.config import (
