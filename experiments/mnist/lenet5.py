@@ -3,7 +3,8 @@
 cnn-lab train --config=experiments/mnist/lenet5.py
 
 To hold nothing out, once the recipe is fixed: --config=experiments/mnist/lenet5.py:all
-2 CPU cores (Zen 5): 20 epochs in 65 s where little else runs (65 to 110 s seen). Test error 0.67 % (0.61 to 0.72 %, 5 seeds).
+2 CPU cores (Zen 5): 20 epochs in 65 s where little else runs (65 to 110 s seen).
+Test error 0.67 % (0.61 to 0.72 %, 5 seeds).
 """
 
 from cnn_lab.config import (
