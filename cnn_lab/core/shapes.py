@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 Images = Float[Array, "n h w c"]
 RawImages = UInt8[Array, "n h w c"]
@@ -13,6 +13,5 @@ Labels = Int[Array, " n"]
 Logits = Float[Array, "n k"]
 PerExample = Float[Array, " n"]
 Scalar = Float[Array, ""]
-Flag = Bool[Array, ""]
 Key = PRNGKeyArray
 Tree = Any

@@ -4,6 +4,7 @@ Examples are stored in the order they were published in, so index i here is inde
 The classes stay out of TFDS's registry, where their names would collide with its own.
 """
 
+import abc
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,9 +72,9 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
         self.folder = folder
         super().__init__(**options)
 
+    @abc.abstractmethod
     def read_splits(self) -> dict[str, Arrays]:
         """Returns images and labels of every split, in the published order."""
-        raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {

@@ -84,5 +84,3 @@ def _patch_max_backward(residuals, gradient):
 
 
 _patch_max.defvjp(_patch_max_forward, _patch_max_backward)
-
-POOLINGS = {"average": average_pool, "max": max_pool}

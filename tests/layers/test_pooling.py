@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.pooling import POOLINGS, average_pool, max_pool
+from cnn_lab.layers.pooling import average_pool, max_pool
+
+POOLINGS = {"average": average_pool, "max": max_pool}
 
 EXAMPLE = [[1, 9, 2, 4], [5, 7, 8, 1], [3, 2, 1, 3], [6, 1, 4, 5]]
 
