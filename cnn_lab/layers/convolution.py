@@ -25,6 +25,7 @@ from jax import lax
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")
 NARROW_CHANNELS = 16  # with at most so many channels on both sides the library refuses
+FEW_CHANNELS = 4  # images, not maps: cheaper to rearrange than the gradient of what they became
 
 
 def conv_general_dilated(
@@ -128,34 +129,78 @@ def _input_gradient(dy, w, shape: tuple[int, ...], strides: tuple[int, int], pad
 
 
 def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pads: Pairs):
-    """Gradient with respect to the kernel: images and `dy` with examples as the channels.
+    """Gradient with respect to the kernel.
 
-    Each row of the images becomes one line of (column, channel), so that the output line holds
-    every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
     Where features are few, neighbouring columns of `dy` count as features of a wider kernel, whose
     gradient is folded back.
     """
-    n, height, width, channels = x.shape
-    kernel_height, kernel_width, _, features = shape
+    n, rows, columns, features = dy.shape
+    channels = shape[2]
+    gradient_of = _gradient_of_few if channels <= FEW_CHANNELS else _gradient_of_many
+    if channels <= FEW_CHANNELS:
+        pixels = _divisor(columns, least=max(1, NARROW_CHANNELS // features))
+    else:
+        pixels = _divisor(columns, least=-(-NARROW_CHANNELS // features))
+    wide = (shape[0], shape[1] + (pixels - 1) * strides[1])
+    dy = dy.reshape(n, rows, columns // pixels, pixels * features)
+    gradient = gradient_of(x, dy, wide, (strides[0], strides[1] * pixels), pads)
+    gradient = gradient.reshape(*wide, channels, pixels, features)
+    starts = range(0, pixels * strides[1], strides[1])
+    shifted = (gradient[:, s : s + shape[1], :, i] for i, s in enumerate(starts))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _gradient_of_few(x, dy, kernel: tuple[int, int], strides: tuple[int, int], pads: Pairs):
+    """The kernel gradient for few channels: `dy` as it lies, and a copy of `x` a kernel column.
+
+    Examples are one of the two spatial axes, and columns are the channels that are summed over.
+    """
     (top, _), (left, _) = pads
-    pixels = _divisor(dy.shape[2], least=-(-NARROW_CHANNELS // features))
-    wide = kernel_width + (pixels - 1) * strides[1]
-    dy = dy.reshape(n, dy.shape[1], dy.shape[2] // pixels, pixels * features)
-    stride = strides[1] * pixels
-    bottom = kernel_height + (dy.shape[1] - 1) * strides[0] - height - top
-    right = wide + (dy.shape[2] - 1) * stride - width - left
+    _, rows, columns, _ = dy.shape
+    _, height, width, channels = x.shape
+    bottom = kernel[0] + (rows - 1) * strides[0] - height - top
+    right = kernel[1] + (columns - 1) * strides[1] - width - left
+    x = lax.pad(
+        x, jnp.zeros((), x.dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
+    )
+    reach = (columns - 1) * strides[1] + 1
+    shifted = [
+        x[:, :, start : start + reach : strides[1], channel]
+        for start in range(kernel[1])
+        for channel in range(channels)
+    ]
+    gradient = lax.conv_general_dilated(
+        jnp.stack(shifted),
+        dy,
+        (1, 1),
+        "VALID",
+        rhs_dilation=(1, strides[0]),
+        dimension_numbers=NHWC,
+    )  # [(column channel) 1 row features]
+    return gradient[:, 0].transpose(1, 0, 2)
+
+
+def _gradient_of_many(x, dy, kernel: tuple[int, int], strides: tuple[int, int], pads: Pairs):
+    """The kernel gradient for many channels: images and `dy` with examples as the channels.
+
+    Each row of the images becomes one line of (column, channel), so that the output line holds
+    every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
+    """
+    (top, _), (left, _) = pads
+    _, rows, columns, _ = dy.shape
+    n, height, width, channels = x.shape
+    bottom = kernel[0] + (rows - 1) * strides[0] - height - top
+    right = kernel[1] + (columns - 1) * strides[1] - width - left
     lines = x.transpose(1, 2, 3, 0).reshape(1, height, width * channels, n)
     gradient = lax.conv_general_dilated(
         lines,
         dy.transpose(1, 2, 0, 3),
         (1, 1),
         ((top, bottom), (left * channels, right * channels)),
-        rhs_dilation=(strides[0], stride * channels),
+        rhs_dilation=(strides[0], strides[1] * channels),
         dimension_numbers=NHWC,
-    ).reshape(kernel_height, wide, channels, pixels, features)
-    starts = range(0, pixels * strides[1], strides[1])
-    shifted = (gradient[:, s : s + kernel_width, :, i] for i, s in enumerate(starts))
-    return functools.reduce(jnp.add, shifted)
+    )  # [1 row (column channel) features]
+    return gradient[0]
 
 
 def _divisor(number: int, least: int) -> int:

@@ -11,6 +11,7 @@ import jax
 
 from cnn_lab.core.shapes import Images, Logits
 from cnn_lab.layers.activations import activation
+from cnn_lab.layers.dropout import Dropout
 
 
 class Classifier(nn.Module):
@@ -53,8 +54,8 @@ class DenseHead(nn.Module):
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
         """Maps features [n ...] to logits [n k]."""
         x = features.reshape(features.shape[0], -1)
-        x = nn.Dropout(self.input_dropout_rate, deterministic=not train)(x)
+        x = Dropout(self.input_dropout_rate)(x, train=train)
         for index, width in enumerate(self.hidden):
             x = activation(self.activation)(nn.Dense(width, name=f"hidden{index + 1}")(x))
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = Dropout(self.dropout_rate)(x, train=train)
         return activation(self.output_activation)(nn.Dense(self.num_classes, name="output")(x))

@@ -7,7 +7,7 @@ and `pooling='trainable'` bring the paper's forms back. The output is a dense la
 cross-entropy instead of radial basis functions.
 """  # noqa: D205 - the title is a citation
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import ProperFraction
 from cnn_lab.core.shapes import Images
 from cnn_lab.layers.activations import MONOTONE, activation
-from cnn_lab.layers.convolution import Conv
+from cnn_lab.layers.convolution import Conv, conv_general_dilated
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
 
@@ -59,8 +59,12 @@ class LeNet5Backbone(nn.Module):
             mask = np.zeros((5, 5, 6, 16), np.float32)
             for feature, seen in enumerate(C3_SEES):
                 mask[:, :, list(seen), feature] = 1
-        s2 = self._subsample(Conv(6, (5, 5), padding="VALID", name="c1")(images), "s2")
-        s4 = self._subsample(Conv(16, (5, 5), padding="VALID", mask=mask, name="c3")(s2), "s4")
+        options: dict[str, Any] = {"padding": "VALID"}
+        if self.pooling == "max" and self.activation in MONOTONE:
+            # The same as pooling last, with bias and activation on a quarter of the values.
+            options["conv_general_dilated"] = _pooled_convolution
+        s2 = self._subsample(Conv(6, (5, 5), name="c1", **options)(images), "s2")
+        s4 = self._subsample(Conv(16, (5, 5), mask=mask, name="c3", **options)(s2), "s4")
         # A convolution that covers the whole map is one dense product; on 32x32 images it is 5x5.
         c5 = act(nn.DenseGeneral(120, axis=(-3, -2, -1), name="c5")(s4))
         return {"s2": s2, "s4": s4, "c5": c5}
@@ -68,7 +72,7 @@ class LeNet5Backbone(nn.Module):
     def _subsample(self, x: jax.Array, name: str) -> jax.Array:
         act = activation(self.activation)
         if self.pooling == "max" and self.activation in MONOTONE:
-            return act(max_pool(x, 2))  # the same as pooling last, on a quarter of the values
+            return act(x)
         if self.pooling == "max":
             return max_pool(act(x), 2)
         pooled = average_pool(act(x), 2)
@@ -78,6 +82,10 @@ class LeNet5Backbone(nn.Module):
         coefficient = self.param(f"{name}_coefficient", nn.initializers.ones, shape)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, shape)
         return act(pooled * coefficient[None, None, None] + bias[None, None, None])
+
+
+def _pooled_convolution(*arguments: Any, **options: Any) -> jax.Array:
+    return max_pool(conv_general_dilated(*arguments, **options), 2)
 
 
 def lenet5(
