@@ -10,6 +10,8 @@ from typing import Any
 
 from absl import flags, logging
 
+from cnn_lab.cli import compilation_cache
+
 MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD, MALLOC_ARENA_MAX = -4, -1, -8
 
 
@@ -27,8 +29,11 @@ def start(num_devices: int | None) -> None:
         # One CPU device does not use a second core for convolutions; one device per core does.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", max(cores or 1, num_devices or 1))
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir()))
+        compilation_cache.trim(cache_dir())
+    compilation_cache.mend(Path(chosen or cache_dir()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     sys.unraisablehook = _without_late_callbacks
