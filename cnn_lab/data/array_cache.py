@@ -5,14 +5,17 @@ array carries a checksum, and one that fails it counts as absent. Nothing is eve
 """
 
 import contextlib
+import math
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
+
+_ALIGNMENT = 64  # bytes; a mapped .npy file has it too
 
 
 def load_arrays(
@@ -61,10 +64,56 @@ def store_arrays(folder: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) 
     return True
 
 
+def store_rows(
+    folder: Path,
+    name: str,
+    shape: tuple[int, ...],
+    parts: Iterable[UInt8[np.ndarray, "..."]],
+) -> bool:
+    """Keeps an array that is never in memory as a whole.
+
+    Args:
+        folder: made if need be.
+        name: for `load_arrays`.
+        shape: of the whole array.
+        parts: its rows, in order, several at a time.
+
+    Returns:
+        Whether the folder could be written; if not, `parts` may be used up.
+    """
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    checksum = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _replacing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                values = np.ascontiguousarray(part).data
+                file.write(values)
+                checksum = zlib.crc32(values, checksum)
+        with _replacing(folder / f"{name}.crc32") as temporary:
+            temporary.write_text(_describe(checksum, np.dtype(np.uint8), shape))
+    except OSError:
+        return False
+    return True
+
+
+def aligned_empty(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """An array of bytes, not set, that JAX's CPU devices share instead of copying it each."""
+    num_bytes = math.prod(shape)
+    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + num_bytes].reshape(shape)
+
+
 def _checksum(array: Shaped[np.ndarray, "..."]) -> str:
     contiguous = np.ascontiguousarray(array)
-    values = f"{zlib.crc32(contiguous.view(np.uint8).reshape(-1).data):08x}"
-    return f"{values} {array.dtype.str} {array.shape}"
+    checksum = zlib.crc32(contiguous.view(np.uint8).reshape(-1).data)
+    return _describe(checksum, array.dtype, array.shape)
+
+
+def _describe(checksum: int, dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    return f"{checksum:08x} {dtype.str} {shape}"
 
 
 @contextlib.contextmanager

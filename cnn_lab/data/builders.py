@@ -5,8 +5,11 @@ The classes stay out of TFDS's registry, where their names would collide with it
 """
 
 import abc
+import functools
 import hashlib
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,27 @@ from cnn_lab.data.archives import join_parts, parse_idx, read_members
 from cnn_lab.data.array_cache import store_arrays
 from cnn_lab.data.descriptions import PREPARED_VERSION, DatasetDescription
 from cnn_lab.data.folder import ImageFile
+from cnn_lab.data.parallel import map_in_order
+from cnn_lab.data.progress import Progress, Ticker
 from cnn_lab.data.splits import stratified_split
 
 Arrays = tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " m"]]
 """Images and labels as read; that there are as many of each is checked afterwards."""
 
+Examples = Iterator[tuple[int, dict[str, Any]]]
+Shards = dict[str, list[Callable[[], Examples]]]
+"""Split to one function per shard, which yields its examples; called in order."""
+
 DIGITS_SPLIT_SEED = 0
+_FILES_AT_ONCE = 16
 
 
-class QuietBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What our builders share: order kept, digests recorded, nothing printed."""
+class QuietBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """What our builders share: order kept, digests recorded, nothing printed.
+
+    Shards are written one after the other. TFDS's GeneratorBasedBuilder would sort all examples
+    by key: in memory, and, beyond a gigabyte, by way of files that only TensorFlow can write.
+    """
 
     VERSION = tfds.core.Version(PREPARED_VERSION)
 
@@ -83,17 +97,19 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
         }
         return self._describe(features, self.description.licence, self.description.citation)
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _shard_iterators_per_split(self, dl_manager: Any) -> Shards:
         del dl_manager  # files are obtained beforehand
         splits = self.read_splits()
         for split, (images, labels) in splits.items():
             self._check(split, images, labels)
-        return {split: self._generate_examples(split, *data) for split, data in splits.items()}
+        return {
+            split: [functools.partial(self._generate_examples, split, *arrays)]
+            for split, arrays in splits.items()
+        }
 
-    def _generate_examples(
-        self, split: str, images: np.ndarray, labels: np.ndarray
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        digest = hashlib.sha256(labels.astype("<i4").tobytes() + images.tobytes())
+    def _generate_examples(self, split: str, images: np.ndarray, labels: np.ndarray) -> Examples:
+        digest = hashlib.sha256(labels.astype("<i4").tobytes())
+        digest.update(np.ascontiguousarray(images).data)
         self._keep(split, digest.hexdigest(), labels=labels)
         for index, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             yield index, {"image": image, "label": label}
@@ -183,23 +199,32 @@ class FolderImages(QuietBuilder, skip_registration=True):
     """A folder of image files, stored with their original bytes.
 
     Args:
+        root: the folder.
         files: split to its files, checked already.
         class_names: label to class name.
         image_shape: height and width None where the images differ.
         metadata: what to remember about the folder.
+        progress: told how many files were stored.
         options: passed on to TFDS.
     """
+
+    shard_bytes = 2**29  # TFDS holds a shard in memory, and each is a file to keep open
 
     def __init__(
         self,
         *,
+        root: Path,
         files: dict[str, list[ImageFile]],
         class_names: tuple[str, ...],
         image_shape: tuple[int | None, int | None, int],
         metadata: dict[str, Any],
+        progress: Progress | None = None,
         **options: Any,
     ) -> None:
+        self.root = root
         self.files = files
+        self._tick, self._num_stored = Ticker(progress), 0
+        self._num_files = sum(map(len, files.values()))
         self.class_names = class_names
         self.image_shape = image_shape
         self.folder_metadata = metadata
@@ -216,23 +241,42 @@ class FolderImages(QuietBuilder, skip_registration=True):
             features["group"] = tfds.features.Text()
         return self._describe(features, "not stated", "", **self.folder_metadata)
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _shard_iterators_per_split(self, dl_manager: Any) -> Shards:
         del dl_manager  # the files are there
-        return {split: self._generate_examples(split) for split in self.files}
+        return {split: self._shards(split) for split in self.files}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _shards(self, split: str) -> list[Callable[[], Examples]]:
+        files = self.files[split]
+        shard = np.cumsum([file.num_bytes for file in files]) // self.shard_bytes
+        starts = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(files)]
         digest = hashlib.sha256()
-        for index, file in enumerate(self.files[split]):
-            encoded = file.path.read_bytes()
+        return [
+            functools.partial(self._generate_examples, split, start, stop, digest)
+            for start, stop in itertools.pairwise(starts)
+        ]
+
+    def _generate_examples(self, split: str, start: int, stop: int, digest: Any) -> Examples:
+        files = self.files[split]
+        contents = map_in_order(
+            lambda file: (self.root / file.name).read_bytes(),
+            itertools.islice(files, start, stop),
+            at_once=_FILES_AT_ONCE,
+        )
+        for index, encoded in enumerate(contents, start):
+            file = files[index]
             group = "" if file.group is None else file.group
             digest.update(hashlib.sha256(encoded).digest())
             digest.update(f"{file.label} {group}".encode())
-            example = {"image": encoded, "label": file.label, "path": file.name}
+            # As bytes, since a file's name need not be valid text.
+            example = {"image": encoded, "label": file.label, "path": os.fsencode(file.name)}
+            self._num_stored += 1
+            self._tick(f"stored {self._num_stored:,} of {self._num_files:,} files")
             yield index, example | ({"group": group} if self.grouped else {})
-        columns = {"labels": np.asarray([file.label for file in self.files[split]], np.int32)}
-        if self.grouped:
-            columns["groups"] = np.asarray([file.group or "" for file in self.files[split]])
-        self._keep(split, digest.hexdigest(), **columns)
+        if stop == len(files):
+            columns = {"labels": np.asarray([file.label for file in files], np.int32)}
+            if self.grouped:
+                columns["groups"] = np.asarray([file.group or "" for file in files])
+            self._keep(split, digest.hexdigest(), **columns)
 
 
 BUILDERS: dict[str, type[ArraysBuilder]] = {

@@ -7,6 +7,7 @@ can look at it by accident. `unlock_test` is for `cnn-lab evaluate --split=test`
 import hashlib
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +103,7 @@ def open_dataset(
     from_dir: str | os.PathLike[str] | None = None,
     on_bad_files: Literal["error", "skip"] = "error",
     progress: Progress | None = None,
+    prepare: bool = True,
     descriptions: Mapping[str, DatasetDescription] = DATASETS,
 ) -> Dataset:
     """Opens a data set, preparing it first if this was not done before.
@@ -114,6 +116,7 @@ def open_dataset(
             prepared, neither is looked at.
         on_bad_files: what to do about files of a folder that are no usable images.
         progress: receives lines about downloads and checks.
+        prepare: False refuses a data set that is not prepared; nothing is written then.
         descriptions: the published data sets that are known.
 
     Raises:
@@ -121,14 +124,16 @@ def open_dataset(
         DataError: the data are missing, damaged or unfit.
     """
     root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
+    refusal = None if prepare else _not_prepared(name, data_dir)
     kind, colon, rest = name.partition(":")
     if colon and kind == "folder":
-        directory = _folder_directory(Path(rest).expanduser(), root, on_bad_files, progress)
+        path = Path(rest).expanduser()
+        directory = _folder_directory(path, root, on_bad_files, progress, refusal)
         name = f"folder:{directory.parent.name.rpartition('-')[0]}"
     elif colon and kind == "tfds":
         directory = _tfds_directory(rest, root)
     elif name in descriptions:
-        directory = _published_directory(descriptions[name], root, from_dir, progress)
+        directory = _published_directory(descriptions[name], root, from_dir, progress, refusal)
     else:
         raise ConfigError(
             f"There is no data set named {name!r}; {suggest(name, descriptions)} ({_OTHER_NAMES})"
@@ -139,31 +144,47 @@ def open_dataset(
     return Dataset(info, storage)
 
 
+def _not_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> DataError:
+    command = ["cnn-lab", "data", "prepare", name]
+    if data_dir is not None:
+        command.append(f"--data_dir={os.fspath(data_dir)}")
+    return DataError(f"{name} is not prepared yet; run `{shlex.join(command)}` first.")
+
+
 def _published_directory(
     description: DatasetDescription,
     root: Path,
     from_dir: str | os.PathLike[str] | None,
     progress: Progress | None,
+    refusal: DataError | None,
 ) -> Path:
     directory = root / description.name / PREPARED_VERSION
     if _has_info(directory):
         return directory
-    downloads = root / "downloads" / description.name
-    files = obtain_files(description, downloads, from_dir=from_dir, progress=progress)
-    if progress is not None:
-        progress(f"preparing {description.name} in {directory}")
-    from cnn_lab.data.builders import BUILDERS  # imports TFDS, which is slow
+    if refusal is not None:
+        raise refusal
+    from cnn_lab.data.builders import BUILDERS, ArraysBuilder  # imports TFDS, which is slow
     from cnn_lab.data.prepared import prepare
 
-    builder = BUILDERS[description.name]
-    prepare(
-        lambda temporary: builder(description=description, folder=files, data_dir=temporary),
-        directory,
-    )
+    def make_builder(temporary: Path) -> ArraysBuilder:
+        downloads = root / "downloads" / description.name
+        files = obtain_files(description, downloads, from_dir=from_dir, progress=progress)
+        if progress is not None:
+            progress(f"preparing {description.name} in {directory}")
+        builder = BUILDERS[description.name]
+        return builder(description=description, folder=files, data_dir=temporary)
+
+    prepare(make_builder, directory, progress=progress)
     return directory
 
 
-def _folder_directory(path: Path, root: Path, on_bad_files: str, progress: Progress | None) -> Path:
+def _folder_directory(
+    path: Path,
+    root: Path,
+    on_bad_files: str,
+    progress: Progress | None,
+    refusal: DataError | None,
+) -> Path:
     path = path.resolve()
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
     place = root / "folder" / f"{path.name}-{digest}"
@@ -174,30 +195,35 @@ def _folder_directory(path: Path, root: Path, on_bad_files: str, progress: Progr
     if copies and not path.exists():
         logging.info("%s is gone; using the copy that was prepared from it.", path)
         return copies[-1]
-    listing = list_folder(path)
+    listing = list_folder(path, progress)
     directory = place / listing.fingerprint[:16]
     if _has_info(directory):
         return directory
+    if refusal is not None:
+        raise refusal
     if copies:
         logging.info("%s has changed since it was prepared; preparing it again.", path)
-    checked = check_files(path, listing, on_bad_files=on_bad_files, progress=progress)
-    if checked.bad:
-        logging.warning(
-            "Left out %d bad files of %s: %s.", len(checked.bad), path, describe_bad(checked.bad)
-        )
     from cnn_lab.data.builders import FolderImages  # imports TFDS, which is slow
     from cnn_lab.data.prepared import prepare
 
-    prepare(
-        lambda temporary: FolderImages(
+    def make_builder(temporary: Path) -> FolderImages:
+        checked = check_files(path, listing, on_bad_files=on_bad_files, progress=progress)
+        if checked.bad:
+            bad = describe_bad(checked.bad)
+            logging.warning("Left out %d bad files of %s: %s.", len(checked.bad), path, bad)
+        if progress is not None:
+            progress(f"preparing {path} in {directory}")
+        return FolderImages(
+            root=path,
             files=checked.files,
             class_names=listing.class_names,
             image_shape=checked.image_shape,
             metadata={"folder": os.fspath(path), "num_skipped": len(checked.bad)},
+            progress=progress,
             data_dir=temporary,
-        ),
-        directory,
-    )
+        )
+
+    prepare(make_builder, directory, num_bytes=listing.num_bytes, progress=progress)
     # A training that still reads the copy before this one keeps it; older ones would only add up.
     for copy in copies[: max(0, len(copies) + 1 - _NUM_FOLDER_COPIES)]:
         shutil.rmtree(copy, ignore_errors=True)

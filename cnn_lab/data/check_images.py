@@ -4,12 +4,10 @@ A damaged file that surfaces in hour three costs more than a minute now. A file 
 pixels than PIL allows is refused without being decoded.
 """
 
-import os
-import time
+import functools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +15,12 @@ from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.folder import ImageFile, Listing
-from cnn_lab.data.pixels import GRAY_MODES, is_turned
+from cnn_lab.data.parallel import map_in_order
+from cnn_lab.data.pixels import GRAY_MODES, is_turned, open_file
+from cnn_lab.data.progress import Progress, Ticker
 
 _LISTED = 10
-_REPORT_SECONDS = 0.5
+_FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def check_files(
     listing: Listing,
     *,
     on_bad_files: str,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> Checked:
     """Decodes every file once.
 
@@ -56,20 +56,21 @@ def check_files(
     """
     good, bad = [], list(listing.unusable)
     shapes: Counter[tuple[int, int, int]] = Counter()
-    reported = time.monotonic()
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The size of every image is compared with PIL's limit below, so its warning adds nothing.
+    tick, num_files = Ticker(progress), len(listing.files)
+    if progress is not None:
+        progress(f"checking {num_files:,} files of {root}")
+    with warnings.catch_warnings():
+        # `open_file` compares every size with PIL's limit, so the warning adds nothing.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        outcomes = pool.map(_inspect, (file.path for file in listing.files))
-        for index, (file, outcome) in enumerate(zip(listing.files, outcomes, strict=True)):
+        inspect = functools.partial(_inspect, root)
+        outcomes = map_in_order(inspect, listing.files, at_once=_FILES_AT_ONCE)
+        for number, (file, outcome) in enumerate(zip(listing.files, outcomes, strict=True), 1):
             if isinstance(outcome, str):
                 bad.append((file.name, outcome))
             else:
                 good.append(file)
                 shapes[outcome] += 1
-            if progress is not None and time.monotonic() - reported > _REPORT_SECONDS:
-                reported = time.monotonic()
-                progress(f"checked {index + 1} of {len(listing.files)} files, {len(bad)} bad")
+            tick(f"checked {number:,} of {num_files:,} files, {len(bad):,} bad")
     bad.sort()
     if bad and on_bad_files == "error":
         raise DataError(
@@ -98,15 +99,13 @@ def describe_bad(bad: Sequence[tuple[str, str]]) -> str:
     return listing + (f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else "")
 
 
-def _inspect(path: Path) -> tuple[int, int, int] | str:
+def _inspect(root: Path, file: ImageFile) -> tuple[int, int, int] | str:
     """Returns height, width and channels of an image, or the reason why it cannot be used."""
+    path = root / file.name
     try:
         if not path.stat().st_size:
             return "an empty file"
-        with path.open("rb") as file, Image.open(file, formats=("JPEG", "PNG")) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                return f"{image.width}x{image.height} pixels, more than the {limit} allowed"
+        with path.open("rb") as encoded, open_file(encoded) as image:
             image.load()
             width, height = image.size
             if is_turned(image):

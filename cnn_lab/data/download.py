@@ -15,15 +15,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.archives import unpacked_paths
 from cnn_lab.data.descriptions import DatasetDescription, RemoteFile
-
-Progress = Callable[[str], None]
-"""Receives one line of text about what is going on, at most a few a second."""
+from cnn_lab.data.progress import Progress
 
 # With two addresses to try, a computer without a network is told so in under five seconds.
 _PROBE_SECONDS = 2.0

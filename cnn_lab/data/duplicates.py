@@ -6,18 +6,20 @@ labels makes one of them wrong.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
 
+from cnn_lab.data.parallel import map_in_order
+from cnn_lab.data.progress import Progress, Ticker
 from cnn_lab.data.source import Source
 
 Duplicate = tuple[str, int, str, int]
 """First split, index in it, second split, index in it."""
 
-_READ_AT_ONCE = 4096
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,67 @@ class DuplicateSummary:
     disagreeing: tuple[Duplicate, ...]
 
 
-def find_duplicates(sources: Mapping[str, Source]) -> list[Duplicate]:
+@dataclass(frozen=True)
+class Example:
+    """One example in words; `file` is None where the data set does not say."""
+
+    split: str
+    index: int
+    label: str
+    file: str | None
+
+    def __str__(self) -> str:
+        file = "" if self.file is None else f", {self.file}"
+        return f"{self.split} {self.index} ({self.label}{file})"
+
+
+@dataclass(frozen=True)
+class DescribedDuplicate:
+    """Two equal examples, the first one and a later one."""
+
+    first: Example
+    second: Example
+
+    def __str__(self) -> str:
+        return f"{self.first} = {self.second}"
+
+
+def find_duplicates(
+    sources: Mapping[str, Source], progress: Progress | None = None
+) -> list[Duplicate]:
     """Finds the examples that equal an earlier one, pixel by pixel.
 
     Of several equal examples, each later one is paired with the first, in the order of `sources`.
 
     Args:
         sources: split name to source.
+        progress: told how many images were looked at.
 
     Returns:
         The pairs: first example, then the later one.
     """
-    first: dict[bytes, tuple[str, int]] = {}
-    pairs = []
-    for split, source in sources.items():
-        for index, digest in enumerate(_digests(source)):
-            earlier = first.setdefault(digest, (split, index))
-            if earlier != (split, index):
-                pairs.append((*earlier, split, index))
-    return pairs
+    names, sizes = list(sources), [len(source) for source in sources.values()]
+    digests = bytearray()
+    tick = Ticker(progress)
+    for source in sources.values():
+        for part in _digests(source):
+            digests += part
+            tick(f"looked at {len(digests) // _DIGEST_BYTES:,} of {sum(sizes):,} images")
+    # Sorted as numbers: a dict of a million digests would take ten times the memory.
+    rows = np.frombuffer(digests, np.uint64).reshape(-1, _DIGEST_BYTES // 8)
+    order = np.lexsort(rows.T)  # equal digests stay in the order of their examples
+    equal = np.append(False, (rows[order[1:]] == rows[order[:-1]]).all(1))
+    firsts = order[np.maximum.accumulate(np.where(equal, 0, np.arange(len(order))))]
+    later = np.flatnonzero(equal)
+    later = later[np.argsort(order[later])]
+    starts = np.append(0, np.cumsum(sizes))
+
+    def place(position: int) -> tuple[str, int]:
+        split = int(np.searchsorted(starts, position, "right")) - 1
+        return names[split], position - int(starts[split])
+
+    pairs = zip(firsts[later].tolist(), order[later].tolist(), strict=True)
+    return [(*place(first), *place(second)) for first, second in pairs]
 
 
 def summarise_duplicates(
@@ -79,19 +123,34 @@ def summarise_duplicates(
     return DuplicateSummary(dict(within), dict(across), tuple(disagreeing))
 
 
-def _digests(source: Source) -> Iterable[bytes]:
+def describe_duplicate(pair: Duplicate, sources: Mapping[str, Source]) -> DescribedDuplicate:
+    """Says what the two examples of a pair are; reads both records.
+
+    Args:
+        pair: one of what `find_duplicates` gave.
+        sources: the sources it was given.
+    """
+    split_a, index_a, split_b, index_b = pair
+    return DescribedDuplicate(
+        _describe(split_a, index_a, sources[split_a]), _describe(split_b, index_b, sources[split_b])
+    )
+
+
+def _describe(split: str, index: int, source: Source) -> Example:
+    label = source.info.class_names[int(source.labels[index])]
+    return Example(split, index, label, source.path_of(index))
+
+
+def _digests(source: Source) -> Iterator[bytes]:
+    """Digests of the images of a split, in order, several joined at a time."""
     if None in source.info.image_shape:
-        for index in range(len(source)):
-            image = source[index]["image"]
-            yield hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
-        return
-    for start in range(0, len(source), _READ_AT_ONCE):
-        indices = np.arange(start, min(start + _READ_AT_ONCE, len(source)))
-        yield from _row_digests(source.gather(indices)["image"])
+        read = lambda indices: [source[index]["image"] for index in indices]  # noqa: E731
+    else:
+        read = lambda indices: source.gather(indices)["image"]  # noqa: E731
+    return map_in_order(lambda indices: _joined_digests(read(indices)), source.chunks())
 
 
-def _row_digests(images: UInt8[np.ndarray, "n h w c"]) -> Iterable[bytes]:
-    header = f"{images.shape[1:]}".encode()
-    rows = np.ascontiguousarray(images).reshape(len(images), -1)
-    for row in rows:
-        yield hashlib.sha256(header + row.data).digest()
+def _joined_digests(images: Iterable[UInt8[np.ndarray, "_ _ _"]]) -> bytes:
+    return b"".join(
+        hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest() for image in images
+    )

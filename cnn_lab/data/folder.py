@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.data.progress import Progress, Ticker
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 GROUPS_FILE = "groups.csv"
@@ -25,12 +26,15 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz
 _LISTED = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One file: its path, its name relative to the folder, split, label and group."""
+    """One file: its name relative to the folder, size, split, label and group.
 
-    path: Path
+    There may be millions of them, so they hold nothing that can be worked out.
+    """
+
     name: str
+    num_bytes: int
     split: str
     label: int
     group: str | None
@@ -54,12 +58,18 @@ class Listing:
     unusable: tuple[tuple[str, str], ...]
     fingerprint: str
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(file.num_bytes for file in self.files)
 
-def list_folder(root: Path) -> Listing:
+
+def list_folder(root: Path, progress: Progress | None = None) -> Listing:
     """Lists a folder of images.
 
     Args:
         root: the folder.
+        progress: told how many files were found, where that takes long.
 
     Raises:
         DataError: the folder is not laid out as described above.
@@ -79,37 +89,47 @@ def list_folder(root: Path) -> Listing:
             )
     class_names = tuple(sorted(names["train"], key=_natural))
     groups = _read_groups(root)
-    files, unusable, stamps = [], [], []
+    files, unusable, tick = [], [], Ticker(progress)
+    stamps = _Stamps()
     if groups is not None:
-        stamps.append(_stamp(GROUPS_FILE, (root / GROUPS_FILE).stat()))
+        stamps.add(_stamp(GROUPS_FILE, (root / GROUPS_FILE).stat()))
     real_root = root.resolve()
     for split, folders in classes.items():
         for folder in sorted(folders, key=lambda folder: _natural(folder.name)):
             label = class_names.index(folder.name)
-            prefix = folder.relative_to(root).as_posix()
+            prefix, linked = folder.relative_to(root).as_posix(), folder.is_symlink()
+            tick(f"found {len(files):,} files in {root} so far")
             for entry in _files_of(folder):
                 name = f"{prefix}/{entry.name}"
-                path = Path(entry.path)
-                if entry.is_symlink() or folder.is_symlink():  # resolving every path would be slow
-                    target = path.resolve()
+                if linked or entry.is_symlink():  # resolving every path would be slow
+                    target = Path(entry.path).resolve()
                     if not target.is_relative_to(real_root):
                         unusable.append((name, "a link that leads out of the folder"))
                         continue
                     if not target.exists():
                         unusable.append((name, "a link that leads nowhere"))
                         continue
-                stamps.append(_stamp(name, entry.stat()))
+                status = entry.stat()
+                stamps.add(_stamp(name, status))
                 if entry.name.lower().endswith(IMAGE_SUFFIXES):
                     group = None if groups is None else groups.get(name)
-                    files.append(ImageFile(path, name, split, label, group))
+                    files.append(ImageFile(name, status.st_size, split, label, group))
                 else:
                     unusable.append((name, "not named .jpg, .jpeg or .png"))
-    stamps += [f"{name}: {reason}" for name, reason in unusable]
+    for name, reason in unusable:
+        stamps.add(f"{name}: {reason}")
     if groups is not None:
         _check_groups(root, groups, files)
-    stamps += [f"{split}/{name}" for split, found in names.items() for name in sorted(found)]
-    fingerprint = hashlib.sha256("\n".join(stamps).encode(errors="surrogateescape")).hexdigest()
-    return Listing(tuple(files), class_names, tuple(classes), tuple(unusable), fingerprint)
+    for split, found in names.items():
+        for name in sorted(found):
+            stamps.add(f"{split}/{name}")
+    return Listing(
+        files=tuple(files),
+        class_names=class_names,
+        splits=tuple(classes),
+        unusable=tuple(unusable),
+        fingerprint=stamps.digest(),
+    )
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -142,15 +162,15 @@ def _class_folders(folder: Path) -> list[Path]:
 def _refuse_loose_files(folder: Path) -> None:
     for path in _visible(folder):
         if path.is_file():
-            _refuse_archive(path)
+            _refuse_archive(str(path))
             if path.name.lower().endswith(IMAGE_SUFFIXES):
                 raise DataError(
                     f"{path} lies outside any class folder; put the images of each class into one."
                 )
 
 
-def _refuse_archive(path: Path) -> None:
-    if path.name.lower().endswith(ARCHIVE_SUFFIXES):
+def _refuse_archive(path: str) -> None:
+    if path.lower().endswith(ARCHIVE_SUFFIXES):
         raise DataError(f"{path} is an archive; unpack it and remove it from the folder.")
 
 
@@ -165,7 +185,7 @@ def _files_of(folder: Path) -> Iterator[os.DirEntry[str]]:
                 f"Class folder {folder} holds another folder, {entry.name}; classes cannot be "
                 "nested: move its images up, or name the folder above the classes."
             )
-        _refuse_archive(Path(entry.path))
+        _refuse_archive(entry.path)
         yield entry
 
 
@@ -220,6 +240,21 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     """Sort key that puts `class2` before `class10`."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+
+
+class _Stamps:
+    """Digest of lines, which are not kept."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._between = b""
+
+    def add(self, line: str) -> None:
+        self._digest.update(self._between + line.encode(errors="surrogateescape"))
+        self._between = b"\n"
+
+    def digest(self) -> str:
+        return self._digest.hexdigest()
 
 
 def _stamp(name: str, status: os.stat_result) -> str:

@@ -15,8 +15,10 @@ class Order:
 
     Args:
         indices: positions in the source that take part.
-        batch_size: examples per step; the last step of an epoch is filled up with examples of
-            weight 0.
+        batch_size: examples per step. The last step of an epoch is filled up with the first
+            examples of the same epoch, at weight 0: batch normalisation, which sees them too,
+            meets real examples, each as often as any other where the batch is not larger than
+            the data.
         seed: shuffles anew every epoch; None keeps the order of `indices`.
     """
 
@@ -54,5 +56,6 @@ def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         indices = indices[random.permutation(len(indices))]
     shape = (order.steps_per_epoch, order.batch_size)
     weights = (np.arange(shape[0] * shape[1]) < len(indices)).astype(np.float32)
-    # Real images fill up the batch, so that batch statistics see nothing foreign.
+    # np.resize goes on with the first values; zeros or one image many times would bend the
+    # statistics of batch normalisation.
     return np.resize(indices, shape), weights.reshape(shape)

@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
+from cnn_lab.core.errors import DataError
+
+FORMATS = ("JPEG", "PNG")  # PIL knows some forty more, whose decoders have seen less scrutiny
 GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
@@ -21,9 +24,29 @@ def is_turned(image: Image.Image) -> bool:
     return image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
 
 
+def open_file(file: io.BytesIO | io.BufferedReader) -> Image.Image:
+    """Opens a JPEG or PNG; its pixels are not decoded yet.
+
+    Raises:
+        DataError: it announces more pixels than PIL allows.
+        UnidentifiedImageError: it is of no such format.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError:  # from twice the limit on
+        raise DataError(f"more than the {limit} pixels allowed") from None
+    # PIL itself only warns of these.
+    if limit is not None and image.width * image.height > limit:
+        size = f"{image.width}x{image.height}"
+        image.close()
+        raise DataError(f"{size} pixels, more than the {limit} allowed")
+    return image
+
+
 def open_image(encoded: bytes) -> Image.Image:
     """Opens encoded bytes and applies the camera's orientation."""
-    image = Image.open(io.BytesIO(encoded))
+    image = open_file(io.BytesIO(encoded))
     # Transposing copies the pixels, so it is done only for the few images that ask for it.
     if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
         image = ImageOps.exif_transpose(image)

@@ -19,14 +19,12 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.source import (
-    SourceInfo,
-    Storage,
-    fingerprint_of,
-    fingerprint_of_files,
-)
+from cnn_lab.data.fingerprint import fingerprint_of, fingerprint_of_files
+from cnn_lab.data.progress import Progress
+from cnn_lab.data.source import SourceInfo, Storage
 
 _INFO_FILE = "dataset_info.json"
+_PATH_KEYS = ("path", "file_name", "filename")  # ours, and what published data sets call it
 
 
 def is_prepared(directory: Path) -> bool:
@@ -34,25 +32,36 @@ def is_prepared(directory: Path) -> bool:
     return (directory / _INFO_FILE).is_file()
 
 
-def prepare(make_builder: Callable[[Path], tfds.core.DatasetBuilder], directory: Path) -> None:
+def prepare(
+    make_builder: Callable[[Path], tfds.core.DatasetBuilder],
+    directory: Path,
+    *,
+    num_bytes: int = 0,
+    progress: Progress | None = None,
+) -> None:
     """Prepares a data set into `directory`, unless it is there already.
 
     Args:
-        make_builder: gives a builder that writes below the temporary folder it is handed.
+        make_builder: gives a builder that writes below the temporary folder it is handed. What
+            takes long belongs in here, so that of many processes one does it.
         directory: where the data set is to be found afterwards.
+        num_bytes: space that it will take, about.
+        progress: told if another process is at work on the same.
 
     Raises:
-        DataError: the directory cannot be written, or something else is in the way.
+        DataError: the directory cannot be written, has too little space, or something else is in
+            the way.
     """
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(directory.with_name(f".{directory.name}.lock")) as locked:
+        with _lock(directory.with_name(f".{directory.name}.lock"), progress) as locked:
             if is_prepared(directory):
                 return  # by another process, while this one waited
             prefix = f".{directory.name}.preparing-"
             if locked:  # nobody else is at work here, so these are left from one that was killed
                 for leftover in directory.parent.glob(f"{prefix}*"):
                     shutil.rmtree(leftover, ignore_errors=True)
+            _check_space(directory.parent, num_bytes)
             temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
             try:
                 tfds.disable_progress_bar()
@@ -81,12 +90,28 @@ def _move(prepared: Path, directory: Path) -> None:
         raise
 
 
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Says now what would otherwise surface after an hour of copying."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise DataError(
+            f"{folder} has {free / 1e9:.1f} GB free, but the prepared data take about "
+            f"{num_bytes / 1e9:.1f} GB; free some space, or choose another place with --data_dir "
+            "or CNN_LAB_DATA_DIR."
+        )
+
+
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
+def _lock(path: Path, progress: Progress | None) -> Iterator[bool]:
     """Waits for an exclusive lock; gives False where the file system has none."""
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if progress is not None:
+                    progress(f"waiting for another process to prepare {path.parent.name}")
+                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             yield False
             return
@@ -169,6 +194,7 @@ def _features(
     storage = Storage(
         directory=os.fspath(directory.absolute()),
         group_key="group" if "group" in by_name else None,
+        path_key=next((key for key in _PATH_KEYS if key in by_name), None),
         encoded=is_encoded,
     )
     return storage, (shape[0], shape[1], shape[2] or 3), tuple(label.names)

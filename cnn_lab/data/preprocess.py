@@ -6,13 +6,16 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Int64, UInt8
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import RawImages
+from cnn_lab.data.parallel import map_in_order
 
-MOST_MEASURED = 100_000  # above, mean and deviation come from evenly spaced examples
-MEASURED_AT_ONCE = 4096
+# Above either, mean and deviation come from evenly spaced examples.
+MOST_MEASURED = 100_000
+MOST_PIXELS = 2**29
+PIXELS_AT_ONCE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,25 +67,33 @@ def measure(
     """Per-channel mean and standard deviation of pixels in [0, 1], from exact sums.
 
     Args:
-        read: positions -> images of one size.
+        read: positions -> images of one size; called in threads.
         indices: the training examples; nothing else may be looked at.
 
     Returns:
         (mean, std), one value per channel. A constant channel gets deviation 1.
     """
-    stride = -(-len(indices) // MOST_MEASURED)
-    chosen = np.sort(indices)[::stride]
+    height, width = read(indices[:1]).shape[1:3]
+    most = max(1, min(MOST_MEASURED, MOST_PIXELS // (height * width)))
+    chosen = np.sort(indices)[:: -(-len(indices) // most)]
+    num_pixels = len(chosen) * height * width
+    size = max(1, PIXELS_AT_ONCE // (height * width))
+    chunks = (chosen[start : start + size] for start in range(0, len(chosen), size))
     total = squares = np.zeros((), np.int64)
-    num_pixels = 0
-    for start in range(0, len(chosen), MEASURED_AT_ONCE):
-        images = read(chosen[start : start + MEASURED_AT_ONCE])
-        total = total + images.sum((0, 1, 2), dtype=np.int64)
-        squares = squares + np.square(images, dtype=np.uint16).sum((0, 1, 2), dtype=np.int64)
-        num_pixels += images.size // images.shape[-1]
+    for part, part_squares in map_in_order(lambda chunk: _sums(read(chunk)), chunks):
+        total, squares = total + part, squares + part_squares
     mean = total / num_pixels
     std = np.sqrt(np.maximum(squares / num_pixels - mean**2, 0.0))
     std = np.where(std > 0, std, 255.0)
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def _sums(
+    images: UInt8[np.ndarray, "n h w c"],
+) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
+    """Sums of pixels and of their squares, per channel."""
+    squares = np.square(images, dtype=np.uint16).sum((0, 1, 2), dtype=np.int64)
+    return images.sum((0, 1, 2), dtype=np.int64), squares
 
 
 def check_channels(preprocess: Preprocess, num_channels: int) -> None:

@@ -6,11 +6,8 @@ path and a description; it opens its files on first use, so it can be sent to ot
 
 import dataclasses
 import functools
-import hashlib
-import json
 import operator
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +15,15 @@ import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.array_cache import load_arrays, store_arrays
+from cnn_lab.data.array_cache import aligned_empty, load_arrays, store_arrays, store_rows
+from cnn_lab.data.parallel import map_in_order
 from cnn_lab.data.pixels import decode
 
 ImageShape = tuple[int | None, int | None, int]
 
-_READ_AT_ONCE = 4096
+_READ_AT_ONCE = 1024
+_READ_BYTES = 2**23
+_PHOTOGRAPHS_AT_ONCE = 16  # of sizes that are not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Storage:
     image_key: str = "image"
     label_key: str = "label"
     group_key: str | None = None
+    path_key: str | None = None
     encoded: bool = False
 
 
@@ -104,13 +105,20 @@ class Source:
     @functools.cached_property
     def labels(self) -> Int32[np.ndarray, " n"]:
         """The label of every example, read without decoding any image."""
-        return self._column("labels", self._storage.label_key).astype(np.int32, copy=False)
+        labels = self._column("labels", self._storage.label_key).astype(np.int32, copy=False)
+        labels.flags.writeable = False
+        return labels
 
     @functools.cached_property
     def groups(self) -> Shaped[np.ndarray, " n"] | None:
         """The group of every example as text, or None where the data set has no groups."""
         key = self._storage.group_key
         return None if key is None else self._column("groups", key)
+
+    def path_of(self, index: int) -> str | None:
+        """The file that an example was made from, or None where the data set does not say."""
+        key = self._storage.path_key
+        return None if key is None else _text(self._records([index])[0][key])
 
     def with_image_size(self, size: tuple[int, int]) -> "Source":
         """Returns this source with images resized: shorter side to fit, then the centre.
@@ -146,18 +154,12 @@ class Source:
             DataError: the images differ in size, so they make no array.
             IndexError: an index is outside the split.
         """
-        height, width, num_channels = self.info.image_shape
-        if height is None or width is None:
-            raise DataError(
-                f"The images of {self.info.name} differ in size and cannot be stacked; give "
-                "data.image_size, or use with_image_size((height, width))."
-            )
+        shape = self._fixed_shape()
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(
                 f"Indices {indices.min()}..{indices.max()} reach outside split {self.split!r} of "
                 f"{len(self)}."
             )
-        shape = (height, width, num_channels)
         images = np.empty((len(indices), *shape), np.uint8)
         labels = np.empty(len(indices), np.int32)
         positions = indices.tolist()
@@ -169,32 +171,58 @@ class Source:
             labels[row] = record[self._storage.label_key]
         return {"image": images, "label": labels}
 
-    def read_all(
-        self, cache: bool = True
-    ) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]:
-        """Reads the whole split.
-
-        Args:
-            cache: keep the decoded arrays beside the data, and use them if they are there.
+    def read_all(self) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]:
+        """Reads the whole split; decoded images are kept beside the data for the next time.
 
         Returns:
-            Read-only images `[n, h, w, c]` and labels `[n]`.
+            Read-only images `[n, h, w, c]`, backed by a file where one can be written, and labels
+            `[n]`.
         """
+        return self._images, self.labels
+
+    def chunks(self) -> Iterator[Int[np.ndarray, " n"]]:
+        """All positions, in order, as many at a time as are well read in one go."""
         height, width, num_channels = self.info.image_shape
-        folder = self._cache_folder(f"{height}x{width}x{num_channels}")
-        names = (f"images-{self.split}", f"labels-{self.split}")
-        kept = load_arrays(folder, names) if cache else None
-        if kept is not None and len(kept[names[0]]) == len(kept[names[1]]) == len(self):
-            return kept[names[0]], kept[names[1]]
-        # In pieces, so that the records of the whole split are never in memory beside its pixels.
-        starts = range(0, len(self), _READ_AT_ONCE)
-        parts = [self.gather(np.arange(i, min(i + _READ_AT_ONCE, len(self)))) for i in starts]
-        images = np.concatenate([part["image"] for part in parts])
-        labels = np.concatenate([part["label"] for part in parts])
-        if cache:
-            store_arrays(folder, {names[0]: images, names[1]: labels})
-        images.flags.writeable = labels.flags.writeable = False
-        return images, labels
+        size = _PHOTOGRAPHS_AT_ONCE
+        if height is not None and width is not None:
+            size = max(1, min(_READ_AT_ONCE, _READ_BYTES // (height * width * num_channels)))
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
+
+    @functools.cached_property
+    def _images(self) -> UInt8[np.ndarray, "n h w c"]:
+        one = self._fixed_shape()
+        folder = self._cache_folder("x".join(map(str, one)))
+        name, shape = f"images-{self.split}", (len(self), *one)
+        images = self._kept_images(folder, name, shape)
+        if images is None and store_rows(folder, name, shape, self._decoded()):
+            images = self._kept_images(folder, name, shape)  # so every run reads it the same way
+        if images is None:
+            images, row = aligned_empty(shape), 0
+            for part in self._decoded():
+                images[row : row + len(part)] = part
+                row += len(part)
+            images.flags.writeable = False
+        return images
+
+    def _kept_images(self, folder: Path, name: str, shape: tuple[int, ...]) -> Any:
+        kept = load_arrays(folder, (name,))
+        return kept[name] if kept is not None and kept[name].shape == shape else None
+
+    def _decoded(self) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
+        # Decoding leaves Python's lock alone, unpacking stored pixels does not.
+        num_threads = None if self._storage.encoded else 1
+        read = lambda indices: self.gather(indices)["image"]  # noqa: E731
+        return map_in_order(read, self.chunks(), num_threads=num_threads)
+
+    def _fixed_shape(self) -> tuple[int, int, int]:
+        height, width, num_channels = self.info.image_shape
+        if height is None or width is None:
+            raise DataError(
+                f"The images of {self.info.name} differ in size and cannot be stacked; give "
+                "data.image_size, or use with_image_size((height, width))."
+            )
+        return height, width, num_channels
 
     def _with_shape(self, shape: ImageShape) -> "Source":
         info = dataclasses.replace(self.info, image_shape=shape)
@@ -248,28 +276,5 @@ class Source:
         return builder.as_data_source(split=self.split, decoders=decoders)
 
 
-def fingerprint_of(content: Mapping[str, Any]) -> str:
-    """Returns the sha256 in hex of a mapping of plain values, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def fingerprint_of_files(directory: str | os.PathLike[str]) -> str:
-    """Returns a digest of a prepared directory that someone else prepared.
-
-    Hashing every byte of a large data set would take longer than opening it ever should, so each
-    shard counts by its name, its size and its two ends.
-    """
-    ends = {}
-    for path in sorted(Path(directory).iterdir()):
-        if path.is_file() and (path.suffix == ".json" or ".array_record" in path.name):
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                head = file.read(1 << 16)
-                file.seek(max(0, size - (1 << 16)))
-                digest = hashlib.sha256(head + file.read()).hexdigest()
-            ends[path.name] = [size, digest]
-    return fingerprint_of(ends)
-
-
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,6 +119,36 @@ def test_reopening_prepares_nothing(tmp_path, monkeypatch):
     assert open_dataset("digits", tmp_path) == first
 
 
+def test_preparing_can_be_refused(tmp_path):
+    folder = tmp_path / "my photos/a"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "0.png")
+    for name, quoted in {
+        "mnist": "mnist",
+        f"folder:{folder.parent}": f"'folder:{folder.parent}'",
+    }.items():
+        data_dir = tmp_path / "data"
+        with pytest.raises(DataError) as caught:
+            open_dataset(name, data_dir, prepare=False)
+        assert str(caught.value) == (
+            f"{name} is not prepared yet; run `cnn-lab data prepare {quoted} "
+            f"--data_dir={data_dir}` first."
+        )
+        assert not data_dir.exists()
+    prepared = open_dataset(f"folder:{folder.parent}", tmp_path / "data")
+    assert open_dataset(f"folder:{folder.parent}", tmp_path / "data", prepare=False) == prepared
+
+
+def test_too_little_space_is_told_before_anything_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "photos/a/0.png"
+    path.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    monkeypatch.setattr(catalog, "check_files", lambda *_, **__: pytest.fail("decoded"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50))
+    with pytest.raises(DataError, match=r"0\.0 GB free, but the prepared data take .*--data_dir"):
+        open_dataset(f"folder:{tmp_path / 'photos'}", tmp_path / "data")
+
+
 @pytest.mark.skipif(
     not (SHARED / "mnist").is_dir(), reason="the MNIST files are not beside this checkout"
 )
@@ -138,17 +170,21 @@ def test_mnist_from_its_files(tmp_path):
     assert find_duplicates({"train": source, "test": test}) == []
 
 
-def prepare_digits(directory: str, barrier: Any) -> int:
+def prepare_digits(directory: str, barrier: Any) -> tuple[int, list[str]]:
+    lines = []
     barrier.wait()
-    return len(open_dataset("digits", directory).split("train"))
+    dataset = open_dataset("digits", directory, progress=lines.append)
+    return len(dataset.split("train")), [line.split(" in ")[0] for line in lines]
 
 
 def test_two_processes_may_prepare_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, context.Pool(2) as pool:
         barrier = manager.Barrier(2)
-        lengths = pool.starmap(prepare_digits, [(str(tmp_path), barrier)] * 2, chunksize=1)
-    assert lengths == [1437, 1437]
+        outcomes = pool.starmap(prepare_digits, [(str(tmp_path), barrier)] * 2, chunksize=1)
+    assert [length for length, _ in outcomes] == [1437, 1437]
+    lines = [line for _, told in outcomes for line in told]
+    assert lines.count("preparing digits") == 1  # the other one waited, or came too late to
     assert [path.name for path in (tmp_path / "digits").glob("[!.]*")] == ["1.0.0"]
 
 

@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 from cnn_lab.data.catalog import open_dataset, unlock_test
-from cnn_lab.data.duplicates import find_duplicates, summarise_duplicates
+from cnn_lab.data.duplicates import (
+    Example,
+    describe_duplicate,
+    find_duplicates,
+    summarise_duplicates,
+)
 
 
 @pytest.fixture
@@ -36,6 +41,27 @@ def test_planted_duplicates_are_found(root, tmp_path, other_size):
     assert summary.within == {"train": 1}
     assert summary.across == {("train", "test"): 1}
     assert summary.disagreeing == (("train", 1, "test", 6),)
+    described = describe_duplicate(pairs[1], sources)
+    assert described.first == Example("train", 1, "a", "train/a/1.png")
+    assert str(described) == "train 1 (a, train/a/1.png) = test 6 (b, test/b/3.png)"
+
+
+def test_many_copies_are_paired_with_the_first(tmp_path):
+    for i in range(40):
+        path = tmp_path / f"flat/a/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((3, 3), i % 7, np.uint8)).save(path)
+    source = open_dataset(f"folder:{tmp_path / 'flat'}", tmp_path / "data").split("train")
+    pairs = find_duplicates({"train": source, "more": source})
+    assert pairs[:33] == [("train", i % 7, "train", i) for i in range(7, 40)]
+    assert pairs[33:] == [("train", i % 7, "more", i) for i in range(40)]
+
+
+def test_a_duplicate_without_files_is_described_too(tmp_path):
+    source = open_dataset("digits", tmp_path).split("train")
+    label = source.info.class_names[source.labels[3]]
+    described = describe_duplicate(("train", 3, "train", 3), {"train": source})
+    assert str(described.second) == f"train 3 ({label})"
 
 
 def test_equal_bytes_of_another_shape_are_no_duplicates(tmp_path):

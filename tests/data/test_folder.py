@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data import catalog
+from cnn_lab.data import catalog, progress
+from cnn_lab.data.builders import FolderImages
 from cnn_lab.data.catalog import open_dataset, unlock_test
+from cnn_lab.data.pixels import open_image
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 ORIENTATION = 0x0112
@@ -189,6 +191,73 @@ def test_bad_files_are_all_found_before_training(flat, open_folder, tmp_path, mo
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert open_folder(flat).info == dataset.info  # no need to say skip again
     assert "was prepared without 8 bad files" in caplog.text
+
+
+def test_what_happens_is_told(flat, open_folder, tmp_path):
+    lines = []
+    directory = open_folder(flat, progress=lines.append).storage.directory
+    assert lines == [f"checking 6 files of {flat}", f"preparing {flat} in {directory}"]
+    lines.clear()
+    open_folder(flat, progress=lines.append)
+    assert lines == []
+
+
+def test_many_files_tell_now_and_then(flat, open_folder, monkeypatch):
+    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0)
+    lines = []
+    open_folder(flat, progress=lines.append)
+    assert f"found 3 files in {flat} so far" in lines
+    assert "checked 6 of 6 files, 0 bad" in lines
+    assert "stored 6 of 6 files" in lines
+
+
+def test_a_large_folder_is_written_in_pieces_and_in_order(flat, open_folder, monkeypatch):
+    """TFDS's own writer sorts all in memory, and past a gigabyte needs TensorFlow."""
+    monkeypatch.setattr(FolderImages, "shard_bytes", 150)
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 100)
+    dataset = open_folder(flat)
+    assert len(list(Path(dataset.storage.directory).glob("*train.array_record*"))) > 2
+    source = dataset.split("train")
+    assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [source.path_of(i) for i in range(6)] == [
+        f"{c}/{i}.png" for c in ("cat", "dog") for i in range(3)
+    ]
+    for i in range(6):
+        np.testing.assert_array_equal(source[i]["image"], colour(40 * (i % 3)))
+
+
+def test_pieces_do_not_change_the_fingerprint(flat, open_folder, tmp_path, monkeypatch):
+    whole = open_folder(flat).info
+    monkeypatch.setattr(FolderImages, "shard_bytes", 1)
+    assert open_dataset(f"folder:{flat}", tmp_path / "elsewhere").info == whole
+
+
+def test_a_name_need_not_be_text(flat, open_folder):
+    name = os.fsencode(flat) + b"/cat/caf\xe9.png"
+    Path(os.fsdecode(name)).write_bytes((flat / "cat/0.png").read_bytes())
+    source = open_folder(flat).split("train")
+    assert source.path_of(3) == "cat/caf\N{REPLACEMENT CHARACTER}.png"
+
+
+def test_a_bomb_is_refused_without_being_decoded(flat, open_folder, tmp_path, monkeypatch):
+    for name, side in (("cat/small.png", 80), ("dog/large.png", 300)):
+        save(flat / name, np.zeros((side, side), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    with pytest.raises(DataError) as caught:
+        open_folder(flat)
+    text = str(caught.value)
+    assert "cat/small.png (80x80 pixels, more than the 5000 allowed)" in text
+    assert "dog/large.png (more than the 5000 pixels allowed)" in text
+    with pytest.raises(DataError, match=r"^more than the 5000 pixels allowed$"):
+        open_image((flat / "dog/large.png").read_bytes())
+
+
+def test_no_other_format_is_opened(tmp_path):
+    for kind in ("GIF", "BMP", "TIFF", "WEBP"):
+        content = io.BytesIO()
+        Image.fromarray(colour(1)).save(content, format=kind)
+        with pytest.raises(UnidentifiedImageError):
+            open_image(content.getvalue())
 
 
 def test_only_ten_bad_files_are_listed(flat, open_folder):

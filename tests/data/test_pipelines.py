@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from cnn_lab.data import preprocess
 from cnn_lab.data.catalog import open_dataset
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
@@ -94,6 +95,18 @@ def test_order_stays_the_same_on_other_versions():
     assert positions.tolist() == [[6, 3, 9, 1, 2, 0, 5, 7, 8, 4], [1, 9, 2, 8, 5, 0, 4, 3, 7, 6]]
 
 
+@pytest.mark.parametrize("seed", [4, None])
+def test_the_last_batch_is_filled_up_with_the_first_examples_of_its_epoch(seed: int | None):
+    """Batch normalisation sees them: one example many times, or zeros, would bend its mean."""
+    order = Order(np.arange(100, 137), 16, seed)
+    for epoch in range(2):
+        positions, weights = order.batches(3 * epoch, 3)
+        filled = weights[-1] == 0
+        assert filled.sum() == 3 * 16 - 37
+        assert positions[-1][filled].tolist() == positions[0][: filled.sum()].tolist()
+        assert len(set(positions[-1])) == 16
+
+
 @pytest.mark.parametrize("batch_size", [1, 40])
 def test_single_and_full_batches(batch_size: int):
     order = Order(np.arange(40), batch_size, seed=0)
@@ -119,6 +132,15 @@ def test_measured_normalisation_is_of_the_given_examples(source: Source):
     )
     assert float(normalised.mean()) == pytest.approx(0, abs=1e-4)
     assert float(normalised.std()) == pytest.approx(1, abs=1e-4)
+
+
+def test_measuring_large_images_takes_a_share_of_them(monkeypatch):
+    monkeypatch.setattr(preprocess, "MOST_PIXELS", 4 * 6 * 6)
+    monkeypatch.setattr(preprocess, "PIXELS_AT_ONCE", 40)
+    images = np.random.default_rng(0).integers(0, 256, (10, 6, 6, 3), np.uint8)
+    mean, std = measure(lambda chosen: images[chosen], np.arange(10)[::-1])
+    assert mean == pytest.approx(images[::3].mean((0, 1, 2)) / 255, rel=1e-12)
+    assert std == pytest.approx(images[::3].std((0, 1, 2)) / 255, rel=1e-9)
 
 
 def test_padding_is_black():

@@ -1,14 +1,17 @@
 """Sources and their cache, on the digits and on a small folder of photographs."""
 
+import errno
 import multiprocessing
 import pickle
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.data import source as source_module
 from cnn_lab.data.catalog import Dataset, open_dataset, unlock_test
 from cnn_lab.data.source import Source
 
@@ -107,6 +110,15 @@ def test_channels_are_converted(digits, photographs):
         gray.with_channels(4)
 
 
+def again(source: Source) -> Source:
+    """The source as another process would open it."""
+    return pickle.loads(pickle.dumps(source))
+
+
+def refuse(*args, **kwargs):
+    raise PermissionError("read-only file system")
+
+
 def cache_files(source: Source) -> list[Path]:
     return sorted((Path(source._storage.directory) / "cache").rglob("images-*.npy"))
 
@@ -125,7 +137,7 @@ def test_read_all_is_cached_and_a_damaged_cache_is_rebuilt(photographs):
     for damage in (good[: len(good) // 2], b"", bytes(flipped), pickled):
         file.unlink()
         file.write_bytes(damage)
-        np.testing.assert_array_equal(source.read_all()[0], images)
+        np.testing.assert_array_equal(again(source).read_all()[0], images)
         assert file.read_bytes() == good
     with pytest.raises(ValueError, match="read-only"):
         source.read_all()[0][0] = 0
@@ -134,20 +146,72 @@ def test_read_all_is_cached_and_a_damaged_cache_is_rebuilt(photographs):
 def test_the_cache_is_what_is_read(photographs, monkeypatch):
     expected = photographs.read_all()[0]
     monkeypatch.setattr(Source, "gather", lambda *_: pytest.fail("decoded again"))
-    np.testing.assert_array_equal(photographs.read_all()[0], expected)
+    np.testing.assert_array_equal(again(photographs).read_all()[0], expected)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_devices_share_what_was_read_first(photographs, monkeypatch, writable):
+    """Else every virtual CPU device would copy the data set in the first run."""
+    source = photographs.with_image_size((8 + writable, 8))
+    if not writable:
+        monkeypatch.setattr(Path, "mkdir", refuse)
+    images, _ = source.read_all()
+    assert isinstance(images.base, np.memmap) or not writable
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    placed = jax.device_put(images, sharding)
+    addresses = {shard.data.unsafe_buffer_pointer() for shard in placed.addressable_shards}
+    assert len(placed.addressable_shards) > 1
+    assert addresses == {images.ctypes.data}
+
+
+def test_a_split_is_never_held_twice(photographs, monkeypatch):
+    held = []
+    gather = Source.gather
+
+    def small(self, indices):
+        held.append(len(indices))
+        return gather(self, indices)
+
+    monkeypatch.setattr(source_module, "_READ_BYTES", 3 * 7 * 7 * 3)
+    monkeypatch.setattr(Source, "gather", small)
+    source = photographs.with_image_size((7, 7))
+    images, labels = source.read_all()
+    assert held == [3] * 4
+    assert images.shape == (12, 7, 7, 3)
+    assert not labels.flags.writeable
+
+
+def test_the_file_of_an_example_is_known(digits, photographs):
+    assert photographs.path_of(4) == "class1/1.png"
+    assert digits.split("train").path_of(4) is None
 
 
 def test_without_a_writable_place_nothing_is_cached(photographs, monkeypatch):
     source = photographs.with_image_size((3, 3))
     before = cache_files(source)
-
-    def refuse(*args, **kwargs):
-        raise PermissionError("read-only file system")
-
     monkeypatch.setattr(Path, "mkdir", refuse)
-    assert source.read_all()[0].shape == (12, 3, 3, 3)
-    assert source.read_all(cache=False)[0].shape == (12, 3, 3, 3)
+    images, _ = source.read_all()
+    np.testing.assert_array_equal(images, source.gather(np.arange(12))["image"])
+    monkeypatch.setattr(Source, "gather", lambda *_: pytest.fail("decoded again"))
+    assert source.read_all()[0] is images
+    with pytest.raises(ValueError, match="read-only"):
+        images[0] = 0
     assert cache_files(source) == before
+
+
+def test_a_full_disk_leaves_no_piece_of_a_cache(photographs, monkeypatch):
+    source = photographs.with_image_size((5, 6))
+    write = np.lib.format.write_array_header_1_0
+
+    def full(file, header):
+        write(file, header)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    np.testing.assert_array_equal(source.read_all()[0], source.gather(np.arange(12))["image"])
+    folder = source._cache_folder("5x6x3")
+    assert list(folder.iterdir()) == []
 
 
 def test_labels_are_read_even_if_their_copy_is_lost(digits):
