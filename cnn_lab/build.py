@@ -1,6 +1,7 @@
 """The only place that turns the names in a config into objects."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cnn_lab.config import ExperimentConfig, validate
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.config_rules import validate
 from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.options import check_options
 from cnn_lab.core.shapes import Scalar, Tree
@@ -103,19 +105,32 @@ class Experiment:
         return make_evaluator(self.network, self.validation_pipeline, self.mesh)
 
 
-def build(config: ExperimentConfig) -> Experiment:
-    """Builds the experiment that a config describes; trains nothing.
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What the names in a config stand for, beside the model: `make_model`.
+
+    Attributes:
+        make_schedule: (num_steps=...) -> (step -> learning rate).
+        make_optimizer: (learning_rate=...) -> optimizer.
+        task: losses and metrics.
+    """
+
+    make_schedule: Callable[..., optax.Schedule]
+    make_optimizer: Callable[..., optax.GradientTransformation]
+    task: Classification
+
+
+def resolve_names(config: ExperimentConfig) -> Named:
+    """Looks up every name in a config and checks every option; touches neither data nor devices.
 
     Raises:
-        ConfigError: a name, option or combination that cannot work.
-        DataError: the data are missing or unfit.
+        ConfigError: a name, option or combination of settings that cannot be.
     """
     validate(config)
-    # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
     _model_options(config)
-    make_optimizer = lookup(OPTIMIZERS, config.optim.name, "optimizer")
-    optimizer_options = check_options(make_optimizer, config.optim.options, "config.optim.options")
-    schedule = config.optim.schedule
+    optim, schedule = config.optim, config.optim.schedule
+    make_optimizer = lookup(OPTIMIZERS, optim.name, "optimizer")
+    optimizer_options = check_options(make_optimizer, optim.options, "config.optim.options")
     schedule_options = check_options(
         lookup(SCHEDULES, schedule.name, "schedule"),
         schedule.options,
@@ -127,8 +142,35 @@ def build(config: ExperimentConfig) -> Experiment:
             f"config.selection.metric is {config.selection.metric!r}, which the task does not "
             f"measure; {suggest(config.selection.metric, task.better)}"
         )
+    return Named(
+        make_schedule=functools.partial(
+            make_schedule,
+            schedule.name,
+            peak=optim.learning_rate,
+            warmup_steps=schedule.warmup_steps,
+            **schedule_options,
+        ),
+        make_optimizer=functools.partial(make_optimizer, **optimizer_options),
+        task=task,
+    )
+
+
+def build(config: ExperimentConfig, open_data: Callable[..., Dataset] = open_dataset) -> Experiment:
+    """Builds the experiment that a config describes; trains nothing.
+
+    Args:
+        config: the experiment.
+        open_data: (name, data_dir) -> data set; wrap `open_dataset` to show its progress, or to
+            refuse data that are not prepared.
+
+    Raises:
+        ConfigError: a name, option or combination that cannot work.
+        DataError: the data are missing or unfit.
+    """
+    # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
+    named = resolve_names(config)
     mesh = make_mesh(choose_num_devices(config.train.batch_size, config.mesh.num_devices))
-    dataset = open_dataset(config.data.name, config.data.data_dir)
+    dataset = open_data(config.data.name, config.data.data_dir)
     train, validation = choose_examples(dataset, config.data)
     if config.train.batch_size > len(train):
         raise ConfigError(
@@ -136,14 +178,8 @@ def build(config: ExperimentConfig) -> Experiment:
             f"only {len(train)} training examples; use at most that many."
         )
     total_steps = -(-len(train) // config.train.batch_size) * config.train.num_epochs
-    learning_rate = make_schedule(
-        schedule.name,
-        peak=config.optim.learning_rate,
-        num_steps=total_steps,
-        warmup_steps=schedule.warmup_steps,
-        **schedule_options,
-    )
-    optimizer = make_optimizer(learning_rate=learning_rate, **optimizer_options)
+    learning_rate = named.make_schedule(num_steps=total_steps)
+    optimizer = named.make_optimizer(learning_rate=learning_rate)
     penalty: Callable[[Tree], Scalar] = l2(config.optim.l2) if config.optim.l2 else no_penalty
     model, image_shape = make_model(config, dataset.info.num_classes), fixed_shape(train.source)
     init = make_init(model, optimizer, padded_shape(image_shape, config.data.pad))
@@ -151,7 +187,7 @@ def build(config: ExperimentConfig) -> Experiment:
     jax.eval_shape(init, jax.random.key(0))
     network = Network(
         model=model,
-        task=task,
+        task=named.task,
         class_names=dataset.info.class_names,
         image_shape=image_shape,
         preprocess=make_preprocess(config.data, train),
@@ -175,7 +211,7 @@ def build(config: ExperimentConfig) -> Experiment:
         validation_pipeline=held_out,
         optimizer=optimizer,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
-        step=make_train_step(network.model, task, optimizer, penalty),
+        step=make_train_step(network.model, network.task, optimizer, penalty),
         init=init,
     )
 

@@ -7,10 +7,8 @@ computes, so it may differ when a run is resumed. Only the standard library is u
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import (
     Count,
     Fraction,
@@ -20,7 +18,7 @@ from cnn_lab.core.ranges import (
     ProperFraction,
     Range,
 )
-from cnn_lab.core.typed import Node, from_dict, to_dict
+from cnn_lab.core.typed import Node
 
 RUNTIME = {"runtime": True}
 Seed = Annotated[int, Range(least=0, below=2**32)]
@@ -33,7 +31,12 @@ def runtime(default: Any) -> Any:
 
 @dataclasses.dataclass(kw_only=True)
 class ModelSpec(Node):
-    """A model by its name in `cnn_lab.models.MODELS` and the options its module declares."""
+    """A model by its name in `cnn_lab.models.MODELS`.
+
+    Attributes:
+        name: as `cnn-lab list models` shows it.
+        options: what the model declares; `cnn-lab list models NAME` shows them.
+    """
 
     name: str = "lenet5"
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -113,7 +116,12 @@ class OptimConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class TaskConfig(Node):
-    """What is learned: a name in `cnn_lab.tasks.TASKS` and the loss it minimises."""
+    """What is learned: a name in `cnn_lab.tasks.TASKS` and the loss it minimises.
+
+    Attributes:
+        name: `classification`.
+        loss: as `cnn-lab list losses` shows it.
+    """
 
     name: str = "classification"
     loss: str = "cross_entropy"
@@ -138,7 +146,12 @@ class TrainConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class EvaluateConfig(Node):
-    """When the validation split is looked at, and how much of it at a time."""
+    """When the validation split is looked at, and how much of it at a time.
+
+    Attributes:
+        every_epochs: epochs between evaluations; the last epoch is always evaluated.
+        batch_size: examples per step, over all devices; metrics do not depend on it.
+    """
 
     every_epochs: Count = 1
     batch_size: Count = runtime(500)
@@ -146,7 +159,11 @@ class EvaluateConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class SelectionConfig(Node):
-    """The validation metric that decides which weights are the best: `accuracy` or `loss`."""
+    """What decides which weights are the best.
+
+    Attributes:
+        metric: a validation metric of the task, `accuracy` or `loss`.
+    """
 
     metric: str = "accuracy"
 
@@ -182,7 +199,12 @@ class CheckpointConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class LogConfig(Node):
-    """Where metrics go besides the terminal and `metrics.jsonl`."""
+    """Where metrics go besides the terminal and `metrics.jsonl`.
+
+    Attributes:
+        tensorboard: write event files.
+        wandb_project: project at Weights & Biases; None sends nothing.
+    """
 
     tensorboard: bool = True
     wandb_project: str | None = None
@@ -190,14 +212,33 @@ class LogConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class MeshConfig(Node):
-    """How many devices share the batch; None takes as many as divide it well."""
+    """How the devices share the work.
+
+    Attributes:
+        num_devices: devices that share the batch; None takes as many as divide it well.
+    """
 
     num_devices: Count | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
 class ExperimentConfig(Node):
-    """Everything that defines one run."""
+    """Everything that defines one run.
+
+    Attributes:
+        seed: of initial weights, order of examples, dropout and augmentation.
+        data: the images.
+        model: the network.
+        task: what is learned.
+        optim: how.
+        train: how long.
+        evaluate: when validation is looked at.
+        selection: which weights are the best.
+        early_stopping: when to give up; None never does.
+        checkpoint: what is saved.
+        log: where metrics go.
+        mesh: the devices.
+    """
 
     seed: Seed = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -213,85 +254,3 @@ class ExperimentConfig(Node):
     )
     log: LogConfig = dataclasses.field(default_factory=LogConfig, metadata=RUNTIME)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUNTIME)
-
-
-def validate(config: ExperimentConfig) -> None:
-    """Checks what concerns several fields at once; a field's own range is checked when it is set.
-
-    Raises:
-        ConfigError: names the fields, their values and what is allowed.
-    """
-    data, train = config.data, config.train
-    if (data.mean is None) != (data.std is None):
-        raise ConfigError("config.data.mean and config.data.std must be set together.")
-    if config.evaluate.every_epochs > train.num_epochs:
-        raise ConfigError(
-            f"config.evaluate.every_epochs is {config.evaluate.every_epochs}, but the run has only "
-            f"{train.num_epochs} epochs, so it would never be evaluated; lower it."
-        )
-    if config.early_stopping is not None:
-        held_out = data.validation_fraction if data.num_validation is None else data.num_validation
-        if not held_out:
-            raise ConfigError(
-                "config.early_stopping needs a validation split, but nothing is held out; set "
-                "config.data.validation_fraction or config.data.num_validation above 0."
-            )
-        check, look = config.early_stopping.every_epochs, config.evaluate.every_epochs
-        if check % look:
-            raise ConfigError(
-                f"config.early_stopping.every_epochs ({check}) must be a multiple of "
-                f"config.evaluate.every_epochs ({look}), since a check needs an evaluation."
-            )
-
-
-def smoke(config: ExperimentConfig) -> ExperimentConfig:
-    """The same experiment shrunk to two steps on a few of scikit-learn's digits, for tests."""
-    small = from_dict(ExperimentConfig, to_dict(config))
-    small.data = DataConfig(
-        name="digits",
-        image_size=config.data.image_size or (32, 32),
-        pad=config.data.pad,
-        channels=config.data.channels,
-        num_train=16,
-        num_validation=16,
-    )
-    small.optim.schedule.warmup_steps = min(1, config.optim.schedule.warmup_steps)
-    small.train = TrainConfig(num_epochs=1, batch_size=8)
-    small.evaluate = EvaluateConfig(batch_size=8)
-    if config.early_stopping is not None:
-        small.early_stopping = EarlyStoppingConfig()
-    small.checkpoint = CheckpointConfig()
-    small.log = LogConfig(tensorboard=False)
-    return small
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Lists the fields that differ between two configs as dicts, runtime fields left out.
-
-    Args:
-        old: `to_dict` of one config, possibly read back from JSON.
-        new: `to_dict` of the other.
-
-    Returns:
-        Dotted path -> (old value, new value).
-    """
-
-    def walk(a: Any, b: Any, node_type: type[Node] | None, path: str) -> None:
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            fields = {f.name: f for f in dataclasses.fields(node_type)} if node_type else {}  # pyright: ignore[reportArgumentType]
-            for name in sorted({*a, *b}):
-                field = fields.get(name)
-                if field is None or not field.metadata.get("runtime"):
-                    child = field.default_factory if field else None
-                    child = child if isinstance(child, type) and issubclass(child, Node) else None
-                    walk(a.get(name), b.get(name), child, f"{path}{name}.")
-        elif _plain(a) != _plain(b):
-            found[path[:-1]] = (a, b)
-
-    found: dict[str, tuple[Any, Any]] = {}
-    walk(old, new, ExperimentConfig, "")
-    return found
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

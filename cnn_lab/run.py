@@ -1,19 +1,21 @@
 """One run, from a config and a working directory to checkpoints, metrics and a page."""
 
 import dataclasses
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+import functools
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from cnn_lab.build import Experiment, build
+from cnn_lab.build import Experiment, build, resolve_names
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, WorkdirError
 from cnn_lab.core.typed import to_dict
+from cnn_lab.data.catalog import open_dataset
 from cnn_lab.tasks import Classification
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.diagnose import explain_non_finite
@@ -23,6 +25,7 @@ from cnn_lab.train.log import JsonLines, Sink, TensorBoard, WeightsAndBiases, re
 from cnn_lab.train.loop import Plan, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.progress import make_display
+from cnn_lab.train.signals import StopSignals
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.storable import sharded_shapes
 from cnn_lab.train.workdir import (
@@ -71,14 +74,15 @@ def run_training(
     """
     if config.log.wandb_project is not None:
         require_wandb()
+    resolve_names(config)  # a typo is no difference to the config that the folder was made with
     with ExitStack() as stack:
         folder = Workdir(workdir, config)
         stack.callback(folder.release)
+        signals = stack.enter_context(StopSignals())
         record = read_record(workdir)
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
-        interrupted = stack.enter_context(_stop_signals())
-        experiment = build(config)
+        experiment = build(config, functools.partial(open_dataset, progress=say))
         for pipeline in (experiment.train_pipeline, experiment.validation_pipeline):
             if pipeline is not None:
                 stack.callback(pipeline.close)
@@ -87,13 +91,7 @@ def run_training(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
                 "data back or give another --workdir."
             )
-        folder.claim(config)
-        try:
-            return _train(config, experiment, folder, say, sinks, interrupted, stack)
-        except CnnLabError as error:
-            with suppress(OSError):  # a full disk, for one, takes no record either
-                folder.update_record(status="failed", error=str(error))
-            raise
+        return _train(config, experiment, folder, say, sinks, signals, stack)
 
 
 def plan_of(config: ExperimentConfig, experiment: Experiment) -> Plan:
@@ -113,27 +111,21 @@ def _train(
     folder: Workdir,
     say: Callable[[str], None],
     more_sinks: Sequence[Sink],
-    interrupted: Callable[[], bool],
+    signals: StopSignals,
     stack: ExitStack,
 ) -> Result:
     mesh, pipeline, started = experiment.mesh, experiment.train_pipeline, environment()
     checkpoints = Checkpoints(folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest)
     stack.callback(checkpoints.release)
     target = sharded_shapes(experiment.state_shapes(), replicated(mesh))
-    restored = checkpoints.restore_newest_good(target, folder.path / DAMAGED)
+    restored = _restore(checkpoints, target, folder.path)
     if restored:
-        state, progress = restored[0], Progress.from_json(restored[1]["progress"])
+        state, progress = restored
         say(f"Resuming {folder.path} from step {progress.step}.")
-    elif (folder.path / DAMAGED).exists():
-        raise WorkdirError(
-            f"No checkpoint of {folder.path} is left, and damaged ones are in "
-            f"{folder.path / DAMAGED}; start again with another --workdir."
-        )
     else:
         init = jax.jit(experiment.init, out_shardings=replicated(mesh))
         state, progress = init(jax.random.key(config.seed)), Progress()
-    first_step = progress.step
-    plan = plan_of(config, experiment)
+    first_step, plan = progress.step, plan_of(config, experiment)
     program = compile_train(
         experiment.step,
         pipeline.prepare,
@@ -150,9 +142,10 @@ def _train(
         f"Training {config.model.name} ({trees.count(target.params):,} parameters) on "
         f"{config.data.name}: {len(pipeline.order.indices):,} images, {plan.num_epochs} epochs of "
         f"{plan.steps_per_epoch} steps, {pipeline.name}, on {mesh.devices.size} of "
-        f"{started['devices']}; compiled in "
-        f"{compile_seconds:.1f} s."
+        f"{started['devices']}; compiled in {compile_seconds:.1f} s."
     )
+    signals.begin()
+    folder.claim(config)
     sessions = [
         *read_record(folder.path).get("sessions", []),
         session(started, first_step=first_step, last_step=None, status="running"),
@@ -166,7 +159,7 @@ def _train(
         num_parameters=trees.count(target.params),
         compile_seconds=compile_seconds,
     )
-    sinks = [*_sinks(config, folder.path, first_step), *more_sinks]
+    sinks = [*_sinks(config, folder, first_step), *more_sinks]
     for sink in sinks:
         stack.callback(sink.close)
     display = make_display(plan.total_steps, first_step)
@@ -176,23 +169,28 @@ def _train(
         assert evaluator is not None
         return evaluator(_variables(state))
 
-    outcome = train(
-        state,
-        progress,
-        plan=plan,
-        feeder=pipeline,
-        program=program,
-        feed_sharding=stacked_batches(mesh),
-        evaluate=evaluate if evaluator else None,
-        selection=selection_rule(config, experiment.network.task),
-        learning_rate=experiment.learning_rate,
-        checkpoints=checkpoints,
-        about=experiment.network.about(),
-        sinks=sinks,
-        display=display,
-        interrupted=interrupted,
-        diagnose=lambda state, step: _diagnose(experiment, state, step),
-    )
+    try:
+        outcome = train(
+            state,
+            progress,
+            plan=plan,
+            feeder=pipeline,
+            program=program,
+            feed_sharding=stacked_batches(mesh),
+            evaluate=evaluate if evaluator else None,
+            selection=selection_rule(config, experiment.network.task),
+            learning_rate=experiment.learning_rate,
+            checkpoints=checkpoints,
+            about=experiment.network.about(),
+            sinks=sinks,
+            display=display,
+            interrupted=signals.received,
+            diagnose=lambda state, step: _diagnose(experiment, state, step),
+        )
+    except CnnLabError as error:
+        with suppress(OSError):  # a full disk, for one, takes no record either
+            folder.update_record(status="failed", error=str(error))
+        raise
     last_step = outcome.progress.step
     ended = session(started, first_step=first_step, last_step=last_step, status=outcome.status)
     folder.update_record(
@@ -201,6 +199,21 @@ def _train(
         sessions=[*sessions[:-1], ended],
     )
     return Result(outcome.status, outcome.progress, ran=True)
+
+
+def _restore(
+    checkpoints: Checkpoints, target: TrainState, workdir: Path
+) -> tuple[TrainState, Progress] | None:
+    """Where the run stood, None when it is to begin."""
+    restored = checkpoints.restore_newest_good(target, workdir / DAMAGED)
+    if restored is not None:
+        return restored[0], Progress.from_json(restored[1]["progress"])
+    if (workdir / DAMAGED).exists():
+        raise WorkdirError(
+            f"No checkpoint of {workdir} is left, and damaged ones are in {workdir / DAMAGED}; "
+            "start again with another --workdir."
+        )
+    return None
 
 
 def selection_rule(config: ExperimentConfig, task: Classification) -> Selection:
@@ -221,12 +234,16 @@ def _variables(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, **state.collections}
 
 
-def _sinks(config: ExperimentConfig, workdir: Path, first_step: int) -> list[Sink]:
-    sinks: list[Sink] = [JsonLines(workdir, first_step)]
+def _sinks(config: ExperimentConfig, folder: Workdir, first_step: int) -> list[Sink]:
+    sinks: list[Sink] = [JsonLines(folder.path, first_step)]
     if config.log.tensorboard:
-        sinks.append(TensorBoard(workdir, first_step))
+        sinks.append(TensorBoard(folder.path, first_step))
     if config.log.wandb_project is not None:
-        sinks.append(WeightsAndBiases(workdir, config.log.wandb_project, to_dict(config)))
+        # Kept in the record, so that a folder that was moved goes on in the same run there.
+        identity = read_record(folder.path).get("wandb_id") or secrets.token_hex(8)
+        folder.update_record(wandb_id=identity)
+        project, values = config.log.wandb_project, to_dict(config)
+        sinks.append(WeightsAndBiases(folder.path, project, identity, values))
     return sinks
 
 
@@ -245,23 +262,3 @@ def _diagnose(experiment: Experiment, state: TrainState, step: int) -> Exception
         advice="Lower config.optim.learning_rate, or look at those examples; the checkpoints "
         "saved before are intact.",
     )
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGTERM or SIGINT into a flag; a second one acts as usual."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def remember(number: int, frame: object) -> None:  # noqa: ARG001 - signal's signature
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, remember)
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

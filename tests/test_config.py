@@ -13,9 +13,8 @@ from cnn_lab.config import (
     ExperimentConfig,
     MeshConfig,
     ModelSpec,
-    differences,
-    validate,
 )
+from cnn_lab.config_rules import differences, validate
 from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.core.typed import Node, from_dict, override, to_dict
 
@@ -91,8 +90,12 @@ CLASHES = {
     ("data.mean=0.5",): "config.data.mean and config.data.std must be set together.",
     ("data.std=0.5",): "config.data.mean and config.data.std must be set together.",
     ("train.num_epochs=2", "evaluate.every_epochs=3"): (
-        "config.evaluate.every_epochs is 3, but the run has only 2 epochs, so it would never be "
-        "evaluated; lower it."
+        "config.evaluate.every_epochs is 3, but the run has only 2 epochs, so its turn would never "
+        "come; lower it."
+    ),
+    ("train.num_epochs=2", "early_stopping.every_epochs=3"): (
+        "config.early_stopping.every_epochs is 3, but the run has only 2 epochs, so its turn would "
+        "never come; lower it."
     ),
     ("early_stopping.patience=1", "data.validation_fraction=0"): (
         "config.early_stopping needs a validation split, but nothing is held out; set "
@@ -129,6 +132,7 @@ def test_settings_that_clash_are_refused(settings):
         (),
         ("data.mean=0.5", "data.std=0.2"),
         ("train.num_epochs=2", "evaluate.every_epochs=2"),
+        ("train.num_epochs=2", "early_stopping.every_epochs=2"),
         ("data.validation_fraction=0",),
         ("early_stopping.patience=1", "data.validation_fraction=0", "data.num_validation=5"),
         ("early_stopping.every_epochs=4", "evaluate.every_epochs=2"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cnn_lab.cli.config_flag import load_config
-from cnn_lab.config import smoke
+from cnn_lab.config_rules import smoke
 from cnn_lab.run import run_training
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,9 @@
 """Files written whole or not at all."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,5 +27,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes indented JSON atomically."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    """Writes indented JSON atomically; a `ValueError` for NaN and infinities, which it lacks."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values with None in place of NaN and infinities, for strict JSON."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }

@@ -1,19 +1,22 @@
 """Learning curves of a run as a picture."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from cnn_lab.train.log import metric_names
+
 COLOURS = {"train": "#4878a8", "validation": "#c8553d"}
-LABELS = {"loss": "loss", "accuracy": "accuracy"}
+MOST_COLUMNS = 3
 
 
 def learning_curves(
     rows: Sequence[Mapping[str, Any]], *, best_step: int | None = None, title: str = ""
 ) -> bytes:
-    """Draws every metric that a train or validation row has, over epochs.
+    """Draws every metric of the rows over epochs, with a gap where one was not finite.
 
     Args:
         rows: rows of `metrics.jsonl`.
@@ -23,25 +26,30 @@ def learning_curves(
     Returns:
         A PNG.
     """
-    names = [name for name in LABELS if any(name in row for row in rows)]
-    figure = Figure(figsize=(5.2 * max(len(names), 1), 3.8), layout="constrained")
+    names = metric_names(rows)
+    num_columns = min(max(len(names), 1), MOST_COLUMNS)
+    num_rows = max(-(-len(names) // num_columns), 1)
+    figure = Figure(figsize=(5.2 * num_columns, 3.8 * num_rows), layout="constrained")
     if title:
         figure.suptitle(title)
-    axes = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
+    axes = figure.subplots(num_rows, num_columns, squeeze=False).flat
     best_epoch = next((row["epoch"] for row in rows if row["step"] == best_step), None)
-    for axis, name in zip(axes, names, strict=False):
+    for name, axis in zip(names, axes, strict=False):
         for split, colour in COLOURS.items():
-            points = [(r["epoch"], r[name]) for r in rows if r["split"] == split and name in r]
+            points = [r for r in rows if r["split"] == split and name in r]
             if points:
-                epochs, values = zip(*points, strict=True)
+                epochs = [row["epoch"] for row in points]
+                values = [math.nan if row[name] is None else row[name] for row in points]
                 marker = "o" if len(points) <= 40 else None
                 axis.plot(epochs, values, color=colour, label=split, marker=marker, markersize=3)
         if best_epoch is not None:
             axis.axvline(best_epoch, color="#888888", linestyle=":", label="best")
         axis.set_xlabel("epoch")
-        axis.set_ylabel(LABELS[name])
+        axis.set_ylabel(name.replace("_", " "))
         axis.grid(alpha=0.25)
         axis.legend(frameon=False)
+    for axis in axes:  # the places that are left
+        axis.set_axis_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

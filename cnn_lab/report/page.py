@@ -1,4 +1,4 @@
-"""The HTML page of a run: what it was, how it went, how it ended."""
+"""The HTML page of a run: what it was, how it went, how it ended, what its tests gave."""
 
 import base64
 import dataclasses
@@ -10,7 +10,7 @@ import jinja2
 
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.curves import learning_curves
-from cnn_lab.train.log import METRICS_FILE, read_rows
+from cnn_lab.train.log import METRICS_FILE, metric_names, read_rows
 from cnn_lab.train.workdir import CONFIG_FILE, read_record
 
 TEMPLATE = "run.html.jinja"  # beside this file
@@ -25,7 +25,7 @@ class Report:
 
 
 def write_report(workdir: Path) -> Report:
-    """Writes `report.html` and `learning_curves.png` from what a run has recorded."""
+    """Writes `report.html` and `learning_curves.png` from what a run has recorded until now."""
     record, rows = read_record(workdir), read_rows(workdir / METRICS_FILE)
     progress = record.get("progress", {})
     selection = progress.get("selection", {})
@@ -33,7 +33,8 @@ def write_report(workdir: Path) -> Report:
     picture = learning_curves(rows, best_step=best_step)
     report = Report(workdir / "report.html", workdir / "learning_curves.png")
     validation = [row for row in rows if row["split"] == "validation"]
-    metrics = [name for name in ("loss", "accuracy") if any(name in row for row in validation)]
+    openings = record.get("test_openings", [])
+    config = json.loads((workdir / CONFIG_FILE).read_text(encoding="utf-8"))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cnn_lab.report", "."),
         autoescape=True,
@@ -41,35 +42,51 @@ def write_report(workdir: Path) -> Report:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["figure"] = _figure
     page = environment.get_template(TEMPLATE).render(
         title=f"Run {workdir.name}",
-        facts=_facts(record, rows),
+        facts=_facts(config, record, rows),
         curves=base64.b64encode(picture).decode(),
-        metrics=metrics,
+        metrics=metric_names(validation),
         rows=validation,
+        test_metrics=metric_names(openings),
+        openings=openings,
         best_step=best_step,
         sessions=record.get("sessions", []),
-        config=json.dumps(json.loads((workdir / CONFIG_FILE).read_text()), indent=2),
+        config=json.dumps(config, indent=2),
     )
     write_bytes(report.curves, picture)
     write_text(report.page, page)
     return report
 
 
-def _facts(record: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    config, progress = record["config"], record.get("progress", {})
-    selection = progress.get("selection", {})
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def _facts(
+    config: dict[str, Any], record: dict[str, Any], rows: list[dict[str, Any]]
+) -> list[tuple[str, str]]:
+    """Names and texts of what is known; a run that was cut off or copied has recorded less."""
+    progress = record.get("progress", {})
+    model, data, optim = config["model"]["name"], config["data"]["name"], config["optim"]
+    if "num_parameters" in record:
+        model += f", {record['num_parameters']:,} parameters"
+    if "class_names" in record:
+        data += f", {len(record['class_names'])} classes"
     facts = [
-        ("Model", f"{config['model']['name']}, {record['num_parameters']:,} parameters"),
-        ("Data", f"{config['data']['name']}, {len(record['class_names'])} classes"),
-        (
-            "Optimizer",
-            f"{config['optim']['name']}, learning rate {config['optim']['learning_rate']:g}",
-        ),
-        ("Status", f"{record['status']} after {progress.get('step', 0):,} steps"),
-        ("Training time", f"{progress.get('seconds', 0.0):.1f} s"),
-        ("Compile time", f"{record['compile_seconds']:.1f} s"),
+        ("Model", model),
+        ("Data", data),
+        ("Optimizer", f"{optim['name']}, learning rate {optim['learning_rate']:g}"),
     ]
+    if "status" in record:
+        steps = f" after {progress['step']:,} steps" if progress else ""
+        facts.append(("Status", record["status"] + steps))
+    if progress:
+        facts.append(("Training time", f"{progress['seconds']:.1f} s"))
+    if "compile_seconds" in record:
+        facts.append(("Compile time", f"{record['compile_seconds']:.1f} s"))
+    selection = progress.get("selection", {})
     if selection.get("best_value") is not None:
         metric = config["selection"]["metric"]
         value, step = selection["best_value"], selection["best_step"]
@@ -77,8 +94,4 @@ def _facts(record: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str
     rates = [row["examples_per_second"] for row in rows if "examples_per_second" in row]
     if rates:
         facts.append(("Throughput", f"{sorted(rates)[len(rates) // 2]:,.0f} images/s (median)"))
-    openings = record.get("test_openings", [])
-    if openings:
-        last = ", ".join(f"{k} {v:.4f}" for k, v in openings[-1].items() if isinstance(v, float))
-        facts.append(("Test", f"{last} (opened {len(openings)} time(s))"))
     return facts

@@ -13,12 +13,14 @@ A checkpoint holds the `TrainState` and a JSON record: what continues the run be
 import contextlib
 import dataclasses
 import errno
+import functools
+import itertools
 import logging as std_logging
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -27,10 +29,10 @@ from absl import logging
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.shapes import Tree
+from cnn_lab.train import storable
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.storable import describe_difference, from_storable, to_storable
 
-ITEMS = ("state", "record")
+Reader = TypeVar("Reader", bound="CheckpointReader")
 
 
 @dataclasses.dataclass
@@ -45,74 +47,45 @@ class _KeepNewestAndBest:
         return [info.step in newest or info.step == self.best_step for info in checkpoints]
 
 
-class Checkpoints:
-    """The checkpoints in one folder.
+class CheckpointReader:
+    """Reads the checkpoints of one folder and changes nothing there, so that a training may go on.
 
     Args:
-        folder: where they are.
-        keep_latest: newest checkpoints kept beside the best one.
-        create: make the folder when it is missing; otherwise it counts as empty.
+        folder: where they are; a missing one counts as empty.
     """
 
-    def __init__(self, folder: Path, *, keep_latest: int = 2, create: bool = True):
+    def __init__(self, folder: Path):
         self.folder = folder.resolve()
-        self._policy = _KeepNewestAndBest(keep_latest)
-        self._exists = create or self.folder.is_dir()
-        if not self._exists:
-            return
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            item_names=ITEMS,
-            item_handlers={
-                "state": ocp.PyTreeCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
-            },
-            options=ocp.CheckpointManagerOptions(preservation_policy=self._policy),
-        )
+
+    def __enter__(self: Reader) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _options(self) -> ocp.CheckpointManagerOptions:
+        return ocp.CheckpointManagerOptions(read_only=True)
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+        with _orbax_quiet():
+            return ocp.CheckpointManager(
+                self.folder,
+                item_names=tuple(handlers),
+                item_handlers=handlers,
+                options=self._options(),
+            )
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints there are, ascending."""
-        return sorted(self._manager.all_steps()) if self._exists else []
-
-    def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
-        """Starts saving; returns once the values are copied, before they are on disk.
-
-        Args:
-            state: what to save, under its own step; a step that is saved already is skipped.
-            record: JSON values to save with it.
-            best_step: step whose checkpoint must be kept.
-
-        Raises:
-            CheckpointError: this save was refused, or the one before failed (a full disk, say).
-        """
-        step = int(jax.device_get(state.step))
-        with self._explained():
-            if step in self.steps():
-                return
-            self._policy.best_step = best_step
-            values = to_storable(state)
-            checked = {**record, "step": step, "digests": trees.digests(values)}
-            saved = self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(values), record=ocp.args.JsonSave(checked)
-                ),
-                force=True,
-            )
-        if not saved:
-            raise CheckpointError(
-                f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
-            )
-
-    def wait(self) -> None:
-        """Waits until what was saved is on disk; raises a `CheckpointError` if that failed."""
-        with self._explained():
-            self._manager.wait_until_finished()
+        return sorted(self._manager.all_steps()) if self.folder.is_dir() else []
 
     def release(self) -> None:
-        """Ends the background threads; call `wait` before, to hear of a save that failed."""
-        with contextlib.suppress(Exception), _orbax_quiet():
-            self._manager.close()
+        """Ends the background threads; `wait` before, to hear of a save that failed."""
+        if manager := self.__dict__.pop("_manager", None):
+            with contextlib.suppress(Exception), _orbax_quiet():
+                manager.close()
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Reads one checkpoint and checks every leaf.
@@ -125,8 +98,8 @@ class Checkpoints:
             CheckpointError: missing, damaged, or of another model; the message says which leaves.
         """
         record = self.read_record(step)
-        values = self._restore_checked(step, record, to_storable(target))
-        return from_storable(values), record
+        values = self._restore_checked(step, record, storable.to_storable(target))
+        return storable.from_storable(values), record
 
     def restore_variables(
         self, step: int, record: dict[str, Any], target: Tree, sharding: jax.sharding.Sharding
@@ -142,9 +115,7 @@ class Checkpoints:
         Raises:
             CheckpointError: as `restore`.
         """
-        shapes = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
-        )
+        shapes = storable.sharded_shapes(target, sharding)
         collections = {name: tree for name, tree in shapes.items() if name != "params"}
         wanted = {"params": shapes["params"], "collections": collections}
         values = self._restore_checked(step, record, wanted)
@@ -158,7 +129,7 @@ class Checkpoints:
                 found = {name: found[name] for name in expected}
         except Exception as error:
             raise _damaged(self.folder, step, error) from error
-        difference = describe_difference(found, expected)
+        difference = storable.describe_difference(found, expected)
         if difference:
             raise CheckpointError(
                 f"Checkpoint {step} in {self.folder} belongs to another model or optimizer:\n"
@@ -196,6 +167,57 @@ class Checkpoints:
         except Exception as error:
             raise _damaged(self.folder, step, error) from error
         return record
+
+
+class Checkpoints(CheckpointReader):
+    """The checkpoints of a training, which alone may write there.
+
+    Args:
+        folder: where they are; made by the first save.
+        keep_latest: newest checkpoints kept beside the best one.
+    """
+
+    def __init__(self, folder: Path, *, keep_latest: int = 2):
+        super().__init__(folder)
+        self._policy = _KeepNewestAndBest(keep_latest)
+
+    def _options(self) -> ocp.CheckpointManagerOptions:
+        return ocp.CheckpointManagerOptions(preservation_policy=self._policy)
+
+    def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
+        """Starts saving; returns once the values are copied, before they are on disk.
+
+        Args:
+            state: what to save, under its own step; a step that is saved already is skipped.
+            record: JSON values to save with it.
+            best_step: step whose checkpoint must be kept.
+
+        Raises:
+            CheckpointError: this save was refused, or the one before failed (a full disk, say).
+        """
+        step = int(jax.device_get(state.step))
+        with self._explained():
+            if step in self.steps():
+                return
+            self._policy.best_step = best_step
+            values = storable.to_storable(state)
+            checked = {**record, "step": step, "digests": trees.digests(values)}
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(values), record=ocp.args.JsonSave(checked)
+                ),
+                force=True,
+            )
+        if not saved:
+            raise CheckpointError(
+                f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
+            )
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk; raises a `CheckpointError` if that failed."""
+        with self._explained():
+            self._manager.wait_until_finished()
 
     def restore_newest_good(
         self, target: TrainState, damaged_folder: Path
@@ -242,6 +264,11 @@ class DamagedError(CheckpointError):
 
 def _damaged(folder: Path, step: int, reason: object) -> CheckpointError:
     """What to raise for a checkpoint that could not be read: only its own files make it damaged."""
+    if not (folder / str(step)).is_dir():
+        return CheckpointError(
+            f"Checkpoint {step} was removed from {folder} meanwhile, by a training that saved "
+            "newer ones; run the same command again."
+        )
     transient = isinstance(reason, OSError) and reason.errno not in (None, errno.ENOENT)
     if transient or isinstance(reason, MemoryError):
         return CheckpointError(
@@ -254,11 +281,8 @@ def _damaged(folder: Path, step: int, reason: object) -> CheckpointError:
 
 def _set_aside(path: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / path.name
-    number = 1
-    while place.exists():
-        number += 1
-        place = folder / f"{path.name}-{number}"
+    names = (f"{path.name}-{number}" if number > 1 else path.name for number in itertools.count(1))
+    place = next(folder / name for name in names if not (folder / name).exists())
     shutil.move(path, place)
     return place
 

@@ -55,13 +55,13 @@ def update(
     Args:
         record: as it was.
         rule: how to judge.
-        value: the metric's value; NaN never improves anything.
+        value: the metric's value; NaN and infinities never improve anything.
         step: updates made so far.
         epoch: epochs completed so far.
     """
 
     def better(new: float, old: float | None, by: float) -> bool:
-        if math.isnan(new):
+        if not math.isfinite(new):
             return False
         return old is None or (new > old + by if rule.mode == "max" else new < old - by)
 

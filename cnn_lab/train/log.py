@@ -1,22 +1,26 @@
 """Metric rows: to `metrics.jsonl`, TensorBoard events and, when asked for, Weights & Biases.
 
-A row is one JSON object: `step`, `epoch`, `split` (`train` or `validation`) and metrics. On resume
-the rows after the restored step are dropped, so that the file never holds a step twice.
+A row is one JSON object: `step`, `epoch`, `split` (`train` or `validation`) and metrics, null where
+one is not finite. On resume the rows after the restored step are dropped, so that the file never
+holds a step twice.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.files import finite_or_none, write_text
 
 METRICS_FILE = "metrics.jsonl"
+PLACE = ("step", "epoch", "split")
+# What stands in rows and in the record of test openings beside the task's metrics.
+NO_METRICS = (*PLACE, "time", "learning_rate", "gradient_norm", "examples_per_second")
 
 
 @runtime_checkable
@@ -42,7 +46,7 @@ class JsonLines:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(_line(row))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -89,13 +93,18 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Sends rows to Weights & Biases (`pip install '.[wandb]'`)."""
+    """Sends rows to Weights & Biases (`pip install '.[wandb]'`).
 
-    def __init__(self, workdir: Path, project: str, config: Mapping[str, Any]):
+    Args:
+        workdir: the run's folder.
+        project: where the run is listed there.
+        identity: the run's own there; a resumed training goes on under it.
+        config: shown with the run.
+    """
+
+    def __init__(self, workdir: Path, project: str, identity: str, config: Mapping[str, Any]):
         require_wandb()
         wandb = importlib.import_module("wandb")
-        # The same folder is the same run there, so that a resumed training goes on in it.
-        identity = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]
         self._run = wandb.init(
             project=project,
             dir=str(workdir),
@@ -125,13 +134,16 @@ def require_wandb() -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads the whole rows of a metrics file; a last line that was cut off is left out."""
+    """Reads the whole rows of a metrics file; a last line that was cut off is left out.
+
+    A metric that was not finite is None.
+    """
     if not path.exists():
         return []
     rows = []
     for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(line, parse_constant=lambda _: None))
         except json.JSONDecodeError:
             continue
     return rows
@@ -139,12 +151,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def keep_rows(path: Path, last_step: int) -> None:
     """Drops the rows after `last_step`, atomically."""
-    kept = [row for row in read_rows(path) if row["step"] <= last_step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(_line(row) for row in read_rows(path) if row["step"] <= last_step))
+
+
+def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the task's metrics in some rows: the loss first, the others as they come."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in NO_METRICS)
+    return sorted(names, key=lambda name: name != "loss")
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(finite_or_none(row), allow_nan=False) + "\n"
 
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    known = ("step", "epoch", "split")
-    return {name: value for name, value in row.items() if name not in known}
+    return {name: value for name, value in row.items() if name not in PLACE}

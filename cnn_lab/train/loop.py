@@ -18,6 +18,9 @@ from cnn_lab.train.log import Sink
 from cnn_lab.train.progress import Display, Stopwatch
 from cnn_lab.train.state import TrainState
 
+SECONDS_PER_CALL = 1.0
+GROWTH = 4  # of the number of steps from one call to the next
+
 
 @runtime_checkable
 class Feeder(Protocol):
@@ -83,7 +86,7 @@ class Progress:
         step: updates made.
         sums: training metrics since the last row, name -> [sum, count].
         selection: best value so far and patience used up.
-        seconds: wall time spent training, over all sessions of the run.
+        seconds: wall time of training steps, evaluations and saves left out, over all sessions.
     """
 
     step: int = 0
@@ -95,6 +98,31 @@ class Progress:
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """Reads back `dataclasses.asdict`."""
         return cls(**{**values, "selection": SelectionRecord(**values["selection"])})
+
+
+class Pace:
+    """How many steps a call should run, so that a signal is answered within about a second.
+
+    Their number is data of the program: where a run is cut changes nothing in its results.
+
+    Args:
+        most: steps that a call may run.
+    """
+
+    def __init__(self, most: int):
+        self.num_steps = 1
+        self._most = most
+        self._last_end = 0.0
+
+    def measure(self, num_steps: int, start: float, end: float) -> None:
+        """Takes a call's steps and the times at which it was made and was found to have ended.
+
+        The devices began it when the call before ended, if that was later.
+        """
+        seconds = max(end - max(start, self._last_end), 1e-6)
+        self._last_end = end
+        fitting = int(num_steps * SECONDS_PER_CALL / seconds)
+        self.num_steps = max(1, min(fitting, GROWTH * self.num_steps, self._most))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,14 +172,15 @@ def train(
         diagnose: (state before the bad step, bad step) -> the error to raise.
     """
     everywhere = jax.tree.leaves(state)[0].sharding
-    stopwatch = Stopwatch()
-    pending: deque[tuple[int, int, Tree]] = deque()
+    stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
+    pending: deque[tuple[int, int, float, Tree]] = deque()
 
     def collect(leave: int) -> None:
         """Adds up finished calls' metrics; one call is left running while the next is prepared."""
         while len(pending) > leave:
-            first, num_steps, history = pending.popleft()
+            first, num_steps, called, history = pending.popleft()
             steps = _per_step(jax.device_get(history), num_steps)
+            pace.measure(num_steps, called, time.perf_counter())
             stopwatch.count(sum(metrics["loss"][1] for metrics in steps))
             for index, metrics in enumerate(steps):
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):
@@ -179,19 +208,20 @@ def train(
 
     while not ended() and not interrupted():
         started, first = time.perf_counter(), progress.step
-        stop = plan.next_stop(first, feeder.max_steps)
+        stop = plan.next_stop(first, pace.num_steps)
         try:
             feeds = feeder.feed(first, stop - first)
         except Exception:
             if not interrupted():
                 raise
             break  # the signal ended the readers too
-        stopwatch.waited(time.perf_counter() - started)
+        called = time.perf_counter()
+        stopwatch.waited(called - started)
         with jax.transfer_guard("disallow"):
             scalars = jax.device_put((np.int32(first), np.int32(stop - first)), everywhere)
             feeds = jax.device_put(feeds, feed_sharding)
             state, history = program.call(state, feeder.resident, feeds, *scalars)
-        pending.append((first, stop - first, history))
+        pending.append((first, stop - first, called, history))
         progress.step = stop
         collect(leave=0 if plan.logs_at(stop) or plan.saves_at(stop) else 1)
         progress.seconds += time.perf_counter() - started

@@ -12,8 +12,9 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+
+from cnn_lab.train.log import metric_names
 
 WIDE_TERMINAL = 100  # columns
 WAIT_SHARE = 0.3  # share of the time spent waiting for data from which the user is told
@@ -56,22 +57,22 @@ class TerminalDisplay:
             TextColumn("epoch {task.fields[epoch]:.1f}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
+            TextColumn("eta {task.fields[eta]}"),
             TextColumn("{task.fields[train]}"),
         ]
         if console.width >= WIDE_TERMINAL:
             columns += [TextColumn("{task.fields[rate]}"), TimeElapsedColumn()]
         self._bar = Progress(*columns, console=console, expand=True)
-        self._total = total_steps
-        fields: dict[str, Any] = {"epoch": 0.0, "rate": "", "train": ""}
+        self._total, self._eta = total_steps, Eta(total_steps, first_step)
+        fields: dict[str, Any] = {"epoch": 0.0, "eta": "?", "rate": "", "train": ""}
         self._task = self._bar.add_task("", total=total_steps, completed=first_step, **fields)
         self._bar.start()
 
     def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Moves the bar."""
         shown = f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""
-        self._bar.update(self._task, completed=step, epoch=epoch, train=shown)
+        eta = self._eta.after(step)
+        self._bar.update(self._task, completed=step, epoch=epoch, train=shown, eta=eta)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Shows the rate of a training row, and keeps the metrics of a validation row above."""
@@ -93,9 +94,7 @@ class PlainDisplay:
     """One line a row, for logs."""
 
     def __init__(self, total_steps: int, first_step: int):
-        self._total = total_steps
-        self._first = first_step
-        self._start = time.monotonic()
+        self._total, self._eta = total_steps, Eta(total_steps, first_step)
 
     def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Says nothing: rows are enough for a log."""
@@ -104,9 +103,8 @@ class PlainDisplay:
         """Prints the row with rate and remaining time."""
         line = _row_text(row, self._total)
         if row["split"] == "train":
-            done = row["step"] - self._first
-            left = (time.monotonic() - self._start) * (self._total - row["step"]) / max(done, 1)
-            line += f" | {row['examples_per_second']:,.0f} images/s, eta {_duration(left)}"
+            rate, eta = row["examples_per_second"], self._eta.after(row["step"])
+            line += f" | {rate:,.0f} images/s, eta {eta}"
         self.say(line)
 
     def say(self, text: str) -> None:
@@ -118,11 +116,28 @@ class PlainDisplay:
         """Nothing is open."""
 
 
+class Eta:
+    """Remaining wall time, from the time since the loop began: evaluations and saves included."""
+
+    def __init__(self, total_steps: int, first_step: int):
+        self._total, self._first = total_steps, first_step
+        self._start = time.monotonic()
+
+    def after(self, step: int) -> str:
+        """What is left after `step` steps, as `h:mm:ss` or `m:ss`."""
+        seconds_per_step = (time.monotonic() - self._start) / max(step - self._first, 1)
+        return _duration(seconds_per_step * (self._total - step))
+
+
 class Stopwatch:
-    """Time since the last row, and the part of it spent waiting for data."""
+    """Time since the last row, and the part of it spent waiting for data.
+
+    The first wait of a session, in which the readers start, counts as neither.
+    """
 
     def __init__(self):
         self._warned = False
+        self._reading = False
         self.restart()
 
     def restart(self) -> None:
@@ -133,6 +148,10 @@ class Stopwatch:
 
     def waited(self, seconds: float) -> None:
         """Adds time during which the devices had nothing to do but wait for data."""
+        if not self._reading:
+            self._reading = True
+            self.restart()
+            return
         self._waited += seconds
 
     def count(self, examples: float) -> None:
@@ -159,9 +178,7 @@ class Stopwatch:
 
 def _row_text(row: Mapping[str, Any], total_steps: int) -> str:
     start = f"step {row['step']}/{total_steps} epoch {row['epoch']:.4g} {row['split']:<10} "
-    return start + " ".join(
-        f"{name} {row[name]:.4f}" for name in ("loss", "accuracy") if name in row
-    )
+    return start + " ".join(f"{name} {row[name]:.4f}" for name in metric_names([row]))
 
 
 def _duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """A training state as nested plain dicts, as it lies on disk, and how two such trees differ."""
 
 import dataclasses
+from typing import TypeVar
 
 import jax
 
@@ -10,30 +11,41 @@ from cnn_lab.train.state import TrainState
 
 MOST_LINES = 20
 
+Shapes = TypeVar("Shapes")
+
 
 def describe_difference(found: Tree, expected: Tree) -> str:
-    """Lists missing, extra and reshaped leaves, one a line; empty when the trees agree.
+    """Lists missing, extra, reshaped and retyped leaves, one a line; empty when the trees agree.
 
     Args:
-        found: leaves with `shape`, as stored.
-        expected: leaves with `shape`, as the model has them.
+        found: leaves with `shape` and `dtype`, as stored.
+        expected: leaves with `shape` and `dtype`, as the model has them.
     """
-    old = {path: tuple(leaf.shape) for path, leaf in trees.flatten(found).items()}
-    new = {path: tuple(leaf.shape) for path, leaf in trees.flatten(expected).items()}
-    lines = [f"  missing in the checkpoint: {path} {new[path]}" for path in new if path not in old]
-    lines += [f"  only in the checkpoint: {path} {old[path]}" for path in old if path not in new]
-    lines += [
-        f"  other shape: {path} is {old[path]} in the checkpoint, {shape} in the model"
-        for path, shape in new.items()
-        if path in old and old[path] != shape
+    old, new = _shapes_and_dtypes(found), _shapes_and_dtypes(expected)
+    lines = [
+        f"  missing in the checkpoint: {path} {new[path][0]}" for path in new if path not in old
     ]
+    lines += [f"  only in the checkpoint: {path} {old[path][0]}" for path in old if path not in new]
+    for index, kind in enumerate(("shape", "dtype")):
+        lines += [
+            f"  other {kind}: {path} is {old[path][index]} in the checkpoint, "
+            f"{new[path][index]} in the model"
+            for path in new
+            if path in old and old[path][index] != new[path][index]
+        ]
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"  ... and {len(lines) - MOST_LINES} more"]
     return "\n".join(lines)
 
 
-def sharded_shapes(shapes: TrainState, sharding: jax.sharding.Sharding) -> TrainState:
-    """Shapes of a state (`jax.eval_shape`) with a sharding for every leaf, to restore into."""
+def _shapes_and_dtypes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {
+        path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in trees.flatten(tree).items()
+    }
+
+
+def sharded_shapes(shapes: Shapes, sharding: jax.sharding.Sharding) -> Shapes:
+    """Shapes (`jax.eval_shape`) with a sharding for every leaf, to restore into."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
     )

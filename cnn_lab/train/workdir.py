@@ -7,22 +7,25 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
-from cnn_lab.config import ExperimentConfig, differences
-from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
-from cnn_lab.core.files import write_json
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.config_rules import differences
+from cnn_lab.core.errors import ConfigError, WorkdirError
+from cnn_lab.core.files import finite_or_none, write_json
 from cnn_lab.core.typed import from_dict, to_dict
 
 CONFIG_FILE = "config.json"
 RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 RECORD_LOCK_FILE = ".record.lock"
+LOCK_FILES = {LOCK_FILE, RECORD_LOCK_FILE}
 CHECKPOINTS = "checkpoints"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -40,18 +43,19 @@ class Workdir:
 
     def __init__(self, path: Path, config: ExperimentConfig):
         self.path = path
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._lock = _acquire(path)
         try:
             check_config(path, config)
-        except CnnLabError:
+        except BaseException:
             self.release()
             raise
 
     def claim(self, config: ExperimentConfig) -> None:
         """Makes the folder the run of `config`.
 
-        Only a config that could be built may claim a folder: its corrected version would otherwise
-        be refused as another one.
+        Only a config that is about to be trained may claim a folder: its corrected version would
+        otherwise be refused as another one.
 
         Raises:
             WorkdirError: unwritable.
@@ -62,14 +66,22 @@ class Workdir:
             raise unwritable(self.path, error) from error
 
     def release(self) -> None:
-        """Lets other processes use the folder."""
+        """Lets other processes use the folder, and removes one made for a run that never began."""
+        with suppress(OSError):
+            if self._made and {file.name for file in self.path.iterdir()} <= LOCK_FILES:
+                for name in LOCK_FILES:
+                    (self.path / name).unlink(missing_ok=True)
+                for folder in self._made:
+                    folder.rmdir()
+        self._made = []
         self._lock.close()
 
     def update_record(self, **values: Any) -> dict[str, Any]:
         """Changes top-level values of `run.json` and returns it whole."""
-        record = {**read_record(self.path), **values}
-        write_json(self.path / RECORD_FILE, record)
-        return record
+        with _record_held(self.path):
+            record = {**read_record(self.path), **values}
+            write_json(self.path / RECORD_FILE, record)
+            return record
 
 
 def check_config(path: Path, config: ExperimentConfig) -> None:
@@ -116,22 +128,25 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
     """Notes in `run.json` that the test split was opened, and returns how often that makes."""
+    with _record_held(path):
+        record = read_record(path)
+        if not record and (path / RECORD_FILE).exists():
+            raise WorkdirError(
+                f"{path / RECORD_FILE} is damaged, so the opening of the test split cannot be "
+                "counted in it; restore it or train again."
+            )
+        entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **finite_or_none(metrics)}
+        openings = [*record.get("test_openings", []), entry]
+        write_json(path / RECORD_FILE, {**record, "test_openings": openings})
+        return len(openings)
+
+
+@contextmanager
+def _record_held(path: Path) -> Iterator[None]:
+    """Lets one process at a time read and write `run.json`: evaluations, and a live training."""
     with (path / RECORD_LOCK_FILE).open("a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two evaluations at once must count as two
-        return _count_test_opening(path, metrics)
-
-
-def _count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
-    record = read_record(path)
-    if not record and (path / RECORD_FILE).exists():
-        raise WorkdirError(
-            f"{path / RECORD_FILE} is damaged, so the opening of the test split cannot be counted "
-            "in it; restore it or train again."
-        )
-    entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **metrics}
-    openings = [*record.get("test_openings", []), entry]
-    write_json(path / RECORD_FILE, {**record, "test_openings": openings})
-    return len(openings)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def environment() -> dict[str, Any]:
@@ -155,7 +170,7 @@ def session(
     return {**started, "first_step": first_step, "last_step": last_step, "status": status}
 
 
-def _acquire(path: Path):
+def _acquire(path: Path) -> IO[str]:
     if path.exists() and not path.is_dir():
         raise WorkdirError(f"{path} is a file; give the path of a folder as --workdir.")
     try:
@@ -173,10 +188,20 @@ def _acquire(path: Path):
             f"{path} is in use by another run (process {owner}); wait for it, stop it, or give "
             "another --workdir."
         ) from None
+    if not _is_at(lock, path / LOCK_FILE):  # its owner has just removed it, with the folder
+        lock.close()
+        return _acquire(path)
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def unwritable(path: Path, error: OSError) -> WorkdirError:

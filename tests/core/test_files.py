@@ -1,10 +1,11 @@
 """Files are written whole or not at all."""
 
 import json
+import math
 
 import pytest
 
-from cnn_lab.core.files import write_bytes, write_json, write_text
+from cnn_lab.core.files import finite_or_none, write_bytes, write_json, write_text
 
 
 def test_the_content_replaces_the_old_one(tmp_path):
@@ -34,3 +35,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_text(path, "\ud800")
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_word_for_what_is_not_finite(tmp_path):
+    path = tmp_path / "a.json"
+    values = {"a": math.nan, "b": -math.inf, "c": 0.5, "d": "nan", "e": None, "f": 3}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, values)
+    assert not list(tmp_path.iterdir())
+    write_json(path, finite_or_none(values))
+    assert json.loads(path.read_text()) == {**values, "a": None, "b": None}

@@ -6,7 +6,7 @@ import pytest
 
 from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
 
-NAN = math.nan
+NAN, INF = math.nan, math.inf
 
 
 def after(values, rule: Selection, every: int = 1) -> list[SelectionRecord]:
@@ -29,6 +29,7 @@ def after(values, rule: Selection, every: int = 1) -> list[SelectionRecord]:
         ("min", [NAN, 0.1, NAN], (0.1, 10)),
         ("max", [-3.0, -2.0], (-2.0, 10)),
         ("max", [NAN, NAN], (None, None)),
+        ("min", [INF, 3.0, -INF], (3.0, 10)),
     ],
 )
 def test_the_best_value_and_its_step_are_remembered(mode, values, best):
@@ -65,6 +66,7 @@ def test_evaluations_between_checks_select_but_do_not_stop():
         ("max", 3, [NAN, NAN, NAN], 3),
         ("max", 2, [1, NAN, 2, NAN, NAN], 5),
         ("min", 1, [1, NAN], 2),
+        ("min", 2, [INF, -INF], 2),
     ],
 )
 def test_patience_counts_checks_in_a_row(mode, patience, values, stops_after):

@@ -1,8 +1,11 @@
 """Metric rows on disk, also after a session that was cut off."""
 
+import importlib.machinery
 import json
+import math
 import re
 import sys
+import types
 
 import pytest
 
@@ -13,6 +16,7 @@ from cnn_lab.train.log import (
     TensorBoard,
     WeightsAndBiases,
     keep_rows,
+    metric_names,
     read_rows,
 )
 
@@ -90,4 +94,63 @@ def test_weights_and_biases_that_is_not_installed_is_said_so(tmp_path, monkeypat
         "'.[wandb]' in the checkout, or leave the field out."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
-        WeightsAndBiases(tmp_path, "project", {})
+        WeightsAndBiases(tmp_path, "project", "0123", {})
+
+
+class FakeWandb(types.ModuleType):
+    """Remembers what it was asked for."""
+
+    __spec__ = importlib.machinery.ModuleSpec("wandb", None)
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.__spec__ = FakeWandb.__spec__
+        self.asked = {}
+
+    def init(self, **arguments):
+        self.asked = arguments
+        return self
+
+
+def test_weights_and_biases_goes_on_under_the_identity_of_the_run(tmp_path, monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    WeightsAndBiases(tmp_path, "project", "0123", {"seed": 1})
+    assert (fake.asked["id"], fake.asked["resume"]) == ("0123", "allow")
+    assert (fake.asked["project"], fake.asked["config"]) == ("project", {"seed": 1})
+
+
+def test_what_is_not_finite_is_null_and_read_as_none(tmp_path):
+    path = tmp_path / METRICS_FILE
+    sink = JsonLines(tmp_path, resume_step=0)
+    sink.write({**ROWS[0], "loss": math.nan, "accuracy": -math.inf})
+    sink.close()
+    row = {**ROWS[0], "loss": None, "accuracy": None}
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == row
+    path.write_text(path.read_text().replace("null", "NaN"))  # as files of before have it
+    assert read_rows(path) == [row]
+    keep_rows(path, 3)
+    assert "NaN" not in path.read_text()
+    assert read_rows(path) == [row]
+
+
+def test_a_crash_while_rows_are_dropped_loses_none(tmp_path, monkeypatch):
+    path = tmp_path / METRICS_FILE
+    path.write_text(WHOLE)
+
+    def crash(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("cnn_lab.core.files.os.fsync", crash)
+    with pytest.raises(OSError, match="Input/output"):
+        keep_rows(path, 1)
+    assert path.read_text() == WHOLE
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_loss_is_the_first_metric_and_rates_are_none():
+    place = {"step": 1, "epoch": 0.5, "split": "train"}
+    rates = {"learning_rate": 0.1, "gradient_norm": 1.0, "examples_per_second": 9.0}
+    rows = [{**place, "mean_iou": 0.5, "loss": 1.0, **rates}, {**place, "dice": 0.5}]
+    assert metric_names(rows) == ["loss", "mean_iou", "dice"]
+    assert metric_names([]) == []

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cnn_lab.train.early_stopping import SelectionRecord
-from cnn_lab.train.loop import Plan, Progress
+from cnn_lab.train.loop import Pace, Plan, Progress
 
 PLANS = [
     Plan(
@@ -74,3 +74,39 @@ def test_progress_survives_json():
     values = json.loads(json.dumps(dataclasses.asdict(progress)))
     assert Progress.from_json(values) == progress
     assert isinstance(Progress.from_json(values).selection, SelectionRecord)
+
+
+def pace_of(seconds_per_step: float, num_calls: int, most: int = 128) -> list[int]:
+    """Steps of calls one after the other, each made while the one before is running."""
+    pace, made, ended, steps, running = Pace(most), 0.0, 0.0, [], []
+    for _ in range(num_calls):
+        steps.append(pace.num_steps)
+        ended = max(made, ended) + seconds_per_step * steps[-1]
+        running.append((steps[-1], made, ended))
+        if len(running) > 1:
+            pace.measure(*running.pop(0))
+            made = pace._last_end
+    return steps
+
+
+def test_calls_of_a_quick_step_are_as_long_as_allowed():
+    assert pace_of(0.004, 7) == [1, 1, 4, 16, 64, 128, 128]
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.05, 20), (0.3, 3), (0.9, 1), (40.0, 1)])
+def test_calls_of_a_slow_step_take_about_a_second(seconds: float, most: int):
+    steps = pace_of(seconds, 12)
+    assert steps[0] == 1
+    assert max(steps) <= most
+    assert steps[-1] in (most - 1, most)  # the seconds are sums of floats
+
+
+def test_a_pause_of_the_machine_is_forgotten():
+    pace = Pace(128)
+    for _ in range(4):
+        pace.measure(10, start=0.0, end=pace._last_end + 0.04)
+    pace.measure(128, start=0.0, end=pace._last_end + 60.0)
+    assert pace.num_steps == 2
+    for _ in range(3):
+        pace.measure(2, start=0.0, end=pace._last_end + 0.008)
+    assert pace.num_steps == 128

@@ -1,0 +1,100 @@
+"""What holds between the fields of a config, and what is made of a whole one."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from cnn_lab.config import (
+    CheckpointConfig,
+    DataConfig,
+    EarlyStoppingConfig,
+    EvaluateConfig,
+    ExperimentConfig,
+    LogConfig,
+    TrainConfig,
+)
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.typed import Node, from_dict, to_dict
+
+
+def validate(config: ExperimentConfig) -> None:
+    """Checks what concerns several fields at once; a field's own range is checked when it is set.
+
+    Raises:
+        ConfigError: names the fields, their values and what is allowed.
+    """
+    data, train = config.data, config.train
+    if (data.mean is None) != (data.std is None):
+        raise ConfigError("config.data.mean and config.data.std must be set together.")
+    stopping, look = config.early_stopping, config.evaluate.every_epochs
+    for group, period in {"evaluate": config.evaluate, "early_stopping": stopping}.items():
+        if period is not None and period.every_epochs > train.num_epochs:
+            raise ConfigError(
+                f"config.{group}.every_epochs is {period.every_epochs}, but the run has only "
+                f"{train.num_epochs} epochs, so its turn would never come; lower it."
+            )
+    if stopping is not None:
+        held_out = data.validation_fraction if data.num_validation is None else data.num_validation
+        if not held_out:
+            raise ConfigError(
+                "config.early_stopping needs a validation split, but nothing is held out; set "
+                "config.data.validation_fraction or config.data.num_validation above 0."
+            )
+        if stopping.every_epochs % look:
+            raise ConfigError(
+                f"config.early_stopping.every_epochs ({stopping.every_epochs}) must be a multiple "
+                f"of config.evaluate.every_epochs ({look}), since a check needs an evaluation."
+            )
+
+
+def smoke(config: ExperimentConfig) -> ExperimentConfig:
+    """The same experiment shrunk to two steps on a few of scikit-learn's digits, for tests."""
+    small = from_dict(ExperimentConfig, to_dict(config))
+    small.data = DataConfig(
+        name="digits",
+        image_size=config.data.image_size or (32, 32),
+        pad=config.data.pad,
+        channels=config.data.channels,
+        num_train=16,
+        num_validation=16,
+    )
+    small.optim.schedule.warmup_steps = min(1, config.optim.schedule.warmup_steps)
+    small.train = TrainConfig(num_epochs=1, batch_size=8)
+    small.evaluate = EvaluateConfig(batch_size=8)
+    if config.early_stopping is not None:
+        small.early_stopping = EarlyStoppingConfig()
+    small.checkpoint = CheckpointConfig()
+    small.log = LogConfig(tensorboard=False)
+    return small
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Lists the fields that differ between two configs as dicts, runtime fields left out.
+
+    Args:
+        old: `to_dict` of one config, possibly read back from JSON.
+        new: `to_dict` of the other.
+
+    Returns:
+        Dotted path -> (old value, new value).
+    """
+
+    def walk(a: Any, b: Any, node_type: type[Node] | None, path: str) -> None:
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            fields = {f.name: f for f in dataclasses.fields(node_type)} if node_type else {}  # pyright: ignore[reportArgumentType]
+            for name in sorted({*a, *b}):
+                field = fields.get(name)
+                if field is None or not field.metadata.get("runtime"):
+                    child = field.default_factory if field else None
+                    child = child if isinstance(child, type) and issubclass(child, Node) else None
+                    walk(a.get(name), b.get(name), child, f"{path}{name}.")
+        elif _plain(a) != _plain(b):
+            found[path[:-1]] = (a, b)
+
+    found: dict[str, tuple[Any, Any]] = {}
+    walk(old, new, ExperimentConfig, "")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

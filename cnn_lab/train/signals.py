@@ -1,0 +1,51 @@
+"""Ctrl-C (SIGINT) and SIGTERM: they end a run that is starting, and stop one that trains."""
+
+import os
+import signal
+from contextlib import suppress
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT)
+STOPPING = "Stopping after this step; press Ctrl-C again to stop at once."
+
+
+class StopSignals:
+    """Answers both signals inside a `with`; the second one always acts as it would outside.
+
+    Until `begin` there is nothing to save, and the first one raises `KeyboardInterrupt`, also in
+    the middle of a compilation. After it, the first one is remembered.
+    """
+
+    def __init__(self):
+        self._starting = True
+        self._received = False
+
+    def __enter__(self) -> "StopSignals":
+        self._before = {number: signal.getsignal(number) for number in NUMBERS}
+        for number in NUMBERS:
+            signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def begin(self) -> None:
+        """Says that the loop begins: from now on the first signal is only remembered."""
+        self._starting = False
+
+    def received(self) -> bool:
+        """Whether someone asked to stop."""
+        return self._received
+
+    def _handle(self, number: int, frame: object) -> None:  # noqa: ARG002 - signal's signature
+        self._restore()
+        self._received = True
+        if self._starting:
+            raise KeyboardInterrupt
+        # Not by sys.stderr: the handler may interrupt one who writes there.
+        start = "\n" if os.isatty(2) else ""  # after what a terminal shows for Ctrl-C, or a bar
+        with suppress(OSError):
+            os.write(2, f"{start}{STOPPING}\n".encode())
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,124 @@
+"""The page of a run, from what its folder holds."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.core.typed import to_dict
+from cnn_lab.report.page import write_report
+from cnn_lab.train.log import METRICS_FILE, JsonLines
+from cnn_lab.train.workdir import CONFIG_FILE, RECORD_FILE, count_test_opening
+
+SESSION = {
+    "started": "2026-01-01T00:00:00",
+    "first_step": 0,
+    "last_step": 4,
+    "status": "finished",
+    "devices": "1 x cpu",
+    "packages": {"jax": "0.10"},
+    "git": None,
+}
+RECORD = {
+    "status": "finished",
+    "sessions": [SESSION],
+    "class_names": ["cat", "dog"],
+    "num_parameters": 1234,
+    "compile_seconds": 1.5,
+    "progress": {
+        "step": 4,
+        "seconds": 2.5,
+        "selection": {"best_value": 0.75, "best_step": 2},
+    },
+}
+RATES = {"learning_rate": 0.1, "gradient_norm": 2.0, "examples_per_second": 99.0}
+
+
+def row(step: int, split: str, **values: float) -> dict[str, Any]:
+    extra = RATES if split == "train" else {}
+    return {"step": step, "epoch": step / 2, "split": split, **values, **extra}
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(to_dict(ExperimentConfig())))
+    (tmp_path / RECORD_FILE).write_text(json.dumps(RECORD))
+    sink = JsonLines(tmp_path, resume_step=0)
+    for step in (2, 4):
+        sink.write(row(step, "train", accuracy=0.5, loss=1.0))
+        sink.write(row(step, "validation", accuracy=0.25 + step / 4, loss=float("nan")))
+    sink.close()
+    return tmp_path
+
+
+def heads(page: str, title: str) -> list[str]:
+    """The head of the table under a title."""
+    table = page.split(f"<h2>{title}</h2>")[1].split("</tr>")[0]
+    return re.findall(r"<th[^>]*>(.*?)</th>", table)
+
+
+def cells(page: str, title: str) -> list[list[str]]:
+    """The rows of the table under a title."""
+    table = page.split(f"<h2>{title}</h2>")[1].split("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", part) for part in table.split("<tr")]
+    return [found for found in rows if found]
+
+
+def test_evaluations_are_shown_with_the_metrics_there_are(workdir: Path):
+    report = write_report(workdir)
+    assert report.curves.read_bytes().startswith(b"\x89PNG")
+    page = report.page.read_text()
+    assert heads(page, "Evaluations") == ["step", "epoch", "loss", "accuracy"]
+    assert cells(page, "Evaluations") == [
+        ["2", "1", "not finite", "0.7500"],
+        ["4", "2", "not finite", "1.2500"],
+    ]
+    assert "<h2>Test</h2>" not in page
+
+
+def test_another_task_needs_no_other_page(workdir: Path):
+    rows = [row(2, "train", mean_iou=0.5, loss=1.0), row(2, "validation", mean_iou=0.25, loss=2.0)]
+    (workdir / METRICS_FILE).write_text("".join(json.dumps(r) + "\n" for r in rows))
+    page = write_report(workdir).page.read_text()
+    assert heads(page, "Evaluations") == ["step", "epoch", "loss", "mean_iou"]
+    assert cells(page, "Evaluations") == [["2", "1", "2.0000", "0.2500"]]
+
+
+def test_openings_of_the_test_split_are_shown(workdir: Path):
+    write_report(workdir)
+    count_test_opening(workdir, {"step": 2, "loss": 0.5, "accuracy": 0.875})
+    count_test_opening(workdir, {"step": 4, "loss": float("inf"), "accuracy": 0.5})
+    page = write_report(workdir).page.read_text()
+    assert "The test split was opened 2 times." in page
+    assert heads(page, "Test") == ["opened", "checkpoint", "loss", "accuracy"]
+    assert [found[1:] for found in cells(page, "Test")] == [
+        ["2", "0.5000", "0.8750"],
+        ["4", "not finite", "0.5000"],
+    ]
+
+
+def test_everything_is_escaped(workdir: Path):
+    bad = "<script>alert(1)</script>"
+    config = ExperimentConfig(data=DataConfig(name=f"folder:{bad}"))
+    (workdir / CONFIG_FILE).write_text(json.dumps(to_dict(config)))
+    record = {**RECORD, "status": bad, "sessions": [{**SESSION, "devices": bad, "status": bad}]}
+    (workdir / RECORD_FILE).write_text(json.dumps(record))
+    values = {"step": 2, "epoch": 1.0, "split": "validation", bad: 0.5}
+    (workdir / METRICS_FILE).write_text(json.dumps(values) + "\n")
+    count_test_opening(workdir, {"step": bad, bad: 0.5})
+    renamed = workdir.rename(workdir.with_name("<b>run"))
+    page = write_report(renamed).page.read_text()
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert page.count("&lt;script&gt;") >= 8
+
+
+def test_a_run_of_which_little_is_known_has_a_page_too(workdir: Path):
+    (workdir / RECORD_FILE).unlink()
+    (workdir / METRICS_FILE).unlink()
+    count_test_opening(workdir, {"step": 2, "accuracy": 0.875})
+    page = write_report(workdir).page.read_text()
+    assert [found[1:] for found in cells(page, "Test")] == [["2", "0.8750"]]

@@ -1,0 +1,96 @@
+"""The folder of a run: held by one process, and gone again when nothing came of it."""
+
+import fcntl
+import json
+import math
+import threading
+from pathlib import Path
+
+import pytest
+
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import WorkdirError
+from cnn_lab.train.workdir import (
+    LOCK_FILE,
+    Workdir,
+    count_test_opening,
+    read_config,
+    read_record,
+)
+
+
+def test_a_folder_made_for_nothing_is_removed_with_the_ones_above(tmp_path: Path):
+    folder = Workdir(tmp_path / "runs" / "mnist" / "a", ExperimentConfig())
+    assert folder.path.is_dir()
+    folder.release()
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_empty_folders_of_ones_own_are_removed(tmp_path: Path):
+    path = tmp_path / "runs" / "a"
+    folder = Workdir(path, ExperimentConfig())
+    (tmp_path / "runs" / "notes").touch()
+    folder.release()
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["notes"]
+    path.mkdir()
+    Workdir(path, ExperimentConfig()).release()
+    assert path.is_dir()  # it was there before
+
+
+def test_what_a_run_or_a_user_put_there_stays(tmp_path: Path):
+    claimed = Workdir(tmp_path / "claimed", ExperimentConfig())
+    claimed.claim(ExperimentConfig())
+    claimed.release()
+    assert read_config(tmp_path / "claimed") == ExperimentConfig()
+    used = Workdir(tmp_path / "used", ExperimentConfig())
+    (tmp_path / "used" / "notes").touch()
+    used.release()
+    assert (tmp_path / "used" / "notes").exists()
+    Workdir(tmp_path / "claimed", ExperimentConfig()).release()  # free again
+
+
+def test_a_folder_in_use_is_left_to_its_user(tmp_path: Path):
+    first = Workdir(tmp_path / "a", ExperimentConfig())
+    with pytest.raises(WorkdirError, match="in use by another run"):
+        Workdir(tmp_path / "a", ExperimentConfig())
+    assert (tmp_path / "a" / LOCK_FILE).exists()
+    first.release()
+
+
+def test_a_lock_that_its_owner_removed_holds_nothing(tmp_path: Path, monkeypatch):
+    """Between opening the lock and holding it, the one who held it removes the folder."""
+    path, flock, owner = tmp_path / "a", fcntl.flock, Workdir(tmp_path / "a", ExperimentConfig())
+    release = [owner.release]
+
+    def late(file, operation):
+        while release:
+            release.pop()()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    folder = Workdir(path, ExperimentConfig())
+    with pytest.raises(WorkdirError, match="in use"):
+        Workdir(path, ExperimentConfig())
+    folder.release()
+
+
+def test_a_training_and_evaluations_lose_none_of_each_others_records(tmp_path: Path):
+    folder = Workdir(tmp_path / "run", ExperimentConfig())
+    folder.claim(ExperimentConfig())
+    opening = threading.Thread(
+        target=lambda: [count_test_opening(folder.path, {"loss": 0.5}) for _ in range(30)]
+    )
+    opening.start()
+    for step in range(30):
+        folder.update_record(last=step)
+    opening.join()
+    record = read_record(folder.path)
+    assert len(record["test_openings"]) == 30
+    assert record["last"] == 29
+    folder.release()
+
+
+def test_a_test_metric_that_is_not_finite_is_recorded_as_null(tmp_path: Path):
+    assert count_test_opening(tmp_path, {"step": 3, "loss": math.nan}) == 1
+    entry = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+    assert entry["test_openings"][0]["loss"] is None
