@@ -127,6 +127,7 @@ def _write_data(folder: Path) -> None:
     (folder / "bare").mkdir()
     image("five.png")
     (folder / "five.jpg").write_bytes((folder / "five.png").read_bytes()[:90])
+    Image.open(folder / "five.png").save(folder / "five.gif")
     (folder / "fake.png").write_text("this is no image")
     (folder / "none.png").write_bytes(b"")
 
@@ -215,6 +216,8 @@ COMMAND_LINES = {
     # Commands and flags.
     ("trian",): ("no command 'trian'", "did you mean train"),
     ("help", "trian"): ("no command 'trian'", "did you mean train"),
+    ("help", "config", "optm"): ("no field 'optm'", "did you mean optim"),
+    ("help", "config", "train.batch_sze"): ("'train.batch_sze'", "train.batch_size"),
     ("train", "--confg=x"): ("train has no flag --confg", "did you mean config"),
     ("train", "--workdir"): ("Missing value for flag --workdir", "cnn-lab help train"),
     ("train",): ("--config is missing", "experiments/digits/lenet5.py", "cnn-lab list"),
@@ -290,6 +293,13 @@ COMMAND_LINES = {
     training("model.name=mlp", "model.options.hiden=(9,)"): ("mlp has no option", "hidden"),
     training("model.name=mlp", "model.options.num_classes=3"): ("no option 'num_classes'",),
     training("model.options.hidden=(9,)"): ("linear has no option 'hidden'", "there are none"),
+    training("model.name=mlp", "model.options.pooling=max"): (
+        *("mlp has no option 'pooling'", "if config.model.name was changed"),
+        "--config.model.options={} clears them",
+    ),
+    training("optim.name=sgd", "optim.options.momentum=0.9"): (
+        "--config.optim.options={} clears them",
+    ),
     training("model.name=mlp", "model.options.hidden=9"): ("options.hidden", "a tuple", "9"),
     training("model.name=mlp", "model.options.hidden=(0,)"): ("hidden", "at least 1", "(0,)"),
     training("model.name=mlp", "model.options.hidden=(2.5,)"): ("hidden", "(2.5,)"),
@@ -340,7 +350,8 @@ COMMAND_LINES = {
         *("early_stopping needs a validation split", "validation_fraction"),
     ),
     training("early_stopping.patience=2", "data.num_validation=0"): ("needs a validation split",),
-    training("early_stopping.every_epochs=3", "evaluate.every_epochs=2"): ("(3)", "multiple"),
+    training("early_stopping.every_epochs=1", "evaluate.every_epochs=2"): ("(1)", "multiple"),
+    training("early_stopping.every_epochs=3"): ("every_epochs is 3", "2 epochs"),
     # Data.
     training("data.name=minst"): ("no data set named 'minst'", "did you mean mnist"),
     training("data.name="): ("no data set named ''",),
@@ -380,6 +391,20 @@ COMMAND_LINES = {
     ("train", "--config={w}/good.py", "--workdir={w}/config_cut"): ("config.json", "restore it"),
     ("train", "--config={w}/good.py", "--workdir={w}/config_type"): ("config.json", "'many'"),
     ("train", "--config={w}/good.py", "--workdir={w}/config_model"): ("model.name", "'resnet50'"),
+    # A typo is named as such in the folder of a run too.
+    **{
+        ("train", "--config={w}/good.py", "--workdir={w}/run", f"--config.{override}"): fragments
+        for override, fragments in {
+            "model.name=lenet": ("no model named 'lenet'",),
+            "model.options.hiden=(9,)": ("no option 'hiden'",),
+            "optim.name=adm": ("no optimizer named 'adm'",),
+            "optim.options.momentun=0.9": ("no option 'momentun'",),
+            "optim.schedule.name=cosin": ("no schedule named 'cosin'",),
+            "optim.schedule.options.peak=1": ("no option 'peak'",),
+            "task.loss=cross_entrpy": ("no loss named 'cross_entrpy'",),
+            "selection.metric=acuracy": ("did you mean accuracy",),
+        }.items()
+    },
     # Trained runs.
     ("evaluate",): ("--workdir is missing",),
     ("evaluate", "--workdir={w}/nowhere"): ("nowhere holds no run", "--workdir of a training"),
@@ -402,6 +427,7 @@ COMMAND_LINES = {
     (*PREDICT, "{w}/fake.png"): ("fake.png is no image", "PNG or JPEG"),
     (*PREDICT, "{w}/five.jpg"): ("five.jpg cannot be read as an image",),
     (*PREDICT, "{w}/none.png"): ("none.png is no image", "PNG or JPEG"),
+    (*PREDICT, "{w}/five.gif"): ("five.gif looks like a GIF file", "only PNG and JPEG"),
     (*PREDICT, "{w}/five.png", "{w}/notes.txt"): ("notes.txt",),
     ("predict", "--workdir={w}/no_run", "{w}/five.png"): ("no_run holds no run",),
 }
@@ -415,7 +441,7 @@ def test_refused(refused, world: Path, tmp_path: Path, arguments, fragments):
     for fragment in fragments:
         assert fragment in sentence
     assert "\n" not in sentence or "belongs to" in sentence or "made by" in sentence
-    assert not contents(tmp_path), "a refused run left files"
+    assert not list(tmp_path.iterdir()), "a refused run left something"
 
 
 @pytest.fixture
@@ -592,7 +618,7 @@ def test_full_disk_loses_nothing(small_disk, world: Path):
     assert "No space left" in sentence or "File too large" in sentence
     assert "intact" in sentence
     assert "again" in sentence
-    saved = Checkpoints(folder / "run/checkpoints", create=False).steps()
+    saved = Checkpoints(folder / "run/checkpoints").steps()
     assert saved, "some checkpoints were saved before the disk was full"
     assert saved[-1] < 12 * STEPS_PER_EPOCH
     make_room()

@@ -147,6 +147,8 @@ def test_evaluate_agrees_with_training_and_counts_test(command, finished: Path):
     openings = json.loads((finished / "run.json").read_text())["test_openings"]
     assert len(openings) == 2
     assert openings[0]["accuracy"] == openings[1]["accuracy"] > 0.8
+    assert f"report       {finished / 'report.html'}" in output
+    assert f"{openings[1]['accuracy']:.4f}" in (finished / "report.html").read_text()
 
 
 def test_predict_names_classes(command, finished: Path, tmp_path: Path):
@@ -162,3 +164,32 @@ def test_predict_names_classes(command, finished: Path, tmp_path: Path):
     named = [line.split("  ")[1].split(" ")[0] for line in lines]
     assert sum(name == path.name[0] for name, path in zip(named, paths, strict=True)) >= 34
     assert all(len(line.split("  ")) == 3 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "image", "hint"),
+    [((), "light", ""), ((), "dark", "add --invert"), (("--invert",), "light", "leave out")],
+)
+def test_predict_hints_at_negatives(command, finished: Path, tmp_path: Path, flags, image, hint):
+    digits: Any = load_digits()
+    pixels = np.rint(digits.images[0] * 255 / 16).astype(np.uint8)
+    path = tmp_path / f"{image}.png"
+    Image.fromarray(pixels if image == "light" else 255 - pixels).save(path)
+    process = command("predict", f"--workdir={finished}", *flags, str(path))
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert output.startswith(f"{path}  ")
+    assert errors.startswith("hint: 1 of 1 image(s)" if hint else "")
+    assert hint in errors
+    assert errors.count("\n") == bool(hint)
+
+
+def test_predict_of_inverted_negatives(command, finished: Path, tmp_path: Path):
+    digits: Any = load_digits()
+    Image.fromarray(255 - np.rint(digits.images[0] * 255 / 16).astype(np.uint8)).save(
+        tmp_path / "dark.png"
+    )
+    output = succeed(
+        command("predict", f"--workdir={finished}", "--invert", str(tmp_path / "dark.png"))
+    )
+    assert output.split("  ")[1].startswith("0 ")

@@ -5,16 +5,18 @@ not check tuple entries, and answers a misspelt field with a traceback; here eve
 one typed check of `cnn_lab.core.typed`.
 """
 
+import contextlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from cnn_lab.config import ExperimentConfig
+from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
 from cnn_lab.core.typed import from_dict, is_bool_field, override
 
@@ -72,10 +74,25 @@ def load_config(reference: str | None, overrides: Sequence[tuple[str, str]]) -> 
     config = _read_json(path) if path.suffix == ".json" else _run_file(path, argument)
     for field, text in overrides:
         override(config, field, text)
-    kind, colon, folder = config.data.name.partition(":")
-    if colon and kind == "folder":  # the run must find it from any directory
-        config.data.name = f"folder:{Path(folder).expanduser().resolve()}"
+    _anchor_paths(config.data)
     return config
+
+
+def _anchor_paths(data: DataConfig) -> None:
+    """Makes the paths of a config absolute, so that the run finds its data from any directory."""
+    kind, colon, place = data.name.partition(":")
+    path = _absolute(place)
+    # `tfds:mnist/3.0.1` may be a name; it is a path where the data set's own file says so.
+    is_path = place.startswith((".", "~")) or (path / "dataset_info.json").is_file()
+    if colon and (kind == "folder" or (kind == "tfds" and is_path)):
+        data.name = f"{kind}:{path}"
+    if data.data_dir is not None:
+        data.data_dir = str(_absolute(data.data_dir))
+
+
+def _absolute(path: str) -> Path:
+    # Path.expanduser raises where there is no such user.
+    return Path(os.path.expanduser(path)).resolve()  # noqa: PTH111
 
 
 def split_reference(reference: str) -> tuple[Path, str | None]:
@@ -111,7 +128,8 @@ def _run_file(path: Path, argument: str | None) -> ExperimentConfig:
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
     try:
-        specification.loader.exec_module(module)
+        with _no_bytecode():
+            specification.loader.exec_module(module)
         get_config = _find_get_config(module, path, argument)
         config = get_config() if argument is None else get_config(argument)
     except CnnLabError as error:
@@ -126,6 +144,16 @@ def _run_file(path: Path, argument: str | None) -> ExperimentConfig:
             f"get_config() in {path} must return an ExperimentConfig; it returned {config!r}."
         )
     return config
+
+
+@contextlib.contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Leaves no __pycache__: one made in the second of an edit hides the edit."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def _find_get_config(module: ModuleType, path: Path, argument: str | None) -> Callable[..., object]:

@@ -2,8 +2,8 @@
 
 `prepare` reads the published files from a folder of yours or downloads them, verifies them and
 writes them once as TFDS array_record. `check` looks for images that are in two splits, test
-included, or twice in one. Both take a catalogue name, `folder:PATH` or `tfds:PATH`; training
-prepares by itself too.
+included, or twice in one; it ends with status 1 if two splits share images. Both take a catalogue
+name, `folder:PATH` or `tfds:PATH`; training prepares by itself too.
 
 Examples:
   cnn-lab data prepare mnist --from_dir=downloads/mnist
@@ -21,6 +21,7 @@ from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError, lookup
 
 SHOWN = 10
+LEAK_STATUS = 1
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -59,11 +60,10 @@ def main(invocation: Invocation) -> int:
         on_bad_files="skip" if values.skip_bad_files else "error",
         progress=_say,
     )
-    act(dataset)
-    return 0
+    return act(dataset)
 
 
-def _prepare(dataset) -> None:
+def _prepare(dataset) -> int:
     info = dataset.info
     height, width, channels = info.image_shape
     size = f"{height}x{width}" if height and width else "images of various sizes,"
@@ -71,17 +71,19 @@ def _prepare(dataset) -> None:
     _say(f"  {size} {channels} channel(s), {info.num_classes} classes: {_few(info.class_names)}")
     _say("  " + ", ".join(f"{split} {count:,}" for split, count in info.split_sizes.items()))
     _say(f"  licence: {info.licence}")
+    return 0
 
 
-def _check(dataset) -> None:
+def _check(dataset) -> int:
     from cnn_lab.data.catalog import unlock_test
-    from cnn_lab.data.duplicates import find_duplicates, summarise_duplicates
+    from cnn_lab.data.duplicates import describe_duplicate, find_duplicates, summarise_duplicates
 
     sources = {}
-    for split in dataset.info.split_sizes:
+    # Train first, so that a leaked image is told as one of the other split's.
+    for split in sorted(dataset.info.split_sizes, key=lambda split: split != "train"):
         # Looking for copies of test images in train is what keeps the test split honest.
         sources[split] = unlock_test(dataset) if split == "test" else dataset.split(split)
-    pairs = find_duplicates(sources)
+    pairs = find_duplicates(sources, _say)
     summary = summarise_duplicates(pairs, sources)
     _say(f"{dataset.info.name}: {sum(map(len, sources.values())):,} images in {', '.join(sources)}")
     for split, count in summary.within.items():
@@ -89,10 +91,13 @@ def _check(dataset) -> None:
     for (split_a, split_b), count in summary.across.items():
         _say(f"  {count:,} image(s) of {split_b} are in {split_a} too")
     _say(f"  {len(pairs):,} duplicate(s), {len(summary.disagreeing):,} of them under two labels")
-    for split_a, index_a, split_b, index_b in pairs[:SHOWN]:
-        _say(f"  {split_a} {index_a} = {split_b} {index_b}")
+    # Those between splits first: they are what makes a score worth less.
+    pairs = sorted(pairs, key=lambda pair: pair[0] == pair[2])
+    for pair in pairs[:SHOWN]:
+        _say(f"  {describe_duplicate(pair, sources)}")
     if len(pairs) > SHOWN:
         _say(f"  ... and {len(pairs) - SHOWN:,} more pairs")
+    return LEAK_STATUS if summary.across else 0
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -1,18 +1,46 @@
 """What a training would be, in words."""
 
+import dataclasses
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import jax
 import numpy as np
 
-from cnn_lab.build import Experiment
+from cnn_lab.build import Experiment, build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.data.assemble import MIB
+from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.run import plan_of
 from cnn_lab.train.dispatch import compile_train
 
 
+def dry_run(config: ExperimentConfig) -> str:
+    """Describes the training of a config, and leaves no file behind.
+
+    Raises:
+        DataError: the data are not prepared yet.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)
+    with tempfile.TemporaryDirectory(prefix="cnn-lab-dry-run-") as folder:
+
+        def open_data(name: str, data_dir: str | None) -> Dataset:
+            """Opens the data by links to their files, since reading keeps arrays beside them."""
+            dataset = open_dataset(name, data_dir, prepare=False)
+            links = Path(folder, "data")
+            directory = Path(dataset.storage.directory).resolve()
+            shutil.copytree(directory, links, copy_function=os.symlink)
+            storage = dataclasses.replace(dataset.storage, directory=str(links))
+            return dataclasses.replace(dataset, storage=storage)
+
+        return describe(config, build(config, open_data))
+
+
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:
-    """Shapes, parameters, steps, memory and pipeline; compiles, but runs and writes nothing."""
+    """Shapes, parameters, steps, memory and pipeline; compiles, but trains nothing."""
     network, pipeline = experiment.network, experiment.train_pipeline
     state, plan = experiment.state_shapes(), plan_of(config, experiment)
     program = compile_train(

@@ -1,6 +1,6 @@
 """Evaluates a trained run on its validation split, or on the test split, which is locked elsewhere.
 
-Every opening of the test split is counted in the run's record.
+Every opening of the test split is counted in the run's record and shown on its report page.
 
 Examples:
   cnn-lab evaluate --workdir=runs/mnist/lenet5
@@ -48,7 +48,7 @@ def main(invocation: Invocation) -> int:
     mesh = make_mesh(choose_num_devices(batch_size, None))
     trained = open_trained(workdir, values.checkpoint, replicated(mesh))
     config, network = trained.config, trained.network
-    dataset = open_dataset(config.data.name, config.data.data_dir)
+    dataset = open_dataset(config.data.name, config.data.data_dir, progress=_say)
     recorded = read_record(workdir).get("fingerprint", dataset.info.fingerprint)
     if recorded != dataset.info.fingerprint:
         raise ConfigError(
@@ -69,8 +69,15 @@ def main(invocation: Invocation) -> int:
     if values.split == "test":
         times = count_test_opening(workdir, {"step": trained.step, **metrics})
         lines.append(f"  the test split of this run has now been opened {times} time(s)")
+        from cnn_lab.report.page import write_report  # half a second for matplotlib
+
+        lines.append(f"  report       {write_report(workdir).page}")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
 
 
 def _examples(split: str, dataset: Any, config: ExperimentConfig) -> Any:

@@ -1,10 +1,12 @@
-"""Lists what there is: models, datasets, experiments, optimizers, losses or schedules.
+"""Lists models, datasets, experiments, optimizers, schedules, losses, tasks or activations.
 
-A pattern keeps the names that match it; `*` stands for anything.
+A pattern keeps the names that match it; `*` stands for anything. The full name of a model, an
+optimizer, a schedule or a loss shows its options: types, ranges and defaults.
 
 Examples:
   cnn-lab list models
   cnn-lab list models 'le*'
+  cnn-lab list optimizers adamw
   cnn-lab list experiments
 """
 
@@ -13,11 +15,16 @@ import fnmatch
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.reference import entry, explained, first_line
 from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.options import declared_options
+
+EXPERIMENTS = Path("experiments")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -25,19 +32,44 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(invocation: Invocation) -> int:
-    """Prints one line per name."""
+    """Prints one line per name, or all about one name."""
     if not 1 <= len(invocation.arguments) <= 2:
         raise ConfigError(f"list takes a kind ({', '.join(KINDS)}) and at most one pattern.")
     kind, *patterns = invocation.arguments
     rows = lookup(KINDS, kind, "kind of thing to list")()
     pattern = patterns[0] if patterns else "*"
+    if pattern in rows and kind in DETAILED:
+        field, functions = DETAILED[kind]
+        sys.stdout.write(_details(field, pattern, rows[pattern], functions()[pattern]))
+        return 0
     kept = {name: text for name, text in rows.items() if fnmatch.fnmatch(name, pattern)}
     if not kept:
         raise ConfigError(f"No {kind} match {pattern!r}; {suggest(pattern.strip('*?'), rows)}")
     width = max(map(len, kept))
     for name, text in kept.items():
-        sys.stdout.write(f"{name:<{width}}  {text}\n")
+        sys.stdout.write(f"{name:<{width}}  {text}".rstrip() + "\n")
+    if kind in DETAILED:
+        sys.stdout.flush()
+        sys.stderr.write(f"cnn-lab list {kind} NAME shows the options of one.\n")
     return 0
+
+
+def _details(field: str, name: str, row: str, function: Callable) -> str:
+    """A name's line, its flag, and every option that its function declares."""
+    title = " ".join(row.split())
+    summary = first_line(function)
+    lines = [f"{name}: {title}", *([] if summary in title else [summary]), ""]
+    lines.append(f"  --{field}={name}")
+    options, meanings = declared_options(function), explained(function, "Args")
+    branch = field.replace(".name", ".options")
+    for option, (annotation, default) in options.items():
+        meaning = meanings.get(option, "")
+        if f"{option}s" in KINDS:  # such as an activation
+            meaning = f"{meaning.rstrip('.')}; `cnn-lab list {option}s` names them.".lstrip("; ")
+        lines += entry(f"--{branch}.{option}", annotation, default, meaning)
+    if not options:
+        lines.append("  It has no options.")
+    return "\n".join(lines) + "\n"
 
 
 def _models() -> dict[str, str]:
@@ -71,47 +103,80 @@ def _datasets() -> dict[str, str]:
 
 
 def _experiments() -> dict[str, str]:
-    files = sorted(Path("experiments").glob("**/*.py"))
+    files = sorted(path for path in EXPERIMENTS.glob("**/*.py") if path.is_file())
     if not files:
         raise ConfigError(
-            "There is no folder experiments/ here; run this in a checkout of cnn_lab."
+            f"No experiment files in {EXPERIMENTS.resolve()}, where they are looked for; run this "
+            "in a checkout of cnn_lab, or give your own file as --config=FILE.py."
         )
-    return {
-        str(path): _first_line(ast.get_docstring(ast.parse(path.read_text()))) for path in files
-    }
+    return {str(path): _title(path) for path in files}
 
 
-def _optimizers() -> dict[str, str]:
+def _title(path: Path) -> str:
+    try:
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    except (OSError, SyntaxError, ValueError) as error:  # it is listed, so that it can be mended
+        return f"(cannot be read: {error})"
+    return text.partition("\n")[0]
+
+
+def _named(table: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, str]]:
+    def rows() -> dict[str, str]:
+        return {name: first_line(named) for name, named in sorted(table().items())}
+
+    return rows
+
+
+def _make_functions() -> dict[str, Callable]:
+    from cnn_lab.models.catalog import MODELS
+
+    return {name: model.make for name, model in MODELS.items()}
+
+
+def _optimizers() -> dict[str, Callable]:
     from cnn_lab.optim.optimizers import OPTIMIZERS
 
-    return _documented(OPTIMIZERS)
+    return OPTIMIZERS
 
 
-def _schedules() -> dict[str, str]:
+def _schedules() -> dict[str, Callable]:
     from cnn_lab.optim.schedules import SCHEDULES
 
-    return _documented(SCHEDULES)
+    return SCHEDULES
 
 
-def _losses() -> dict[str, str]:
+def _losses() -> dict[str, Callable]:
     from cnn_lab.losses import LOSSES
 
-    return _documented(LOSSES)
+    return LOSSES
 
 
-def _documented(table: dict[str, Callable]) -> dict[str, str]:
-    return {name: _first_line(function.__doc__) for name, function in sorted(table.items())}
+def _tasks() -> dict[str, Callable]:
+    from cnn_lab.tasks import TASKS
+
+    return TASKS
 
 
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().split("\n")[0]
+def _activations() -> dict[str, Callable]:
+    from cnn_lab.layers.activations import ACTIVATIONS
+
+    return ACTIVATIONS
 
 
+# Kind to the field that takes its names, and the functions whose signatures declare options.
+DETAILED: dict[str, tuple[str, Callable[[], dict[str, Callable]]]] = {
+    "models": ("config.model.name", _make_functions),
+    "optimizers": ("config.optim.name", _optimizers),
+    "schedules": ("config.optim.schedule.name", _schedules),
+    "losses": ("config.task.loss", _losses),
+}
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
     "datasets": _datasets,
     "experiments": _experiments,
-    "optimizers": _optimizers,
-    "schedules": _schedules,
-    "losses": _losses,
+    "optimizers": _named(_optimizers),
+    "schedules": _named(_schedules),
+    "losses": _named(_losses),
+    "tasks": _named(_tasks),
+    "activations": _named(_activations),
 }

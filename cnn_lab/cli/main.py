@@ -6,8 +6,10 @@ Mistakes of the user's end with one sentence on standard error and status 2.
 import dataclasses
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from types import ModuleType
 
 from absl import flags
@@ -30,7 +32,7 @@ COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
     "evaluate": "metrics of a trained run on the validation or the test split",
     "predict": "the most probable classes of image files",
-    "list": "models, datasets, experiments, optimizers",
+    "list": "models, optimizers, schedules, ... and their options; datasets, experiments",
     "data": "prepare and check data sets",
 }
 
@@ -52,7 +54,13 @@ class Invocation:
 
 def run() -> None:
     """Entry point of the console script."""
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status == INTERRUPTED_STATUS:
+        # A compilation may go on behind: an orderly exit would wait half a minute for it and crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted before the training began; nothing to save.\n")
+        sys.stderr.write("\ninterrupted; what was saved before is intact.\n")
         return INTERRUPTED_STATUS
     except OSError as error:
         if error.errno not in NO_BUGS:
@@ -82,10 +90,18 @@ def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "-help"):
         sys.stdout.write(_overview())
         return 0
+    if arguments[0] in ("--version", "-version"):
+        sys.stdout.write(_versions())
+        return 0
     name, rest = arguments[0], arguments[1:]
     if name == "help":
         if not rest:
             sys.stdout.write(_overview())
+            return 0
+        if rest[0] == "config":
+            from cnn_lab.cli.config_help import config_help
+
+            sys.stdout.write(config_help(*rest[1:2]))
             return 0
         name, rest = rest[0], ["--help"]
     if name not in COMMANDS:
@@ -131,12 +147,25 @@ def _overview() -> str:
             "cnn-lab: train and study convolutional networks in JAX.",
             "",
             *lines,
-            "  cnn-lab help COMMAND shows flags and examples.",
+            "  cnn-lab help COMMAND shows flags and examples,",
+            "  cnn-lab help config [BRANCH] every field of the config with its default,",
+            "  cnn-lab --version the version.",
             "",
             "Start with:  cnn-lab train --config=experiments/digits/lenet5.py",
             "",
         ]
     )
+
+
+def _versions() -> str:
+    """The version of cnn-lab and of what computes, asked without importing any of it."""
+    found = {}
+    for name in ("cnn-lab", "jax", "flax"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from its source folder
+            found[name] = "(not installed)"
+    return f"cnn-lab {found['cnn-lab']}, jax {found['jax']}, flax {found['flax']}\n"
 
 
 def _help(name: str, module: ModuleType, values: flags.FlagValues) -> str:

@@ -43,7 +43,7 @@ def main(invocation: Invocation) -> int:
     import numpy as np
 
     from cnn_lab.cli.trained import open_trained
-    from cnn_lab.data.image_file import read_image_file
+    from cnn_lab.data.image_file import looks_inverted, read_image_file
 
     trained = open_trained(Path(values.workdir), values.checkpoint)
     network = trained.network
@@ -65,4 +65,12 @@ def main(invocation: Invocation) -> int:
             best = np.argsort(-row, kind="stable")[: values.top]
             named = "  ".join(f"{network.class_names[k]} {row[k]:.4f}" for k in best)
             sys.stdout.write(f"{path}  {named}\n")
+    mean = network.preprocess.mean
+    if len(mean) == 1 and (count := int(looks_inverted(images, mean[0]).sum())):
+        change = "leave out --invert" if values.invert else "add --invert"
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"hint: {count} of {len(paths)} image(s) are about as bright as negatives of the "
+            f"training images; where light and dark are exchanged, {change}.\n"
+        )
     return 0

@@ -5,6 +5,7 @@ import ctypes
 import logging as std_logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def start(num_devices: int | None) -> None:
 
 def start_logging() -> None:
     """Warnings as plain lines on standard error."""
+    # `data/pixels.py` refuses such images in a sentence of its own.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     flags.FLAGS.mark_as_parsed()  # Grain and absl ask the global flags, which no command uses
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)

@@ -1,7 +1,7 @@
 """Trains the network that an experiment file describes.
 
 The same command again resumes a run that was interrupted, and says so when it had ended. Any field
-of the config can be overridden; `none` clears an optional one.
+of the config can be overridden (`cnn-lab help config` lists them); `none` clears an optional one.
 
 Examples:
   cnn-lab train --config=experiments/digits/lenet5.py
@@ -40,7 +40,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "dry_run",
         False,
-        "say what would be trained; trains nothing and makes no workdir",
+        "say what would be trained; trains nothing and writes nothing",
         flag_values=values,
     )
 
@@ -52,13 +52,13 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"train takes flags only; found {invocation.arguments[0]!r}.")
     config = freeze(load_config(reference, invocation.overrides))
     runtime.start(config.mesh.num_devices)
-    from cnn_lab.build import build, default_workdir
-    from cnn_lab.cli.dry_run import describe
+    from cnn_lab.build import default_workdir
+    from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
     from cnn_lab.train.workdir import unwritable
 
     if invocation.flags.dry_run:
-        _say(describe(config, build(config)))
+        _say(dry_run(config))
         return 0
     workdir = Path(invocation.flags.workdir or default_workdir(*split_reference(reference)))
     try:

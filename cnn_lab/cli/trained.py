@@ -11,7 +11,7 @@ from absl import logging
 from cnn_lab.build import Network, network_from_about
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
-from cnn_lab.train.checkpoint import Checkpoints, DamagedError
+from cnn_lab.train.checkpoint import CheckpointReader, DamagedError
 from cnn_lab.train.workdir import CHECKPOINTS, read_config
 
 
@@ -47,12 +47,22 @@ def open_trained(
         CheckpointError: no such checkpoint, or a damaged one.
     """
     config = read_config(workdir)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, create=False)
-    steps = checkpoints.steps()
-    if not steps:
-        raise CheckpointError(f"{workdir} has no checkpoint yet; train it first: cnn-lab train.")
-    candidates = _candidates(checkpoints, steps, which)
-    place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
+        if not checkpoints.steps():
+            raise CheckpointError(
+                f"{workdir} has no checkpoint yet; train it first: cnn-lab train."
+            )
+        place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return _open(config, checkpoints, which, place)
+
+
+def _open(
+    config: ExperimentConfig,
+    checkpoints: CheckpointReader,
+    which: str,
+    place: jax.sharding.Sharding,
+) -> Trained:
+    candidates = _candidates(checkpoints, checkpoints.steps(), which)
     for step in candidates:
         try:
             record = checkpoints.read_record(step)
@@ -69,12 +79,11 @@ def open_trained(
                 ) from error
             logging.warning("%s Using another checkpoint.", error)
         else:
-            checkpoints.release()
             return Trained(config, network, variables, step)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
-def _candidates(checkpoints: Checkpoints, steps: list[int], which: str) -> list[int]:
+def _candidates(checkpoints: CheckpointReader, steps: list[int], which: str) -> list[int]:
     if which == "latest":
         return steps[::-1]
     if which == "best":

@@ -22,14 +22,27 @@ def check_options(
     Raises:
         ConfigError: an option that is not declared (offers the nearest) or does not fit.
     """
-    parameters = inspect.signature(function).parameters.values()
-    declared = [p.name for p in parameters if p.default is not inspect.Parameter.empty]
-    hints = typing.get_type_hints(function, include_extras=True)
+    declared = declared_options(function)
     checked = {}
     for name, value in options.items():
         if name not in declared:
+            owner = path.rpartition(".")[0]
+            hint = suggest(name, declared).removesuffix(".")
             raise ConfigError(
-                f"{path}: {function.__name__} has no option {name!r}; {suggest(name, declared)}"
+                f"{path}: {function.__name__} has no option {name!r}; {hint} (if "
+                f"{owner}.name was changed, the options of the old one are still set: "
+                f"--{path}={{}} clears them)."
             )
-        checked[name] = check_value(value, hints[name], f"{path}.{name}")
+        annotation, _ = declared[name]
+        checked[name] = check_value(value, annotation, f"{path}.{name}")
     return checked
+
+
+def declared_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """The options that a function declares: name to annotation and default."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {
+        name: (hints[name], parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }

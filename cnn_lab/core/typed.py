@@ -110,7 +110,10 @@ def override(node: Node, path: str, text: str) -> None:
             setattr(node, name, {**child, key: parse_literal(text)})
             return
         if child is None:
-            child = _node_type(annotation, seen)()
+            node_type = node_in(annotation)
+            if node_type is None:
+                raise ConfigError(f"{seen} is {describe(annotation)}, not a group of fields.")
+            child = node_type()
             setattr(node, name, child)
         if not isinstance(child, Node):
             missing = [*parents[position + 1 :], last][0]
@@ -120,15 +123,20 @@ def override(node: Node, path: str, text: str) -> None:
     setattr(node, last, parse_text(text, annotation, f"{seen}.{last}"))
 
 
-def is_bool_field(node_type: type[Node], path: str) -> bool:
+def is_bool_field(root: type[Node], path: str) -> bool:
     """Tells whether the field at dotted `path` is a bool, so that its flag may stand alone."""
-    annotation: Any = node_type
+    annotation: Any = root
     for name in path.split("."):
-        candidates = [a for a in _options(annotation) if _is_node(a)]
-        if not candidates:
+        node_type = node_in(annotation)
+        if node_type is None:
             return False
-        annotation = typing.get_type_hints(candidates[0]).get(name)
+        annotation = typing.get_type_hints(node_type).get(name)
     return bool in _options(annotation)
+
+
+def node_in(annotation: Any) -> type[Node] | None:
+    """The node type among the alternatives of an annotation, None where there is none."""
+    return next((option for option in _options(annotation) if _is_node(option)), None)
 
 
 def check_value(value: Any, annotation: Any, path: str) -> Any:
@@ -153,7 +161,7 @@ def parse_text(text: str, annotation: Any, path: str) -> Any:
         typing.get_origin(o) is Literal and text in o.__args__ for o in options
     ):
         return check_value(text, annotation, path)
-    if any(_is_node(option) for option in options):
+    if node_in(annotation) is not None:
         raise ConfigError(f"{path} is a group of fields: set one of them, such as {path}.NAME=...")
     value = parse_literal(text)
     if any(typing.get_origin(option) is tuple for option in options) and not isinstance(
@@ -270,13 +278,6 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 def _is_node(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Node)
-
-
-def _node_type(annotation: Any, path: str) -> type[Node]:
-    for option in _options(annotation):
-        if _is_node(option):
-            return option
-    raise ConfigError(f"{path} is {describe(annotation)}, not a group of fields.")
 
 
 def _require_field(node_type: type[Node], name: str, path: str) -> Any:

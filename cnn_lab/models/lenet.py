@@ -18,6 +18,7 @@ from cnn_lab.core.ranges import ProperFraction
 from cnn_lab.core.shapes import Images
 from cnn_lab.layers.activations import MONOTONE, activation
 from cnn_lab.layers.convolution import Conv, conv_general_dilated
+from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
 
@@ -38,14 +39,16 @@ class LeNet5Backbone(nn.Module):
         activation: name of the activation after each layer.
         pooling: `average`, `max`, or `trainable` (average with a coefficient and a bias a map).
         connection: `full`, or `partial` for the paper's table of connections.
+        dropout_rate: share of S4's values dropped in training, in [0, 1).
     """
 
     activation: str = "tanh"
     pooling: Literal["average", "max", "trainable"] = "average"
     connection: Literal["full", "partial"] = "full"
+    dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:  # noqa: ARG002
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] (32x32 in the paper) to maps `s2`, `s4`, `c5`."""
         height, width = images.shape[1:3]
         if min(height, width) < SMALLEST_SIDE:
@@ -65,8 +68,9 @@ class LeNet5Backbone(nn.Module):
             options["conv_general_dilated"] = _pooled_convolution
         s2 = self._subsample(Conv(6, (5, 5), name="c1", **options)(images), "s2")
         s4 = self._subsample(Conv(16, (5, 5), mask=mask, name="c3", **options)(s2), "s4")
+        kept = Dropout(self.dropout_rate)(s4, train=train)
         # A convolution that covers the whole map is one dense product; on 32x32 images it is 5x5.
-        c5 = act(nn.DenseGeneral(120, axis=(-3, -2, -1), name="c5")(s4))
+        c5 = act(nn.DenseGeneral(120, axis=(-3, -2, -1), name="c5")(kept))
         return {"s2": s2, "s4": s4, "c5": c5}
 
     def _subsample(self, x: jax.Array, name: str) -> jax.Array:
@@ -94,6 +98,7 @@ def lenet5(
     pooling: Literal["average", "max", "trainable"] = "average",
     connection: Literal["full", "partial"] = "full",
     dropout_rate: ProperFraction = 0.0,
+    map_dropout_rate: ProperFraction = 0.0,
 ) -> Classifier:
     """LeNet-5: the backbone C1..C5, then F6 (84) and the output layer as the head.
 
@@ -103,6 +108,7 @@ def lenet5(
         pooling: `average`, `max` or `trainable`.
         connection: `full` or `partial` (the paper's table I).
         dropout_rate: share of C5 and of F6 dropped in training, in [0, 1).
+        map_dropout_rate: share of the maps of S4 dropped in training, value by value, in [0, 1).
     """
     head = DenseHead(num_classes, (84,), activation, dropout_rate, input_dropout_rate=dropout_rate)
-    return Classifier(LeNet5Backbone(activation, pooling, connection), head)
+    return Classifier(LeNet5Backbone(activation, pooling, connection, map_dropout_rate), head)

@@ -9,6 +9,12 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.options import check_options
 from cnn_lab.core.ranges import Count, ProperFraction
 
+AT = "config.model.options"
+CLEAR = (
+    " (if config.model.name was changed, the options of the old one are still set: "
+    "--config.model.options={} clears them)."
+)
+
 
 def make(
     num_classes: int,
@@ -32,32 +38,30 @@ def test_fitting_options_come_back_in_their_types():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"width": 3}, "config.x: make has no option 'width'; did you mean widths?"),
+        ({"width": 3}, f"{AT}: make has no option 'width'; did you mean widths?{CLEAR}"),
         (
             {"num_classes": 3},
-            "config.x: make has no option 'num_classes'; known: limit, mode, rate, widths.",
+            f"{AT}: make has no option 'num_classes'; known: limit, mode, rate, widths{CLEAR}",
         ),
         (
             {"widths": (0,)},
-            "config.x.widths must be a tuple, each entry a whole number of at least 1; found (0,).",
+            f"{AT}.widths must be a tuple, each entry a whole number of at least 1; found (0,).",
         ),
         (
             {"rate": 1.0},
-            "config.x.rate must be a finite number of at least 0 and below 1; found 1.0.",
+            f"{AT}.rate must be a finite number of at least 0 and below 1; found 1.0.",
         ),
-        ({"mode": "c"}, "config.x.mode must be one of a, b; found 'c'."),
-        ({"limit": "x"}, "config.x.limit must be a whole number or none; found 'x'."),
+        ({"mode": "c"}, f"{AT}.mode must be one of a, b; found 'c'."),
+        ({"limit": "x"}, f"{AT}.limit must be a whole number or none; found 'x'."),
     ],
 )
 def test_others_are_refused(options, text):
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
-        check_options(make, options, "config.x")
+        check_options(make, options, AT)
 
 
 def test_a_function_without_options_says_so():
     def plain(num_classes: int) -> None: ...
 
-    with pytest.raises(
-        ConfigError, match=r"^config\.x: plain has no option 'rate'; there are none\.$"
-    ):
-        check_options(plain, {"rate": 1}, "config.x")
+    with pytest.raises(ConfigError, match=rf"^{AT}: plain has no option 'rate'; there are none "):
+        check_options(plain, {"rate": 1}, AT)

@@ -1,0 +1,85 @@
+"""A dry run leaves every folder as it was."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXPERIMENT = """
+from cnn_lab.config import *
+
+def get_config():
+    return ExperimentConfig(
+        data=DataConfig(name="digits", image_size=(9, 9)),
+        model=ModelSpec(name="linear"),
+        train=TrainConfig(num_epochs=1, batch_size=64),
+    )
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path):
+    """Runs `cnn-lab` as somebody who has nothing but an experiment file."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/experiment.py").write_text(EXPERIMENT)
+    (tmp_path / "tmp").mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    env |= {"HOME": str(tmp_path / "home"), "CNN_LAB_DATA_DIR": str(tmp_path / "data")}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "cnn_lab.cli.main", *arguments],
+            cwd=tmp_path / "here",
+            env={**env, "TMPDIR": str(tmp_path / "tmp")},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+
+    return run
+
+
+def everything(folder: Path) -> dict[str, int]:
+    """Every file and folder with its time of change, which making a file changes."""
+    return {
+        str(path): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path != folder / "tmp"  # files come and go there
+    }
+
+
+DRY_RUN = ("train", "--config=experiment.py", "--workdir=run", "--dry_run")
+
+
+def test_nothing_is_written_before_and_after_the_data_are_prepared(command, tmp_path: Path):
+    before = everything(tmp_path)
+    refused = command(*DRY_RUN)
+    assert refused.returncode == 2
+    assert "digits is not prepared yet" in refused.stderr
+    assert "`cnn-lab data prepare digits`" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert everything(tmp_path) == before
+
+    assert command("data", "prepare", "digits").returncode == 0
+    prepared = everything(tmp_path)
+    described = command(*DRY_RUN)
+    assert described.returncode == 0, described.stderr
+    assert "linear: 820 parameters" in described.stdout
+    assert everything(tmp_path) == prepared
+
+
+def test_a_folder_that_is_not_prepared_is_not_copied(command, tmp_path: Path):
+    for index in range(4):
+        path = tmp_path / f"photos/{'ab'[index % 2]}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 9), index, np.uint8)).save(path)
+    before = everything(tmp_path)
+    refused = command(*DRY_RUN, "--config.data.name=folder:../photos")
+    assert refused.returncode == 2
+    assert f"`cnn-lab data prepare folder:{tmp_path / 'photos'}`" in refused.stderr
+    assert everything(tmp_path) == before

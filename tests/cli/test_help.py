@@ -1,0 +1,155 @@
+"""What `--version`, `help config` and `list` tell about fields and options."""
+
+import dataclasses
+import re
+import shlex
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnn_lab.cli.list_command import DETAILED
+from cnn_lab.cli.main import main
+from cnn_lab.cli.reference import explained, flag_text
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.options import declared_options
+from cnn_lab.core.typed import Node, check_value, describe, node_in, override, parse_literal
+
+NAMED = [(k, name) for k, (_, functions) in DETAILED.items() for name in functions()]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture):
+    def run(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def leaves(node_type: type[Node], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted path, annotation and default of every field that is no group."""
+    hints = typing.get_type_hints(node_type, include_extras=True)
+    for field in dataclasses.fields(node_type):  # pyright: ignore[reportArgumentType]
+        child = node_in(hints[field.name])
+        if child is not None:
+            yield from leaves(child, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", hints[field.name], getattr(node_type(), field.name)
+
+
+def test_version_needs_no_jax(say):
+    versions = {name: metadata.version(name) for name in ("cnn-lab", "jax", "flax")}
+    expected = ", ".join(f"{name} {version}" for name, version in versions.items())
+    assert say("--version") == f"{expected}\n"
+    code = "import sys; from cnn_lab.cli.main import main; main(['--version']); "
+    code += "sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_config_lists_every_field_as_its_flag_with_type_and_default(say):
+    lines = say("help", "config").splitlines()
+    fields = list(leaves(ExperimentConfig))
+    assert len(fields) > 30
+    for path, annotation, default in fields:
+        flag = f"--config.{path}={shlex.quote(flag_text(default))}"
+        assert f"  {flag}  {describe(annotation)}" in lines
+    assert "      peak rate, after warm-up." in lines
+    assert not [line for line in lines if len(line) > 100 and not line.startswith("  --config.")]
+
+
+def test_every_flag_as_it_is_listed_sets_the_default_again():
+    config = ExperimentConfig()
+    for path, _, default in leaves(ExperimentConfig):
+        override(config, path, flag_text(default))
+    assert config.early_stopping is not None
+    config.early_stopping = None
+    assert config == ExperimentConfig()
+
+
+def test_every_option_as_it_is_listed_has_its_default():
+    for kind, name in NAMED:
+        for option, (annotation, default) in declared_options(DETAILED[kind][1]()[name]).items():
+            value = parse_literal(flag_text(default))
+            assert check_value(value, annotation, f"{name}.{option}") == default
+
+
+@pytest.mark.parametrize("spelling", ["optim", "config.optim", "--config.optim"])
+def test_help_config_of_one_branch(say, spelling: str):
+    flags = re.findall(r"--config\.(\S+)=", say("help", "config", spelling))
+    assert "optim.learning_rate" in flags
+    assert "optim.schedule.name" in flags
+    assert all(flag.startswith("optim.") for flag in flags)
+
+
+def test_help_config_of_one_field(say):
+    assert say("help", "config", "train.batch_size") == (
+        "  --config.train.batch_size=128  a whole number of at least 1\n"
+        "      examples per step, over all devices.\n"
+    )
+
+
+@pytest.mark.parametrize(("kind", "name"), NAMED)
+def test_list_of_one_name_shows_every_option(say, kind: str, name: str):
+    text = say("list", kind, name)
+    field, functions = DETAILED[kind]
+    assert f"  --{field}={name}\n" in text
+    options = declared_options(functions()[name])
+    for option, (annotation, default) in options.items():
+        flag = f"--{field.rpartition('.')[0]}.options.{option}={flag_text(default)}"
+        assert f"  {flag}  {describe(annotation)}\n" in text
+    assert ("It has no options." in text) == (not options)
+
+
+def test_list_of_one_name_says_what_its_options_mean(say):
+    text = say("list", "optimizers", "adamw")
+    assert "weight_decay=0.01  a finite number of at least 0\n      decay of kernels," in text
+    assert "`cnn-lab list activations` names them." in say("list", "models", "mlp")
+
+
+def test_list_of_activations_and_tasks(say):
+    assert re.search(r"^relu  +\S", say("list", "activations"), re.MULTILINE)
+    assert say("list", "tasks").startswith("classification ")
+
+
+def test_experiments_are_listed_even_if_one_is_broken(say, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments/a").mkdir(parents=True)
+    (tmp_path / "experiments/a/good.py").write_text('"""A title.\n\nMore."""\n')
+    (tmp_path / "experiments/a/torn.py").write_text("def (")
+    (tmp_path / "experiments/a/bytes.py").write_bytes(b"\xff\xfe\x00")
+    lines = say("list", "experiments").splitlines()
+    assert "experiments/a/good.py   A title." in lines
+    assert sum("(cannot be read: " in line for line in lines) == 2
+
+
+def test_experiments_outside_a_checkout(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["list", "experiments"]) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith(f"error: No experiment files in {tmp_path / 'experiments'}, where")
+    assert "in a checkout of cnn_lab" in sentence
+    assert sentence.count("\n") == 1
+
+
+def test_docstring_sections_are_read_to_their_end():
+    def documented() -> None:
+        """Does something.
+
+        Args:
+            first: one line
+                and another.
+            **rest: with a colon: inside.
+
+        Returns:
+            second: nothing.
+        """
+
+    found = explained(documented, "Args")
+    assert found == {"first": "one line and another.", "rest": "with a colon: inside."}
+    assert explained(documented, "Attributes") == {}
