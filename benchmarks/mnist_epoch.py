@@ -125,13 +125,13 @@ def train_torch(
     net = nn.Sequential(
         *(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
-        *(nn.Linear(400, 120), nn.ReLU(), nn.Dropout(0.3)),
-        *(nn.Linear(120, 84), nn.ReLU(), nn.Dropout(0.3), nn.Linear(84, 10)),
+        *(nn.Dropout(0.3), nn.Linear(400, 120), nn.ReLU(), nn.Dropout(0.3)),
+        *(nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
     ).to(memory_format=torch.channels_last)
     kernels = [p for p in net.parameters() if p.ndim > 1]
     others = [p for p in net.parameters() if p.ndim == 1]
-    groups = [{"params": kernels, "weight_decay": 0.2}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=2e-3)
+    groups = [{"params": kernels, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=4e-3)
     steps = -(-len(train[0]) // batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps * num_epochs)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from cnn_lab.core.errors import lookup
+from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.core.shapes import Logits, PerExample, Tree
 from cnn_lab.losses import LOSSES, Loss
 from cnn_lab.metrics import accuracy
@@ -13,6 +14,8 @@ from cnn_lab.metrics import accuracy
 @dataclasses.dataclass(frozen=True)
 class Classification:
     """One label per image.
+
+    The loss of auxiliary heads is added to that of the last one; metrics see the last one only.
 
     Attributes:
         loss_function: per-example loss of (logits [n k], labels [n]).
@@ -24,14 +27,22 @@ class Classification:
         default_factory=lambda: {"loss": "min", "accuracy": "max"}
     )
 
-    def losses(self, logits: Logits, batch: Mapping[str, Tree]) -> PerExample:
+    def losses(self, outputs: Logits | WithAuxiliary, batch: Mapping[str, Tree]) -> PerExample:
         """Per-example losses [n] of a batch with `label`."""
-        return self.loss_function(logits, batch["label"])
+        if not isinstance(outputs, WithAuxiliary):
+            return self.loss_function(outputs, batch["label"])
+        losses = self.loss_function(outputs.logits, batch["label"])
+        for logits in outputs.auxiliary:
+            losses = losses + outputs.weight * self.loss_function(logits, batch["label"])
+        return losses
 
-    def metrics(self, logits: Logits, batch: Mapping[str, Tree]) -> dict[str, PerExample]:
+    def metrics(
+        self, outputs: Logits | WithAuxiliary, batch: Mapping[str, Tree]
+    ) -> dict[str, PerExample]:
         """Per-example values [n] by name, the loss among them."""
+        logits = outputs.logits if isinstance(outputs, WithAuxiliary) else outputs
         return {
-            "loss": self.losses(logits, batch),
+            "loss": self.losses(outputs, batch),
             "accuracy": accuracy(logits, batch["label"]),
         }
 

@@ -163,7 +163,7 @@ def _write_runs(folder: Path) -> None:
     shutil.rmtree(copy("no_checkpoint") / "checkpoints")
     (copy("config_cut") / "config.json").write_text("{nonsense")
     edited = json.loads((run / "config.json").read_text())
-    edited["model"]["name"] = "resnet50"
+    edited["model"]["name"] = "resnet51"
     (copy("config_model") / "config.json").write_text(json.dumps(edited))
     edited["model"]["name"] = "mlp"
     (copy("config_other") / "config.json").write_text(json.dumps(edited))
@@ -309,7 +309,7 @@ COMMAND_LINES = {
     training("model.name=mlp", "model.options.activation=rellu"): ("activation", "relu"),
     training("model.name=mlp", "model.options.activation=1"): ("activation", "a text", "1"),
     training("model.name=lenet5", "model.options.pooling=mean"): ("average, max", "'mean'"),
-    training("model.name=lenet5", "model.options.dropout_rate=2"): (PART, "2"),
+    training("model.name=lenet5", "model.options.dropout_rates=0,0,2"): (PART, "2"),
     training("model.name=lenet5"): ("lenet5 takes images", "16x16", "8x8", "image_size"),
     training("task.name=classify"): ("no task named 'classify'", "classification"),
     training("task.loss=cross_entrpy"): ("no loss named", "did you mean cross_entropy"),
@@ -390,7 +390,7 @@ COMMAND_LINES = {
     ("train", "--config={w}/good.py", "--workdir=/proc/a/b"): ("/proc/a/b cannot be written",),
     ("train", "--config={w}/good.py", "--workdir={w}/config_cut"): ("config.json", "restore it"),
     ("train", "--config={w}/good.py", "--workdir={w}/config_type"): ("config.json", "'many'"),
-    ("train", "--config={w}/good.py", "--workdir={w}/config_model"): ("model.name", "'resnet50'"),
+    ("train", "--config={w}/good.py", "--workdir={w}/config_model"): ("model.name", "'resnet51'"),
     # A typo is named as such in the folder of a run too.
     **{
         ("train", "--config={w}/good.py", "--workdir={w}/run", f"--config.{override}"): fragments
@@ -413,7 +413,7 @@ COMMAND_LINES = {
     ("evaluate", "--workdir={w}/no_checkpoint"): ("no_checkpoint has no checkpoint yet",),
     ("evaluate", "--workdir={w}/config_cut"): ("config.json", "restore it"),
     ("evaluate", "--workdir={w}/config_type"): ("config.json", "num_epochs", "'many'"),
-    ("evaluate", "--workdir={w}/config_model"): ("no model named 'resnet50'",),
+    ("evaluate", "--workdir={w}/config_model"): ("no model named 'resnet51'",),
     ("evaluate", "--workdir={w}/config_other"): ("belongs to another model", "dense1"),
     (*EVALUATE, "--split=tset"): ("train, validation or test", "'tset'"),
     (*EVALUATE, "--checkpoint=7"): ("best, latest or one of the steps [18, 36]", "'7'"),

@@ -22,7 +22,7 @@ CONFIG = [
     "--config.train.num_epochs=6",
     "--config.train.log_every_steps=7",
     "--config.checkpoint.every_steps=10",
-    "--config.model.options.dropout_rate=0.3",
+    "--config.model.options.dropout_rates=0.3,0.3,0",
     "--config.early_stopping.patience=50",
 ]
 TOTAL_STEPS = 108

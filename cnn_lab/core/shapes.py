@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 Images = Float[Array, "n h w c"]
+Maps = Float[Array, "n rows columns d"]  # what becomes of images: other sides, other channels
 RawImages = UInt8[Array, "n h w c"]
 Labels = Int[Array, " n"]
 Logits = Float[Array, "n k"]

@@ -46,8 +46,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "threshold": threshold,
 }
 
-# They never fall, so they commute with a maximum.
-MONOTONE = frozenset(ACTIVATIONS) - {"gelu", "silu"}
+# They never fall, so they commute with a maximum, and so do their gradients.
+MONOTONE = frozenset({"elu", "identity", "leaky_relu", "relu", "scaled_tanh", "sigmoid", "tanh"})
 
 
 def activation(name: str) -> Activation:

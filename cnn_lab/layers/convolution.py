@@ -25,7 +25,8 @@ from jax import lax
 Pairs = tuple[tuple[int, int], tuple[int, int]]
 NHWC = ("NHWC", "HWIO", "NHWC")
 NARROW_CHANNELS = 16  # with at most so many channels on both sides the library refuses
-FEW_CHANNELS = 4  # images, not maps: cheaper to rearrange than the gradient of what they became
+# Small images, not maps, are cheaper to rearrange than the gradient of what became of them.
+FEW_CHANNELS, FEW_PIXELS = 4, 48 * 48
 
 
 def conv_general_dilated(
@@ -136,8 +137,9 @@ def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pa
     """
     n, rows, columns, features = dy.shape
     channels = shape[2]
-    gradient_of = _gradient_of_few if channels <= FEW_CHANNELS else _gradient_of_many
-    if channels <= FEW_CHANNELS:
+    few = channels <= FEW_CHANNELS and x.shape[1] * x.shape[2] <= FEW_PIXELS
+    gradient_of = _gradient_of_few if few else _gradient_of_many
+    if few:
         pixels = _divisor(columns, least=max(1, NARROW_CHANNELS // features))
     else:
         pixels = _divisor(columns, least=-(-NARROW_CHANNELS // features))

@@ -1,86 +1,239 @@
-"""Spatial pooling over windows that do not overlap.
+"""Pooling over windows, over whole maps and across channels.
 
-Written with reshapes: on CPU a windowed reduction costs several times more, in both directions.
+Maps are [n *space c] with one, two or three axes of space. Windows that do not overlap are computed
+by reshaping: on CPU a windowed reduction costs several times more, in both directions.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images
+from cnn_lab.layers.windows import Size, Windows, per_axis
 
-Pooled = Float[Array, "n rows columns c"]
-
-
-def average_pool(images: Images, window: int) -> Pooled:
-    """Mean of each window by window patch; rows and columns left over are dropped.
-
-    Args:
-        images: [n h w c].
-        window: side of the square window and stride, in pixels.
-
-    Returns:
-        [n h//window w//window c].
-
-    Raises:
-        ConfigError: the window is larger than the image.
-    """
-    return _patches(images, window).mean((2, 4))
+LARGEST_TILE = 16  # pixels; the gradient compares them one by one
+Maps = Float[Array, "n *space c"]
+Pooled = Float[Array, "n *pooled c"]
 
 
-def max_pool(images: Images, window: int) -> Pooled:
-    """Maximum of each window by window patch; rows and columns left over are dropped.
+def max_pool(
+    maps: Maps,
+    window: Size,
+    strides: Size | None = None,
+    padding: Size = 0,
+    *,
+    ceil_mode: bool = False,
+) -> Pooled:
+    """Maximum of each window.
 
     The gradient goes to the maximum, the first one in reading order on ties.
 
     Args:
-        images: [n h w c].
-        window: side of the square window and stride, in pixels.
+        maps: [n *space c].
+        window: side of the window in pixels, or one per axis.
+        strides: pixels between windows; None is the window itself.
+        padding: pixels added on both sides, which never win; at most half the window.
+        ceil_mode: keep a last window that hangs over the edge.
 
     Returns:
-        [n h//window w//window c].
+        [n *pooled c] with floor((size + 2 padding - window) / stride) + 1 pixels per axis, or ceil.
 
     Raises:
-        ConfigError: the window is larger than the image.
+        ConfigError: the window does not fit the padded map.
     """
-    return _patch_max(_patches(images, window))
+    windows = Windows.over(maps.shape[1:-1], window, strides, padding, ceil_mode=ceil_mode)
+    if windows.is_tiling and math.prod(windows.sides) <= LARGEST_TILE:
+        return _tile_max(windows.tiles(maps))
+    return lax.reduce_window(
+        maps,
+        -jnp.inf,
+        lax.max,
+        (1, *windows.sides, 1),
+        (1, *windows.strides, 1),
+        ((0, 0), *windows.pads, (0, 0)),
+    )
 
 
-def _patches(images: jax.Array, window: int) -> jax.Array:
-    """[n h w c] as [n rows window columns window c]."""
-    n, height, width, channels = images.shape
-    rows, columns = height // window, width // window
-    if rows == 0 or columns == 0:
+def average_pool(
+    maps: Maps,
+    window: Size,
+    strides: Size | None = None,
+    padding: Size = 0,
+    *,
+    ceil_mode: bool = False,
+    count_padding: bool = True,
+) -> Pooled:
+    """Mean of each window.
+
+    Args:
+        maps: [n *space c].
+        window: side of the window in pixels, or one per axis.
+        strides: pixels between windows; None is the window itself.
+        padding: zeros added on both sides, in pixels; at most half the window.
+        ceil_mode: keep a last window that hangs over the edge; what hangs over is not counted.
+        count_padding: whether the zeros of the padding count as pixels.
+
+    Returns:
+        [n *pooled c].
+
+    Raises:
+        ConfigError: the window does not fit the padded map.
+    """
+    windows = Windows.over(maps.shape[1:-1], window, strides, padding, ceil_mode=ceil_mode)
+    if windows.is_tiling:
+        return windows.tiles(maps).mean(windows.within)
+    totals = _window_sum(maps, windows)
+    return totals / jnp.asarray(windows.pixels(count_padding=count_padding), maps.dtype)
+
+
+def lp_pool(maps: Maps, window: Size, strides: Size | None = None, *, power: float = 2.0) -> Pooled:
+    """The L_p norm of each window, between the sum of magnitudes (1) and their maximum (infinity).
+
+    Args:
+        maps: [n *space c].
+        window: side of the window in pixels, or one per axis.
+        strides: pixels between windows; None is the window itself.
+        power: p, at least 1.
+
+    Returns:
+        [n *pooled c]; the gradient of a window of zeros is zero.
+    """
+    windows = Windows.over(maps.shape[1:-1], window, strides, 0, ceil_mode=False)
+    totals = _window_sum(jnp.abs(maps) ** power, windows)
+    positive = totals > 0
+    return jnp.where(positive, jnp.where(positive, totals, 1) ** (1 / power), 0)
+
+
+def stochastic_pool(maps: Maps, window: Size, key: jax.Array | None = None) -> Pooled:
+    """One value of each window, drawn in proportion to its size (Zeiler & Fergus 2013,
+    arXiv:1301.3557).
+
+    Args:
+        maps: [n *space c], not negative.
+        window: side of the window and stride, or one per axis.
+        key: draws in training; None takes the expected value, as in evaluation.
+
+    Returns:
+        [n *pooled c]; zero for a window of zeros.
+    """  # noqa: D205 - a citation
+    windows = Windows.over(maps.shape[1:-1], window, None, 0, ceil_mode=False)
+    tiles = jnp.moveaxis(windows.tiles(maps), windows.within, range(-len(windows.within), 0))
+    tiles = tiles.reshape(*tiles.shape[: -len(windows.within)], -1)
+    totals = tiles.sum(-1, keepdims=True)
+    shares = tiles / jnp.where(totals > 0, totals, 1)
+    if key is None:
+        return (shares * tiles).sum(-1)
+    drawn = jax.random.categorical(key, jnp.log(jnp.where(totals > 0, shares, 1)))
+    return jnp.take_along_axis(tiles, drawn[..., None], -1)[..., 0]
+
+
+def adaptive_average_pool(maps: Maps, size: Size) -> Pooled:
+    """Means of a fixed number of windows that cover the map, whatever its size.
+
+    Window i of an axis of length L begins at floor(i L / size) and ends at ceil((i + 1) L / size),
+    so windows may overlap, and repeat pixels where the map is smaller than `size`.
+
+    Args:
+        maps: [n *space c].
+        size: windows per axis.
+
+    Returns:
+        [n *size c].
+    """
+    for axis, number in enumerate(per_axis(size, maps.ndim - 2, "size"), start=1):
+        length = maps.shape[axis]
+        if length == number:
+            continue
+        if length % number == 0:
+            shape = (*maps.shape[:axis], number, length // number, *maps.shape[axis + 1 :])
+            maps = maps.reshape(shape).mean(axis + 1)
+            continue
+        weights = np.zeros((number, length), np.float32)
+        for i in range(number):
+            begin, end = i * length // number, -(-(i + 1) * length // number)
+            weights[i, begin:end] = 1 / (end - begin)
+        pooled = jnp.tensordot(maps, jnp.asarray(weights, maps.dtype), axes=((axis,), (1,)))
+        maps = jnp.moveaxis(pooled, -1, axis)
+    return maps
+
+
+def global_average_pool(maps: Maps) -> Float[Array, "n c"]:
+    """Mean of each whole map: [n *space c] to [n c] (Lin, Chen, Yan 2013, arXiv:1312.4400)."""
+    return maps.mean(range(1, maps.ndim - 1))
+
+
+def global_max_pool(maps: Maps) -> Float[Array, "n c"]:
+    """Maximum of each whole map: [n *space c] to [n c]."""
+    return maps.max(range(1, maps.ndim - 1))
+
+
+def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
+    """Maximum over groups of `pieces` neighbouring channels (Goodfellow et al. 2013,
+    arXiv:1302.4389).
+
+    Args:
+        x: [... c].
+        pieces: channels per group, a divisor of c.
+
+    Returns:
+        [... c / pieces].
+
+    Raises:
+        ConfigError: `pieces` does not divide the channels.
+    """  # noqa: D205 - a citation
+    if pieces < 1 or x.shape[-1] % pieces:
         raise ConfigError(
-            f"A pooling window of {window}x{window} does not fit a map of {height}x{width}: the "
-            "image is too small for this model; use larger images or set data.image_size."
+            f"maxout over groups of {pieces} needs a number of channels that {pieces} divides; "
+            f"found {x.shape[-1]}."
         )
-    cropped = images[:, : rows * window, : columns * window]
-    return cropped.reshape(n, rows, window, columns, window, channels)
+    return x.reshape(*x.shape[:-1], -1, pieces).max(-1)
+
+
+def _window_sum(maps: jax.Array, windows: Windows) -> jax.Array:
+    if windows.is_tiling:
+        return windows.tiles(maps).sum(windows.within)
+    return lax.reduce_window(
+        maps,
+        0.0,
+        lax.add,
+        (1, *windows.sides, 1),
+        (1, *windows.strides, 1),
+        ((0, 0), *windows.pads, (0, 0)),
+    )
 
 
 @jax.custom_vjp
-def _patch_max(patches: jax.Array) -> jax.Array:
-    return patches.max((2, 4))
+def _tile_max(tiles: jax.Array) -> jax.Array:
+    return tiles.max(_within(tiles))
 
 
-def _patch_max_forward(patches):
-    winners = patches.max((2, 4))
-    return winners, (patches, winners)
+def _tile_max_forward(tiles):
+    winners = tiles.max(_within(tiles))
+    return winners, (tiles, winners)
 
 
-def _patch_max_backward(residuals, gradient):
-    patches, winners = residuals
-    window = patches.shape[2]
-    places = window * window
-    place = jnp.full(winners.shape, places - 1, jnp.int32)
-    for candidate in reversed(range(places - 1)):
-        row, column = divmod(candidate, window)
-        place = jnp.where(patches[:, :, row, :, column] == winners, candidate, place)
-    index = jnp.arange(places, dtype=jnp.int32).reshape(1, 1, window, 1, window, 1)
-    won = place[:, :, None, :, None] == index
-    return (jnp.where(won, gradient[:, :, None, :, None], jnp.zeros((), gradient.dtype)),)
+def _tile_max_backward(residuals, gradient):
+    tiles, winners = residuals
+    sides = [tiles.shape[axis] for axis in _within(tiles)]
+    place = jnp.full(winners.shape, math.prod(sides) - 1, jnp.int32)
+    for candidate in reversed(range(math.prod(sides) - 1)):
+        at = np.unravel_index(candidate, sides)
+        chosen = tiles[(slice(None), *(part for i in at for part in (slice(None), int(i))))]
+        place = jnp.where(chosen == winners, candidate, place)
+    index = np.arange(math.prod(sides), dtype=np.int32).reshape(
+        1, *(s for side in sides for s in (1, side)), 1
+    )
+    spread = _within(tiles)
+    won = jnp.expand_dims(place, spread) == index
+    return (jnp.where(won, jnp.expand_dims(gradient, spread), jnp.zeros((), gradient.dtype)),)
 
 
-_patch_max.defvjp(_patch_max_forward, _patch_max_backward)
+_tile_max.defvjp(_tile_max_forward, _tile_max_backward)
+
+
+def _within(tiles: jax.Array) -> tuple[int, ...]:
+    return tuple(range(2, tiles.ndim - 1, 2))

@@ -4,31 +4,51 @@ A backbone maps images to named feature maps, finest first; the head reads the l
 `backbone/` and `head/` begin every parameter's path, whatever the architecture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.core.shapes import Images, Logits
 from cnn_lab.layers.activations import activation
 from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
+from cnn_lab.layers.style import Style
 
 
 class Classifier(nn.Module):
-    """A backbone and a head.
+    """A backbone and a head, and perhaps auxiliary heads that only training reads.
 
     Attributes:
         backbone: images [n h w c] -> named maps, finest first.
         head: last map -> logits [n k].
+        auxiliary: heads by the name of the map that they read.
+        auxiliary_weight: of each auxiliary loss beside the head's.
     """
 
     backbone: nn.Module
     head: nn.Module
+    auxiliary: Mapping[str, nn.Module] | None = None
+    auxiliary_weight: float = 0.3
 
-    def __call__(self, images: Images, *, train: bool) -> Logits:
-        """Maps images [n h w c] to logits [n k]; `train` turns dropout on."""
+    def __call__(self, images: Images, *, train: bool) -> Logits | WithAuxiliary:
+        """Maps images [n h w c] to float32 logits [n k].
+
+        Args:
+            images: normalised.
+            train: turns dropout, batch statistics and the auxiliary heads on.
+        """
         maps = self.backbone(images, train=train)
-        return self.head(list(maps.values())[-1], train=train)
+        logits = self.head(list(maps.values())[-1], train=train).astype(jnp.float32)
+        if not self.auxiliary or not (train or self.is_initializing()):
+            return logits
+        others = tuple(
+            head(maps[name], train=train).astype(jnp.float32)
+            for name, head in self.auxiliary.items()
+        )
+        return WithAuxiliary(logits, others, self.auxiliary_weight)
 
 
 class DenseHead(nn.Module):
@@ -37,25 +57,51 @@ class DenseHead(nn.Module):
     Attributes:
         num_classes: k.
         hidden: widths of the hidden layers.
-        activation: name of the activation after each hidden layer.
+        style: activation, initialiser and dtype.
         dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
         input_dropout_rate: share of the features dropped in training, in [0, 1).
         output_activation: name of the activation of the outputs.
+        pooled_size: (rows, columns) that maps are brought to before, by averaging; None leaves
+            them.
     """
 
     num_classes: int
     hidden: Sequence[int] = ()
-    activation: str = "relu"
+    style: Style = Style()
     dropout_rate: float = 0.0
     input_dropout_rate: float = 0.0
     output_activation: str = "identity"
+    pooled_size: tuple[int, int] | None = None
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
         """Maps features [n ...] to logits [n k]."""
+        if self.pooled_size is not None:
+            features = adaptive_average_pool(features, self.pooled_size)
         x = features.reshape(features.shape[0], -1)
         x = Dropout(self.input_dropout_rate)(x, train=train)
         for index, width in enumerate(self.hidden):
-            x = activation(self.activation)(nn.Dense(width, name=f"hidden{index + 1}")(x))
+            x = self.style.act(self.style.dense(width, name=f"hidden{index + 1}")(x))
             x = Dropout(self.dropout_rate)(x, train=train)
-        return activation(self.output_activation)(nn.Dense(self.num_classes, name="output")(x))
+        logits = self.style.dense(self.num_classes, name="output")(x)
+        return activation(self.output_activation)(logits)
+
+
+class PooledHead(nn.Module):
+    """Mean over the map, dropout, dense (Lin, Chen, Yan 2013, arXiv:1312.4400).
+
+    Attributes:
+        num_classes: k.
+        style: initialiser and dtype.
+        dropout_rate: share of the features dropped in training, in [0, 1).
+    """
+
+    num_classes: int
+    style: Style = Style()
+    dropout_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool) -> Logits:
+        """Maps a map [n *space c] to logits [n k]."""
+        x = Dropout(self.dropout_rate)(global_average_pool(features), train=train)
+        return self.style.dense(self.num_classes, name="output")(x)

@@ -13,14 +13,17 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import ProperFraction
 from cnn_lab.core.shapes import Images
-from cnn_lab.layers.activations import MONOTONE, activation
+from cnn_lab.layers.activations import MONOTONE
 from cnn_lab.layers.convolution import Conv, conv_general_dilated
 from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import average_pool, max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.sizes import require_size
 
 # Table I of the paper: the maps of S2 that each map of C3 sees.
 C3_SEES = (
@@ -36,13 +39,13 @@ class LeNet5Backbone(nn.Module):
     """C1 to C5: convolutions 6@5x5, 16@5x5, 120@whole map, subsampled by two in between.
 
     Attributes:
-        activation: name of the activation after each layer.
+        style: activation, initialiser and dtype.
         pooling: `average`, `max`, or `trainable` (average with a coefficient and a bias a map).
         connection: `full`, or `partial` for the paper's table of connections.
         dropout_rate: share of S4's values dropped in training, in [0, 1).
     """
 
-    activation: str = "tanh"
+    style: Style = Style("tanh", "lecun_normal")
     pooling: Literal["average", "max", "trainable"] = "average"
     connection: Literal["full", "partial"] = "full"
     dropout_rate: float = 0.0
@@ -50,32 +53,32 @@ class LeNet5Backbone(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] (32x32 in the paper) to maps `s2`, `s4`, `c5`."""
-        height, width = images.shape[1:3]
-        if min(height, width) < SMALLEST_SIDE:
-            raise ConfigError(
-                f"lenet5 takes images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE} pixels; found "
-                f"{height}x{width}; set data.image_size or data.pad."
-            )
-        act = activation(self.activation)
+        require_size(images, SMALLEST_SIDE, "lenet5")
+        style = self.style
         mask = None
         if self.connection == "partial":
             mask = np.zeros((5, 5, 6, 16), np.float32)
             for feature, seen in enumerate(C3_SEES):
                 mask[:, :, list(seen), feature] = 1
-        options: dict[str, Any] = {"padding": "VALID"}
-        if self.pooling == "max" and self.activation in MONOTONE:
+        kernel_init = initializer(style.kernel_init)
+        options: dict[str, Any] = {"padding": "VALID", "kernel_init": kernel_init}
+        options["dtype"] = style.dtype
+        if self.pooling == "max" and style.activation in MONOTONE:
             # The same as pooling last, with bias and activation on a quarter of the values.
             options["conv_general_dilated"] = _pooled_convolution
         s2 = self._subsample(Conv(6, (5, 5), name="c1", **options)(images), "s2")
         s4 = self._subsample(Conv(16, (5, 5), mask=mask, name="c3", **options)(s2), "s4")
         kept = Dropout(self.dropout_rate)(s4, train=train)
         # A convolution that covers the whole map is one dense product; on 32x32 images it is 5x5.
-        c5 = act(nn.DenseGeneral(120, axis=(-3, -2, -1), name="c5")(kept))
+        whole = nn.DenseGeneral(
+            120, axis=(-3, -2, -1), kernel_init=kernel_init, dtype=style.dtype, name="c5"
+        )
+        c5 = style.act(whole(kept))
         return {"s2": s2, "s4": s4, "c5": c5}
 
     def _subsample(self, x: jax.Array, name: str) -> jax.Array:
-        act = activation(self.activation)
-        if self.pooling == "max" and self.activation in MONOTONE:
+        act = self.style.act
+        if self.pooling == "max" and self.style.activation in MONOTONE:
             return act(x)
         if self.pooling == "max":
             return max_pool(act(x), 2)
@@ -83,8 +86,8 @@ class LeNet5Backbone(nn.Module):
         if self.pooling == "average":
             return pooled
         shape = (x.shape[-1],)
-        coefficient = self.param(f"{name}_coefficient", nn.initializers.ones, shape)
-        bias = self.param(f"{name}_bias", nn.initializers.zeros, shape)
+        coefficient = self.param(f"{name}_coefficient", nn.initializers.ones, shape).astype(x.dtype)
+        bias = self.param(f"{name}_bias", nn.initializers.zeros, shape).astype(x.dtype)
         return act(pooled * coefficient[None, None, None] + bias[None, None, None])
 
 
@@ -97,8 +100,9 @@ def lenet5(
     activation: str = "tanh",
     pooling: Literal["average", "max", "trainable"] = "average",
     connection: Literal["full", "partial"] = "full",
-    dropout_rate: ProperFraction = 0.0,
-    map_dropout_rate: ProperFraction = 0.0,
+    dropout_rates: tuple[ProperFraction, ProperFraction, ProperFraction] = (0.0, 0.0, 0.0),
+    kernel_init: str = "lecun_normal",
+    dtype: Dtype = "float32",
 ) -> Classifier:
     """LeNet-5: the backbone C1..C5, then F6 (84) and the output layer as the head.
 
@@ -107,8 +111,18 @@ def lenet5(
         activation: name of the activation after each layer.
         pooling: `average`, `max` or `trainable`.
         connection: `full` or `partial` (the paper's table I).
-        dropout_rate: share of C5 and of F6 dropped in training, in [0, 1).
-        map_dropout_rate: share of the maps of S4 dropped in training, value by value, in [0, 1).
+        dropout_rates: shares of the values of S4, C5 and F6 dropped in training, in [0, 1).
+        kernel_init: name of the initialiser of all kernels.
+        dtype: of the computation.
     """
-    head = DenseHead(num_classes, (84,), activation, dropout_rate, input_dropout_rate=dropout_rate)
-    return Classifier(LeNet5Backbone(activation, pooling, connection, map_dropout_rate), head)
+    style = Style(activation, kernel_init, kernel_init, dtype)
+    of_s4, of_c5, of_f6 = dropout_rates
+    head = DenseHead(num_classes, (84,), style, of_f6, input_dropout_rate=of_c5)
+    return Classifier(LeNet5Backbone(style, pooling, connection, of_s4), head)
+
+
+ENTRIES = {
+    "lenet5": ModelEntry(
+        lenet5, "LeNet-5", "LeCun et al. 1998, Proceedings of the IEEE 86(11)", (32, 32, 1), 61_706
+    )
+}

@@ -5,7 +5,9 @@ import jax
 
 from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images
-from cnn_lab.layers.activations import activation
+from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
 
 
@@ -14,12 +16,12 @@ class Dense(nn.Module):
 
     Attributes:
         widths: values per layer.
-        activation: name of the activation after each layer.
+        style: activation, initialiser and dtype.
         dropout_rate: share of each layer's values dropped in training, in [0, 1).
     """
 
     widths: tuple[int, ...] = ()
-    activation: str = "relu"
+    style: Style = Style()
     dropout_rate: float = 0.0
 
     @nn.compact
@@ -29,25 +31,35 @@ class Dense(nn.Module):
         maps = {"pixels": x}
         for index, width in enumerate(self.widths):
             name = f"dense{index + 1}"
-            x = activation(self.activation)(nn.Dense(width, name=name)(x))
-            x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+            x = self.style.act(self.style.dense(width, name=name)(x))
+            x = Dropout(self.dropout_rate)(x, train=train)
             maps[name] = x
         return maps
 
 
-def perceptron(num_classes: int) -> Classifier:
+def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     """One threshold unit per class (Rosenblatt 1958, Psychological Review 65(6)).
 
     Outputs are 0 or 1. Train it with `task.loss = 'squared_error'` and `sgd`: that is the
     perceptron rule.
     Differs from the paper: one unit per class instead of one in all; no random association layer.
+
+    Args:
+        num_classes: k.
+        dtype: of the computation.
     """
-    return Classifier(Dense(), DenseHead(num_classes, output_activation="threshold"))
+    style = Style(dtype=dtype)
+    return Classifier(Dense(), DenseHead(num_classes, style=style, output_activation="threshold"))
 
 
-def linear(num_classes: int) -> Classifier:
-    """Multinomial logistic regression: one dense layer on the pixels."""
-    return Classifier(Dense(), DenseHead(num_classes))
+def linear(num_classes: int, dtype: Dtype = "float32") -> Classifier:
+    """Multinomial logistic regression: one dense layer on the pixels (Cox 1958, JRSS B 20(2)).
+
+    Args:
+        num_classes: k.
+        dtype: of the computation.
+    """
+    return Classifier(Dense(), DenseHead(num_classes, style=Style(dtype=dtype)))
 
 
 def mlp(
@@ -55,6 +67,8 @@ def mlp(
     hidden: tuple[Count, ...] = (128,),
     activation: str = "relu",
     dropout_rate: ProperFraction = 0.0,
+    kernel_init: str = "lecun_normal",
+    dtype: Dtype = "float32",
 ) -> Classifier:
     """Dense layers on the pixels.
 
@@ -63,5 +77,22 @@ def mlp(
         hidden: widths of the hidden layers.
         activation: name of the activation after each hidden layer.
         dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
+        kernel_init: name of the initialiser.
+        dtype: of the computation.
     """
-    return Classifier(Dense(tuple(hidden), activation, dropout_rate), DenseHead(num_classes))
+    style = Style(activation, dense_init=kernel_init, dtype=dtype)
+    backbone = Dense(tuple(hidden), style, dropout_rate)
+    return Classifier(backbone, DenseHead(num_classes, style=style))
+
+
+ENTRIES = {
+    "linear": ModelEntry(
+        linear, "Multinomial logistic regression", "Cox 1958, JRSS B 20(2)", (28, 28, 1), 7_850
+    ),
+    "mlp": ModelEntry(
+        mlp, "Multi-layer perceptron", "Rumelhart et al. 1986, Nature 323", (28, 28, 1), 101_770
+    ),
+    "perceptron": ModelEntry(
+        perceptron, "Threshold units", "Rosenblatt 1958, Psych. Review 65(6)", (28, 28, 1), 7_850
+    ),
+}

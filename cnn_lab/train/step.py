@@ -19,11 +19,11 @@ Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
 class Task(Protocol):
     """What the step and the evaluation need of a task."""
 
-    def losses(self, logits: Any, batch: Any) -> PerExample:
+    def losses(self, outputs: Any, batch: Any) -> PerExample:
         """Per-example losses [n]."""
         ...
 
-    def metrics(self, logits: Any, batch: Any) -> dict[str, PerExample]:
+    def metrics(self, outputs: Any, batch: Any) -> dict[str, PerExample]:
         """Per-example values [n] by name, `loss` among them."""
         ...
 

@@ -20,7 +20,8 @@ def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="digits", image_size=(32, 32), validation_fraction=0.2),
         model=ModelSpec(
-            name="lenet5", options={"activation": "relu", "pooling": "max", "dropout_rate": 0.3}
+            name="lenet5",
+            options={"activation": "relu", "pooling": "max", "dropout_rates": (0.0, 0.3, 0.3)},
         ),
         optim=OptimConfig(
             name="adamw",

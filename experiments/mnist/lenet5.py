@@ -24,12 +24,13 @@ def get_config(examples: str = "") -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_validation=held_out),
         model=ModelSpec(
-            name="lenet5", options={"activation": "relu", "pooling": "max", "dropout_rate": 0.3}
+            name="lenet5",
+            options={"activation": "relu", "pooling": "max", "dropout_rates": (0.3, 0.3, 0.0)},
         ),
         optim=OptimConfig(
             name="adamw",
-            learning_rate=2e-3,
-            options={"weight_decay": 0.2},
+            learning_rate=4e-3,
+            options={"weight_decay": 0.1},
             schedule=ScheduleConfig(name="cosine", warmup_steps=200),
         ),
         train=TrainConfig(num_epochs=20, batch_size=64),

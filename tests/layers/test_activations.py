@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.activations import ACTIVATIONS, activation, scaled_tanh, threshold
+from cnn_lab.layers.activations import ACTIVATIONS, MONOTONE, activation, scaled_tanh, threshold
+from cnn_lab.layers.pooling import max_pool
 
 # Values at -2, 0 and 1, by hand.
 VALUES = {
@@ -53,3 +54,20 @@ def test_an_unknown_name_is_answered_with_the_nearest():
     text = "There is no activation named 'relo'; did you mean relu, "
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
         activation("relo")
+
+
+@pytest.mark.parametrize("name", sorted(MONOTONE))
+def test_a_monotone_activation_commutes_with_a_maximum_and_so_does_its_gradient(name):
+    images = jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
+
+    def total(images, order):
+        first, then = (
+            (activation(name), lambda x: max_pool(x, 2))
+            if order == "pool last"
+            else (lambda x: max_pool(x, 2), activation(name))
+        )
+        return jnp.sum(jnp.sin(then(first(images))))
+
+    both = [jax.value_and_grad(total)(images, order) for order in ("pool last", "pool first")]
+    np.testing.assert_array_equal(both[0][1], both[1][1])
+    assert both[0][0] == both[1][0]

@@ -18,6 +18,7 @@ from cnn_lab.layers.convolution import NHWC, Conv, conv_general_dilated
 CASES = {
     "lenet c1": ((2, 16, 16, 1), (5, 5, 1, 6), (1, 1), "VALID"),
     "lenet c3": ((2, 14, 14, 6), (5, 5, 6, 16), (1, 1), "VALID"),
+    "image too large to rearrange": ((1, 50, 49, 3), (7, 7, 3, 8), (2, 2), ((3, 3), (3, 3))),
     "narrow, width not a multiple of the pixels": ((3, 6, 9, 3), (3, 3, 3, 4), (1, 1), "VALID"),
     "same": ((2, 7, 6, 5), (3, 3, 5, 8), (1, 1), "SAME"),
     "same below, strided": ((2, 7, 8, 3), (4, 3, 3, 4), (2, 3), "SAME_LOWER"),

@@ -108,7 +108,7 @@ def test_the_poolings_agree_on_flat_images_and_differ_on_others():
 
 
 def test_dropout_acts_on_f6_in_training_only():
-    model, params = lenet5(10, dropout_rate=0.5), params_of()
+    model, params = lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), params_of()
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
 
     @jax.jit

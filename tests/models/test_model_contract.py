@@ -1,9 +1,13 @@
 """What every model in the table promises.
 
+Shapes and dependencies are checked on every model, by tracing; arithmetic on a small form of one
+model of every file, and of every kind of block.
+
 After adding a model, or renaming a parameter on purpose and deleting its old list, write the lists
 that are missing under `parameters/` by `python tests/models/test_model_contract.py`.
 """
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -13,80 +17,157 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import Literal
 
 from cnn_lab.core import trees
+from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.tasks import classification
 
 GOLDEN = Path(__file__).parent / "parameters"
-# Models whose image is too large for a test's arithmetic name a smaller one here.
-TEST_IMAGES: dict[str, tuple[int, int, int]] = {}
+# Small forms for arithmetic: options and image. Every file of architectures has one at least.
+SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
+    "lenet5": ({}, (32, 32, 1)),
+    "linear": ({}, (28, 28, 1)),
+    "mlp": ({}, (28, 28, 1)),
+    "perceptron": ({}, (28, 28, 1)),
+    "resnet18": ({"stem": "small", "width": 8}, (16, 16, 3)),
+    "resnext50_32x4d": ({"width": 16}, (32, 32, 3)),
+}
 # Threshold units are trained by squared error: the cross-entropy of zeros and ones says nothing.
 LOSSES = {"perceptron": "squared_error"}
 every_model = pytest.mark.parametrize("name", MODELS)
+small_models = pytest.mark.parametrize("name", SMALL)
 
 
-def shapes_of(module: nn.Module, image_shape: tuple[int, ...]):
-    """Shapes of the variables and of the logits of two images; nothing is computed."""
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
-    return variables, jax.eval_shape(
-        lambda v, x: module.apply(v, x, train=False), variables, images
-    )
+def files() -> dict[str, list[str]]:
+    """The names of every file of architectures, those with the fewest parameters first."""
+    names: dict[str, list[str]] = {}
+    for name in sorted(MODELS, key=lambda name: MODELS[name].num_parameters):
+        names.setdefault(MODELS[name].make.__module__, []).append(name)
+    return names
+
+
+LISTED = [names[0] for names in files().values()]
+
+
+def images_of(image_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+
+
+def variables_of(module: nn.Module, image_shape: tuple[int, ...]):
+    """Shapes of the variables; nothing is computed."""
+    init = lambda x: module.init(jax.random.key(0), x, train=False)  # noqa: E731
+    return jax.eval_shape(init, images_of(image_shape))
+
+
+@functools.cache
+def full_variables(name: str):
+    """Shapes of the variables that the table's counts refer to."""
+    entry = MODELS[name]
+    return variables_of(entry.make(entry.num_classes), entry.image_shape)
 
 
 def listing(name: str) -> str:
-    """One line per parameter: path and shape."""
-    entry = MODELS[name]
-    variables, _ = shapes_of(entry.make(10), entry.image_shape)
-    lines = {
-        path: "x".join(map(str, p.shape)) for path, p in trees.flatten(variables["params"]).items()
-    }
-    return "".join(f"{path} {shape}\n" for path, shape in lines.items())
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def ready(request):
-    """(name, module, variables, 32 normalised images) of one model after the other."""
-    entry = MODELS[request.param]
-    module = entry.make(10)
-    images = jax.random.normal(
-        jax.random.key(1), (32, *TEST_IMAGES.get(request.param, entry.image_shape))
+    """One line per variable: path and shape."""
+    return "".join(
+        f"{path} {'x'.join(map(str, leaf.shape))}\n"
+        for path, leaf in trees.flatten(full_variables(name)).items()
     )
+
+
+def apply(module: nn.Module, variables, images, *, train: bool, seed: int = 2) -> Any:
+    """The outputs, and in training the changed collections."""
+    rngs = {"dropout": jax.random.key(seed)}
+    if not train:
+        return module.apply(variables, images, train=False)
+    changing = [name for name in variables if name != "params"]
+    return module.apply(variables, images, train=True, rngs=rngs, mutable=changing)
+
+
+def reached(jaxpr: Any) -> set[int]:
+    """Numbers of the inputs that the outputs depend on; inner programs count as a whole."""
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if needed & set(equation.outvars):
+            needed |= {v for v in equation.invars if not isinstance(v, Literal)}
+    return {i for i, v in enumerate(jaxpr.invars) if v in needed}
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def ready(request):
+    """(name, module, variables, 32 normalised images) of one small model after the other."""
+    options, image_shape = SMALL[request.param]
+    module = MODELS[request.param].make(10, **options)
+    images = jax.random.normal(jax.random.key(1), (32, *image_shape))
     init = jax.jit(lambda key: module.init(key, images[:1], train=False))
     return request.param, module, init(jax.random.key(0)), images
 
 
+def test_every_file_of_architectures_has_a_small_form():
+    assert [module for module, names in files().items() if not {*names} & {*SMALL}] == []
+
+
 @every_model
 def test_the_parameter_count_is_exact(name):
-    entry = MODELS[name]
-    variables, logits = shapes_of(entry.make(10), entry.image_shape)
-    assert trees.count(variables["params"]) == entry.num_parameters
-    assert logits.shape == (2, 10)
-    assert logits.dtype == jnp.float32
+    assert trees.count(full_variables(name)["params"]) == MODELS[name].num_parameters
 
 
-@every_model
-def test_parameters_have_the_paths_that_checkpoints_hold(name):
+@pytest.mark.parametrize("name", LISTED)
+def test_variables_have_the_paths_that_checkpoints_hold(name):
     assert listing(name) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
-    assert {line.split("/")[0] for line in listing(name).splitlines()} <= {"backbone", "head"}
 
 
 @every_model
+def test_in_bfloat16_variables_stay_float32_and_logits_depend_on_every_parameter(name):
+    entry, variables = MODELS[name], full_variables(name)
+    module = entry.make(entry.num_classes, dtype="bfloat16")
+    first = {path.split("/")[0] for path in trees.flatten(variables["params"])}
+    assert {"head"} <= first <= {"backbone", "head"} | {p for p in first if "auxiliary_" in p}
+    flat, structure = jax.tree.flatten(variables["params"])
+    others = {name: tree for name, tree in variables.items() if name != "params"}
+    dtypes: list[Any] = []
+
+    def outputs(leaves, images):
+        made = {"params": jax.tree.unflatten(structure, leaves), **zeros(others)}
+        logits, changed = apply(module, made, images, train=True)
+        dtypes.extend(leaf.dtype for leaf in jax.tree.leaves(changed))
+        for each in (logits.logits, *logits.auxiliary) if _has_more(logits) else (logits,):
+            assert (each.shape, each.dtype) == ((2, entry.num_classes), jnp.float32)
+        return logits
+
+    traced = jax.make_jaxpr(outputs)(flat, images_of(entry.image_shape))
+    paths = list(trees.flatten(variables["params"]))
+    assert [path for i, path in enumerate(paths) if i not in reached(traced.jaxpr)] == []
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert {*dtypes} <= {jnp.dtype(jnp.float32)}
+
+
+def zeros(tree):
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+
+
+def _has_more(outputs: Any) -> bool:
+    return isinstance(outputs, WithAuxiliary)
+
+
+@small_models
 def test_other_numbers_of_classes_and_channels_work(name):
-    height, width, channels = MODELS[name].image_shape
-    variables, logits = shapes_of(MODELS[name].make(7), (height, width, 4 - channels))
+    options, (height, width, channels) = SMALL[name]
+    module = MODELS[name].make(7, **options)
+    variables = variables_of(module, (height, width, 4 - channels))
+    images = images_of((height, width, 4 - channels))
+    logits = jax.eval_shape(lambda v, x: apply(module, v, x, train=False), variables, images)
     assert logits.shape == (2, 7)
-    others = trees.flatten(shapes_of(MODELS[name].make(7), MODELS[name].image_shape)[0])
-    changed = [p for p, leaf in trees.flatten(variables).items() if leaf.shape != others[p].shape]
+    before = trees.flatten(variables_of(module, (height, width, channels)))
+    changed = [p for p, leaf in trees.flatten(variables).items() if leaf.shape != before[p].shape]
     assert len(changed) == 1  # the first layer's kernel
 
 
-@every_model
+@small_models
 def test_the_backbone_names_its_maps_finest_first(name):
-    entry = MODELS[name]
-    module, images = entry.make(10), jax.ShapeDtypeStruct((2, *entry.image_shape), jnp.float32)
-    variables, _ = shapes_of(module, entry.image_shape)
+    options, image_shape = SMALL[name]
+    module = MODELS[name].make(10, **options)
     names: list[str] = []
 
     def maps_of(module, images):
@@ -94,7 +175,11 @@ def test_the_backbone_names_its_maps_finest_first(name):
         names.extend(maps)
         return list(maps.values())
 
-    maps = jax.eval_shape(lambda v, x: module.apply(v, x, method=maps_of), variables, images)
+    maps = jax.eval_shape(
+        lambda v, x: module.apply(v, x, method=maps_of),
+        variables_of(module, image_shape),
+        images_of(image_shape),
+    )
     assert names
     assert all(isinstance(key, str) for key in names)
     assert all(leaf.shape[0] == 2 for leaf in maps)
@@ -115,6 +200,7 @@ def test_every_entry_is_complete(name):
     assert entry.title
     assert any(year in entry.paper for year in map(str, range(1940, 2100)))
     assert entry.make.__doc__
+    assert entry.make.__name__ == name
 
 
 def test_the_gradient_reaches_every_parameter(ready):
@@ -122,19 +208,20 @@ def test_the_gradient_reaches_every_parameter(ready):
     task, labels = classification(LOSSES.get(name, "cross_entropy")), jnp.arange(32) % 10
 
     def loss(params):
-        rngs = {"dropout": jax.random.key(2)}
-        logits = module.apply({**variables, "params": params}, images, train=True, rngs=rngs)
-        return jnp.mean(task.losses(logits, {"label": labels}))
+        outputs, _ = apply(module, {**variables, "params": params}, images, train=True)
+        return jnp.mean(task.losses(outputs, {"label": labels}))
 
     gradients = trees.flatten(jax.jit(jax.grad(loss))(variables["params"]))
     assert [path for path, g in gradients.items() if not bool(jnp.any(g))] == []
     assert [path for path, g in gradients.items() if not bool(jnp.all(jnp.isfinite(g)))] == []
 
 
-@pytest.mark.parametrize("ready", [name for name in MODELS if name not in LOSSES], indirect=True)
+@pytest.mark.parametrize("ready", [name for name in SMALL if name not in LOSSES], indirect=True)
 def test_the_initial_loss_is_near_that_of_guessing(ready):
     _, module, variables, images = ready
-    logits = module.apply(variables, images, train=False)
+    # Batch statistics of these images, as the first steps of a training use them.
+    logits, _ = apply(module, variables, images, train=True)
+    logits = logits.logits if _has_more(logits) else logits
     # Over all labels of each image, so that the 32 drawn ones add no noise.
     every_label = jnp.tile(jnp.arange(10), 32)
     losses = classification("cross_entropy").losses(
@@ -146,7 +233,7 @@ def test_the_initial_loss_is_near_that_of_guessing(ready):
 def test_an_example_is_evaluated_whatever_its_batch_mates_and_compiled_once(ready):
     _, module, variables, images = ready
     # The module is hashed here: another equal one must find the same program.
-    evaluate: Any = jax.jit(lambda m, v, x: m.apply(v, x, train=False), static_argnums=0)
+    evaluate: Any = jax.jit(lambda m, v, x: apply(m, v, x, train=False), static_argnums=0)
     logits = evaluate(module, variables, images)
     mates = images.at[1:].multiply(-3.0)
     # Same program, same rows: not a bit may differ.
@@ -156,5 +243,5 @@ def test_an_example_is_evaluated_whatever_its_batch_mates_and_compiled_once(read
 
 
 if __name__ == "__main__":
-    for missing in (n for n in MODELS if not (GOLDEN / f"{n}.txt").exists()):
+    for missing in (n for n in LISTED if not (GOLDEN / f"{n}.txt").exists()):
         (GOLDEN / f"{missing}.txt").write_text(listing(missing), encoding="utf-8")

@@ -106,10 +106,10 @@ def test_a_config_names_a_model_and_its_options():
         ),
         (
             ModelSpec(name="linear", options={"num_classes": 3}),
-            r"^config\.model\.options: linear has no option 'num_classes'; there are none \(if",
+            r"^config\.model\.options: linear has no option 'num_classes'; known: dtype \(if",
         ),
         (
-            ModelSpec(name="lenet5", options={"dropout_rate": 1.0}),
+            ModelSpec(name="mlp", options={"dropout_rate": 1.0}),
             r"^config\.model\.options\.dropout_rate must be a finite number of at least 0 and bel",
         ),
     ],

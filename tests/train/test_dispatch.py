@@ -21,7 +21,7 @@ from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 
 IMAGE, BATCH, STEPS = (16, 16, 1), 16, 5
-MODELS = {"lenet5": lenet5(10, dropout_rate=0.5), "mlp": mlp(10, (32,), dropout_rate=0.5)}
+MODELS = {"lenet5": lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), "mlp": mlp(10, (32,), dropout_rate=0.5)}
 
 
 def feed_as_it_is(resident, feed, key):

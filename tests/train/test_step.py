@@ -114,7 +114,7 @@ def test_the_metrics_of_a_step_are_those_before_its_update():
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 def test_a_step_that_is_not_finite_leaves_the_whole_state_as_it_was(bad):
-    step, state = setup(lenet5(10, dropout_rate=0.5), "adam")
+    step, state = setup(lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), "adam")
     state, _ = step(state, batch_of(4))
     broken = batch_of(4, seed=1)
     broken["image"] = broken["image"].at[2, 0, 0, 0].set(bad)
@@ -148,7 +148,7 @@ def test_an_overflowing_gradient_of_a_finite_loss_is_caught():
 
 def test_a_seed_determines_every_bit_and_another_seed_does_not():
     def run(seed):
-        step, state = setup(lenet5(10, dropout_rate=0.5), "adam", seed=seed)
+        step, state = setup(lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), "adam", seed=seed)
         for index in range(3):
             state, _ = step(state, batch_of(4, seed=index))
         return state

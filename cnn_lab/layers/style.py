@@ -1,0 +1,110 @@
+"""What the layers of one network have in common."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.activations import activation
+from cnn_lab.layers.convolution import conv_general_dilated
+from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.normalization import BatchNorm
+from cnn_lab.layers.windows import Size, per_axis
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Padding = int | Sequence[int | tuple[int, int]] | Literal["VALID"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """Makes the layers of a network alike; call its methods inside a module.
+
+    Parameters and the statistics of normalisation are float32 whatever `dtype` is.
+
+    Attributes:
+        activation: name of the one after each layer.
+        kernel_init: name of the initialiser of convolutions.
+        dense_init: name of the initialiser of dense layers.
+        dtype: of the computation.
+        norm_epsilon: added to variances.
+        norm_momentum: share of the running statistics that a batch keeps.
+    """
+
+    activation: str = "relu"
+    kernel_init: str = "he_normal"
+    dense_init: str = "lecun_normal"
+    dtype: Dtype = "float32"
+    norm_epsilon: float = 1e-5
+    norm_momentum: float = 0.9
+
+    def act(self, x: jax.Array) -> jax.Array:
+        """The activation."""
+        return activation(self.activation)(x)
+
+    def conv(
+        self,
+        features: int,
+        kernel: Size,
+        strides: Size = 1,
+        padding: Padding = None,
+        *,
+        groups: int = 1,
+        dilation: Size = 1,
+        bias: bool = False,
+        axes: int = 2,
+        name: str,
+    ) -> nn.Conv:
+        """A convolution over maps [n *space c].
+
+        Args:
+            features: channels of the result.
+            kernel: side in pixels, or one per axis.
+            strides: pixels between windows, or one per axis.
+            padding: pixels on both sides, or one entry or pair per axis; None keeps the size at
+                stride 1 for odd kernels: dilation * (kernel - 1) / 2.
+            groups: parts that the channels are divided into; the number of channels for depthwise.
+            dilation: pixels between weights.
+            bias: whether a bias is added.
+            axes: axes of space, 1 to 3.
+            name: last part of the parameters' path.
+        """
+        sides, spread = per_axis(kernel, axes, "kernel"), per_axis(dilation, axes, "dilation")
+        if padding is None:
+            padding = [d * (k - 1) // 2 for k, d in zip(sides, spread, strict=True)]
+        if features % groups:
+            raise ConfigError(
+                f"A convolution to {features} channels cannot be divided into {groups} groups; "
+                "use a number that divides them."
+            )
+        return nn.Conv(
+            features,
+            sides,
+            per_axis(strides, axes, "strides"),
+            [padding] * axes if isinstance(padding, int) else padding,
+            kernel_dilation=spread,
+            feature_group_count=groups,
+            use_bias=bias,
+            kernel_init=initializer(self.kernel_init),
+            dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
+            name=name,
+        )
+
+    def norm(self, *, train: bool, zero: bool = False, name: str) -> nn.BatchNorm:
+        """Batch normalisation; `zero` starts its scale at 0, so that a branch begins as nothing."""
+        return BatchNorm(
+            use_running_average=not train,
+            momentum=self.norm_momentum,
+            epsilon=self.norm_epsilon,
+            scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def dense(self, features: int, *, name: str) -> nn.Dense:
+        """A dense layer [... d] to [... features]."""
+        init = initializer(self.dense_init)
+        return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)

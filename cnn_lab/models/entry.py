@@ -1,0 +1,27 @@
+"""What the table of models says about each of them."""
+
+import dataclasses
+from collections.abc import Callable
+
+from cnn_lab.models.heads import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be asked for by name.
+
+    Attributes:
+        make: (num_classes, **options) -> module; its signature declares the options.
+        title: one line for listings.
+        paper: authors, year, venue or arXiv id.
+        image_shape: (h, w, c) that the counts refer to.
+        num_parameters: exact count at `image_shape` and `num_classes`.
+        num_classes: that the counts refer to.
+    """
+
+    make: Callable[..., Classifier]
+    title: str
+    paper: str
+    image_shape: tuple[int, int, int]
+    num_parameters: int
+    num_classes: int = 10
