@@ -14,12 +14,14 @@ from types import ModuleType
 
 from absl import flags
 
+from cnn_lab.cli import interrupts
 from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
 
 USAGE_STATUS = 2
-INTERRUPTED_STATUS = 130
-# What disks refuse, in contrast to a file that the program ought to have known about.
+# What systems refuse, in contrast to a file that the program ought to have known about.
+TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
 NO_BUGS = {
+    *TOO_MANY_OPEN,
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
@@ -54,8 +56,9 @@ class Invocation:
 
 def run() -> None:
     """Entry point of the console script."""
+    interrupts.leave_at_once()
     status = main(sys.argv[1:])
-    if status == INTERRUPTED_STATUS:
+    if status == interrupts.STATUS:
         # A compilation may go on behind: an orderly exit would wait half a minute for it and crash.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -74,14 +77,18 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; what was saved before is intact.\n")
-        return INTERRUPTED_STATUS
+        return interrupts.STATUS
     except OSError as error:
         if error.errno not in NO_BUGS:
             raise
         where = f"{error.filename} cannot be used" if error.filename else "A file cannot be written"
+        remedy = "free space or permissions there"
+        if error.errno in TOO_MANY_OPEN:
+            where = f"{error.filename or 'A file'} cannot be opened"
+            remedy = "allow more open files (ulimit -n)"
         sys.stderr.write(
-            f"error: {where} ({error.strerror}); free space or permissions there, then run the "
-            "same command again: what was saved before is intact.\n"
+            f"error: {where} ({error.strerror}); {remedy}, then run the same command again: what "
+            "was saved before is intact.\n"
         )
         return USAGE_STATUS
 

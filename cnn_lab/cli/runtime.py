@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from cnn_lab.cli import compilation_cache
+from cnn_lab.cli import compilation_cache, interrupts
 
 MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD, MALLOC_ARENA_MAX = -4, -1, -8
 
@@ -48,6 +48,7 @@ def start_logging() -> None:
     flags.FLAGS.mark_as_parsed()  # Grain and absl ask the global flags, which no command uses
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    interrupts.raise_instead()  # all that is slow to import has been
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(levelname)s: %(message)s"))
     handler.addFilter(_is_for_the_user)

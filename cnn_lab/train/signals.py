@@ -29,7 +29,13 @@ class StopSignals:
         self._restore()
 
     def begin(self) -> None:
-        """Says that the loop begins: from now on the first signal is only remembered."""
+        """Says that the loop begins: from now on the first signal is only remembered.
+
+        Raises:
+            KeyboardInterrupt: a signal came before, but a library swallowed the exception.
+        """
+        if self._received:
+            raise KeyboardInterrupt
         self._starting = False
 
     def received(self) -> bool:
