@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cnn_lab.config import ExperimentConfig
+from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.config_rules import validate
 from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.options import check_options
@@ -155,13 +155,18 @@ def resolve_names(config: ExperimentConfig) -> Named:
     )
 
 
-def build(config: ExperimentConfig, open_data: Callable[..., Dataset] = open_dataset) -> Experiment:
+def build(
+    config: ExperimentConfig,
+    open_data: Callable[..., Dataset] = open_dataset,
+    preprocess_for: Callable[[DataConfig, Subset], Preprocess] = make_preprocess,
+) -> Experiment:
     """Builds the experiment that a config describes; trains nothing.
 
     Args:
         config: the experiment.
         open_data: (name, data_dir) -> data set; wrap `open_dataset` to show its progress, or to
             refuse data that are not prepared.
+        preprocess_for: (data, training examples) -> padding and normalisation.
 
     Raises:
         ConfigError: a name, option or combination that cannot work.
@@ -190,7 +195,7 @@ def build(config: ExperimentConfig, open_data: Callable[..., Dataset] = open_dat
         task=named.task,
         class_names=dataset.info.class_names,
         image_shape=image_shape,
-        preprocess=make_preprocess(config.data, train),
+        preprocess=preprocess_for(config.data, train),
     )
     maker = PipelineMaker(config.data, network.preprocess, replicated(mesh))
     training = maker.training(

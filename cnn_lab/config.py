@@ -53,8 +53,10 @@ class DataConfig(Node):
         channels: 1 or 3; None keeps the data's own.
         mean: per-channel mean in [0, 1]; None measures the training split.
         std: per-channel standard deviation; None measures the training split.
-        num_validation: examples held out of train; None uses `validation_fraction`.
-        validation_fraction: share of train held out; 0 trains on everything.
+        num_validation: examples held out of train, or taken from the data's own validation split
+            where there is one; None uses `validation_fraction`.
+        validation_fraction: share of train held out where the data have no validation split of
+            their own; 0 looks at no validation examples.
         num_train: examples of train that are used, each class in proportion; None uses all.
         split_seed: seed of these choices, apart from the training seed.
         pipeline: `resident` keeps the whole data set on the devices, `streaming` decodes in

@@ -1,8 +1,10 @@
 """The experiment's config: ranges, files, flags, JSON and what may differ on resuming."""
 
 import dataclasses
+import importlib
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -384,3 +386,10 @@ def test_the_folder_of_a_run_points_to_its_config(tmp_path):
     text = f"{tmp_path} is the folder of a run; its config is {tmp_path / 'config.json'}."
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         load_config(str(tmp_path), [])
+
+
+def test_what_ruff_is_told_of_the_config_exists():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    for name in settings["flake8-bugbear"]["extend-immutable-calls"]:
+        module, _, function = name.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), function, None)), name

@@ -1,14 +1,17 @@
 """The folder of compiled programs: bounded, and mended when an entry is damaged."""
 
 import contextlib
+import importlib
 import re
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 LIMIT_BYTES = 2 * 2**30
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
+_ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 def trim(folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -35,11 +38,49 @@ def mend(folder: Path) -> None:
     show = warnings.showwarning
 
     def show_or_mend(message: Warning | str, *arguments: Any, **options: Any) -> None:
-        if found := DAMAGED.match(str(message)):
-            for path in folder.glob(f"{found[1]}-*"):
-                path.unlink(missing_ok=True)
+        found = DAMAGED.match(str(message))
+        if found and remove_damaged(folder, found[1]):
             sys.stderr.write("A damaged entry of the compilation cache was removed.\n")
         else:
             show(message, *arguments, **options)
 
     warnings.showwarning = show_or_mend
+
+
+def remove_damaged(folder: Path, name: str) -> int:
+    """Deletes the entries of programs called `name` that cannot be unpacked, and counts them.
+
+    JAX tells the name, which the programs of all experiments share, but not the entry. If all of
+    them unpack, the damage is inside one of them, and all go: a compilation costs less than a
+    warning at every start. If one cannot even be read, nothing is known, and none goes.
+    """
+    try:
+        whole = {path: _unpacks(path.read_bytes()) for path in folder.glob(f"{name}-*cache")}
+    except OSError:
+        return 0
+    damaged = [path for path, unpacks in whole.items() if not unpacks]
+    removed = 0
+    for path in damaged or whole:
+        with contextlib.suppress(OSError):  # another process may mend at the same time
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def _unpacks(content: bytes) -> bool:
+    unpack = _zstd_unpack() if content.startswith(_ZSTD) else zlib.decompress
+    if unpack is None:
+        return True  # written by a Python that has what this one lacks, and never read by this one
+    try:
+        unpack(content)
+    except Exception:  # every library has its own
+        return False
+    return True
+
+
+def _zstd_unpack() -> Any:
+    """What unpacks zstandard here, as JAX chooses it; None where nothing does."""
+    for module in ("compression.zstd", "zstandard"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(module).decompress
+    return None

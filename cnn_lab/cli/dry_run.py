@@ -12,7 +12,7 @@ import numpy as np
 from cnn_lab.build import Experiment, build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
-from cnn_lab.data.assemble import MIB
+from cnn_lab.data.assemble import MIB, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.run import plan_of
 from cnn_lab.train.dispatch import compile_train
@@ -36,7 +36,7 @@ def dry_run(config: ExperimentConfig) -> str:
             storage = dataclasses.replace(dataset.storage, directory=str(links))
             return dataclasses.replace(dataset, storage=storage)
 
-        return describe(config, build(config, open_data))
+        return describe(config, build(config, open_data, unmeasured_preprocess))
 
 
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:

@@ -92,7 +92,6 @@ def _examples(split: str, dataset: Any, config: ExperimentConfig) -> Any:
         return train
     if not len(validation):
         raise ConfigError(
-            "This run held out no validation examples (config.data.validation_fraction is 0); "
-            "evaluate --split=train or --split=test."
+            "This run held out no validation examples; evaluate --split=train or --split=test."
         )
     return validation

@@ -34,6 +34,7 @@ COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
     "evaluate": "metrics of a trained run on the validation or the test split",
     "predict": "the most probable classes of image files",
+    "summary": "layers, parameters, multiply-accumulates, memory and energy of a model",
     "list": "models, optimizers, schedules, ... and their options; datasets, experiments",
     "data": "prepare and check data sets",
 }

@@ -248,12 +248,19 @@ def _fit(value: Any, option: Any, path: str) -> Any:
             entries = zip(value, kinds, strict=True)
             return tuple(_fit_any(v, k, f"{path}[{i}]") for i, (v, k) in enumerate(entries))
     if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return copy.deepcopy(value)
+        return _with_tuples(value)
     if _is_node(option) and isinstance(value, option):
         return value
     if _is_node(option) and isinstance(value, dict):
         return from_dict(typing.cast(type[Node], option), value, path)
     raise _MisfitError
+
+
+def _with_tuples(value: Any) -> Any:
+    """A copy with tuples for lists: JSON knows lists only, and a config read back must be equal."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(entry) for name, entry in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _fit_any(value: Any, annotation: Any, path: str) -> Any:

@@ -2,11 +2,15 @@
 
 A cache may vanish, be damaged or be impossible to write, and nothing but speed changes: every
 array carries a checksum, and one that fails it counts as absent. Nothing is ever unpickled.
+
+What depends on how images are decoded lies in a folder that names the rules and the version of PIL.
 """
 
 import contextlib
 import math
 import os
+import re
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -15,7 +19,30 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+_FOLDER = re.compile(r"(?P<data>[0-9a-f]{16})-((?P<decoder>\w+-\w+)-)?(\d+x\d+x\d+|columns)")
 _ALIGNMENT = 64  # bytes; a mapped .npy file has it too
+
+
+def cache_folder(directory: Path, fingerprint: str, content: str) -> Path:
+    """Where `content` (`columns`, or a decoder and a shape) of some data is kept."""
+    return directory / "cache" / f"{fingerprint[:16]}-{content}"
+
+
+def remove_outdated(directory: Path, fingerprint: str, decoder: str) -> None:
+    """Removes what other data or other rules of decoding left in the cache of a data set.
+
+    Two installations that share a data set but differ in PIL's major version take turns in decoding
+    it; caches that nobody reads any more would otherwise pile up for ever.
+    """
+    with contextlib.suppress(OSError):
+        for folder in (directory / "cache").iterdir():
+            found = _FOLDER.fullmatch(folder.name)
+            if found is None:
+                continue  # not ours
+            columns = folder.name.endswith("-columns")
+            if found["data"] == fingerprint[:16] and (columns or found["decoder"] == decoder):
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_arrays(

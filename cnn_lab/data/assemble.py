@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from cnn_lab.config import DataConfig
-from cnn_lab.core.errors import DataError
+from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.data.catalog import Dataset
+from cnn_lab.data.moments import moments_of
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
-from cnn_lab.data.preprocess import Preprocess, check_channels, measure
+from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.source import Source
 from cnn_lab.data.splits import stratified_split
 
@@ -48,14 +49,19 @@ def whole(source: Source, data: DataConfig) -> Subset:
 def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]:
     """The training examples, and the validation examples (none when nothing is held out).
 
-    A data set's own validation split is used where there is one, else a stratified, seeded,
-    group-aware slice of train.
+    A data set's own validation split is used where there is one, as a whole or, where
+    `num_validation` is set, a stratified, seeded slice of it; `validation_fraction` is a share of
+    train and says nothing about it, except that 0 holds nothing out. Elsewhere it is a stratified,
+    seeded, group-aware slice of train.
+
+    Raises:
+        ConfigError: there are fewer examples than were asked for.
     """
     train = whole(dataset.split("train"), data)
     validation = Subset(train.source, train.indices[:0])
     wanted = data.num_validation if data.num_validation is not None else data.validation_fraction
     if wanted and "validation" in dataset.info.split_sizes:
-        validation = whole(dataset.split("validation"), data)
+        validation = _own_validation(whole(dataset.split("validation"), data), data)
     elif wanted:
         kept, held_out = stratified_split(
             train.source.labels,
@@ -70,6 +76,22 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
         _, chosen = stratified_split(labels, num_validation=data.num_train, seed=data.split_seed)
         train = Subset(train.source, train.indices[chosen])
     return train, validation
+
+
+def _own_validation(validation: Subset, data: DataConfig) -> Subset:
+    wanted = data.num_validation
+    if wanted is None or wanted == len(validation):
+        return validation
+    if wanted > len(validation):
+        raise ConfigError(
+            f"config.data.num_validation is {wanted}, but {validation.source.info.name} has a "
+            f"validation split of its own with {len(validation)} examples; use at most that many, "
+            "or leave it out to use them all."
+        )
+    # The rest is not used, so groups need not stay together.
+    labels = validation.source.labels
+    _, chosen = stratified_split(labels, num_validation=wanted, seed=data.split_seed)
+    return Subset(validation.source, validation.indices[chosen])
 
 
 def fixed_shape(source: Source) -> tuple[int, int, int]:
@@ -103,15 +125,19 @@ def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     if data.mean is not None and data.std is not None:
         mean, std = data.mean, data.std
     else:
-        source = train.source
-        if is_resident(data, source):
-            images, _ = source.read_all()
-            mean, std = measure(lambda indices: images[indices], train.indices)
-        else:
-            mean, std = measure(lambda indices: source.gather(indices)["image"], train.indices)
+        in_memory = is_resident(data, train.source)
+        mean, std = moments_of(train.source, train.indices, in_memory=in_memory)
     preprocess = Preprocess(mean, std, data.pad)
     check_channels(preprocess, train.source.info.image_shape[2])
     return preprocess
+
+
+def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
+    """As `make_preprocess`, with a half where it would look at pixels: for shapes only."""
+    if data.mean is None or data.std is None:
+        half = (0.5,) * train.source.info.image_shape[2]
+        data = dataclasses.replace(data, mean=half, std=half)
+    return make_preprocess(data, train)
 
 
 class PipelineMaker:

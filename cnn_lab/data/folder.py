@@ -97,7 +97,8 @@ def list_folder(root: Path, progress: Progress | None = None) -> Listing:
     for split, folders in classes.items():
         for folder in sorted(folders, key=lambda folder: _natural(folder.name)):
             label = class_names.index(folder.name)
-            prefix, linked = folder.relative_to(root).as_posix(), folder.is_symlink()
+            prefix = folder.relative_to(root).as_posix()
+            linked = folder.is_symlink() or split_folders[split].is_symlink()
             tick(f"found {len(files):,} files in {root} so far")
             for entry in _files_of(folder):
                 name = f"{prefix}/{entry.name}"

@@ -7,8 +7,12 @@ decoded ahead by Grain. Both give the same batches.
 """
 
 import dataclasses
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -151,9 +155,11 @@ class StreamingPipeline:
             batch: Mapping[str, np.ndarray] = next(self._batches)
         else:
             self.close()
-            # Ctrl-C reaches the whole process group: workers, which start here and inherit the
-            # mask, must not die of it while the training still needs them to save.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            # Ctrl-C, and the SIGTERM of a cluster, reach the whole process group: workers, which
+            # start here and inherit the mask, must not die of it while the training still needs
+            # them to save. The tracker unblocks both when it starts, so it starts before.
+            resource_tracker.ensure_running()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
             try:
                 self._batches = self._read_from(first_step)
                 batch = next(self._batches)
@@ -194,9 +200,22 @@ class StreamingPipeline:
         dataset = batches.to_iter_dataset(ahead)
         if self._num_workers:
             dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._num_workers)
+                grain.MultiprocessingOptions(num_workers=self._num_workers),
+                worker_init_fn=_end_with_the_parent,
             )
         return iter(dataset)
+
+
+def _end_with_the_parent(*_: int) -> None:
+    """Ends this worker when the training is killed, which otherwise waits for ever to be read."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _known_shape(source: Source) -> tuple[int, int, int]:

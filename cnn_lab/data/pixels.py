@@ -2,16 +2,23 @@
 
 One set of rules for every photograph: the camera's orientation is applied, 16 bits become 8,
 palettes are looked up, transparency is laid over white, CMYK becomes RGB.
+
+Whoever changes a pixel that comes out of here raises `DECODER_VERSION`, so that nothing kept from
+before is read again.
 """
 
 import io
 
 import numpy as np
+import PIL
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
 from cnn_lab.core.errors import DataError
 
+DECODER_VERSION = 1
+# PIL changes its resampling and its decoders between major versions only.
+DECODER = f"decoder{DECODER_VERSION}-pillow{PIL.__version__.partition('.')[0]}"
 FORMATS = ("JPEG", "PNG")  # PIL knows some forty more, whose decoders have seen less scrutiny
 GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})

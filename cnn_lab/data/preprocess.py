@@ -74,8 +74,7 @@ def measure(
         (mean, std), one value per channel. A constant channel gets deviation 1.
     """
     height, width = read(indices[:1]).shape[1:3]
-    most = max(1, min(MOST_MEASURED, MOST_PIXELS // (height * width)))
-    chosen = np.sort(indices)[:: -(-len(indices) // most)]
+    chosen = measured_examples(indices, height, width)
     num_pixels = len(chosen) * height * width
     size = max(1, PIXELS_AT_ONCE // (height * width))
     chunks = (chosen[start : start + size] for start in range(0, len(chosen), size))
@@ -86,6 +85,14 @@ def measure(
     std = np.sqrt(np.maximum(squares / num_pixels - mean**2, 0.0))
     std = np.where(std > 0, std, 255.0)
     return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+
+
+def measured_examples(
+    indices: Int[np.ndarray, " n"], height: int, width: int
+) -> Int[np.ndarray, " m"]:
+    """Those of the examples that `measure` looks at, for images of that size."""
+    most = max(1, min(MOST_MEASURED, MOST_PIXELS // (height * width)))
+    return np.sort(indices)[:: -(-len(indices) // most)]
 
 
 def _sums(

@@ -15,9 +15,16 @@ import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.array_cache import aligned_empty, load_arrays, store_arrays, store_rows
+from cnn_lab.data.array_cache import (
+    aligned_empty,
+    cache_folder,
+    load_arrays,
+    remove_outdated,
+    store_arrays,
+    store_rows,
+)
 from cnn_lab.data.parallel import map_in_order
-from cnn_lab.data.pixels import decode
+from cnn_lab.data.pixels import DECODER, decode
 
 ImageShape = tuple[int | None, int | None, int]
 
@@ -180,6 +187,20 @@ class Source:
         """
         return self._images, self.labels
 
+    @property
+    def pixel_cache(self) -> Path:
+        """Where whatever is made from these pixels is kept, beside the data.
+
+        Raises:
+            DataError: the images differ in size, so nothing is.
+        """
+        content = f"{DECODER}-{'x'.join(map(str, self._fixed_shape()))}"
+        return cache_folder(Path(self._storage.directory), self.info.fingerprint, content)
+
+    def remove_outdated_caches(self) -> None:
+        """Makes room for what is about to be written into `pixel_cache`."""
+        remove_outdated(Path(self._storage.directory), self.info.fingerprint, DECODER)
+
     def chunks(self) -> Iterator[Int[np.ndarray, " n"]]:
         """All positions, in order, as many at a time as are well read in one go."""
         height, width, num_channels = self.info.image_shape
@@ -192,11 +213,13 @@ class Source:
     @functools.cached_property
     def _images(self) -> UInt8[np.ndarray, "n h w c"]:
         one = self._fixed_shape()
-        folder = self._cache_folder("x".join(map(str, one)))
+        folder = self.pixel_cache
         name, shape = f"images-{self.split}", (len(self), *one)
         images = self._kept_images(folder, name, shape)
-        if images is None and store_rows(folder, name, shape, self._decoded()):
-            images = self._kept_images(folder, name, shape)  # so every run reads it the same way
+        if images is None:
+            self.remove_outdated_caches()
+            if store_rows(folder, name, shape, self._decoded()):  # every run reads it the same way
+                images = self._kept_images(folder, name, shape)
         if images is None:
             images, row = aligned_empty(shape), 0
             for part in self._decoded():
@@ -228,9 +251,6 @@ class Source:
         info = dataclasses.replace(self.info, image_shape=shape)
         return type(self)(self._storage, self.split, info)
 
-    def _cache_folder(self, content: str) -> Path:
-        return Path(self._storage.directory) / "cache" / f"{self.info.fingerprint[:16]}-{content}"
-
     def _image(self, record: Mapping[str, Any], position: int) -> UInt8[np.ndarray, "h w c"]:
         try:
             return decode(record[self._storage.image_key], self.info.image_shape)
@@ -243,7 +263,7 @@ class Source:
     def _column(self, name: str, key: str) -> Shaped[np.ndarray, " n"]:
         """Reads one plain feature of every example, from its copy beside the data if there."""
         file = f"{name}-{self.split}"
-        folder = self._cache_folder("columns")
+        folder = cache_folder(Path(self._storage.directory), self.info.fingerprint, "columns")
         for place in (Path(self._storage.directory), folder):
             arrays = load_arrays(place, (file,))
             if arrays is not None and arrays[file].shape == (len(self),):

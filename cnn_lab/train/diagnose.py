@@ -12,6 +12,8 @@ from cnn_lab.core.shapes import Tree
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.step import Task
 
+MOST_CHARACTERS = 200  # of the reason why a step cannot be repeated
+
 
 def explain_non_finite(
     model: nn.Module,
@@ -36,8 +38,29 @@ def explain_non_finite(
 
     Returns:
         An error naming the step, the examples whose loss is not finite and the first layer whose
-        output is not; the first gradient when all outputs are.
+        output is not; the first gradient when all outputs are. Where the step cannot be repeated,
+        for one because its outputs do not fit in memory all at once, the step and its examples.
     """
+    bad: list[int] = []
+    try:
+        place, rows = _first_place(model, task, state, batch, step)
+        bad = [example for example, is_bad in zip(example_ids, rows, strict=True) if is_bad]
+    except Exception as error:  # whatever it is, it must not hide what happened in training
+        first_line = str(error).strip().partition("\n")[0][:MOST_CHARACTERS]
+        reason = ": ".join(filter(None, (type(error).__name__, first_line)))
+        place = f"the step could not be repeated ({reason})"
+    shown = bad or list(example_ids)
+    examples = ", ".join(map(str, shown[:10])) + (" ..." if len(shown) > 10 else "")
+    return TrainingError(
+        f"The loss or gradient of step {step + 1} is not finite: {place}; examples {examples} of "
+        f"the training split {'have a non-finite loss' if bad else 'were in the batch'}. {advice}"
+    )
+
+
+def _first_place(
+    model: nn.Module, task: Task, state: TrainState, batch: Tree, step: int
+) -> tuple[str, list[bool]]:
+    """Where the first non-finite value of a step is, and which of its examples have such a loss."""
     variables = {"params": state.params, **state.collections}
     rngs = {"dropout": jax.random.fold_in(state.key, step)}
     layers: list[str] = []
@@ -63,9 +86,6 @@ def explain_non_finite(
         return (values * batch["weight"]).sum(), (values, intermediates)
 
     (_, (values, intermediates)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
-    bad = [i for i, v in zip(example_ids, np.asarray(values), strict=True) if not np.isfinite(v)]
-    shown = bad or list(example_ids)
-    examples = ", ".join(map(str, shown[:10])) + (" ..." if len(shown) > 10 else "")
     flat = trees.flatten(intermediates)
     outputs = [
         {path.replace("__call__/0", "").strip("/") or "the model": leaf}
@@ -85,7 +105,4 @@ def explain_non_finite(
         if path := trees.first_non_finite(tree):
             place = f"the first non-finite value is in the {kind} {path}"
             break
-    return TrainingError(
-        f"The loss or gradient of step {step + 1} is not finite: {place}; examples {examples} of "
-        f"the training split {'have a non-finite loss' if bad else 'were in the batch'}. {advice}"
-    )
+    return place, (~np.isfinite(np.asarray(values))).tolist()

@@ -65,7 +65,7 @@ def compile_train(
     """
     max_steps = jax.tree.leaves(feeds)[0].shape[0]
 
-    def run(state, resident, feeds, first_step, num_steps):
+    def train(state, resident, feeds, first_step, num_steps):  # names its compiled program
         def one(state: TrainState, index) -> tuple[TrainState, Tree]:
             feed = jax.tree.map(lambda stack: stack[index], feeds)
             return step(state, prepare(resident, feed, prepare_key(state)))
@@ -88,7 +88,7 @@ def compile_train(
 
     everywhere, split = replicated(mesh), stacked_batches(mesh)
     jitted = jax.jit(
-        run,
+        train,
         in_shardings=(everywhere, everywhere, split, everywhere, everywhere),
         out_shardings=everywhere,
         donate_argnums=0,
@@ -106,10 +106,10 @@ def compile_evaluate(
     resident: Tree,
     feeds: Tree,
 ) -> Program:
-    """Compiles (variables, resident, feeds) -> name -> (sum, count) over all fed examples."""
-    num_steps = jax.tree.leaves(feeds)[0].shape[0]
+    """Compiles (variables, resident, feeds, num_steps) -> metrics per step, as `compile_train`."""
+    max_steps = jax.tree.leaves(feeds)[0].shape[0]
 
-    def run(variables, resident, feeds):
+    def evaluate(variables, resident, feeds, num_steps):  # names its compiled program
         def one(index) -> Tree:
             feed = jax.tree.map(lambda stack: stack[index], feeds)
             batch = prepare(resident, feed, jax.random.key(0))
@@ -117,17 +117,21 @@ def compile_evaluate(
             return weighted_pairs(task.metrics(logits, batch), batch["weight"])
 
         shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
-        sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        add = lambda index, sums: jax.tree.map(jnp.add, sums, one(index))  # noqa: E731
-        return jax.lax.fori_loop(0, num_steps, add, sums)
+        history = jax.tree.map(lambda s: jnp.zeros((max_steps,), s.dtype), shapes)
+
+        def body(index, history):
+            return jax.tree.map(lambda h, m: h.at[index].set(m), history, one(index))
+
+        return jax.lax.fori_loop(0, num_steps, body, history)
 
     everywhere = replicated(mesh)
     jitted = jax.jit(
-        run,
-        in_shardings=(everywhere, everywhere, stacked_batches(mesh)),
+        evaluate,
+        in_shardings=(everywhere, everywhere, stacked_batches(mesh), everywhere),
         out_shardings=everywhere,
     )
-    return _compile(jitted, variables, resident, feeds)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return _compile(jitted, variables, resident, feeds, number)
 
 
 def _compile(jitted: Any, *arguments: Any) -> Program:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -70,9 +71,12 @@ class TensorBoard:
         self._event, self._scalar = Event, scalar
         folder = workdir / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
-        # The writer names files by the second, in which a run can end and be resumed.
-        self._writer = EventsWriter(str(folder / "events"), f".{resume_step}")
-        if resume_step:  # rows of a session that was killed after its last save come again
+        # The writer names files by the second, in which a run can end and be resumed; TensorBoard
+        # reads them in the order of their names.
+        sessions = [_session_of(path) for path in folder.glob("*tfevents*")]
+        number = max(sessions, default=0) + 1
+        self._writer = EventsWriter(str(folder / f"events.{number:04d}"))
+        if sessions:  # rows of a session that was killed after its last save come again
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(
                 Event(wall_time=time.time(), step=resume_step + 1, session_log=start)
@@ -158,6 +162,12 @@ def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the task's metrics in some rows: the loss first, the others as they come."""
     names = dict.fromkeys(name for row in rows for name in row if name not in NO_METRICS)
     return sorted(names, key=lambda name: name != "loss")
+
+
+def _session_of(path: Path) -> int:
+    """The number in the name of an event file, 0 in one of somebody else's."""
+    found = re.match(r"events\.(\d+)\.", path.name)
+    return int(found[1]) if found else 0
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -153,12 +154,12 @@ def environment() -> dict[str, Any]:
     """What this process runs on: versions, devices, source revision, command."""
     devices = jax.devices()
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "platform": platform.platform(),
-        "git": _git_state(Path(__file__).parent),
+        "git": _git_state(Path(__file__)),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -219,14 +220,20 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _git_state(folder: Path) -> dict[str, Any] | None:
+def _git_state(file: Path) -> dict[str, Any] | None:
+    """The revision that a file is of, None where it is of none.
+
+    An installation in an ignored folder of some repository must not pass for its revision.
+    """
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
+        command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=True, timeout=10
         ).stdout
 
     try:
+        git("ls-files", "--error-unmatch", "--", file.name)
         revision = git("rev-parse", "HEAD").strip()
         return {"sha": revision, "dirty": bool(git("status", "--porcelain").strip())}
     except (OSError, subprocess.SubprocessError):

@@ -3,8 +3,13 @@
 import os
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 
-from cnn_lab.cli.compilation_cache import trim
+import pytest
+
+from cnn_lab.cli import compilation_cache
+from cnn_lab.cli.compilation_cache import remove_damaged, trim
 
 PROGRAM = """
 from cnn_lab.cli import runtime
@@ -24,15 +29,84 @@ def test_the_oldest_entries_go_first(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new-cache", "other"]
 
 
-def test_a_damaged_entry_is_removed_and_written_again(tmp_path):
-    def run() -> subprocess.CompletedProcess[str]:
+TWO_PROGRAMS = """
+from cnn_lab.cli import runtime
+runtime.start(1)
+import jax
+print(jax.jit(lambda x: x * 2 + 1)(3.0), jax.jit(lambda x: x * 3 - 1)(3.0))
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
-        command = [sys.executable, "-c", PROGRAM]
+        command = [sys.executable, "-c", program]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
+    return run
+
+
+def identities(folder: Path) -> dict[str, int]:
+    """The entries of the lambdas, and what tells a file that was written again."""
+    found = (path for path in folder.glob("*-cache") if "lambda" in path.name)
+    return {path.name: path.stat().st_ino for path in found}
+
+
+def test_a_healthy_entry_of_the_same_name_stays(tmp_path, run):
+    assert run(TWO_PROGRAMS).stdout == "7.0 8.0\n"
+    before = identities(tmp_path)
+    damaged, healthy = sorted(before)
+    content = (tmp_path / damaged).read_bytes()
+    os.truncate(tmp_path / damaged, len(content) // 2)
+    mended = run(TWO_PROGRAMS)
+    assert (mended.stdout, mended.stderr.count("removed")) == ("7.0 8.0\n", 1)
+    assert identities(tmp_path).keys() == before.keys()
+    assert identities(tmp_path)[healthy] == before[healthy]
+    assert (tmp_path / damaged).stat().st_size > len(content) // 2
+
+
+def entries(folder: Path, **contents: bytes) -> None:
+    for name, content in contents.items():
+        (folder / f"jit_train-{name}-cache").write_bytes(content)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name.split("-")[1] for path in folder.iterdir()}
+
+
+WHOLE = zlib.compress(b"a program" * 9)
+ZSTD = b"\x28\xb5\x2f\xfd and so on"
+
+
+def test_what_this_python_cannot_unpack_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "_zstd_unpack", lambda: None)
+    entries(tmp_path, a=WHOLE, b=ZSTD, c=b"", d=WHOLE[:-5])
+    assert remove_damaged(tmp_path, "jit_train") == 2
+    assert names(tmp_path) == {"a", "b"}
+
+
+def test_damage_that_the_packing_does_not_show_costs_all_entries_of_that_name(tmp_path):
+    entries(tmp_path, a=WHOLE, b=WHOLE)
+    (tmp_path / "jit_evaluate-c-cache").write_bytes(WHOLE)
+    assert remove_damaged(tmp_path, "jit_train") == 2
+    assert names(tmp_path) == {"c"}
+
+
+def test_nothing_is_removed_where_entries_cannot_be_read(tmp_path, monkeypatch):
+    entries(tmp_path, a=WHOLE, b=b"")
+
+    def refuse(_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert remove_damaged(tmp_path, "jit_train") == 0
+    assert names(tmp_path) == {"a", "b"}
+
+
+def test_a_damaged_entry_is_removed_and_written_again(tmp_path, run):
     assert run().stdout == "7.0\n"
-    entries = [path for path in tmp_path.iterdir() if "lambda" in path.name]
-    (entry,) = (path for path in entries if path.name.endswith("-cache"))
+    (entry,) = (tmp_path / name for name in identities(tmp_path))
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2])
     mended = run()

@@ -67,7 +67,7 @@ ACCEPTED = [
     ("channels", None, None),
     ("mode", "min", "min"),
     ("flag", True, True),
-    ("options", {"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
+    ("options", {"a": [1, {"b": None}]}, {"a": (1, {"b": None})}),
     ("inner", {"rate": 1}, Inner(rate=1.0)),
     ("maybe", {}, Inner()),
     ("maybe", None, None),
@@ -289,11 +289,11 @@ def test_only_bool_flags_may_stand_alone():
 
 
 def test_values_are_copied_in_and_out():
-    options = {"a": [1]}
+    options = {"a": {"b": [1]}}
     node = Outer(options=options)
-    options["a"].append(2)
-    to_dict(node)["options"]["a"].append(3)
-    assert node.options == {"a": [1]}
+    options["a"]["b"].append(2)
+    to_dict(node)["options"]["a"]["c"] = 3
+    assert node.options == {"a": {"b": (1,)}}
 
 
 def test_a_frozen_node_is_read_only_at_every_depth():

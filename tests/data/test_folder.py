@@ -149,6 +149,23 @@ def test_the_camera_orientation_is_applied(tmp_path, open_folder):
     np.testing.assert_array_equal(source[0]["image"], upright)
 
 
+@pytest.mark.parametrize("linked", ["train", "train/cat"])
+def test_folders_that_lead_out_are_refused_alike(flat, open_folder, tmp_path, linked):
+    root = tmp_path / "photos"
+    place = root / linked
+    place.parent.mkdir(parents=True)
+    place.symlink_to(flat if linked == "train" else flat / "cat")
+    with pytest.raises(DataError, match="a link that leads out of the folder"):
+        open_folder(root)
+
+
+def test_a_split_that_links_inside_the_folder_is_read(flat, open_folder, tmp_path):
+    (tmp_path / "photos").mkdir()
+    flat.rename(tmp_path / "photos" / ".all")
+    (tmp_path / "photos" / "train").symlink_to(".all")
+    assert open_folder(tmp_path / "photos").info.split_sizes == {"train": 6}
+
+
 def test_bad_files_are_all_found_before_training(flat, open_folder, tmp_path, monkeypatch, caplog):
     whole = save(
         tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), "u1")

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.data import pixels
 from cnn_lab.data import source as source_module
 from cnn_lab.data.catalog import Dataset, open_dataset, unlock_test
 from cnn_lab.data.source import Source
@@ -129,7 +131,9 @@ def test_read_all_is_cached_and_a_damaged_cache_is_rebuilt(photographs):
     np.testing.assert_array_equal(images, source.gather(np.arange(12))["image"])
     np.testing.assert_array_equal(labels, source.labels)
     (file,) = [path for path in cache_files(source) if "9x9x3" in path.parent.name]
-    assert file.parent.name == f"{source.info.fingerprint[:16]}-9x9x3"
+    major = PIL.__version__.split(".")[0]
+    place = f"{source.info.fingerprint[:16]}-decoder{pixels.DECODER_VERSION}-pillow{major}-9x9x3"
+    assert file.parent.name == place
     good = file.read_bytes()
     flipped = bytearray(good)
     flipped[-5] ^= 1
@@ -141,6 +145,30 @@ def test_read_all_is_cached_and_a_damaged_cache_is_rebuilt(photographs):
         assert file.read_bytes() == good
     with pytest.raises(ValueError, match="read-only"):
         source.read_all()[0][0] = 0
+
+
+def test_another_decoder_decodes_again_and_replaces_what_was_kept(tmp_path, monkeypatch):
+    source = open_dataset("digits", tmp_path).split("train").with_image_size((4, 4))
+    other_size = source.with_image_size((6, 4))
+    old, _ = source.read_all()
+    other_size.read_all()
+    cache = source.pixel_cache.parent
+    fingerprint = source.info.fingerprint[:16]
+    for name in (f"{fingerprint}-4x4x1", f"{'0' * 16}-4x4x1", f"{'0' * 16}-columns", "of-others"):
+        (cache / name).mkdir(exist_ok=True)
+    (cache / f"{fingerprint}-columns").mkdir(exist_ok=True)
+    monkeypatch.setattr(source_module, "DECODER", "decoder2-pillow99")
+    monkeypatch.setattr(source_module, "decode", lambda _, shape: np.full(shape, 7, np.uint8))
+    new, _ = again(source).read_all()
+    assert (new == 7).all()
+    assert old.any()  # a run that reads the old cache goes on
+    again(other_size).read_all()  # sizes live side by side
+    assert {path.name for path in cache.iterdir()} == {
+        "of-others",
+        f"{fingerprint}-columns",
+        f"{fingerprint}-decoder2-pillow99-4x4x1",
+        f"{fingerprint}-decoder2-pillow99-6x4x1",
+    }
 
 
 def test_the_cache_is_what_is_read(photographs, monkeypatch):
@@ -210,8 +238,7 @@ def test_a_full_disk_leaves_no_piece_of_a_cache(photographs, monkeypatch):
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     np.testing.assert_array_equal(source.read_all()[0], source.gather(np.arange(12))["image"])
-    folder = source._cache_folder("5x6x3")
-    assert list(folder.iterdir()) == []
+    assert list(source.pixel_cache.iterdir()) == []
 
 
 def test_labels_are_read_even_if_their_copy_is_lost(digits):

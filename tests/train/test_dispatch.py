@@ -15,13 +15,16 @@ from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.simple import mlp
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.tasks import classification
-from cnn_lab.train.dispatch import Program, compile_train
+from cnn_lab.train.dispatch import Program, compile_evaluate, compile_train
 from cnn_lab.train.mesh import make_mesh, replicated, stacked_batches
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 
 IMAGE, BATCH, STEPS = (16, 16, 1), 16, 5
-MODELS = {"lenet5": lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), "mlp": mlp(10, (32,), dropout_rate=0.5)}
+MODELS = {
+    "lenet5": lenet5(10, dropout_rates=(0.0, 0.5, 0.5)),
+    "mlp": mlp(10, (32,), dropout_rate=0.5),
+}
 
 
 def feed_as_it_is(resident, feed, key):
@@ -175,3 +178,19 @@ def test_what_is_drawn_for_the_images_differs_from_step_to_step_and_from_the_mod
     _, history = program.call(state, {}, feeds, *scalars)
     seen = {*history["prepare"][0].tolist(), *history["model"][0].tolist()}
     assert len(seen) == 2 * STEPS
+
+
+def test_the_two_programs_have_names_of_their_own_in_the_compilation_cache():
+    several = training("mlp", 2)
+    assert "HloModule jit_train" in several.compiled_text()
+    program = compile_evaluate(
+        MODELS["mlp"].apply,
+        classification("cross_entropy"),
+        feed_as_it_is,
+        make_mesh(1),
+        {"params": several.state().params},
+        {},
+        feeds_of(),
+    )
+    call: Any = program.call
+    assert "HloModule jit_evaluate" in call.as_text()

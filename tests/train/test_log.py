@@ -61,19 +61,28 @@ def test_a_fresh_run_starts_a_fresh_file(tmp_path):
     assert (tmp_path / METRICS_FILE).read_text() == ""
 
 
-def scalars(folder) -> list[tuple[int, str, float]]:
-    """(step, tag, value) of all event files, oldest first."""
+def events(folder) -> list:
+    """The events of all files in the order in which TensorBoard reads them: by name."""
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     found = []
-    for path in sorted((folder / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns):
+    for path in sorted((folder / "tensorboard").iterdir()):
         data, at = path.read_bytes(), 0
         while at < len(data):  # length (8), its checksum (4), record, its checksum (4)
             size = int.from_bytes(data[at : at + 8], "little")
-            event = Event.FromString(data[at + 12 : at + 12 + size])
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            found.append(Event.FromString(data[at + 12 : at + 12 + size]))
             at += size + 16
     return found
+
+
+def scalars(folder) -> list[tuple[int, str, float]]:
+    """(step, tag, value) of what TensorBoard shows: a start drops its step and all after it."""
+    shown = []
+    for event in events(folder):
+        if event.HasField("session_log"):
+            shown = [row for row in shown if row[0] < event.step]
+        shown += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+    return shown
 
 
 def test_tensorboard_holds_every_metric_before_it_is_closed(tmp_path):
@@ -85,6 +94,19 @@ def test_tensorboard_holds_every_metric_before_it_is_closed(tmp_path):
     resumed.write({"step": 4, "epoch": 1.0, "split": "validation", "loss": 0.5})
     resumed.close()
     assert scalars(tmp_path)[2:] == [(4, "validation/loss", 0.5)]
+
+
+@pytest.mark.parametrize("saved_step", [0, 1])
+def test_tensorboard_shows_the_rows_of_a_killed_session_once(tmp_path, monkeypatch, saved_step):
+    monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1.0)  # the same second
+    for session, resume_step in enumerate((0, *(saved_step,) * 11)):
+        sink = TensorBoard(tmp_path, resume_step)
+        for step in range(resume_step + 1, 4):
+            sink.write({"step": step, "epoch": 0.5, "split": "train", "loss": float(session)})
+        sink.close()
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 12
+    expected = [(1, 0.0), (2, 11.0), (3, 11.0)] if saved_step else [(s, 11.0) for s in (1, 2, 3)]
+    assert scalars(tmp_path) == [(step, "train/loss", loss) for step, loss in expected]
 
 
 def test_weights_and_biases_that_is_not_installed_is_said_so(tmp_path, monkeypatch):

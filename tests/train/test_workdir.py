@@ -3,6 +3,10 @@
 import fcntl
 import json
 import math
+import shlex
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -10,10 +14,12 @@ import pytest
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
+from cnn_lab.train import workdir
 from cnn_lab.train.workdir import (
     LOCK_FILE,
     Workdir,
     count_test_opening,
+    environment,
     read_config,
     read_record,
 )
@@ -94,3 +100,38 @@ def test_a_test_metric_that_is_not_finite_is_recorded_as_null(tmp_path: Path):
     assert count_test_opening(tmp_path, {"step": 3, "loss": math.nan}) == 1
     entry = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
     assert entry["test_openings"][0]["loss"] is None
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with one commit, which ignores `site`."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    (tmp_path / ".gitignore").write_text("site/\n")
+    for folder in (tmp_path / "site", tmp_path / "own"):
+        folder.mkdir()
+        (folder / "module.py").touch()
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+    for command in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    return tmp_path
+
+
+def test_only_a_tracked_file_has_a_revision(repository: Path, monkeypatch):
+    def state_of(name: str) -> dict | None:
+        monkeypatch.setattr(workdir, "__file__", str(repository / name))
+        return environment()["git"]
+
+    tracked = state_of("own/module.py")
+    assert tracked is not None
+    assert (len(tracked["sha"]), tracked["dirty"]) == (40, False)
+    assert state_of("site/module.py") is None
+    assert state_of("own/absent.py") is None
+    (repository / "own" / "module.py").write_text("changed")
+    assert state_of("own/module.py") == {**tracked, "dirty": True}
+
+
+def test_the_recorded_command_can_be_given_to_a_shell(monkeypatch):
+    command = ["cnn-lab", "train", "--config=my runs/a.py", "--config.data.name=folder:it's"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert shlex.split(environment()["command"]) == command

@@ -1,0 +1,97 @@
+"""Shows what a model costs, layer by layer; nothing is initialised or computed.
+
+Columns: parameters of the layer's own; multiply-accumulates (MACs) of convolutions and dense
+products; side of the receptive field and stride, in pixels of the image; bytes of the output.
+
+Examples:
+  cnn-lab summary --model=resnet50
+  cnn-lab summary --model=resnet50 --input=64x64x3 --num_classes=10 --option=stem=small --batch=128
+"""
+
+import math
+import sys
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import Invocation
+from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.options import check_options, declared_options
+from cnn_lab.core.typed import parse_text
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string("model", None, "name, as `list models` shows", flag_values=values)
+    flags.DEFINE_string(
+        "input",
+        None,
+        "HEIGHTxWIDTHxCHANNELS; left out, what the model was made for",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_classes", None, "left out, as many as in the paper", flag_values=values
+    )
+    flags.DEFINE_integer("batch", 32, "examples per training step", flag_values=values)
+    flags.DEFINE_multi_string("option", [], "NAME=VALUE of the model", flag_values=values)
+    flags.DEFINE_float("price_per_kwh", 0.30, "money per kilowatt-hour", flag_values=values)
+    flags.DEFINE_float(
+        "picojoules_per_mac", None, "left out, Horowitz 2014 for the dtype", flag_values=values
+    )
+
+
+def main(invocation: Invocation) -> int:
+    """Prints a line per layer, and totals."""
+    values = invocation.flags
+    if invocation.arguments:
+        raise ConfigError(f"summary takes flags only; found {invocation.arguments[0]!r}.")
+    if not values.model:
+        raise ConfigError("--model is missing: give a name that `cnn-lab list models` shows.")
+    for name, least in (("batch", 1), ("num_classes", 1), ("price_per_kwh", 0)):
+        if values[name].value is not None and not least <= values[name].value < math.inf:
+            raise ConfigError(f"--{name} must be at least {least}; found {values[name].value}.")
+    if values.picojoules_per_mac is not None and not 0 < values.picojoules_per_mac < math.inf:
+        raise ConfigError(
+            f"--picojoules_per_mac must be above 0; found {values.picojoules_per_mac}."
+        )
+    runtime.start_logging()
+    from cnn_lab.analysis.cost import cost_of
+    from cnn_lab.cli.cost_text import cost_text
+    from cnn_lab.models.catalog import MODELS
+
+    entry = lookup(MODELS, values.model, "model")
+    options = _options(values.model, entry.make, values.option)
+    shape = entry.image_shape if values.input is None else _shape(values.input, entry.image_shape)
+    num_classes = values.num_classes or entry.num_classes
+    cost = cost_of(entry.make(num_classes, **options), shape)
+    dtype = options.get("dtype", "float32")
+    title = f"{values.model}: {entry.title}; {entry.paper}"
+    lines = [title, f"input {'x'.join(map(str, shape))}, {num_classes} classes, {dtype}", ""]
+    lines += cost_text(cost, values.batch, dtype, values.price_per_kwh, values.picojoules_per_mac)
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _options(model: str, make, texts: list[str]) -> dict:
+    """`NAME=VALUE` texts as the options of a model."""
+    declared, options = declared_options(make), {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--option must be NAME=VALUE; found {text!r}.")
+        if name not in declared:
+            raise ConfigError(
+                f"--option: {model} has no option {name!r}; {suggest(name, declared)}"
+            )
+        options[name] = parse_text(value, declared[name][0], f"--option={name}")
+    return check_options(make, options, "--option")
+
+
+def _shape(text: str, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes in `224x224x3`."""
+    parts = text.lower().split("x")
+    if len(parts) != len(usual) or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise ConfigError(
+            f"--input must be {len(usual)} sizes such as {'x'.join(map(str, usual))}; found {text!r}."
+        )
+    return tuple(map(int, parts))

@@ -1,0 +1,70 @@
+"""Which examples a run trains on and which it looks at."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_lab.config import DataConfig
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.assemble import choose_examples
+from cnn_lab.data.catalog import Dataset, open_dataset
+
+
+@pytest.fixture(scope="module")
+def own_validation(tmp_path_factory) -> Dataset:
+    """Twelve training and ten validation images of two classes."""
+    root: Path = tmp_path_factory.mktemp("photos") / "photos"
+    random = np.random.default_rng(0)
+    for split, count in (("train", 6), ("validation", 5)):
+        for name in "ab":
+            for index in range(count):
+                path = root / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8)).save(path)
+    return open_dataset(f"folder:{root}", root.parent / "data")
+
+
+@pytest.mark.parametrize(
+    ("data", "num_validation"),
+    [
+        ({}, 10),
+        ({"validation_fraction": 0.5}, 10),  # a share of train, which stays whole
+        ({"validation_fraction": 0.0}, 0),
+        ({"num_validation": 0}, 0),
+        ({"num_validation": 4}, 4),
+        ({"num_validation": 4, "validation_fraction": 0.0}, 4),
+        ({"num_validation": 10}, 10),
+    ],
+    ids=str,
+)
+def test_the_number_asked_for_is_taken_from_a_validation_split_of_its_own(
+    own_validation, data, num_validation
+):
+    train, validation = choose_examples(own_validation, DataConfig(**data))
+    assert (len(train), train.source.split) == (12, "train")
+    assert len(validation) == num_validation
+    if num_validation:
+        labels = validation.source.labels[validation.indices]
+        assert validation.source.split == "validation"
+        assert np.bincount(labels).tolist() == [num_validation // 2] * 2
+        assert np.unique(validation.indices).size == num_validation
+
+
+def test_the_slice_depends_on_the_seed_of_the_split_alone(own_validation):
+    def chosen(seed: int) -> list[int]:
+        data = DataConfig(num_validation=4, split_seed=seed)
+        return choose_examples(own_validation, data)[1].indices.tolist()
+
+    assert chosen(0) == chosen(0)
+    assert len({tuple(chosen(seed)) for seed in range(8)}) > 1
+
+
+def test_more_than_there_are_cannot_be_had(own_validation):
+    text = (
+        r"^config\.data\.num_validation is 11, but folder:photos has a validation split of its own "
+        r"with 10 examples; use at most that many, or leave it out to use them all\.$"
+    )
+    with pytest.raises(ConfigError, match=text):
+        choose_examples(own_validation, DataConfig(num_validation=11))

@@ -1,0 +1,136 @@
+"""Mean and deviation are measured once, and again when other pixels are trained on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnn_lab.build import build
+from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec
+from cnn_lab.data import source as source_module
+from cnn_lab.data.assemble import choose_examples, make_preprocess, unmeasured_preprocess
+from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.source import Source
+
+
+@pytest.fixture
+def digits(data_dir, tmp_path) -> Dataset:
+    """A copy of one's own: what is kept beside the data must not be there yet."""
+    prepared = Path(open_dataset("digits").storage.directory)
+    copy = tmp_path / "digits" / prepared.name
+    shutil.copytree(prepared, copy, ignore=shutil.ignore_patterns("cache"))
+    return open_dataset("digits", tmp_path)
+
+
+@pytest.fixture
+def read(monkeypatch) -> list[int]:
+    """How many examples every call read from the records."""
+    gather, numbers = Source.gather, []
+
+    def counted(self, indices):
+        numbers.append(len(indices))
+        return gather(self, indices)
+
+    monkeypatch.setattr(Source, "gather", counted)
+    return numbers
+
+
+def measured(dataset: Dataset, **data):
+    config = DataConfig(pipeline="streaming", **data)
+    return make_preprocess(config, choose_examples(dataset, config)[0])
+
+
+def files(dataset: Dataset) -> list[Path]:
+    return sorted((Path(dataset.storage.directory) / "cache").rglob("moments-*"))
+
+
+def test_a_second_start_reads_no_example(digits, read):
+    first = measured(digits)
+    assert sum(read) >= 1000
+    read.clear()
+    assert measured(digits) == first
+    assert read == []
+    (file,) = files(digits)
+    assert file.parent == digits.split("train").pixel_cache
+    resident = DataConfig(pipeline="resident")
+    assert make_preprocess(resident, choose_examples(digits, resident)[0]) == first
+    assert read == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_validation": 500},
+        {"split_seed": 1},
+        {"num_train": 300},
+        {"image_size": (5, 5)},
+        {"channels": 3},
+    ],
+    ids=str,
+)
+def test_whatever_decides_the_pixels_measures_anew(digits, read, changed):
+    first = measured(digits)
+    read.clear()
+    other = measured(digits, **changed)
+    assert sum(read) > 200
+    assert other != first
+    assert len(files(digits)) == 2
+
+
+def test_another_decoder_measures_anew_and_removes_the_old_values(digits, read, monkeypatch):
+    measured(digits)
+    read.clear()
+    monkeypatch.setattr(source_module, "DECODER", "decoder2-pillow99")
+    measured(digits)
+    assert sum(read) > 1000
+    (file,) = files(digits)
+    assert "decoder2-pillow99" in file.parent.name
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[]",
+        '{"mean": [0.3]}',
+        '{"mean": [0.3, 0.3], "std": [0.3, 0.3]}',
+        '{"mean": [0.3], "std": [0.0]}',
+        '{"mean": [NaN], "std": [0.3]}',
+        '{"mean": ["0"], "std": [0.3]}',
+    ],
+)
+def test_values_that_cannot_be_are_measured_again(digits, damage):
+    first = measured(digits)
+    (file,) = files(digits)
+    good = file.read_bytes()
+    file.write_text(damage)
+    assert measured(digits) == first
+    assert file.read_bytes() == good
+    assert json.loads(good)["mean"] == list(first.mean)
+
+
+def test_without_a_writable_place_they_are_just_measured(digits, read, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    first = measured(digits)
+    read.clear()
+    assert measured(digits) == first
+    assert sum(read) > 1000
+    assert files(digits) == []
+
+
+def test_shapes_alone_need_no_pixels(digits, read):
+    config = ExperimentConfig(
+        data=DataConfig(pipeline="streaming", pad=2), model=ModelSpec(name="linear")
+    )
+    experiment = build(config, lambda *_: digits, unmeasured_preprocess)
+    assert experiment.network.input_shape == (12, 12, 1)
+    assert read == []
+    assert files(digits) == []
+    given = DataConfig(mean=(0.25,), std=(0.5,))
+    kept = unmeasured_preprocess(given, choose_examples(digits, given)[0])
+    assert np.allclose((*kept.mean, *kept.std), (0.25, 0.5))

@@ -1,0 +1,75 @@
+"""What is told of a step that was not finite."""
+
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cnn_lab.models.simple import mlp
+from cnn_lab.tasks import classification
+from cnn_lab.train.diagnose import explain_non_finite
+from cnn_lab.train.state import make_init
+from cnn_lab.train.step import Task
+
+MODEL, TASK = mlp(10, (4,)), classification("cross_entropy")
+IDS = [17, 4, 256, 3]
+
+
+@pytest.fixture(scope="module")
+def state():
+    return make_init(MODEL, optax.sgd(0.1), (2, 2, 1))(jax.random.key(0))
+
+
+def explain(state, task: Task = TASK) -> str:
+    images = np.ones((4, 2, 2, 1), np.float32)
+    images[2] = np.nan
+    labels, weights = np.zeros(4, np.int32), np.ones(4, np.float32)
+    batch = jax.device_put({"image": images, "label": labels, "weight": weights})
+    error = explain_non_finite(
+        MODEL, task, state, batch, example_ids=IDS, step=41, advice="Look at them."
+    )
+    return str(error)
+
+
+def test_the_step_the_place_and_the_examples_are_named(state):
+    assert explain(state) == (
+        "The loss or gradient of step 42 is not finite: the first non-finite value is in the input "
+        "image; examples 256 of the training split have a non-finite loss. Look at them."
+    )
+
+
+class Unrepeatable:
+    """A task whose losses cannot be had outside the compiled program."""
+
+    better = TASK.better
+    metrics = staticmethod(TASK.metrics)
+
+    def __init__(self, error: Exception):
+        self._error = error
+
+    def losses(self, outputs, batch):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nlong dump"),
+            "RESOURCE_EXHAUSTED: Out of memory",
+        ),
+        (MemoryError(), ""),
+        (ValueError("x" * 999), "x" * 200),
+    ],
+    ids=["out of memory", "no text", "long"],
+)
+def test_a_step_that_cannot_be_repeated_is_still_named(state, error, reason):
+    found = explain(state, task=Unrepeatable(error))
+    text = (
+        "The loss or gradient of step 42 is not finite: the step could not be repeated "
+        f"({type(error).__name__}{': ' if reason else ''}{reason}); examples 17, 4, 256, 3 of the "
+        "training split were in the batch. Look at them."
+    )
+    assert re.fullmatch(re.escape(text), found), found
