@@ -28,21 +28,39 @@ def _threshold_jvp(primals, tangents):
     return threshold(*primals), tangents[0]
 
 
+def identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The input as it is: a layer without a nonlinearity."""
+    return x
+
+
+def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Hyperbolic tangent, between -1 and 1."""
+    return jnp.tanh(x)
+
+
 def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """1.7159 tanh(2x/3), which maps ±1 to ±1 (LeCun et al. 1998, appendix A)."""
     return 1.7159 * jnp.tanh(x * (2.0 / 3.0))
 
 
+def gelu_exact(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by the error function, as torch has it; `gelu` approximates that by tanh."""
+    return nn.gelu(x, approximate=False)
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "elu": nn.elu,
     "gelu": nn.gelu,
-    "identity": lambda x: x,
+    "gelu_exact": gelu_exact,
+    "hard_swish": nn.hard_swish,
+    "identity": identity,
     "leaky_relu": nn.leaky_relu,
     "relu": nn.relu,
+    "relu6": nn.relu6,
     "scaled_tanh": scaled_tanh,
     "sigmoid": nn.sigmoid,
     "silu": nn.silu,
-    "tanh": jnp.tanh,
+    "tanh": tanh,
     "threshold": threshold,
 }
 

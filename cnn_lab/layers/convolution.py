@@ -13,8 +13,10 @@ Pass it to Linen: `nn.Conv(..., conv_general_dilated=convolution.conv_general_di
 `Conv` of this module.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +29,17 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 NARROW_CHANNELS = 16  # with at most so many channels on both sides the library refuses
 # Small images, not maps, are cheaper to rearrange than the gradient of what became of them.
 FEW_CHANNELS, FEW_PIXELS = 4, 48 * 48
+_rearranges = contextvars.ContextVar("rearranges", default=True)
+
+
+@contextlib.contextmanager
+def as_asked() -> Iterator[None]:
+    """Programs traced inside hold the convolutions that were asked for, so that one can count."""
+    token = _rearranges.set(False)
+    try:
+        yield
+    finally:
+        _rearranges.reset(token)
 
 
 def conv_general_dilated(
@@ -62,7 +75,8 @@ def conv_general_dilated(
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     fast = (
-        jax.default_backend() == "cpu"
+        _rearranges.get()
+        and jax.default_backend() == "cpu"
         and lhs.ndim == 4
         and layout == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
         and not dilated

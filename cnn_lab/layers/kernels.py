@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.shapes import Images
+from cnn_lab.core.shapes import Images, Maps
 
 Kernel = Float32[np.ndarray, "height width"]
 
 
-def _kernel(*rows: Sequence[float], over: float = 1.0) -> Kernel:
+def _kernel(*rows: Sequence[int], over: int = 1) -> Kernel:
     return np.asarray(rows, np.float32) / np.float32(over)
 
 
@@ -41,7 +41,7 @@ def filter_images(
     images: Images,
     kernel: str | Float[np.ndarray, "height width"] | Float[Array, "height width"],
     padding: Literal["VALID", "SAME"] = "SAME",
-) -> Images:
+) -> Maps:
     """Correlates every channel of every image with one kernel.
 
     Args:
@@ -50,7 +50,7 @@ def filter_images(
         padding: `SAME` takes zeros beyond the edge, `VALID` keeps whole windows only.
 
     Returns:
-        [n h w c], smaller by the kernel less one with `VALID`.
+        [n rows columns c], smaller by the kernel less one with `VALID`.
 
     Raises:
         ConfigError: an unknown name (offers the nearest), or a kernel larger than the image.

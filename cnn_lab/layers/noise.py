@@ -3,6 +3,8 @@
 Each scales what stays, so that evaluation needs nothing; each draws from the stream `dropout`.
 """
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,10 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Key
+from cnn_lab.core.shapes import Images, Key, Maps
+from cnn_lab.layers.convolution import NHWC, conv_general_dilated
 from cnn_lab.layers.dropout import random_bits
+from cnn_lab.layers.windows import Size, per_axis
 
 
 class DropPath(nn.Module):
@@ -61,6 +65,45 @@ class DropConnect(nn.Module):
             kernel = _masked(kernel, kept, 1 - self.rate)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x @ kernel + bias.reshape(*(1,) * (x.ndim - 1), -1)
+
+
+class DropConnectConv(nn.Module):
+    """A convolution whose kernel's weights are dropped one by one, as in `DropConnect`.
+
+    Attributes:
+        features: channels of the result.
+        rate: share of the weights that is dropped, in [0, 1).
+        kernel_size: (height, width) in pixels.
+        strides: pixels between windows, or (vertical, horizontal).
+        padding: `SAME`, `VALID`, or pixels on both sides.
+        kernel_init: initialiser.
+        dtype: of the computation.
+    """
+
+    features: int
+    rate: float
+    kernel_size: Size = 3
+    strides: Size = 1
+    padding: int | Literal["SAME", "VALID"] = "SAME"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> Maps:
+        """Maps [n h w c] to [n rows columns features]."""
+        sides = per_axis(self.kernel_size, 2, "kernel_size")
+        kernel = self.param("kernel", self.kernel_init, (*sides, images.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if train and self.rate:
+            kept = keep(self.make_rng("dropout"), kernel.shape, 1 - self.rate)
+            kernel = _masked(kernel, kept, 1 - self.rate)
+        images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
+        padding = self.padding
+        if isinstance(padding, int):
+            padding = ((padding, padding),) * 2
+        strides = per_axis(self.strides, 2, "strides")
+        y = conv_general_dilated(images, kernel, strides, padding, dimension_numbers=NHWC)
+        return y + bias[None, None, None]
 
 
 class DropBlock(nn.Module):

@@ -1,6 +1,7 @@
-"""Normalisation over the batch and over neighbouring channels."""
+"""Normalisation over the batch, over groups of channels and over neighbouring channels."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,37 @@ from jaxtyping import Array, Float
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 
 
+class GroupNorm(nn.Module):
+    """Normalises each example over space and a group of channels (Wu & He 2018, arXiv:1803.08494).
+
+    Attributes:
+        most_groups: there are as many as divide both this number and the channels.
+        epsilon: added to variances.
+        scale_init: initialiser of the scales.
+        dtype: of the result; statistics are float32.
+    """
+
+    most_groups: int = 32
+    epsilon: float = 1e-5
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n *space c"]) -> Float[Array, "n *space c"]:
+        """Normalises maps [n *space c]."""
+        channels = x.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        groups = math.gcd(self.most_groups, channels)
+        parts = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
+        parts = parts - parts.mean((1, 3), keepdims=True)
+        variance = jnp.square(parts).mean((1, 3), keepdims=True)
+        y = (parts * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        last = (*(1,) * (x.ndim - 1), channels)
+        return (y * scale.reshape(last) + bias.reshape(last)).astype(self.dtype)
+
+
+@jax.named_scope("local_response_norm")
 def local_response_norm(
     x: Float[Array, "*n c"],
     size: int = 5,

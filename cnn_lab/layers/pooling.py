@@ -1,7 +1,9 @@
 """Pooling over windows, over whole maps and across channels.
 
 Maps are [n *space c] with one, two or three axes of space. Windows that do not overlap are computed
-by reshaping: on CPU a windowed reduction costs several times more, in both directions.
+by reshaping: on CPU a windowed reduction costs several times more, in both directions. Sums over
+windows are float32 inside, whatever the dtype of the maps. Scopes name the poolings in programs,
+where profilers and `analysis` read them.
 """
 
 import math
@@ -20,6 +22,7 @@ Maps = Float[Array, "n *space c"]
 Pooled = Float[Array, "n *pooled c"]
 
 
+@jax.named_scope("max_pool")
 def max_pool(
     maps: Maps,
     window: Size,
@@ -58,6 +61,7 @@ def max_pool(
     )
 
 
+@jax.named_scope("average_pool")
 def average_pool(
     maps: Maps,
     window: Size,
@@ -86,10 +90,11 @@ def average_pool(
     windows = Windows.over(maps.shape[1:-1], window, strides, padding, ceil_mode=ceil_mode)
     if windows.is_tiling:
         return windows.tiles(maps).mean(windows.within)
-    totals = _window_sum(maps, windows)
-    return totals / jnp.asarray(windows.pixels(count_padding=count_padding), maps.dtype)
+    counted = jnp.asarray(windows.pixels(count_padding=count_padding), jnp.float32)
+    return (_window_sum(maps, windows) / counted).astype(maps.dtype)
 
 
+@jax.named_scope("lp_pool")
 def lp_pool(maps: Maps, window: Size, strides: Size | None = None, *, power: float = 2.0) -> Pooled:
     """The L_p norm of each window, between the sum of magnitudes (1) and their maximum (infinity).
 
@@ -97,17 +102,27 @@ def lp_pool(maps: Maps, window: Size, strides: Size | None = None, *, power: flo
         maps: [n *space c].
         window: side of the window in pixels, or one per axis.
         strides: pixels between windows; None is the window itself.
-        power: p, at least 1.
+        power: p, finite and at least 1.
 
     Returns:
         [n *pooled c]; the gradient of a window of zeros is zero.
+
+    Raises:
+        ConfigError: `power` is below 1 or not finite, or the window does not fit the map.
     """
+    if not 1 <= power < math.inf:
+        raise ConfigError(
+            f"The power of lp_pool must be at least 1 and finite; found {power}. Its limit at "
+            "infinity is max_pool of the magnitudes."
+        )
     windows = Windows.over(maps.shape[1:-1], window, strides, 0, ceil_mode=False)
-    totals = _window_sum(jnp.abs(maps) ** power, windows)
+    totals = _window_sum(jnp.abs(maps.astype(jnp.float32)) ** power, windows)
     positive = totals > 0
-    return jnp.where(positive, jnp.where(positive, totals, 1) ** (1 / power), 0)
+    norms = jnp.where(positive, jnp.where(positive, totals, 1) ** (1 / power), 0)
+    return norms.astype(maps.dtype)
 
 
+@jax.named_scope("stochastic_pool")
 def stochastic_pool(maps: Maps, window: Size, key: jax.Array | None = None) -> Pooled:
     """One value of each window, drawn in proportion to its size (Zeiler & Fergus 2013,
     arXiv:1301.3557).
@@ -131,6 +146,7 @@ def stochastic_pool(maps: Maps, window: Size, key: jax.Array | None = None) -> P
     return jnp.take_along_axis(tiles, drawn[..., None], -1)[..., 0]
 
 
+@jax.named_scope("adaptive_average_pool")
 def adaptive_average_pool(maps: Maps, size: Size) -> Pooled:
     """Means of a fixed number of windows that cover the map, whatever its size.
 
@@ -156,21 +172,24 @@ def adaptive_average_pool(maps: Maps, size: Size) -> Pooled:
         for i in range(number):
             begin, end = i * length // number, -(-(i + 1) * length // number)
             weights[i, begin:end] = 1 / (end - begin)
-        pooled = jnp.tensordot(maps, jnp.asarray(weights, maps.dtype), axes=((axis,), (1,)))
-        maps = jnp.moveaxis(pooled, -1, axis)
+        means = jnp.tensordot(maps.astype(jnp.float32), weights, axes=((axis,), (1,)))
+        maps = jnp.moveaxis(means.astype(maps.dtype), -1, axis)
     return maps
 
 
+@jax.named_scope("global_average_pool")
 def global_average_pool(maps: Maps) -> Float[Array, "n c"]:
     """Mean of each whole map: [n *space c] to [n c] (Lin, Chen, Yan 2013, arXiv:1312.4400)."""
     return maps.mean(range(1, maps.ndim - 1))
 
 
+@jax.named_scope("global_max_pool")
 def global_max_pool(maps: Maps) -> Float[Array, "n c"]:
     """Maximum of each whole map: [n *space c] to [n c]."""
     return maps.max(range(1, maps.ndim - 1))
 
 
+@jax.named_scope("maxout")
 def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
     """Maximum over groups of `pieces` neighbouring channels (Goodfellow et al. 2013,
     arXiv:1302.4389).
@@ -195,9 +214,9 @@ def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
 
 def _window_sum(maps: jax.Array, windows: Windows) -> jax.Array:
     if windows.is_tiling:
-        return windows.tiles(maps).sum(windows.within)
+        return windows.tiles(maps).sum(windows.within, dtype=jnp.float32)
     return lax.reduce_window(
-        maps,
+        maps.astype(jnp.float32),
         0.0,
         lax.add,
         (1, *windows.sides, 1),

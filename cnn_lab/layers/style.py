@@ -1,8 +1,9 @@
 """What the layers of one network have in common."""
 
 import dataclasses
+import typing
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -11,7 +12,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.activations import activation
 from cnn_lab.layers.convolution import conv_general_dilated
 from cnn_lab.layers.initializers import initializer
-from cnn_lab.layers.normalization import BatchNorm
+from cnn_lab.layers.normalization import BatchNorm, GroupNorm
 from cnn_lab.layers.windows import Size, per_axis
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -31,6 +32,8 @@ class Style:
         dtype: of the computation.
         norm_epsilon: added to variances.
         norm_momentum: share of the running statistics that a batch keeps.
+        norm_kind: what is normalised over: the `batch`, the maps of up to 32 `group`s of channels,
+            or the channels of each pixel (`layer`).
     """
 
     activation: str = "relu"
@@ -39,6 +42,7 @@ class Style:
     dtype: Dtype = "float32"
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
+    norm_kind: Literal["batch", "group", "layer"] = "batch"
 
     def act(self, x: jax.Array) -> jax.Array:
         """The activation."""
@@ -74,12 +78,12 @@ class Style:
         sides, spread = per_axis(kernel, axes, "kernel"), per_axis(dilation, axes, "dilation")
         if padding is None:
             padding = [d * (k - 1) // 2 for k, d in zip(sides, spread, strict=True)]
-        if features % groups:
+        if groups < 1 or features % groups:
             raise ConfigError(
                 f"A convolution to {features} channels cannot be divided into {groups} groups; "
                 "use a number that divides them."
             )
-        return nn.Conv(
+        return _Conv(
             features,
             sides,
             per_axis(strides, axes, "strides"),
@@ -93,18 +97,34 @@ class Style:
             name=name,
         )
 
-    def norm(self, *, train: bool, zero: bool = False, name: str) -> nn.BatchNorm:
-        """Batch normalisation; `zero` starts its scale at 0, so that a branch begins as nothing."""
-        return BatchNorm(
-            use_running_average=not train,
-            momentum=self.norm_momentum,
-            epsilon=self.norm_epsilon,
-            scale_init=nn.initializers.zeros if zero else nn.initializers.ones,
-            dtype=self.dtype,
-            name=name,
-        )
+    def norm(
+        self, *, train: bool, zero: bool = False, name: str
+    ) -> nn.BatchNorm | GroupNorm | nn.LayerNorm:
+        """A normalisation; `zero` starts its scale at 0, so that a branch begins as nothing."""
+        options: dict[str, Any] = {"epsilon": self.norm_epsilon, "dtype": self.dtype, "name": name}
+        options["scale_init"] = nn.initializers.zeros if zero else nn.initializers.ones
+        if self.norm_kind == "group":
+            return GroupNorm(**options)
+        if self.norm_kind == "layer":
+            return nn.LayerNorm(use_fast_variance=False, **options)
+        return BatchNorm(use_running_average=not train, momentum=self.norm_momentum, **options)
 
     def dense(self, features: int, *, name: str) -> nn.Dense:
         """A dense layer [... d] to [... features]."""
         init = initializer(self.dense_init)
         return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+
+
+@typing.no_type_check  # beartype cannot check the fields that it inherits
+class _Conv(nn.Conv):
+    """Linen's convolution, which learns the input's channels only when it is called."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Maps [n *space c] to [n *smaller features]."""
+        channels, groups = inputs.shape[-1], self.feature_group_count
+        if channels % groups:
+            raise ConfigError(
+                f"A convolution of {channels} channels cannot be divided into {groups} groups; use "
+                "a number that divides them."
+            )
+        return super().__call__(inputs)

@@ -66,7 +66,10 @@ def max_pool_with_indices(
 
 
 def max_unpool(
-    pooled: Float[Array, "n r s c"], indices: Int32[Array, "n r s c"], size: Sequence[int]
+    pooled: Float[Array, "n r s c"],
+    indices: Int32[Array, "n r s c"],
+    size: Sequence[int],
+    tile: Size | None = None,
 ) -> Images:
     """Puts pooled values back where they came from, zeros elsewhere (Zeiler, Krishnan, Taylor,
     Fergus 2010; Noh, Hong, Han 2015, arXiv:1505.04366).
@@ -74,19 +77,33 @@ def max_unpool(
     Args:
         pooled: values [n r s c].
         indices: as `max_pool_with_indices` returns them.
-        size: (h, w) of the result. Where windows overlapped, the last value in reading order wins.
+        size: (h, w) of the map that was pooled. Where windows overlapped, one of the values stays.
+        tile: the window, where windows lay side by side without padding; every pixel is then asked
+            whether it won, which on CPU is faster than scattering.
 
     Returns:
         [n h w c].
     """  # noqa: D205 - a citation
-    n, _, _, channels = pooled.shape
+    n, rows, columns, channels = pooled.shape
     height, width = size
+    if tile is not None:
+        vertical, horizontal = per_axis(tile, 2, "tile")
+        covered = (rows * vertical, columns * horizontal)
+        place = jnp.arange(height * width, dtype=jnp.int32).reshape(1, height, width, 1)
+        won = place[:, : covered[0], : covered[1]] == _repeated(indices, vertical, horizontal)
+        filled = jnp.where(won, _repeated(pooled, vertical, horizontal), 0)
+        beyond = ((0, 0), (0, height - covered[0]), (0, width - covered[1]), (0, 0))
+        return jnp.pad(filled, beyond)
     flat = jnp.zeros((n, height * width, channels), pooled.dtype)
     example, channel = jnp.arange(n)[:, None, None], jnp.arange(channels)[None, None]
     filled = flat.at[example, indices.reshape(n, -1, channels), channel].set(
         pooled.reshape(n, -1, channels)
     )
     return filled.reshape(n, height, width, channels)
+
+
+def _repeated(maps, vertical: int, horizontal: int):
+    return jnp.repeat(jnp.repeat(maps, vertical, 1), horizontal, 2)
 
 
 class ConvTranspose(nn.Module):
@@ -99,7 +116,7 @@ class ConvTranspose(nn.Module):
 
     Attributes:
         features: channels of the result.
-        kernel_size: one entry per axis of space.
+        kernel_size: pixels, or one per axis of space.
         strides: pixels of the result between those of the input.
         padding: pixels cut from both sides of the result.
         output_padding: pixels added at the far side, below the stride or the dilation.
@@ -110,7 +127,7 @@ class ConvTranspose(nn.Module):
     """  # noqa: D205 - a citation
 
     features: int
-    kernel_size: Sequence[int]
+    kernel_size: Size
     strides: Size = 1
     padding: Size = 0
     output_padding: Size = 0
@@ -133,15 +150,22 @@ class ConvTranspose(nn.Module):
                 f"output_padding must be below the stride or the dilation; found {times(extra)} "
                 f"with strides {times(strides)} and dilation {times(dilation)}."
             )
+        reach = [d * (k - 1) for d, k in zip(dilation, sides, strict=True)]
+        settings = zip(maps.shape[1:-1], strides, reach, padding, extra, strict=True)
+        sizes = [(size - 1) * s + r + 1 - 2 * p + e for size, s, r, p, e in settings]
+        if min(sizes) < 1:
+            raise ConfigError(
+                f"A transposed convolution with padding {times(padding)} leaves no pixel of a map "
+                f"of {times(maps.shape[1:-1])}; lower the padding."
+            )
         kernel = self.param("kernel", self.kernel_init, (*sides, maps.shape[-1], self.features))
         bias = (
             self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         )
         maps, kernel, bias = promote_dtype(maps, kernel, bias, dtype=self.dtype)
-        if sides == strides and not any((*padding, *extra)) and set(dilation) == {1}:
+        if _is_tiling(sides, strides, (*padding, *extra), dilation):
             y = _side_by_side(maps, kernel)
             return y if bias is None else y + bias.reshape(*(1,) * (axes + 1), -1)
-        reach = [d * (k - 1) for d, k in zip(dilation, sides, strict=True)]
         space = "DHW"[-axes:]
         y = lax.conv_general_dilated(
             maps,
@@ -153,6 +177,10 @@ class ConvTranspose(nn.Module):
             dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
         )
         return y if bias is None else y + bias.reshape(*(1,) * (axes + 1), -1)
+
+
+def _is_tiling(sides, strides, added, dilation) -> bool:
+    return sides == strides and not any(added) and set(dilation) == {1}
 
 
 def _side_by_side(maps, kernel):

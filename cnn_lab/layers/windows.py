@@ -107,7 +107,7 @@ class Windows:
         return cut.reshape(maps.shape[0], *(s for pair in pairs for s in pair), maps.shape[-1])
 
     def pixels(self, *, count_padding: bool) -> np.ndarray:
-        """Number of pixels of each window that count [*pooled 1]; what hangs over does not."""
+        """Number of pixels of each window that count [1 *pooled 1]; what hangs over does not."""
         counts = np.ones((1,) * len(self.sides))
         for axis, ((length, side, stride, pad), number) in enumerate(
             zip(self._axes(), self.counts, strict=True)
@@ -118,7 +118,7 @@ class Windows:
                 begin, end = np.maximum(begin, 0), np.minimum(end, length)
             shape = [-1 if a == axis else 1 for a in range(len(self.sides))]
             counts = counts * (end - begin).reshape(shape)
-        return counts[..., None]
+        return counts[None, ..., None]
 
     def _axes(self) -> list[tuple[int, int, int, int]]:
         return list(zip(self.shape, self.sides, self.strides, self.padding, strict=True))

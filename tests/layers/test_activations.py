@@ -15,9 +15,12 @@ from cnn_lab.layers.pooling import max_pool
 VALUES = {
     "elu": (np.expm1(-2), 0, 1),
     "gelu": (-0.0454023, 0, 0.841192),  # the tanh form
+    "gelu_exact": (-0.0455003, 0, 0.8413447),
+    "hard_swish": (-1 / 3, 0, 2 / 3),
     "identity": (-2, 0, 1),
     "leaky_relu": (-0.02, 0, 1),
     "relu": (0, 0, 1),
+    "relu6": (0, 0, 1),
     "scaled_tanh": (1.7159 * np.tanh(-4 / 3), 0, 1.7159 * np.tanh(2 / 3)),
     "sigmoid": (1 / (1 + np.exp(2)), 0.5, 1 / (1 + np.exp(-1))),
     "silu": (-2 / (1 + np.exp(2)), 0, 1 / (1 + np.exp(-1))),

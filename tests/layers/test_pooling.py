@@ -1,5 +1,6 @@
 """Pooling, on the syllabus's example and at its edges."""
 
+import math
 import re
 
 import jax
@@ -8,7 +9,16 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.pooling import average_pool, max_pool
+from cnn_lab.layers.pooling import (
+    adaptive_average_pool,
+    average_pool,
+    global_average_pool,
+    global_max_pool,
+    lp_pool,
+    max_pool,
+    maxout,
+    stochastic_pool,
+)
 
 POOLINGS = {"average": average_pool, "max": max_pool}
 
@@ -108,3 +118,124 @@ def test_a_window_larger_than_the_map_is_refused(name, shape):
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         POOLINGS[name](jnp.ones((1, *shape, 2)), 4)
+
+
+def winners(maps: np.ndarray, window: int, strides: int, padding: int) -> np.ndarray:
+    """How many windows each pixel [h w] wins, the first in reading order on ties."""
+    height, width = maps.shape
+    wins = np.zeros(maps.shape)
+    for i in range(-padding, height + padding - window + 1, strides):
+        for j in range(-padding, width + padding - window + 1, strides):
+            rows = range(max(0, i), min(height, i + window))
+            columns = range(max(0, j), min(width, j + window))
+            places = [(row, column) for row in rows for column in columns]
+            wins[max(places, key=lambda place: maps[place])] += 1  # max keeps the first
+    return wins
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "padding"),
+    [(2, 2, 0), (3, 1, 0), (3, 2, 1), (3, 2, 0), (2, 1, 1), (5, 5, 0)],
+)
+def test_the_gradient_goes_to_the_first_winner_also_where_windows_overlap(window, strides, padding):
+    maps = np.random.default_rng(0).integers(-2, 2, (10, 10)).astype(np.float32)  # many ties
+    gradient = jax.grad(lambda x: max_pool(x, window, strides, padding).sum())(as_images(maps))
+    np.testing.assert_array_equal(gradient[0, :, :, 0], winners(maps, window, strides, padding))
+
+
+def test_padding_never_wins():
+    maps = as_images([[-5.0, -6.0], [-7.0, -8.0]])
+    assert as_rows(max_pool(maps, 2, 1, 1)) == [[-5, -5, -6], [-5, -5, -6], [-7, -7, -8]]
+
+
+def test_the_gradient_of_average_pooling_with_padding_is_its_adjoint():
+    maps = jax.random.normal(jax.random.key(0), (1, 5, 6, 2))
+    for options in ({}, {"count_padding": False}, {"ceil_mode": True}):
+        pool = lambda x, options=options: average_pool(x, 3, 2, 1, **options)  # noqa: E731
+        pooled, back = jax.vjp(pool, maps)
+        # Pooling is linear: <pool(x), pool(x)> = <x, adjoint(pool(x))>.
+        np.testing.assert_allclose(jnp.vdot(pooled, pooled), jnp.vdot(maps, back(pooled)[0]), 1e-5)
+
+
+def test_lp_pooling_lies_between_sum_and_maximum():
+    maps = as_images([[3, -4], [0, 0]])
+    for power, wanted in ((1.0, 7), (2.0, 5), (3.0, 91 ** (1 / 3)), (40.0, 4)):
+        assert float(lp_pool(maps, 2, power=power)[0, 0, 0, 0]) == pytest.approx(wanted, rel=1e-4)
+    zero = jax.grad(lambda x: lp_pool(x, 2).sum())(jnp.zeros((1, 2, 2, 1)))
+    np.testing.assert_array_equal(zero, np.zeros((1, 2, 2, 1)))
+    gradient = jax.grad(lambda x: lp_pool(x, 2).sum())(maps)
+    np.testing.assert_allclose(as_rows(gradient), [[0.6, -0.8], [0, 0]], rtol=1e-6)
+    for power in (0.5, math.inf):
+        with pytest.raises(ConfigError, match="must be at least 1 and finite; found"):
+            lp_pool(maps, 2, power=power)
+
+
+def test_stochastic_pooling_draws_in_proportion():
+    many = jnp.tile(as_images([[1, 2], [0, 5]]), (4000, 1, 1, 1))
+    drawn = np.asarray(stochastic_pool(many, 2, jax.random.key(0))).ravel()
+    for value, share in ((1, 1 / 8), (2, 2 / 8), (5, 5 / 8)):
+        deviation = (share * (1 - share) / 4000) ** 0.5
+        assert (drawn == value).mean() == pytest.approx(share, abs=4 * deviation)
+    assert {*drawn} == {1, 2, 5}
+    expected = stochastic_pool(many[:1], 2)
+    assert as_rows(expected) == [[pytest.approx((1 + 4 + 25) / 8)]]
+    assert as_rows(stochastic_pool(jnp.zeros((1, 2, 2, 1)), 2, jax.random.key(0))) == [[0]]
+    assert as_rows(stochastic_pool(jnp.zeros((1, 2, 2, 1)), 2)) == [[0]]
+
+
+def test_the_gradient_of_stochastic_pooling_goes_to_the_drawn_value():
+    maps = as_images([[1, 2, 0, 0], [3, 5, 0, 0]])
+    key = jax.random.key(1)
+    value = as_rows(stochastic_pool(maps, 2, key))[0][0]
+    gradient = jax.grad(lambda x: stochastic_pool(x, 2, key)[:, :, :1].sum())(maps)
+    np.testing.assert_array_equal(as_rows(gradient), np.asarray(as_rows(maps)) == value)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (6, 6), (7, 2)])
+def test_adaptive_pooling_equals_a_plain_loop(size):
+    maps = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    wanted = [
+        [
+            maps[:, i * 5 // size[0] : -(-(i + 1) * 5 // size[0])][
+                :, :, j * 7 // size[1] : -(-(j + 1) * 7 // size[1])
+            ].mean((1, 2))
+            for j in range(size[1])
+        ]
+        for i in range(size[0])
+    ]
+    found = adaptive_average_pool(jnp.asarray(maps), size)
+    np.testing.assert_allclose(found, np.moveaxis(np.asarray(wanted), 2, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("space", [(4,), (3, 4), (2, 3, 4)])
+def test_global_pooling_covers_all_axes_of_space(space):
+    maps = jax.random.normal(jax.random.key(0), (2, *space, 3))
+    flat = maps.reshape(2, -1, 3)
+    np.testing.assert_allclose(global_average_pool(maps), flat.mean(1), atol=1e-6)
+    np.testing.assert_array_equal(global_max_pool(maps), flat.max(1))
+    np.testing.assert_allclose(
+        adaptive_average_pool(maps, 1).reshape(2, 3), flat.mean(1), atol=1e-6
+    )
+
+
+def test_maxout_takes_the_largest_of_neighbouring_channels():
+    x = jnp.asarray([[1.0, 5, 2, 2, -1, -3]])
+    np.testing.assert_array_equal(maxout(x, 2), [[5, 2, -1]])
+    np.testing.assert_array_equal(maxout(x, 3), [[5, 2]])
+    with pytest.raises(ConfigError, match="groups of 4 needs a number of channels that 4 divides"):
+        maxout(x, 4)
+
+
+def test_pooling_is_stable_under_small_shifts():
+    """A feature that moves within its window leaves the pooled map alone."""
+    maps = np.zeros((2, 8, 8, 1), np.float32)
+    maps[0, 2, 4], maps[1, 3, 5] = 1, 1
+    pooled = np.asarray(max_pool(jnp.asarray(maps), 2))
+    np.testing.assert_array_equal(pooled[0], pooled[1])
+    assert not np.array_equal(maps[0], maps[1])
+    rng = np.random.default_rng(0)
+    texture = jnp.asarray(rng.normal(size=(64, 17, 17, 1)), jnp.float32)
+    before, after = texture[:, :16, :16], texture[:, :16, 1:]
+    moved = lambda a, b: float(np.square(np.asarray(a) - np.asarray(b)).mean() / np.var(a))  # noqa: E731
+    # Half of a window's pixels stay, so that pooled maps change less than the pixels do.
+    assert moved(max_pool(before, 4), max_pool(after, 4)) < 0.5 * moved(before, after)

@@ -1,0 +1,89 @@
+"""Convolution without weight sharing: every position has kernels of its own."""
+
+import itertools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jaxtyping import Array, Float
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.shapes import Key
+from cnn_lab.layers.windows import Size, per_axis, times
+
+
+class LocallyConnected(nn.Module):
+    """The windows of a convolution, each with weights of its own (LeCun 1989, "Generalization and
+    network design strategies"; Taigman et al. 2014, DeepFace).
+
+    The kernel is [*positions *kernel c features] and begins at every position as that of a
+    convolution would. (Linen's `ConvLocal` counts positions as part of the receptive field, so that
+    its weights begin smaller the larger the map is.)
+
+    Attributes:
+        features: channels of the result.
+        kernel_size: pixels, or one per axis of space.
+        strides: pixels between windows, or one per axis.
+        padding: zeros on both sides, in pixels, or one per axis.
+        groups: 1; nothing else is supported.
+        use_bias: whether a bias for every position and feature is added.
+        kernel_init: initialiser of one position's kernel [*kernel c features].
+        dtype: of the computation.
+    """  # noqa: D205 - a citation
+
+    features: int
+    kernel_size: Size
+    strides: Size = 1
+    padding: Size = 0
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, maps: Float[Array, "n *space c"]) -> Float[Array, "n *positions f"]:
+        """Maps [n *space c] to [n *positions features].
+
+        Raises:
+            ConfigError: the kernel does not fit the padded map, or `groups` is not 1.
+        """
+        axes, channels = maps.ndim - 2, maps.shape[-1]
+        sides = per_axis(self.kernel_size, axes, "kernel_size")
+        strides = per_axis(self.strides, axes, "strides")
+        padding = per_axis(self.padding, axes, "padding", least=0)
+        if self.groups != 1:
+            raise ConfigError(
+                f"A locally connected layer has no groups; found {self.groups}: use 1, or a "
+                "convolution."
+            )
+        lengths = [size + 2 * pad for size, pad in zip(maps.shape[1:-1], padding, strict=True)]
+        if any(length < side for length, side in zip(lengths, sides, strict=True)):
+            raise ConfigError(
+                f"A kernel of {times(sides)} does not fit a map of {times(maps.shape[1:-1])} with "
+                f"padding {times(padding)}; use larger images or a smaller kernel."
+            )
+        settings = zip(lengths, sides, strides, strict=True)
+        positions = tuple((length - side) // stride + 1 for length, side, stride in settings)
+
+        def init(key: Key, shape: tuple[int, ...]) -> jax.Array:
+            keys = jax.random.split(key, math.prod(positions))
+            each = jax.vmap(lambda key: self.kernel_init(key, shape[axes:], jnp.float32))
+            return each(keys).reshape(shape)
+
+        kernel = self.param("kernel", init, (*positions, *sides, channels, self.features))
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (*positions, self.features))
+        maps, kernel, bias = promote_dtype(maps, kernel, bias, dtype=self.dtype)
+        padded = jnp.pad(maps, ((0, 0), *((pad, pad) for pad in padding), (0, 0)))
+        windows = []
+        for corner in itertools.product(*map(range, sides)):
+            starts = zip(corner, positions, strides, strict=True)
+            taken = (slice(i, i + (count - 1) * step + 1, step) for i, count, step in starts)
+            windows.append(padded[(slice(None), *taken)])
+        patches = jnp.stack(windows, -2)  # [n *positions kernel c]
+        flat = kernel.reshape(*positions, len(windows), channels, self.features)
+        y = jnp.einsum("n...kc,...kcf->n...f", patches, flat)
+        return y if bias is None else y + bias[None]
