@@ -1,14 +1,17 @@
-"""Heads, and the one `Classifier` that joins a backbone and a head.
+"""Heads, and what joins a backbone and a head: `Classifier`, or `ImageToImage`.
 
-A backbone maps images to named feature maps, finest first; the head reads the last one. So
-`backbone/` and `head/` begin every parameter's path, whatever the architecture.
+A backbone maps images to named feature maps, finest first; a classifier's head reads the last one,
+that of an image-to-image model all. So `backbone/` and `head/` begin every parameter's path,
+whatever the architecture.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.core.shapes import Images, Logits
@@ -51,6 +54,28 @@ class Classifier(nn.Module):
         return WithAuxiliary(logits, others, self.auxiliary_weight)
 
 
+class ImageToImage(nn.Module):
+    """A backbone, and a head that goes back to one vector per pixel.
+
+    Attributes:
+        backbone: images [n h w c] -> named maps, finest first.
+        head: (all maps, (h, w, c) of the images) -> [n h w k].
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __call__(self, images: Images, *, train: bool) -> Float[Array, "n h w k"]:
+        """Maps images [n h w c] to float32 logits or values [n h w k].
+
+        Args:
+            images: normalised.
+            train: turns dropout and batch statistics on.
+        """
+        maps = self.backbone(images, train=train)
+        return self.head(maps, images.shape[1:], train=train).astype(jnp.float32)
+
+
 class DenseHead(nn.Module):
     """Flatten, hidden dense layers with dropout after each, dense.
 
@@ -63,6 +88,7 @@ class DenseHead(nn.Module):
         output_activation: name of the activation of the outputs.
         pooled_size: (rows, columns) that maps are brought to before, by averaging; None leaves
             them.
+        output_init: name of the last layer's initialiser; None is the style's.
     """
 
     num_classes: int
@@ -72,6 +98,7 @@ class DenseHead(nn.Module):
     input_dropout_rate: float = 0.0
     output_activation: str = "identity"
     pooled_size: tuple[int, int] | None = None
+    output_init: str | None = None
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
@@ -83,7 +110,8 @@ class DenseHead(nn.Module):
         for index, width in enumerate(self.hidden):
             x = self.style.act(self.style.dense(width, name=f"hidden{index + 1}")(x))
             x = Dropout(self.dropout_rate)(x, train=train)
-        logits = self.style.dense(self.num_classes, name="output")(x)
+        last = dataclasses.replace(self.style, dense_init=self.output_init or self.style.dense_init)
+        logits = last.dense(self.num_classes, name="output")(x)
         return activation(self.output_activation)(logits)
 
 
@@ -94,14 +122,42 @@ class PooledHead(nn.Module):
         num_classes: k.
         style: initialiser and dtype.
         dropout_rate: share of the features dropped in training, in [0, 1).
+        normalize: whether the style's normalisation follows the mean.
     """
+
+    num_classes: int
+    style: Style = Style()
+    dropout_rate: float = 0.0
+    normalize: bool = False
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool) -> Logits:
+        """Maps a map [n *space c] to logits [n k]."""
+        x = global_average_pool(features)
+        if self.normalize:
+            x = self.style.norm(train=train, name="norm")(x)
+        x = Dropout(self.dropout_rate)(x, train=train)
+        return self.style.dense(self.num_classes, name="output")(x)
+
+
+class ConvHead(nn.Module):
+    """Dropout, a 1x1 convolution to one map a class, activation, mean over each map (Iandola et al.
+    2016, arXiv:1602.07360).
+
+    Attributes:
+        num_classes: k.
+        style: activation, initialiser of dense layers and dtype.
+        dropout_rate: share of the map's values dropped in training, in [0, 1).
+    """  # noqa: D205 - a citation
 
     num_classes: int
     style: Style = Style()
     dropout_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool) -> Logits:
-        """Maps a map [n *space c] to logits [n k]."""
-        x = Dropout(self.dropout_rate)(global_average_pool(features), train=train)
-        return self.style.dense(self.num_classes, name="output")(x)
+    def __call__(self, features: Images, *, train: bool) -> Logits:
+        """Maps a map [n h w c] to logits [n k]."""
+        x = Dropout(self.dropout_rate)(features, train=train)
+        last = dataclasses.replace(self.style, kernel_init=self.style.dense_init)
+        x = last.conv(self.num_classes, 1, bias=True, name="output")(x)
+        return global_average_pool(self.style.act(x))

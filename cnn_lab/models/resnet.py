@@ -1,6 +1,6 @@
 """Residual networks for large images (He, Zhang, Ren, Sun 2015, "Deep residual learning for image
-recognition", arXiv:1512.03385, table 1), their plain twins without shortcuts, ResNeXt (Xie et al.
-2016, arXiv:1611.05431) and wide bottlenecks (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+recognition", arXiv:1512.03385, table 1), ResNeXt (Xie et al. 2016, arXiv:1611.05431) and wide
+bottlenecks (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
 
 Differs from the paper: a bottleneck's stride is at its 3x3 convolution instead of the first 1x1
 (as torch has it, "v1.5"); projections have batch normalisation; the last normalisation of a branch
@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images, Maps
 from cnn_lab.layers.noise import DropPath
@@ -23,7 +25,7 @@ from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.sizes import require_size
 
 Stem = Literal["large", "small"]
-_SMALLER = ", or model.options.stem=small"
+Shortcut = Literal["A", "B", "none"]
 
 
 class BasicBlock(nn.Module):
@@ -32,7 +34,7 @@ class BasicBlock(nn.Module):
     Attributes:
         features: channels.
         strides: of the first convolution.
-        shortcut: whether the input is added.
+        shortcut: how the input is added; see `join`.
         drop_path_rate: share of examples whose branch is removed in training.
         zero_init: start the branch at zero.
         style: activation, initialiser and dtype.
@@ -40,7 +42,7 @@ class BasicBlock(nn.Module):
 
     features: int
     strides: int
-    shortcut: bool
+    shortcut: Shortcut
     drop_path_rate: float
     zero_init: bool
     style: Style
@@ -63,7 +65,7 @@ class Bottleneck(nn.Module):
     Attributes:
         features: a quarter of the channels of the result.
         strides: of the 3x3 convolution.
-        shortcut: whether the input is added.
+        shortcut: how the input is added; see `join`.
         drop_path_rate: share of examples whose branch is removed in training.
         zero_init: start the branch at zero.
         style: activation, initialiser and dtype.
@@ -73,7 +75,7 @@ class Bottleneck(nn.Module):
 
     features: int
     strides: int
-    shortcut: bool
+    shortcut: Shortcut
     drop_path_rate: float
     zero_init: bool
     style: Style
@@ -95,9 +97,16 @@ class Bottleneck(nn.Module):
 
 
 def join(block: BasicBlock | Bottleneck, x: Images, y: Maps, *, train: bool) -> Maps:
-    """Adds the shortcut, projected where the shape changed (option B), and activates."""
-    if block.shortcut:
-        if x.shape != y.shape:
+    """Adds the input to the branch and activates.
+
+    Where the shape changed, option A takes every second pixel and fills up with channels of zeros;
+    option B is a strided 1x1 convolution (section 3.3). `none` is the plain twin.
+    """
+    if block.shortcut != "none":
+        if x.shape != y.shape and block.shortcut == "A":
+            x = x[:, :: block.strides, :: block.strides]
+            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
+        elif x.shape != y.shape:
             x = block.style.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
             x = block.style.norm(train=train, name="shortcut_bn")(x)
         y = x + DropPath(block.drop_path_rate)(y, train=train)
@@ -105,7 +114,7 @@ def join(block: BasicBlock | Bottleneck, x: Images, y: Maps, *, train: bool) -> 
 
 
 class ResNetBackbone(nn.Module):
-    """A stem and four stages of blocks.
+    """A stem and stages of blocks, each with half the rows and columns of the one before.
 
     Attributes:
         depths: blocks per stage.
@@ -115,7 +124,7 @@ class ResNetBackbone(nn.Module):
         width: features of the first stage, doubled from stage to stage.
         stem: `large` is a 7x7 convolution and pooling, together a quarter of the size; `small` is a
             3x3 convolution.
-        shortcut: whether blocks have shortcuts.
+        shortcut: of the blocks: `A` (without parameters), `B` (projections) or `none`.
         drop_path_rate: of the last block; it rises linearly from the first.
         zero_init: start every branch at zero.
         style: activation, initialiser and dtype.
@@ -127,15 +136,23 @@ class ResNetBackbone(nn.Module):
     base_width: int = 64
     width: int = 64
     stem: Stem = "large"
-    shortcut: bool = True
+    shortcut: Shortcut = "B"
     drop_path_rate: float = 0.0
     zero_init: bool = False
     style: Style = Style(kernel_init="he_normal_fan_out", dense_init="normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
-        """Maps images [n h w c] to `stem` and `stage1` to `stage4`."""
-        require_size(images, 8 if self.stem == "small" else 32, "a ResNet", _SMALLER)
+        """Maps images [n h w c] to `stem`, `stage1`, `stage2` and so on."""
+        least = 2 ** (len(self.depths) - 1)
+        if self.stem == "large":
+            require_size(images, 4 * least, "a ResNet", ", or model.options.stem=small")
+        require_size(images, least, "a ResNet")
+        if self.shortcut == "none" and (self.drop_path_rate or self.zero_init):
+            raise ConfigError(
+                "drop_path_rate and zero_init need shortcuts; leave them at 0 and false where "
+                "model.options.shortcut is none."
+            )
         style = self.style
         kernel, strides = (7, 2) if self.stem == "large" else (3, 1)
         x = style.conv(self.width, kernel, strides, name="stem_conv")(images)
@@ -152,7 +169,7 @@ class ResNetBackbone(nn.Module):
                     "strides": 2 if stage > 0 and index == 0 else 1,
                     "shortcut": self.shortcut,
                     "drop_path_rate": self.drop_path_rate * done / max(1, total - 1),
-                    "zero_init": self.zero_init and self.shortcut,
+                    "zero_init": self.zero_init,
                     "style": style,
                     "name": f"stage{stage + 1}_block{index + 1}",
                 }
@@ -170,6 +187,7 @@ def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
         num_classes: int,
         stem: Stem = "large",
         width: Count = 64,
+        shortcut: Shortcut = "B",
         activation: str = "relu",
         kernel_init: str = "he_normal_fan_out",
         zero_init: bool = False,
@@ -177,13 +195,15 @@ def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
         dropout_rate: ProperFraction = 0.0,
         dtype: Dtype = "float32",
     ) -> Classifier:
-        """A residual network, or its plain twin.
+        """A residual network.
 
         Args:
             num_classes: k.
             stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
                 convolution) for images of some 32 pixels.
             width: channels of the first stage.
+            shortcut: where the shape changes: `A` (every second pixel, channels of zeros), `B`
+                (a projection); `none` adds no input anywhere.
             activation: name of the activation.
             kernel_init: name of the initialiser of convolutions.
             zero_init: start the last normalisation of every branch at zero.
@@ -196,6 +216,7 @@ def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
         backbone = ResNetBackbone(
             width=width,
             stem=stem,
+            shortcut=shortcut,
             zero_init=zero_init,
             drop_path_rate=drop_path_rate,
             style=style,

@@ -19,3 +19,22 @@ def require_size(images: Images, least: int, model: str, instead: str = "") -> N
             f"{model} takes images of at least {least}x{least} pixels; found {height}x{width}; set "
             f"data.image_size or data.pad{instead}."
         )
+
+
+def require_multiple(images: Images, divisor: int, model: str) -> None:
+    """Raises a `ConfigError` when a side of images [n h w c] is not a multiple of `divisor`.
+
+    Args:
+        images: what the model was given.
+        divisor: the pixels that become one in the coarsest map.
+        model: its name.
+    """
+    height, width = images.shape[1:3]
+    if height % divisor or width % divisor:
+        larger = "x".join(str(-(-side // divisor) * divisor) for side in (height, width))
+        smaller = "x".join(str(side // divisor * divisor) for side in (height, width))
+        sizes = larger if min(height, width) < divisor else f"{smaller} or {larger}"
+        raise ConfigError(
+            f"{model} takes images whose sides are multiples of {divisor}; found {height}x{width}; "
+            f"bring them to {sizes} by data.image_size or data.pad."
+        )

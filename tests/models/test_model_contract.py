@@ -27,16 +27,66 @@ from cnn_lab.tasks import classification
 GOLDEN = Path(__file__).parent / "parameters"
 # Small forms for arithmetic: options and image. Every file of architectures has one at least.
 SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
+    "alexnet": (
+        {"stem": "small", "width_multiplier": 0.125, "hidden": (32,), "pooled_size": 2},
+        (16, 16, 3),
+    ),
+    "alexnet_grouped": (
+        {"stem": "small", "width_multiplier": 0.125, "hidden": (32,), "pooled_size": 1},
+        (16, 16, 3),
+    ),
+    "googlenet": (
+        {"stem": "small", "width_multiplier": 0.125, "blocks": (1, 1, 1)},
+        (16, 16, 3),
+    ),
+    "inception_v3": (
+        {"stem": "small", "width_multiplier": 0.125, "blocks": (1, 1, 1)},
+        (16, 16, 3),
+    ),
+    "conv_autoencoder": ({"widths": (4, 6), "code_channels": 2}, (8, 8, 1)),
+    "dense_autoencoder": ({"hidden": (20, 12), "code_size": 6}, (6, 6, 1)),
+    "densenet_cifar": ({"depth": 10, "growth": 4, "bottleneck": True}, (8, 8, 3)),
     "lenet5": ({}, (32, 32, 1)),
     "linear": ({}, (28, 28, 1)),
     "mlp": ({}, (28, 28, 1)),
     "perceptron": ({}, (28, 28, 1)),
+    "plain20": ({"width": 4}, (8, 8, 3)),
     "resnet18": ({"stem": "small", "width": 8}, (16, 16, 3)),
+    "resnet20": ({"width": 4, "drop_path_rate": 0.3}, (8, 8, 3)),
     "resnext50_32x4d": ({"width": 16}, (32, 32, 3)),
+    "unet": ({"num_steps": 1, "width": 4, "dropout_rate": 0.2}, (8, 8, 1)),
+    "wide_resnet28_10": ({"depth": 10, "width": 1, "dropout_rate": 0.3}, (8, 8, 3)),
+    "squeezenet1_1": ({"stem": "small", "width_multiplier": 0.25}, (16, 16, 3)),
+    "vgg11": ({"width": 8, "hidden": (32,), "pooled_size": 1}, (32, 32, 3)),
+    "vgg11_bn": ({"width": 8, "hidden": (32,), "pooled_size": 1}, (32, 32, 3)),
+    "conv1d": ({"widths": (8, 12), "kernel_size": 3}, (8, 8, 1)),
+    "convnext_tiny": (
+        {"stem": "small", "depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8)},
+        (16, 16, 3),
+    ),
+    "efficientnet_b0": (
+        {"stem": "small", "width_multiplier": 0.25, "depth_multiplier": 0.3},
+        (8, 8, 3),
+    ),
+    "gru": ({"hidden": 8, "order": "pixels"}, (6, 6, 1)),
+    "lstm": ({"hidden": 8, "num_layers": 2, "bidirectional": True}, (8, 8, 1)),
+    "mobilenet_v2": (
+        {"stem": "small", "width_multiplier": 0.25, "depths": (1, 2, 1, 1, 1, 1, 1)},
+        (8, 8, 3),
+    ),
+    "rnn": ({"hidden": 8}, (8, 8, 1)),
+    "tcn": ({"hidden": 10, "dropout_rate": 0.1}, (8, 8, 1)),
 }
 # Threshold units are trained by squared error: the cross-entropy of zeros and ones says nothing.
 LOSSES = {"perceptron": "squared_error"}
+# A thousand layers take two minutes to trace; tests/models/test_residual.py counts them.
+DEEP = {"resnet1202"}
+# Kernels that read the images, where there are several: one a gate, or a branch's and a shortcut's.
+FIRST_KERNELS = {"gru": 3, "lstm": 2 * 4, "tcn": 2}
 every_model = pytest.mark.parametrize("name", MODELS)
+traced_models = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in MODELS]
+)
 small_models = pytest.mark.parametrize("name", SMALL)
 
 
@@ -49,6 +99,14 @@ def files() -> dict[str, list[str]]:
 
 
 LISTED = [names[0] for names in files().values()]
+
+
+def output_shape(name: str, num_classes: int, image_shape: tuple[int, int, int]):
+    """What two images become."""
+    if MODELS[name].outputs == "images":
+        return (2, *image_shape)
+    space = image_shape[:2] if MODELS[name].outputs == "pixel_logits" else ()
+    return (2, *space, num_classes)
 
 
 def images_of(image_shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
@@ -108,7 +166,7 @@ def test_every_file_of_architectures_has_a_small_form():
     assert [module for module, names in files().items() if not {*names} & {*SMALL}] == []
 
 
-@every_model
+@traced_models
 def test_the_parameter_count_is_exact(name):
     assert trees.count(full_variables(name)["params"]) == MODELS[name].num_parameters
 
@@ -118,7 +176,7 @@ def test_variables_have_the_paths_that_checkpoints_hold(name):
     assert listing(name) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
-@every_model
+@traced_models
 def test_in_bfloat16_variables_stay_float32_and_logits_depend_on_every_parameter(name):
     entry, variables = MODELS[name], full_variables(name)
     module = entry.make(entry.num_classes, dtype="bfloat16")
@@ -133,7 +191,8 @@ def test_in_bfloat16_variables_stay_float32_and_logits_depend_on_every_parameter
         logits, changed = apply(module, made, images, train=True)
         dtypes.extend(leaf.dtype for leaf in jax.tree.leaves(changed))
         for each in (logits.logits, *logits.auxiliary) if _has_more(logits) else (logits,):
-            assert (each.shape, each.dtype) == ((2, entry.num_classes), jnp.float32)
+            shape = output_shape(name, entry.num_classes, entry.image_shape)
+            assert (each.shape, each.dtype) == (shape, jnp.float32)
         return logits
 
     traced = jax.make_jaxpr(outputs)(flat, images_of(entry.image_shape))
@@ -151,6 +210,10 @@ def _has_more(outputs: Any) -> bool:
     return isinstance(outputs, WithAuxiliary)
 
 
+def _last(outputs: Any) -> Any:
+    return outputs.logits if _has_more(outputs) else outputs
+
+
 @small_models
 def test_other_numbers_of_classes_and_channels_work(name):
     options, (height, width, channels) = SMALL[name]
@@ -158,10 +221,12 @@ def test_other_numbers_of_classes_and_channels_work(name):
     variables = variables_of(module, (height, width, 4 - channels))
     images = images_of((height, width, 4 - channels))
     logits = jax.eval_shape(lambda v, x: apply(module, v, x, train=False), variables, images)
-    assert logits.shape == (2, 7)
+    assert logits.shape == output_shape(name, 7, (height, width, 4 - channels))
     before = trees.flatten(variables_of(module, (height, width, channels)))
     changed = [p for p, leaf in trees.flatten(variables).items() if leaf.shape != before[p].shape]
-    assert len(changed) == 1  # the first layer's kernel
+    # The first layer's kernel; and the last one's and its bias where images come out.
+    several = 3 if MODELS[name].outputs == "images" else 1
+    assert len(changed) == FIRST_KERNELS.get(name, several)
 
 
 @small_models
@@ -191,7 +256,7 @@ def test_the_backbone_names_its_maps_finest_first(name):
 def test_equal_descriptions_hash_alike(name):
     module, twin, other = (MODELS[name].make(classes) for classes in (10, 10, 11))
     assert (module, hash(module)) == (twin, hash(twin))
-    assert module != other
+    assert (module == other) == (MODELS[name].outputs == "images")
 
 
 @every_model
@@ -205,10 +270,15 @@ def test_every_entry_is_complete(name):
 
 def test_the_gradient_reaches_every_parameter(ready):
     name, module, variables, images = ready
-    task, labels = classification(LOSSES.get(name, "cross_entropy")), jnp.arange(32) % 10
+    task = classification(LOSSES.get(name, "cross_entropy"))
 
     def loss(params):
         outputs, _ = apply(module, {**variables, "params": params}, images, train=True)
+        if MODELS[name].outputs == "images":
+            return jnp.mean(jnp.square(outputs - images))
+        if MODELS[name].outputs == "pixel_logits":
+            outputs = outputs.reshape(-1, 10)
+        labels = jnp.arange(_last(outputs).shape[0]) % 10
         return jnp.mean(task.losses(outputs, {"label": labels}))
 
     gradients = trees.flatten(jax.jit(jax.grad(loss))(variables["params"]))
@@ -216,14 +286,17 @@ def test_the_gradient_reaches_every_parameter(ready):
     assert [path for path, g in gradients.items() if not bool(jnp.all(jnp.isfinite(g)))] == []
 
 
-@pytest.mark.parametrize("ready", [name for name in SMALL if name not in LOSSES], indirect=True)
+GUESSING = [name for name in SMALL if name not in LOSSES and MODELS[name].outputs != "images"]
+
+
+@pytest.mark.parametrize("ready", GUESSING, indirect=True)
 def test_the_initial_loss_is_near_that_of_guessing(ready):
     _, module, variables, images = ready
     # Batch statistics of these images, as the first steps of a training use them.
     logits, _ = apply(module, variables, images, train=True)
-    logits = logits.logits if _has_more(logits) else logits
+    logits = _last(logits).reshape(-1, 10)
     # Over all labels of each image, so that the 32 drawn ones add no noise.
-    every_label = jnp.tile(jnp.arange(10), 32)
+    every_label = jnp.tile(jnp.arange(10), len(logits))
     losses = classification("cross_entropy").losses(
         jnp.repeat(logits, 10, axis=0), {"label": every_label}
     )

@@ -1,0 +1,158 @@
+"""AlexNet (Krizhevsky, Sutskever, Hinton 2012, "ImageNet classification with deep convolutional
+neural networks", NIPS 25), in the paper's two halves and as the later single tower (Krizhevsky
+2014, "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997).
+
+Differs from the paper: 224-pixel images are padded by 2 pixels, which gives the maps of the paper's
+arithmetic (55x55); `stem_padding=0` takes 227-pixel images instead. Weights start at He et al.'s
+scale and biases at zero, instead of 0.01 and zero or one. Response normalisation crosses
+the border between the halves. `alexnet` has torchvision's widths and, as there, no response
+normalisation.
+"""  # noqa: D205 - the title is a citation
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+
+from cnn_lab.core.ranges import Count, Natural, Positive, ProperFraction
+from cnn_lab.core.shapes import Images
+from cnn_lab.layers.normalization import local_response_norm
+from cnn_lab.layers.pooling import max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.sizes import require_size
+
+KERNELS = (5, 3, 3, 3)  # of the second to fifth convolution
+_SMALLER = ", or model.options.stem=small"
+POOLED = (1, 2, 5)  # overlapping 3x3 pooling with stride 2 follows these
+
+
+class AlexNetBackbone(nn.Module):
+    """Five convolutions and three overlapping poolings.
+
+    Attributes:
+        features: channels of the convolutions.
+        groups: of the convolutions; the halves of a convolution with 2 see half of the maps each.
+        response_norm: whether local response normalisation follows the first two.
+        stem: `large` is a first convolution of 11x11 with stride 4; `small` one of 5x5.
+        stem_padding: of the large stem, in pixels.
+        style: activation, initialisers and dtype.
+    """
+
+    features: tuple[int, ...] = (64, 192, 384, 256, 256)
+    groups: tuple[int, ...] = (1, 1, 1, 1, 1)
+    response_norm: bool = False
+    stem: Literal["large", "small"] = "large"
+    stem_padding: int = 2
+    style: Style = Style(dense_init="he_normal")
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `conv1` to `conv5`, before pooling, and `pool5`."""
+        del train  # nothing here differs
+        if self.stem == "large":
+            least, first = 67 - 2 * self.stem_padding, (11, 4, self.stem_padding)
+        else:
+            least, first = 15, (5, 1, 2)
+        require_size(images, least, "AlexNet", _SMALLER if self.stem == "large" else "")
+        maps, x = {}, images
+        for number, (kernel, strides, padding) in enumerate(
+            (first, *((kernel, 1, kernel // 2) for kernel in KERNELS)), start=1
+        ):
+            x = self.style.conv(
+                self.features[number - 1],
+                kernel,
+                strides,
+                padding,
+                groups=self.groups[number - 1],
+                bias=True,
+                name=f"conv{number}",
+            )(x)
+            x = maps[f"conv{number}"] = self.style.act(x)
+            if self.response_norm and number <= 2:
+                x = local_response_norm(x)
+            if number in POOLED:
+                x = max_pool(x, 3, 2)
+        return {**maps, "pool5": x}
+
+
+def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
+    features = fixed.pop("features")
+
+    def make(
+        num_classes: int,
+        stem: Literal["large", "small"] = "large",
+        stem_padding: Natural = 2,
+        width_multiplier: Positive = 1.0,
+        hidden: tuple[Count, ...] = (4096, 4096),
+        pooled_size: Count = 6,
+        activation: str = "relu",
+        kernel_init: str = "he_normal",
+        dropout_rate: ProperFraction = 0.5,
+        dtype: Dtype = "float32",
+    ) -> Classifier:
+        """AlexNet, as one tower or in two halves.
+
+        Args:
+            num_classes: k.
+            stem: `large` (11x11 convolution with stride 4) or `small` (5x5, stride 1) for images of
+                some 32 pixels; to the latter, `pooled_size=3` and narrower `hidden` layers fit.
+            stem_padding: pixels around the image for the large stem: 2 for 224 pixels, 0 for 227.
+            width_multiplier: factor of the channels of every convolution.
+            hidden: widths of the hidden dense layers.
+            pooled_size: side in pixels of the map that the dense layers read; maps of other sizes
+                are averaged to it.
+            activation: name of the activation.
+            kernel_init: name of the initialiser of convolutions and hidden layers.
+            dropout_rate: share of each hidden layer's values dropped in training.
+            dtype: of the computation.
+        """
+        style = Style(activation, kernel_init, kernel_init, dtype)
+        backbone = AlexNetBackbone(
+            features=tuple(
+                max(2, 2 * round(width_multiplier * f / 2)) for f in features
+            ),  # two equal halves
+            stem=stem,
+            stem_padding=stem_padding,
+            style=style,
+            **fixed,
+        )
+        head = DenseHead(
+            num_classes,
+            tuple(hidden),
+            style,
+            dropout_rate,
+            pooled_size=(pooled_size, pooled_size),
+            output_init="normal",
+        )
+        return Classifier(backbone, head)
+
+    make.__name__ = make.__qualname__ = name
+    return make
+
+
+ENTRIES = {
+    "alexnet": ModelEntry(
+        _maker("alexnet", features=(64, 192, 384, 256, 256)),
+        "AlexNet, one tower",
+        "Krizhevsky 2014, arXiv:1404.5997",
+        (224, 224, 3),
+        61_100_840,
+        1000,
+    ),
+    "alexnet_grouped": ModelEntry(
+        _maker(
+            "alexnet_grouped",
+            features=(96, 256, 384, 384, 256),
+            groups=(1, 2, 1, 2, 2),
+            response_norm=True,
+        ),
+        "AlexNet in two halves, as published",
+        "Krizhevsky et al. 2012, NIPS 25",
+        (224, 224, 3),
+        60_965_224,
+        1000,
+    ),
+}

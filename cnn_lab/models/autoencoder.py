@@ -1,0 +1,263 @@
+"""Autoencoders: images to a short code and back to images.
+
+The dense one is that of Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with
+neural networks", Science 313. The convolutional one follows Masci, Meier, Cireşan, Schmidhuber
+2011, "Stacked convolutional auto-encoders for hierarchical feature extraction", ICANN, with the
+unpooling of Zeiler & Fergus 2013, arXiv:1311.2901, section 2.1.
+
+Differs from the papers: all layers are trained at once, without layer-wise pretraining; rectified
+linear units by default; the weights of encoder and decoder are not tied.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.ranges import Count
+from cnn_lab.core.shapes import Images
+from cnn_lab.layers.activations import activation as activation_of
+from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.pooling import max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.layers.unpooling import (
+    ConvTranspose,
+    max_pool_with_indices,
+    max_unpool,
+    nearest_unpool,
+)
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import ImageToImage
+from cnn_lab.models.sizes import require_multiple
+
+Unpooling = Literal["remembered", "nearest", "transposed"]
+Reconstruction = Float[Array, "n h w c"]
+Shape = tuple[int, int, int]
+
+
+class ConvEncoder(nn.Module):
+    """3x3 convolutions with pooling after each, and one more that makes the code.
+
+    Attributes:
+        widths: channels of the maps that are pooled.
+        code_channels: channels of the code.
+        batch_norm: whether convolutions are normalised.
+        style: activation, initialiser and dtype.
+    """
+
+    widths: tuple[int, ...]
+    code_channels: int
+    batch_norm: bool
+    style: Style
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `stage1` [n h w d], `stage2` of half the sides.. and `code`."""
+        require_multiple(images, 2 ** len(self.widths), "conv_autoencoder")
+        x, maps = images, {}
+        for index, width in enumerate(self.widths, start=1):
+            x = _convolve(self, x, width, f"stage{index}", train=train)
+            maps[f"stage{index}"] = x
+            x = max_pool(x, 2)
+        maps["code"] = self.style.conv(self.code_channels, 3, bias=True, name="code_conv")(x)
+        return maps
+
+
+class ConvDecoder(nn.Module):
+    """The encoder's mirror image.
+
+    Attributes:
+        unpooling: `remembered` puts values where the encoder's maxima were, zeros elsewhere;
+            `nearest` repeats them; `transposed` is a learned 2x2 transposed convolution.
+        batch_norm: whether convolutions are normalised.
+        output_activation: name of the activation of the reconstruction.
+        style: activation, initialiser and dtype.
+    """
+
+    unpooling: Unpooling
+    batch_norm: bool
+    output_activation: str
+    style: Style
+
+    @nn.compact
+    def __call__(
+        self, maps: Mapping[str, jax.Array], image_shape: Shape, *, train: bool
+    ) -> Reconstruction:
+        """Maps `code`, and where `stage1`, `stage2`.. had their maxima, to images [n h w c]."""
+        *pooled, (_, x) = maps.items()
+        x = _convolve(self, x, pooled[-1][1].shape[-1], "code", train=train)
+        for index in reversed(range(len(pooled))):
+            name, before = pooled[index]
+            x = self._unpool(x, before, name)
+            if index:
+                x = _convolve(self, x, pooled[index - 1][1].shape[-1], name, train=train)
+        x = self.style.conv(image_shape[-1], 3, bias=True, name="output")(x)
+        return activation_of(self.output_activation)(x)
+
+    def _unpool(self, x: jax.Array, before: jax.Array, name: str) -> jax.Array:
+        if self.unpooling == "nearest":
+            return nearest_unpool(x, 2)
+        if self.unpooling == "remembered":
+            # Looked for again, so that the encoder's maps are features and nothing else.
+            _, indices = max_pool_with_indices(before, 2)
+            return max_unpool(x, indices, before.shape[1:3], tile=2)
+        init = initializer(self.style.kernel_init)
+        up = ConvTranspose(
+            x.shape[-1], 2, 2, kernel_init=init, dtype=self.style.dtype, name=f"{name}_up"
+        )
+        return self.style.act(up(x))
+
+
+def _convolve(
+    module: ConvEncoder | ConvDecoder, x: jax.Array, features: int, name: str, *, train: bool
+) -> jax.Array:
+    style, bias = module.style, not module.batch_norm
+    x = style.conv(features, 3, bias=bias, name=f"{name}_conv")(x)
+    if module.batch_norm:
+        x = style.norm(train=train, name=f"{name}_bn")(x)
+    return style.act(x)
+
+
+class DenseEncoder(nn.Module):
+    """Dense layers on the pixels and a linear code.
+
+    Attributes:
+        hidden: widths of the layers before the code.
+        code_size: values of the code.
+        style: activation, initialiser and dtype.
+    """
+
+    hidden: tuple[int, ...]
+    code_size: int
+    style: Style
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:  # noqa: ARG002
+        """Maps images [n h w c] to `hidden1` [n d], `hidden2`.. and `code` [n code_size]."""
+        x, maps = images.reshape(images.shape[0], -1), {}
+        for index, width in enumerate(self.hidden, start=1):
+            x = self.style.act(self.style.dense(width, name=f"hidden{index}")(x))
+            maps[f"hidden{index}"] = x
+        maps["code"] = self.style.dense(self.code_size, name="code")(x)
+        return maps
+
+
+class DenseDecoder(nn.Module):
+    """Dense layers from a code to the pixels.
+
+    Attributes:
+        hidden: widths of the layers before the pixels.
+        output_activation: name of the activation of the reconstruction.
+        style: activation, initialiser and dtype.
+    """
+
+    hidden: tuple[int, ...]
+    output_activation: str
+    style: Style
+
+    @nn.compact
+    def __call__(
+        self,
+        maps: Mapping[str, jax.Array],
+        image_shape: Shape,
+        *,
+        train: bool,  # noqa: ARG002
+    ) -> Reconstruction:
+        """Maps `code` [n d] to images [n h w c]."""
+        x = maps["code"]
+        for index, width in enumerate(self.hidden, start=1):
+            x = self.style.act(self.style.dense(width, name=f"hidden{index}")(x))
+        x = self.style.dense(math.prod(image_shape), name="output")(x)
+        return activation_of(self.output_activation)(x).reshape(-1, *image_shape)
+
+
+def conv_autoencoder(
+    num_classes: int,
+    widths: tuple[Count, ...] = (32, 64),
+    code_channels: Count = 8,
+    unpooling: Unpooling = "remembered",
+    batch_norm: bool = False,
+    activation: str = "relu",
+    output_activation: str = "identity",
+    kernel_init: str = "he_normal",
+    dtype: Dtype = "float32",
+) -> ImageToImage:
+    """A convolutional autoencoder of images whose sides are multiples of 2**len(widths).
+
+    Args:
+        num_classes: not looked at; what comes out has the channels of the images.
+        widths: channels of the convolutions before each 2x2 max-pooling.
+        code_channels: channels of the code.
+        unpooling: `remembered` (values go where the encoder's maxima were, which then pass the
+            code by), `nearest` or `transposed` (a learned 2x2 transposed convolution).
+        batch_norm: normalise after each convolution but those to the code and the output.
+        activation: name of the activation.
+        output_activation: of the reconstruction: `identity` for normalised images, `sigmoid` for
+            pixels in [0, 1].
+        kernel_init: name of the initialiser of convolutions.
+        dtype: of the computation.
+    """
+    del num_classes
+    if not widths:
+        raise ConfigError(
+            "config.model.options.widths of conv_autoencoder is empty; give one number of channels "
+            "per pooling, or use dense_autoencoder."
+        )
+    style = Style(activation, kernel_init, dtype=dtype)
+    return ImageToImage(
+        ConvEncoder(tuple(widths), code_channels, batch_norm, style),
+        ConvDecoder(unpooling, batch_norm, output_activation, style),
+    )
+
+
+def dense_autoencoder(
+    num_classes: int,
+    hidden: tuple[Count, ...] = (1000, 500, 250),
+    code_size: Count = 30,
+    activation: str = "relu",
+    output_activation: str = "identity",
+    kernel_init: str = "he_normal",
+    dtype: Dtype = "float32",
+) -> ImageToImage:
+    """A dense autoencoder with a linear code.
+
+    Args:
+        num_classes: not looked at; what comes out has the shape of the images.
+        hidden: widths of the layers between the pixels and the code, and back in reverse order.
+        code_size: values of the code.
+        activation: name of the activation of the hidden layers; the paper has `sigmoid`.
+        output_activation: of the reconstruction: `identity` for normalised images, `sigmoid` for
+            pixels in [0, 1].
+        kernel_init: name of the initialiser of all kernels.
+        dtype: of the computation.
+    """
+    del num_classes
+    style, hidden = Style(activation, kernel_init, kernel_init, dtype), tuple(hidden)
+    return ImageToImage(
+        DenseEncoder(hidden, code_size, style),
+        DenseDecoder(hidden[::-1], output_activation, style),
+    )
+
+
+ENTRIES = {
+    "conv_autoencoder": ModelEntry(
+        conv_autoencoder,
+        "Convolutional autoencoder with unpooling",
+        "Masci et al. 2011, ICANN",
+        (28, 28, 1),
+        46_857,
+        outputs="images",
+    ),
+    "dense_autoencoder": ModelEntry(
+        dense_autoencoder,
+        "Dense autoencoder",
+        "Hinton & Salakhutdinov 2006, Science 313",
+        (28, 28, 1),
+        2_837_314,
+        outputs="images",
+    ),
+}

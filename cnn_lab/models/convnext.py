@@ -1,0 +1,140 @@
+"""ConvNeXt (Liu, Mao, Wu, Feichtenhofer, Darrell, Xie 2022, "A ConvNet for the 2020s",
+arXiv:2201.03545, section 2 and appendix A).
+
+Differs from the paper: the stem may take smaller patches (`stem`), for small images.
+"""  # noqa: D205 - the title is a citation
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+
+from cnn_lab.core.ranges import Count, Positive, ProperFraction
+from cnn_lab.core.shapes import Images
+from cnn_lab.layers.noise import DropPath
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.sizes import require_size
+
+Stem = Literal["large", "small"]
+Four = tuple[Count, Count, Count, Count]
+STYLE = Style(
+    *("gelu_exact", "truncated_normal", "truncated_normal"), norm_epsilon=1e-6, norm_kind="layer"
+)
+
+
+class ConvNeXtBlock(nn.Module):
+    """A depthwise 7x7 convolution, and two dense layers on every pixel.
+
+    Attributes:
+        layer_scale: what the weights of the branch's channels begin at.
+        drop_path_rate: share of examples whose branch is removed in training.
+        style: activation, initialiser and dtype.
+    """
+
+    layer_scale: float
+    drop_path_rate: float
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Images, *, train: bool) -> Images:
+        """Maps [n h w c] to the same shape."""
+        style, features = self.style, x.shape[-1]
+        y = style.conv(features, 7, groups=features, bias=True, name="depthwise_conv")(x)
+        y = style.norm(train=train, name="norm")(y)
+        y = style.act(style.dense(4 * features, name="expand")(y))
+        y = style.dense(features, name="project")(y)
+        begin = nn.initializers.constant(self.layer_scale)
+        scale = self.param("layer_scale", begin, (features,)).astype(y.dtype)
+        return x + DropPath(self.drop_path_rate)(y * scale[None, None, None], train=train)
+
+
+class ConvNeXtBackbone(nn.Module):
+    """Four stages of blocks; patches before the first, a 2x2 convolution before each other one.
+
+    Attributes:
+        depths: blocks per stage.
+        widths: channels per stage.
+        stem: `large` is a 4x4 convolution with stride 4, `small` a 2x2 one with stride 2.
+        layer_scale: what the weights of every branch's channels begin at.
+        drop_path_rate: of the last block; it rises linearly from the first.
+        style: activation, initialiser and dtype.
+    """
+
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    widths: tuple[int, ...] = (96, 192, 384, 768)
+    stem: Stem = "large"
+    layer_scale: float = 1e-6
+    drop_path_rate: float = 0.1
+    style: Style = STYLE
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `stage1` to `stage4`."""
+        patch, smaller = (4, ", or model.options.stem=small") if self.stem == "large" else (2, "")
+        require_size(images, 8 * patch, "convnext", smaller)
+        style, x = self.style, images
+        maps = {}
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
+            if stage == 0:
+                x = style.conv(width, patch, patch, 0, bias=True, name="stem_conv")(x)
+                x = style.norm(train=train, name="stem_norm")(x)
+            else:
+                x = style.norm(train=train, name=f"stage{stage + 1}_norm")(x)
+                x = style.conv(width, 2, 2, 0, bias=True, name=f"stage{stage + 1}_conv")(x)
+            for index in range(depth):
+                done = sum(self.depths[:stage]) + index
+                rate = self.drop_path_rate * done / max(1, sum(self.depths) - 1)
+                name = f"stage{stage + 1}_block{index + 1}"
+                x = ConvNeXtBlock(self.layer_scale, rate, style, name=name)(x, train=train)
+            maps[f"stage{stage + 1}"] = x
+        return maps
+
+
+def convnext_tiny(
+    num_classes: int,
+    stem: Stem = "large",
+    depths: Four = (3, 3, 9, 3),
+    widths: Four = (96, 192, 384, 768),
+    activation: str = "gelu_exact",
+    kernel_init: str = "truncated_normal",
+    layer_scale: Positive = 1e-6,
+    drop_path_rate: ProperFraction = 0.1,
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+) -> Classifier:
+    """ConvNeXt-T, or another by depths and widths.
+
+    The small, base and large ones have depths (3, 3, 27, 3) and widths that begin at 96, 128 and
+    192 and double.
+
+    Args:
+        num_classes: k.
+        stem: `large` (patches of 4x4 pixels) or `small` (2x2) for images of some 32 pixels.
+        depths: blocks per stage.
+        widths: channels per stage.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions and dense layers.
+        layer_scale: what the weights of every branch's channels begin at.
+        drop_path_rate: share of examples whose branch is removed in training, in the last block;
+            it rises linearly from none in the first. The paper's small, base and large nets have
+            0.4, 0.5 and 0.5.
+        dropout_rate: share of the pooled features dropped in training.
+        dtype: of the computation.
+    """
+    inits = {"kernel_init": kernel_init, "dense_init": kernel_init}
+    style = dataclasses.replace(STYLE, activation=activation, dtype=dtype, **inits)
+    backbone = ConvNeXtBackbone(
+        tuple(depths), tuple(widths), stem, layer_scale, drop_path_rate, style
+    )
+    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate, normalize=True))
+
+
+ENTRIES = {
+    "convnext_tiny": ModelEntry(
+        *(convnext_tiny, "ConvNeXt-T", "Liu et al. 2022, arXiv:2201.03545"),
+        *((224, 224, 3), 28_589_128, 1000),
+    )
+}

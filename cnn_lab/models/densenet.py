@@ -1,0 +1,238 @@
+"""Densely connected networks (Huang, Liu, van der Maaten, Weinberger 2016, "Densely connected
+convolutional networks", arXiv:1608.06993, tables 1 and 2).
+
+Differs from the paper: dropout stands after a layer's last convolution only, not after every
+convolution (as torchvision has it).
+"""  # noqa: D205 - the title is a citation
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.ranges import Count, Fraction, ProperFraction
+from cnn_lab.core.shapes import Images, Maps
+from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.pooling import average_pool, max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.sizes import require_size
+
+Stem = Literal["large", "small"]
+
+
+class DenseLayer(nn.Module):
+    """New channels computed from all before, and appended to them.
+
+    Attributes:
+        growth: new channels.
+        bottleneck_size: channels of the 1x1 convolution before, in multiples of `growth`; 0 for
+            none.
+        dropout_rate: share of the new values dropped in training.
+        style: activation, initialiser and dtype.
+    """
+
+    growth: int
+    bottleneck_size: int
+    dropout_rate: float
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Images, *, train: bool) -> Maps:
+        """Maps [n h w c] to [n h w c+growth]."""
+        style = self.style
+        y = style.act(style.norm(train=train, name="bn1")(x))
+        if self.bottleneck_size:
+            y = style.conv(self.bottleneck_size * self.growth, 1, name="conv1")(y)
+            y = style.act(style.norm(train=train, name="bn2")(y))
+        last = "conv2" if self.bottleneck_size else "conv1"
+        y = style.conv(self.growth, 3, name=last)(y)
+        y = Dropout(self.dropout_rate)(y, train=train)
+        return jnp.concatenate([x, y], axis=-1)
+
+
+class Transition(nn.Module):
+    """Fewer channels, then means of 2x2 pixels.
+
+    Attributes:
+        features: channels of the result.
+        style: activation, initialiser and dtype.
+    """
+
+    features: int
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Images, *, train: bool) -> Maps:
+        """Maps [n h w c] to [n h/2 w/2 features]."""
+        x = self.style.act(self.style.norm(train=train, name="bn")(x))
+        return average_pool(self.style.conv(self.features, 1, name="conv")(x), 2)
+
+
+class DenseNetBackbone(nn.Module):
+    """A stem and dense blocks with transitions between them.
+
+    Attributes:
+        depths: layers per block.
+        growth: channels that a layer adds.
+        stem_features: channels of the first convolution.
+        bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`; 0 for
+            none.
+        compression: share of the channels that a transition keeps.
+        stem: `large` is a 7x7 convolution and pooling, together a quarter of the size; `small` is a
+            3x3 convolution, whose result the first layer normalises.
+        dropout_rate: share of a layer's new values dropped in training.
+        style: activation, initialiser and dtype.
+    """
+
+    depths: tuple[int, ...]
+    growth: int
+    stem_features: int
+    bottleneck_size: int = 4
+    compression: float = 0.5
+    stem: Stem = "large"
+    dropout_rate: float = 0.0
+    style: Style = Style(dense_init="normal")
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `stem`, `stage1`, `stage2` and so on, the last one activated."""
+        style, least = self.style, 2 ** (len(self.depths) - 1)
+        if self.stem == "large":
+            smaller = ", or model.options.stem=small"
+            require_size(images, 4 * least - 3, "a DenseNet", smaller)
+            x = style.conv(self.stem_features, 7, 2, name="stem_conv")(images)
+            x = style.act(style.norm(train=train, name="stem_bn")(x))
+            maps = {"stem": x}
+            x = max_pool(x, 3, 2, 1)
+        else:
+            require_size(images, least, "a DenseNet")
+            x = style.conv(self.stem_features, 3, name="stem_conv")(images)
+            maps = {"stem": x}
+        for stage, depth in enumerate(self.depths, start=1):
+            for index in range(depth):
+                x = DenseLayer(
+                    self.growth,
+                    self.bottleneck_size,
+                    self.dropout_rate,
+                    style,
+                    name=f"stage{stage}_layer{index + 1}",
+                )(x, train=train)
+            maps[f"stage{stage}"] = x
+            if stage < len(self.depths):
+                kept = max(1, int(x.shape[-1] * self.compression))
+                x = Transition(kept, style, name=f"stage{stage}_transition")(x, train=train)
+        x = style.act(style.norm(train=train, name="final_bn")(x))
+        maps[f"stage{len(self.depths)}"] = x
+        return maps
+
+
+def _maker(name: str, depths: tuple[int, ...], default_growth: int) -> Callable[..., Classifier]:
+    def make(
+        num_classes: int,
+        stem: Stem = "large",
+        growth: Count = default_growth,
+        bottleneck_size: Count = 4,
+        compression: Fraction = 0.5,
+        dropout_rate: ProperFraction = 0.0,
+        activation: str = "relu",
+        kernel_init: str = "he_normal",
+        dtype: Dtype = "float32",
+    ) -> Classifier:
+        """A DenseNet-BC of four blocks.
+
+        Args:
+            num_classes: k.
+            stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
+                convolution) for images of some 32 pixels.
+            growth: channels that a layer adds; the stem has twice as many.
+            bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`.
+            compression: share of the channels that a transition keeps.
+            dropout_rate: share of a layer's new values dropped in training.
+            activation: name of the activation.
+            kernel_init: name of the initialiser of convolutions.
+            dtype: of the computation.
+        """
+        style = Style(activation, kernel_init, "normal", dtype)
+        backbone = DenseNetBackbone(
+            depths, growth, 2 * growth, bottleneck_size, compression, stem, dropout_rate, style
+        )
+        return Classifier(backbone, PooledHead(num_classes, style))
+
+    make.__name__ = make.__qualname__ = name
+    return make
+
+
+def densenet_cifar(
+    num_classes: int,
+    depth: Count = 40,
+    growth: Count = 12,
+    bottleneck: bool = False,
+    dropout_rate: ProperFraction = 0.0,
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dtype: Dtype = "float32",
+) -> Classifier:
+    """A DenseNet of three blocks for 32-pixel images.
+
+    Args:
+        num_classes: k.
+        depth: layers, 3 n + 4, or 6 n + 4 with bottlenecks.
+        growth: channels that a layer adds.
+        bottleneck: DenseNet-BC: 1x1 convolutions to 4 `growth` channels in every layer, transitions
+            that keep half of the channels, a stem of 2 `growth` channels instead of 16; the paper
+            has depth=100 and growth=12.
+        dropout_rate: share of a layer's new values dropped in training; the paper uses 0.2 without
+            augmentation.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dtype: of the computation.
+    """
+    per_layer = 6 if bottleneck else 3
+    if depth < per_layer + 4 or (depth - 4) % per_layer:
+        near = max(per_layer + 4, depth - (depth - 4) % per_layer)
+        raise ConfigError(
+            f"config.model.options.depth of densenet_cifar is {per_layer} n + 4 with "
+            f"bottleneck={str(bottleneck).lower()}, at least {per_layer + 4}; found {depth}; use "
+            f"{near} or {near + per_layer}."
+        )
+    style = Style(activation, kernel_init, "normal", dtype)
+    backbone = DenseNetBackbone(
+        ((depth - 4) // per_layer,) * 3,
+        growth,
+        2 * growth if bottleneck else 16,
+        4 if bottleneck else 0,
+        0.5 if bottleneck else 1.0,
+        "small",
+        dropout_rate,
+        style,
+    )
+    return Classifier(backbone, PooledHead(num_classes, style))
+
+
+_PAPER = "Huang et al. 2016, arXiv:1608.06993"
+_TABLE = (
+    ("densenet121", 7_978_856, (6, 12, 24, 16), 32),
+    ("densenet161", 28_681_000, (6, 12, 36, 24), 48),
+    ("densenet169", 14_149_480, (6, 12, 32, 32), 32),
+    ("densenet201", 20_013_928, (6, 12, 48, 32), 32),
+)
+ENTRIES = {
+    name: ModelEntry(
+        _maker(name, depths, growth),
+        name.replace("densenet", "DenseNet-"),
+        _PAPER,
+        (224, 224, 3),
+        count,
+        1000,
+    )
+    for name, count, depths, growth in _TABLE
+} | {
+    "densenet_cifar": ModelEntry(
+        densenet_cifar, "DenseNet for 32-pixel images", _PAPER, (32, 32, 3), 1_019_722
+    )
+}

@@ -1,0 +1,161 @@
+"""Recurrent classifiers of images read as sequences: the simple net (Elman 1990, "Finding structure
+in time", Cognitive Science 14(2)), LSTM (Hochreiter & Schmidhuber 1997, Neural Computation 9(8),
+with the forget gate of Gers, Schmidhuber, Cummins 2000) and GRU (Cho et al. 2014, arXiv:1406.1078).
+
+Differs from the papers: the state at the end is classified; the GRU's reset gate acts after the
+recurrent product, as torch and cuDNN have it. Differs from torch: the two products of a gate share
+one bias.
+"""  # noqa: D205 - the title is a citation
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_lab.core.ranges import Count, ProperFraction
+from cnn_lab.core.shapes import Images
+from cnn_lab.layers.activations import activation
+from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences
+
+Cell = Literal["rnn", "lstm", "gru"]
+CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
+    "rnn": nn.SimpleCell,
+    "lstm": nn.OptimizedLSTMCell,
+    "gru": nn.GRUCell,
+}
+
+
+class RecurrentBackbone(nn.Module):
+    """Layers of cells along a sequence. States are float32 whatever `style.dtype` is, because
+    rounding adds up over the steps.
+
+    Attributes:
+        cell: `rnn`, `lstm` or `gru`.
+        hidden: width of the state.
+        num_layers: each reads the states of the one before.
+        bidirectional: whether a second cell per layer reads backwards, beside the first.
+        dropout_rate: share of the states dropped in training between layers.
+        order: how images are read.
+        style: initialiser, dtype and, for `rnn`, the activation.
+    """  # noqa: D205
+
+    cell: Cell
+    hidden: int = 128
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout_rate: float = 0.0
+    order: Order = "rows"
+    style: Style = Style("tanh", "lecun_normal")
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to the states `layerI` [n t d] and the last ones, `last` [n d]."""
+        maps, x = {}, as_sequences(images, self.order)
+        for layer in range(1, self.num_layers + 1):
+            if layer > 1:
+                x = Dropout(self.dropout_rate)(x, train=train)
+            directions = [self._read(x, f"layer{layer}_forward")]
+            if self.bidirectional:
+                directions.append(self._read(x, f"layer{layer}_backward", reverse=True))
+            maps[f"layer{layer}"] = x = jnp.concatenate(directions, axis=-1)
+            # Who reads backwards has seen all at the first step.
+            ends = [states[:, 0 if i else -1] for i, states in enumerate(directions)]
+            maps["last"] = jnp.concatenate(ends, axis=-1)
+        return maps | {"last": maps.pop("last")}
+
+    def _read(self, x: Sequences, name: str, *, reverse: bool = False) -> Steps:
+        options = {"kernel_init": initializer(self.style.kernel_init), "name": name}
+        if self.cell == "rnn":
+            act = activation(self.style.activation)
+            options["activation_fn"] = lambda x: act(x.astype(jnp.float32))
+        cell: nn.RNNCellBase = CELLS[self.cell](self.hidden, dtype=self.style.dtype, **options)
+        layer: Any = nn.RNN(cell, reverse=reverse, keep_order=True)
+        return layer(x)
+
+
+def _classifier(num_classes: int, dropout_rate: float, backbone: RecurrentBackbone) -> Classifier:
+    style = Style(dense_init="normal", dtype=backbone.style.dtype)
+    return Classifier(backbone, DenseHead(num_classes, (), style, input_dropout_rate=dropout_rate))
+
+
+def rnn(
+    num_classes: int,
+    hidden: Count = 128,
+    num_layers: Count = 1,
+    bidirectional: bool = False,
+    order: Order = "rows",
+    activation: str = "tanh",
+    kernel_init: str = "lecun_normal",
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+) -> Classifier:
+    """A simple recurrent net: the state is the activation of input and state before.
+
+    Args:
+        num_classes: k.
+        hidden: width of the state.
+        num_layers: each reads the states of the one before.
+        bidirectional: whether a second cell per layer reads backwards, beside the first.
+        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
+        activation: name of the activation.
+        kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
+        dropout_rate: share of the states dropped in training, between layers and before the output.
+        dtype: of the computation; states are float32.
+    """
+    style = Style(activation, kernel_init, dtype=dtype)
+    layers = (hidden, num_layers, bidirectional, dropout_rate, order)
+    return _classifier(num_classes, dropout_rate, RecurrentBackbone("rnn", *layers, style))
+
+
+def _gated(name: Literal["lstm", "gru"]) -> Callable[..., Classifier]:
+    def make(
+        num_classes: int,
+        hidden: Count = 128,
+        num_layers: Count = 1,
+        bidirectional: bool = False,
+        order: Order = "rows",
+        kernel_init: str = "lecun_normal",
+        dropout_rate: ProperFraction = 0.0,
+        dtype: Dtype = "float32",
+    ) -> Classifier:
+        """A recurrent net whose cells have gates, which let the state pass unchanged.
+
+        Args:
+            num_classes: k.
+            hidden: width of the state.
+            num_layers: each reads the states of the one before.
+            bidirectional: whether a second cell per layer reads backwards, beside the first.
+            order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
+            kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
+            dropout_rate: share of the states dropped in training, between layers and before the
+                output.
+            dtype: of the computation; states are float32.
+        """
+        style = Style("tanh", kernel_init, dtype=dtype)
+        layers = (hidden, num_layers, bidirectional, dropout_rate, order)
+        return _classifier(num_classes, dropout_rate, RecurrentBackbone(name, *layers, style))
+
+    make.__name__ = make.__qualname__ = name
+    return make
+
+
+ENTRIES = {
+    "rnn": ModelEntry(
+        *(rnn, "Recurrent net", "Elman 1990, Cognitive Science 14(2)", (28, 28, 1), 21_386)
+    ),
+    "lstm": ModelEntry(
+        *(_gated("lstm"), "Long short-term memory", "Hochreiter & Schmidhuber 1997, Neural Comp."),
+        *((28, 28, 1), 81_674),
+    ),
+    "gru": ModelEntry(
+        *(_gated("gru"), "Gated recurrent units", "Cho et al. 2014, arXiv:1406.1078"),
+        *((28, 28, 1), 61_706),
+    ),
+}

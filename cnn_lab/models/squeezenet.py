@@ -1,0 +1,147 @@
+"""SqueezeNet (Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters
+and <0.5MB model size", arXiv:1602.07360, table 1), and version 1.1 of the authors' repository,
+which pools earlier and needs 2.4 times less arithmetic.
+
+Differs from the paper: as in torchvision, the first convolution has no padding and the last one
+starts with a deviation of 0.01, the others at He et al.'s scale.
+"""  # noqa: D205 - the title is a citation
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_lab.core.ranges import Positive, ProperFraction
+from cnn_lab.core.shapes import Images, Maps
+from cnn_lab.layers.pooling import max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, ConvHead
+from cnn_lab.models.sizes import require_size
+
+_SMALLER = ", or model.options.stem=small"
+# Channels between and after each fire module, the latter for both kernels together.
+FIRES = (
+    *((16, 128), (16, 128), (32, 256), (32, 256)),
+    *((48, 384), (48, 384), (64, 512), (64, 512)),
+)
+
+
+class Fire(nn.Module):
+    """Squeezes to few channels by 1x1, and expands them by 1x1 and by 3x3 convolutions.
+
+    Attributes:
+        squeezed: channels in between.
+        features: channels of the result, half of them from each kernel.
+        style: activation, initialiser and dtype.
+    """
+
+    squeezed: int
+    features: int
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Images) -> Maps:
+        """Maps [n h w c] to [n h w features]."""
+        style, half = self.style, self.features // 2
+        x = style.act(style.conv(self.squeezed, 1, bias=True, name="squeeze")(x))
+        expanded = (
+            style.conv(half, 1, bias=True, name="expand1x1")(x),
+            style.conv(half, 3, bias=True, name="expand3x3")(x),
+        )
+        return style.act(jnp.concatenate(expanded, axis=-1))
+
+
+class SqueezeNetBackbone(nn.Module):
+    """A convolution, eight fire modules and three poolings.
+
+    Attributes:
+        stem_features: channels of the first convolution.
+        stem_kernel: its side.
+        pooled: numbers of the layers before which the map is halved; fire modules begin with 2.
+        width: factor of the channels.
+        stem: `large` is a first convolution with stride 2; `small` one of 3x3 with stride 1.
+        style: activation, initialiser and dtype.
+    """
+
+    stem_features: int
+    stem_kernel: int
+    pooled: tuple[int, ...]
+    width: float = 1.0
+    stem: Literal["large", "small"] = "large"
+    style: Style = Style(kernel_init="he_uniform")
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `conv1` and `fire2` to `fire9`."""
+        del train  # nothing here differs
+        small, style = self.stem == "small", self.style
+        kernel, strides, padding = (3, 1, 1) if small else (self.stem_kernel, 2, 0)
+        # Three poolings need 12 pixels to leave 2.
+        least, instead = (12, "") if small else (22 + kernel, _SMALLER)
+        require_size(images, least, "SqueezeNet", instead)
+        scaled = lambda features: 2 * max(1, round(self.width * features / 2))  # noqa: E731
+        conv1 = style.conv(
+            scaled(self.stem_features), kernel, strides, padding, bias=True, name="conv1"
+        )
+        x = style.act(conv1(images))
+        maps = {"conv1": x}
+        for number, (squeezed, features) in enumerate(FIRES, start=2):
+            if number in self.pooled:
+                x = max_pool(x, 3, 2, ceil_mode=True)
+            name = f"fire{number}"
+            x = maps[name] = Fire(scaled(squeezed), scaled(features), style, name=name)(x)
+        return maps
+
+
+def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
+    def make(
+        num_classes: int,
+        stem: Literal["large", "small"] = "large",
+        width_multiplier: Positive = 1.0,
+        activation: str = "relu",
+        kernel_init: str = "he_uniform",
+        dropout_rate: ProperFraction = 0.5,
+        dtype: Dtype = "float32",
+    ) -> Classifier:
+        """A SqueezeNet.
+
+        Args:
+            num_classes: k.
+            stem: `large` (first convolution with stride 2) or `small` (3x3, stride 1) for images of
+                some 32 pixels.
+            width_multiplier: factor of the channels of every convolution but the last.
+            activation: name of the activation.
+            kernel_init: name of the initialiser of convolutions.
+            dropout_rate: share of the values of the last map dropped in training.
+            dtype: of the computation.
+        """
+        style = Style(activation, kernel_init, "normal", dtype)
+        backbone = SqueezeNetBackbone(width=width_multiplier, stem=stem, style=style, **fixed)
+        return Classifier(backbone, ConvHead(num_classes, style, dropout_rate))
+
+    make.__name__ = make.__qualname__ = name
+    return make
+
+
+_PAPER = "Iandola et al. 2016, arXiv:1602.07360"
+ENTRIES = {
+    "squeezenet1_0": ModelEntry(
+        _maker("squeezenet1_0", stem_features=96, stem_kernel=7, pooled=(2, 5, 9)),
+        "SqueezeNet 1.0",
+        _PAPER,
+        (224, 224, 3),
+        1_248_424,
+        1000,
+    ),
+    "squeezenet1_1": ModelEntry(
+        _maker("squeezenet1_1", stem_features=64, stem_kernel=3, pooled=(2, 4, 6)),
+        "SqueezeNet 1.1",
+        _PAPER,
+        (224, 224, 3),
+        1_235_496,
+        1000,
+    ),
+}

@@ -1,0 +1,249 @@
+"""Convolution over time, for images read as sequences: a temporal convolution net (Bai, Kolter,
+Koltun 2018, "An empirical evaluation of generic convolutional and recurrent networks for sequence
+modeling", arXiv:1803.01271, section 3), and a plain one-dimensional convolutional net in the
+tradition of time-delay networks (Waibel et al. 1989, IEEE Trans. ASSP 37(3)).
+
+Differs from the paper: dropout acts on single values, as in its authors' code, and there are as
+many blocks as it takes to see the whole sequence, unless `num_blocks` says otherwise.
+"""  # noqa: D205 - the title is a citation
+
+from typing import Annotated
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from cnn_lab.core.ranges import Count, ProperFraction, Range
+from cnn_lab.core.shapes import Images
+from cnn_lab.layers.convolution import conv_general_dilated
+from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.pooling import max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
+from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences
+
+Several = Annotated[int, Range(least=2)]
+
+
+class TimeConv(nn.Module):
+    """A convolution over time that keeps the number of steps.
+
+    Attributes:
+        features: values per step of the result.
+        kernel_size: steps that one sees, itself included.
+        dilation: steps from each of them to the next.
+        style: initialiser and dtype.
+        causal: whether they all lie before it; else it is in their middle.
+        weight_norm: whether each feature's kernel is a direction and a length (Salimans & Kingma
+            2016, arXiv:1602.07868), the length being the parameter `scale`.
+    """
+
+    features: int
+    kernel_size: int
+    dilation: int
+    style: Style
+    causal: bool = True
+    weight_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x: Sequences) -> Steps:
+        """Maps [n t d] to [n t features]."""
+        shape = (self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", initializer(self.style.kernel_init), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        if self.weight_norm:
+            length = jnp.sqrt(jnp.sum(jnp.square(kernel), (0, 1)))
+            scale = self.param("scale", lambda _: length)  # it begins as if there were none
+            kernel = kernel * (scale / length)[None, None]
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.style.dtype)
+        # Over every d-th step there is no dilation, and without it the kernel's gradient is fast.
+        n, steps, values = x.shape
+        rows = -(-steps // self.dilation)
+        x = jnp.pad(x, ((0, 0), (0, rows * self.dilation - steps), (0, 0)))
+        x = x.reshape(n, rows, self.dilation, values)
+        after = 0 if self.causal else self.kernel_size // 2
+        pads = ((self.kernel_size - 1 - after, after), (0, 0))
+        y = conv_general_dilated(
+            x, kernel[:, None], (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y.reshape(n, rows * self.dilation, -1)[:, :steps] + bias[None, None]
+
+
+class TemporalBlock(nn.Module):
+    """Two causal convolutions, each with activation and dropout, and a shortcut.
+
+    Attributes:
+        features: values per step of the result.
+        kernel_size: of the convolutions.
+        dilation: of the convolutions.
+        dropout_rate: share of the values dropped in training.
+        weight_norm: whether the convolutions' kernels are directions and lengths.
+        style: activation, initialiser and dtype.
+    """
+
+    features: int
+    kernel_size: int
+    dilation: int
+    dropout_rate: float
+    weight_norm: bool
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Sequences, *, train: bool) -> Steps:
+        """Maps [n t d] to [n t features]."""
+        style, y = self.style, x
+        options = (self.features, self.kernel_size, self.dilation, style, True, self.weight_norm)
+        for name in ("conv1", "conv2"):
+            y = style.act(TimeConv(*options, name=name)(y))
+            y = Dropout(self.dropout_rate)(y, train=train)
+        if x.shape != y.shape:
+            x = style.dense(self.features, name="shortcut")(x)
+        return style.act(x + y)
+
+
+class TemporalBackbone(nn.Module):
+    """Blocks whose dilation doubles from one to the next.
+
+    Attributes:
+        hidden: values per step.
+        kernel_size: of the convolutions.
+        num_blocks: None for as many as it takes for the last step to see the first.
+        dropout_rate: share of the values dropped in training after each convolution.
+        weight_norm: whether the convolutions' kernels are directions and lengths.
+        order: how images are read.
+        style: activation, initialiser and dtype.
+    """
+
+    hidden: int = 64
+    kernel_size: int = 3
+    num_blocks: int | None = None
+    dropout_rate: float = 0.0
+    weight_norm: bool = True
+    order: Order = "rows"
+    style: Style = Style()
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `blockI` [n t d], and the last step of the last, `last`."""
+        x, maps = as_sequences(images, self.order), {}
+        number = self.num_blocks or blocks_to_see(x.shape[1], self.kernel_size)
+        for index in range(number):
+            options = (self.hidden, self.kernel_size, 2**index, self.dropout_rate, self.weight_norm)
+            name = f"block{index + 1}"
+            maps[name] = x = TemporalBlock(*options, self.style, name=name)(x, train=train)
+        return maps | {"last": x[:, -1]}
+
+
+def reach(num_blocks: int, kernel_size: int) -> int:
+    """Steps that the last one sees, itself included: two convolutions a block, dilations double."""
+    return 1 + 2 * (kernel_size - 1) * (2**num_blocks - 1)
+
+
+def blocks_to_see(steps: int, kernel_size: int) -> int:
+    """The fewest blocks whose last step sees all of that many steps."""
+    number = 1
+    while reach(number, kernel_size) < steps:
+        number += 1
+    return number
+
+
+def tcn(
+    num_classes: int,
+    hidden: Count = 64,
+    kernel_size: Several = 3,
+    num_blocks: Count | None = None,
+    weight_norm: bool = True,
+    order: Order = "rows",
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+) -> Classifier:
+    """A temporal convolution net: dilated causal convolutions; the last step is classified.
+
+    Args:
+        num_classes: k.
+        hidden: values per step in every block.
+        kernel_size: steps that a convolution sees. The last step sees 1 + 2 (kernel_size - 1)
+            (2^num_blocks - 1) of the sequence.
+        num_blocks: of two convolutions each; none for as many as it takes to see the whole
+            sequence. The paper has 8 blocks of 25 with a kernel size of 7 for a pixel a step.
+        weight_norm: whether the convolutions' kernels are directions and lengths.
+        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dropout_rate: share of the values dropped in training after each convolution.
+        dtype: of the computation.
+    """
+    style = Style(activation, kernel_init, dtype=dtype)
+    options = (hidden, kernel_size, num_blocks, dropout_rate, weight_norm, order)
+    head = DenseHead(num_classes, (), Style(dense_init="normal", dtype=dtype))
+    return Classifier(TemporalBackbone(*options, style), head)
+
+
+class Conv1dBackbone(nn.Module):
+    """Convolutions over time, each followed by activation and pooling over pairs of steps.
+
+    Attributes:
+        widths: values per step after each convolution.
+        kernel_size: steps that a convolution sees, half of them before and half after.
+        order: how images are read.
+        style: activation, initialiser and dtype.
+    """
+
+    widths: tuple[int, ...] = (64, 128)
+    kernel_size: int = 5
+    order: Order = "rows"
+    style: Style = Style()
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:  # noqa: ARG002
+        """Maps images [n h w c] to `convI` [n t/2^I d]."""
+        x, maps = as_sequences(images, self.order), {}
+        for index, width in enumerate(self.widths):
+            name = f"conv{index + 1}"
+            x = TimeConv(width, self.kernel_size, 1, self.style, causal=False, name=name)(x)
+            maps[name] = x = max_pool(self.style.act(x), 2)
+        return maps
+
+
+def conv1d(
+    num_classes: int,
+    widths: tuple[Count, ...] = (64, 128),
+    kernel_size: Count = 5,
+    order: Order = "rows",
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+) -> Classifier:
+    """Convolution and pooling over time; the mean over what is left of it is classified.
+
+    Args:
+        num_classes: k.
+        widths: values per step after each convolution; each halves the number of steps.
+        kernel_size: steps that a convolution sees.
+        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dropout_rate: share of the mean's values dropped in training.
+        dtype: of the computation.
+    """
+    style = Style(activation, kernel_init, "normal", dtype)
+    backbone = Conv1dBackbone(tuple(widths), kernel_size, order, style)
+    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
+
+
+ENTRIES = {
+    "tcn": ModelEntry(
+        *(tcn, "Temporal convolution net", "Bai et al. 2018, arXiv:1803.01271"),
+        *((28, 28, 1), 70_090),
+    ),
+    "conv1d": ModelEntry(
+        *(conv1d, "Convolution over time", "Waibel et al. 1989, IEEE Trans. ASSP 37(3)"),
+        *((28, 28, 1), 51_402),
+    ),
+}

@@ -1,0 +1,166 @@
+"""U-Net (Ronneberger, Fischer, Brox 2015, "U-Net: convolutional networks for biomedical image
+segmentation", arXiv:1505.04597, figure 1).
+
+Differs from the paper: convolutions keep the size, so that there is one logit vector per pixel of
+the image and nothing is cropped; dropout at the end of the contracting path is off unless
+`dropout_rate` is set.
+"""  # noqa: D205 - the title is a citation
+
+import dataclasses
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cnn_lab.core.ranges import Count, ProperFraction
+from cnn_lab.core.shapes import Images, Maps
+from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.pooling import max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.layers.unpooling import ConvTranspose
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import ImageToImage
+from cnn_lab.models.sizes import require_multiple
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions.
+
+    Attributes:
+        features: channels of the result.
+        batch_norm: whether each convolution is normalised; otherwise it has a bias.
+        style: activation, initialiser and dtype.
+    """
+
+    features: int
+    batch_norm: bool
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Images, *, train: bool) -> Maps:
+        """Maps [n h w c] to [n h w features]."""
+        for index in (1, 2):
+            bias = not self.batch_norm
+            x = self.style.conv(self.features, 3, bias=bias, name=f"conv{index}")(x)
+            if self.batch_norm:
+                x = self.style.norm(train=train, name=f"bn{index}")(x)
+            x = self.style.act(x)
+        return x
+
+
+class Contracting(nn.Module):
+    """The left side of the U: half the rows and columns and twice the channels at each step.
+
+    Attributes:
+        num_steps: down, and up again.
+        width: channels of the first map.
+        batch_norm: whether convolutions are normalised.
+        dropout_rate: share of the values of the two coarsest maps dropped in training.
+        style: activation, initialiser and dtype.
+    """
+
+    num_steps: int = 4
+    width: int = 64
+    batch_norm: bool = False
+    dropout_rate: float = 0.0
+    style: Style = Style(dense_init="normal")
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `stage1` [n h w width], `stage2` of half the sides and so on."""
+        require_multiple(images, 2**self.num_steps, "unet")
+        x, maps = images, {}
+        for step in range(self.num_steps + 1):
+            if step:
+                x = max_pool(x, 2)
+            name = f"stage{step + 1}"
+            features = self.width * 2**step
+            x = DoubleConv(features, self.batch_norm, self.style, name=name)(x, train=train)
+            if step >= self.num_steps - 1:
+                x = Dropout(self.dropout_rate)(x, train=train)
+            maps[name] = x
+        return maps
+
+
+class Expanding(nn.Module):
+    """The right side of the U: each step up is joined by the map of that size from the left.
+
+    Attributes:
+        num_classes: k.
+        batch_norm: whether convolutions are normalised.
+        style: activation, initialisers and dtype.
+    """
+
+    num_classes: int
+    batch_norm: bool = False
+    style: Style = Style(dense_init="normal")
+
+    @nn.compact
+    def __call__(
+        self,
+        maps: Mapping[str, jax.Array],
+        image_shape: tuple[int, int, int],  # noqa: ARG002 - the finest map has that size
+        *,
+        train: bool,
+    ) -> Float[Array, "n h w k"]:
+        """Maps named maps, each twice the size of the next, to logits [n h w k]."""
+        style = self.style
+        *finer, (_, x) = maps.items()
+        for name, skip in reversed(finer):
+            up = ConvTranspose(
+                skip.shape[-1],
+                2,
+                2,
+                kernel_init=initializer(style.kernel_init),
+                dtype=style.dtype,
+                name=f"{name}_up",
+            )
+            x = jnp.concatenate([skip, up(x)], axis=-1)
+            block = DoubleConv(skip.shape[-1], self.batch_norm, style, name=name)
+            x = block(x, train=train)
+        last = dataclasses.replace(style, kernel_init=style.dense_init)
+        return last.conv(self.num_classes, 1, bias=True, name="output")(x)
+
+
+def unet(
+    num_classes: int,
+    num_steps: Count = 4,
+    width: Count = 64,
+    batch_norm: bool = False,
+    dropout_rate: ProperFraction = 0.0,
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dtype: Dtype = "float32",
+) -> ImageToImage:
+    """U-Net: one logit vector per pixel, of images whose sides are multiples of 2**num_steps.
+
+    Args:
+        num_classes: k.
+        num_steps: times that the size is halved, and doubled again.
+        width: channels of the finest maps; each step doubles them.
+        batch_norm: normalise after each 3x3 convolution, which then has no bias.
+        dropout_rate: share of the values of the two coarsest maps dropped in training; the authors'
+            network drops half.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dtype: of the computation.
+    """
+    style = Style(activation, kernel_init, "normal", dtype)
+    backbone = Contracting(num_steps, width, batch_norm, dropout_rate, style)
+    return ImageToImage(backbone, Expanding(num_classes, batch_norm, style))
+
+
+ENTRIES = {
+    "unet": ModelEntry(
+        unet,
+        "U-Net",
+        "Ronneberger et al. 2015, arXiv:1505.04597",
+        (512, 512, 1),
+        31_030_658,
+        2,
+        "pixel_logits",
+    )
+}

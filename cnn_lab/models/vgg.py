@@ -1,0 +1,132 @@
+"""VGG networks (Simonyan & Zisserman 2014, "Very deep convolutional networks for large-scale image
+recognition", arXiv:1409.1556, table 1: A, B, D, E), with and without batch normalisation.
+
+Differs from the paper: weights start at He et al.'s scale (2015, arXiv:1502.01852) instead of being
+taken from shallower nets; the forms with batch normalisation (Ioffe & Szegedy 2015,
+arXiv:1502.03167) keep the biases of their convolutions, as torchvision does.
+"""  # noqa: D205 - the title is a citation
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+
+from cnn_lab.core.ranges import Count, ProperFraction
+from cnn_lab.core.shapes import Images
+from cnn_lab.layers.pooling import average_pool, max_pool
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.sizes import require_size
+
+Pooling = Literal["max", "average"]
+
+
+class VGGBackbone(nn.Module):
+    """Five stages of 3x3 convolutions, each followed by 2x2 pooling.
+
+    Attributes:
+        depths: convolutions per stage.
+        batch_norm: whether batch normalisation follows each convolution.
+        width: channels of the first stage, doubled up to the fourth.
+        pooling: `max`, or `average` as for style transfer.
+        style: activation, initialisers and dtype.
+    """
+
+    depths: tuple[int, ...]
+    batch_norm: bool = False
+    width: int = 64
+    pooling: Pooling = "max"
+    style: Style = Style(kernel_init="he_normal_fan_out", dense_init="he_normal")
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `conv1_1` to `conv5_4`, activated, and `pool5`."""
+        require_size(images, 2 ** len(self.depths), "a VGG net")
+        style, maps, x = self.style, {}, images
+        pool = max_pool if self.pooling == "max" else average_pool
+        for stage, depth in enumerate(self.depths, start=1):
+            features = self.width * 2 ** min(stage - 1, 3)
+            for number in range(1, depth + 1):
+                x = style.conv(features, 3, bias=True, name=f"conv{stage}_{number}")(x)
+                if self.batch_norm:
+                    x = style.norm(train=train, name=f"bn{stage}_{number}")(x)
+                x = maps[f"conv{stage}_{number}"] = style.act(x)
+            x = pool(x, 2)
+        return {**maps, f"pool{len(self.depths)}": x}
+
+
+def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
+    def make(
+        num_classes: int,
+        width: Count = 64,
+        hidden: tuple[Count, ...] = (4096, 4096),
+        pooled_size: Count = 7,
+        pooling: Pooling = "max",
+        activation: str = "relu",
+        kernel_init: str = "he_normal_fan_out",
+        dropout_rate: ProperFraction = 0.5,
+        dtype: Dtype = "float32",
+    ) -> Classifier:
+        """A VGG net.
+
+        Images of 32 pixels leave one pixel for the dense layers: there, set `pooled_size=1` and
+        narrower hidden layers, such as `hidden=(512,)`.
+
+        Args:
+            num_classes: k.
+            width: channels of the first stage, doubled from stage to stage up to the fourth.
+            hidden: widths of the hidden dense layers.
+            pooled_size: side in pixels of the map that the dense layers read, a 32nd of the
+                image's; maps of other sizes are averaged to it, or repeated.
+            pooling: `max`, or `average` as for style transfer.
+            activation: name of the activation.
+            kernel_init: name of the initialiser of convolutions.
+            dropout_rate: share of each hidden layer's values dropped in training.
+            dtype: of the computation.
+        """
+        style = Style(activation, kernel_init, "he_normal", dtype)
+        backbone = VGGBackbone(width=width, pooling=pooling, style=style, **fixed)
+        head = DenseHead(
+            num_classes,
+            tuple(hidden),
+            style,
+            dropout_rate,
+            pooled_size=(pooled_size, pooled_size),
+            output_init="normal",
+        )
+        return Classifier(backbone, head)
+
+    make.__name__ = make.__qualname__ = name
+    return make
+
+
+# Layers with weights: (convolutions per stage, parameters, parameters with batch normalisation).
+_TABLE = {
+    11: ((1, 1, 2, 2, 2), 132_863_336, 132_868_840),
+    13: ((2, 2, 2, 2, 2), 133_047_848, 133_053_736),
+    16: ((2, 2, 3, 3, 3), 138_357_544, 138_365_992),
+    19: ((2, 2, 4, 4, 4), 143_667_240, 143_678_248),
+}
+_PAPER = "Simonyan & Zisserman 2014, arXiv:1409.1556"
+
+
+def _entry(name: str, title: str, depths: tuple[int, ...], count: int, **fixed: Any) -> ModelEntry:
+    make = _maker(name, depths=depths, **fixed)
+    return ModelEntry(make, title, _PAPER, (224, 224, 3), count, 1000)
+
+
+ENTRIES = {
+    f"vgg{layers}": _entry(f"vgg{layers}", f"VGG-{layers}", depths, count)
+    for layers, (depths, count, _) in _TABLE.items()
+} | {
+    f"vgg{layers}_bn": _entry(
+        f"vgg{layers}_bn",
+        f"VGG-{layers} with batch normalisation",
+        depths,
+        count,
+        batch_norm=True,
+    )
+    for layers, (depths, _, count) in _TABLE.items()
+}

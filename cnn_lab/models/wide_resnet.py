@@ -1,0 +1,125 @@
+"""Wide residual networks with pre-activation (Zagoruyko & Komodakis 2016, "Wide residual networks",
+arXiv:1605.07146, table 1 with B(3,3) blocks).
+
+Differs from the paper: nothing known; as in the authors' code, blocks that change the shape project
+the activated input by a 1x1 convolution, and dropout stands before the second convolution.
+"""  # noqa: D205 - the title is a citation
+
+import flax.linen as nn
+import jax
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.ranges import Count, ProperFraction
+from cnn_lab.core.shapes import Images, Maps
+from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.sizes import require_size
+
+
+class WideBlock(nn.Module):
+    """Normalise, activate, convolve; the same again; add the input.
+
+    Attributes:
+        features: channels of the result.
+        strides: of the first convolution.
+        dropout_rate: share of the values between the convolutions dropped in training.
+        style: activation, initialiser and dtype.
+    """
+
+    features: int
+    strides: int
+    dropout_rate: float
+    style: Style
+
+    @nn.compact
+    def __call__(self, x: Images, *, train: bool) -> Maps:
+        """Maps [n h w c] to [n h/strides w/strides features]."""
+        style = self.style
+        y = style.act(style.norm(train=train, name="bn1")(x))
+        if x.shape[-1] != self.features or self.strides != 1:
+            x = style.conv(self.features, 1, self.strides, name="shortcut_conv")(y)
+        y = style.conv(self.features, 3, self.strides, name="conv1")(y)
+        y = style.act(style.norm(train=train, name="bn2")(y))
+        y = Dropout(self.dropout_rate)(y, train=train)
+        return x + style.conv(self.features, 3, name="conv2")(y)
+
+
+class WideResNetBackbone(nn.Module):
+    """A 3x3 convolution and three stages of blocks.
+
+    Attributes:
+        depth: blocks per stage.
+        width: factor on the 16, 32 and 64 channels of the stages.
+        dropout_rate: share of the values between a block's convolutions dropped in training.
+        style: activation, initialiser and dtype.
+    """
+
+    depth: int = 4
+    width: int = 10
+    dropout_rate: float = 0.0
+    style: Style = Style(kernel_init="he_normal_fan_out", dense_init="normal")
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
+        """Maps images [n h w c] to `stem`, `stage1`, `stage2` and, activated, `stage3`."""
+        require_size(images, 4, "a wide ResNet")
+        style = self.style
+        x = style.conv(16, 3, name="stem_conv")(images)
+        maps = {"stem": x}
+        for stage in range(3):
+            for index in range(self.depth):
+                x = WideBlock(
+                    16 * self.width * 2**stage,
+                    2 if stage > 0 and index == 0 else 1,
+                    self.dropout_rate,
+                    style,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x, train=train)
+            maps[f"stage{stage + 1}"] = x
+        maps["stage3"] = style.act(style.norm(train=train, name="final_bn")(x))
+        return maps
+
+
+def wide_resnet28_10(
+    num_classes: int,
+    depth: Count = 28,
+    width: Count = 10,
+    dropout_rate: ProperFraction = 0.0,
+    activation: str = "relu",
+    kernel_init: str = "he_normal_fan_out",
+    dtype: Dtype = "float32",
+) -> Classifier:
+    """A wide residual network for 32-pixel images: WRN-depth-width.
+
+    Args:
+        num_classes: k.
+        depth: layers, 6 n + 4: 10, 16, 22, 28, 40 and so on.
+        width: factor on the 16, 32 and 64 channels of the stages.
+        dropout_rate: share of the values between a block's convolutions dropped in training; the
+            paper uses 0.3 on CIFAR.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dtype: of the computation.
+    """
+    if depth < 10 or depth % 6 != 4:
+        near = max(10, depth - (depth - 4) % 6)
+        raise ConfigError(
+            f"config.model.options.depth of a wide ResNet is 6 n + 4, at least 10; found {depth}; "
+            f"use {near} or {near + 6}."
+        )
+    style = Style(activation, kernel_init, "normal", dtype)
+    backbone = WideResNetBackbone((depth - 4) // 6, width, dropout_rate, style)
+    return Classifier(backbone, PooledHead(num_classes, style))
+
+
+ENTRIES = {
+    "wide_resnet28_10": ModelEntry(
+        wide_resnet28_10,
+        "Wide ResNet-28-10",
+        "Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+        (32, 32, 3),
+        36_479_194,
+    )
+}
