@@ -7,21 +7,13 @@ from cnn_lab.analysis.footprint import (
     PICOJOULES_PER_MAC,
     TRAINING_PASSES,
     energy_kwh,
-    human_bytes,
     training_memory,
 )
+from cnn_lab.core.numbers import human_bytes, human_count
 
 IMAGES = 1_000_000  # that the energies are told for
 HEADINGS = ("layer", "kind", "output", "parameters", "MACs", "field", "stride", "output bytes")
 RIGHT = (False, False, False, True, True, True, True, True)
-
-
-def human_count(number: int) -> str:
-    """A number with four digits and a prefix: 4,089,184,256 is `4.089 G`."""
-    for size, prefix in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
-        if number >= size:
-            return f"{number / size:.3f}{prefix}"
-    return str(number)
 
 
 def cost_text(

@@ -10,6 +10,7 @@ Examples:
 
 import math
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -48,8 +49,9 @@ def main(invocation: Invocation) -> int:
     if not values.model:
         raise ConfigError("--model is missing: give a name that `cnn-lab list models` shows.")
     for name, least in (("batch", 1), ("num_classes", 1), ("price_per_kwh", 0)):
-        if values[name].value is not None and not least <= values[name].value < math.inf:
-            raise ConfigError(f"--{name} must be at least {least}; found {values[name].value}.")
+        number: Any = values[name].value
+        if number is not None and not least <= number < math.inf:
+            raise ConfigError(f"--{name} must be at least {least}; found {number}.")
     if values.picojoules_per_mac is not None and not 0 < values.picojoules_per_mac < math.inf:
         raise ConfigError(
             f"--picojoules_per_mac must be above 0; found {values.picojoules_per_mac}."
@@ -91,7 +93,6 @@ def _shape(text: str, usual: tuple[int, ...]) -> tuple[int, ...]:
     """The sizes in `224x224x3`."""
     parts = text.lower().split("x")
     if len(parts) != len(usual) or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise ConfigError(
-            f"--input must be {len(usual)} sizes such as {'x'.join(map(str, usual))}; found {text!r}."
-        )
+        example = "x".join(map(str, usual))
+        raise ConfigError(f"--input must be {len(usual)} sizes such as {example}; found {text!r}.")
     return tuple(map(int, parts))

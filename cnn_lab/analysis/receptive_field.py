@@ -1,0 +1,302 @@
+"""Which pixels of the images the values of an array depend on, read off a traced program.
+
+Positions are affine in the indices of an array: each index moves a box of pixels by a fixed jump.
+Convolutions and windows widen the box and lengthen the jumps; branches that meet give the smallest
+box around both; what is not affine, such as flattening, widens the box by the whole extent. Borders
+are left out of account, so that a field may exceed the image (Araujo, Norris, Sim 2019, "Computing
+receptive fields of convolutional neural networks", Distill).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+Vector = tuple[Fraction, ...]  # an entry per axis of the images' space
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """The value at index i depends on pixels first + shift to last + shift, shift = i @ jumps.
+
+    Attributes:
+        first: pixel of the box at index 0, which may lie in the padding.
+        last: pixel of the box at index 0, still in it.
+        jumps: pixels that the box moves with each index; one vector per dimension of the array.
+    """
+
+    first: Vector
+    last: Vector
+    jumps: tuple[Vector, ...]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Pixels of the box along each axis."""
+        sides = (b - a + 1 for a, b in zip(self.first, self.last, strict=True))
+        return tuple(math.ceil(Fraction(int(s.numerator), int(s.denominator))) for s in sides)
+
+    def reach(self, dimension: int, low: Fraction | int, high: Fraction | int) -> "Field":
+        """The box around all values from `low` to `high` further along a dimension."""
+        jump = self.jumps[dimension]
+        first = (a + min(low * j, high * j) for a, j in zip(self.first, jump, strict=True))
+        last = (b + max(low * j, high * j) for b, j in zip(self.last, jump, strict=True))
+        return Field(tuple(first), tuple(last), self.jumps)
+
+    def shaped(self, jumps: Sequence[Vector]) -> "Field":
+        """The same box over an array of other dimensions."""
+        return Field(self.first, self.last, tuple(jumps))
+
+    @property
+    def still(self) -> Vector:
+        """The jump of a dimension along which every value sees the same."""
+        return (Fraction(0),) * len(self.first)
+
+
+def field_of_images(num_axes: int) -> Field:
+    """Every pixel depends on itself: the field of images [n *space c]."""
+    still = (Fraction(0),) * num_axes
+    axes = range(num_axes)
+    steps = (tuple(Fraction(int(a == axis)) for a in axes) for axis in axes)
+    return Field(still, still, (still, *steps, still))
+
+
+def propagate(equation: Any, fields: Sequence[Field | None]) -> list[Field | None]:
+    """Fields of the outputs of one equation of a program that holds no inner program.
+
+    Args:
+        equation: of a jaxpr.
+        fields: of its inputs; None where they do not depend on the images.
+    """
+    if all(field is None for field in fields):
+        return [None] * len(equation.outvars)
+    rule = RULES.get(equation.primitive.name, _same_shape)
+    return list(rule(equation, fields))
+
+
+def everything(equation: Any, fields: Sequence[Field | None]) -> list[Field | None]:
+    """Every output depends on all of every input: the rule for what is not known."""
+    seen = []
+    for variable, field in zip(equation.invars, fields, strict=True):
+        if field is not None:
+            for dimension, length in enumerate(variable.aval.shape):
+                field = field.reach(dimension, 0, length - 1)
+            seen.append(field.shaped(()))
+    box = _union(seen)
+    return [box.shaped([box.still] * len(v.aval.shape)) for v in equation.outvars]
+
+
+def _union(fields: Sequence[Field]) -> Field:
+    first = tuple(map(min, zip(*(field.first for field in fields), strict=True)))
+    last = tuple(map(max, zip(*(field.last for field in fields), strict=True)))
+    jumps = (max(each, key=sum) for each in zip(*(f.jumps for f in fields), strict=True))
+    return Field(first, last, tuple(jumps))
+
+
+def _same_shape(equation, fields):
+    shapes = [variable.aval.shape for variable in equation.outvars]
+    known = [f for f in fields if f is not None]
+    matching = [
+        variable.aval.shape == shapes[0]
+        for variable, field in zip(equation.invars, fields, strict=True)
+        if field is not None
+    ]
+    if not all(matching) or len({*shapes}) > 1:
+        return everything(equation, fields)
+    if len(equation.outvars) == len(fields) > 1:  # such as a barrier: each passes through
+        return list(fields)
+    return [_union(known)] * len(equation.outvars)
+
+
+def _windowed(field, dimension, side, stride, pad, spread, dilation) -> tuple[Field, Vector]:
+    """A window along one dimension: the wider field, and the jump from window to window."""
+    reach = spread * (side - 1) // dilation  # further values of the array under one window
+    start = -Fraction(pad) / dilation
+    jump = tuple(j * stride / dilation for j in field.jumps[dimension])
+    return field.reach(dimension, start, start + reach), jump
+
+
+def _convolution(equation, fields):
+    field, parameters = fields[0], equation.params
+    if field is None or fields[1] is not None:
+        return everything(equation, fields)
+    numbers = parameters["dimension_numbers"]
+    kernel = equation.invars[1].aval.shape
+    jumps = [field.still] * len(field.jumps)
+    channels = numbers.lhs_spec[1]
+    field = field.reach(channels, 0, equation.invars[0].aval.shape[channels] - 1)
+    jumps[numbers.out_spec[0]] = field.jumps[numbers.lhs_spec[0]]
+    for axis, source in enumerate(numbers.lhs_spec[2:]):
+        field, jumps[numbers.out_spec[2 + axis]] = _windowed(
+            field,
+            source,
+            kernel[numbers.rhs_spec[2 + axis]],
+            parameters["window_strides"][axis],
+            parameters["padding"][axis][0],
+            parameters["rhs_dilation"][axis],
+            parameters["lhs_dilation"][axis],
+        )
+    return [field.shaped(jumps)]
+
+
+def _reduce_window(equation, fields):
+    field, parameters, jumps = fields[0], equation.params, []
+    if field is None or len(fields) != 1:
+        return everything(equation, fields)
+    for dimension, side in enumerate(parameters["window_dimensions"]):
+        field, jump = _windowed(
+            field,
+            dimension,
+            side,
+            parameters["window_strides"][dimension],
+            parameters["padding"][dimension][0],
+            parameters["window_dilation"][dimension],
+            parameters["base_dilation"][dimension],
+        )
+        jumps.append(jump)
+    return [field.shaped(jumps)]
+
+
+def _reduce(equation, fields):
+    field, axes = fields[0], equation.params["axes"]
+    for axis in axes:
+        field = field.reach(axis, 0, equation.invars[0].aval.shape[axis] - 1)
+    kept = [jump for axis, jump in enumerate(field.jumps) if axis not in axes]
+    return [field.shaped(kept)] * len(equation.outvars)
+
+
+def _cumulative(equation, fields):
+    axis = equation.params["axis"]
+    length = equation.invars[0].aval.shape[axis]
+    field = fields[0].reach(axis, 0, length - 1)
+    jumps = [field.still if a == axis else jump for a, jump in enumerate(field.jumps)]
+    return [field.shaped(jumps)]
+
+
+def _broadcast(equation, fields):
+    field = fields[0]
+    if field is None:
+        return [None]
+    jumps = [field.still] * len(equation.params["shape"])
+    for source, target in enumerate(equation.params["broadcast_dimensions"]):
+        if equation.invars[0].aval.shape[source] == equation.params["shape"][target]:
+            jumps[target] = field.jumps[source]
+    return [field.shaped(jumps)]
+
+
+def _reshape(equation, fields):
+    old, new = equation.invars[0].aval.shape, list(equation.params["new_sizes"])
+    field, jumps, position = fields[0], [], 0
+    while position < len(old) or len(jumps) < len(new):
+        # The shortest runs of dimensions on both sides that hold equally many values.
+        begin, start = position, len(jumps)
+        position, end = position + (position < len(old)), start + (start < len(new))
+        while math.prod(old[begin:position]) != math.prod(new[start:end]):
+            if math.prod(old[begin:position]) < math.prod(new[start:end]):
+                position += 1
+            else:
+                end += 1
+        field, jump = _merged(field, old, range(begin, position))
+        for dimension in range(start, end):
+            inner = math.prod(new[dimension + 1 : end])
+            jumps.append(tuple(j * inner for j in jump))
+    return [field.shaped(jumps)]
+
+
+def _merged(field: Field, shape: Sequence[int], run: range) -> tuple[Field, Vector]:
+    """Several dimensions as one: the jump of the last, if the others are whole rounds of it."""
+    run_of_more = [dimension for dimension in run if shape[dimension] > 1]
+    jump, inner = field.still, 1
+    for dimension in reversed(run_of_more):
+        outer = field.jumps[dimension]
+        if inner == 1 or outer == tuple(j * inner for j in jump):
+            jump = outer if inner == 1 else jump
+        elif not any(jump):  # repeated pixels: the box moves a pixel every `inner` values
+            jump = tuple(j / inner for j in outer)
+        else:
+            for other in run_of_more:
+                field = field.reach(other, 0, shape[other] - 1)
+            return field, field.still
+        inner *= shape[dimension]
+    return field, jump
+
+
+def _transpose(equation, fields):
+    return [fields[0].shaped([fields[0].jumps[d] for d in equation.params["permutation"]])]
+
+
+def _squeeze(equation, fields):
+    gone = equation.params["dimensions"]
+    return [fields[0].shaped([j for d, j in enumerate(fields[0].jumps) if d not in gone])]
+
+
+def _slice(equation, fields):
+    field, jumps = fields[0], []
+    strides = equation.params["strides"] or (1,) * len(field.jumps)
+    for dimension, start in enumerate(equation.params["start_indices"]):
+        field = field.reach(dimension, start, start)
+        jumps.append(tuple(j * strides[dimension] for j in field.jumps[dimension]))
+    return [field.shaped(jumps)]
+
+
+def _pad(equation, fields):
+    field, jumps = fields[0], []
+    if field is None or fields[1] is not None:
+        return everything(equation, fields)
+    for dimension, (low, _, interior) in enumerate(equation.params["padding_config"]):
+        start = -Fraction(low) / (interior + 1)
+        field = field.reach(dimension, start, start)
+        jumps.append(tuple(j / (interior + 1) for j in field.jumps[dimension]))
+    return [field.shaped(jumps)]
+
+
+def _reverse(equation, fields):
+    field, jumps = fields[0], list(fields[0].jumps)
+    for dimension in equation.params["dimensions"]:
+        end = equation.invars[0].aval.shape[dimension] - 1
+        field = field.reach(dimension, end, end)
+        jumps[dimension] = tuple(-j for j in jumps[dimension])
+    return [field.shaped(jumps)]
+
+
+def _concatenate(equation, fields):
+    along = equation.params["dimension"]
+    if any(any(field.jumps[along]) for field in fields if field is not None):
+        return everything(equation, fields)
+    return [_union([field for field in fields if field is not None])]
+
+
+def _product(equation, fields):
+    (contracted, batch), outputs, boxes = equation.params["dimension_numbers"], [], []
+    for side, field in enumerate(fields):
+        shape = equation.invars[side].aval.shape
+        rest = [d for d in range(len(shape)) if d not in (*contracted[side], *batch[side])]
+        if field is not None:
+            for dimension in contracted[side]:
+                field = field.reach(dimension, 0, shape[dimension] - 1)
+            boxes.append(field.shaped([field.jumps[d] for d in batch[side]]))
+        still = next(f for f in fields if f is not None).still
+        outputs += [still if field is None else field.jumps[d] for d in rest]
+    box = _union(boxes)
+    return [box.shaped([*box.jumps, *outputs])]
+
+
+Rule = Callable[[Any, Sequence[Any]], Sequence[Field | None]]
+_KINDS: dict[Rule, str] = {
+    _broadcast: "broadcast_in_dim",
+    _concatenate: "concatenate",
+    _convolution: "conv_general_dilated",
+    _cumulative: "cumlogsumexp cummax cummin cumprod cumsum",
+    _pad: "pad",
+    _product: "dot_general",
+    _reduce: "argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum",
+    _reduce_window: "reduce_window_max reduce_window_min reduce_window_sum",
+    _reshape: "reshape",
+    _reverse: "rev",
+    _slice: "slice",
+    _squeeze: "squeeze",
+    _transpose: "transpose",
+    # These keep the shape, but not the places.
+    everything: "dynamic_update_slice fft gather scatter scatter-add sort",
+}
+RULES: dict[str, Rule] = {name: rule for rule, names in _KINDS.items() for name in names.split()}

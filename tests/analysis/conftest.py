@@ -1,0 +1,12 @@
+"""Small programs, many of them."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _quick_compilation():
+    """Compiling costs more than these tests compute."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
