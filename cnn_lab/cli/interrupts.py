@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import threading
+from typing import Any
 
 STATUS = 130
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -18,14 +20,39 @@ def leave_at_once() -> None:
 
 
 def raise_instead() -> None:
-    """From now on either raises `KeyboardInterrupt`, so that what was begun is cleaned up."""
+    """From now on either raises `KeyboardInterrupt`, so that what was begun is cleaned up.
+
+    Raised inside a finaliser or a callback of the garbage collector, Python would report the
+    exception and go on; then the signal comes again.
+    """
     _install(signal.default_int_handler)
+    if sys.unraisablehook is not _raise_again:
+        _raise_again.others = sys.unraisablehook
+        sys.unraisablehook = _raise_again
 
 
 def _install(handler) -> None:
     if threading.current_thread() is threading.main_thread():
         for number in NUMBERS:
             signal.signal(number, handler)
+
+
+class _RaiseAgain:
+    """An `unraisablehook` that sends the signal of a swallowed `KeyboardInterrupt` once more."""
+
+    others = staticmethod(sys.unraisablehook)
+
+    def __call__(self, unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            self.others(unraisable)
+            return
+        # Later and from outside: raised here it would be swallowed as well.
+        again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+
+_raise_again = _RaiseAgain()
 
 
 def _leave() -> None:

@@ -25,3 +25,26 @@ def test_an_early_signal_is_answered_with_one_sentence(tmp_path, number, delay):
     assert said.strip().startswith("interrupted; ")
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_that_a_finaliser_swallows_comes_again():
+    script = """
+import os, signal, time
+from cnn_lab.cli import interrupts
+interrupts.raise_instead()
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+try:
+    made = Finalised()
+    del made
+    print("swallowed", flush=True)
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (done.stdout.split(), done.stderr) == (["swallowed", "heard"], "")
