@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.config_rules import validate
 from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.numbers import counted
 from cnn_lab.core.options import check_options
 from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.data.assemble import (
@@ -180,7 +181,7 @@ def build(
     if config.train.batch_size > len(train):
         raise ConfigError(
             f"config.train.batch_size is {config.train.batch_size}, but {config.data.name} has "
-            f"only {len(train)} training examples; use at most that many."
+            f"only {counted(len(train), 'training example')}; use at most that many."
         )
     total_steps = -(-len(train) // config.train.batch_size) * config.train.num_epochs
     learning_rate = named.make_schedule(num_steps=total_steps)

@@ -14,6 +14,7 @@ from cnn_lab.config import (
     TrainConfig,
 )
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.numbers import counted
 from cnn_lab.core.typed import Node, from_dict, to_dict
 
 
@@ -27,13 +28,13 @@ def validate(config: ExperimentConfig) -> None:
     if (data.mean is None) != (data.std is None):
         raise ConfigError("config.data.mean and config.data.std must be set together.")
     stopping, look = config.early_stopping, config.evaluate.every_epochs
-    for group, period in {"evaluate": config.evaluate, "early_stopping": stopping}.items():
-        if period is not None and period.every_epochs > train.num_epochs:
-            raise ConfigError(
-                f"config.{group}.every_epochs is {period.every_epochs}, but the run has only "
-                f"{train.num_epochs} epochs, so its turn would never come; lower it."
-            )
+    # A longer evaluate.every_epochs is fine: the last epoch is evaluated whatever it says.
     if stopping is not None:
+        if stopping.every_epochs > train.num_epochs:
+            raise ConfigError(
+                f"config.early_stopping.every_epochs is {stopping.every_epochs}, but the run has "
+                f"only {counted(train.num_epochs, 'epoch')}, so its turn would never come; lower it."
+            )
         held_out = data.validation_fraction if data.num_validation is None else data.num_validation
         if not held_out:
             raise ConfigError(

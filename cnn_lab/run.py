@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -14,6 +15,10 @@ from cnn_lab.build import Experiment, build, resolve_names
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, WorkdirError
+from cnn_lab.core.files import write_text
+from cnn_lab.core.numbers import counted
+from cnn_lab.core.refusals import refusals_told
+from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import to_dict
 from cnn_lab.data.catalog import open_dataset
 from cnn_lab.tasks import Classification
@@ -21,22 +26,31 @@ from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.diagnose import explain_non_finite
 from cnn_lab.train.dispatch import compile_train, prepare_key
 from cnn_lab.train.early_stopping import Selection
-from cnn_lab.train.log import JsonLines, Sink, TensorBoard, WeightsAndBiases, require_wandb
+from cnn_lab.train.log import (
+    METRICS_FILE,
+    JsonLines,
+    Sink,
+    TensorBoard,
+    WeightsAndBiases,
+    read_rows,
+    require_wandb,
+)
 from cnn_lab.train.loop import Plan, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.progress import make_display
+from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.signals import StopSignals
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.storable import sharded_shapes
 from cnn_lab.train.workdir import (
     CHECKPOINTS,
+    DAMAGED,
     Workdir,
-    environment,
+    has_checkpoints,
+    missing_checkpoints,
     read_record,
-    session,
 )
 
-DAMAGED = "damaged_checkpoints"
 ENDED = ("finished", "stopped early")
 
 
@@ -75,11 +89,13 @@ def run_training(
     if config.log.wandb_project is not None:
         require_wandb()
     resolve_names(config)  # a typo is no difference to the config that the folder was made with
-    with ExitStack() as stack:
+    with refusals_told(workdir), ExitStack() as stack:
         folder = Workdir(workdir, config)
         stack.callback(folder.release)
         signals = stack.enter_context(StopSignals())
-        record = read_record(workdir)
+        record = {} if folder.fresh else read_record(workdir)
+        if record and not has_checkpoints(workdir):
+            raise missing_checkpoints(workdir)
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
         experiment = build(config, functools.partial(open_dataset, progress=say))
@@ -139,37 +155,37 @@ def _train(
     if evaluator is not None:
         compile_seconds += evaluator.compile(_variables(target)).compile_seconds
     say(
-        f"Training {config.model.name} ({trees.count(target.params):,} parameters) on "
-        f"{config.data.name}: {len(pipeline.order.indices):,} images, {plan.num_epochs} epochs of "
-        f"{plan.steps_per_epoch} steps, {pipeline.name}, on {mesh.devices.size} of "
-        f"{started['devices']}; compiled in {compile_seconds:.1f} s."
+        f"Training {config.model.name} ({counted(trees.count(target.params), 'parameter')}) on "
+        f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, "
+        f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}, "
+        f"{pipeline.name}, on {devices_in_words(mesh.devices.size)}; compiled in "
+        f"{compile_seconds:.1f} s."
     )
     signals.begin()
     folder.claim(config)
-    sessions = [
-        *read_record(folder.path).get("sessions", []),
-        session(started, first_step=first_step, last_step=None, status="running"),
-    ]
-    folder.update_record(
-        status="running",
-        sessions=sessions,
+    session = Session(
+        folder,
+        started,
+        first_step,
         config=to_dict(config),
         fingerprint=experiment.fingerprint,
         class_names=list(experiment.network.class_names),
         num_parameters=trees.count(target.params),
         compile_seconds=compile_seconds,
     )
-    sinks = [*_sinks(config, folder, first_step), *more_sinks]
-    for sink in sinks:
-        stack.callback(sink.close)
-    display = make_display(plan.total_steps, first_step)
-    stack.callback(display.close)
+    with session.failures_noted():
+        if progress.evaluation_owed:
+            _forget_validation(folder.path / METRICS_FILE, first_step)
+        sinks = [*_sinks(config, folder, first_step), *more_sinks]
+        for sink in sinks:
+            stack.callback(sink.close)
+        display = make_display(plan.total_steps, first_step, say)
+        stack.callback(display.close)
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        assert evaluator is not None
-        return evaluator(_variables(state))
+        def evaluate(state: TrainState) -> dict[str, float]:
+            assert evaluator is not None
+            return evaluator(_variables(state), signals.received)
 
-    try:
         outcome = train(
             state,
             progress,
@@ -185,19 +201,9 @@ def _train(
             sinks=sinks,
             display=display,
             interrupted=signals.received,
-            diagnose=lambda state, step: _diagnose(experiment, state, step),
+            diagnose=lambda state, step: _diagnose(experiment, checkpoints, state, step),
         )
-    except CnnLabError as error:
-        with suppress(OSError):  # a full disk, for one, takes no record either
-            folder.update_record(status="failed", error=str(error))
-        raise
-    last_step = outcome.progress.step
-    ended = session(started, first_step=first_step, last_step=last_step, status=outcome.status)
-    folder.update_record(
-        status=outcome.status,
-        progress=dataclasses.asdict(outcome.progress),
-        sessions=[*sessions[:-1], ended],
-    )
+        session.end(outcome.status, dataclasses.asdict(outcome.progress))
     return Result(outcome.status, outcome.progress, ran=True)
 
 
@@ -209,10 +215,7 @@ def _restore(
     if restored is not None:
         return restored[0], Progress.from_json(restored[1]["progress"])
     if (workdir / DAMAGED).exists():
-        raise WorkdirError(
-            f"No checkpoint of {workdir} is left, and damaged ones are in {workdir / DAMAGED}; "
-            "start again with another --workdir."
-        )
+        raise missing_checkpoints(workdir)
     return None
 
 
@@ -247,18 +250,33 @@ def _sinks(config: ExperimentConfig, folder: Workdir, first_step: int) -> list[S
     return sinks
 
 
-def _diagnose(experiment: Experiment, state: TrainState, step: int) -> Exception:
+def _forget_validation(path: Path, step: int) -> None:
+    """Drops the row of an owed evaluation, whose writer was killed before a checkpoint said so."""
+    rows = [row for row in read_rows(path) if (row["step"], row["split"]) != (step, "validation")]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _diagnose(
+    experiment: Experiment, checkpoints: Checkpoints, state: TrainState, step: int
+) -> Exception:
     pipeline = experiment.train_pipeline
-    feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
-    batch = pipeline.prepare(pipeline.resident, feed, prepare_key(state))
+
+    def make_batch() -> Tree:
+        feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
+        return pipeline.prepare(pipeline.resident, feed, prepare_key(state))
+
+    saved = "no checkpoint had been saved before."
+    with suppress(CnnLabError):
+        checkpoints.wait()
+        if checkpoints.steps():
+            saved = "the checkpoints saved before are intact."
     positions, _ = pipeline.order.batches(step, 1)
     return explain_non_finite(
         experiment.network.model,
         experiment.network.task,
         state,
-        batch,
+        make_batch,
         example_ids=positions[0].tolist(),
         step=step,
-        advice="Lower config.optim.learning_rate, or look at those examples; the checkpoints "
-        "saved before are intact.",
+        advice=f"Lower config.optim.learning_rate, or look at those examples; {saved}",
     )

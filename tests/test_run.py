@@ -3,15 +3,21 @@
 import json
 import math
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import flax.linen as nn
 import pytest
 
 from cnn_lab import run
 from cnn_lab.build import Experiment, build, default_workdir
+from cnn_lab.cli.trained import open_trained
 from cnn_lab.config import (
     DataConfig,
     EarlyStoppingConfig,
@@ -24,13 +30,18 @@ from cnn_lab.config import (
     TrainConfig,
 )
 from cnn_lab.core.errors import CheckpointError, CnnLabError
+from cnn_lab.core.typed import to_dict
+from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.report.page import write_report
 from cnn_lab.run import run_training
-from cnn_lab.train import loop
-from cnn_lab.train.checkpoint import CheckpointReader, Checkpoints
+from cnn_lab.train import pace
+from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.train.checkpoint_reader import CheckpointReader
 from cnn_lab.train.log import TensorBoard
 from cnn_lab.train.mesh import replicated
-from cnn_lab.train.signals import STOPPING
+from cnn_lab.train.signals import STOPPING, StopSignals
 from cnn_lab.train.storable import sharded_shapes
 from cnn_lab.train.workdir import LOCK_FILES, count_test_opening, read_record
 
@@ -145,10 +156,10 @@ def test_where_calls_are_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest
     config = small(train=TrainConfig(num_epochs=2, batch_size=4))
     config.model = ModelSpec(name="mlp", options={"hidden": (8,), "dropout_rate": 0.3})
     run_training(config, tmp_path / "as it comes", lambda _: None)
-    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 1e-9)
+    monkeypatch.setattr(pace, "SECONDS_PER_CALL", 1e-9)
     run_training(config, tmp_path / "one by one", lambda _: None)
-    monkeypatch.setattr(loop, "SECONDS_PER_CALL", 1e9)
-    monkeypatch.setattr(loop, "GROWTH", 1000)
+    monkeypatch.setattr(pace, "SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(pace, "GROWTH", 1000)
     run_training(config, tmp_path / "as many as fit", lambda _: None)
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 3
@@ -181,6 +192,225 @@ def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+class SignalAt:
+    """Sends SIGTERM to its own process when a given row is written."""
+
+    def __init__(self, step: int, split: str):
+        self.place = (step, split)
+
+    def write(self, row) -> None:
+        if (row["step"], row["split"]) == self.place:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def close(self) -> None:
+        pass
+
+
+def record_of(workdir: Path) -> dict[str, Any]:
+    """The newest checkpoint's record without its one measurement of time."""
+    with CheckpointReader(workdir / "checkpoints") as reader:
+        record = reader.read_record(reader.steps()[-1])
+    del record["sha256"], record["progress"]["seconds"]
+    return record
+
+
+def stopping_early() -> ExperimentConfig:
+    """Checks that begin to fail before the last epoch, so that they are part of what resumes."""
+    config = small(selection=SelectionConfig(metric="accuracy"))
+    config.early_stopping = EarlyStoppingConfig(patience=3, min_delta=0.5)
+    config.train.num_epochs = 6
+    config.evaluate.batch_size = 16
+    return config
+
+
+@pytest.mark.parametrize("step", [2, 4, 8])  # 8 is the last one: the run stops early there
+def test_an_evaluation_that_was_interrupted_is_owed(step: int, tmp_path: Path):
+    config = stopping_early()
+    whole = run_training(config, tmp_path / "whole", lambda _: None)
+    assert (whole.status, whole.progress.step) == ("stopped early", 8)
+    workdir = tmp_path / "cut"
+    result = run_training(config, workdir, lambda _: None, sinks=[SignalAt(step, "train")])
+    assert (result.status, result.progress.step) == ("interrupted", step)
+    assert record_of(workdir)["progress"]["evaluation_owed"]
+    assert step not in validation(workdir, "loss")
+    # Killed after the row of the owed evaluation, before the checkpoint says that it was made.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "amend", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_training(config, workdir, lambda _: None)
+    assert step in validation(workdir, "loss")
+    result = run_training(config, workdir, lambda _: None)
+    assert result.status == "stopped early"
+    assert without_rates(workdir) == without_rates(tmp_path / "whole")
+    assert record_of(workdir) == record_of(tmp_path / "whole")
+    steps = [Checkpoints(folder / "checkpoints").steps() for folder in tmp_path.iterdir()]
+    assert steps[0] == steps[1]
+
+
+def test_a_last_evaluation_may_be_owed_twice(tmp_path: Path):
+    run_training(small(), tmp_path / "whole", lambda _: None)
+    workdir = tmp_path / "cut"
+    result = run_training(small(), workdir, lambda _: None, sinks=[SignalAt(8, "train")])
+    assert (result.status, result.progress.step) == ("interrupted", 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignals, "received", lambda _: True)  # at once
+        result = run_training(small(), workdir, lambda _: None)
+    assert (result.status, result.progress.step) == ("interrupted", 8)
+    assert run_training(small(), workdir, lambda _: None).status == "finished"
+    assert without_rates(workdir) == without_rates(tmp_path / "whole")
+    assert record_of(workdir) == record_of(tmp_path / "whole")
+
+
+def test_a_changed_record_is_damage_for_training_and_for_use(tmp_path: Path, caplog):
+    workdir = tmp_path / "run"
+    run_training(small(), workdir, lambda _: None)
+    used = open_trained(workdir, "latest").network.preprocess
+    file = workdir / "checkpoints" / "8" / "record" / "metadata"
+    text, count = re.subn(r'"mean": \[0\.', '"mean": [9.', file.read_text())
+    assert count == 1
+    file.write_text(text)
+    trained = open_trained(workdir, "latest")
+    assert (trained.step, trained.network.preprocess) == (6, used)
+    with pytest.raises(CheckpointError, match=r"Checkpoint 8 .* damaged \(its record changed"):
+        open_trained(workdir, "8")
+    (workdir / "run.json").write_text("{}")
+    said = []
+    run_training(small(), workdir, said.append)
+    assert "from step 6" in said[0]
+
+
+class _Normalised(nn.Module):
+    """A convolution and a batch normalisation, whose statistics are no parameters."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        x = nn.Conv(4, (3, 3), name="conv")(images)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x)
+        return {"maps": nn.relu(x)}
+
+
+def _normalised(num_classes: int) -> Classifier:
+    return Classifier(_Normalised(), PooledHead(num_classes))
+
+
+def test_batch_statistics_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entry = ModelEntry(_normalised, "a test's", "none", (8, 8, 1), 0)
+    monkeypatch.setitem(MODELS, "normalised", entry)
+    config = small(model=ModelSpec(name="normalised"))
+    config.train.batch_size, config.train.log_every_steps = 16, 1
+    run_training(config, tmp_path / "whole", lambda _: None)
+    for step in (3, 8, 10):  # in the middle of an epoch, and at the end of one
+        sinks = [SignalAt(step, "train")]
+        result = run_training(config, tmp_path / "cut", lambda _: None, sinks=sinks)
+        assert (result.status, result.progress.step) == ("interrupted", step)
+    assert run_training(config, tmp_path / "cut", lambda _: None).status == "finished"
+    digests = state_digests(tmp_path / "whole")
+    assert {"mean", "var"} == {p.rpartition("/")[2] for p in digests if "batch_stats" in p}
+    assert state_digests(tmp_path / "cut") == digests
+    assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")
+    with CheckpointReader(tmp_path / "cut" / "checkpoints") as reader:
+        first, last = reader.read_record(reader.steps()[0]), reader.read_record(16)
+    for path in digests:
+        if "batch_stats" in path:
+            assert first["digests"][path] != last["digests"][path]
+
+
+PROCESS = """
+import json, multiprocessing, os, signal, sys, time
+from pathlib import Path
+
+def main():
+    import jax
+    jax.config.update("jax_num_cpu_devices", 4)
+    from cnn_lab.cli import runtime
+    from cnn_lab.config import ExperimentConfig
+    from cnn_lab.core.typed import from_dict
+    from cnn_lab.run import run_training
+    runtime.start_logging()
+
+    class Stop:
+        def write(self, row):
+            if (row["step"], row["split"]) == (4, "train"):
+                print([child.pid for child in multiprocessing.active_children()], flush=True)
+                exec(sys.argv[3])
+                time.sleep(0.5)
+
+        def close(self):
+            pass
+
+    config = from_dict(ExperimentConfig, json.loads(sys.argv[2]))
+    print(run_training(config, Path(sys.argv[1]), lambda _: None, sinks=[Stop()]).status)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def in_a_group(tmp_path: Path, config: ExperimentConfig, act: str) -> tuple[int, list[str], str]:
+    """Trains in a process group of its own, which does `act` at the second row of training."""
+    script = tmp_path / "training.py"
+    script.write_text(PROCESS)
+    errors = tmp_path / "errors.txt"  # no pipe: workers that outlive their parent hold it open
+    with errors.open("w") as stderr, (tmp_path / "output.txt").open("w") as stdout:
+        status = subprocess.run(
+            [sys.executable, script, tmp_path / "cut", json.dumps(to_dict(config)), act],
+            cwd=Path(run.__file__).parents[1],
+            env={**os.environ, "PYTHONPATH": str(Path(run.__file__).parents[1])},
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            timeout=120,
+            check=False,
+        ).returncode
+    output = (tmp_path / "output.txt").read_text().splitlines()
+    return status, [line for line in output if "step" not in line], errors.read_text()
+
+
+def process_config(pipeline: Literal["resident", "streaming"]) -> ExperimentConfig:
+    data = DataConfig(num_train=64, num_validation=256, pipeline=pipeline, num_workers=1)
+    return small(data=data, evaluate=EvaluateConfig(batch_size=32))
+
+
+def gone(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+def test_a_signal_to_the_whole_group_in_an_evaluation_saves(
+    pipeline: Literal["resident", "streaming"], tmp_path: Path
+):
+    config = process_config(pipeline)
+    act = "os.killpg(0, signal.SIGTERM)"
+    status, output, errors = in_a_group(tmp_path, config, act)
+    assert (status, output[-1]) == (0, "interrupted"), errors
+    assert errors.count(STOPPING) == 1
+    assert "Traceback" not in errors
+    children = json.loads(output[0])
+    assert len(children) == 2 * (pipeline == "streaming")  # one trains, one validates
+    assert all(gone(child) for child in children)
+    assert record_of(tmp_path / "cut")["progress"]["evaluation_owed"]
+    assert run_training(config, tmp_path / "cut", lambda _: None).status == "finished"
+    run_training(config, tmp_path / "whole", lambda _: None)
+    assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")
+    assert record_of(tmp_path / "cut") == record_of(tmp_path / "whole")
+
+
+def test_workers_end_with_a_training_that_is_killed(tmp_path: Path):
+    act = "os.kill(os.getpid(), signal.SIGKILL)"
+    status, output, _ = in_a_group(tmp_path, process_config("streaming"), act)
+    assert status == -signal.SIGKILL
+    children = json.loads(output[0])
+    assert len(children) == 2
+    deadline = time.monotonic() + 20
+    while not all(gone(child) for child in children):
+        assert time.monotonic() < deadline, "workers wait for ever"
+        time.sleep(0.1)
+
+
 class NaNs:
     """An evaluation whose metrics are not finite from the second on."""
 
@@ -190,7 +420,7 @@ class NaNs:
     def compile(self, _):
         return self
 
-    def __call__(self, _) -> dict[str, float]:
+    def __call__(self, *_) -> dict[str, float]:
         self.count += 1
         return {"loss": 1.0 if self.count == 1 else math.nan, "accuracy": math.nan}
 

@@ -51,6 +51,11 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], li
                 raise ConfigError(f"{PREFIX}{path} needs a value: {PREFIX}{path}=VALUE.")
             text = arguments[position]
             position += 1
+        if not text:
+            raise ConfigError(
+                f"{PREFIX}{path}= is empty; give it a value, or leave it out (`none` clears an "
+                "optional field)."
+            )
         overrides.append((path, text))
     return overrides, rest
 
@@ -80,11 +85,11 @@ def load_config(reference: str | None, overrides: Sequence[tuple[str, str]]) -> 
 
 def _anchor_paths(data: DataConfig) -> None:
     """Makes the paths of a config absolute, so that the run finds its data from any directory."""
-    kind, colon, place = data.name.partition(":")
+    kind, _, place = data.name.partition(":")
     path = _absolute(place)
     # `tfds:mnist/3.0.1` may be a name; it is a path where the data set's own file says so.
     is_path = place.startswith((".", "~")) or (path / "dataset_info.json").is_file()
-    if colon and (kind == "folder" or (kind == "tfds" and is_path)):
+    if place and (kind == "folder" or (kind == "tfds" and is_path)):
         data.name = f"{kind}:{path}"
     if data.data_dir is not None:
         data.data_dir = str(_absolute(data.data_dir))

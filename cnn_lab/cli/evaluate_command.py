@@ -18,6 +18,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.numbers import counted
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -25,6 +26,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_string("split", "validation", "train, validation or test", flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "best, latest or a step", flag_values=values)
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "images per step, config.evaluate.batch_size of the run by default; metrics do not depend "
+        "on it",
+        flag_values=values,
+    )
 
 
 def main(invocation: Invocation) -> int:
@@ -36,6 +44,8 @@ def main(invocation: Invocation) -> int:
         raise ConfigError("--workdir is missing: give the folder of a trained run.")
     if values.split not in ("train", "validation", "test"):
         raise ConfigError(f"--split must be train, validation or test; found {values.split!r}.")
+    if values.batch_size is not None and values.batch_size < 1:
+        raise ConfigError(f"--batch_size must be at least 1; found {values.batch_size}.")
     runtime.start(None)
     from cnn_lab import build
     from cnn_lab.cli.trained import open_trained
@@ -44,10 +54,11 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.train.workdir import count_test_opening, read_config, read_record
 
     workdir = Path(values.workdir)
-    batch_size = read_config(workdir).evaluate.batch_size
+    batch_size = values.batch_size or read_config(workdir).evaluate.batch_size
     mesh = make_mesh(choose_num_devices(batch_size, None))
     trained = open_trained(workdir, values.checkpoint, replicated(mesh))
     config, network = trained.config, trained.network
+    config.evaluate.batch_size = batch_size
     dataset = open_dataset(config.data.name, config.data.data_dir, progress=_say)
     recorded = read_record(workdir).get("fingerprint", dataset.info.fingerprint)
     if recorded != dataset.info.fingerprint:
@@ -61,14 +72,16 @@ def main(invocation: Invocation) -> int:
     metrics = build.make_evaluator(network, pipeline, mesh)(trained.variables)
     seconds = time.perf_counter() - start
     count = len(pipeline.order.indices)
-    lines = [f"{values.split} split, {count:,} images, checkpoint {trained.step}, {seconds:.1f} s"]
+    lines = [
+        f"{values.split} split, {counted(count, 'image')}, checkpoint {trained.step}, {seconds:.1f} s"
+    ]
     lines += [f"  {name:<12} {value:.6f}" for name, value in metrics.items()]
     if "accuracy" in metrics:
         wrong = round(count * (1 - metrics["accuracy"]))
         lines.append(f"  {'errors':<12} {wrong} ({wrong / count:.2%})")
     if values.split == "test":
         times = count_test_opening(workdir, {"step": trained.step, **metrics})
-        lines.append(f"  the test split of this run has now been opened {times} time(s)")
+        lines.append(f"  the test split of this run has now been opened {counted(times, 'time')}")
         from cnn_lab.report.page import write_report  # half a second for matplotlib
 
         lines.append(f"  report       {write_report(workdir).page}")
@@ -91,7 +104,10 @@ def _examples(split: str, dataset: Any, config: ExperimentConfig) -> Any:
     if split == "train":
         return train
     if not len(validation):
+        others = [
+            f"--split={name}" for name in ("train", "test") if name in dataset.info.split_sizes
+        ]
         raise ConfigError(
-            "This run held out no validation examples; evaluate --split=train or --split=test."
+            f"This run held out no validation examples; evaluate {' or '.join(others)}."
         )
     return validation

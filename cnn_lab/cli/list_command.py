@@ -1,9 +1,11 @@
 """Lists models, datasets, experiments, optimizers, schedules, losses, tasks or activations.
 
-A pattern keeps the names that match it; `*` stands for anything. The full name of a model, an
-optimizer, a schedule or a loss shows its options: types, ranges and defaults.
+Without arguments it says what can be listed. A pattern keeps the names that match it; `*` stands
+for anything. The full name of a model, an optimizer, a schedule or a loss shows its options: types,
+ranges and defaults.
 
 Examples:
+  cnn-lab list
   cnn-lab list models
   cnn-lab list models 'le*'
   cnn-lab list optimizers adamw
@@ -33,7 +35,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(invocation: Invocation) -> int:
     """Prints one line per name, or all about one name."""
-    if not 1 <= len(invocation.arguments) <= 2:
+    if not invocation.arguments:
+        sys.stdout.writelines(f"cnn-lab list {kind}\n" for kind in KINDS)
+        return 0
+    if len(invocation.arguments) > 2:
         raise ConfigError(f"list takes a kind ({', '.join(KINDS)}) and at most one pattern.")
     kind, *patterns = invocation.arguments
     rows = lookup(KINDS, kind, "kind of thing to list")()
@@ -73,14 +78,19 @@ def _details(field: str, name: str, row: str, function: Callable) -> str:
 
 
 def _models() -> dict[str, str]:
+    from cnn_lab.core.numbers import human_count
     from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.macs import MACS
 
     def shape(entry) -> str:
         return "x".join(map(str, entry.image_shape))
 
+    def macs(name: str) -> str:
+        return human_count(MACS[name]) if name in MACS else "?"
+
     return {
-        name: f"{entry.num_parameters:>12,} parameters  {shape(entry):<10}  "
-        f"{entry.title}; {entry.paper}"
+        name: f"{entry.num_parameters:>12,} parameters  {macs(name):>9} MACs  "
+        f"{shape(entry):<10}  {entry.title}; {entry.paper}"
         for name, entry in MODELS.items()
     }
 

@@ -3,8 +3,8 @@
 Mistakes of the user's end with one sentence on standard error and status 2.
 """
 
+import contextlib
 import dataclasses
-import errno
 import importlib
 import os
 import sys
@@ -14,22 +14,12 @@ from types import ModuleType
 
 from absl import flags
 
-from cnn_lab.cli import interrupts
+from cnn_lab.cli import interrupts, output
 from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
+from cnn_lab.core.refusals import refusal
 
 USAGE_STATUS = 2
-# What systems refuse, in contrast to a file that the program ought to have known about.
-TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
-NO_BUGS = {
-    *TOO_MANY_OPEN,
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ENOSPC,
-    errno.EPERM,
-    errno.EROFS,
-}
+GLOBAL_FLAGS = ("--help", "--version")
 COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
     "evaluate": "metrics of a trained run on the validation or the test split",
@@ -61,8 +51,9 @@ def run() -> None:
     status = main(sys.argv[1:])
     if status == interrupts.STATUS:
         # A compilation may go on behind: an orderly exit would wait half a minute for it and crash.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(BrokenPipeError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
@@ -70,28 +61,26 @@ def run() -> None:
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit status."""
     try:
-        return _main(list(arguments))
+        status = _main(list(arguments))
+        sys.stdout.flush()  # here, since a reader that is gone makes Python's own flush a traceback
+        return status
     except CnnLabError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return USAGE_STATUS
-    except BrokenPipeError:
-        return 0
+        return _refuse(str(error))
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; what was saved before is intact.\n")
+        output.complain("\ninterrupted; what was saved before is intact.\n")
         return interrupts.STATUS
-    except OSError as error:
-        if error.errno not in NO_BUGS:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and output.drop_unread():
+            return output.UNREAD_STATUS
+        sentence = refusal(error)
+        if sentence is None:
             raise
-        where = f"{error.filename} cannot be used" if error.filename else "A file cannot be written"
-        remedy = "free space or permissions there"
-        if error.errno in TOO_MANY_OPEN:
-            where = f"{error.filename or 'A file'} cannot be opened"
-            remedy = "allow more open files (ulimit -n)"
-        sys.stderr.write(
-            f"error: {where} ({error.strerror}); {remedy}, then run the same command again: what "
-            "was saved before is intact.\n"
-        )
-        return USAGE_STATUS
+        return _refuse(sentence)
+
+
+def _refuse(sentence: str) -> int:
+    output.complain(f"error: {sentence}\n")
+    return USAGE_STATUS
 
 
 def _main(arguments: list[str]) -> int:
@@ -112,6 +101,11 @@ def _main(arguments: list[str]) -> int:
             sys.stdout.write(config_help(*rest[1:2]))
             return 0
         name, rest = rest[0], ["--help"]
+    if name.startswith("-"):
+        hint = suggest(name, GLOBAL_FLAGS)
+        raise ConfigError(
+            f"There is no flag {name!r} before a command; {hint} Other flags follow the command."
+        )
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}; {suggest(name, COMMANDS)}")
     # `list` and `data` would read badly as module names inside the package.
@@ -135,7 +129,10 @@ def _main(arguments: list[str]) -> int:
 def _parse_flags(values: flags.FlagValues, name: str, arguments: list[str]) -> list[str]:
     """Sets `values` and returns what is no flag; words absl's errors like ours."""
     try:
-        return values([name, *arguments])[1:]
+        left = values([name, *arguments])[1:]
+        if empty := [flag for flag in values if values[flag].value == ""]:
+            raise ConfigError(f"--{empty[0]}= is empty; give it a value, or leave it out.")
+        return left
     except flags.UnrecognizedFlagError as error:
         hint = suggest(error.flagname, values)
         raise ConfigError(f"{name} has no flag --{error.flagname}; {hint}") from None

@@ -16,8 +16,10 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.numbers import counted
 
 BATCH_SIZE = 64
+SHOWN = 5
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -66,11 +68,19 @@ def main(invocation: Invocation) -> int:
             named = "  ".join(f"{network.class_names[k]} {row[k]:.4f}" for k in best)
             sys.stdout.write(f"{path}  {named}\n")
     mean = network.preprocess.mean
-    if len(mean) == 1 and (count := int(looks_inverted(images, mean[0]).sum())):
-        change = "leave out --invert" if values.invert else "add --invert"
+    if len(mean) == 1 and (inverted := looks_inverted(images, mean[0])).any():
         sys.stdout.flush()
-        sys.stderr.write(
-            f"hint: {count} of {len(paths)} image(s) are about as bright as negatives of the "
-            f"training images; where light and dark are exchanged, {change}.\n"
-        )
+        sys.stderr.write(_hint(paths, inverted.tolist(), invert=values.invert))
     return 0
+
+
+def _hint(paths: list[Path], inverted: list[bool], *, invert: bool) -> str:
+    found = [str(path) for path, is_inverted in zip(paths, inverted, strict=True) if is_inverted]
+    names = ", ".join(found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
+    several = f"{len(found)} of {counted(len(paths), 'image')} are about as bright ({names})"
+    bright = f"{names} is about as bright" if len(found) == 1 else several
+    change = "leave out --invert" if invert else "add --invert"
+    return (
+        f"hint: {bright} as negatives of the training images; where light and dark are exchanged, "
+        f"{change}.\n"
+    )

@@ -11,7 +11,6 @@ Examples:
 """
 
 import shlex
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -19,6 +18,7 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import load_config, split_reference
 from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import freeze
 
@@ -49,49 +49,45 @@ def main(invocation: Invocation) -> int:
     """Trains, then says where everything is."""
     reference = invocation.flags.config
     if invocation.arguments:
-        raise ConfigError(f"train takes flags only; found {invocation.arguments[0]!r}.")
+        found = invocation.arguments[0]
+        is_file = found.endswith(".json") or found.partition(":")[0].endswith(".py")
+        hint = f"did you mean --config={found}?" if is_file else "see cnn-lab help train."
+        raise ConfigError(f"train takes flags only; found {found!r}: {hint}")
     config = freeze(load_config(reference, invocation.overrides))
     runtime.start(config.mesh.num_devices)
     from cnn_lab.build import default_workdir
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
-    from cnn_lab.train.workdir import unwritable
 
     if invocation.flags.dry_run:
-        _say(dry_run(config))
+        say(dry_run(config))
         return 0
     workdir = Path(invocation.flags.workdir or default_workdir(*split_reference(reference)))
-    try:
-        result = run_training(config, workdir, _say)
-    except OSError as error:
-        if error.filename is not None:  # it names another file than the run's open ones
-            raise
-        raise unwritable(workdir, error) from error
+    result = run_training(config, workdir, say)
     progress = result.progress
     if result.status == "interrupted":
         overrides = [f"--config.{path}={text}" for path, text in invocation.overrides]
         command = ["cnn-lab", "train", f"--config={reference}", f"--workdir={workdir}", *overrides]
-        _say(f"Interrupted at step {progress.step}; everything is saved. Resume with:")
-        _say(f"  {shlex.join(command)}")
+        say(
+            f"Interrupted at step {progress.step}; everything is saved. Resume with:"
+            if progress.step
+            else "Interrupted before the first step, so nothing was trained. Begin again with:"
+        )
+        say(f"  {shlex.join(command)}")
         return 0
     from cnn_lab.report.page import write_report  # half a second for matplotlib, at the end
 
     report = write_report(workdir)
     best = progress.selection
-    _say(
+    say(
         f"{'Run' if result.ran else 'Nothing to do: this run has'} {result.status} "
         f"at step {progress.step}."
     )
     if best.best_value is not None:
         metric = config.selection.metric
-        _say(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
-    _say(f"  checkpoints  {workdir / 'checkpoints'}")
-    _say(f"  metrics      {workdir / 'metrics.jsonl'}")
-    _say(f"  curves       {report.curves}")
-    _say(f"  report       {report.page}")
+        say(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
+    say(f"  checkpoints  {workdir / 'checkpoints'}")
+    say(f"  metrics      {workdir / 'metrics.jsonl'}")
+    say(f"  curves       {report.curves}")
+    say(f"  report       {report.page}")
     return 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -12,7 +12,7 @@ from cnn_lab.build import Network, network_from_about
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
-from cnn_lab.train.workdir import CHECKPOINTS, read_config
+from cnn_lab.train.workdir import CHECKPOINTS, missing_checkpoints, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +49,7 @@ def open_trained(
     config = read_config(workdir)
     with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
         if not checkpoints.steps():
-            raise CheckpointError(
-                f"{workdir} has no checkpoint yet; train it first: cnn-lab train."
-            )
+            raise missing_checkpoints(workdir)
         place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         return _open(config, checkpoints, which, place)
 
@@ -94,6 +92,11 @@ def _candidates(checkpoints: CheckpointReader, steps: list[int], which: str) -> 
                 break
             except DamagedError:
                 continue
+        if best is not None and best not in steps:
+            logging.warning(
+                "The best checkpoint, of step %d, is gone from %s; using that of step %d.",
+                *(best, checkpoints.folder, steps[-1]),
+            )
         return [s for s in dict.fromkeys((best, *reversed(steps))) if s in steps]
     if not which.isdecimal() or int(which) not in steps:
         raise ConfigError(

@@ -37,6 +37,10 @@ class TrainingError(CnnLabError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
 
 
+class RefusedError(CnnLabError):
+    """Something that the computer refused: memory, room, permissions, open files."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Words the hint that follows an unknown name.
 

@@ -18,3 +18,9 @@ def human_count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3f}{prefix}"
     return str(number)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: `1 epoch`, `2,000 epochs`, `3 classes`."""
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

@@ -147,7 +147,7 @@ def check_value(value: Any, annotation: Any, path: str) -> Any:
             return _fit(value, option, path)
         except _MisfitError:
             continue
-    raise ConfigError(f"{path} must be {describe(annotation)}; found {value!r}.")
+    raise ConfigError(f"{path} must be {_expected(annotation)}; found {value!r}.")
 
 
 def parse_text(text: str, annotation: Any, path: str) -> Any:
@@ -172,7 +172,7 @@ def parse_text(text: str, annotation: Any, path: str) -> Any:
     try:
         return check_value(value, annotation, path)
     except ConfigError:
-        raise ConfigError(f"{path} must be {describe(annotation)}; found {text!r}.") from None
+        raise ConfigError(f"{path} must be {_expected(annotation)}; found {text!r}.") from None
 
 
 def parse_literal(text: str) -> Any:
@@ -217,6 +217,19 @@ def describe(annotation: Any) -> str:
 
     texts = [one(option) for option in _options(annotation)]
     return (", or " if "," in "".join(texts) or " and " in "".join(texts) else " or ").join(texts)
+
+
+def _expected(annotation: Any) -> str:
+    """What fits, and how a tuple is written, on the command line as well as in a file."""
+    for option in _options(annotation):
+        if typing.get_origin(option) is tuple:
+            kinds = typing.get_args(option)
+            is_float = "number" in describe(kinds[0]) and "whole" not in describe(kinds[0])
+            one = "0.5" if is_float else "32"
+            if kinds[-1] is Ellipsis:
+                return f"{describe(annotation)}, written like {one},{one} (one alone: {one},)"
+            return f"{describe(annotation)}, written like {','.join([one] * len(kinds))}"
+    return describe(annotation)
 
 
 class _MisfitError(Exception):

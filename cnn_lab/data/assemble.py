@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from cnn_lab.config import DataConfig
 from cnn_lab.core.errors import ConfigError, DataError
+from cnn_lab.core.numbers import counted
 from cnn_lab.core.shapes import Tree
 from cnn_lab.data.catalog import Dataset
 from cnn_lab.data.moments import moments_of
@@ -71,6 +72,13 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
             groups=train.source.groups,
         )
         train, validation = Subset(train.source, kept), Subset(train.source, held_out)
+    if data.num_train is not None and data.num_train > len(train):
+        held_out = len(train.source) - len(train)
+        without = f", {held_out:,} held out for validation aside" if held_out else ""
+        raise ConfigError(
+            f"config.data.num_train is {data.num_train}, but {dataset.info.name} has only "
+            f"{counted(len(train), 'training example')}{without}; use at most that many."
+        )
     if data.num_train is not None and data.num_train < len(train):
         labels = train.source.labels[train.indices]
         _, chosen = stratified_split(labels, num_validation=data.num_train, seed=data.split_seed)

@@ -1,6 +1,6 @@
 """What went wrong in a step whose loss or gradient was not finite."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ def explain_non_finite(
     model: nn.Module,
     task: Task,
     state: TrainState,
-    batch: Tree,
+    make_batch: Callable[[], Tree],
     *,
     example_ids: Sequence[int],
     step: int,
@@ -31,7 +31,7 @@ def explain_non_finite(
         model: the network.
         task: its losses.
         state: as it was before the step.
-        batch: the step's batch.
+        make_batch: gives the step's batch.
         example_ids: positions of the batch's examples in the source.
         step: updates made before.
         advice: what the user can do.
@@ -43,7 +43,7 @@ def explain_non_finite(
     """
     bad: list[int] = []
     try:
-        place, rows = _first_place(model, task, state, batch, step)
+        place, rows = _first_place(model, task, state, make_batch(), step)
         bad = [example for example, is_bad in zip(example_ids, rows, strict=True) if is_bad]
     except Exception as error:  # whatever it is, it must not hide what happened in training
         first_line = str(error).strip().partition("\n")[0][:MOST_CHARACTERS]

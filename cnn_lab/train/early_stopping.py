@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +41,6 @@ class SelectionRecord:
     reference: float | None = None
     stale_checks: int = 0
     stopped: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as plain values."""
-        return dataclasses.asdict(self)
 
 
 def update(

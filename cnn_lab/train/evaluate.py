@@ -1,15 +1,19 @@
 """Metrics of a whole split: every example exactly once, whatever the batch size and devices."""
 
+import math
+import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from cnn_lab.core.errors import TrainingError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train.dispatch import Prepare, Program, compile_evaluate
-from cnn_lab.train.mesh import stacked_batches
+from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.pace import Pace
 from cnn_lab.train.step import Task
 
 
@@ -28,6 +32,10 @@ class EvaluationFeeder(Protocol):
     def feed_shapes(self) -> Tree:
         """Shapes of a feed."""
         ...
+
+
+class EvaluationInterrupted(Exception):  # noqa: N818 - no error
+    """Someone asked to stop before every example was seen."""
 
 
 class Evaluator:
@@ -57,7 +65,8 @@ class Evaluator:
         self._feeder = feeder
         self._num_steps = num_steps
         self._num_examples = num_examples
-        self._sharding = stacked_batches(mesh)
+        self._everywhere, self._split = replicated(mesh), stacked_batches(mesh)
+        self._pace = Pace(feeder.max_steps)
         self._program: Program | None = None
 
     def compile(self, variables: Tree) -> Program:
@@ -66,26 +75,44 @@ class Evaluator:
             self._program = self._make(variables)
         return self._program
 
-    def __call__(self, variables: Tree) -> dict[str, float]:
+    def __call__(
+        self, variables: Tree, interrupted: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
         """Returns the mean of every metric over the split.
 
+        Args:
+            variables: parameters and statistics.
+            interrupted: whether someone asked to stop; asked about every second.
+
         Raises:
+            EvaluationInterrupted: someone did.
             TrainingError: examples were counted twice or not at all; a bug, not a mistake.
         """
         program, feeder = self.compile(variables), self._feeder
-        totals: dict[str, list[float]] = {}
-        stride = feeder.max_steps
-        for first in range(0, self._num_steps, stride):
-            feeds = feeder.feed(first, min(stride, self._num_steps - first))
-            feeds = jax.device_put(feeds, self._sharding)
-            sums = jax.device_get(program.call(variables, feeder.resident, feeds))
-            for name, (total, count) in sums.items():
-                entry = totals.setdefault(name, [0.0, 0.0])
-                entry[0] += float(total)
-                entry[1] += float(count)
-        counted = {name: int(count) for name, (_, count) in totals.items()}
+        sums: dict[str, list[float]] = {}
+        counts: dict[str, list[float]] = {}
+        first = 0
+        while first < self._num_steps:
+            if interrupted():
+                raise EvaluationInterrupted
+            num_steps = min(self._pace.num_steps, self._num_steps - first)
+            feeds = jax.device_put(feeder.feed(first, num_steps), self._split)
+            number = jax.device_put(np.int32(num_steps), self._everywhere)
+            start = time.perf_counter()
+            history = jax.device_get(program.call(variables, feeder.resident, feeds, number))
+            self._pace.measure(num_steps, start, time.perf_counter())
+            for name, (of_steps, weights) in history.items():
+                sums.setdefault(name, []).extend(of_steps[:num_steps].tolist())
+                counts.setdefault(name, []).extend(weights[:num_steps].tolist())
+            first += num_steps
+        counted = {name: int(math.fsum(weights)) for name, weights in counts.items()}
         if any(count != self._num_examples for count in counted.values()):
             raise TrainingError(
                 f"The evaluation counted {counted} examples instead of {self._num_examples}."
             )
-        return {name: total / count for name, (total, count) in totals.items()}
+        return {name: _exact_sum(sums[name]) / counted[name] for name in sums}
+
+
+def _exact_sum(values: list[float]) -> float:
+    """The same wherever the steps were cut into calls."""
+    return math.fsum(values) if np.isfinite(values).all() else math.nan

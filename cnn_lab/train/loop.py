@@ -14,12 +14,11 @@ from cnn_lab.core.shapes import Tree
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.dispatch import Program
 from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
+from cnn_lab.train.evaluate import EvaluationInterrupted
 from cnn_lab.train.log import Sink
+from cnn_lab.train.pace import Pace
 from cnn_lab.train.progress import Display, Stopwatch
 from cnn_lab.train.state import TrainState
-
-SECONDS_PER_CALL = 1.0
-GROWTH = 4  # of the number of steps from one call to the next
 
 
 @runtime_checkable
@@ -87,42 +86,19 @@ class Progress:
         sums: training metrics since the last row, name -> [sum, count].
         selection: best value so far and patience used up.
         seconds: wall time of training steps, evaluations and saves left out, over all sessions.
+        evaluation_owed: this step's evaluation was interrupted, and is what comes next.
     """
 
     step: int = 0
     sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     selection: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
     seconds: float = 0.0
+    evaluation_owed: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """Reads back `dataclasses.asdict`."""
         return cls(**{**values, "selection": SelectionRecord(**values["selection"])})
-
-
-class Pace:
-    """How many steps a call should run, so that a signal is answered within about a second.
-
-    Their number is data of the program: where a run is cut changes nothing in its results.
-
-    Args:
-        most: steps that a call may run.
-    """
-
-    def __init__(self, most: int):
-        self.num_steps = 1
-        self._most = most
-        self._last_end = 0.0
-
-    def measure(self, num_steps: int, start: float, end: float) -> None:
-        """Takes a call's steps and the times at which it was made and was found to have ended.
-
-        The devices began it when the call before ended, if that was later.
-        """
-        seconds = max(end - max(start, self._last_end), 1e-6)
-        self._last_end = end
-        fitting = int(num_steps * SECONDS_PER_CALL / seconds)
-        self.num_steps = max(1, min(fitting, GROWTH * self.num_steps, self._most))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +137,8 @@ def train(
         feeder: the training data.
         program: from `compile_train`.
         feed_sharding: where the program wants its feeds.
-        evaluate: validation metrics of a state; None when nothing is held out.
+        evaluate: validation metrics of a state, or `EvaluationInterrupted`; None when nothing is
+            held out.
         selection: which weights are the best, and when to give up.
         learning_rate: step -> rate, for the rows.
         checkpoints: where to save.
@@ -199,13 +176,35 @@ def train(
             sink.write(row)
         display.row(row)
 
+    def look(evaluate: Callable[[TrainState], dict[str, float]]) -> None:
+        """Evaluates, or leaves the evaluation to the next session."""
+        progress.evaluation_owed = True
+        try:
+            values = evaluate(state)
+        except EvaluationInterrupted:
+            return
+        progress.evaluation_owed = False
+        write("validation", values)
+        value, epoch = values[selection.metric], progress.step // plan.steps_per_epoch
+        record = progress.selection
+        progress.selection = update(record, selection, value, step=progress.step, epoch=epoch)
+        stopwatch.restart()
+
+    def record() -> dict[str, Any]:
+        return {"progress": dataclasses.asdict(progress), "about": dict(about)}
+
     def save() -> None:
-        record = {"progress": dataclasses.asdict(progress), "about": dict(about)}
-        checkpoints.save(state, record, best_step=progress.selection.best_step)
+        checkpoints.save(state, record(), best_step=progress.selection.best_step)
 
     def ended() -> bool:
+        if progress.evaluation_owed:
+            return False
         return progress.step >= plan.total_steps or progress.selection.stopped
 
+    if evaluate is not None and progress.evaluation_owed:
+        look(evaluate)
+        if not progress.evaluation_owed:
+            checkpoints.amend(progress.step, record(), best_step=progress.selection.best_step)
     while not ended() and not interrupted():
         started, first = time.perf_counter(), progress.step
         stop = plan.next_stop(first, pace.num_steps)
@@ -235,21 +234,17 @@ def train(
             progress.sums = {}
             stopwatch.restart()
         if evaluate is not None and plan.evaluates_at(stop):
-            values = evaluate(state)
-            write("validation", values)
-            value, epoch = values[selection.metric], stop // plan.steps_per_epoch
-            record = progress.selection
-            progress.selection = update(record, selection, value, step=stop, epoch=epoch)
-            stopwatch.restart()
+            look(evaluate)
         if plan.saves_at(stop):
             save()
     if not ended():
         collect(leave=0)
         save()
     checkpoints.wait()
+    if not ended():
+        return Outcome("interrupted", state, progress)
     done = progress.step >= plan.total_steps
-    early = "stopped early" if progress.selection.stopped else "interrupted"
-    return Outcome("finished" if done else early, state, progress)
+    return Outcome("finished" if done else "stopped early", state, progress)
 
 
 def _per_step(history: Mapping[str, Any], num_steps: int) -> list[dict[str, tuple[float, float]]]:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -41,11 +41,11 @@ class Display(Protocol):
         ...
 
 
-def make_display(total_steps: int, first_step: int) -> Display:
-    """A bar when standard output is a terminal, else plain lines."""
+def make_display(total_steps: int, first_step: int, say: Callable[[str], None]) -> Display:
+    """A bar when standard output is a terminal, else plain lines, which `say` takes."""
     if sys.stdout.isatty():
         return TerminalDisplay(total_steps, first_step)
-    return PlainDisplay(total_steps, first_step)
+    return PlainDisplay(total_steps, first_step, say)
 
 
 class TerminalDisplay:
@@ -93,8 +93,9 @@ class TerminalDisplay:
 class PlainDisplay:
     """One line a row, for logs."""
 
-    def __init__(self, total_steps: int, first_step: int):
+    def __init__(self, total_steps: int, first_step: int, say: Callable[[str], None]):
         self._total, self._eta = total_steps, Eta(total_steps, first_step)
+        self._say = say
 
     def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Says nothing: rows are enough for a log."""
@@ -108,9 +109,8 @@ class PlainDisplay:
         self.say(line)
 
     def say(self, text: str) -> None:
-        """Prints one line."""
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        """Passes on one line."""
+        self._say(text)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -21,7 +21,7 @@ def describe_difference(found: Tree, expected: Tree) -> str:
         found: leaves with `shape` and `dtype`, as stored.
         expected: leaves with `shape` and `dtype`, as the model has them.
     """
-    old, new = _shapes_and_dtypes(found), _shapes_and_dtypes(expected)
+    old, new = shapes_and_dtypes(found), shapes_and_dtypes(expected)
     lines = [
         f"  missing in the checkpoint: {path} {new[path][0]}" for path in new if path not in old
     ]
@@ -38,7 +38,8 @@ def describe_difference(found: Tree, expected: Tree) -> str:
     return "\n".join(lines)
 
 
-def _shapes_and_dtypes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+def shapes_and_dtypes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns path -> (shape, dtype) of every leaf."""
     return {
         path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in trees.flatten(tree).items()
     }

@@ -1,24 +1,18 @@
 """The folder of one run: whose it is, what it was made with, what happened in it."""
 
+import errno
 import fcntl
 import json
 import os
-import platform
-import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-import jax
-
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config_rules import differences
-from cnn_lab.core.errors import ConfigError, WorkdirError
+from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
 from cnn_lab.core.files import finite_or_none, write_json
 from cnn_lab.core.typed import from_dict, to_dict
 
@@ -28,43 +22,53 @@ LOCK_FILE = ".lock"
 RECORD_LOCK_FILE = ".record.lock"
 LOCK_FILES = {LOCK_FILE, RECORD_LOCK_FILE}
 CHECKPOINTS = "checkpoints"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+DAMAGED = "damaged_checkpoints"
 
 
 class Workdir:
     """A run's folder, held by this process until `release`.
+
+    Attributes:
+        path: where it is.
+        fresh: nothing was ever saved in it, so that there is nothing to go on from, and a corrected
+            config may take it over.
 
     Args:
         path: created when missing.
         config: what the run is to compute.
 
     Raises:
-        WorkdirError: unwritable, in use, or made by another config.
+        WorkdirError: unwritable, in use, made by another config, or something else than a run.
     """
 
     def __init__(self, path: Path, config: ExperimentConfig):
         self.path = path
-        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
-        self._lock = _acquire(path)
         try:
-            check_config(path, config)
+            _refuse_other_things(path)
+            self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+            self._lock = _acquire(path)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            self.fresh = not has_checkpoints(path) and "progress" not in read_record(path)
+            if not self.fresh:
+                check_config(path, config)
         except BaseException:
             self.release()
             raise
 
     def claim(self, config: ExperimentConfig) -> None:
-        """Makes the folder the run of `config`.
-
-        Only a config that is about to be trained may claim a folder: its corrected version would
-        otherwise be refused as another one.
+        """Makes the folder the run of `config`, once that is about to be trained.
 
         Raises:
             WorkdirError: unwritable.
         """
         try:
+            if self.fresh and not _is_of(self.path, config):
+                (self.path / RECORD_FILE).unlink(missing_ok=True)
             write_json(self.path / CONFIG_FILE, to_dict(config))
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise _unusable(self.path, error) from error
 
     def release(self) -> None:
         """Lets other processes use the folder, and removes one made for a run that never began."""
@@ -85,6 +89,30 @@ class Workdir:
             return record
 
 
+def has_checkpoints(path: Path) -> bool:
+    """Whether a run has saved anything that is still there, damaged or not."""
+    folders = (path / CHECKPOINTS, path / DAMAGED)
+    saved = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
+    return any(file.name.partition("-")[0].isdecimal() for file in saved)
+
+
+def missing_checkpoints(path: Path) -> CheckpointError:
+    """What to tell of a run without a checkpoint to use."""
+    record, again = read_record(path), f"cnn-lab train --config={path / CONFIG_FILE}"
+    if (path / DAMAGED).exists():
+        return CheckpointError(
+            f"No checkpoint of {path} is left, and damaged ones are in {path / DAMAGED}; start "
+            f"again with another --workdir: {again} --workdir=NEW."
+        )
+    if "progress" in record:
+        return CheckpointError(
+            f"{path} was {record['status']} at step {record['progress']['step']}, but its "
+            f"checkpoints are gone from {path / CHECKPOINTS}; bring them back, or train again with "
+            f"another --workdir: {again} --workdir=NEW."
+        )
+    return CheckpointError(f"{path} has no checkpoint yet; train it first: {again}.")
+
+
 def check_config(path: Path, config: ExperimentConfig) -> None:
     """Raises a `WorkdirError` with the differences if the folder was made by another config."""
     if not (path / CONFIG_FILE).exists():
@@ -100,6 +128,14 @@ def check_config(path: Path, config: ExperimentConfig) -> None:
         )
 
 
+def _is_of(path: Path, config: ExperimentConfig) -> bool:
+    try:
+        check_config(path, config)
+    except WorkdirError:
+        return False
+    return True
+
+
 def read_config(path: Path) -> ExperimentConfig:
     """Reads the config of a run.
 
@@ -107,16 +143,20 @@ def read_config(path: Path) -> ExperimentConfig:
         WorkdirError: the folder holds no run, or its config cannot be read.
     """
     file = path / CONFIG_FILE
-    if not file.exists():
+    remedy = "restore it from a copy, or train again with another --workdir."
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise WorkdirError(
             f"{path} holds no run: {file} does not exist; give the --workdir of a training."
-        )
-    try:
-        return from_dict(ExperimentConfig, json.loads(file.read_text(encoding="utf-8")))
+        ) from None
     except (OSError, ValueError) as error:
-        raise WorkdirError(f"{file} cannot be read ({error}); restore it or start anew.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WorkdirError(f"{file} cannot be read ({reason}); {remedy}") from error
+    try:
+        return from_dict(ExperimentConfig, values)
     except ConfigError as error:
-        raise WorkdirError(f"{file} was changed: {error} Restore it or start anew.") from error
+        raise WorkdirError(f"{file} was changed: {error} To use it, {remedy}") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -150,35 +190,21 @@ def _record_held(path: Path) -> Iterator[None]:
         yield
 
 
-def environment() -> dict[str, Any]:
-    """What this process runs on: versions, devices, source revision, command."""
-    devices = jax.devices()
-    return {
-        "command": shlex.join(sys.argv),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "platform": platform.platform(),
-        "git": _git_state(Path(__file__)),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def session(
-    started: Mapping[str, Any], *, first_step: int, last_step: int | None, status: str
-) -> dict[str, Any]:
-    """One entry of the record's `sessions`; one that was killed keeps the status `running`."""
-    return {**started, "first_step": first_step, "last_step": last_step, "status": status}
+def _refuse_other_things(path: Path) -> None:
+    """Raises a `WorkdirError` for a folder of other files, among which a run would be lost."""
+    if not path.is_dir() or (path / CONFIG_FILE).exists():
+        return
+    found = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
+    if found:
+        raise WorkdirError(
+            f"{path} is not empty, and no run: it holds {found[0]}, but no {CONFIG_FILE}; give a "
+            "new or empty folder, or that of a run, as --workdir."
+        )
 
 
 def _acquire(path: Path) -> IO[str]:
-    if path.exists() and not path.is_dir():
-        raise WorkdirError(f"{path} is a file; give the path of a folder as --workdir.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / LOCK_FILE).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise unwritable(path, error) from error
+    path.mkdir(parents=True, exist_ok=True)
+    lock = (path / LOCK_FILE).open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -205,36 +231,20 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-def unwritable(path: Path, error: OSError) -> WorkdirError:
-    """What to tell the user when the system refuses to write in a folder."""
+def _unusable(path: Path, error: OSError) -> WorkdirError:
+    """What to tell of a folder that cannot be made, or not be written."""
+    if error.errno == errno.ENAMETOOLONG:
+        return WorkdirError(
+            f"The name of --workdir is too long for the file system ({len(str(path))} characters, "
+            f"{str(path)[:40]}...); give a shorter one."
+        )
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return WorkdirError(f"{place} is a link that leads nowhere; give another --workdir.")
+        if place.exists() and not place.is_dir():
+            made = "" if place == path else f"{path} cannot be made: "
+            return WorkdirError(f"{made}{place} is a file; give the path of a folder as --workdir.")
     return WorkdirError(
-        f"{path} cannot be written ({error.strerror}); free space or permissions there and run the "
-        "same command again, or give another --workdir. What was saved before is intact."
+        f"{path} cannot be written ({error.strerror}); make room or mend permissions there, or "
+        "give another --workdir."
     )
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_state(file: Path) -> dict[str, Any] | None:
-    """The revision that a file is of, None where it is of none.
-
-    An installation in an ignored folder of some repository must not pass for its revision.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(file.parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", "--", file.name)
-        revision = git("rev-parse", "HEAD").strip()
-        return {"sha": revision, "dirty": bool(git("status", "--porcelain").strip())}
-    except (OSError, subprocess.SubprocessError):
-        return None

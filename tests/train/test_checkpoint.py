@@ -1,5 +1,9 @@
 """Checkpoints, and a reader of them that leaves a live training alone."""
 
+import dataclasses
+import errno
+import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,7 +13,9 @@ import optax
 import pytest
 
 from cnn_lab.core.errors import CheckpointError
-from cnn_lab.train.checkpoint import CheckpointReader, Checkpoints, DamagedError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
 from cnn_lab.train.mesh import make_mesh, replicated
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.storable import sharded_shapes
@@ -123,3 +129,148 @@ def test_the_training_itself_sets_damage_aside(folder: Path):
         assert int(restored[0].step) == 2
         assert checkpoints.steps() == [1, 2]
     assert {path.name for path in (folder.parent / "damaged").iterdir()} == {"3", "3-2"}
+
+
+class WithAverage(TrainState):
+    """A state of a later version, with one field more."""
+
+    average: Tree = None
+
+
+def with_average(average: bool) -> TrainState:
+    state = state_of(0)
+    values = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return target_of(WithAverage(**values, average=state.params if average else None))
+
+
+def test_a_new_field_is_another_optimizer_and_no_damage(folder: Path):
+    before = tree(folder)
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(CheckpointError, match="belongs to another model") as caught:
+            checkpoints.restore_newest_good(with_average(True), folder.parent / "damaged")
+        assert not isinstance(caught.value, DamagedError)
+    assert "missing in the checkpoint: average/dense/kernel (4, 300)" in str(caught.value)
+    assert tree(folder) == before
+    assert not (folder.parent / "damaged").exists()
+
+
+REFUSED = [
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12 GB"),
+    MemoryError(),
+    OSError(errno.EIO, "Input/output error"),
+    OSError(errno.EMFILE, "Too many open files"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    KeyError("ema"),
+    ValueError("UNKNOWN: Error reading local file [OS error 5: EIO Input/output error]"),
+    ValueError("NOT_FOUND: Error reading local file [OS error 6: ENXIO No such device]"),
+    ValueError("Error decoding manifest: ZSTD_decompressStream() failed: Allocation error"),
+]
+
+
+@pytest.mark.parametrize("item", ["record", "state"])
+@pytest.mark.parametrize("error", REFUSED, ids=lambda error: repr(error)[:40])
+def test_what_the_machine_refuses_is_no_damage(folder: Path, error, item: str, monkeypatch):
+    before = tree(folder)
+    with Checkpoints(folder) as checkpoints:
+        restore = checkpoints._manager.restore
+
+        def refuse(step, args):  # a machine, not the thing tested
+            if item in dict(args.items()):
+                raise error
+            return restore(step, args=args)
+
+        monkeypatch.setattr(checkpoints._manager, "restore", refuse)
+        with pytest.raises(CheckpointError, match=r"Checkpoint 3 in .* cannot be read") as caught:
+            checkpoints.restore_newest_good(target_of(state_of(0)), folder.parent / "damaged")
+        assert not isinstance(caught.value, DamagedError)
+        assert "nothing was changed" in str(caught.value)
+        assert repr(error)[:30] in str(caught.value)
+    assert tree(folder) == before
+    assert not (folder.parent / "damaged").exists()
+
+
+def test_few_files_that_may_be_opened_are_no_damage(folder: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Checkpoints(folder) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(CheckpointError, match=r"cannot be read .*Too many open files") as e:
+                checkpoints.restore_newest_good(target_of(state_of(0)), folder.parent / "damaged")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "\n" not in str(e.value)
+        assert checkpoints.steps() == [1, 2, 3]
+
+
+def harm(step_folder: Path, how: str) -> None:
+    record = step_folder / "record" / "metadata"
+    if how == "a digit of the record":
+        record.write_text(record.read_text().replace('"note": 3', '"note": 8'))
+    elif how == "no digest of the record":
+        values = json.loads(record.read_text())
+        del values["sha256"]
+        record.write_text(json.dumps(values))
+    elif how == "half a record":
+        record.write_text(record.read_text()[:100])
+    elif how == "no record":
+        shutil.rmtree(record.parent)
+    elif how == "no metadata":
+        (step_folder / "state" / "_METADATA").unlink()
+    elif how == "another step's":
+        shutil.rmtree(step_folder)
+        shutil.copytree(step_folder.with_name("1"), step_folder)
+    elif how == "another step's state":
+        shutil.rmtree(step_folder / "state")
+        shutil.copytree(step_folder.with_name("1") / "state", step_folder / "state")
+    for file in step_folder.glob("state/**/d/*"):
+        if how == "half the data":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif how == "no data":
+            file.unlink()
+        elif how == "a bit of the data":
+            flip(step_folder)
+            return
+
+
+HARMS = ["a digit of the record", "no digest of the record", "half a record", "no record"]
+HARMS += ["no metadata", "another step's", "another step's state"]
+HARMS += ["half the data", "no data", "a bit of the data"]
+
+
+@leftovers
+@pytest.mark.parametrize("how", HARMS)
+def test_every_kind_of_damage_is_noticed(folder: Path, how: str):
+    harm(folder / "3", how)
+    with Checkpoints(folder) as checkpoints:
+        with pytest.raises(DamagedError, match=r"^Checkpoint 3 in .* is damaged \("):
+            checkpoints.restore(3, target_of(state_of(0)))
+        restored = checkpoints.restore_newest_good(
+            target_of(state_of(0)), folder.parent / "damaged"
+        )
+        assert restored is not None
+        assert restored[1]["note"] == 2
+        checkpoints.save(state_of(3), {"note": 3}, best_step=None)
+        checkpoints.wait()
+        assert checkpoints.restore(3, target_of(state_of(0)))[1]["note"] == 3
+
+
+@leftovers
+def test_where_all_are_damaged_none_is_moved(folder: Path):
+    for step in (1, 2, 3):
+        flip(folder / str(step))
+    before = tree(folder)
+    with Checkpoints(folder) as checkpoints:
+        text = "All 3 checkpoints in .* are damaged, so none was moved"
+        with pytest.raises(CheckpointError, match=text):
+            checkpoints.restore_newest_good(target_of(state_of(0)), folder.parent / "damaged")
+    assert tree(folder) == before
+    assert not (folder.parent / "damaged").exists()
+
+
+def test_a_record_is_amended_beside_its_state(folder: Path):
+    with Checkpoints(folder, keep_latest=1) as checkpoints:
+        checkpoints.amend(3, {"note": "evaluated", "values": (1, 2.5)}, best_step=1)
+        assert checkpoints.steps() == [1, 3]
+        state, record = checkpoints.restore(3, target_of(state_of(0)))
+        assert int(state.step) == 3
+        assert (record["note"], record["values"]) == ("evaluated", [1, 2.5])

@@ -28,7 +28,7 @@ def explain(state, task: Task = TASK) -> str:
     labels, weights = np.zeros(4, np.int32), np.ones(4, np.float32)
     batch = jax.device_put({"image": images, "label": labels, "weight": weights})
     error = explain_non_finite(
-        MODEL, task, state, batch, example_ids=IDS, step=41, advice="Look at them."
+        MODEL, task, state, lambda: batch, example_ids=IDS, step=41, advice="Look at them."
     )
     return str(error)
 

@@ -11,7 +11,8 @@ from cnn_lab.data.pipelines import ResidentPipeline
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks import classification
-from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.train import pace
+from cnn_lab.train.evaluate import EvaluationInterrupted, Evaluator
 from cnn_lab.train.mesh import make_mesh, replicated
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 100, (4, 5, 1), 0.25, 0.5
@@ -109,3 +110,34 @@ def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables):
     text = r"^The evaluation counted \{'accuracy': 100, 'loss': 100\} examples instead of 99\.$"
     with pytest.raises(TrainingError, match=text):
         evaluate(jax.device_put(variables, replicated(mesh)))
+
+
+def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, monkeypatch):
+    found = []
+    for seconds, growth in [(1.0, 4), (1e-9, 4), (1e9, 1000)]:
+        monkeypatch.setattr(pace, "SECONDS_PER_CALL", seconds)
+        monkeypatch.setattr(pace, "GROWTH", growth)
+        evaluate, mesh = evaluator(images, labels, 8, 2)  # 13 steps
+        placed = jax.device_put(variables, replicated(mesh))
+        found += [evaluate(placed), evaluate(placed)]
+    assert all(metrics == found[0] for metrics in found)
+
+
+def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypatch):
+    evaluate, mesh = evaluator(images, labels, 8, 2)
+    placed, lengths = jax.device_put(variables, replicated(mesh)), []
+    feed = evaluate._feeder.feed
+    monkeypatch.setattr(evaluate._feeder, "feed", lambda f, n: lengths.append(n) or feed(f, n))
+    evaluate(placed)
+    assert lengths == [1, 4, 8]
+    evaluate(placed)
+    assert lengths[3:] == [13]
+
+
+def test_an_evaluation_stops_between_calls(images, labels, variables):
+    evaluate, mesh = evaluator(images, labels, 8, 1, max_steps=3)
+    placed, answers = jax.device_put(variables, replicated(mesh)), iter([False, False, True])
+    with pytest.raises(EvaluationInterrupted):
+        evaluate(placed, lambda: next(answers))
+    assert list(answers) == []
+    assert evaluate(placed) == evaluator(images, labels, 8, 1, max_steps=3)[0](placed)

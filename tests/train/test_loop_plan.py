@@ -6,7 +6,8 @@ import json
 import pytest
 
 from cnn_lab.train.early_stopping import SelectionRecord
-from cnn_lab.train.loop import Pace, Plan, Progress
+from cnn_lab.train.loop import Plan, Progress
+from cnn_lab.train.pace import Pace
 
 PLANS = [
     Plan(

@@ -47,7 +47,7 @@ def test_a_busy_step_is_no_reason_to_complain():
 
 
 def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str]):
-    display = make_display(total_steps=100, first_step=40)
+    display = make_display(total_steps=100, first_step=40, say=print)
     assert isinstance(display, PlainDisplay)  # standard output is no terminal here
     row = {"step": 50, "epoch": 0.5, "loss": 1.25, "accuracy": 0.5}
     display.advance(50, 0.5, {"loss": 1.25})
@@ -80,7 +80,7 @@ def test_both_displays_show_the_metrics_there_are(
     place = {"step": 50, "epoch": 0.5, "split": "validation"}
     row = {**place, "mean_iou": float("nan"), "loss": 1.25}
     train = {**row, "split": "train", "learning_rate": 0.1, "gradient_norm": 2.0}
-    for display in (PlainDisplay(100, 40), TerminalDisplay(100, 40)):
+    for display in (PlainDisplay(100, 40, print), TerminalDisplay(100, 40)):
         display.advance(50, 0.5, {"loss": 1.25})
         display.row({**train, "examples_per_second": 1234.0})
         display.row(row)

@@ -14,12 +14,12 @@ import pytest
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
-from cnn_lab.train import workdir
+from cnn_lab.train import session
+from cnn_lab.train.session import environment
 from cnn_lab.train.workdir import (
     LOCK_FILE,
     Workdir,
     count_test_opening,
-    environment,
     read_config,
     read_record,
 )
@@ -119,7 +119,7 @@ def repository(tmp_path: Path) -> Path:
 
 def test_only_a_tracked_file_has_a_revision(repository: Path, monkeypatch):
     def state_of(name: str) -> dict | None:
-        monkeypatch.setattr(workdir, "__file__", str(repository / name))
+        monkeypatch.setattr(session, "__file__", str(repository / name))
         return environment()["git"]
 
     tracked = state_of("own/module.py")

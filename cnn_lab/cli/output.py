@@ -1,0 +1,51 @@
+"""Lines for the user, also where nobody reads them any more, as after `cnn-lab ... | head -1`."""
+
+import contextlib
+import os
+import select
+import sys
+
+UNREAD_STATUS = 141  # what a shell shows for a program that SIGPIPE ended
+
+
+def say(text: str) -> None:
+    """Prints a line at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def say_if_read(text: str) -> None:
+    """Prints a line at once; from when nobody reads them on, lines are dropped.
+
+    A training is worth more than its lines, which the metrics hold too.
+    """
+    try:
+        say(text)
+    except BrokenPipeError:
+        drop_unread()
+        complain("Nobody reads the standard output any more; going on without it.\n")
+
+
+def complain(text: str) -> None:
+    """Writes to standard error, if somebody reads it."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    drop_unread()
+
+
+def drop_unread() -> bool:
+    """Sends what would go to nobody nowhere; tells whether that is any of the two outputs."""
+    unread = [descriptor for descriptor in (1, 2) if _is_unread(descriptor)]
+    for descriptor in unread:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
+    return bool(unread)
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Whether a descriptor is a pipe or socket whose reader is gone."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are told whatever is asked for
+    return any(event & select.POLLERR for _, event in poll.poll(0))

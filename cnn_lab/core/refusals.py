@@ -1,0 +1,90 @@
+"""What a computer refuses (memory, room, permissions, open files), told in one sentence.
+
+Such a failure is no bug of the program's and no damage of its files, so it deserves neither a
+traceback nor the advice to delete anything.
+"""
+
+import contextlib
+import errno
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from cnn_lab.core.errors import CnnLabError, RefusedError
+
+TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
+NO_BUGS = {
+    *TOO_MANY_OPEN,
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.EPERM,
+    errno.EROFS,
+}
+# XLA and tensorstore have no exceptions of their own.
+_NO_MEMORY = re.compile(r"out of memory|bad_alloc|unable to allocate|RESOURCE_EXHAUSTED", re.I)
+_NO_FILES = re.compile("too many open files", re.I)
+_MOST_CHARACTERS = 160
+
+
+def refusal(error: BaseException, place: Path | None = None) -> str | None:
+    """Words what the computer refused, None for any other failure.
+
+    Args:
+        error: what was raised; what it followed from is looked at too.
+        place: the folder that was written, for an error that names no file.
+    """
+    for cause in _causes(error):
+        text = str(cause)
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in TOO_MANY_OPEN or _NO_FILES.search(text):
+            name = getattr(cause, "filename", None) or "A file"
+            reason = getattr(cause, "strerror", None) or "Too many open files"
+            return (
+                f"{name} cannot be opened ({reason}); allow more open files (ulimit -n), then run "
+                "the same command again: what was saved before is intact."
+            )
+        if number in NO_BUGS and isinstance(cause, OSError):
+            where = cause.filename or place
+            what = f"{where} cannot be used" if where else "A file cannot be written"
+            return (
+                f"{what} ({cause.strerror}); free space or permissions there, then run the same "
+                "command again: what was saved before is intact."
+            )
+        if isinstance(cause, MemoryError) or _NO_MEMORY.search(text):
+            return no_memory(text)
+    return None
+
+
+@contextlib.contextmanager
+def refusals_told(place: Path | None = None) -> Iterator[None]:
+    """Raises a `RefusedError` for whatever the computer refuses inside a `with`."""
+    try:
+        yield
+    except CnnLabError:
+        raise
+    except Exception as error:
+        sentence = refusal(error, place)
+        if sentence is None:
+            raise
+        raise RefusedError(sentence) from error
+
+
+def no_memory(reason: str) -> str:
+    """The sentence for too little memory, on the host or on a device."""
+    line = textwrap.shorten(reason.strip().partition("\n")[0], _MOST_CHARACTERS, placeholder=" ...")
+    found = f" ({line.rstrip('.')})" if line else ""
+    return (
+        f"The memory does not suffice{found}; lower config.train.batch_size, the size of the model "
+        "or config.evaluate.batch_size (--batch_size of `cnn-lab evaluate`), or set "
+        "config.data.pipeline=streaming."
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

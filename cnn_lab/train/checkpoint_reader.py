@@ -1,0 +1,244 @@
+"""Reads the checkpoints of a run, checks them, and says what is wrong with them.
+
+Orbax does not notice damage: a flipped byte restores silently. So the JSON record of a checkpoint
+holds the shape, dtype and SHA-256 of each leaf of the state, and its own SHA-256. The record is
+checked first; what it says of the leaves then tells another model from damage.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import logging as std_logging
+import os
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+
+from cnn_lab.core import trees
+from cnn_lab.core.errors import CheckpointError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.train import storable
+from cnn_lab.train.state import TrainState
+
+Reader = TypeVar("Reader", bound="CheckpointReader")
+RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON
+NEEDED_FILES = (RECORD_FILE, Path("state", "_METADATA"))
+SPARE_DESCRIPTORS = 8  # orbax breaks in odd ways where it gets none
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose files are incomplete or changed."""
+
+
+class CheckpointReader:
+    """Reads the checkpoints of one folder and changes nothing there, so that a training may go on.
+
+    Args:
+        folder: where they are; a missing one counts as empty.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+
+    def __enter__(self: Reader) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _options(self) -> ocp.CheckpointManagerOptions:
+        return ocp.CheckpointManagerOptions(read_only=True)
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(
+            self.folder,
+            item_names=tuple(handlers),
+            item_handlers=handlers,
+            options=self._options(),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints there are, ascending."""
+        if not self.folder.is_dir():
+            return []
+        try:
+            with orbax_quiet():
+                return sorted(self._manager.all_steps())
+        except Exception as error:
+            raise _unreadable(f"The checkpoints in {self.folder}", error) from error
+
+    def release(self) -> None:
+        """Ends the background threads; `wait` before, to hear of a save that failed."""
+        if manager := self.__dict__.pop("_manager", None):
+            with contextlib.suppress(Exception), orbax_quiet():
+                manager.close()
+
+    def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Reads one checkpoint and checks every leaf.
+
+        Args:
+            step: which one.
+            target: shapes, dtypes and shardings of every leaf (`jax.ShapeDtypeStruct`).
+
+        Raises:
+            DamagedError: its files are incomplete or changed.
+            CheckpointError: missing, of another model (the message says which leaves), or not
+                readable for now.
+        """
+        record = self.read_record(step)
+        expected = storable.to_storable(target)
+        values = self._restore_checked(step, record, expected, record["shapes"])
+        if (found := int(jax.device_get(values["step"]))) != step:
+            raise self._damaged(step, f"its state is that of step {found}")
+        return storable.from_storable(values), record
+
+    def restore_variables(
+        self, step: int, record: dict[str, Any], target: Tree, sharding: jax.sharding.Sharding
+    ) -> dict[str, Tree]:
+        """Reads the model's variables only: no optimizer is needed to know their shapes.
+
+        Args:
+            step: which checkpoint.
+            record: what `read_record` returned for it.
+            target: shapes of the variables, `params` among them.
+            sharding: where they go.
+
+        Raises:
+            CheckpointError: as `restore`.
+        """
+        shapes = storable.sharded_shapes(target, sharding)
+        collections = {name: tree for name, tree in shapes.items() if name != "params"}
+        wanted = {"params": shapes["params"], "collections": collections}
+        stored = {p: s for p, s in record["shapes"].items() if p.partition("/")[0] in wanted}
+        values = self._restore_checked(step, record, wanted, stored)
+        return {"params": values["params"], **values["collections"]}
+
+    def _restore_checked(
+        self, step: int, record: dict[str, Any], expected: Tree, stored: Mapping[str, Any]
+    ) -> Tree:
+        """Restores the items of `expected` and compares every leaf's digest with the record."""
+        found = {p: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for p, (s, d) in stored.items()}
+        if difference := storable.describe_difference(found, expected):
+            raise CheckpointError(
+                f"Checkpoint {step} in {self.folder} belongs to another model or optimizer:\n"
+                f"{difference}\nUse the config that it was made with."
+            )
+        with self._reading(step):
+            arguments = ocp.args.PyTreeRestore(
+                expected,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
+                partial_restore=True,
+            )
+            values = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            digests = trees.digests(values)
+        changed = [path for path in digests if record["digests"].get(path) != digests[path]]
+        if changed:
+            raise self._damaged(step, f"the bytes of {', '.join(changed[:3])} changed")
+        return values
+
+    def read_record(self, step: int) -> dict[str, Any]:
+        """Reads and checks the JSON record of one checkpoint, or raises a `CheckpointError`."""
+        if step not in self.steps():
+            raise CheckpointError(
+                f"{self.folder} has no checkpoint of step {step}; it has {self.steps() or 'none'}."
+            )
+        with self._reading(step):
+            arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
+            record = self._manager.restore(step, args=arguments)["record"]
+        if not isinstance(record, dict) or record.get("sha256") != record_digest(record):
+            raise self._damaged(step, "its record changed")
+        if record["step"] != step:
+            raise self._damaged(step, f"its record is that of step {record['step']}")
+        return record
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Turns what goes wrong while a checkpoint is read into a `CheckpointError`."""
+        try:
+            with orbax_quiet():
+                for name in NEEDED_FILES:
+                    if not (self.folder / str(step) / name).exists():
+                        raise FileNotFoundError(f"{name} is missing")
+                yield
+        except Exception as error:
+            if not (self.folder / str(step)).is_dir():
+                raise CheckpointError(
+                    f"Checkpoint {step} was removed from {self.folder} meanwhile, by a training "
+                    "that saved newer ones; run the same command again."
+                ) from error
+            if _is_damage(error):
+                raise self._damaged(step, error) from error
+            raise _unreadable(f"Checkpoint {step} in {self.folder}", error) from error
+
+    def _damaged(self, step: int, reason: object) -> DamagedError:
+        text = textwrap.shorten(str(reason) or repr(reason), 120, placeholder=" ...")
+        return DamagedError(f"Checkpoint {step} in {self.folder} is damaged ({text}).")
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's values but `sha256`, however they are laid out in the file."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    plain = json.loads(json.dumps(rest))  # what comes back: lists for tuples, text for keys
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether only the checkpoint's own files can be at fault: not memory, disk or permissions."""
+    if _refusal(error) is not None:
+        return False
+    if isinstance(error, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError):
+        return True
+    text = str(error)  # tensorstore has no exceptions of its own
+    kind = re.match(r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): ", text) or "Error decoding" in text
+    refused = re.search(rf"\bOS error (?!{errno.ENOENT}\b)|Allocation error|bad_alloc", text)
+    return isinstance(error, ValueError) and bool(kind) and not refused
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """What the system refused, among an error and those that it followed from."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _unreadable(what: str, error: Exception) -> CheckpointError:
+    refusal = _refusal(error)
+    text = textwrap.shorten(repr(refusal or error), 200, placeholder=" ...")
+    remedy = "mend that" if refusal else "mend that, or move it away"
+    return CheckpointError(
+        f"{what} cannot be read ({text}); nothing was changed: {remedy}, then run the same command "
+        "again."
+    )
+
+
+@contextlib.contextmanager
+def orbax_quiet() -> Iterator[None]:
+    """Orbax logs pages for every save and every failure; errors reach the caller anyway.
+
+    Raises:
+        OSError: too few files can still be opened.
+    """
+    with contextlib.ExitStack() as spare:
+        for _ in range(SPARE_DESCRIPTORS):
+            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+    logger = logging.get_absl_logger()
+    level = logger.level
+    logger.setLevel(std_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
