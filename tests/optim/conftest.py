@@ -4,7 +4,7 @@ import jax
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _quick_compilation():
     """Compiling costs more than these tests compute."""
     jax.config.update("jax_disable_most_optimizations", True)
