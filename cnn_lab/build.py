@@ -20,10 +20,12 @@ from cnn_lab.core.options import check_options
 from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.data.assemble import (
     PipelineMaker,
+    PlaceSplit,
     Subset,
     choose_examples,
     fixed_shape,
     make_preprocess,
+    place_split,
 )
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.pipelines import Pipeline
@@ -160,6 +162,7 @@ def build(
     config: ExperimentConfig,
     open_data: Callable[..., Dataset] = open_dataset,
     preprocess_for: Callable[[DataConfig, Subset], Preprocess] = make_preprocess,
+    place: PlaceSplit = place_split,
 ) -> Experiment:
     """Builds the experiment that a config describes; trains nothing.
 
@@ -168,6 +171,7 @@ def build(
         open_data: (name, data_dir) -> data set; wrap `open_dataset` to show its progress, or to
             refuse data that are not prepared.
         preprocess_for: (data, training examples) -> padding and normalisation.
+        place: puts a split on the devices; `shapes_of_split` reads no pixels.
 
     Raises:
         ConfigError: a name, option or combination that cannot work.
@@ -198,7 +202,7 @@ def build(
         image_shape=image_shape,
         preprocess=preprocess_for(config.data, train),
     )
-    maker = PipelineMaker(config.data, network.preprocess, replicated(mesh))
+    maker = PipelineMaker(config.data, network.preprocess, replicated(mesh), place)
     training = maker.training(
         train,
         config.train.batch_size,

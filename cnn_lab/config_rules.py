@@ -33,7 +33,8 @@ def validate(config: ExperimentConfig) -> None:
         if stopping.every_epochs > train.num_epochs:
             raise ConfigError(
                 f"config.early_stopping.every_epochs is {stopping.every_epochs}, but the run has "
-                f"only {counted(train.num_epochs, 'epoch')}, so its turn would never come; lower it."
+                f"only {counted(train.num_epochs, 'epoch')}, so its turn would never come: lower "
+                "it."
             )
         held_out = data.validation_fraction if data.num_validation is None else data.num_validation
         if not held_out:

@@ -169,6 +169,9 @@ def _write_runs(folder: Path) -> None:
     (copy("config_other") / "config.json").write_text(json.dumps(edited))
     edited["train"]["num_epochs"] = "many"
     (copy("config_type") / "config.json").write_text(json.dumps(edited))
+    shutil.rmtree(copy("never_saved") / "checkpoints")
+    (folder / "never_saved/run.json").write_text('{"status": "failed"}')
+    (folder / "astray").symlink_to(folder / "nowhere")
     damaged = copy("damaged")
     for step in (damaged / "checkpoints").iterdir():
         damage(step, "flip")
@@ -221,16 +224,22 @@ COMMAND_LINES = {
     ("train", "--confg=x"): ("train has no flag --confg", "did you mean config"),
     ("train", "--workdir"): ("Missing value for flag --workdir", "cnn-lab help train"),
     ("train",): ("--config is missing", "experiments/digits/lenet5.py", "cnn-lab list"),
-    ("train", "--config="): ("--config is missing",),
+    ("--versoin",): ("no flag '--versoin' before a command", "did you mean --version?"),
+    ("--workdir=x", "train"): ("no flag '--workdir=x' before a command", "known: --help"),
+    ("train", "--config="): ("--config= is empty", "leave it out"),
+    ("train", "--config={w}/good.py", "--workdir="): ("--workdir= is empty",),
+    ("data", "prepare", "mnist", "--from_dir="): ("--from_dir= is empty",),
+    ("evaluate", "--workdir="): ("--workdir= is empty",),
+    ("train", "{w}/good.py"): ("flags only", "did you mean --config=", "world0/good.py?"),
+    ("train", "{w}/good.py:large"): ("flags only", "good.py:large?"),
     (*TRAIN, "now"): ("flags only", "'now'"),
     (*TRAIN, "--dry_run=perhaps"): ("--dry_run must be true or false", "'perhaps'"),
     (*TRAIN, "--config.seed"): ("--config.seed needs a value",),
     (*EVALUATE, "now"): ("flags only", "'now'"),
     (*EVALUATE, "--config.seed=1"): ("no --config.* overrides", "--config.seed"),
-    ("list",): ("list takes a kind", "models", "datasets"),
     ("list", "model"): ("no kind of thing to list named 'model'", "did you mean models"),
     ("list", "models", "a", "b"): ("at most one pattern",),
-    ("list", "models", "vgg*"): ("No models match 'vgg*'", "known: lenet5"),
+    ("list", "models", "zzz*"): ("No models match 'zzz*'", "known: ", "lenet5"),
     ("list", "models", "lenet6"): ("No models match", "did you mean lenet5"),
     ("list", "--all"): ("list has no flag --all", "there are none"),
     ("data",): ("prepare", "check", "NAME"),
@@ -272,7 +281,11 @@ COMMAND_LINES = {
     training("seed=-1"): ("config.seed must be a whole number of at least 0", "'-1'"),
     training("seed=5000000000"): ("config.seed", "below 4294967296"),
     training("data.split_seed=-1"): ("config.data.split_seed", "at least 0"),
-    training("data.image_size=28"): ("a tuple of 2, each a whole number", "or none", "'28'"),
+    training("data.image_size=28"): ("a tuple of 2", "or none, written like 32,32; found '28'"),
+    training("data.data_dir="): ("--config.data.data_dir= is empty", "`none` clears"),
+    training("data.num_train=1151"): (
+        *("num_train is 1151", "only 1,150 training examples, 287 held out", "at most that many"),
+    ),
     training("data.image_size=28,x"): ("config.data.image_size", "'28,x'"),
     training("data.image_size=28,28,1"): ("config.data.image_size", "'28,28,1'"),
     training("data.image_size=0,28"): ("config.data.image_size", "at least 1", "'0,28'"),
@@ -292,7 +305,7 @@ COMMAND_LINES = {
     training("model.name=lenet"): ("no model named 'lenet'", "did you mean lenet5"),
     training("model.name=mlp", "model.options.hiden=(9,)"): ("mlp has no option", "hidden"),
     training("model.name=mlp", "model.options.num_classes=3"): ("no option 'num_classes'",),
-    training("model.options.hidden=(9,)"): ("linear has no option 'hidden'", "there are none"),
+    training("model.options.hidden=(9,)"): ("linear has no option 'hidden'", "known: "),
     training("model.name=mlp", "model.options.pooling=max"): (
         *("mlp has no option 'pooling'", "if config.model.name was changed"),
         "--config.model.options={} clears them",
@@ -300,7 +313,9 @@ COMMAND_LINES = {
     training("optim.name=sgd", "optim.options.momentum=0.9"): (
         "--config.optim.options={} clears them",
     ),
-    training("model.name=mlp", "model.options.hidden=9"): ("options.hidden", "a tuple", "9"),
+    training("model.name=mlp", "model.options.hidden=9"): (
+        *("options.hidden", "a tuple", "written like 32,32 (one alone: 32,); found 9"),
+    ),
     training("model.name=mlp", "model.options.hidden=(0,)"): ("hidden", "at least 1", "(0,)"),
     training("model.name=mlp", "model.options.hidden=(2.5,)"): ("hidden", "(2.5,)"),
     training("model.name=mlp", "model.options.dropout_rate=1"): ("dropout_rate", PART, "1"),
@@ -340,11 +355,10 @@ COMMAND_LINES = {
     training("optim.schedule.warmup_steps=-1"): ("warmup_steps", "at least 0"),
     training("optim.schedule.warmup_steps=36"): ("warmup_steps is 36", "only 36 steps"),
     # Combinations.
-    training("train.batch_size=1151"): ("batch_size is 1151", "only 1150", "at most"),
+    training("train.batch_size=1151"): ("batch_size is 1151", "only 1,150", "at most"),
     training("train.batch_size=65", "mesh.num_devices=2"): ("65", "use 64 or 66"),
     training("mesh.num_devices=9"): ("num_devices is 9", "4 cpu devices"),
     training("mesh.num_devices=0"): ("config.mesh.num_devices", "at least 1"),
-    training("evaluate.every_epochs=3"): ("every_epochs is 3", "2 epochs"),
     training("early_stopping.patience=0"): ("early_stopping.patience", "at least 1"),
     training("early_stopping.patience=2", "data.validation_fraction=0"): (
         *("early_stopping needs a validation split", "validation_fraction"),
@@ -354,7 +368,9 @@ COMMAND_LINES = {
     training("early_stopping.every_epochs=3"): ("every_epochs is 3", "2 epochs"),
     # Data.
     training("data.name=minst"): ("no data set named 'minst'", "did you mean mnist"),
-    training("data.name="): ("no data set named ''",),
+    training("data.name="): ("--config.data.name= is empty",),
+    training("data.name=folder:"): ("'folder:' lacks what follows the colon", "folder:PATH"),
+    training("data.name=tfds:"): ("'tfds:' lacks what follows the colon", "tfds:PATH"),
     training("data.name=folder:{w}/nowhere"): ("no folder", "nowhere"),
     training("data.name=folder:{w}/bare"): ("bare holds no class folders",),
     training("data.name=folder:{w}/loose"): ("1.png lies outside any class folder",),
@@ -372,6 +388,14 @@ COMMAND_LINES = {
     training("data.name=tfds:nothing"): ("tfds:nothing is not prepared", "array_record"),
     training("data.name=tfds:{w}/run"): ("holds no dataset_info.json",),
     training("data.data_dir={w}/notes.txt"): ("notes.txt",),
+    ("data", "prepare", "digits", "--from_dir={w}/bare"): (
+        *(
+            "--from_dir=",
+            "bare was given, but digits is not made from published files",
+        ),
+    ),
+    ("data", "check", "folder:{w}/tiny", "--from_dir={w}/bare"): ("leave it out",),
+    ("data", "prepare", "digits", "--skip_bad_files"): ("--skip_bad_files is for folder:PATH",),
     ("data", "prepare", "mnist", "--from_dir={w}/nowhere"): ("nowhere is not a folder",),
     ("data", "prepare", "mnist", "--from_dir={w}/bare"): ("lacks train-images-idx3-ubyte.gz",),
     ("data", "prepare", "cifar10", "--from_dir={w}/bare"): ("lacks cifar-10-binary.tar.gz",),
@@ -386,7 +410,21 @@ COMMAND_LINES = {
         "notes.txt is a file",
         "--workdir",
     ),
-    ("train", "--config={w}/good.py", "--workdir={w}/notes.txt/a"): ("cannot be written",),
+    ("train", "--config={w}/good.py", "--workdir={w}/notes.txt/a"): (
+        *("notes.txt/a cannot be made: ", "notes.txt is a file", "--workdir"),
+    ),
+    ("train", "--config={w}/good.py", "--workdir={w}/" + "x" * 300): (
+        *("--workdir is too long", "characters", "shorter"),
+    ),
+    ("evaluate", "--workdir={w}/" + "x" * 300): ("cannot be read (File name too long)",),
+    ("train", "--config={w}/good.py", "--workdir={w}/astray"): ("astray is a link that leads",),
+    ("train", "--config={w}/good.py", "--workdir={w}/tiny"): (
+        *("tiny is not empty, and no run: it holds cat, but no config.json", "new or empty"),
+    ),
+    ("train", "--config={w}/good.py", "--workdir={w}/no_checkpoint"): (
+        *("no_checkpoint was finished at step 36, but its checkpoints are gone", "bring them back"),
+        "no_checkpoint/config.json --workdir=NEW",
+    ),
     ("train", "--config={w}/good.py", "--workdir=/proc/a/b"): ("/proc/a/b cannot be written",),
     ("train", "--config={w}/good.py", "--workdir={w}/config_cut"): ("config.json", "restore it"),
     ("train", "--config={w}/good.py", "--workdir={w}/config_type"): ("config.json", "'many'"),
@@ -410,8 +448,15 @@ COMMAND_LINES = {
     ("evaluate", "--workdir={w}/nowhere"): ("nowhere holds no run", "--workdir of a training"),
     ("evaluate", "--workdir={w}/no_run"): ("no_run holds no run",),
     ("evaluate", "--workdir={w}/notes.txt"): ("notes.txt holds no run",),
-    ("evaluate", "--workdir={w}/no_checkpoint"): ("no_checkpoint has no checkpoint yet",),
-    ("evaluate", "--workdir={w}/config_cut"): ("config.json", "restore it"),
+    ("evaluate", "--workdir={w}/no_checkpoint"): (
+        *("no_checkpoint was finished at step 36, but its checkpoints are gone", "bring them back"),
+        "no_checkpoint/config.json --workdir=NEW",
+    ),
+    ("evaluate", "--workdir={w}/never_saved"): (
+        *("never_saved has no checkpoint yet", "cnn-lab train --config=", "saved/config.json."),
+    ),
+    ("evaluate", "--workdir={w}/config_cut"): ("config.json", "restore it", "another --workdir"),
+    (*EVALUATE, "--batch_size=0"): ("--batch_size must be at least 1", "0"),
     ("evaluate", "--workdir={w}/config_type"): ("config.json", "num_epochs", "'many'"),
     ("evaluate", "--workdir={w}/config_model"): ("no model named 'resnet51'",),
     ("evaluate", "--workdir={w}/config_other"): ("belongs to another model", "dense1"),
@@ -483,6 +528,65 @@ def test_corrected_config_may_use_the_folder_of_the_wrong_one(refused, accepted,
     assert "Run finished at step 36" in output
 
 
+def test_a_run_that_failed_before_it_saved_gives_way_to_a_corrected_config(
+    refused, accepted, tmp_path: Path
+):
+    folder = tmp_path / "run"
+    command = ("train", "--config={w}/good.py", f"--workdir={folder}")
+    overrides = ("--config.model.name=mlp", "--config.optim.learning_rate=1e30")
+    sentence = refused(*command, *overrides)
+    assert "no checkpoint had been saved before" in sentence
+    assert "intact" not in sentence
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], [s["status"] for s in record["sessions"]]) == ("failed", ["failed"])
+    assert f"error: {record['error']}" == sentence
+    output, _ = accepted(*command)
+    assert "Run finished at step 36" in output
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["error"]) == ("finished", None)
+    assert [session["status"] for session in record["sessions"]] == ["finished"]
+    assert json.loads((folder / "config.json").read_text())["model"]["name"] == "linear"
+
+
+def test_a_best_checkpoint_that_is_gone_is_told(accepted, run: Path):
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        progress = checkpoints.read_record(36)["progress"]
+        progress["selection"]["best_step"] = 9
+        checkpoints.amend(36, {"progress": progress}, best_step=36)
+    output, warned = accepted("evaluate", f"--workdir={run}", "--batch_size=7")
+    assert "checkpoint 36," in output
+    assert warned.startswith("WARNING: The best checkpoint, of step 9, is gone from")
+    assert warned.endswith("; using that of step 36.\n")
+    _, warned = accepted("evaluate", f"--workdir={run}", "--checkpoint=latest")
+    assert not warned
+
+
+def test_an_evaluation_after_the_last_epoch_is_that_of_the_last(accepted, tmp_path: Path):
+    command = ("train", "--config={w}/good.py", f"--workdir={tmp_path}/run")
+    output, _ = accepted(*command, "--config.evaluate.every_epochs=3")
+    assert output.count("validation loss") == 1
+    assert "step 36/36 epoch 2 validation" in output
+    assert "2 epochs of 18 steps, resident, on 4 cpu devices" in output
+
+
+def test_too_little_memory_is_told_in_one_sentence(refused):
+    sentence = refused(*training("model.name=mlp", "model.options.hidden=1000000,1000000"))
+    assert "The memory does not suffice (" in sentence
+    for remedy in ("train.batch_size", "evaluate.batch_size", "data.pipeline=streaming"):
+        assert f"config.{remedy}" in sentence
+
+
+def test_the_hint_at_a_negative_names_it(accepted, run: Path, tmp_path: Path):
+    for name, value in (("dark", 0), ("bright", 255), ("white", 255)):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / f"{name}.png")
+    files = [f"{tmp_path}/{name}.png" for name in ("dark", "bright", "white")]
+    _, told = accepted("predict", f"--workdir={run}", *files[:2])
+    assert told.startswith(f"hint: {files[1]} is about as bright as negatives")
+    _, told = accepted("predict", f"--workdir={run}", *files)
+    names = f"{files[1]}, {files[2]}"
+    assert told.startswith(f"hint: 2 of 3 images are about as bright ({names}) as negatives")
+
+
 def test_folder_in_use(refused, run: Path):
     with (run / ".lock").open("w") as lock:
         lock.write("1234")
@@ -508,7 +612,14 @@ def test_no_validation_to_evaluate(refused, accepted, tmp_path: Path):
     accepted(*command, "--config.data.validation_fraction=0")
     sentence = refused("evaluate", f"--workdir={tmp_path}/all")
     assert "held out no validation examples" in sentence
-    assert "--split=train or --split=test" in sentence
+    assert "--split=train or --split=test." in sentence
+    accepted(
+        *("train", "--config={w}/good.py", f"--workdir={tmp_path}/tiny"),
+        *("--config.data.name=folder:{w}/tiny", "--config.train.batch_size=4"),
+        "--config.data.validation_fraction=0",
+    )
+    sentence = refused("evaluate", f"--workdir={tmp_path}/tiny")
+    assert sentence.endswith("evaluate --split=train.")
 
 
 # Orbax leaves a thread of a failed restore behind, which Python mentions when it is collected.
@@ -544,10 +655,10 @@ def test_all_checkpoints_damaged(refused, run: Path, capfd, monkeypatch):
     assert main(["evaluate", f"--workdir={run}"]) == 2
     assert "Checkpoint 18" in one_sentence(capfd.readouterr().err, warnings=1)
     assert main(["train", f"--config={run}/config.json", f"--workdir={run}"]) == 2
-    sentence = one_sentence(capfd.readouterr().err, warnings=2)
+    sentence = one_sentence(capfd.readouterr().err)
     assert "All 2 checkpoints" in sentence
     assert "another --workdir" in sentence
-    assert {p.name for p in (run / "damaged_checkpoints").iterdir()} == {"18", "36"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"18", "36"}
 
 
 @pytest.mark.parametrize(

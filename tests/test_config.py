@@ -45,15 +45,16 @@ GOOD = "def get_config():\n    return ExperimentConfig(seed=7)\n"
 
 # A field out of its range, and the words for what is allowed.
 NATURAL, COUNT = "a whole number of at least 0", "a whole number of at least 1"
+WRITTEN = "or none, written like 0.5,0.5 (one alone: 0.5,)"
 OUT_OF_RANGE = {
     "seed=-1": "a whole number of at least 0 and below 4294967296",
     "seed=4294967296": "a whole number of at least 0 and below 4294967296",
     "data.split_seed=-1": "a whole number of at least 0 and below 4294967296",
     "data.pad=-1": NATURAL,
-    "data.image_size=0,5": "a tuple of 2, each a whole number of at least 1, or none",
+    "data.image_size=0,5": f"a tuple of 2, each {COUNT}, or none, written like 32,32",
     "data.channels=2": "one of 1, 3, or none",
-    "data.mean=1.5": "a tuple, each entry a finite number of at least 0 and at most 1, or none",
-    "data.std=0": "a tuple, each entry a finite number above 0, or none",
+    "data.mean=1.5": f"a tuple, each entry a finite number of at least 0 and at most 1, {WRITTEN}",
+    "data.std=0": f"a tuple, each entry a finite number above 0, {WRITTEN}",
     "data.num_validation=-1": f"{NATURAL} or none",
     "data.validation_fraction=1": "a finite number of at least 0 and below 1",
     "data.validation_fraction=-0.1": "a finite number of at least 0 and below 1",
@@ -91,13 +92,9 @@ def test_a_value_out_of_range_is_refused(setting):
 CLASHES = {
     ("data.mean=0.5",): "config.data.mean and config.data.std must be set together.",
     ("data.std=0.5",): "config.data.mean and config.data.std must be set together.",
-    ("train.num_epochs=2", "evaluate.every_epochs=3"): (
-        "config.evaluate.every_epochs is 3, but the run has only 2 epochs, so its turn would never "
-        "come; lower it."
-    ),
     ("train.num_epochs=2", "early_stopping.every_epochs=3"): (
         "config.early_stopping.every_epochs is 3, but the run has only 2 epochs, so its turn would "
-        "never come; lower it."
+        "never come: lower it."
     ),
     ("early_stopping.patience=1", "data.validation_fraction=0"): (
         "config.early_stopping needs a validation split, but nothing is held out; set "
@@ -133,7 +130,7 @@ def test_settings_that_clash_are_refused(settings):
     [
         (),
         ("data.mean=0.5", "data.std=0.2"),
-        ("train.num_epochs=2", "evaluate.every_epochs=2"),
+        ("train.num_epochs=2", "evaluate.every_epochs=3"),  # the last epoch is evaluated anyway
         ("train.num_epochs=2", "early_stopping.every_epochs=2"),
         ("data.validation_fraction=0",),
         ("early_stopping.patience=1", "data.validation_fraction=0", "data.num_validation=5"),

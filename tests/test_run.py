@@ -1,5 +1,6 @@
 """A run from config to record: which weights are best, where it lives, what ends it."""
 
+import errno
 import json
 import math
 import os
@@ -17,6 +18,8 @@ import pytest
 
 from cnn_lab import run
 from cnn_lab.build import Experiment, build, default_workdir
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import main
 from cnn_lab.cli.trained import open_trained
 from cnn_lab.config import (
     DataConfig,
@@ -29,7 +32,7 @@ from cnn_lab.config import (
     SelectionConfig,
     TrainConfig,
 )
-from cnn_lab.core.errors import CheckpointError, CnnLabError
+from cnn_lab.core.errors import CheckpointError, CnnLabError, RefusedError
 from cnn_lab.core.typed import to_dict
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.models.entry import ModelEntry
@@ -190,6 +193,72 @@ def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(CnnLabError, match="nowhere"):
         run_training(missing, tmp_path / "runs" / "a", lambda _: None)
     assert not list(tmp_path.iterdir())
+
+
+class Raises:
+    """Fails when the second row is written."""
+
+    def __init__(self, error: Exception):
+        self.error, self.rows = error, 0
+
+    def write(self, row) -> None:
+        self.rows += 1
+        if self.rows == 2:
+            raise self.error
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "The memory does not suffice; lower config.train.batch_size"),
+        (
+            OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+            "A file cannot be opened (Too many open files); allow more open files (ulimit -n)",
+        ),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+            "{workdir} cannot be used (No space left on device); free space",
+        ),
+    ],
+)
+def test_what_the_computer_refuses_in_a_training_is_told_and_noted(error, told, tmp_path: Path):
+    workdir = tmp_path / "run"
+    with pytest.raises(RefusedError) as caught:
+        run_training(small(), workdir, lambda _: None, sinks=[Raises(error)])
+    assert str(caught.value).startswith(told.format(workdir=workdir))
+    record = read_record(workdir)
+    assert (record["status"], record["sessions"][-1]["status"]) == ("failed", "failed")
+    assert record["error"] == str(caught.value)
+    assert run_training(small(), workdir, lambda _: None).status == "finished"
+    record = read_record(workdir)
+    assert [s["status"] for s in record["sessions"]] == ["failed", "finished"]
+    assert record["error"] is None
+
+
+def test_a_bug_in_a_training_is_noted_too(tmp_path: Path):
+    with pytest.raises(KeyError):
+        run_training(small(), tmp_path / "run", lambda _: None, sinks=[Raises(KeyError("x"))])
+    assert read_record(tmp_path / "run")["sessions"][-1]["status"] == "failed"
+    assert read_record(tmp_path / "run")["error"] == "KeyError: 'x'"
+
+
+def test_an_interruption_before_the_first_step_promises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setattr(runtime, "start", lambda _: None)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(small())))
+    command = ["train", f"--config={tmp_path / 'config.json'}", f"--workdir={tmp_path / 'run'}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignals, "received", lambda _: True)  # at once
+        assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "Interrupted before the first step, so nothing was trained. Begin again with:" in output
+    assert "saved" not in output
+    assert main(command) == 0
+    assert "Run finished at step 8." in capsys.readouterr().out
 
 
 class SignalAt:

@@ -103,9 +103,8 @@ def _same_shape(equation, fields):
     ]
     if not all(matching) or len({*shapes}) > 1:
         return everything(equation, fields)
-    if len(equation.outvars) == len(fields) > 1:  # such as a barrier: each passes through
-        return list(fields)
-    return [_union(known)] * len(equation.outvars)
+    through = len(equation.outvars) == len(fields) > 1  # such as a barrier
+    return list(fields) if through else [_union(known)] * len(equation.outvars)
 
 
 def _windowed(field, dimension, side, stride, pad, spread, dilation) -> tuple[Field, Vector]:
@@ -169,8 +168,7 @@ def _cumulative(equation, fields):
     axis = equation.params["axis"]
     length = equation.invars[0].aval.shape[axis]
     field = fields[0].reach(axis, 0, length - 1)
-    jumps = [field.still if a == axis else jump for a, jump in enumerate(field.jumps)]
-    return [field.shaped(jumps)]
+    return [field.shaped([field.still if a == axis else j for a, j in enumerate(field.jumps)])]
 
 
 def _broadcast(equation, fields):

@@ -19,6 +19,7 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.numbers import counted
 
 SHOWN = 10
 LEAK_STATUS = 1
@@ -64,11 +65,15 @@ def main(invocation: Invocation) -> int:
 
 
 def _prepare(dataset) -> int:
+    from cnn_lab.data.prepared import check_files_of
+
     info = dataset.info
+    check_files_of(dataset.storage, info)
     height, width, channels = info.image_shape
     size = f"{height}x{width}" if height and width else "images of various sizes,"
     _say(f"{info.name} is ready in {dataset.storage.directory}")
-    _say(f"  {size} {channels} channel(s), {info.num_classes} classes: {_few(info.class_names)}")
+    classes = f"{counted(info.num_classes, 'class')}: {_few(info.class_names)}"
+    _say(f"  {size} {counted(channels, 'channel')}, {classes}")
     _say("  " + ", ".join(f"{split} {count:,}" for split, count in info.split_sizes.items()))
     _say(f"  licence: {info.licence}")
     return 0
@@ -85,7 +90,8 @@ def _check(dataset) -> int:
         sources[split] = unlock_test(dataset) if split == "test" else dataset.split(split)
     pairs = find_duplicates(sources, _say)
     summary = summarise_duplicates(pairs, sources)
-    _say(f"{dataset.info.name}: {sum(map(len, sources.values())):,} images in {', '.join(sources)}")
+    images = counted(sum(map(len, sources.values())), "image")
+    _say(f"{dataset.info.name}: {images} in {', '.join(sources)}")
     for split, count in summary.within.items():
         _say(f"  {count:,} image(s) of {split} are in it more than once")
     for (split_a, split_b), count in summary.across.items():

@@ -12,10 +12,14 @@ import numpy as np
 from cnn_lab.build import Experiment, build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
-from cnn_lab.data.assemble import MIB, unmeasured_preprocess
+from cnn_lab.core.memory import device_bytes
+from cnn_lab.core.numbers import counted, human_bytes
+from cnn_lab.core.shapes import Tree
+from cnn_lab.data.assemble import MIB, shapes_of_split, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.run import plan_of
 from cnn_lab.train.dispatch import compile_train
+from cnn_lab.train.session import devices_in_words
 
 
 def dry_run(config: ExperimentConfig) -> str:
@@ -36,7 +40,7 @@ def dry_run(config: ExperimentConfig) -> str:
             storage = dataclasses.replace(dataset.storage, directory=str(links))
             return dataclasses.replace(dataset, storage=storage)
 
-        return describe(config, build(config, open_data, unmeasured_preprocess))
+        return describe(config, build(config, open_data, unmeasured_preprocess, shapes_of_split))
 
 
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:
@@ -51,6 +55,10 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         pipeline.resident,
         pipeline.feed_shapes(),
     )
+    evaluator, scratch = experiment.evaluator(), program.temporary_bytes
+    if evaluator is not None:
+        variables = {"params": state.params, **state.collections}
+        scratch = max(scratch, evaluator.compile(variables).temporary_bytes)
     validation = experiment.validation_pipeline
     num_validation = len(validation.order.indices) if validation else 0
     sampled = np.linspace(0, plan.total_steps - 1, 50, dtype=int)
@@ -60,18 +68,41 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
         f"{len(network.class_names)} classes",
         f"data        {config.data.name}: {len(pipeline.order.indices):,} training and "
-        f"{num_validation:,} validation images",
+        f"{counted(num_validation, 'validation image')}",
         f"pipeline    {pipeline.name}, {trees.num_bytes(pipeline.resident) / MIB:,.1f} MiB of data "
         "on every device",
-        f"steps       {plan.total_steps:,} = {plan.num_epochs} epochs of {plan.steps_per_epoch} "
-        f"(batch {config.train.batch_size}), up to {pipeline.max_steps} per call",
-        f"devices     {experiment.mesh.devices.size} of {jax.device_count()} "
-        f"{jax.default_backend()}",
+        f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
+        f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
+        f"{pipeline.max_steps} per call",
+        f"devices     {devices_in_words(experiment.mesh.devices.size)}",
         f"memory      {trees.num_bytes(state.params) / MIB:,.2f} MiB parameters, "
         f"{trees.num_bytes(state.opt_state) / MIB:,.2f} MiB optimizer, "
-        f"{program.temporary_bytes / MIB:,.1f} MiB scratch",
+        f"{scratch / MIB:,.1f} MiB scratch",
         f"compiled    in {program.compile_seconds:.1f} s",
         f"rate        {experiment.learning_rate(0):.3g} at the first step, "
         f"{max(map(experiment.learning_rate, sampled)):.3g} at most",
     ]
-    return "\n".join(lines)
+    held = trees.num_bytes(state) + scratch
+    return "\n".join([*lines, *_memory_warning(experiment, held, pipeline.resident)])
+
+
+def _memory_warning(experiment: Experiment, held: int, resident: Tree) -> list[str]:
+    """A line when a training needs more memory than its devices have.
+
+    Args:
+        experiment: knows the devices.
+        held: bytes that every device has for itself.
+        resident: the training split, which the devices of a CPU share.
+    """
+    devices = experiment.mesh.devices.flatten()
+    on_cpu = devices[0].platform == "cpu"
+    needed = held * (len(devices) if on_cpu else 1) + trees.num_bytes(resident)
+    most = device_bytes(devices[0])
+    if most is None or needed <= most:
+        return []
+    whose = "this machine" if on_cpu else "each device"
+    return [
+        f"WARNING     it needs about {human_bytes(needed)} of memory, but {whose} has "
+        f"{human_bytes(most)}: lower config.train.batch_size, config.evaluate.batch_size or the "
+        "size of the model, or set config.data.pipeline=streaming"
+    ]

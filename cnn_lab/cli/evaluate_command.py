@@ -72,9 +72,8 @@ def main(invocation: Invocation) -> int:
     metrics = build.make_evaluator(network, pipeline, mesh)(trained.variables)
     seconds = time.perf_counter() - start
     count = len(pipeline.order.indices)
-    lines = [
-        f"{values.split} split, {counted(count, 'image')}, checkpoint {trained.step}, {seconds:.1f} s"
-    ]
+    images = counted(count, "image")
+    lines = [f"{values.split} split, {images}, checkpoint {trained.step}, {seconds:.1f} s"]
     lines += [f"  {name:<12} {value:.6f}" for name, value in metrics.items()]
     if "accuracy" in metrics:
         wrong = round(count * (1 - metrics["accuracy"]))

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 STATUS = 130
@@ -40,7 +41,8 @@ def _install(handler) -> None:
 class _RaiseAgain:
     """An `unraisablehook` that sends the signal of a swallowed `KeyboardInterrupt` once more."""
 
-    others = staticmethod(sys.unraisablehook)
+    def __init__(self):
+        self.others: Callable[[Any], Any] = sys.unraisablehook
 
     def __call__(self, unraisable: Any) -> None:
         if unraisable.exc_type is not KeyboardInterrupt:

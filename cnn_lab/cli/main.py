@@ -15,7 +15,7 @@ from types import ModuleType
 from absl import flags
 
 from cnn_lab.cli import interrupts, output
-from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
+from cnn_lab.core.errors import CnnLabError, ConfigError, RefusedError, suggest
 from cnn_lab.core.refusals import refusal
 
 USAGE_STATUS = 2
@@ -27,6 +27,8 @@ COMMANDS = {
     "summary": "layers, parameters, multiply-accumulates, memory and energy of a model",
     "list": "models, optimizers, schedules, ... and their options; datasets, experiments",
     "data": "prepare and check data sets",
+    "import-weights": "a run from weights of torchvision or timm",
+    "export-weights": "the weights of a run, for torchvision or timm",
 }
 
 
@@ -48,9 +50,8 @@ class Invocation:
 def run() -> None:
     """Entry point of the console script."""
     interrupts.leave_at_once()
-    status = main(sys.argv[1:])
-    if status == interrupts.STATUS:
-        # A compilation may go on behind: an orderly exit would wait half a minute for it and crash.
+    status, at_once = _outcome(sys.argv[1:])
+    if at_once:
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -60,27 +61,33 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit status."""
+    return _outcome(arguments)[0]
+
+
+def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
+    """Exit status of a command, and whether an orderly exit would do more harm than good.
+
+    After an interruption a compilation may go on behind: one would wait half a minute for it and
+    crash. Where the computer refuses files or memory, libraries fail once more when they tidy up.
+    """
     try:
         status = _main(list(arguments))
         sys.stdout.flush()  # here, since a reader that is gone makes Python's own flush a traceback
-        return status
+        return status, False
     except CnnLabError as error:
-        return _refuse(str(error))
+        output.complain(f"error: {error}\n")
+        return USAGE_STATUS, isinstance(error, RefusedError)
     except KeyboardInterrupt:
         output.complain("\ninterrupted; what was saved before is intact.\n")
-        return interrupts.STATUS
+        return interrupts.STATUS, True
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output.drop_unread():
-            return output.UNREAD_STATUS
+            return output.UNREAD_STATUS, False
         sentence = refusal(error)
         if sentence is None:
             raise
-        return _refuse(sentence)
-
-
-def _refuse(sentence: str) -> int:
-    output.complain(f"error: {sentence}\n")
-    return USAGE_STATUS
+        output.complain(f"error: {sentence}\n")
+        return USAGE_STATUS, True
 
 
 def _main(arguments: list[str]) -> int:
@@ -108,8 +115,8 @@ def _main(arguments: list[str]) -> int:
         )
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}; {suggest(name, COMMANDS)}")
-    # `list` and `data` would read badly as module names inside the package.
-    module = importlib.import_module(f"cnn_lab.cli.{name}_command")
+    # `list` and `data` would read badly as module names inside the package; `import` is none.
+    module = importlib.import_module(f"cnn_lab.cli.{name.partition('-')[0]}_command")
     values = flags.FlagValues()
     module.define_flags(values)
     if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in rest):
@@ -146,7 +153,7 @@ def _parse_flags(values: flags.FlagValues, name: str, arguments: list[str]) -> l
 
 
 def _overview() -> str:
-    lines = [f"  cnn-lab {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  cnn-lab {name:<16}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "cnn-lab: train and study convolutional networks in JAX.",

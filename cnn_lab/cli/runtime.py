@@ -13,6 +13,11 @@ from absl import flags, logging
 
 from cnn_lab.cli import compilation_cache, interrupts
 
+TOLD_ALREADY = (
+    "Event loop is closed",  # a read or write of tensorstore's ended after orbax gave up on it
+    "can only join a started process",  # Grain could not start a worker
+    "has no attribute '_ssock'",  # asyncio could not open an event loop
+)
 MALLOC_MMAP_MAX, MALLOC_TRIM_THRESHOLD, MALLOC_ARENA_MAX = -4, -1, -8
 
 
@@ -45,6 +50,8 @@ def start_logging() -> None:
     """Warnings as plain lines on standard error."""
     # `data/pixels.py` refuses such images in a sentence of its own.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+    # Orbax leaves them behind where it gets no files to write; that is told as an error.
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
     flags.FLAGS.mark_as_parsed()  # Grain and absl ask the global flags, which no command uses
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
@@ -60,8 +67,8 @@ def _is_for_the_user(record: std_logging.LogRecord) -> bool:
 
 
 def _without_late_callbacks(unraisable: Any) -> None:
-    """Drops what tensorstore says when a read or write ends after orbax gave up on it."""
-    if "Event loop is closed" not in str(unraisable.exc_value):
+    """Drops what libraries say, while they tidy up, of a failure that was told already."""
+    if not any(text in str(unraisable.exc_value) for text in TOLD_ALREADY):
         sys.__unraisablehook__(unraisable)
 
 

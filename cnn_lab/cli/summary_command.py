@@ -16,9 +16,8 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.core.errors import ConfigError, lookup, suggest
-from cnn_lab.core.options import check_options, declared_options
-from cnn_lab.core.typed import parse_text
+from cnn_lab.cli.model_flags import parse_options, parse_shape
+from cnn_lab.core.errors import ConfigError, lookup
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -62,8 +61,10 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.models.catalog import MODELS
 
     entry = lookup(MODELS, values.model, "model")
-    options = _options(values.model, entry.make, values.option)
-    shape = entry.image_shape if values.input is None else _shape(values.input, entry.image_shape)
+    options = parse_options(values.model, entry.make, values.option)
+    shape = (
+        entry.image_shape if values.input is None else parse_shape(values.input, entry.image_shape)
+    )
     num_classes = values.num_classes or entry.num_classes
     cost = cost_of(entry.make(num_classes, **options), shape)
     dtype = options.get("dtype", "float32")
@@ -72,27 +73,3 @@ def main(invocation: Invocation) -> int:
     lines += cost_text(cost, values.batch, dtype, values.price_per_kwh, values.picojoules_per_mac)
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
-
-
-def _options(model: str, make, texts: list[str]) -> dict:
-    """`NAME=VALUE` texts as the options of a model."""
-    declared, options = declared_options(make), {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--option must be NAME=VALUE; found {text!r}.")
-        if name not in declared:
-            raise ConfigError(
-                f"--option: {model} has no option {name!r}; {suggest(name, declared)}"
-            )
-        options[name] = parse_text(value, declared[name][0], f"--option={name}")
-    return check_options(make, options, "--option")
-
-
-def _shape(text: str, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes in `224x224x3`."""
-    parts = text.lower().split("x")
-    if len(parts) != len(usual) or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        example = "x".join(map(str, usual))
-        raise ConfigError(f"--input must be {len(usual)} sizes such as {example}; found {text!r}.")
-    return tuple(map(int, parts))

@@ -40,7 +40,7 @@ def refusal(error: BaseException, place: Path | None = None) -> str | None:
     for cause in _causes(error):
         text = str(cause)
         number = cause.errno if isinstance(cause, OSError) else None
-        if number in TOO_MANY_OPEN or _NO_FILES.search(text):
+        if _wants_files(cause):
             name = getattr(cause, "filename", None) or "A file"
             reason = getattr(cause, "strerror", None) or "Too many open files"
             return (
@@ -71,6 +71,16 @@ def refusals_told(place: Path | None = None) -> Iterator[None]:
         if sentence is None:
             raise
         raise RefusedError(sentence) from error
+
+
+def too_many_open(error: BaseException) -> bool:
+    """Whether files could not be opened because too many are."""
+    return any(map(_wants_files, _causes(error)))
+
+
+def _wants_files(cause: BaseException) -> bool:
+    number = cause.errno if isinstance(cause, OSError) else None
+    return number in TOO_MANY_OPEN or bool(_NO_FILES.search(str(cause)))
 
 
 def no_memory(reason: str) -> str:

@@ -19,8 +19,8 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+from cnn_lab.core.annotations import alternatives, describe, expected, ranges
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.ranges import Range
 
 NodeType = TypeVar("NodeType", bound="Node")
 NONE_WORDS = ("none", "null")
@@ -131,28 +131,28 @@ def is_bool_field(root: type[Node], path: str) -> bool:
         if node_type is None:
             return False
         annotation = typing.get_type_hints(node_type).get(name)
-    return bool in _options(annotation)
+    return bool in alternatives(annotation)
 
 
 def node_in(annotation: Any) -> type[Node] | None:
     """The node type among the alternatives of an annotation, None where there is none."""
-    return next((option for option in _options(annotation) if _is_node(option)), None)
+    return next((option for option in alternatives(annotation) if _is_node(option)), None)
 
 
 def check_value(value: Any, annotation: Any, path: str) -> Any:
     """Returns `value` if it fits `annotation` (ints become floats, lists tuples), else raises."""
-    options = _options(annotation)
+    options = alternatives(annotation)
     for option in options:
         try:
             return _fit(value, option, path)
         except _MisfitError:
             continue
-    raise ConfigError(f"{path} must be {_expected(annotation)}; found {value!r}.")
+    raise ConfigError(f"{path} must be {expected(annotation)}; found {value!r}.")
 
 
 def parse_text(text: str, annotation: Any, path: str) -> Any:
     """Turns command-line text into a value that fits `annotation`."""
-    options = _options(annotation)
+    options = alternatives(annotation)
     if types.NoneType in options and text.lower() in NONE_WORDS:
         return None
     if bool in options and text.lower() in BOOL_WORDS:
@@ -172,7 +172,7 @@ def parse_text(text: str, annotation: Any, path: str) -> Any:
     try:
         return check_value(value, annotation, path)
     except ConfigError:
-        raise ConfigError(f"{path} must be {_expected(annotation)}; found {text!r}.") from None
+        raise ConfigError(f"{path} must be {expected(annotation)}; found {text!r}.") from None
 
 
 def parse_literal(text: str) -> Any:
@@ -185,51 +185,6 @@ def parse_literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
         return text
-
-
-def describe(annotation: Any) -> str:
-    """Words an annotation for an error message: `a whole number or none`."""
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a finite number",
-        str: "a text",
-        types.NoneType: "none",
-    }
-
-    def one(option: Any) -> str:
-        if option in words:
-            return words[option]
-        origin, arguments = typing.get_origin(option), typing.get_args(option)
-        if origin is Annotated:
-            return f"{one(arguments[0])} {' and '.join(map(str, _ranges(option)))}"
-        if origin is Literal:
-            return "one of " + ", ".join(map(str, arguments))
-        if origin is tuple and arguments[-1] is Ellipsis:
-            return f"a tuple, each entry {describe(arguments[0])}"
-        if origin is tuple:
-            entries = dict.fromkeys(map(describe, arguments))
-            each = "each " if len(entries) == 1 else ""
-            return f"a tuple of {len(arguments)}, {each}{', '.join(entries)}"
-        if origin is dict or option is dict:
-            return "a table of named options"
-        return f"a {getattr(option, '__name__', option)}"
-
-    texts = [one(option) for option in _options(annotation)]
-    return (", or " if "," in "".join(texts) or " and " in "".join(texts) else " or ").join(texts)
-
-
-def _expected(annotation: Any) -> str:
-    """What fits, and how a tuple is written, on the command line as well as in a file."""
-    for option in _options(annotation):
-        if typing.get_origin(option) is tuple:
-            kinds = typing.get_args(option)
-            is_float = "number" in describe(kinds[0]) and "whole" not in describe(kinds[0])
-            one = "0.5" if is_float else "32"
-            if kinds[-1] is Ellipsis:
-                return f"{describe(annotation)}, written like {one},{one} (one alone: {one},)"
-            return f"{describe(annotation)}, written like {','.join([one] * len(kinds))}"
-    return describe(annotation)
 
 
 class _MisfitError(Exception):
@@ -253,7 +208,7 @@ def _fit(value: Any, option: Any, path: str) -> Any:
         return value
     if origin is Annotated:
         value = _fit(value, arguments[0], path)
-        if all(value in bounds for bounds in _ranges(option)):
+        if all(value in bounds for bounds in ranges(option)):
             return value
     if origin is tuple and isinstance(value, tuple | list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
@@ -277,23 +232,12 @@ def _with_tuples(value: Any) -> Any:
 
 
 def _fit_any(value: Any, annotation: Any, path: str) -> Any:
-    for option in _options(annotation):
+    for option in alternatives(annotation):
         try:
             return _fit(value, option, path)
         except _MisfitError:
             continue
     raise _MisfitError
-
-
-def _ranges(annotated: Any) -> list[Range]:
-    return [entry for entry in annotated.__metadata__ if isinstance(entry, Range)]
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    origin = typing.get_origin(annotation)
-    if origin in (types.UnionType, typing.Union):
-        return typing.get_args(annotation)
-    return (annotation,)
 
 
 def _is_node(annotation: Any) -> bool:

@@ -1,6 +1,7 @@
 """From a `DataConfig` to examples and pipelines."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,8 @@ from jaxtyping import Int64
 
 from cnn_lab.config import DataConfig
 from cnn_lab.core.errors import ConfigError, DataError
-from cnn_lab.core.numbers import counted
+from cnn_lab.core.memory import host_bytes
+from cnn_lab.core.numbers import counted, human_bytes
 from cnn_lab.core.shapes import Tree
 from cnn_lab.data.catalog import Dataset
 from cnn_lab.data.moments import moments_of
@@ -20,6 +22,7 @@ from cnn_lab.data.source import Source
 from cnn_lab.data.splits import stratified_split
 
 MIB = 2**20
+PlaceSplit = Callable[[Source, Any], Tree]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +137,8 @@ def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
         mean, std = data.mean, data.std
     else:
         in_memory = is_resident(data, train.source)
+        if in_memory:
+            check_fits(train.source)
         mean, std = moments_of(train.source, train.indices, in_memory=in_memory)
     preprocess = Preprocess(mean, std, data.pad)
     check_channels(preprocess, train.source.info.image_shape[2])
@@ -148,6 +153,36 @@ def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     return make_preprocess(data, train)
 
 
+def place_split(source: Source, sharding: Any) -> Tree:
+    """A whole split on the devices."""
+    check_fits(source)
+    images, labels = source.read_all()
+    return jax.device_put({"image": images, "label": labels}, sharding)
+
+
+def check_fits(source: Source) -> None:
+    """Refuses a split that is larger than the memory, before it is read as a whole.
+
+    Raises:
+        DataError: it is; the system would answer by a kill.
+    """
+    num_bytes, most = len(source) * int(np.prod(fixed_shape(source))), host_bytes()
+    if most is not None and num_bytes > most:
+        raise DataError(
+            f"The images of split {source.split!r} of {source.info.name} take "
+            f"{human_bytes(num_bytes)}, but there are {human_bytes(most)} of memory; set "
+            "config.data.pipeline=streaming or lower config.data.image_size."
+        )
+
+
+def shapes_of_split(source: Source, sharding: Any) -> Tree:  # noqa: ARG001 - as `place_split`
+    """Shapes of what `place_split` would return; no pixel is read."""
+    return {
+        "image": jax.ShapeDtypeStruct((len(source), *fixed_shape(source)), np.uint8),
+        "label": jax.ShapeDtypeStruct((len(source),), np.int32),
+    }
+
+
 class PipelineMaker:
     """Makes pipelines of the kind that a config asks for; splits are placed on devices once.
 
@@ -155,12 +190,20 @@ class PipelineMaker:
         data: the config.
         preprocess: what happens to the images in the compiled step.
         sharding: where resident data lie.
+        place: (split, sharding) -> its arrays there, `place_split` or `shapes_of_split`.
     """
 
-    def __init__(self, data: DataConfig, preprocess: Preprocess, sharding: Any):
+    def __init__(
+        self,
+        data: DataConfig,
+        preprocess: Preprocess,
+        sharding: Any,
+        place: PlaceSplit = place_split,
+    ):
         self._data = data
         self._preprocess = preprocess
         self._sharding = sharding
+        self._place_split = place
         self._placed: dict[str, Tree] = {}
 
     def training(
@@ -192,7 +235,5 @@ class PipelineMaker:
 
     def _place(self, source: Source) -> Tree:
         if source.split not in self._placed:
-            images, labels = source.read_all()
-            arrays = {"image": images, "label": labels}
-            self._placed[source.split] = jax.device_put(arrays, self._sharding)
+            self._placed[source.split] = self._place_split(source, self._sharding)
         return self._placed[source.split]

@@ -123,6 +123,7 @@ def open_dataset(
         ConfigError: there is no such name.
         DataError: the data are missing, damaged or unfit.
     """
+    _check_options(name, from_dir, on_bad_files, descriptions)
     root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
     refusal = None if prepare else _not_prepared(name, data_dir)
     kind, colon, rest = name.partition(":")
@@ -142,6 +143,27 @@ def open_dataset(
 
     storage, info = read_prepared(directory, name)
     return Dataset(info, storage)
+
+
+def _check_options(
+    name: str,
+    from_dir: str | os.PathLike[str] | None,
+    on_bad_files: str,
+    descriptions: Mapping[str, DatasetDescription],
+) -> None:
+    """Refuses a name without its path, and what would be ignored silently."""
+    kind, colon, place = name.partition(":")
+    if colon and not place and kind in ("folder", "tfds"):
+        what = "a folder of images" if kind == "folder" else "a data set or its folder"
+        raise ConfigError(f"{name!r} lacks what follows the colon; write {name}PATH with {what}.")
+    published = descriptions.get(name)
+    if from_dir is not None and (kind in ("folder", "tfds") or (published and not published.files)):
+        raise ConfigError(
+            f"--from_dir={os.fspath(from_dir)} was given, but {name} is not made from published "
+            "files; leave it out."
+        )
+    if on_bad_files == "skip" and kind != "folder":
+        raise ConfigError(f"--skip_bad_files is for folder:PATH only; leave it out for {name}.")
 
 
 def _not_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> DataError:

@@ -77,13 +77,25 @@ def obtain_files(
             fetch(file, downloads, progress=progress)
         except (OSError, http.client.HTTPException) as error:
             missing = missing_files(description, downloads)
-            listing = ", ".join(f"{remote.name} ({remote.urls[0]})" for remote in missing)
+            for folder in (downloads, downloads.parent):
+                with contextlib.suppress(OSError):  # it holds what was downloaded before
+                    folder.rmdir()
             raise DataError(
-                f"Could not download {file.name} ({_reason(error)}); get {listing} on a computer "
-                f"with a network, put them into one folder DIR and run `cnn-lab data prepare "
-                f"{description.name} --from_dir=DIR`."
+                f"Could not download {file.name} ({_reason(error)}).\n"
+                f"Get {_listing(missing)} into one folder DIR,\n"
+                f"then run `cnn-lab data prepare {description.name} --from_dir=DIR`."
             ) from error
     return downloads
+
+
+def _listing(files: list[RemoteFile]) -> str:
+    """Names and addresses of files, an address that several share only once."""
+    places: dict[str, list[str]] = {}
+    for file in files:
+        folder, _, name = file.urls[0].rpartition("/")
+        renamed = "" if name == file.name else f" as {file.name}"
+        places.setdefault(folder, []).append(f"{name}{renamed}")
+    return " and ".join(f"{', '.join(names)} from {place}/" for place, names in places.items())
 
 
 def fetch(remote: RemoteFile, folder: Path, *, progress: Progress | None = None) -> Path:

@@ -19,9 +19,12 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.core.files import is_at
+from cnn_lab.core.refusals import refusal
 from cnn_lab.data.fingerprint import fingerprint_of, fingerprint_of_files
+from cnn_lab.data.manifest import check_manifest, write_manifest
 from cnn_lab.data.progress import Progress
-from cnn_lab.data.source import SourceInfo, Storage
+from cnn_lab.data.source import Source, SourceInfo, Storage
 
 _INFO_FILE = "dataset_info.json"
 _PATH_KEYS = ("path", "file_name", "filename")  # ours, and what published data sets call it
@@ -52,9 +55,11 @@ def prepare(
         DataError: the directory cannot be written, has too little space, or something else is in
             the way.
     """
+    lock = directory.with_name(f".{directory.name}.lock")
+    made = [folder for folder in directory.parents if not folder.exists()]
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(directory.with_name(f".{directory.name}.lock"), progress) as locked:
+        with _lock(lock, progress) as locked, _removed_if_refused(directory, lock, made, locked):
             if is_prepared(directory):
                 return  # by another process, while this one waited
             prefix = f".{directory.name}.preparing-"
@@ -67,6 +72,7 @@ def prepare(
                 tfds.disable_progress_bar()
                 builder = make_builder(temporary)
                 builder.download_and_prepare(file_format="array_record")
+                write_manifest(Path(builder.data_dir))
                 _move(Path(builder.data_dir), directory)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -104,18 +110,54 @@ def _check_space(folder: Path, num_bytes: int) -> None:
 @contextlib.contextmanager
 def _lock(path: Path, progress: Progress | None) -> Iterator[bool]:
     """Waits for an exclusive lock; gives False where the file system has none."""
-    with path.open("a") as file:
-        try:
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("a"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if progress is not None:
-                    progress(f"waiting for another process to prepare {path.parent.name}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-            return
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if progress is not None:
+                        progress(f"waiting for another process to prepare {path.parent.name}")
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                yield False
+                return
+            if is_at(file, path):  # else its owner has just removed it, for want of data
+                break
         yield True
+
+
+@contextlib.contextmanager
+def _removed_if_refused(
+    directory: Path, lock: Path, made: list[Path], locked: bool
+) -> Iterator[None]:
+    """Leaves no empty folders behind where nothing was prepared."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if locked and not directory.exists():
+                lock.unlink()
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def check_files_of(storage: Storage, info: SourceInfo) -> None:
+    """Compares the files of a prepared data set with what was noted when it was prepared.
+
+    Where nothing was (others' data), the ends of every split are read: a file cut short lacks them.
+
+    Raises:
+        DataError: a file is missing, changed or cut short.
+    """
+    if check_manifest(Path(storage.directory)):
+        return
+    for split, size in info.split_sizes.items():
+        source = Source(storage, split, info)
+        for index in {0, size - 1} if size else ():
+            source[index]
 
 
 def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
@@ -201,6 +243,8 @@ def _features(
 
 
 def _unreadable(directory: Path, error: Exception) -> DataError:
+    if refused := refusal(error, directory):
+        return DataError(refused)
     return DataError(
         f"{directory / _INFO_FILE} cannot be read ({error}); delete {directory} and prepare the "
         "data again."

@@ -23,6 +23,7 @@ from cnn_lab.data.array_cache import (
     store_arrays,
     store_rows,
 )
+from cnn_lab.data.manifest import unusable
 from cnn_lab.data.parallel import map_in_order
 from cnn_lab.data.pixels import DECODER, decode
 
@@ -255,10 +256,8 @@ class Source:
         try:
             return decode(record[self._storage.image_key], self.info.image_shape)
         except Exception as error:
-            raise DataError(
-                f"Example {position} of split {self.split!r} in {self._storage.directory} cannot "
-                f"be decoded ({error}); delete that folder and prepare the data again."
-            ) from error
+            what = f"Example {position} of split {self.split!r}"
+            raise unusable(what, self._storage.directory, error) from error
 
     def _column(self, name: str, key: str) -> Shaped[np.ndarray, " n"]:
         """Reads one plain feature of every example, from its copy beside the data if there."""
@@ -280,10 +279,8 @@ class Source:
         try:
             return self._reader.__getitems__(positions)
         except Exception as error:
-            raise DataError(
-                f"Split {self.split!r} in {self._storage.directory} cannot be read ({error}); the "
-                "files are damaged or incomplete: delete that folder and prepare the data again."
-            ) from error
+            what = f"Split {self.split!r}"
+            raise unusable(what, self._storage.directory, error) from error
 
     @functools.cached_property
     def _reader(self) -> Any:

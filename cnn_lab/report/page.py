@@ -1,8 +1,10 @@
 """The HTML page of a run: what it was, how it went, how it ended, what its tests gave."""
 
 import base64
+import contextlib
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def write_report(workdir: Path) -> Report:
     )
     environment.filters["figure"] = _figure
     page = environment.get_template(TEMPLATE).render(
-        title=f"Run {workdir.name}",
+        title=f"{_experiment(config, record)} in {workdir}",
         facts=_facts(config, record, rows),
         curves=base64.b64encode(picture).decode(),
         metrics=metric_names(validation),
@@ -58,6 +60,18 @@ def write_report(workdir: Path) -> Report:
     write_bytes(report.curves, picture)
     write_text(report.page, page)
     return report
+
+
+def _experiment(config: dict[str, Any], record: dict[str, Any]) -> str:
+    """The experiment file that a run was begun with, as far as its first command names one."""
+    command = next((session.get("command", "") for session in record.get("sessions", [])), "")
+    with contextlib.suppress(ValueError):  # quotes that do not match
+        flags = (part.lstrip("-") for part in shlex.split(command))
+        references = [flag.partition("=")[2] for flag in flags if flag.startswith("config=")]
+        if references and not references[-1].endswith(".json"):
+            path, _, argument = references[-1].partition(".py")
+            return f"{path.rpartition('experiments/')[2]}{argument}"
+    return f"{config['model']['name']} on {config['data']['name']}"
 
 
 def _figure(value: float | None) -> str:

@@ -25,6 +25,7 @@ from absl import logging
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.files import write_text
+from cnn_lab.core.refusals import too_many_open
 from cnn_lab.train import storable
 from cnn_lab.train.checkpoint_reader import (
     RECORD_FILE,
@@ -167,9 +168,12 @@ class Checkpoints(CheckpointReader):
                 yield
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            remedy = "free disk space or permissions"
+            if too_many_open(error):
+                reason, remedy = "Too many open files", "allow more open files (ulimit -n)"
             raise CheckpointError(
                 f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "
-                "before is intact; free disk space or permissions, then run the command again."
+                f"before is intact; {remedy}, then run the command again."
             ) from error
 
 

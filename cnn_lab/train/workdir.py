@@ -13,7 +13,7 @@ from typing import IO, Any
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config_rules import differences
 from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
-from cnn_lab.core.files import finite_or_none, write_json
+from cnn_lab.core.files import finite_or_none, is_at, write_json
 from cnn_lab.core.typed import from_dict, to_dict
 
 CONFIG_FILE = "config.json"
@@ -23,6 +23,8 @@ RECORD_LOCK_FILE = ".record.lock"
 LOCK_FILES = {LOCK_FILE, RECORD_LOCK_FILE}
 CHECKPOINTS = "checkpoints"
 DAMAGED = "damaged_checkpoints"
+# What a scheduler, or a shell's redirection, makes in a folder before the run begins.
+LOGS = {".err", ".log", ".out", ".txt"}
 
 
 class Workdir:
@@ -194,7 +196,11 @@ def _refuse_other_things(path: Path) -> None:
     """Raises a `WorkdirError` for a folder of other files, among which a run would be lost."""
     if not path.is_dir() or (path / CONFIG_FILE).exists():
         return
-    found = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
+    found = sorted(
+        file.name
+        for file in path.iterdir()
+        if not file.name.startswith(".") and file.suffix not in LOGS
+    )
     if found:
         raise WorkdirError(
             f"{path} is not empty, and no run: it holds {found[0]}, but no {CONFIG_FILE}; give a "
@@ -215,20 +221,13 @@ def _acquire(path: Path) -> IO[str]:
             f"{path} is in use by another run (process {owner}); wait for it, stop it, or give "
             "another --workdir."
         ) from None
-    if not _is_at(lock, path / LOCK_FILE):  # its owner has just removed it, with the folder
+    if not is_at(lock, path / LOCK_FILE):  # its owner has just removed it, with the folder
         lock.close()
         return _acquire(path)
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _unusable(path: Path, error: OSError) -> WorkdirError:

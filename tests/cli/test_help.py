@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.cli.list_command import DETAILED
+from cnn_lab.cli.list_command import DETAILED, KINDS
 from cnn_lab.cli.main import main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.annotations import describe
 from cnn_lab.core.options import declared_options
-from cnn_lab.core.typed import Node, check_value, describe, node_in, override, parse_literal
+from cnn_lab.core.typed import Node, check_value, node_in, override, parse_literal
 
 NAMED = [(k, name) for k, (_, functions) in DETAILED.items() for name in functions()]
 
@@ -110,6 +111,16 @@ def test_list_of_one_name_says_what_its_options_mean(say):
     text = say("list", "optimizers", "adamw")
     assert "weight_decay=0.01  a finite number of at least 0\n      decay of kernels," in text
     assert "`cnn-lab list activations` names them." in say("list", "models", "mlp")
+
+
+def test_list_alone_says_what_can_be_listed(say):
+    assert say("list").splitlines() == [f"cnn-lab list {kind}" for kind in KINDS]
+
+
+def test_every_activation_has_a_description(say):
+    lines = say("list", "activations").splitlines()
+    assert len(lines) > 10
+    assert all(len(line.split()) > 3 for line in lines)
 
 
 def test_list_of_activations_and_tasks(say):

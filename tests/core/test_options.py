@@ -45,7 +45,8 @@ def test_fitting_options_come_back_in_their_types():
         ),
         (
             {"widths": (0,)},
-            f"{AT}.widths must be a tuple, each entry a whole number of at least 1; found (0,).",
+            f"{AT}.widths must be a tuple, each entry a whole number of at least 1, written like "
+            "32,32 (one alone: 32,); found (0,).",
         ),
         (
             {"rate": 1.0},

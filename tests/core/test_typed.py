@@ -73,6 +73,8 @@ ACCEPTED = [
     ("maybe", None, None),
 ]
 
+PAIR, MANY = ", written like 32,32", ", written like 32,32 (one alone: 32,)"
+
 # field, value given, what the error says is allowed
 REFUSED = [
     ("count", 3.0, "a whole number"),
@@ -84,17 +86,17 @@ REFUSED = [
     ("rate", float("nan"), "a finite number or none"),
     ("rate", float("inf"), "a finite number or none"),
     ("rate", -float("inf"), "a finite number or none"),
-    ("kernel", (0, 3), "a tuple of 2, each a whole number of at least 1, or none"),
+    ("kernel", (0, 3), f"a tuple of 2, each a whole number of at least 1, or none{PAIR}"),
     ("channels", 2, "one of 1, 3, or none"),
     ("channels", True, "one of 1, 3, or none"),
     ("text", None, "a text"),
     ("text", 3, "a text"),
-    ("size", (1, 2, 3), "a tuple of 2, each a whole number, or none"),
-    ("size", (1, 2.5), "a tuple of 2, each a whole number, or none"),
-    ("size", 3, "a tuple of 2, each a whole number, or none"),
-    ("widths", (1, "a"), "a tuple, each entry a whole number"),
-    ("widths", (True,), "a tuple, each entry a whole number"),
-    ("widths", "12", "a tuple, each entry a whole number"),
+    ("size", (1, 2, 3), f"a tuple of 2, each a whole number, or none{PAIR}"),
+    ("size", (1, 2.5), f"a tuple of 2, each a whole number, or none{PAIR}"),
+    ("size", 3, f"a tuple of 2, each a whole number, or none{PAIR}"),
+    ("widths", (1, "a"), f"a tuple, each entry a whole number{MANY}"),
+    ("widths", (True,), f"a tuple, each entry a whole number{MANY}"),
+    ("widths", "12", f"a tuple, each entry a whole number{MANY}"),
     ("mode", "mx", "one of max, min"),
     ("flag", 1, "true or false"),
     ("options", {1: 2}, "a table of named options"),
@@ -250,9 +252,13 @@ BAD_OVERRIDES = [
     (
         "size",
         "1,2,3",
-        "config.size must be a tuple of 2, each a whole number, or none; found '1,2,3'.",
+        f"config.size must be a tuple of 2, each a whole number, or none{PAIR}; found '1,2,3'.",
     ),
-    ("widths", "a,b", "config.widths must be a tuple, each entry a whole number; found 'a,b'."),
+    (
+        "widths",
+        "a,b",
+        f"config.widths must be a tuple, each entry a whole number{MANY}; found 'a,b'.",
+    ),
     ("options", "3", "config.options must be a table of named options; found '3'."),
     (
         "inner",

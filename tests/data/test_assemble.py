@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from cnn_lab.config import DataConfig
-from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.assemble import choose_examples
+from cnn_lab.core.errors import ConfigError, DataError
+from cnn_lab.data import assemble
+from cnn_lab.data.assemble import Subset, choose_examples, make_preprocess, place_split
 from cnn_lab.data.catalog import Dataset, open_dataset
 
 
@@ -68,3 +69,23 @@ def test_more_than_there_are_cannot_be_had(own_validation):
     )
     with pytest.raises(ConfigError, match=text):
         choose_examples(own_validation, DataConfig(num_validation=11))
+
+
+def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validation, monkeypatch):
+    source = own_validation.split("train")
+    monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3)
+    assert place_split(source, None)["image"].shape == (12, 4, 4, 3)
+    monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3 - 1)
+    text = r"^The images of split 'train' of folder:photos take 576 B, but there are 575 B of mem.*"
+    with pytest.raises(DataError, match=text + "pipeline=streaming"):
+        place_split(source, None)
+    monkeypatch.setattr(type(source), "read_all", lambda _: pytest.fail("read"))
+    with pytest.raises(DataError, match=text):
+        make_preprocess(DataConfig(), Subset(source, np.arange(12)))
+
+
+def test_more_training_examples_than_there_are_cannot_be_had(own_validation):
+    assert len(choose_examples(own_validation, DataConfig(num_train=12))[0]) == 12
+    text = r"^config\.data\.num_train is 13, but folder:photos has only 12 training examples; use"
+    with pytest.raises(ConfigError, match=text):
+        choose_examples(own_validation, DataConfig(num_train=13))

@@ -122,3 +122,18 @@ def test_a_run_of_which_little_is_known_has_a_page_too(workdir: Path):
     count_test_opening(workdir, {"step": 2, "accuracy": 0.875})
     page = write_report(workdir).page.read_text()
     assert [found[1:] for found in cells(page, "Test")] == [["2", "0.8750"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("cnn-lab train --config=experiments/mnist/lenet5.py --config.seed=1", "mnist/lenet5"),
+        ("cnn-lab train -config=/home/me/net.py:wide", "/home/me/net:wide"),
+        ("cnn-lab train --config=runs/a/config.json", "lenet5 on digits"),
+        ("cnn-lab train --config='torn", "lenet5 on digits"),
+    ],
+)
+def test_the_title_says_which_experiment_and_where(workdir: Path, command: str, name: str):
+    record = {**RECORD, "sessions": [{**SESSION, "command": command}]}
+    (workdir / RECORD_FILE).write_text(json.dumps(record))
+    assert f"<title>{name} in {workdir}</title>" in write_report(workdir).page.read_text()

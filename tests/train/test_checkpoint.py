@@ -202,6 +202,19 @@ def test_few_files_that_may_be_opened_are_no_damage(folder: Path):
         assert checkpoints.steps() == [1, 2, 3]
 
 
+def test_a_save_that_may_open_too_few_files_says_how_to_allow_more(folder: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.steps()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(CheckpointError, match=r": Too many open files\. What was .*ulimit"):
+                checkpoints.save(state_of(4), {"note": 4}, best_step=None)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert checkpoints.steps() == [1, 2, 3]
+
+
 def harm(step_folder: Path, how: str) -> None:
     record = step_folder / "record" / "metadata"
     if how == "a digit of the record":

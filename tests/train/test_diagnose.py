@@ -73,3 +73,16 @@ def test_a_step_that_cannot_be_repeated_is_still_named(state, error, reason):
         "training split were in the batch. Look at them."
     )
     assert re.fullmatch(re.escape(text), found), found
+
+
+def test_a_batch_that_cannot_be_made_again_hides_nothing(state):
+    def refuse():
+        raise OSError(5, "Input/output error")
+
+    error = explain_non_finite(
+        MODEL, TASK, state, refuse, example_ids=IDS, step=41, advice="Look at them."
+    )
+    assert str(error).startswith(
+        "The loss or gradient of step 42 is not finite: the step could not be repeated (OSError: "
+        "[Errno 5] Input/output error); examples 17, 4, 256, 3 of"
+    )

@@ -55,6 +55,14 @@ def test_what_a_run_or_a_user_put_there_stays(tmp_path: Path):
     Workdir(tmp_path / "claimed", ExperimentConfig()).release()  # free again
 
 
+def test_a_log_may_wait_in_the_folder_and_nothing_else(tmp_path: Path):
+    (tmp_path / "job-17.out").touch()
+    Workdir(tmp_path, ExperimentConfig()).release()
+    (tmp_path / "photo.jpg").touch()
+    with pytest.raises(WorkdirError, match=r"it holds photo\.jpg"):
+        Workdir(tmp_path, ExperimentConfig())
+
+
 def test_a_folder_in_use_is_left_to_its_user(tmp_path: Path):
     first = Workdir(tmp_path / "a", ExperimentConfig())
     with pytest.raises(WorkdirError, match="in use by another run"):
@@ -100,6 +108,41 @@ def test_a_test_metric_that_is_not_finite_is_recorded_as_null(tmp_path: Path):
     assert count_test_opening(tmp_path, {"step": 3, "loss": math.nan}) == 1
     entry = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
     assert entry["test_openings"][0]["loss"] is None
+
+
+def test_hidden_files_are_no_reason_to_refuse_a_folder(tmp_path: Path):
+    (tmp_path / ".gitkeep").touch()
+    Workdir(tmp_path, ExperimentConfig()).release()
+    (tmp_path / "photo.png").touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(WorkdirError, match=r"no run: it holds photo\.png"):
+        Workdir(tmp_path, ExperimentConfig())
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_only_a_folder_without_any_checkpoint_takes_another_config(tmp_path: Path):
+    other = ExperimentConfig(seed=1)
+    first = Workdir(tmp_path, ExperimentConfig())
+    first.claim(ExperimentConfig())
+    first.update_record(status="failed", fingerprint="of other data")
+    first.release()
+    again = Workdir(tmp_path, ExperimentConfig())
+    again.claim(ExperimentConfig())
+    assert read_record(tmp_path)["status"] == "failed"  # the same run, which goes on
+    again.release()
+    second = Workdir(tmp_path, other)
+    assert second.fresh
+    second.claim(other)
+    assert read_record(tmp_path) == {}
+    second.release()
+    (tmp_path / "damaged_checkpoints" / "18-2").mkdir(parents=True)
+    with pytest.raises(WorkdirError, match="made by another config"):
+        Workdir(tmp_path, ExperimentConfig())
+
+
+@pytest.mark.parametrize(("used", "text"), [(4, "4 cpu devices"), (1, "1 of 4 cpu devices")])
+def test_devices_in_words(used: int, text: str):
+    assert session.devices_in_words(used) == text
 
 
 @pytest.fixture

@@ -1,0 +1,29 @@
+"""DenseNet-40 with growth 12 (Huang et al. 2016, table 2) on CIFAR-10, without augmentation.
+
+cnn-lab train --config=experiments/cifar10/densenet.py
+
+2 CPU cores (Zen 5), CIFAR-10 (JPEG copy): to be measured.
+"""
+
+from cnn_lab.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelSpec,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        data=DataConfig(name="cifar10", image_size=(32, 32), num_validation=5000),
+        model=ModelSpec(name="densenet_cifar", options={"depth": 40, "growth": 12}),
+        optim=OptimConfig(
+            name="momentum",
+            learning_rate=0.1,
+            l2=1e-4,
+            schedule=ScheduleConfig(name="cosine", warmup_steps=200),
+        ),
+        train=TrainConfig(num_epochs=40, batch_size=64),
+    )

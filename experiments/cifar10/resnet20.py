@@ -1,0 +1,29 @@
+"""ResNet-20 (He et al. 2015, section 4.2) on CIFAR-10, without augmentation.
+
+cnn-lab train --config=experiments/cifar10/resnet20.py
+
+2 CPU cores (Zen 5), CIFAR-10 (JPEG copy): to be measured.
+"""
+
+from cnn_lab.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelSpec,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        data=DataConfig(name="cifar10", image_size=(32, 32), num_validation=5000),
+        model=ModelSpec(name="resnet20"),
+        optim=OptimConfig(
+            name="momentum",
+            learning_rate=0.1,
+            l2=1e-4,
+            schedule=ScheduleConfig(name="cosine", warmup_steps=200),
+        ),
+        train=TrainConfig(num_epochs=30, batch_size=128),
+    )

@@ -1,0 +1,31 @@
+"""VGG-11 with batch normalisation on CIFAR-10: its convolutions, and one dense layer of 512.
+
+cnn-lab train --config=experiments/cifar10/vgg11.py
+
+2 CPU cores (Zen 5), CIFAR-10 (JPEG copy): to be measured.
+"""
+
+from cnn_lab.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelSpec,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+
+
+def get_config() -> ExperimentConfig:
+    return ExperimentConfig(
+        data=DataConfig(name="cifar10", image_size=(32, 32), num_validation=5000),
+        model=ModelSpec(
+            name="vgg11_bn", options={"pooled_size": 1, "hidden": (512,), "dropout_rate": 0.5}
+        ),
+        optim=OptimConfig(
+            name="momentum",
+            learning_rate=0.05,
+            l2=5e-4,
+            schedule=ScheduleConfig(name="cosine", warmup_steps=200),
+        ),
+        train=TrainConfig(num_epochs=30, batch_size=128),
+    )

@@ -1,0 +1,93 @@
+"""What counts as refused by the computer, whatever shape a library gives it."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnn_lab.core import memory
+from cnn_lab.core.errors import ConfigError, RefusedError
+from cnn_lab.core.refusals import refusal, refusals_told
+
+PLACE = Path("runs/a")
+
+
+def followed_from(cause: Exception) -> Exception:
+    """As a library raises it: another exception, in the handling of the first."""
+    try:
+        try:
+            raise cause
+        except Exception as error:
+            raise RuntimeError("reader failed") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "start", "remedy"),
+    [
+        (MemoryError(), "The memory does not suffice; lower", "pipeline=streaming"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes.\nlong dump"),
+            "The memory does not suffice (RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes);",
+            "config.train.batch_size",
+        ),
+        (
+            OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+            "A file cannot be opened (Too many open files)",
+            "ulimit -n",
+        ),
+        (
+            ValueError("RESOURCE_EXHAUSTED: Failed to open: Too many open files; fd 3"),
+            "A file cannot be opened (Too many open files)",
+            "ulimit -n",
+        ),
+        (
+            followed_from(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
+            "runs/a cannot be used (No space left on device)",
+            "free space",
+        ),
+        (
+            OSError(errno.EACCES, os.strerror(errno.EACCES), "some/file"),
+            "some/file cannot be used (Permission denied)",
+            "permissions",
+        ),
+    ],
+    ids=["memory", "XLA", "EMFILE", "EMFILE as text", "cause", "named file"],
+)
+def test_what_is_refused_is_told_in_one_sentence(error, start, remedy):
+    found = refusal(error, PLACE)
+    assert found is not None
+    assert found.startswith(start)
+    assert remedy in found
+    assert "\n" not in found
+
+
+def test_numpy_without_memory_is_told_how_much_it_asked_for():
+    with pytest.raises(RefusedError, match=r"\(Unable to allocate 7\.28 TiB"), refusals_told():
+        np.empty((10**12,), np.float64)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(2, "No such file", "x")])
+def test_a_bug_stays_one(error):
+    assert refusal(error, PLACE) is None
+    with pytest.raises(type(error)), refusals_told(PLACE):
+        raise error
+
+
+def test_errors_for_the_user_pass():
+    with pytest.raises(ConfigError, match="out of memory"), refusals_told():
+        raise ConfigError("It would be out of memory.")
+
+
+def test_the_memory_of_a_container_is_its_limit(tmp_path: Path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "LIMIT_FILES", (tmp_path / "absent", limit))
+    limit.write_text("max\n")
+    whole = memory.host_bytes()
+    assert whole is not None
+    assert whole > 10**6
+    limit.write_text("1000\n")
+    assert memory.host_bytes() == 1000
