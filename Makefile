@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: train test test-slow check bench clean
+.PHONY: train test test-parity test-slow check bench clean
 
 train: $(VENV)/.base
 	$(VENV)/bin/cnn-lab train --config=experiments/digits/lenet5.py
 
 test: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-parity: $(VENV)/.parity
+	$(VENV)/bin/python -m pytest tests/transfer/test_parity.py tests/transfer/test_weight_files.py
 
 test-slow: $(VENV)/.dev
 	$(VENV)/bin/python -m pytest -m slow
@@ -37,6 +40,10 @@ $(VENV)/.dev: $(VENV)/.base
 
 $(VENV)/.bench: $(VENV)/.base
 	$(PIP) --editable '.[bench]'
+	touch $@
+
+$(VENV)/.parity: $(VENV)/.dev
+	$(PIP) --editable '.[dev,parity]'
 	touch $@
 
 clean:

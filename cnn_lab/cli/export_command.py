@@ -1,0 +1,58 @@
+"""Writes the weights of a run as a safetensors file, named as in torchvision or timm.
+
+PyTorch reads it by `model.load_state_dict(safetensors.torch.load_file(FILE))`.
+
+Examples:
+  cnn-lab export-weights --workdir=runs/resnet50 --out=resnet50.safetensors
+  cnn-lab export-weights --workdir=runs/tiny --naming=timm --out=tiny.safetensors
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import Invocation
+from cnn_lab.core.errors import ConfigError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string("out", None, "file to write, .safetensors", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", flag_values=values)
+    flags.DEFINE_string("naming", "torchvision", "torchvision or timm", flag_values=values)
+
+
+def main(invocation: Invocation) -> int:
+    """Writes the file and says what is in it."""
+    values = invocation.flags
+    if invocation.arguments:
+        raise ConfigError(f"export-weights takes flags only; found {invocation.arguments[0]!r}.")
+    if not values.workdir:
+        raise ConfigError("--workdir is missing: give the folder of a run.")
+    out = Path(values.out or "")
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out must be a file that ends in .safetensors; found {values.out!r}.")
+    if out.exists():
+        raise ConfigError(f"--out={out} exists; give another name, or remove it.")
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out={out}: there is no folder {out.parent}; make it first.")
+    runtime.start(None)
+    from cnn_lab.cli.trained import open_trained
+    from cnn_lab.train.workdir import read_config
+    from cnn_lab.transfer import convert, weight_files
+    from cnn_lab.transfer.naming import catalog
+
+    model = read_config(Path(values.workdir)).model.name
+    naming = catalog.choose(catalog.namings_of(model), values.naming)
+    trained = open_trained(Path(values.workdir), values.checkpoint)
+    table = convert.make_table(trained.network.model, trained.variables, naming)
+    tensors = convert.to_theirs(trained.variables, table)
+    weight_files.write_safetensors(out, tensors, {"model": model, "naming": values.naming})
+    sys.stdout.write(
+        f"{out}: {convert.num_values(tensors):,} values in {len(tensors)} tensors of step "
+        f"{trained.step}, named as in {values.naming}.\n"
+    )
+    return 0

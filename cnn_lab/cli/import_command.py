@@ -1,0 +1,158 @@
+r"""Makes a run of weights from torchvision, timm, or whatever names its layers like them.
+
+FILE is a safetensors file, or a PyTorch one (.pt, .pth) where PyTorch is installed; only weights
+are read, never code. Every weight must find its place, and every place its weight: else the
+differences are listed. `cnn-lab predict` uses the run, by the mean and deviation that the published
+weights want.
+
+Examples:
+  cnn-lab import-weights --model=resnet50 --from=resnet50.safetensors --out=runs/resnet50 \
+      --class_names=imagenet_classes.txt
+  cnn-lab import-weights --model=resnet20 --from=cifar.pth --out=runs/cifar \
+      --rename='^module\.=>' --rename='^linear\.=>fc.' \
+      --mean=0.491,0.482,0.447 --std=0.247,0.243,0.262
+  cnn-lab import-weights --model=resnet18 --from=resnet18.pth --out=runs/ten --num_classes=10 \
+      --new_head
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.model_flags import parse_options, parse_shape
+from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.ranges import Fraction, Positive
+from cnn_lab.core.typed import parse_text
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    strings = {
+        "model": "name, as `list models` shows",
+        "from": "file of weights",
+        "out": "folder of the new run",
+        "naming": "torchvision or timm; left out, the one that fits best",
+        "class_names": "file with a name a line; left out, class_0 and so on",
+        "input": "HEIGHTxWIDTHxCHANNELS; left out, what the model was made for",
+        "mean": "per channel, of pixels in [0, 1]; left out, what the published weights want",
+        "std": "per channel, likewise",
+    }
+    for name, text in strings.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_multi_string(
+        "rename", [], "REGEX=>REPLACEMENT of names in the file, in order", flag_values=values
+    )
+    flags.DEFINE_multi_string("option", [], "NAME=VALUE of the model", flag_values=values)
+    flags.DEFINE_integer(
+        "num_classes", None, "left out, as many as names, or as in the paper", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "new_head", False, "leave the output layers at their initial values", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "of those initial values", flag_values=values)
+
+
+def main(invocation: Invocation) -> int:
+    """Reads, fits and writes; says what was left out."""
+    values = invocation.flags
+    if invocation.arguments:
+        raise ConfigError(f"import-weights takes flags only; found {invocation.arguments[0]!r}.")
+    for name, text in (("model", "a model"), ("from", "a file of weights"), ("out", "a folder")):
+        if not values[name].value:
+            raise ConfigError(f"--{name} is missing: give {text}; see cnn-lab help import-weights.")
+    if values.num_classes is not None and values.num_classes < 1:
+        raise ConfigError(f"--num_classes must be at least 1; found {values.num_classes}.")
+    mean = _per_channel("mean", values.mean, Fraction)
+    std = _per_channel("std", values.std, Positive)
+    runtime.start(None)
+    from cnn_lab.build import Network
+    from cnn_lab.cli import imported
+    from cnn_lab.data.preprocess import Preprocess
+    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.tasks import classification
+    from cnn_lab.transfer import convert, fit, weight_files
+    from cnn_lab.transfer.naming import catalog
+
+    source, out = Path(str(values["from"].value)), Path(values.out)
+    entry = lookup(MODELS, values.model, "model")
+    namings = catalog.namings_of(values.model)
+    if values.naming is not None:
+        namings = {values.naming: catalog.choose(namings, values.naming)}
+    options = parse_options(values.model, entry.make, values.option)
+    shape: Any = parse_shape(values.input, entry.image_shape) if values.input else entry.image_shape
+    if shape[2] not in (1, 3):
+        raise ConfigError(f"--input must have 1 or 3 channels; found {values.input!r}.")
+    class_names = _class_names(values.class_names, values.num_classes, entry.num_classes)
+    plain = values.model in catalog.PLAIN_SCALE
+    preprocess = Preprocess(
+        _fitting("mean", mean or ((0.5,) * 3 if plain else MEAN), shape[2]),
+        _fitting("std", std or ((0.5,) * 3 if plain else STD), shape[2]),
+    )
+    renames = weight_files.parse_renames(values.rename)
+    imported.require_new(out)
+    make = lambda num_classes: entry.make(num_classes, **options)  # noqa: E731
+    tensors = weight_files.rename(weight_files.read_weights(source), renames)
+    fitted = fit.fit(
+        make, len(class_names), shape, namings, tensors, new_head=values.new_head, seed=values.seed
+    )
+    network = Network(
+        make(len(class_names)), classification("cross_entropy"), class_names, shape, preprocess
+    )
+    origin = {
+        "file": source.name,
+        "sha256": weight_files.digest(source),
+        "naming": fitted.naming,
+        "renames": values.rename,
+        "left_at_initial_values": list(fitted.fresh),
+        "interpolation": "bilinear",
+    }
+    config = imported.config_of(values.model, options, network)
+    imported.write_run(out, config, network, fitted.variables, origin)
+    lines = [
+        f"{values.model}: {convert.num_values(tensors):,} values of "
+        f"{source}, named as in {fitted.naming}."
+    ]
+    if fitted.fresh:
+        lines.append(f"Left at initial values, and to be trained: {', '.join(fitted.fresh)}.")
+    if fitted.rounded:
+        lines.append(f"Brought to float32 from {', '.join(fitted.rounded)}.")
+    lines.append(f"Use it by: cnn-lab predict --workdir={out} IMAGE")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _per_channel(flag: str, text: str | None, kind: Any) -> tuple[float, ...] | None:
+    return None if text is None else parse_text(text, tuple[kind, ...], f"--{flag}")
+
+
+def _fitting(flag: str, given: tuple[float, ...], num_channels: int) -> tuple[float, ...]:
+    if len(given) != num_channels:
+        raise ConfigError(
+            f"--{flag} must have {num_channels} value(s), one a channel; found {len(given)}: "
+            f"{','.join(map(str, given))}."
+        )
+    return given
+
+
+def _class_names(path: str | None, num_classes: int | None, usual: int) -> tuple[str, ...]:
+    if path is None:
+        return tuple(f"class_{number}" for number in range(num_classes or usual))
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise ConfigError(f"--class_names={path} cannot be read ({reason}).") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ConfigError(f"--class_names={path} holds no names; give one a line.")
+    if num_classes is not None and len(names) != num_classes:
+        raise ConfigError(
+            f"--class_names={path} holds {len(names)} names; --num_classes is {num_classes}."
+        )
+    return names

@@ -1,0 +1,1 @@
+"""What torchvision and timm call the layers of our models."""
