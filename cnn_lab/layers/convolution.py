@@ -3,11 +3,12 @@
 On CPU, XLA hands a convolution to its fast library only in the plain NHWC x HWIO form. The two
 gradients that autodiff writes have other layouts; outside loops the compiler rewrites them, inside
 `lax.scan` and `lax.while_loop` it does not, and they run 6 to 8 times slower. Here both gradients
-are stated as NHWC x HWIO convolutions, and convolutions with few channels, which the fast library
-refuses, are computed several output pixels at a time. Results equal `jax.lax.conv_general_dilated`
-up to float rounding; on other platforms that function is called unchanged. Reverse mode works to
-any order, and so does forward over reverse (Hessian-vector products); forward mode alone (`jax.jvp`
-of the network) needs a module built with `conv_general_dilated=jax.lax.conv_general_dilated`.
+are stated as NHWC x HWIO convolutions. What the fast library refuses is rearranged: convolutions
+with few channels are computed several output pixels at a time, depthwise ones and those of maps
+smaller than the kernel are written out. Results equal `jax.lax.conv_general_dilated` up to float
+rounding; on other platforms that function is called unchanged. Reverse mode works to any order, and
+so does forward over reverse (Hessian-vector products); forward mode alone (`jax.jvp` of the
+network) needs a module built with `conv_general_dilated=jax.lax.conv_general_dilated`.
 
 Pass it to Linen: `nn.Conv(..., conv_general_dilated=convolution.conv_general_dilated)`, or use the
 `Conv` of this module.
@@ -24,7 +25,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pairs = tuple[tuple[int, int], tuple[int, int]]
+from cnn_lab.layers import written_out
+from cnn_lab.layers.written_out import Pairs
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 NARROW_CHANNELS = 16  # with at most so many channels on both sides the library refuses
 # Small images, not maps, are cheaper to rearrange than the gradient of what became of them.
@@ -55,8 +58,8 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Drop-in for `jax.lax.conv_general_dilated`, fast under `grad` inside loops on CPU.
 
-    The fast path is for NHWC images and HWIO kernels without dilation and groups; everything else
-    goes to lax.
+    The fast path is for NHWC images and HWIO kernels without dilation, and without groups or with
+    one a channel; everything else goes to lax.
 
     Args:
         lhs: images [n h w c].
@@ -80,17 +83,23 @@ def conv_general_dilated(
         and lhs.ndim == 4
         and layout == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
         and not dilated
-        and feature_group_count == 1
         and options.keys() <= {"precision"}
     )
-    if fast:
+    depthwise = feature_group_count == lhs.shape[-1] == rhs.shape[-1] > 1
+    if fast and (depthwise or feature_group_count == 1):
         strides = (window_strides[0], window_strides[1])
         if isinstance(padding, str):
             padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
         (top, bottom), (left, right) = padding
-        fits = lhs.shape[1] + top + bottom >= rhs.shape[0]
-        if fits and lhs.shape[2] + left + right >= rhs.shape[1]:
-            return _conv(lhs, rhs, strides, ((top, bottom), (left, right)))
+        pads = ((top, bottom), (left, right))
+        outputs = _output_sides(lhs.shape, rhs.shape, strides, pads)
+        if min(outputs) >= 1 and depthwise:
+            return written_out.depthwise(lhs, rhs, strides, pads, outputs)
+        if min(outputs) >= 1:
+            sides = zip(lhs.shape[1:3], outputs, rhs.shape[:2], strict=True)
+            if any(min(side, output) < kernel for side, output, kernel in sides):
+                return written_out.product(lhs, rhs, strides, pads, outputs)
+            return _conv(lhs, rhs, strides, pads)
     return lax.conv_general_dilated(
         lhs,
         rhs,
@@ -102,6 +111,15 @@ def conv_general_dilated(
         feature_group_count,
         **options,
     )
+
+
+def _output_sides(
+    images: Sequence[int], kernel: Sequence[int], strides: Sequence[int], pads: Pairs
+) -> tuple[int, int]:
+    rows, columns = (
+        (images[1 + axis] + sum(pads[axis]) - kernel[axis]) // strides[axis] + 1 for axis in (0, 1)
+    )
+    return rows, columns
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

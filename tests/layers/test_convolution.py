@@ -36,11 +36,18 @@ CASES = {
     "negative padding, strided": ((2, 9, 9, 3), (2, 2, 3, 4), (2, 3), ((3, -1), (-1, 4))),
     "kernel as large as the map": ((3, 5, 5, 4), (5, 5, 4, 9), (1, 1), "VALID"),
     "kernel larger than the map": ((2, 3, 4, 3), (5, 5, 3, 4), (1, 1), "SAME"),
+    "map smaller than the kernel": ((2, 2, 2, 18), (3, 3, 18, 20), (1, 1), "SAME"),
+    "output smaller than the kernel": ((2, 4, 4, 18), (3, 3, 18, 20), (2, 2), "SAME"),
+    "low map, wide kernel": ((2, 3, 9, 4), (1, 7, 4, 5), (1, 2), ((0, 0), (3, 2))),
+    "depthwise": ((2, 7, 8, 5), (3, 3, 1, 5), (1, 1), "SAME"),
+    "depthwise, strided": ((2, 9, 8, 5), (3, 5, 1, 5), (2, 3), ((1, 0), (2, -1))),
+    "depthwise, two features a channel": ((2, 6, 6, 3), (3, 3, 1, 6), (1, 1), "SAME"),
     "one pixel of one image": ((1, 1, 1, 1), (1, 1, 1, 1), (1, 1), "VALID"),
 }
 SECOND_ORDER = (
     *("lenet c3", "same", "wide", "stride that does not", "grows the map"),
     *("one by one, strided", "negative padding, strided"),
+    *("map smaller than the kernel", "depthwise, strided"),
 )
 all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -55,6 +62,7 @@ def arrays(case, dtype):
 def pair(case) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(ours, lax's), as functions of images and kernel."""
     options = {"window_strides": case[2], "padding": case[3], "dimension_numbers": NHWC}
+    options["feature_group_count"] = case[0][-1] // case[1][2]
     ours = functools.partial(conv_general_dilated, **options)
     return ours, functools.partial(lax.conv_general_dilated, **options)
 
@@ -192,6 +200,12 @@ def test_forward_and_both_gradients_have_the_layout_that_cpus_compute_fast(name)
     nhwc = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), NHWC)
     assert ours == {nhwc}
     assert theirs > {nhwc}  # what autodiff writes by itself
+
+
+@pytest.mark.parametrize("name", ["map smaller than the kernel", "depthwise"])
+def test_what_the_library_refuses_is_written_out(name):
+    program = jax.make_jaxpr(functools.partial(first_order, pair(CASES[name])[0]))
+    assert not list(convolutions(program(*arrays(CASES[name], jnp.float32)).jaxpr))
 
 
 @pytest.mark.parametrize(
