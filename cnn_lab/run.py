@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -15,7 +14,6 @@ from cnn_lab.build import Experiment, build, resolve_names
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, WorkdirError
-from cnn_lab.core.files import write_text
 from cnn_lab.core.numbers import counted
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.core.shapes import Tree
@@ -32,7 +30,7 @@ from cnn_lab.train.log import (
     Sink,
     TensorBoard,
     WeightsAndBiases,
-    read_rows,
+    forget_validation,
     require_wandb,
 )
 from cnn_lab.train.loop import Plan, Progress, train
@@ -175,7 +173,7 @@ def _train(
     )
     with session.failures_noted():
         if progress.evaluation_owed:
-            _forget_validation(folder.path / METRICS_FILE, first_step)
+            forget_validation(folder.path / METRICS_FILE, first_step)
         sinks = [*_sinks(config, folder, first_step), *more_sinks]
         for sink in sinks:
             stack.callback(sink.close)
@@ -248,12 +246,6 @@ def _sinks(config: ExperimentConfig, folder: Workdir, first_step: int) -> list[S
         project, values = config.log.wandb_project, to_dict(config)
         sinks.append(WeightsAndBiases(folder.path, project, identity, values))
     return sinks
-
-
-def _forget_validation(path: Path, step: int) -> None:
-    """Drops the row of an owed evaluation, whose writer was killed before a checkpoint said so."""
-    rows = [row for row in read_rows(path) if (row["step"], row["split"]) != (step, "validation")]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _diagnose(

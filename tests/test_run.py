@@ -42,7 +42,7 @@ from cnn_lab.run import run_training
 from cnn_lab.train import pace
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.checkpoint_reader import CheckpointReader
-from cnn_lab.train.log import TensorBoard
+from cnn_lab.train.log import METRICS_FILE, TensorBoard, read_rows
 from cnn_lab.train.mesh import replicated
 from cnn_lab.train.signals import STOPPING, StopSignals
 from cnn_lab.train.storable import sharded_shapes
@@ -243,6 +243,21 @@ def test_a_bug_in_a_training_is_noted_too(tmp_path: Path):
         run_training(small(), tmp_path / "run", lambda _: None, sinks=[Raises(KeyError("x"))])
     assert read_record(tmp_path / "run")["sessions"][-1]["status"] == "failed"
     assert read_record(tmp_path / "run")["error"] == "KeyError: 'x'"
+
+
+def test_a_slow_save_lowers_no_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save, seconds = Checkpoints.save, 0.5
+
+    def slow(*arguments, **options) -> None:
+        time.sleep(seconds)
+        save(*arguments, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    run_training(small(), tmp_path / "run", lambda _: None)
+    rows = read_rows(tmp_path / "run" / METRICS_FILE)
+    rates = [row["examples_per_second"] for row in rows if row["split"] == "train"]
+    assert len(rates) == 4
+    assert min(rates) > 64 / seconds
 
 
 def test_an_interruption_before_the_first_step_promises_nothing(

@@ -1,11 +1,16 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and locks on files."""
 
+import errno
+import fcntl
 import json
 import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
+
+# How file systems of some clusters (Lustre, NFS) answer where they were mounted without locks.
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,6 +29,24 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock_file(file: IO[Any], *, wait: bool) -> bool:
+    """Locks an open file for this process until it is closed.
+
+    Returns:
+        Whether it is locked; not so on a file system without locks, where nothing can be done.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is False.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    return True
 
 
 def is_at(file: IO[Any], path: Path) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.core.refusals import too_many_open
 from cnn_lab.data.folder import ImageFile, Listing
 from cnn_lab.data.parallel import map_in_order
 from cnn_lab.data.pixels import GRAY_MODES, is_turned, open_file
@@ -114,4 +115,6 @@ def _inspect(root: Path, file: ImageFile) -> tuple[int, int, int] | str:
     except UnidentifiedImageError:
         return "not a JPEG or PNG image"
     except Exception as error:  # PIL raises many kinds for damaged files, SyntaxError among them
+        if isinstance(error, MemoryError) or too_many_open(error):
+            raise  # the file may be good, and must not be left out for what the computer lacks
         return " ".join(str(error).split()) or type(error).__name__

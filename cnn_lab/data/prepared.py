@@ -5,7 +5,6 @@ lock: a killed one leaves nothing that looks prepared, and of two at once one wa
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -19,8 +18,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.core.files import is_at
-from cnn_lab.core.refusals import refusal
+from cnn_lab.core.files import is_at, lock_file
+from cnn_lab.core.refusals import refusal, too_many_open
 from cnn_lab.data.fingerprint import fingerprint_of, fingerprint_of_files
 from cnn_lab.data.manifest import check_manifest, write_manifest
 from cnn_lab.data.progress import Progress
@@ -77,6 +76,8 @@ def prepare(
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
+        if too_many_open(error):
+            raise  # room elsewhere is no remedy
         raise DataError(
             f"Preparing {directory} failed ({error}); free some space, or choose another place "
             "with --data_dir or CNN_LAB_DATA_DIR."
@@ -114,13 +115,12 @@ def _lock(path: Path, progress: Progress | None) -> Iterator[bool]:
         while True:
             file = stack.enter_context(path.open("a"))
             try:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if progress is not None:
-                        progress(f"waiting for another process to prepare {path.parent.name}")
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:
+                locked = lock_file(file, wait=False)
+            except BlockingIOError:
+                if progress is not None:
+                    progress(f"waiting for another process to prepare {path.parent.name}")
+                locked = lock_file(file, wait=True)
+            if not locked:
                 yield False
                 return
             if is_at(file, path):  # else its owner has just removed it, for want of data

@@ -155,7 +155,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def keep_rows(path: Path, last_step: int) -> None:
     """Drops the rows after `last_step`, atomically."""
-    write_text(path, "".join(_line(row) for row in read_rows(path) if row["step"] <= last_step))
+    _write_rows(path, (row for row in read_rows(path) if row["step"] <= last_step))
+
+
+def forget_validation(path: Path, step: int) -> None:
+    """Drops the row of an owed evaluation, whose writer was killed before a checkpoint said so."""
+    place = (step, "validation")
+    _write_rows(path, (row for row in read_rows(path) if (row["step"], row["split"]) != place))
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(map(_line, rows)))
 
 
 def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -188,7 +188,6 @@ def train(
         value, epoch = values[selection.metric], progress.step // plan.steps_per_epoch
         record = progress.selection
         progress.selection = update(record, selection, value, step=progress.step, epoch=epoch)
-        stopwatch.restart()
 
     def record() -> dict[str, Any]:
         return {"progress": dataclasses.asdict(progress), "about": dict(about)}
@@ -233,10 +232,11 @@ def train(
                 display.say(complaint)
             progress.sums = {}
             stopwatch.restart()
-        if evaluate is not None and plan.evaluates_at(stop):
-            look(evaluate)
-        if plan.saves_at(stop):
-            save()
+        with stopwatch.stopped():
+            if evaluate is not None and plan.evaluates_at(stop):
+                look(evaluate)
+            if plan.saves_at(stop):
+                save()
     if not ended():
         collect(leave=0)
         save()

@@ -1,7 +1,6 @@
 """The folder of one run: whose it is, what it was made with, what happened in it."""
 
 import errno
-import fcntl
 import json
 import os
 import time
@@ -13,7 +12,7 @@ from typing import IO, Any
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config_rules import differences
 from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
-from cnn_lab.core.files import finite_or_none, is_at, write_json
+from cnn_lab.core.files import finite_or_none, is_at, lock_file, write_json
 from cnn_lab.core.typed import from_dict, to_dict
 
 CONFIG_FILE = "config.json"
@@ -164,9 +163,10 @@ def read_config(path: Path) -> ExperimentConfig:
 def read_record(path: Path) -> dict[str, Any]:
     """Reads `run.json`; empty when there is none or it is damaged."""
     try:
-        return json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((path / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return record if isinstance(record, dict) else {}
 
 
 def count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
@@ -187,8 +187,8 @@ def count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
 @contextmanager
 def _record_held(path: Path) -> Iterator[None]:
     """Lets one process at a time read and write `run.json`: evaluations, and a live training."""
-    with (path / RECORD_LOCK_FILE).open("a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (path / RECORD_LOCK_FILE).open("a", encoding="utf-8") as file:
+        lock_file(file, wait=True)
         yield
 
 
@@ -210,24 +210,24 @@ def _refuse_other_things(path: Path) -> None:
 
 def _acquire(path: Path) -> IO[str]:
     path.mkdir(parents=True, exist_ok=True)
-    lock = (path / LOCK_FILE).open("a+", encoding="utf-8")
+    file = (path / LOCK_FILE).open("a+", encoding="utf-8")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.seek(0)
-        owner = lock.read().strip() or "unknown"
-        lock.close()
+        lock_file(file, wait=False)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
         raise WorkdirError(
             f"{path} is in use by another run (process {owner}); wait for it, stop it, or give "
             "another --workdir."
         ) from None
-    if not is_at(lock, path / LOCK_FILE):  # its owner has just removed it, with the folder
-        lock.close()
+    if not is_at(file, path / LOCK_FILE):  # its owner has just removed it, with the folder
+        file.close()
         return _acquire(path)
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    return lock
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
 
 
 def _unusable(path: Path, error: OSError) -> WorkdirError:

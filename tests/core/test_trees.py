@@ -1,5 +1,8 @@
 """Parameter trees as tables of paths."""
 
+import hashlib
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +46,27 @@ def test_digests_depend_on_value_type_shape_and_nothing_else():
     assert len(set(found)) == len(found)
     assert digest(jnp.asarray(base)) == digest(np.asfortranarray(base)) == found[0]
     assert digest(jax.random.key(1)) == found[-2]
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [np.zeros((), np.int32), np.zeros((0, 3), np.float32), np.ones((3,), jnp.bfloat16)],
+    ids=["scalar", "empty", "bfloat16"],
+)
+def test_a_digest_is_of_type_shape_and_bytes(leaf):
+    head = f"{leaf.dtype}{leaf.shape}".encode()
+    assert trees.digests({"a": leaf})["a"] == hashlib.sha256(head + leaf.tobytes()).hexdigest()
+
+
+def test_a_large_leaf_is_not_copied():
+    leaf = np.ones(2**22, np.float32)
+    tracemalloc.start()
+    try:
+        trees.digests({"a": leaf})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < leaf.nbytes / 8
 
 
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])

@@ -1,5 +1,6 @@
 """Folders of images: each layout, each mistake, each kind of image."""
 
+import errno
 import io
 import logging
 import os
@@ -13,7 +14,8 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data import catalog, progress
+from cnn_lab.core.refusals import refusal
+from cnn_lab.data import catalog, check_images, progress
 from cnn_lab.data.builders import FolderImages
 from cnn_lab.data.catalog import open_dataset, unlock_test
 from cnn_lab.data.pixels import open_image
@@ -208,6 +210,23 @@ def test_bad_files_are_all_found_before_training(flat, open_folder, tmp_path, mo
     with caplog.at_level(logging.WARNING, logger="absl"):
         assert open_folder(flat).info == dataset.info  # no need to say skip again
     assert "was prepared without 8 bad files" in caplog.text
+
+
+@pytest.mark.parametrize("refused", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_what_the_computer_refuses_makes_no_file_bad(flat, open_folder, monkeypatch, refused):
+    opened = check_images.open_file
+
+    def open_file(file):
+        if file.name.endswith("dog/1.png"):
+            raise refused
+        return opened(file)
+
+    monkeypatch.setattr(check_images, "open_file", open_file)
+    with pytest.raises(type(refused)) as caught:
+        open_folder(flat, on_bad_files="skip")
+    assert refusal(caught.value) is not None  # what the command line says then
+    monkeypatch.undo()
+    assert open_folder(flat).info.split_sizes == {"train": 6}
 
 
 def test_what_happens_is_told(flat, open_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import json
 import resource
 import shutil
@@ -22,6 +23,14 @@ from cnn_lab.train.storable import sharded_shapes
 
 # Orbax leaves a thread of a failed restore behind, which Python mentions when it is collected.
 leftovers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected(request: pytest.FixtureRequest):
+    """Leftovers go in the test that they are of, not in the one that happens to collect them."""
+    yield
+    if leftovers.mark in request.node.iter_markers("filterwarnings"):
+        gc.collect()
 
 
 def state_of(step: int, dtype=jnp.float32) -> TrainState:

@@ -46,6 +46,14 @@ def test_a_busy_step_is_no_reason_to_complain():
     assert stopwatch.seconds < 0.02
 
 
+def test_evaluations_and_saves_lower_no_rate():
+    stopwatch = reading()
+    time.sleep(0.01)
+    with stopwatch.stopped():
+        time.sleep(0.2)
+    assert 0.01 <= stopwatch.seconds < 0.2
+
+
 def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str]):
     display = make_display(total_steps=100, first_step=40, say=print)
     assert isinstance(display, PlainDisplay)  # standard output is no terminal here

@@ -1,5 +1,6 @@
 """The folder of a run: held by one process, and gone again when nothing came of it."""
 
+import errno
 import fcntl
 import json
 import math
@@ -86,6 +87,22 @@ def test_a_lock_that_its_owner_removed_holds_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(WorkdirError, match="in use"):
         Workdir(path, ExperimentConfig())
     folder.release()
+
+
+def test_a_file_system_without_locks_is_no_folder_in_use(tmp_path: Path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = Workdir(tmp_path / "run", ExperimentConfig())
+    assert folder.update_record(status="running")["status"] == "running"
+    folder.release()
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", '{"status": '])
+def test_a_damaged_record_counts_as_none(tmp_path: Path, text: str):
+    (tmp_path / "run.json").write_text(text)
+    assert read_record(tmp_path) == {}
 
 
 def test_a_training_and_evaluations_lose_none_of_each_others_records(tmp_path: Path):
