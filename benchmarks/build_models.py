@@ -1,7 +1,7 @@
 """What it takes to build each model: a process of its own traces it and draws its parameters.
 
-python benchmarks/build_models.py ['resnet*' ...] prints a Markdown table: seconds to trace the
-shapes, seconds to compile and run the initialisation, and the largest resident memory of the
+python benchmarks/build_models.py ['resnet*' ...] prints a Markdown table: CPU seconds to trace the
+shapes, CPU seconds to compile and run the initialisation, and the largest resident memory of the
 process beyond what importing took.
 """
 
@@ -26,13 +26,13 @@ def measure(name: str) -> dict[str, float]:
     jax.block_until_ready(jnp.zeros(()))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     image = jax.ShapeDtypeStruct((1, *entry.image_shape), jnp.float32)
-    started = time.perf_counter()
+    started = time.process_time()
     jax.eval_shape(lambda key, x: module.init(key, x, train=False), jax.random.key(0), image)
-    traced = time.perf_counter()
+    traced = time.process_time()
     # The images are no constant of the program, and outputs that nobody reads are not computed.
     init = jax.jit(lambda key: module.init(key, jnp.zeros(image.shape), train=False))
     jax.block_until_ready(init(jax.random.key(0)))
-    ended = time.perf_counter()
+    ended = time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "parameters": entry.num_parameters,

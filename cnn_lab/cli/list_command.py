@@ -1,4 +1,4 @@
-"""Lists models, datasets, experiments, optimizers, schedules, losses, tasks or activations.
+"""Lists models, datasets, experiments, optimizers, losses and all else that has a name.
 
 Without arguments it says what can be listed. A pattern keeps the names that match it; `*` stands
 for anything. The full name of a model, an optimizer, a schedule or a loss shows its options: types,
@@ -69,8 +69,9 @@ def _details(field: str, name: str, row: str, function: Callable) -> str:
     branch = field.replace(".name", ".options")
     for option, (annotation, default) in options.items():
         meaning = meanings.get(option, "")
-        if f"{option}s" in KINDS:  # such as an activation
-            meaning = f"{meaning.rstrip('.')}; `cnn-lab list {option}s` names them.".lstrip("; ")
+        if option in NAMED_BY:
+            listing = f"`cnn-lab list {NAMED_BY[option]}` names them."
+            meaning = f"{meaning.rstrip('.')}; {listing}".lstrip("; ")
         lines += entry(f"--{branch}.{option}", annotation, default, meaning)
     if not options:
         lines.append("  It has no options.")
@@ -173,6 +174,12 @@ def _activations() -> dict[str, Callable]:
     return ACTIVATIONS
 
 
+def _initializers() -> dict[str, str]:
+    from cnn_lab.layers.initializers import MEANINGS
+
+    return MEANINGS
+
+
 # Kind to the field that takes its names, and the functions whose signatures declare options.
 DETAILED: dict[str, tuple[str, Callable[[], dict[str, Callable]]]] = {
     "models": ("config.model.name", _make_functions),
@@ -189,4 +196,11 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "losses": _named(_losses),
     "tasks": _named(_tasks),
     "activations": _named(_activations),
+    "initializers": _initializers,
+}
+# Options that take a name which another listing shows.
+NAMED_BY = {
+    "activation": "activations",
+    "output_activation": "activations",
+    "kernel_init": "initializers",
 }

@@ -50,7 +50,10 @@ def entry(flag: str, annotation: Any, default: Any, meaning: str | None) -> list
 
 def wrapped(text: str, indent: str = "") -> list[str]:
     """The lines of a text, none too long for a terminal."""
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent)
+    # Not at hyphens, so that commands and flags can be copied.
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def flag_text(value: Any) -> str:

@@ -6,6 +6,7 @@ windows are float32 inside, whatever the dtype of the maps. Scopes name the pool
 where profilers and `analysis` read them.
 """
 
+import functools
 import math
 
 import jax
@@ -185,14 +186,21 @@ def global_average_pool(maps: Maps) -> Float[Array, "n c"]:
 
 @jax.named_scope("global_max_pool")
 def global_max_pool(maps: Maps) -> Float[Array, "n c"]:
-    """Maximum of each whole map: [n *space c] to [n c]."""
-    return maps.max(range(1, maps.ndim - 1))
+    """Maximum of each whole map: [n *space c] to [n c].
+
+    The gradient goes to the maximum, the first one in reading order on ties.
+    """
+    pixels = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+    winner = pixels.argmax(1, keepdims=True)  # `max` would share the gradient among equals
+    return jnp.take_along_axis(pixels, winner, 1)[:, 0]
 
 
 @jax.named_scope("maxout")
 def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
     """Maximum over groups of `pieces` neighbouring channels (Goodfellow et al. 2013,
     arXiv:1302.4389).
+
+    The gradient goes to the maximum, the first one on ties.
 
     Args:
         x: [... c].
@@ -209,7 +217,12 @@ def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
             f"maxout over groups of {pieces} needs a number of channels that {pieces} divides; "
             f"found {x.shape[-1]}."
         )
-    return x.reshape(*x.shape[:-1], -1, pieces).max(-1)
+    parts = x.reshape(*x.shape[:-1], -1, pieces)
+    return functools.reduce(_larger, (parts[..., piece] for piece in range(pieces)))
+
+
+def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
+    return jnp.where((second > first) | jnp.isnan(second), second, first)
 
 
 def _window_sum(maps: jax.Array, windows: Windows) -> jax.Array:

@@ -1,15 +1,17 @@
 """The way back from pooled maps: nearest neighbour, remembered maxima, transposed convolution."""
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images
 from cnn_lab.layers.windows import Size, Windows, per_axis, times
 
 Maps = Float[Array, "n *space c"]
@@ -17,93 +19,106 @@ Maps = Float[Array, "n *space c"]
 
 def nearest_unpool(maps: Maps, factor: Size) -> Float[Array, "n *unpooled c"]:
     """Repeats every pixel `factor` times along each axis."""
-    for axis, times_ in enumerate(per_axis(factor, maps.ndim - 2, "factor"), start=1):
-        maps = jnp.repeat(maps, times_, axis)
-    return maps
+    return _repeated(maps, per_axis(factor, maps.ndim - 2, "factor"))
 
 
 def max_pool_with_indices(
-    images: Images, window: Size, strides: Size | None = None, padding: Size = 0
-) -> tuple[Float[Array, "n r s c"], Int32[Array, "n r s c"]]:
+    maps: Maps,
+    window: Size,
+    strides: Size | None = None,
+    padding: Size = 0,
+    *,
+    ceil_mode: bool = False,
+) -> tuple[Float[Array, "n *pooled c"], Int32[Array, "n *pooled c"]]:
     """Maximum of each window, and where it was.
 
     Args:
-        images: [n h w c].
-        window: side of the window in pixels, or (height, width).
+        maps: [n *space c].
+        window: side of the window in pixels, or one per axis.
         strides: pixels between windows; None is the window itself.
         padding: pixels added on both sides, which never win.
+        ceil_mode: keep a last window that hangs over the edge.
 
     Returns:
-        The maxima [n r s c], and the winner's row * w + column in the unpadded map, the first one
-        on ties, int32 [n r s c].
+        The maxima [n *pooled c], and the winner's number in the unpadded map in reading order (row
+        * width + column of an image), the first one on ties, int32 [n *pooled c].
     """
-    height, width = images.shape[1:3]
-    windows = Windows.over((height, width), window, strides, padding, ceil_mode=False)
-    (top, bottom), (left, right) = windows.pads
-    fill = ((0, 0), (top, bottom), (left, right), (0, 0))
-    padded = jnp.pad(images, fill, constant_values=-jnp.inf)
-    place = jnp.arange(height * width, dtype=jnp.int32).reshape(1, height, width, 1)
-    place = jnp.pad(place, fill)
+    space = maps.shape[1:-1]
+    windows = Windows.over(space, window, strides, padding, ceil_mode=ceil_mode)
+    fill = ((0, 0), *windows.pads, (0, 0))
+    padded = jnp.pad(maps, fill, constant_values=-jnp.inf)
+    place = jnp.pad(_places(space), fill)
     values, indices = None, None
-    (rows, columns), (row_stride, column_stride) = windows.counts, windows.strides
-    for i in range(windows.sides[0]):
-        for j in range(windows.sides[1]):
-            taken = (
-                slice(None),
-                slice(i, i + (rows - 1) * row_stride + 1, row_stride),
-                slice(j, j + (columns - 1) * column_stride + 1, column_stride),
-            )
-            value = padded[taken]
-            index = jnp.broadcast_to(place[taken], value.shape)
-            if values is None or indices is None:
-                values, indices = value, index
-            else:
-                wins = value > values
-                values, indices = jnp.where(wins, value, values), jnp.where(wins, index, indices)
+    for corner in itertools.product(*map(range, windows.sides)):
+        starts = zip(corner, windows.counts, windows.strides, strict=True)
+        spans = (slice(i, i + (count - 1) * step + 1, step) for i, count, step in starts)
+        taken = (slice(None), *spans)
+        value = padded[taken]
+        index = jnp.broadcast_to(place[taken], value.shape)
+        if values is None or indices is None:
+            values, indices = value, index
+        else:
+            wins = (value > values) | jnp.isnan(value)  # what is not a number is not hidden
+            values, indices = jnp.where(wins, value, values), jnp.where(wins, index, indices)
     assert values is not None
     assert indices is not None
     return values, indices
 
 
 def max_unpool(
-    pooled: Float[Array, "n r s c"],
-    indices: Int32[Array, "n r s c"],
+    pooled: Float[Array, "n *pooled c"],
+    indices: Int32[Array, "n *pooled c"],
     size: Sequence[int],
     tile: Size | None = None,
-) -> Images:
+) -> Maps:
     """Puts pooled values back where they came from, zeros elsewhere (Zeiler, Krishnan, Taylor,
     Fergus 2010; Noh, Hong, Han 2015, arXiv:1505.04366).
 
     Args:
-        pooled: values [n r s c].
+        pooled: values [n *pooled c].
         indices: as `max_pool_with_indices` returns them.
-        size: (h, w) of the map that was pooled. Where windows overlapped, one of the values stays.
+        size: of the map that was pooled, along each axis. Where windows overlapped, one of the
+            values stays.
         tile: the window, where windows lay side by side without padding; every pixel is then asked
             whether it won, which on CPU is faster than scattering.
 
     Returns:
-        [n h w c].
+        [n *size c].
+
+    Raises:
+        ConfigError: `size` has another number of axes, or cannot be what was pooled.
     """  # noqa: D205 - a citation
-    n, rows, columns, channels = pooled.shape
-    height, width = size
+    n, *counts, channels = pooled.shape
+    sides = (1,) * len(counts) if tile is None else per_axis(tile, len(counts), "tile")
+    covered = tuple(count * side for count, side in zip(counts, sides, strict=True))
+    fits = len(size) == len(counts)
+    if not fits or any(least > s for least, s in zip(covered, size, strict=True)):
+        raise ConfigError(
+            f"Maps of {times(counts)} cannot be unpooled to {times(size)} pixels; give the size of "
+            "the map that was pooled."
+        )
     if tile is not None:
-        vertical, horizontal = per_axis(tile, 2, "tile")
-        covered = (rows * vertical, columns * horizontal)
-        place = jnp.arange(height * width, dtype=jnp.int32).reshape(1, height, width, 1)
-        won = place[:, : covered[0], : covered[1]] == _repeated(indices, vertical, horizontal)
-        filled = jnp.where(won, _repeated(pooled, vertical, horizontal), 0)
-        beyond = ((0, 0), (0, height - covered[0]), (0, width - covered[1]), (0, 0))
-        return jnp.pad(filled, beyond)
-    flat = jnp.zeros((n, height * width, channels), pooled.dtype)
+        place = _places(size)[(slice(None), *map(slice, covered))]
+        filled = jnp.where(place == _repeated(indices, sides), _repeated(pooled, sides), 0)
+        beyond = [(0, s - least) for least, s in zip(covered, size, strict=True)]
+        return jnp.pad(filled, ((0, 0), *beyond, (0, 0)))
+    flat = jnp.zeros((n, math.prod(size), channels), pooled.dtype)
     example, channel = jnp.arange(n)[:, None, None], jnp.arange(channels)[None, None]
     filled = flat.at[example, indices.reshape(n, -1, channels), channel].set(
         pooled.reshape(n, -1, channels)
     )
-    return filled.reshape(n, height, width, channels)
+    return filled.reshape(n, *size, channels)
 
 
-def _repeated(maps, vertical: int, horizontal: int):
-    return jnp.repeat(jnp.repeat(maps, vertical, 1), horizontal, 2)
+def _places(space: Sequence[int]) -> jax.Array:
+    """The number of every pixel in reading order [1 *space 1]."""
+    return jnp.arange(math.prod(space), dtype=jnp.int32).reshape(1, *space, 1)
+
+
+def _repeated(maps: jax.Array, factors: Sequence[int]) -> jax.Array:
+    for axis, factor in enumerate(factors, start=1):
+        maps = jnp.repeat(maps, factor, axis)
+    return maps
 
 
 class ConvTranspose(nn.Module):

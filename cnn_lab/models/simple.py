@@ -3,9 +3,13 @@
 import flax.linen as nn
 import jax
 
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images
 from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.maxout import Maxout
+from cnn_lab.layers.noise import DropConnect
 from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
@@ -18,11 +22,16 @@ class Dense(nn.Module):
         widths: values per layer.
         style: activation, initialiser and dtype.
         dropout_rate: share of each layer's values dropped in training, in [0, 1).
+        drop_connect_rate: share of each layer's weights dropped in training, in [0, 1).
+        pieces: linear functions per value, of which the largest counts in place of the
+            activation; 1 for none of that.
     """
 
     widths: tuple[int, ...] = ()
     style: Style = Style()
     dropout_rate: float = 0.0
+    drop_connect_rate: float = 0.0
+    pieces: int = 1
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
@@ -31,10 +40,20 @@ class Dense(nn.Module):
         maps = {"pixels": x}
         for index, width in enumerate(self.widths):
             name = f"dense{index + 1}"
-            x = self.style.act(self.style.dense(width, name=name)(x))
+            x = self._layer(x, width, name, train=train)
             x = Dropout(self.dropout_rate)(x, train=train)
             maps[name] = x
         return maps
+
+    def _layer(self, x: jax.Array, width: int, name: str, *, train: bool) -> jax.Array:
+        style = self.style
+        if self.pieces > 1:
+            return Maxout(width, self.pieces, style=style, name=name)(x)
+        if self.drop_connect_rate:
+            init = initializer(style.dense_init)
+            layer = DropConnect(width, self.drop_connect_rate, init, style.dtype, name=name)
+            return style.act(layer(x, train=train))
+        return style.act(style.dense(width, name=name)(x))
 
 
 def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
@@ -67,6 +86,8 @@ def mlp(
     hidden: tuple[Count, ...] = (128,),
     activation: str = "relu",
     dropout_rate: ProperFraction = 0.0,
+    drop_connect_rate: ProperFraction = 0.0,
+    pieces: Count = 1,
     kernel_init: str = "lecun_normal",
     dtype: Dtype = "float32",
 ) -> Classifier:
@@ -77,11 +98,19 @@ def mlp(
         hidden: widths of the hidden layers.
         activation: name of the activation after each hidden layer.
         dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
+        drop_connect_rate: share of each hidden layer's weights dropped in training, in [0, 1).
+        pieces: linear functions per hidden value, of which the largest counts (maxout; Goodfellow
+            et al. 2013, arXiv:1302.4389); with more than 1 there is no other activation.
         kernel_init: name of the initialiser.
         dtype: of the computation.
     """
+    if pieces > 1 and drop_connect_rate:
+        raise ConfigError(
+            f"config.model.options of mlp: pieces={pieces} and drop_connect_rate="
+            f"{drop_connect_rate} do not go together; leave pieces at 1 or the rate at 0."
+        )
     style = Style(activation, dense_init=kernel_init, dtype=dtype)
-    backbone = Dense(tuple(hidden), style, dropout_rate)
+    backbone = Dense(tuple(hidden), style, dropout_rate, drop_connect_rate, pieces)
     return Classifier(backbone, DenseHead(num_classes, style=style))
 
 

@@ -130,17 +130,20 @@ def test_what_depends_on_everything():
 
 
 def test_known_fields():
-    """Araujo, Norris, Sim 2019, table 1: AlexNet v2 195, VGG-16 212; ResNet-50 v1 483."""
+    """Araujo, Norris, Sim 2019, table 1: AlexNet v2 195, VGG-16 212; its ResNet-50, whose strides
+    lie at the first 1x1 convolutions, has 483."""
     from cnn_lab.models.catalog import MODELS
 
-    for name, stage, side, stride in (
-        ("resnet18", "backbone/stage4_block2/bn2", 435, 32),
-        ("resnet50", "backbone/stage4_block3/bn3", 427, 32),
+    for name, path, side in (
+        ("alexnet", "backbone", 195),  # the last pooling
+        ("vgg16", "backbone", 212),
+        ("resnet18", "backbone/stage4_block2/bn2", 435),
+        ("resnet50", "backbone/stage4_block3/bn3", 427),
     ):
         entry = MODELS[name]
         layers = {layer.path: layer for layer in cost_of(entry.make(10), (224, 224, 3)).layers}
-        assert layers[stage].receptive_field == (side, side)
-        assert layers[stage].stride == (stride, stride)
+        assert layers[path].receptive_field == (side, side)
+        assert layers[path].stride == (32, 32)
 
 
 def test_stacks_of_the_syllabus():

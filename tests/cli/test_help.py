@@ -20,6 +20,7 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.annotations import describe
 from cnn_lab.core.options import declared_options
 from cnn_lab.core.typed import Node, check_value, node_in, override, parse_literal
+from cnn_lab.layers.initializers import INITIALIZERS
 
 NAMED = [(k, name) for k, (_, functions) in DETAILED.items() for name in functions()]
 
@@ -111,6 +112,11 @@ def test_list_of_one_name_says_what_its_options_mean(say):
     text = say("list", "optimizers", "adamw")
     assert "weight_decay=0.01  a finite number of at least 0\n      decay of kernels," in text
     assert "`cnn-lab list activations` names them." in say("list", "models", "mlp")
+    decoder = say("list", "models", "conv_autoencoder").replace("\n      ", " ")
+    of_output = decoder.partition("options.output_activation=")[2].partition("--config")[0]
+    assert "`cnn-lab list activations` names them." in of_output
+    of_kernels = decoder.partition("options.kernel_init=")[2].partition("--config")[0]
+    assert "`cnn-lab list initializers` names them." in of_kernels
 
 
 def test_list_alone_says_what_can_be_listed(say):
@@ -121,6 +127,14 @@ def test_every_activation_has_a_description(say):
     lines = say("list", "activations").splitlines()
     assert len(lines) > 10
     assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_every_initializer_has_a_description_by_its_other_name_too(say):
+    rows = dict(line.split(maxsplit=1) for line in say("list", "initializers").splitlines())
+    assert rows.keys() == INITIALIZERS.keys()
+    assert "Xavier" in rows["glorot_uniform"]
+    assert "Kaiming" in rows["he_normal"]
+    assert "PyTorch" in rows["torch"]
 
 
 def test_list_of_activations_and_tasks(say):

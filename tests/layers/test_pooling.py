@@ -19,6 +19,7 @@ from cnn_lab.layers.pooling import (
     maxout,
     stochastic_pool,
 )
+from cnn_lab.layers.unpooling import max_pool_with_indices
 
 POOLINGS = {"average": average_pool, "max": max_pool}
 
@@ -224,6 +225,24 @@ def test_maxout_takes_the_largest_of_neighbouring_channels():
     np.testing.assert_array_equal(maxout(x, 3), [[5, 2]])
     with pytest.raises(ConfigError, match="groups of 4 needs a number of channels that 4 divides"):
         maxout(x, 4)
+
+
+def test_on_a_tie_the_first_channel_or_pixel_gets_the_whole_gradient():
+    channels = jnp.asarray([[3.0, 3, 1, 2, 2, 2], [0, 1, 1, 5, 4, 5]])
+    found = jax.grad(lambda x: maxout(x, 3).sum())(channels)
+    assert found.tolist() == [[1, 0, 0, 1, 0, 0], [0, 1, 0, 1, 0, 0]]
+    pixels = jnp.asarray([[1.0, 4], [0, 4], [4, 2]])[None]  # two channels of three pixels
+    found = jax.grad(lambda x: global_max_pool(x).sum())(pixels)
+    assert found[0].tolist() == [[0, 1], [0, 0], [1, 0]]
+
+
+def test_maxima_do_not_hide_what_is_not_a_number():
+    for place in range(4):
+        values = jnp.arange(4.0).at[place].set(jnp.nan)
+        assert np.isnan(maxout(values, 4)).all()
+        assert np.isnan(max_pool(values.reshape(1, 4, 1), 4)).all()
+        assert np.isnan(max_pool_with_indices(values.reshape(1, 4, 1), 4)[0]).all()
+        assert np.isnan(global_max_pool(values.reshape(1, 4, 1))).all()
 
 
 def test_pooling_is_stable_under_small_shifts():

@@ -71,6 +71,34 @@ def test_max_unpooling_puts_values_back_and_zeros_elsewhere():
     np.testing.assert_array_equal(places, indices)
 
 
+@pytest.mark.parametrize("space", [(6,), (4, 6), (2, 4, 6)])
+@pytest.mark.parametrize("tile", [None, 2])
+def test_maxima_are_remembered_along_one_to_three_axes(space, tile):
+    maps = jnp.abs(normal(2, *space, 3)) + 1
+    values, indices = max_pool_with_indices(maps, 2)
+    np.testing.assert_array_equal(values, max_pool(maps, 2))
+    back = max_unpool(values, indices, space, tile)
+    won = jax.grad(lambda x: max_pool(x, 2).sum())(maps)
+    np.testing.assert_array_equal(back, won * maps)
+
+
+def test_a_window_that_hangs_over_remembers_its_maximum_too():
+    maps = jnp.arange(1.0, 6).reshape(1, 5, 1)
+    values, indices = max_pool_with_indices(maps, 2, ceil_mode=True)
+    assert values[0, :, 0].tolist() == [2, 4, 5]
+    assert indices[0, :, 0].tolist() == [1, 3, 4]
+    assert max_unpool(values, indices, (5,))[0, :, 0].tolist() == [0, 2, 0, 4, 5]
+
+
+@pytest.mark.parametrize(("size", "tile"), [((4,), None), ((1, 4), None), ((4, 3), 2)])
+def test_a_size_that_was_never_pooled_is_refused(size, tile):
+    values, indices = max_pool_with_indices(normal(1, 4, 4, 2), 2)
+    with pytest.raises(
+        ConfigError, match=r"^Maps of 2x2 cannot be unpooled to [x\d]+ pixels; give"
+    ):
+        max_unpool(values, indices, size, tile)
+
+
 def test_the_gradient_passes_through_remembered_maxima():
     maps = normal(1, 4, 4, 2)
 

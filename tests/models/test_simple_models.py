@@ -87,6 +87,31 @@ def test_the_maps_and_the_dropout_of_an_mlp():
     assert set(np.unique(dropped[kept] / maps["dense1"][kept])) == {0.0, 2.0}
 
 
+def test_an_mlp_drops_weights_of_hidden_layers_in_training_only():
+    plain, model = mlp(10, hidden=(20,)), mlp(10, hidden=(20,), drop_connect_rate=0.5)
+    images = jax.random.normal(jax.random.key(0), (2, 4, 5, 1))
+    variables = plain.init(jax.random.key(0), images, train=False)  # the same paths and shapes
+    evaluated: Any = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(
+        evaluated, jnp.asarray(plain.apply(variables, images, train=False)), atol=1e-6
+    )
+    trained: Any = model.apply(variables, images, train=True, rngs={"dropout": jax.random.key(1)})
+    assert not np.allclose(trained, evaluated, atol=1e-3)
+
+
+def test_a_hidden_value_of_maxout_is_the_largest_of_its_pieces():
+    model = mlp(10, hidden=(7,), pieces=3)
+    images = jax.random.normal(jax.random.key(0), (2, 4, 5, 1))
+    variables: Any = model.init(jax.random.key(0), images, train=False)
+    layer = variables["params"]["backbone"]["dense1"]["pieces_dense"]
+    assert layer["kernel"].shape == (20, 21)
+    maps: Any = model.apply(variables, images, method=lambda m, x: dict(m.backbone(x, train=False)))
+    pieces = images.reshape(2, 20) @ layer["kernel"] + layer["bias"][None]
+    np.testing.assert_allclose(maps["dense1"], pieces.reshape(2, 7, 3).max(-1), atol=1e-5)
+    with pytest.raises(ConfigError, match=r"pieces=3 and drop_connect_rate=0\.5 do not go"):
+        mlp(10, pieces=3, drop_connect_rate=0.5)
+
+
 def test_a_config_names_a_model_and_its_options():
     config = ExperimentConfig(model=ModelSpec(name="mlp", options={"hidden": [4, 5]}))
     assert make_model(config, 3) == mlp(3, hidden=(4, 5))
