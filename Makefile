@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# A process a core, each of which holds some GiB.
+PYTEST := $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: train test test-parity test-slow check bench clean
 
@@ -9,13 +11,13 @@ train: $(VENV)/.base
 	$(VENV)/bin/cnn-lab train --config=experiments/digits/lenet5.py
 
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-parity: $(VENV)/.parity
-	$(VENV)/bin/python -m pytest tests/transfer/test_parity.py tests/transfer/test_weight_files.py
+	$(PYTEST) tests/transfer/test_parity.py tests/transfer/test_weight_files.py
 
 test-slow: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .

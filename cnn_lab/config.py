@@ -21,6 +21,7 @@ from cnn_lab.core.ranges import (
 from cnn_lab.core.typed import Node
 
 RUNTIME = {"runtime": True}
+NO_DATA = "none"  # the name of the data of a run whose weights came from elsewhere
 Seed = Annotated[int, Range(least=0, below=2**32)]
 
 

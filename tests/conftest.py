@@ -1,5 +1,6 @@
 """JAX made strict for every test: what is only tolerated elsewhere fails here."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -7,10 +8,33 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import jax
 import pytest
 from absl import flags
+from strict import leftovers
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
+
+# Small programs, many of them: compiling costs more than these tests compute.
+QUICKLY_COMPILED = {"analysis", "layers", "models", "optim", "test_experiments"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs(request: pytest.FixtureRequest):
+    """Compiles as the module needs it, and forgets its programs, of which thousands pile up."""
+    quickly = not QUICKLY_COMPILED.isdisjoint({request.path.parent.name, request.path.stem})
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _collected(request: pytest.FixtureRequest):
+    """Leftovers go in the test that they are of, not in the one that happens to collect them."""
+    yield
+    if leftovers.mark in request.node.iter_markers("filterwarnings"):
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from absl import logging
 from PIL import Image
+from strict import leftovers
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
@@ -620,10 +621,6 @@ def test_no_validation_to_evaluate(refused, accepted, tmp_path: Path):
     )
     sentence = refused("evaluate", f"--workdir={tmp_path}/tiny")
     assert sentence.endswith("evaluate --split=train.")
-
-
-# Orbax leaves a thread of a failed restore behind, which Python mentions when it is collected.
-leftovers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @leftovers

@@ -6,6 +6,7 @@ transposed convolution counts every weight once for each pixel of its input. Whe
 applied several times, as in a recurrent net, every time counts.
 """
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from cnn_lab.analysis.walk import Scope, walk
 from cnn_lab.core import trees
 from cnn_lab.core.shapes import Tree
 from cnn_lab.layers.convolution import as_asked
+from cnn_lab.layers.scopes import is_call
 
 # Scopes of functions that are layers of their own in a table; their products are no weights'.
 POOLINGS = frozenset(
@@ -91,12 +93,13 @@ class _Tally:
     field: Field | None = None
 
 
-def cost_of(module: nn.Module, input_shape: Sequence[int]) -> Cost:
-    """Traces a model in evaluation on one example, and adds up.
+def cost_of(module: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> Cost:
+    """Traces a model on one example, and adds up.
 
     Args:
         module: called with inputs [1 *input_shape] and `train`.
         input_shape: (*space, c) of one example.
+        train: as in training, with the auxiliary heads; the pass forward alone.
     """
     modules = _Modules()
     inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
@@ -105,8 +108,15 @@ def cost_of(module: nn.Module, input_shape: Sequence[int]) -> Cost:
             variables = jax.eval_shape(
                 lambda x: module.init(jax.random.key(0), x, train=False), inputs
             )
+
+        def forward(variables: Tree, x: jax.Array) -> Any:
+            if not train:
+                return module.apply(variables, x, train=False)
+            rngs, changing = {"dropout": jax.random.key(0)}, [*variables.keys() - {"params"}]
+            return module.apply(variables, x, train=True, rngs=rngs, mutable=changing)
+
         with nn.intercept_methods(modules.note):
-            traced = jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(variables, inputs)
+            traced = jax.make_jaxpr(forward)(variables, inputs)
     fields: list[Field | None] = [None] * len(traced.jaxpr.invars)
     fields[-1] = field_of_images(len(input_shape) - 1)
     owned = _owned(variables["params"])
@@ -125,17 +135,13 @@ def _tallies(
 ) -> dict[tuple[Scope, str, int], _Tally]:
     """What each layer costs: by path, function within it, and which call of the function."""
     tallies: dict[tuple[Scope, str, int], _Tally] = {}
-    calls: dict[tuple[Scope, str], int] = {}
-    before: tuple[Scope, str] = ((), "")
+    calls: collections.Counter[tuple[Scope, str]] = collections.Counter()
 
     def visit(scope: Scope, equation: Any, times: int, outputs: list[Field | None]) -> None:
-        nonlocal before
         path, function = modules.locate(scope)
-        if function and (path, function) != before:
-            calls[path, function] = calls.get((path, function), -1) + 1
-        before = (path, function)
+        calls[path, function] += bool(function) and is_call(equation, function)
         macs = 0 if function else macs_of(equation) * times
-        key = (path, function, calls.get(before, 0) if function else 0)
+        key = (path, function, calls[path, function])
         if not (macs or function or path in owned or key in tallies):
             return
         tally = tallies.setdefault(key, _Tally(function or modules.kind(path)))

@@ -18,6 +18,7 @@ RIGHT = (False, False, False, True, True, True, True, True)
 
 def cost_text(
     cost: Cost,
+    training: Cost,
     batch_size: int,
     dtype: str,
     price_per_kwh: float,
@@ -26,7 +27,8 @@ def cost_text(
     """The lines of a table of layers, totals, memory and energy.
 
     Args:
-        cost: of a model.
+        cost: of a model in evaluation.
+        training: of its pass forward in training.
         batch_size: examples per training step.
         dtype: of the computation, which says what arithmetic takes.
         price_per_kwh: money per kilowatt-hour.
@@ -36,20 +38,21 @@ def cost_text(
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [_line(row, widths) for row in rows]
     table.insert(1, "-" * len(table[0]))
-    memory = training_memory(cost.variables, cost.activation_bytes, batch_size)
+    memory = training_memory(cost.variables, training.activation_bytes, batch_size)
     joules = picojoules_per_mac or PICOJOULES_PER_MAC[dtype]
     source = "as --picojoules_per_mac says"
     if picojoules_per_mac is None:
         source = f"{dtype}; Horowitz 2014, ISSCC, 45 nm; data movement left out"
+    more = "as many" if training.macs == cost.macs else "those with the layers that only train"
     lines = [
         *table,
         "",
         f"parameters   {cost.num_parameters:,} = {human_bytes(memory.parameters)}",
         f"inference    {cost.macs:,} MACs = {human_count(2 * cost.macs)}FLOPs an image "
         "(2 a MAC; convolutions and dense products)",
-        f"training     {human_count(2 * TRAINING_PASSES * cost.macs)}FLOPs an image "
-        f"({TRAINING_PASSES} times as many: forward and two gradients)",
-        f"activations  {human_bytes(cost.activation_bytes)} an image, "
+        f"training     {human_count(2 * TRAINING_PASSES * training.macs)}FLOPs an image "
+        f"({TRAINING_PASSES} times {more}: forward and two gradients)",
+        f"activations  {human_bytes(training.activation_bytes)} an image, "
         f"{human_bytes(memory.activations)} in a batch of {batch_size} (outputs of the layers "
         "above, kept for the gradients)",
     ]
@@ -60,8 +63,8 @@ def cost_text(
             f"gradients, {human_bytes(slots)} optimizer, {human_bytes(memory.statistics)} "
             f"statistics, {human_bytes(memory.activations)} activations"
         )
-    for what, passes in (("inference", 1), ("training", TRAINING_PASSES)):
-        kwh = energy_kwh(IMAGES * passes * cost.macs, joules)
+    for what, macs in (("inference", cost.macs), ("training", TRAINING_PASSES * training.macs)):
+        kwh = energy_kwh(IMAGES * macs, joules)
         lines.append(
             f"energy       {kwh:.3g} kWh = {kwh * price_per_kwh:.3g} in money for {what} on "
             f"{IMAGES:,} images"
@@ -94,7 +97,7 @@ def _row(layer: Layer) -> Sequence[str]:
     )
 
 
-def _side(sizes: Sequence[float]) -> str:
+def _side(sizes: Sequence[int] | Sequence[float]) -> str:
     """One number where all axes agree, else one each: 3 or 1x3."""
     return "x".join(f"{size:g}" for size in (sizes[:1] if len({*sizes}) == 1 else sizes))
 

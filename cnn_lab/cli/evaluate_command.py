@@ -16,7 +16,7 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.config import ExperimentConfig
+from cnn_lab.config import NO_DATA, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import counted
 
@@ -54,7 +54,13 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.train.workdir import count_test_opening, read_config, read_record
 
     workdir = Path(values.workdir)
-    batch_size = values.batch_size or read_config(workdir).evaluate.batch_size
+    config = read_config(workdir)
+    if config.data.name == NO_DATA:
+        raise ConfigError(
+            f"The weights in {workdir} were imported, and no data set belongs to them; classify "
+            f"images by cnn-lab predict --workdir={workdir} IMAGE..."
+        )
+    batch_size = values.batch_size or config.evaluate.batch_size
     mesh = make_mesh(choose_num_devices(batch_size, None))
     trained = open_trained(workdir, values.checkpoint, replicated(mesh))
     config, network = trained.config, trained.network

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_lab.build import Network, resolve_names
-from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig
+from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelSpec, OptimConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.refusals import refusals_told
@@ -30,7 +30,7 @@ def config_of(name: str, options: dict[str, Any], network: Network) -> Experimen
     height, width, channels = network.image_shape
     assert channels in (1, 3)
     data = DataConfig(
-        name="none",
+        name=NO_DATA,
         image_size=(height, width),
         channels=channels,
         mean=network.preprocess.mean,

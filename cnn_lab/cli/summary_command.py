@@ -66,10 +66,14 @@ def main(invocation: Invocation) -> int:
         entry.image_shape if values.input is None else parse_shape(values.input, entry.image_shape)
     )
     num_classes = values.num_classes or entry.num_classes
-    cost = cost_of(entry.make(num_classes, **options), shape)
+    model = entry.make(num_classes, **options)
+    cost = training = cost_of(model, shape)
+    if any(layer.output_shape is None for layer in cost.layers):
+        training = cost_of(model, shape, train=True)
     dtype = options.get("dtype", "float32")
     title = f"{values.model}: {entry.title}; {entry.paper}"
     lines = [title, f"input {'x'.join(map(str, shape))}, {num_classes} classes, {dtype}", ""]
-    lines += cost_text(cost, values.batch, dtype, values.price_per_kwh, values.picojoules_per_mac)
+    prices = values.price_per_kwh, values.picojoules_per_mac
+    lines += cost_text(cost, training, values.batch, dtype, *prices)
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Key
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -31,11 +32,19 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "..."], *, train: bool) -> Float[Array, "..."]:
         """Drops values of `x` in training; needs the random stream `dropout` then."""
-        if not train or self.rate == 0:
+        share = share_kept(self.rate)
+        if not train or share == 1:
             return x
         bits = random_bits(self.make_rng("dropout"), x.shape)
         kept = bits >= jnp.uint32(round(self.rate * 2**32))
-        return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
+        return jnp.where(kept, x / share, jnp.zeros((), x.dtype))
+
+
+def share_kept(rate: float) -> float:
+    """1 - rate, or a `ConfigError` where a rate is not in [0, 1)."""
+    if not 0 <= rate < 1:
+        raise ConfigError(f"A rate of dropping must be at least 0 and below 1; found {rate}.")
+    return 1 - rate
 
 
 def random_bits(key: Key, shape: tuple[int, ...]) -> UInt32[Array, "..."]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Images, Key, Maps
 from cnn_lab.layers.convolution import NHWC, conv_general_dilated
-from cnn_lab.layers.dropout import random_bits
+from cnn_lab.layers.dropout import random_bits, share_kept
 from cnn_lab.layers.windows import Size, per_axis
 
 
@@ -31,10 +31,11 @@ class DropPath(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."], *, train: bool) -> Float[Array, "n ..."]:
         """Drops branches `x` in training."""
-        if not train or self.rate == 0:
+        share = share_kept(self.rate)
+        if not train or share == 1:
             return x
         shape = (x.shape[0], *(1,) * (x.ndim - 1))
-        return _masked(x, keep(self.make_rng("dropout"), shape, 1 - self.rate), 1 - self.rate)
+        return _masked(x, keep(self.make_rng("dropout"), shape, share), share)
 
 
 class DropConnect(nn.Module):
@@ -60,9 +61,10 @@ class DropConnect(nn.Module):
         """Maps [... d] to [... features]."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        if train and self.rate:
-            kept = keep(self.make_rng("dropout"), kernel.shape, 1 - self.rate)
-            kernel = _masked(kernel, kept, 1 - self.rate)
+        share = share_kept(self.rate)
+        if train and share < 1:
+            kept = keep(self.make_rng("dropout"), kernel.shape, share)
+            kernel = _masked(kernel, kept, share)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x @ kernel + bias.reshape(*(1,) * (x.ndim - 1), -1)
 
@@ -94,9 +96,10 @@ class DropConnectConv(nn.Module):
         sides = per_axis(self.kernel_size, 2, "kernel_size")
         kernel = self.param("kernel", self.kernel_init, (*sides, images.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        if train and self.rate:
-            kept = keep(self.make_rng("dropout"), kernel.shape, 1 - self.rate)
-            kernel = _masked(kernel, kept, 1 - self.rate)
+        share = share_kept(self.rate)
+        if train and share < 1:
+            kept = keep(self.make_rng("dropout"), kernel.shape, share)
+            kernel = _masked(kernel, kept, share)
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         padding = self.padding
         if isinstance(padding, int):
@@ -121,7 +124,7 @@ class DropBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], *, train: bool) -> Float[Array, "n h w c"]:
         """Drops regions of `x` in training and scales each channel by what stayed of the batch."""
-        if not train or self.rate == 0:
+        if not train or share_kept(self.rate) == 1:
             return x
         height, width = x.shape[1:3]
         size = self.block_size

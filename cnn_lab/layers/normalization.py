@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cnn_lab.layers.scopes import as_layer
+
 # With `use_fast_variance` the variance is E[x^2] - E[x]^2, which cancels: inputs of mean 1e4 and
 # deviation 1 come out with a deviation of 279. Under a jitted step whose batch is sharded the
 # statistics are those of the whole batch, so that they do not depend on the number of devices.
@@ -44,7 +46,7 @@ class GroupNorm(nn.Module):
         return (y * scale.reshape(last) + bias.reshape(last)).astype(self.dtype)
 
 
-@jax.named_scope("local_response_norm")
+@as_layer
 def local_response_norm(
     x: Float[Array, "*n c"],
     size: int = 5,

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.scopes import as_layer
 from cnn_lab.layers.windows import Size, Windows, per_axis
 
 LARGEST_TILE = 16  # pixels; the gradient compares them one by one
@@ -23,7 +24,7 @@ Maps = Float[Array, "n *space c"]
 Pooled = Float[Array, "n *pooled c"]
 
 
-@jax.named_scope("max_pool")
+@as_layer
 def max_pool(
     maps: Maps,
     window: Size,
@@ -62,7 +63,7 @@ def max_pool(
     )
 
 
-@jax.named_scope("average_pool")
+@as_layer
 def average_pool(
     maps: Maps,
     window: Size,
@@ -95,7 +96,7 @@ def average_pool(
     return (_window_sum(maps, windows) / counted).astype(maps.dtype)
 
 
-@jax.named_scope("lp_pool")
+@as_layer
 def lp_pool(maps: Maps, window: Size, strides: Size | None = None, *, power: float = 2.0) -> Pooled:
     """The L_p norm of each window, between the sum of magnitudes (1) and their maximum (infinity).
 
@@ -123,7 +124,7 @@ def lp_pool(maps: Maps, window: Size, strides: Size | None = None, *, power: flo
     return norms.astype(maps.dtype)
 
 
-@jax.named_scope("stochastic_pool")
+@as_layer
 def stochastic_pool(maps: Maps, window: Size, key: jax.Array | None = None) -> Pooled:
     """One value of each window, drawn in proportion to its size (Zeiler & Fergus 2013,
     arXiv:1301.3557).
@@ -147,7 +148,7 @@ def stochastic_pool(maps: Maps, window: Size, key: jax.Array | None = None) -> P
     return jnp.take_along_axis(tiles, drawn[..., None], -1)[..., 0]
 
 
-@jax.named_scope("adaptive_average_pool")
+@as_layer
 def adaptive_average_pool(maps: Maps, size: Size) -> Pooled:
     """Means of a fixed number of windows that cover the map, whatever its size.
 
@@ -178,13 +179,13 @@ def adaptive_average_pool(maps: Maps, size: Size) -> Pooled:
     return maps
 
 
-@jax.named_scope("global_average_pool")
+@as_layer
 def global_average_pool(maps: Maps) -> Float[Array, "n c"]:
     """Mean of each whole map: [n *space c] to [n c] (Lin, Chen, Yan 2013, arXiv:1312.4400)."""
     return maps.mean(range(1, maps.ndim - 1))
 
 
-@jax.named_scope("global_max_pool")
+@as_layer
 def global_max_pool(maps: Maps) -> Float[Array, "n c"]:
     """Maximum of each whole map: [n *space c] to [n c].
 
@@ -195,7 +196,7 @@ def global_max_pool(maps: Maps) -> Float[Array, "n c"]:
     return jnp.take_along_axis(pixels, winner, 1)[:, 0]
 
 
-@jax.named_scope("maxout")
+@as_layer
 def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
     """Maximum over groups of `pieces` neighbouring channels (Goodfellow et al. 2013,
     arXiv:1302.4389).

@@ -137,7 +137,8 @@ class ConvTranspose(nn.Module):
         output_padding: pixels added at the far side, below the stride or the dilation.
         dilation: pixels of the result between weights.
         use_bias: whether a bias is added.
-        kernel_init: initialiser.
+        kernel_init: initialiser. Where patches lie side by side, the fan-in is the number of
+            channels: no more weights meet in a value of the result.
         dtype: of the computation.
     """  # noqa: D205 - a citation
 
@@ -173,12 +174,14 @@ class ConvTranspose(nn.Module):
                 f"A transposed convolution with padding {times(padding)} leaves no pixel of a map "
                 f"of {times(maps.shape[1:-1])}; lower the padding."
             )
-        kernel = self.param("kernel", self.kernel_init, (*sides, maps.shape[-1], self.features))
+        is_tiling = _is_tiling(sides, strides, (*padding, *extra), dilation)
+        init = _of_patches(self.kernel_init) if is_tiling else self.kernel_init
+        kernel = self.param("kernel", init, (*sides, maps.shape[-1], self.features))
         bias = (
             self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         )
         maps, kernel, bias = promote_dtype(maps, kernel, bias, dtype=self.dtype)
-        if _is_tiling(sides, strides, (*padding, *extra), dilation):
+        if is_tiling:
             y = _side_by_side(maps, kernel)
             return y if bias is None else y + bias.reshape(*(1,) * (axes + 1), -1)
         space = "DHW"[-axes:]
@@ -196,6 +199,17 @@ class ConvTranspose(nn.Module):
 
 def _is_tiling(sides, strides, added, dilation) -> bool:
     return sides == strides and not any(added) and set(dilation) == {1}
+
+
+def _of_patches(init: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """Draws a kernel [*kernel c f] as that of the dense product that makes patches of pixels."""
+
+    def draw(key, shape, dtype=jnp.float32):
+        *sides, channels, features = shape
+        dense = init(key, (channels, math.prod(sides) * features), dtype)
+        return jnp.moveaxis(dense.reshape(channels, *sides, features), 0, -2)
+
+    return draw
 
 
 def _side_by_side(maps, kernel):

@@ -62,7 +62,7 @@ class Windows:
             if length + 2 * pad < side:
                 raise ConfigError(
                     f"A pooling window of {times(sides)} does not fit a map of {times(shape)}: the "
-                    "image is too small for this model; use larger images or set data.image_size."
+                    "image is too small for this model; set data.image_size, data.pad or --input."
                 )
         return windows
 

@@ -17,7 +17,7 @@ def require_size(images: Images, least: int, model: str, instead: str = "") -> N
     if min(height, width) < least:
         raise ConfigError(
             f"{model} takes images of at least {least}x{least} pixels; found {height}x{width}; set "
-            f"data.image_size or data.pad{instead}."
+            f"data.image_size, data.pad or --input{instead}."
         )
 
 
@@ -36,5 +36,5 @@ def require_multiple(images: Images, divisor: int, model: str) -> None:
         sizes = larger if min(height, width) < divisor else f"{smaller} or {larger}"
         raise ConfigError(
             f"{model} takes images whose sides are multiples of {divisor}; found {height}x{width}; "
-            f"bring them to {sizes} by data.image_size or data.pad."
+            f"bring them to {sizes} by data.image_size, data.pad or --input."
         )

@@ -21,6 +21,7 @@ from cnn_lab.models.heads import Classifier, DenseHead
 from cnn_lab.models.sizes import require_size
 
 Pooling = Literal["max", "average"]
+Stem = Literal["large", "small"]
 
 
 class VGGBackbone(nn.Module):
@@ -31,6 +32,7 @@ class VGGBackbone(nn.Module):
         batch_norm: whether batch normalisation follows each convolution.
         width: channels of the first stage, doubled up to the fourth.
         pooling: `max`, or `average` as for style transfer.
+        stem: `small` pools the rows and columns that are left over at the edges, too.
         style: activation, initialisers and dtype.
     """
 
@@ -38,12 +40,15 @@ class VGGBackbone(nn.Module):
     batch_norm: bool = False
     width: int = 64
     pooling: Pooling = "max"
+    stem: Stem = "large"
     style: Style = Style(kernel_init="he_normal_fan_out", dense_init="he_normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1_1` to `conv5_4`, activated, and `pool5`."""
-        require_size(images, 2 ** len(self.depths), "a VGG net")
+        small = self.stem == "small"
+        least = 2 ** (len(self.depths) - 1) + 1 if small else 2 ** len(self.depths)
+        require_size(images, least, "a VGG net", "" if small else ", or model.options.stem=small")
         style, maps, x = self.style, {}, images
         pool = max_pool if self.pooling == "max" else average_pool
         for stage, depth in enumerate(self.depths, start=1):
@@ -53,7 +58,7 @@ class VGGBackbone(nn.Module):
                 if self.batch_norm:
                     x = style.norm(train=train, name=f"bn{stage}_{number}")(x)
                 x = maps[f"conv{stage}_{number}"] = style.act(x)
-            x = pool(x, 2)
+            x = pool(x, 2, ceil_mode=small)
         return {**maps, f"pool{len(self.depths)}": x}
 
 
@@ -64,6 +69,7 @@ def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
         hidden: tuple[Count, ...] = (4096, 4096),
         pooled_size: Count = 7,
         pooling: Pooling = "max",
+        stem: Stem = "large",
         activation: str = "relu",
         kernel_init: str = "he_normal_fan_out",
         dropout_rate: ProperFraction = 0.5,
@@ -71,8 +77,8 @@ def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
     ) -> Classifier:
         """A VGG net.
 
-        Images of 32 pixels leave one pixel for the dense layers: there, set `pooled_size=1` and
-        narrower hidden layers, such as `hidden=(512,)`.
+        Images of 28 and 32 pixels leave one pixel for the dense layers: there, set `stem=small`,
+        `pooled_size=1` and narrower hidden layers, such as `hidden=512,`.
 
         Args:
             num_classes: k.
@@ -81,13 +87,15 @@ def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
             pooled_size: side in pixels of the map that the dense layers read, a 32nd of the
                 image's; maps of other sizes are averaged to it, or repeated.
             pooling: `max`, or `average` as for style transfer.
+            stem: `small` pools the rows and columns that are left over at the edges, too, so that
+                17 pixels are enough; of 32 it makes what `large` makes.
             activation: name of the activation.
             kernel_init: name of the initialiser of convolutions.
             dropout_rate: share of each hidden layer's values dropped in training.
             dtype: of the computation.
         """
         style = Style(activation, kernel_init, "he_normal", dtype)
-        backbone = VGGBackbone(width=width, pooling=pooling, style=style, **fixed)
+        backbone = VGGBackbone(width=width, pooling=pooling, stem=stem, style=style, **fixed)
         head = DenseHead(
             num_classes,
             tuple(hidden),

@@ -73,7 +73,7 @@ def test_every_layer_counted_by_hand():
     assert [layer.kind for layer in cost.layers if not layer.path] == [
         *("max_pool", "max_pool", "adaptive_average_pool"),
     ]
-    assert layers["conv"] == Layer("conv", "Conv", (8, 8, 6), 168, 10_368, (3, 3), (2, 2), 1536)
+    assert layers["conv"] == Layer("conv", "Conv", (8, 8, 6), 168, 10_368, (3, 3), (2.0, 2.0), 1536)
     assert layers["grouped"].receptive_field == (3, 7)
     assert layers["half"].activation_bytes == 225 * 2 * 2  # bfloat16
     assert layers["spread"].output_shape == (15, 15, 4)

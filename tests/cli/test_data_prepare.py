@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from strict import leftovers
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
@@ -65,7 +66,7 @@ def test_a_file_cut_short_is_noticed(prepare, shard: Path):
     assert damaged(errors, shard.parent)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the reader's own
+@leftovers
 def test_a_file_cut_short_is_noticed_without_a_manifest(prepare, shard: Path):
     (shard.parent / MANIFEST_FILE).unlink()
     assert prepare()[0] == 0

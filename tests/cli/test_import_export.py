@@ -61,7 +61,7 @@ def succeed(*arguments) -> str:
     return done.stdout
 
 
-def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors):
+def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, refused):
     out, back, image = (tmp_path / name for name in ("run", "back.safetensors", "image.png"))
     (tmp_path / "names.txt").write_text("cat\ndog\n\nfox\n", encoding="utf-8")
     flags = ["--mean=0.5,0.4,0.3", "--std=0.2,0.2,0.1", f"--class_names={tmp_path / 'names.txt'}"]
@@ -85,6 +85,10 @@ def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors):
     assert config["model"] == {"name": "resnet20", "options": {"width": 4}}
     assert config["data"]["mean"] == [0.5, 0.4, 0.3]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert "no data set belongs to them; classify images by" in refused(
+        "evaluate", f"--workdir={out}"
+    )
+    assert "to which no data set belongs" in refused("train", f"--config={out / 'config.json'}")
 
 
 def test_other_names_and_another_head_are_taken_on_request(tmp_path, tensors):

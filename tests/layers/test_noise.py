@@ -1,5 +1,6 @@
 """Shares, expectations and gradients of random removal; nothing in evaluation."""
 
+import math
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.noise import DropBlock, DropConnect, DropConnectConv, DropPath, keep
 
 KEY = jax.random.key(0)
@@ -51,6 +53,15 @@ def test_the_same_key_draws_the_same_and_another_does_not(name):
     first, again, other = (apply(module, variables, x, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, math.nan])
+@pytest.mark.parametrize("name", [*MODULES, "dropout"])
+def test_a_rate_that_leaves_nothing_or_is_none_is_refused(name, rate):
+    module, x = {**MODULES, "dropout": Dropout(0.5)}[name], jnp.ones((3, 6, 6, 2))
+    variables = module.init(KEY, x, train=False)
+    with pytest.raises(ConfigError, match=rf"at least 0 and below 1; found {rate}\."):
+        apply(module.clone(rate=rate), variables, x)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

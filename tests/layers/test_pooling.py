@@ -115,7 +115,7 @@ def test_the_gradient_equals_autodiff_of_a_windowed_reduction(name, window):
 def test_a_window_larger_than_the_map_is_refused(name, shape):
     text = (
         f"A pooling window of 4x4 does not fit a map of {shape[0]}x{shape[1]}: the image is too "
-        "small for this model; use larger images or set data.image_size."
+        "small for this model; set data.image_size, data.pad or --input."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         POOLINGS[name](jnp.ones((1, *shape, 2)), 4)

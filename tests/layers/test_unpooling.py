@@ -13,6 +13,7 @@ from jax import lax
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers import unpooling
+from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.layers.unpooling import (
     ConvTranspose,
@@ -180,6 +181,14 @@ def test_one_kernel_per_pixel_by_hand():
     found = module.apply(variables, jnp.asarray([1.0, 10])[None, :, None])
     assert isinstance(found, jax.Array)
     assert found.ravel().tolist() == [1, 2, 3 + 10, 20, 30]  # not flipped
+
+
+@pytest.mark.parametrize(("init", "gain"), [("he_normal", 2), ("glorot_uniform", 2 / (1 + 4))])
+def test_patches_side_by_side_are_drawn_by_the_weights_that_meet_in_a_pixel(init, gain):
+    module = ConvTranspose(256, 2, 2, kernel_init=initializer(init))
+    maps, _ = module.init_with_output(jax.random.key(0), normal(4, 4, 4, 256))
+    assert isinstance(maps, jax.Array)
+    assert float(jnp.square(maps).mean()) == pytest.approx(gain, rel=0.1)
 
 
 def test_parameters_stay_float32_in_bfloat16():

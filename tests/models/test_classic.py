@@ -104,6 +104,12 @@ def test_a_vgg_for_small_images_has_a_narrow_head():
     assert trees.count(shapes) - trees.count(head) == 9_220_480
 
 
+def test_a_small_stem_halves_odd_maps_upwards():
+    sides = [side for side, _ in sides_of("vgg11", 28, stem="small").values()]
+    assert list(dict.fromkeys(sides)) == [28, 14, 7, 4, 2, 1]
+    assert sides_of("vgg11", 32, stem="small") == sides_of("vgg11", 32)
+
+
 def test_vgg_pools_by_maxima_or_means():
     module, variables, images = started("vgg11", 32, width=2, hidden=(4,), pooled_size=1)
     means: Any = MODELS["vgg11"].make(10, width=2, hidden=(4,), pooled_size=1, pooling="average")
@@ -274,6 +280,7 @@ SMALLEST = [
     ("alexnet_grouped", "AlexNet", {"stem_padding": 0}, 67),
     ("alexnet", "AlexNet", {"stem": "small"}, 15),
     ("vgg16", "a VGG net", {}, 32),
+    ("vgg16", "a VGG net", {"stem": "small"}, 17),
     ("googlenet", "GoogLeNet", {}, 31),
     ("googlenet", "GoogLeNet", {"stem": "small"}, 8),
     ("inception_v3", "Inception v3", {}, 75),
@@ -290,8 +297,8 @@ def test_images_below_the_smallest_side_are_refused(name, title, options, least)
     found = (
         f"{title} takes images of at least {least}x{least} pixels; found {least - 1}x{least - 1}"
     )
-    fix = "; set data.image_size or data.pad"
-    if name != "vgg16" and "stem" not in options:
+    fix = "; set data.image_size, data.pad or --input"
+    if "stem" not in options:
         fix += ", or model.options.stem=small"
     with pytest.raises(ConfigError, match=re.escape(found + fix + ".")):
         sides_of(name, least - 1, **options)

@@ -201,11 +201,12 @@ def test_a_pixel_of_unet_sees_its_surroundings_and_no_more():
     ("make", "side", "text"),
     [
         (lambda: unet(2), 572, "unet takes images whose sides are multiples of 16; found 572x572; "
-         "bring them to 560x560 or 576x576 by data.image_size or data.pad."),
-        (lambda: unet(2), 12, "found 12x12; bring them to 16x16 by data.image_size or data.pad."),
+         "bring them to 560x560 or 576x576 by data.image_size, data.pad or --input."),
+        (lambda: unet(2), 12, "found 12x12; bring them to 16x16 by data.image_size, data.pad or "
+         "--input."),
         (lambda: conv_autoencoder(10, (4, 4, 4)), 28, "conv_autoencoder takes images whose sides "
-         "are multiples of 8; found 28x28; bring them to 24x24 or 32x32 by data.image_size or "
-         "data.pad."),
+         "are multiples of 8; found 28x28; bring them to 24x24 or 32x32 by data.image_size, "
+         "data.pad or --input."),
     ],
 )  # fmt: skip
 def test_sides_that_cannot_be_halved_are_refused(make, side, text):

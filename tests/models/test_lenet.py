@@ -131,7 +131,7 @@ def test_dropout_acts_on_f6_in_training_only():
 def test_images_below_16_pixels_are_refused(height, width):
     text = (
         f"lenet5 takes images of at least 16x16 pixels; found {height}x{width}; set "
-        "data.image_size or data.pad."
+        "data.image_size, data.pad or --input."
     )
     with pytest.raises(ConfigError, match=re.escape(text)):
         params_of((height, width, 1))

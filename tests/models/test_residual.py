@@ -100,16 +100,16 @@ def test_what_needs_shortcuts_is_refused_without_them(option):
     ("make", "least", "hint"),
     [
         (resnet.ENTRIES["resnet18"].make, 32, ", or model.options.stem=small."),
-        (cifar_resnet.ENTRIES["resnet20"].make, 4, "data.pad."),
-        (wide_resnet.wide_resnet28_10, 4, "data.pad."),
+        (cifar_resnet.ENTRIES["resnet20"].make, 4, "--input."),
+        (wide_resnet.wide_resnet28_10, 4, "--input."),
         (densenet.ENTRIES["densenet121"].make, 29, ", or model.options.stem=small."),
-        (densenet.densenet_cifar, 4, "data.pad."),
+        (densenet.densenet_cifar, 4, "--input."),
     ],
 )
 def test_images_too_small_are_refused_and_the_smallest_taken(make, least, hint):
     maps = maps_of(make(10), (least, least + 1, 3))
     assert min(side for *space, _ in maps.values() for side in space) == 1
-    said = f"at least {least}x{least} pixels; found {least - 1}x64; set data.image_size or "
+    said = f"at least {least}x{least} pixels; found {least - 1}x64; set data.image_size, "
     with pytest.raises(ConfigError, match=rf"{re.escape(said)}.*{re.escape(hint)}(\n|$)"):
         shapes(make(10), (least - 1, 64, 3))
 

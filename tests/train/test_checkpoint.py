@@ -2,7 +2,6 @@
 
 import dataclasses
 import errno
-import gc
 import json
 import resource
 import shutil
@@ -12,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from strict import leftovers
 
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.shapes import Tree
@@ -20,17 +20,6 @@ from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
 from cnn_lab.train.mesh import make_mesh, replicated
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.storable import sharded_shapes
-
-# Orbax leaves a thread of a failed restore behind, which Python mentions when it is collected.
-leftovers = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def _collected(request: pytest.FixtureRequest):
-    """Leftovers go in the test that they are of, not in the one that happens to collect them."""
-    yield
-    if leftovers.mark in request.node.iter_markers("filterwarnings"):
-        gc.collect()
 
 
 def state_of(step: int, dtype=jnp.float32) -> TrainState:
