@@ -1,17 +1,24 @@
 """JAX made strict for every test: what is only tolerated elsewhere fails here."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# What several tests and their subprocesses compile is compiled once.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_lab_tests_")
 
 import jax
 import pytest
 from absl import flags
 from strict import leftovers
 
+atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 
 # Small programs, many of them: compiling costs more than these tests compute.

@@ -43,7 +43,18 @@ def test_the_stored_counts_are_of_the_models_that_there_are():
     assert {*MACS} == {*MODELS}, "run `python tests/analysis/test_model_costs.py`"
 
 
-@pytest.mark.parametrize("name", MODELS)
+def _of_every_file() -> dict[str, str]:
+    """The model with the fewest parameters by the file that it is in."""
+    largest_first = sorted(MODELS, key=lambda name: -MODELS[name].num_parameters)
+    return {MODELS[name].make.__module__: name for name in largest_first}
+
+
+FEW = {*_of_every_file().values()}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_the_stored_count_is_what_a_trace_finds(name):
     entry = MODELS[name]
     cost = cost_of(entry.make(entry.num_classes), entry.image_shape)
