@@ -80,7 +80,7 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 }
 # Threshold units are trained by squared error: the cross-entropy of zeros and ones says nothing.
 LOSSES = {"perceptron": "squared_error"}
-# A thousand layers take two minutes to trace; tests/models/test_residual.py counts them.
+# A thousand layers take minutes to trace with types checked; test_residual.py counts them.
 DEEP = {"resnet1202"}
 # Kernels that read the images, where there are several: one a gate, or a branch's and a shortcut's.
 FIRST_KERNELS = {"gru": 3, "lstm": 2 * 4, "tcn": 2}
