@@ -8,13 +8,17 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from cnn_lab.core.shapes import Labels, Logits, PerExample, Scalar
+from cnn_lab.core.shapes import Logits, PerExample, Scalar, Targets
 
 Pair = tuple[Scalar, Scalar]
 
 
-def accuracy(logits: Logits, labels: Labels) -> PerExample:
-    """1 where the largest logit is the label's, else 0 (the first one on ties)."""
+def accuracy(logits: Logits, targets: Targets) -> PerExample:
+    """1 where the largest logit is the label's, else 0 (the first one on ties).
+
+    The label of mixed classes is that of the largest share.
+    """
+    labels = jnp.argmax(targets, axis=-1) if targets.ndim == 2 else targets
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
 
 

@@ -1,13 +1,12 @@
 """Tasks: what turns a model's outputs and a batch into per-example losses and metrics."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
-from cnn_lab.core.errors import lookup
 from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.core.shapes import Logits, PerExample, Tree
-from cnn_lab.losses import LOSSES, Loss
+from cnn_lab.losses import Loss, make_loss
 from cnn_lab.metrics import accuracy
 
 
@@ -18,7 +17,7 @@ class Classification:
     The loss of auxiliary heads is added to that of the last one; metrics see the last one only.
 
     Attributes:
-        loss_function: per-example loss of (logits [n k], labels [n]).
+        loss_function: per-example loss of (logits [n k], targets [n] or [n k]).
         better: validation metrics, each with the direction that is better.
     """
 
@@ -47,9 +46,13 @@ class Classification:
         }
 
 
-def classification(loss: str) -> Classification:
-    """A classification task with the loss of that name."""
-    return Classification(lookup(LOSSES, loss, "loss"))
+def classification(
+    loss: str,
+    loss_options: Mapping[str, Any] | None = None,
+    class_weights: Sequence[float] | None = None,
+) -> Classification:
+    """A classification task with the loss of that name; see `cnn_lab.losses.make_loss`."""
+    return Classification(make_loss(loss, loss_options or {}, class_weights))
 
 
-TASKS: dict[str, Callable[[str], Classification]] = {"classification": classification}
+TASKS: dict[str, Callable[..., Classification]] = {"classification": classification}

@@ -13,6 +13,7 @@ Examples:
 """
 
 import ast
+import dataclasses
 import fnmatch
 import sys
 from collections.abc import Callable
@@ -44,8 +45,8 @@ def main(invocation: Invocation) -> int:
     rows = lookup(KINDS, kind, "kind of thing to list")()
     pattern = patterns[0] if patterns else "*"
     if pattern in rows and kind in DETAILED:
-        field, functions = DETAILED[kind]
-        sys.stdout.write(_details(field, pattern, rows[pattern], functions()[pattern]))
+        detailed = DETAILED[kind]
+        sys.stdout.write(_details(detailed, pattern, rows[pattern]))
         return 0
     kept = {name: text for name, text in rows.items() if fnmatch.fnmatch(name, pattern)}
     if not kept:
@@ -59,20 +60,19 @@ def main(invocation: Invocation) -> int:
     return 0
 
 
-def _details(field: str, name: str, row: str, function: Callable) -> str:
+def _details(detailed: "Detailed", name: str, row: str) -> str:
     """A name's line, its flag, and every option that its function declares."""
-    title = " ".join(row.split())
+    function, title = detailed.functions()[name], " ".join(row.split())
     summary = first_line(function)
     lines = [f"{name}: {title}", *([] if summary in title else [summary]), ""]
-    lines.append(f"  --{field}={name}")
+    lines.append(f"  --{detailed.field}={name}")
     options, meanings = declared_options(function), explained(function, "Args")
-    branch = field.replace(".name", ".options")
     for option, (annotation, default) in options.items():
         meaning = meanings.get(option, "")
         if option in NAMED_BY:
             listing = f"`cnn-lab list {NAMED_BY[option]}` names them."
             meaning = f"{meaning.rstrip('.')}; {listing}".lstrip("; ")
-        lines += entry(f"--{branch}.{option}", annotation, default, meaning)
+        lines += entry(f"--{detailed.options}.{option}", annotation, default, meaning)
     if not options:
         lines.append("  It has no options.")
     return "\n".join(lines) + "\n"
@@ -180,12 +180,28 @@ def _initializers() -> dict[str, str]:
     return MEANINGS
 
 
-# Kind to the field that takes its names, and the functions whose signatures declare options.
-DETAILED: dict[str, tuple[str, Callable[[], dict[str, Callable]]]] = {
-    "models": ("config.model.name", _make_functions),
-    "optimizers": ("config.optim.name", _optimizers),
-    "schedules": ("config.optim.schedule.name", _schedules),
-    "losses": ("config.task.loss", _losses),
+@dataclasses.dataclass(frozen=True)
+class Detailed:
+    """A kind whose members have options.
+
+    Attributes:
+        field: takes a name.
+        options: takes the options of that name.
+        functions: gives the functions whose signatures declare them.
+    """
+
+    field: str
+    options: str
+    functions: Callable[[], dict[str, Callable]]
+
+
+DETAILED = {
+    "models": Detailed("config.model.name", "config.model.options", _make_functions),
+    "optimizers": Detailed("config.optim.name", "config.optim.options", _optimizers),
+    "schedules": Detailed(
+        "config.optim.schedule.name", "config.optim.schedule.options", _schedules
+    ),
+    "losses": Detailed("config.task.loss", "config.task.loss_options", _losses),
 }
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,

@@ -10,7 +10,10 @@ from cnn_lab.core.typed import check_value
 
 
 def check_options(
-    function: Callable[..., Any], options: Mapping[str, Any], path: str
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    path: str,
+    chosen_by: str | None = None,
 ) -> dict[str, Any]:
     """Returns `options` if `function` declares each of them and each value fits.
 
@@ -18,6 +21,7 @@ def check_options(
         function: its parameters with a default are the options; their annotations say what fits.
         options: from a config.
         path: where they stand in the config, for messages.
+        chosen_by: the field that names the function; `name` beside the options by default.
 
     Raises:
         ConfigError: an option that is not declared (offers the nearest) or does not fit.
@@ -26,11 +30,11 @@ def check_options(
     checked = {}
     for name, value in options.items():
         if name not in declared:
-            owner = path.rpartition(".")[0]
+            field = chosen_by or f"{path.rpartition('.')[0]}.name"
             hint = suggest(name, declared).removesuffix(".")
             raise ConfigError(
                 f"{path}: {function.__name__} has no option {name!r}; {hint} (if "
-                f"{owner}.name was changed, the options of the old one are still set: "
+                f"{field} was changed, the options of the old one are still set: "
                 f"--{path}={{}} clears them)."
             )
         annotation, _ = declared[name]

@@ -12,6 +12,7 @@ Maps = Float[Array, "n rows columns d"]  # what becomes of images: other sides, 
 RawImages = UInt8[Array, "n h w c"]
 Labels = Int[Array, " n"]
 Logits = Float[Array, "n k"]
+Targets = Labels | Float[Array, "n k"]  # classes, or shares of classes that add up to 1
 PerExample = Float[Array, " n"]
 Scalar = Float[Array, ""]
 Key = PRNGKeyArray

@@ -22,7 +22,7 @@ from cnn_lab.core.options import declared_options
 from cnn_lab.core.typed import Node, check_value, node_in, override, parse_literal
 from cnn_lab.layers.initializers import INITIALIZERS
 
-NAMED = [(k, name) for k, (_, functions) in DETAILED.items() for name in functions()]
+NAMED = [(k, name) for k, detailed in DETAILED.items() for name in detailed.functions()]
 
 
 @pytest.fixture
@@ -69,14 +69,16 @@ def test_every_flag_as_it_is_listed_sets_the_default_again():
     config = ExperimentConfig()
     for path, _, default in leaves(ExperimentConfig):
         override(config, path, flag_text(default))
-    assert config.early_stopping is not None
-    config.early_stopping = None
+    assert None not in (config.early_stopping, config.average)
+    config.early_stopping = config.average = None
     assert config == ExperimentConfig()
 
 
 def test_every_option_as_it_is_listed_has_its_default():
     for kind, name in NAMED:
-        for option, (annotation, default) in declared_options(DETAILED[kind][1]()[name]).items():
+        for option, (annotation, default) in declared_options(
+            DETAILED[kind].functions()[name]
+        ).items():
             value = parse_literal(flag_text(default))
             assert check_value(value, annotation, f"{name}.{option}") == default
 
@@ -99,11 +101,11 @@ def test_help_config_of_one_field(say):
 @pytest.mark.parametrize(("kind", "name"), NAMED)
 def test_list_of_one_name_shows_every_option(say, kind: str, name: str):
     text = say("list", kind, name)
-    field, functions = DETAILED[kind]
-    assert f"  --{field}={name}\n" in text
-    options = declared_options(functions()[name])
+    detailed = DETAILED[kind]
+    assert f"  --{detailed.field}={name}\n" in text
+    options = declared_options(detailed.functions()[name])
     for option, (annotation, default) in options.items():
-        flag = f"--{field.rpartition('.')[0]}.options.{option}={flag_text(default)}"
+        flag = f"--{detailed.options}.{option}={flag_text(default)}"
         assert f"  {flag}  {describe(annotation)}\n" in text
     assert ("It has no options." in text) == (not options)
 

@@ -1,0 +1,72 @@
+"""The images: which, in which form, split how, fed by which pipeline, altered how."""
+
+import dataclasses
+from typing import Any, Literal
+
+from cnn_lab.config.fields import Seed, runtime
+from cnn_lab.core.ranges import Count, Fraction, Natural, Positive, ProperFraction
+from cnn_lab.core.typed import Node
+
+NO_DATA = "none"  # the name of the data of a run whose weights came from elsewhere
+
+
+@dataclasses.dataclass(kw_only=True)
+class AugmentConfig(Node):
+    """How training images are altered, anew at every step, inside the compiled step.
+
+    Attributes:
+        strength: one knob for a whole recipe.
+        recipe: as `cnn-lab list augmentations` shows it; None takes `strokes` for handwriting and
+            `photos` for all else.
+        options: single values that differ from the recipe's, such as `flip` or `mixup`;
+            `cnn-lab list augmentations NAME` shows them.
+    """
+
+    strength: Literal["none", "light", "heavy"] = "none"
+    recipe: str | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataConfig(Node):
+    """Which images, in which form, split how, fed by which pipeline.
+
+    Attributes:
+        name: a catalogue name (`mnist`), `folder:PATH`, `tfds:PATH` or `tfds:NAME`.
+        image_size: (height, width) that images are brought to; None keeps their own.
+        pad: rows and columns of black added on every side after resizing, in pixels.
+        channels: 1 or 3; None keeps the data's own.
+        mean: per-channel mean in [0, 1]; None measures the training split.
+        std: per-channel standard deviation; None measures the training split.
+        num_validation: examples held out of train, or taken from the data's own validation split
+            where there is one; None uses `validation_fraction`.
+        validation_fraction: share of train held out where the data have no validation split of
+            their own; 0 looks at no validation examples.
+        num_train: examples of train that are used, each class in proportion; None uses all.
+        sampling: `uniform` shows every training example once an epoch; `balanced` shows every class
+            equally often, the examples of small ones repeatedly and not all of large ones.
+        augment: how training images are altered.
+        split_seed: seed of these choices, apart from the training seed.
+        pipeline: `resident` keeps the whole data set on the devices, `streaming` decodes in
+            workers, `auto` decides by size.
+        resident_limit_mib: largest data set that `auto` keeps resident.
+        num_workers: decoding processes of the streaming pipeline; 0 decodes in threads.
+        data_dir: where prepared data sets live; None is the user's cache.
+    """
+
+    name: str = "digits"
+    image_size: tuple[Count, Count] | None = None
+    pad: Natural = 0
+    channels: Literal[1, 3] | None = None
+    mean: tuple[Fraction, ...] | None = None
+    std: tuple[Positive, ...] | None = None
+    num_validation: Natural | None = None
+    validation_fraction: ProperFraction = 0.1
+    num_train: Count | None = None
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    split_seed: Seed = 0
+    pipeline: Literal["auto", "resident", "streaming"] = runtime("auto")
+    resident_limit_mib: Natural = runtime(2048)
+    num_workers: Natural = runtime(0)
+    data_dir: str | None = runtime(None)

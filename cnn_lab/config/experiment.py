@@ -1,0 +1,149 @@
+"""A whole run: how long, when it is looked at and saved, on what."""
+
+import dataclasses
+
+from cnn_lab.config.data import DataConfig
+from cnn_lab.config.fields import RUNTIME, Seed, runtime
+from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
+from cnn_lab.core.ranges import Count, NonNegative
+from cnn_lab.core.typed import Node
+
+
+@dataclasses.dataclass(kw_only=True)
+class TrainConfig(Node):
+    """How long, and in which portions.
+
+    Attributes:
+        num_epochs: passes over the training split; an epoch is ceil(n / batch_size) steps.
+        batch_size: examples per step, over all devices.
+        num_micro_batches: parts of a batch whose gradients are taken one after the other and added
+            up, for batches that do not fit in memory at once.
+        rematerialise: recompute activations in the backward pass instead of keeping them: less
+            memory, some more time.
+        log_every_steps: steps between training rows in the metrics; None is once an epoch.
+        max_steps_per_dispatch: steps that one call of the compiled program may run.
+    """
+
+    num_epochs: Count = 10
+    batch_size: Count = 128
+    num_micro_batches: Count = 1
+    rematerialise: bool = runtime(False)
+    log_every_steps: Count | None = None
+    max_steps_per_dispatch: Count = runtime(128)
+
+
+@dataclasses.dataclass(kw_only=True)
+class EvaluateConfig(Node):
+    """When the validation split is looked at, and how much of it at a time.
+
+    Attributes:
+        every_epochs: epochs between evaluations; the last epoch is always evaluated.
+        batch_size: examples per step, over all devices; metrics do not depend on it.
+        weight_complexity: note the number, the absolute sum and the sum of squares of the kernels'
+            non-zero values with every evaluation.
+    """
+
+    every_epochs: Count = 1
+    batch_size: Count = runtime(500)
+    weight_complexity: bool = runtime(False)
+
+
+@dataclasses.dataclass(kw_only=True)
+class SelectionConfig(Node):
+    """What decides which weights are the best.
+
+    Attributes:
+        metric: a validation metric of the task, `accuracy` or `loss`.
+    """
+
+    metric: str = "accuracy"
+
+
+@dataclasses.dataclass(kw_only=True)
+class EarlyStoppingConfig(Node):
+    """When to give up: after `patience` checks in a row without an improvement over `min_delta`.
+
+    Attributes:
+        every_epochs: epochs between checks.
+        patience: checks in a row without improvement after which training stops; 1 stops at the
+            first check that is not better.
+        min_delta: smallest change of the selection metric that counts as an improvement.
+    """
+
+    every_epochs: Count = 1
+    patience: Count = 5
+    min_delta: NonNegative = 0.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class CheckpointConfig(Node):
+    """How often the state is saved between evaluations, and how many saves are kept.
+
+    Attributes:
+        every_steps: steps between saves; None saves at every evaluation only.
+        keep_latest: newest checkpoints kept, beside the best one.
+    """
+
+    every_steps: Count | None = None
+    keep_latest: Count = 2
+
+
+@dataclasses.dataclass(kw_only=True)
+class LogConfig(Node):
+    """Where metrics go besides the terminal and `metrics.jsonl`.
+
+    Attributes:
+        tensorboard: write event files.
+        wandb_project: project at Weights & Biases; None sends nothing.
+    """
+
+    tensorboard: bool = True
+    wandb_project: str | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class MeshConfig(Node):
+    """How the devices share the work.
+
+    Attributes:
+        num_devices: devices that share the batch; None takes as many as divide it well.
+    """
+
+    num_devices: Count | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class ExperimentConfig(Node):
+    """Everything that defines one run.
+
+    Attributes:
+        seed: of initial weights, order of examples, dropout and augmentation.
+        data: the images.
+        model: the network.
+        task: what is learned.
+        optim: how.
+        average: which average of the weights is evaluated and used; None uses the last weights.
+        train: how long.
+        evaluate: when validation is looked at.
+        selection: which weights are the best.
+        early_stopping: when to give up; None never does.
+        checkpoint: what is saved.
+        log: where metrics go.
+        mesh: the devices.
+    """
+
+    seed: Seed = 0
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
+    task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    average: AverageConfig | None = None
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    selection: SelectionConfig = dataclasses.field(default_factory=SelectionConfig)
+    early_stopping: EarlyStoppingConfig | None = None
+    checkpoint: CheckpointConfig = dataclasses.field(
+        default_factory=CheckpointConfig, metadata=RUNTIME
+    )
+    log: LogConfig = dataclasses.field(default_factory=LogConfig, metadata=RUNTIME)
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUNTIME)
