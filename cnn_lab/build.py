@@ -13,11 +13,8 @@ import optax
 from jax.sharding import Mesh
 
 from cnn_lab.config import DataConfig, ExperimentConfig
-from cnn_lab.config_rules import validate
-from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import counted
-from cnn_lab.core.options import check_options
-from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.data.assemble import (
     PipelineMaker,
     PlaceSplit,
@@ -31,14 +28,15 @@ from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.data.preprocess import Preprocess, padded_shape
 from cnn_lab.models.catalog import MODELS
-from cnn_lab.optim.optimizers import OPTIMIZERS
-from cnn_lab.optim.penalties import l2
-from cnn_lab.optim.schedules import SCHEDULES, make_schedule
-from cnn_lab.tasks import TASKS, Classification
+from cnn_lab.resolve import Named, class_weights, model_options, resolve_names, task_maker
+from cnn_lab.tasks import Classification
+from cnn_lab.train.averaging import Average
 from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.train.gradient import make_gradient
 from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated
+from cnn_lab.train.refit import MOST_BATCHES, STATISTICS, Refit
 from cnn_lab.train.state import TrainState, make_init
-from cnn_lab.train.step import Step, make_train_step, no_penalty
+from cnn_lab.train.step import Step, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Network:
         class_names: label to name.
         image_shape: (h, w, c) of stored images, before `preprocess`.
         preprocess: from stored pixels to the model's input.
+        class_weights: factors of the losses of each class, None without.
     """
 
     model: nn.Module
@@ -58,6 +57,7 @@ class Network:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     preprocess: Preprocess
+    class_weights: tuple[float, ...] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -67,6 +67,7 @@ class Network:
     def about(self) -> dict[str, Any]:
         """What travels with a checkpoint, as JSON values; `network_from_about` reads it back."""
         return {
+            "class_weights": self.class_weights,
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
             "preprocess": self.preprocess.to_json(),
@@ -82,6 +83,9 @@ class Experiment:
     mesh: Mesh
     train_pipeline: Pipeline
     validation_pipeline: Pipeline | None
+    refit_pipeline: Pipeline | None
+    named: Named
+    average: Average
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[int], float]
     step: Step
@@ -97,6 +101,11 @@ class Experiment:
         """ceil(training examples / batch size)."""
         return self.train_pipeline.order.steps_per_epoch
 
+    def pipelines(self) -> list[Pipeline]:
+        """All there are; to be closed at the end."""
+        found = (self.train_pipeline, self.validation_pipeline, self.refit_pipeline)
+        return [pipeline for pipeline in found if pipeline is not None]
+
     def state_shapes(self) -> TrainState:
         """Shapes of the state; nothing is computed."""
         return jax.eval_shape(self.init, jax.random.key(0))
@@ -107,55 +116,19 @@ class Experiment:
             return None
         return make_evaluator(self.network, self.validation_pipeline, self.mesh)
 
-
-@dataclasses.dataclass(frozen=True)
-class Named:
-    """What the names in a config stand for, beside the model: `make_model`.
-
-    Attributes:
-        make_schedule: (num_steps=...) -> (step -> learning rate).
-        make_optimizer: (learning_rate=...) -> optimizer.
-        task: losses and metrics.
-    """
-
-    make_schedule: Callable[..., optax.Schedule]
-    make_optimizer: Callable[..., optax.GradientTransformation]
-    task: Classification
-
-
-def resolve_names(config: ExperimentConfig) -> Named:
-    """Looks up every name in a config and checks every option; touches neither data nor devices.
-
-    Raises:
-        ConfigError: a name, option or combination of settings that cannot be.
-    """
-    validate(config)
-    _model_options(config)
-    optim, schedule = config.optim, config.optim.schedule
-    make_optimizer = lookup(OPTIMIZERS, optim.name, "optimizer")
-    optimizer_options = check_options(make_optimizer, optim.options, "config.optim.options")
-    schedule_options = check_options(
-        lookup(SCHEDULES, schedule.name, "schedule"),
-        schedule.options,
-        "config.optim.schedule.options",
-    )
-    task = lookup(TASKS, config.task.name, "task")(config.task.loss)
-    if config.selection.metric not in task.better:
-        raise ConfigError(
-            f"config.selection.metric is {config.selection.metric!r}, which the task does not "
-            f"measure; {suggest(config.selection.metric, task.better)}"
+    def refit(self) -> Refit | None:
+        """Measures statistics of averaged weights on training batches, None where none need it."""
+        if self.refit_pipeline is None:
+            return None
+        pipeline = self.refit_pipeline
+        return Refit(
+            self.network.model.apply,
+            pipeline.prepare,
+            pipeline,
+            pipeline.feed_shapes(),
+            num_steps=min(MOST_BATCHES, pipeline.order.steps_per_epoch),
+            mesh=self.mesh,
         )
-    return Named(
-        make_schedule=functools.partial(
-            make_schedule,
-            schedule.name,
-            peak=optim.learning_rate,
-            warmup_steps=schedule.warmup_steps,
-            **schedule_options,
-        ),
-        make_optimizer=functools.partial(make_optimizer, **optimizer_options),
-        task=task,
-    )
 
 
 def build(
@@ -179,7 +152,9 @@ def build(
     """
     # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
     named = resolve_names(config)
-    mesh = make_mesh(choose_num_devices(config.train.batch_size, config.mesh.num_devices))
+    parts = config.train.num_micro_batches
+    num_devices = choose_num_devices(config.train.batch_size // parts, config.mesh.num_devices)
+    mesh = make_mesh(num_devices)
     dataset = open_data(config.data.name, config.data.data_dir)
     train, validation = choose_examples(dataset, config.data)
     if config.train.batch_size > len(train):
@@ -187,29 +162,40 @@ def build(
             f"config.train.batch_size is {config.train.batch_size}, but {config.data.name} has "
             f"only {counted(len(train), 'training example')}; use at most that many."
         )
-    total_steps = -(-len(train) // config.train.batch_size) * config.train.num_epochs
-    learning_rate = named.make_schedule(num_steps=total_steps)
-    optimizer = named.make_optimizer(learning_rate=learning_rate)
-    penalty: Callable[[Tree], Scalar] = l2(config.optim.l2) if config.optim.l2 else no_penalty
+    steps_per_epoch = -(-len(train) // config.train.batch_size)
+    learning_rate = named.make_schedule(steps_per_epoch * config.train.num_epochs, steps_per_epoch)
+    optimizer = named.make_optimizer(learning_rate)
+    average = named.make_average(steps_per_epoch)
     model, image_shape = make_model(config, dataset.info.num_classes), fixed_shape(train.source)
-    init = make_init(model, optimizer, padded_shape(image_shape, config.data.pad))
+    input_shape = padded_shape(image_shape, config.data.pad)
+    init = make_init(model, optimizer, input_shape, average.init)
+    labels = train.source.labels[train.indices]
+    weights = class_weights(config, labels, dataset.info.class_names)
     # Images that the model cannot take stop here, before their pixels are measured.
     jax.eval_shape(init, jax.random.key(0))
     network = Network(
         model=model,
-        task=named.task,
+        task=named.make_task(weights),
         class_names=dataset.info.class_names,
         image_shape=image_shape,
         preprocess=preprocess_for(config.data, train),
+        class_weights=weights,
+    )
+    gradient = make_gradient(
+        model, network.task, num_micro_batches=parts, rematerialise=config.train.rematerialise
     )
     maker = PipelineMaker(config.data, network.preprocess, replicated(mesh), place)
-    training = maker.training(
+    make_training = functools.partial(
+        maker.training,
         train,
         config.train.batch_size,
         seed=config.seed,
-        num_epochs=config.train.num_epochs,
         longest=config.train.max_steps_per_dispatch,
     )
+    training = make_training(num_epochs=config.train.num_epochs)
+    has_statistics = STATISTICS in jax.eval_shape(init, jax.random.key(0)).collections
+    refits = has_statistics and average.refit_from_step is not None
+    refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
     held_out = None
     if len(validation):
         held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.devices.size)
@@ -219,32 +205,31 @@ def build(
         mesh=mesh,
         train_pipeline=training,
         validation_pipeline=held_out,
+        refit_pipeline=refitting,
+        named=named,
+        average=average,
         optimizer=optimizer,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
-        step=make_train_step(network.model, network.task, optimizer, penalty),
+        step=make_train_step(model, network.task, optimizer, named.penalty, average, gradient),
         init=init,
     )
 
 
 def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
     """The model that a config names, for that many classes."""
-    options = _model_options(config)
-    return MODELS[config.model.name].make(num_classes, **options)
-
-
-def _model_options(config: ExperimentConfig) -> dict[str, Any]:
-    entry = lookup(MODELS, config.model.name, "model")
-    return check_options(entry.make, config.model.options, "config.model.options")
+    return MODELS[config.model.name].make(num_classes, **model_options(config))
 
 
 def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:
     """Rebuilds the network of a checkpoint from its config and what travelled with it."""
+    weights = about.get("class_weights")
     return Network(
         model=make_model(config, len(about["class_names"])),
-        task=lookup(TASKS, config.task.name, "task")(config.task.loss),
+        task=task_maker(config)(weights),
         class_names=tuple(about["class_names"]),
         image_shape=tuple(about["image_shape"]),
         preprocess=Preprocess.from_json(about["preprocess"]),
+        class_weights=tuple(weights) if weights else None,
     )
 
 

@@ -6,11 +6,10 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from cnn_lab.build import Experiment, build, resolve_names
+from cnn_lab.build import Experiment, build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, WorkdirError
@@ -19,11 +18,13 @@ from cnn_lab.core.refusals import refusals_told
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import to_dict
 from cnn_lab.data.catalog import open_dataset
-from cnn_lab.tasks import Classification
+from cnn_lab.optim.assemble import with_rate_scale
+from cnn_lab.optim.complexity import weight_complexity
+from cnn_lab.resolve import resolve_names
+from cnn_lab.train.averaging import evaluated_variables, with_statistics
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.diagnose import explain_non_finite
 from cnn_lab.train.dispatch import compile_train, prepare_key
-from cnn_lab.train.early_stopping import Selection
 from cnn_lab.train.log import (
     METRICS_FILE,
     JsonLines,
@@ -33,7 +34,7 @@ from cnn_lab.train.log import (
     forget_validation,
     require_wandb,
 )
-from cnn_lab.train.loop import Plan, Progress, train
+from cnn_lab.train.loop import Judgement, Plan, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment
@@ -97,9 +98,8 @@ def run_training(
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
         experiment = build(config, functools.partial(open_dataset, progress=say))
-        for pipeline in (experiment.train_pipeline, experiment.validation_pipeline):
-            if pipeline is not None:
-                stack.callback(pipeline.close)
+        for pipeline in experiment.pipelines():
+            stack.callback(pipeline.close)
         if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
             raise WorkdirError(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
@@ -148,10 +148,11 @@ def _train(
         pipeline.resident,
         pipeline.feed_shapes(),
     )
-    evaluator = experiment.evaluator()
+    evaluator, refit = experiment.evaluator(), experiment.refit()
     compile_seconds = program.compile_seconds
-    if evaluator is not None:
-        compile_seconds += evaluator.compile(_variables(target)).compile_seconds
+    for later in (evaluator, refit):
+        if later is not None:
+            compile_seconds += later.compile(evaluated_variables(target)).compile_seconds
     say(
         f"Training {config.model.name} ({counted(trees.count(target.params), 'parameter')}) on "
         f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, "
@@ -182,7 +183,18 @@ def _train(
 
         def evaluate(state: TrainState) -> dict[str, float]:
             assert evaluator is not None
-            return evaluator(_variables(state), signals.received)
+            variables = evaluated_variables(state)
+            values = evaluator(variables, signals.received)
+            if config.evaluate.weight_complexity:
+                counts = jax.device_get(weight_complexity(variables["params"]))
+                values |= {f"weights_{name}": float(count) for name, count in counts.items()}
+            return values
+
+        def settle(state: TrainState) -> TrainState:
+            begins = experiment.average.refit_from_step
+            if refit is None or begins is None or int(jax.device_get(state.step)) < begins:
+                return state
+            return with_statistics(state, refit(evaluated_variables(state)))
 
         outcome = train(
             state,
@@ -191,8 +203,13 @@ def _train(
             feeder=pipeline,
             program=program,
             feed_sharding=stacked_batches(mesh),
-            evaluate=evaluate if evaluator else None,
-            selection=selection_rule(config, experiment.network.task),
+            judgement=Judgement(
+                evaluate if evaluator else None,
+                experiment.named.selection,
+                settle,
+                experiment.named.plateau,
+                _with_rate_scale,
+            ),
             learning_rate=experiment.learning_rate,
             checkpoints=checkpoints,
             about=experiment.network.about(),
@@ -217,22 +234,10 @@ def _restore(
     return None
 
 
-def selection_rule(config: ExperimentConfig, task: Classification) -> Selection:
-    """Which validation metric decides, in which direction, and how patiently."""
-    metric, stopping = config.selection.metric, config.early_stopping
-    if stopping is None:
-        return Selection(metric, task.better[metric])
-    return Selection(
-        metric,
-        task.better[metric],
-        check_every_epochs=stopping.every_epochs,
-        patience=stopping.patience,
-        min_delta=stopping.min_delta,
-    )
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, **state.collections}
+def _with_rate_scale(state: TrainState, scale: float) -> TrainState:
+    if scale == 1:  # as it was begun; only an optimizer whose rate is reduced has a place for it
+        return state
+    return state.replace(opt_state=with_rate_scale(state.opt_state, scale))
 
 
 def _sinks(config: ExperimentConfig, folder: Workdir, first_step: int) -> list[Sink]:

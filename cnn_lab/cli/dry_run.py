@@ -18,6 +18,7 @@ from cnn_lab.core.shapes import Tree
 from cnn_lab.data.assemble import MIB, shapes_of_split, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.run import plan_of
+from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.dispatch import compile_train
 from cnn_lab.train.session import devices_in_words
 
@@ -57,8 +58,8 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     )
     evaluator, scratch = experiment.evaluator(), program.temporary_bytes
     if evaluator is not None:
-        variables = {"params": state.params, **state.collections}
-        scratch = max(scratch, evaluator.compile(variables).temporary_bytes)
+        evaluation = evaluator.compile(evaluated_variables(state))
+        scratch = max(scratch, evaluation.temporary_bytes)
     validation = experiment.validation_pipeline
     num_validation = len(validation.order.indices) if validation else 0
     sampled = np.linspace(0, plan.total_steps - 1, 50, dtype=int)

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.build import Network, resolve_names
+from cnn_lab.build import Network
 from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelSpec, OptimConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.core.typed import to_dict
+from cnn_lab.resolve import resolve_names
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.loop import Progress
 from cnn_lab.train.session import Session, environment
@@ -97,7 +98,7 @@ def _save(
     folder: Workdir, config: ExperimentConfig, network: Network, variables: Mapping[str, Any]
 ) -> None:
     named = resolve_names(config)
-    optimizer = named.make_optimizer(learning_rate=named.make_schedule(num_steps=1))
+    optimizer = named.make_optimizer(named.make_schedule(1, 1))
     values = jax.tree.map(jnp.asarray, dict(variables))
     params = values.pop("params")
     state = TrainState(
@@ -105,6 +106,7 @@ def _save(
         params=params,
         collections=values,
         opt_state=optimizer.init(params),
+        averaged={},
         key=jax.random.key(config.seed),
     )
     checkpoints = Checkpoints(folder.path / CHECKPOINTS)

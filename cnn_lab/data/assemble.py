@@ -16,7 +16,12 @@ from cnn_lab.core.shapes import Tree
 from cnn_lab.data.catalog import Dataset
 from cnn_lab.data.moments import moments_of
 from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
+from cnn_lab.data.pipelines import (
+    Augment,
+    Pipeline,
+    ResidentPipeline,
+    StreamingPipeline,
+)
 from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.source import Source
 from cnn_lab.data.splits import stratified_split
@@ -207,13 +212,24 @@ class PipelineMaker:
         self._placed: dict[str, Tree] = {}
 
     def training(
-        self, subset: Subset, batch_size: int, *, seed: int, num_epochs: int, longest: int
+        self,
+        subset: Subset,
+        batch_size: int,
+        *,
+        seed: int,
+        num_epochs: int,
+        longest: int,
+        augment: Augment | None = None,
     ) -> Pipeline:
-        """Shuffled anew every epoch; a feed holds at most `longest` steps."""
-        order = Order(subset.indices, batch_size, seed)
+        """Shuffled and altered anew every epoch; a feed holds at most `longest` steps."""
+        classes = None
+        if self._data.sampling == "balanced":
+            classes = subset.source.labels[subset.indices]
+        order = Order(subset.indices, batch_size, seed, classes)
         if is_resident(self._data, subset.source):
-            return ResidentPipeline(self._place(subset.source), self._preprocess, order, longest)
-        return self._stream(subset.source, order, order.steps_per_epoch * num_epochs)
+            images = self._place(subset.source)
+            return ResidentPipeline(images, self._preprocess, order, longest, augment)
+        return self._stream(subset.source, order, order.steps_per_epoch * num_epochs, augment)
 
     def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Pipeline:
         """One pass in order; the batch is at most the data, rounded up to what devices share."""
@@ -224,13 +240,20 @@ class PipelineMaker:
             return ResidentPipeline(images, self._preprocess, order, order.steps_per_epoch)
         return self._stream(subset.source, order, None)
 
-    def _stream(self, source: Source, order: Order, total_steps: int | None) -> Pipeline:
+    def _stream(
+        self,
+        source: Source,
+        order: Order,
+        total_steps: int | None,
+        augment: Augment | None = None,
+    ) -> Pipeline:
         return StreamingPipeline(
             source,
             self._preprocess,
             order,
             num_workers=self._data.num_workers,
             total_steps=total_steps,
+            augment=augment,
         )
 
     def _place(self, source: Source) -> Tree:

@@ -7,7 +7,7 @@ same order.
 import functools
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int, Int64
 
 
 class Order:
@@ -20,12 +20,21 @@ class Order:
             meets real examples, each as often as any other where the batch is not larger than
             the data.
         seed: shuffles anew every epoch; None keeps the order of `indices`.
+        balanced_by: class of each of `indices`; an epoch of as many examples then holds every class
+            equally often, up to one: small ones repeatedly, of large ones each time another part.
     """
 
-    def __init__(self, indices: Int64[np.ndarray, " n"], batch_size: int, seed: int | None):
+    def __init__(
+        self,
+        indices: Int64[np.ndarray, " n"],
+        batch_size: int,
+        seed: int | None,
+        balanced_by: Int[np.ndarray, " n"] | None = None,
+    ):
         self.indices = indices
         self.batch_size = batch_size
         self.seed = seed
+        self.balanced_by = balanced_by
 
     @property
     def steps_per_epoch(self) -> int:
@@ -53,9 +62,27 @@ def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     indices = order.indices
     if order.seed is not None:
         random = np.random.Generator(np.random.Philox(key=(order.seed, epoch)))
-        indices = indices[random.permutation(len(indices))]
+        chosen = np.arange(len(indices))
+        if order.balanced_by is not None:
+            chosen = _balanced(order.balanced_by, random)
+        indices = indices[chosen[random.permutation(len(indices))]]
     shape = (order.steps_per_epoch, order.batch_size)
     weights = (np.arange(shape[0] * shape[1]) < len(indices)).astype(np.float32)
     # np.resize goes on with the first values; zeros or one image many times would bend the
     # statistics of batch normalisation.
     return np.resize(indices, shape), weights.reshape(shape)
+
+
+def _balanced(classes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """As many positions as there are, each class equally often up to one."""
+    names = random.permutation(np.unique(classes))
+    quotas = np.full(len(names), len(classes) // len(names))
+    quotas[: len(classes) % len(names)] += 1
+    parts = []
+    for name, quota in zip(names, quotas, strict=True):
+        members = np.flatnonzero(classes == name)
+        passes = -(-quota // len(members))
+        # Every member once before any comes again.
+        shuffled = np.concatenate([random.permutation(members) for _ in range(passes)])
+        parts.append(shuffled[:quota])
+    return np.concatenate(parts)

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +24,8 @@ from cnn_lab.data.order import Order
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.data.source import Source
 
+# (key, pixels, labels) -> the same, altered; see `cnn_lab.data.augment`.
+Augment = Callable[[Key, Tree, Tree], tuple[Tree, Tree]]
 READ_THREADS = 4
 BATCHES_AHEAD = 4
 MANY_STEPS = 2**40
@@ -67,11 +69,19 @@ class ResidentPipeline:
 
     name = "resident"
 
-    def __init__(self, resident: Tree, preprocess: Preprocess, order: Order, max_steps: int):
+    def __init__(
+        self,
+        resident: Tree,
+        preprocess: Preprocess,
+        order: Order,
+        max_steps: int,
+        augment: Augment | None = None,
+    ):
         self.resident = resident
         self.order = order
         self.max_steps = max_steps
         self._preprocess = preprocess
+        self._augment = augment
 
     def feed(self, first_step: int, num_steps: int) -> Tree:
         """Positions and weights [max_steps n]; rows after `num_steps` are never used."""
@@ -90,11 +100,14 @@ class ResidentPipeline:
             "weight": jax.ShapeDtypeStruct(shape, jnp.float32),
         }
 
-    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:  # noqa: ARG002 - for augmentation
-        """Gathers the batch on the devices and normalises it."""
+    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
+        """Gathers the batch on the devices, alters and normalises it."""
+        images = resident["image"][feed["position"]]
+        labels = resident["label"][feed["position"]]
+        images, labels = _altered(self._augment, key, images, labels)
         return {
-            "image": self._preprocess(resident["image"][feed["position"]]),
-            "label": resident["label"][feed["position"]],
+            "image": self._preprocess(images),
+            "label": labels,
             "weight": feed["weight"],
         }
 
@@ -122,6 +135,7 @@ class StreamingPipeline:
         preprocess: what happens in the compiled step.
         order: which examples make up which step.
         num_workers: decoding processes; 0 decodes in threads.
+        augment: alters the batch in the compiled step; None leaves it.
         total_steps: steps of the whole training; None reads the epoch again and again, so that an
             evaluation does not start its readers anew each time.
     """
@@ -137,11 +151,13 @@ class StreamingPipeline:
         *,
         num_workers: int,
         total_steps: int | None,
+        augment: Augment | None = None,
     ):
         self.resident: Tree = {}
         self.order = order
         self._source = source
         self._preprocess = preprocess
+        self._augment = augment
         self._num_workers = num_workers
         self._endless = total_steps is None
         self._total_steps = MANY_STEPS if total_steps is None else total_steps
@@ -180,9 +196,10 @@ class StreamingPipeline:
             "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
         }
 
-    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:  # noqa: ARG002 - for augmentation
-        """Normalises the batch."""
-        return {**feed, "image": self._preprocess(feed["image"])}
+    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:  # noqa: ARG002 - one interface
+        """Alters and normalises the batch."""
+        images, labels = _altered(self._augment, key, feed["image"], feed["label"])
+        return {**feed, "image": self._preprocess(images), "label": labels}
 
     def close(self) -> None:
         """Stops the readers."""
@@ -204,6 +221,10 @@ class StreamingPipeline:
                 worker_init_fn=_end_with_the_parent,
             )
         return iter(dataset)
+
+
+def _altered(augment: Augment | None, key: Key, images: Tree, labels: Tree) -> tuple[Tree, Tree]:
+    return (images, labels) if augment is None else augment(key, images, labels)
 
 
 def _end_with_the_parent(*_: int) -> None:

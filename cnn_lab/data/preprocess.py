@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int64, UInt8
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import RawImages
+from cnn_lab.core.shapes import Images, RawImages
 from cnn_lab.data.parallel import map_in_order
 
 # Above either, mean and deviation come from evenly spaced examples.
@@ -32,8 +32,15 @@ class Preprocess:
     std: tuple[float, ...]
     pad: int = 0
 
-    def __call__(self, images: RawImages) -> Float[Array, "n padded_h padded_w c"]:
-        """Maps uint8 [n h w c] to float32 [n h+2pad w+2pad c] of zero mean and unit deviation."""
+    def __call__(self, images: RawImages | Images) -> Float[Array, "n padded_h padded_w c"]:
+        """Pads and normalises.
+
+        Args:
+            images: [n h w c], in [0, 255], whole numbers or not.
+
+        Returns:
+            float32 [n h+2pad w+2pad c] of zero mean and unit deviation.
+        """
         pad = (self.pad, self.pad)
         padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
         mean = np.asarray(self.mean, np.float32) * 255

@@ -1,11 +1,11 @@
-"""Penalties on the weights, added to the loss."""
+"""Penalties on the weights, added to the loss; the two together are an elastic net."""
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from cnn_lab.core.shapes import Scalar, Tree
+from cnn_lab.optim.kernels import kernels_of
 
 Penalty = Callable[[Tree], Scalar]
 
@@ -14,7 +14,30 @@ def l2(weight: float) -> Penalty:
     """Half the sum of squared kernels times `weight`; biases and other vectors are left alone."""
 
     def penalty(params: Tree) -> Scalar:
-        squares = [jnp.sum(jnp.square(p)) for p in jax.tree.leaves(params) if p.ndim > 1]
+        squares = [jnp.sum(jnp.square(kernel)) for kernel in kernels_of(params)]
         return 0.5 * weight * sum(squares, jnp.zeros(()))
+
+    return penalty
+
+
+def l1(weight: float) -> Penalty:
+    """The sum of absolute kernels times `weight`; biases and other vectors are left alone.
+
+    Its gradient is weight * sign(w), 0 for w = 0. Steps along it hop over 0 and never rest there;
+    `constraints.proximal_l1` makes exact zeros.
+    """
+
+    def penalty(params: Tree) -> Scalar:
+        sizes = [jnp.sum(jnp.abs(kernel)) for kernel in kernels_of(params)]
+        return weight * sum(sizes, jnp.zeros(()))
+
+    return penalty
+
+
+def sum_of(*penalties: Penalty) -> Penalty:
+    """All of them at once: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie 2005)."""
+
+    def penalty(params: Tree) -> Scalar:
+        return sum((one(params) for one in penalties), jnp.zeros(()))
 
     return penalty

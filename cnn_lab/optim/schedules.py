@@ -1,39 +1,196 @@
 """Learning-rate schedules by name, each a function of the step.
 
-A schedule's function takes (peak, num_steps) and its own options, and returns step -> rate. Linear
-warm-up from 0 is put before any of them.
+A schedule's function takes a `Span` and its own options, and returns step -> rate, in steps that
+follow the warm-up. Linear warm-up from 0 is put before any of them.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import optax
 
 from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.ranges import Fraction
+from cnn_lab.core.ranges import Count, Fraction, NonNegative, Positive, Range
+
+OPTIONS = "config.optim.schedule.options"
+InnerFraction = Annotated[float, Range(above=0, below=1)]
+PositiveFraction = Annotated[float, Range(above=0, most=1)]
 
 
-def constant(peak: float, num_steps: int) -> optax.Schedule:  # noqa: ARG001 - one signature for all
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """The part of a run that follows the warm-up.
+
+    Attributes:
+        peak: highest rate.
+        num_steps: its length, at least 1.
+        steps_per_epoch: turns epochs into steps.
+        warmup_steps: steps of the run before it.
+    """
+
+    peak: float
+    num_steps: int
+    steps_per_epoch: int
+    warmup_steps: int
+
+
+def constant(span: Span) -> optax.Schedule:
     """The same rate throughout."""
-    return optax.constant_schedule(peak)
+    return optax.constant_schedule(span.peak)
 
 
-def cosine(peak: float, num_steps: int, final_fraction: Fraction = 0.0) -> optax.Schedule:
+def step(
+    span: Span,
+    factor: InnerFraction = 0.1,
+    milestones_epochs: tuple[Positive, ...] | None = None,
+) -> optax.Schedule:
+    """Falls to `factor` of itself at each milestone (He et al. 2015, arXiv:1512.03385, section 4).
+
+    Args:
+        span: the steps that follow the warm-up.
+        factor: share of the rate that a milestone leaves, in (0, 1).
+        milestones_epochs: epochs of the whole run, rising, after which the rate falls; None means
+            at 1/2 and 3/4 of what follows the warm-up.
+
+    Raises:
+        ConfigError: a milestone within the warm-up or not before the end, or out of order.
+    """
+    if milestones_epochs is None:
+        halfway, later = -(-span.num_steps // 2), -(-3 * span.num_steps // 4)
+        return optax.piecewise_constant_schedule(span.peak, {halfway: factor, later: factor})
+    if any(a >= b for a, b in itertools.pairwise(milestones_epochs)):
+        raise ConfigError(
+            f"{OPTIONS}.milestones_epochs must rise from each to the next; found "
+            f"{milestones_epochs}."
+        )
+    falls = {}
+    for milestone in milestones_epochs:
+        fall = round(milestone * span.steps_per_epoch) - span.warmup_steps
+        if not 0 < fall < span.num_steps:
+            warm = span.warmup_steps / span.steps_per_epoch
+            end = warm + span.num_steps / span.steps_per_epoch
+            raise ConfigError(
+                f"{OPTIONS}.milestones_epochs has {milestone:g}, but a milestone must lie after "
+                f"the warm-up and before the end of the run, between {warm:g} and {end:g} epochs; "
+                "move it or change the length of the run."
+            )
+        falls[fall] = falls.get(fall, 1.0) * factor
+    return optax.piecewise_constant_schedule(span.peak, falls)
+
+
+def exponential(span: Span, final_fraction: PositiveFraction = 0.01) -> optax.Schedule:
+    """Falls by the same factor at every step, to `final_fraction` of the peak at the end.
+
+    Args:
+        span: the steps of the fall.
+        final_fraction: share of the peak that is left at the end, in (0, 1]; for a factor f at
+            each epoch it is f ** num_epochs.
+    """
+    return optax.exponential_decay(
+        span.peak, span.num_steps, decay_rate=final_fraction, end_value=span.peak * final_fraction
+    )
+
+
+def cosine(span: Span, final_fraction: Fraction = 0.0) -> optax.Schedule:
     """Half a cosine from the peak to `final_fraction` of it (Loshchilov & Hutter 2016, no restart).
 
     Args:
-        peak: rate at the start.
-        num_steps: length of the fall, in steps.
+        span: the steps of the fall.
         final_fraction: share of the peak that is left at the end, in [0, 1].
     """
-    return optax.cosine_decay_schedule(peak, num_steps, alpha=final_fraction)
+    return optax.cosine_decay_schedule(span.peak, span.num_steps, alpha=final_fraction)
 
 
-SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {"constant": constant, "cosine": cosine}
+def polynomial(span: Span, power: Positive = 1.0, final_fraction: Fraction = 0.0) -> optax.Schedule:
+    """Falls like a power of the share of steps that are left: a straight line for a power of 1.
+
+    Args:
+        span: the steps of the fall.
+        power: exponent, positive; 0.9 in DeepLab (Chen et al. 2016, arXiv:1606.00915).
+        final_fraction: share of the peak that is left at the end, in [0, 1].
+    """
+    return optax.polynomial_schedule(span.peak, span.peak * final_fraction, power, span.num_steps)
+
+
+def one_cycle(
+    span: Span,
+    rise_share: InnerFraction = 0.3,
+    initial_fraction: PositiveFraction = 1 / 25,
+    final_fraction: Fraction = 1 / 25e4,
+) -> optax.Schedule:
+    """Rises to the peak and falls to almost nothing (Smith & Topin 2017, arXiv:1708.07120).
+
+    Differs from the paper: both ways are half cosines, as in PyTorch's OneCycleLR, whose defaults
+    these are; the last step has the lowest rate, and the momentum stays as it is.
+
+    Args:
+        span: the steps of the cycle, without a warm-up: the rise is one. Fewer than three have the
+            peak throughout.
+        rise_share: share of the steps that rise, in (0, 1).
+        initial_fraction: share of the peak to start from, in (0, 1].
+        final_fraction: share of the peak that is left at the last step, in [0, 1].
+
+    Raises:
+        ConfigError: a warm-up before the rise.
+    """
+    if span.warmup_steps:
+        raise ConfigError(
+            f"config.optim.schedule.warmup_steps is {span.warmup_steps}, but one_cycle warms up by "
+            f"itself; set it to 0, and {OPTIONS}.rise_share to the share of steps that rise."
+        )
+    last = span.num_steps - 1
+    if last < 2:
+        return optax.constant_schedule(span.peak)
+    top = min(max(round(rise_share * span.num_steps) - 1, 1), last - 1)
+    return optax.piecewise_interpolate_schedule(
+        "cosine", span.peak * initial_fraction, {top: 1 / initial_fraction, last: final_fraction}
+    )
+
+
+def plateau(
+    span: Span,
+    factor: InnerFraction = 0.1,  # noqa: ARG001 - all four are for what reduces the rate
+    patience: Count = 5,  # noqa: ARG001
+    min_delta: NonNegative = 1e-4,  # noqa: ARG001
+    min_fraction: Fraction = 1e-3,  # noqa: ARG001
+) -> optax.Schedule:
+    """The same rate until the validation metric stops improving; then `factor` of it, and so on.
+
+    The reductions depend on what an evaluation finds, so they are made between steps, from outside:
+    the schedule itself is constant.
+
+    Args:
+        span: the steps that follow the warm-up.
+        factor: share of the rate that a reduction leaves, in (0, 1).
+        patience: evaluations in a row without improvement after which the rate is reduced, at
+            least 1.
+        min_delta: smallest change of the metric that counts as an improvement, at least 0.
+        min_fraction: share of the peak below which the rate is not reduced, in [0, 1].
+    """
+    return optax.constant_schedule(span.peak)
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "exponential": exponential,
+    "one_cycle": one_cycle,
+    "plateau": plateau,
+    "polynomial": polynomial,
+    "step": step,
+}
 
 
 def make_schedule(
-    name: str, *, peak: float, num_steps: int, warmup_steps: int = 0, **options: Any
+    name: str,
+    *,
+    peak: float,
+    num_steps: int,
+    steps_per_epoch: int = 1,
+    warmup_steps: int = 0,
+    **options: Any,
 ) -> optax.Schedule:
     """Builds step -> learning rate.
 
@@ -41,11 +198,12 @@ def make_schedule(
         name: a key of `SCHEDULES`.
         peak: highest rate, reached after the warm-up.
         num_steps: steps of the whole run, warm-up included.
+        steps_per_epoch: for options that count epochs.
         warmup_steps: steps of linear rise from 0.
         **options: what the schedule's function declares.
 
     Raises:
-        ConfigError: unknown name, or a warm-up that does not fit the run.
+        ConfigError: unknown name, or a warm-up or an option that does not fit the run.
     """
     schedule = lookup(SCHEDULES, name, "schedule")
     if warmup_steps >= num_steps:
@@ -53,7 +211,7 @@ def make_schedule(
             f"config.optim.schedule.warmup_steps is {warmup_steps}, but the whole run has only "
             f"{num_steps} steps; lower it or train longer."
         )
-    after = schedule(peak, num_steps - warmup_steps, **options)
+    after = schedule(Span(peak, num_steps - warmup_steps, steps_per_epoch, warmup_steps), **options)
     if not warmup_steps:
         return after
     warmup = optax.linear_schedule(0.0, peak, warmup_steps)

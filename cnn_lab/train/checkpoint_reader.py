@@ -106,7 +106,9 @@ class CheckpointReader:
     def restore_variables(
         self, step: int, record: dict[str, Any], target: Tree, sharding: jax.sharding.Sharding
     ) -> dict[str, Tree]:
-        """Reads the model's variables only: no optimizer is needed to know their shapes.
+        """Reads the variables to evaluate: no optimizer is needed to know their shapes.
+
+        They are the averaged ones where the training kept an average.
 
         Args:
             step: which checkpoint.
@@ -120,8 +122,13 @@ class CheckpointReader:
         shapes = storable.sharded_shapes(target, sharding)
         collections = {name: tree for name, tree in shapes.items() if name != "params"}
         wanted = {"params": shapes["params"], "collections": collections}
+        averaged = any(path.startswith("averaged/") for path in record["shapes"])
+        if averaged:
+            wanted = {"averaged": wanted}
         stored = {p: s for p, s in record["shapes"].items() if p.partition("/")[0] in wanted}
         values = self._restore_checked(step, record, wanted, stored)
+        if averaged:
+            values = values["averaged"]
         return {"params": values["params"], **values["collections"]}
 
     def _restore_checked(

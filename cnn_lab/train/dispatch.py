@@ -94,7 +94,7 @@ def compile_train(
         donate_argnums=0,
     )
     index = jax.ShapeDtypeStruct((), jnp.int32)
-    return _compile(jitted, state, resident, feeds, index, index)
+    return compile_program(jitted, state, resident, feeds, index, index)
 
 
 def compile_evaluate(
@@ -131,10 +131,11 @@ def compile_evaluate(
         out_shardings=everywhere,
     )
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return _compile(jitted, variables, resident, feeds, number)
+    return compile_program(jitted, variables, resident, feeds, number)
 
 
-def _compile(jitted: Any, *arguments: Any) -> Program:
+def compile_program(jitted: Any, *arguments: Any) -> Program:
+    """Compiles for arguments of these shapes, and says what that cost."""
     start = time.perf_counter()
     compiled = jitted.lower(*arguments).compile()
     memory = compiled.memory_analysis()

@@ -17,6 +17,7 @@ from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
 from cnn_lab.train.evaluate import EvaluationInterrupted
 from cnn_lab.train.log import Sink
 from cnn_lab.train.pace import Pace
+from cnn_lab.train.plateau import Plateau, PlateauRecord, after
 from cnn_lab.train.progress import Display, Stopwatch
 from cnn_lab.train.state import TrainState
 
@@ -85,6 +86,7 @@ class Progress:
         step: updates made.
         sums: training metrics since the last row, name -> [sum, count].
         selection: best value so far and patience used up.
+        plateau: what the learning rate was lowered to, and patience used up.
         seconds: wall time of training steps, evaluations and saves left out, over all sessions.
         evaluation_owed: this step's evaluation was interrupted, and is what comes next.
     """
@@ -92,13 +94,39 @@ class Progress:
     step: int = 0
     sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     selection: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
+    plateau: PlateauRecord = dataclasses.field(default_factory=PlateauRecord)
     seconds: float = 0.0
     evaluation_owed: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """Reads back `dataclasses.asdict`."""
-        return cls(**{**values, "selection": SelectionRecord(**values["selection"])})
+        selection = SelectionRecord(**values["selection"])
+        plateau = PlateauRecord.from_json(
+            values.get("plateau", dataclasses.asdict(PlateauRecord()))
+        )
+        return cls(**{**values, "selection": selection, "plateau": plateau})
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What is looked at after epochs, and what follows from it.
+
+    Attributes:
+        evaluate: validation metrics of a state, or `EvaluationInterrupted`; None when nothing is
+            held out.
+        selection: which weights are the best, and when to give up.
+        settle: makes a state ready to be evaluated and saved, such as by measuring statistics of
+            averaged weights.
+        plateau: when the learning rate is lowered; None never does.
+        with_rate_scale: (state, factor of the learning rate) -> state.
+    """
+
+    evaluate: Callable[[TrainState], dict[str, float]] | None
+    selection: Selection
+    settle: Callable[[TrainState], TrainState] = lambda state: state
+    plateau: Plateau | None = None
+    with_rate_scale: Callable[[TrainState, float], TrainState] = lambda state, _: state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +146,7 @@ def train(
     feeder: Feeder,
     program: Program,
     feed_sharding: jax.sharding.Sharding,
-    evaluate: Callable[[TrainState], dict[str, float]] | None,
-    selection: Selection,
+    judgement: Judgement,
     learning_rate: Callable[[int], float],
     checkpoints: Checkpoints,
     about: Mapping[str, Any],
@@ -137,9 +164,7 @@ def train(
         feeder: the training data.
         program: from `compile_train`.
         feed_sharding: where the program wants its feeds.
-        evaluate: validation metrics of a state, or `EvaluationInterrupted`; None when nothing is
-            held out.
-        selection: which weights are the best, and when to give up.
+        judgement: what is looked at after epochs.
         learning_rate: step -> rate, for the rows.
         checkpoints: where to save.
         about: JSON values that go into every checkpoint.
@@ -148,7 +173,8 @@ def train(
         interrupted: whether someone asked to stop; then the state is saved first.
         diagnose: (state before the bad step, bad step) -> the error to raise.
     """
-    everywhere = jax.tree.leaves(state)[0].sharding
+    everywhere, evaluate = jax.tree.leaves(state)[0].sharding, judgement.evaluate
+    selection, plateau = judgement.selection, judgement.plateau
     stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
     pending: deque[tuple[int, int, float, Tree]] = deque()
 
@@ -178,6 +204,7 @@ def train(
 
     def look(evaluate: Callable[[TrainState], dict[str, float]]) -> None:
         """Evaluates, or leaves the evaluation to the next session."""
+        nonlocal state
         progress.evaluation_owed = True
         try:
             values = evaluate(state)
@@ -186,8 +213,11 @@ def train(
         progress.evaluation_owed = False
         write("validation", values)
         value, epoch = values[selection.metric], progress.step // plan.steps_per_epoch
-        record = progress.selection
-        progress.selection = update(record, selection, value, step=progress.step, epoch=epoch)
+        place = {"step": progress.step, "epoch": epoch}
+        progress.selection = update(progress.selection, selection, value, **place)
+        if plateau is not None:
+            progress.plateau = after(progress.plateau, plateau, value, **place)
+            state = judgement.with_rate_scale(state, progress.plateau.scale)
 
     def record() -> dict[str, Any]:
         return {"progress": dataclasses.asdict(progress), "about": dict(about)}
@@ -200,6 +230,8 @@ def train(
             return False
         return progress.step >= plan.total_steps or progress.selection.stopped
 
+    # An evaluation that was owed may have lowered the rate after its state was saved.
+    state = judgement.with_rate_scale(state, progress.plateau.scale)
     if evaluate is not None and progress.evaluation_owed:
         look(evaluate)
         if not progress.evaluation_owed:
@@ -226,15 +258,17 @@ def train(
         if plan.logs_at(stop):
             means = {name: total / count for name, (total, count) in progress.sums.items()}
             rate = stopwatch.examples / stopwatch.seconds
-            extra = {"learning_rate": learning_rate(stop - 1), "examples_per_second": rate}
-            write("train", {**means, **extra})
+            step_size = learning_rate(stop - 1) * progress.plateau.scale
+            write("train", {**means, "learning_rate": step_size, "examples_per_second": rate})
             if complaint := stopwatch.complaint():
                 display.say(complaint)
             progress.sums = {}
             stopwatch.restart()
         with stopwatch.stopped():
-            if evaluate is not None and plan.evaluates_at(stop):
-                look(evaluate)
+            if plan.evaluates_at(stop):
+                state = judgement.settle(state)
+                if evaluate is not None:
+                    look(evaluate)
             if plan.saves_at(stop):
                 save()
     if not ended():

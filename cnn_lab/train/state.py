@@ -21,6 +21,8 @@ class TrainState(flax.struct.PyTreeNode):
         params: trainable values.
         collections: the model's other variables, such as `batch_stats`.
         opt_state: the optimizer's.
+        averaged: `params` and `collections` that are evaluated in place of those above; empty where
+            nothing is averaged (`train/averaging.py`).
         key: never changes; the randomness of a step is `fold_in(key, step)`.
     """
 
@@ -28,25 +30,38 @@ class TrainState(flax.struct.PyTreeNode):
     params: Tree
     collections: Tree
     opt_state: Tree
+    averaged: Tree
     key: Tree
 
 
 def make_init(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, int, int]
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    average: Callable[[TrainState], Tree] = lambda _: {},
 ) -> Callable[[Key], TrainState]:
-    """Returns key -> fresh state, pure, for images of shape (h, w, c)."""
+    """Returns key -> fresh state, pure.
+
+    Args:
+        model: the network.
+        optimizer: whose state is begun too.
+        image_shape: (h, w, c).
+        average: state -> the average that it begins with (`Average.init`).
+    """
 
     def init(key: Key) -> TrainState:
         params_key, run_key = jax.random.split(key)
         images = jnp.zeros((1, *image_shape))
         collections = dict(model.init({"params": params_key}, images, train=False))
         params = collections.pop("params")
-        return TrainState(
+        state = TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             collections=collections,
             opt_state=optimizer.init(params),
+            averaged={},
             key=run_key,
         )
+        return state.replace(averaged=average(state))
 
     return init

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.core.shapes import PerExample, Scalar, Tree
-from cnn_lab.metrics import Pair, weighted_pairs
+from cnn_lab.metrics import Pair
+from cnn_lab.train.averaging import NO_AVERAGE, Average
+from cnn_lab.train.gradient import Gradient, make_gradient
 from cnn_lab.train.state import TrainState
 
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
@@ -38,43 +40,51 @@ def make_train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
     penalty: Callable[[Tree], Scalar] = no_penalty,
+    average: Average = NO_AVERAGE,
+    gradient: Gradient | None = None,
 ) -> Step:
     """Returns step(state, batch) -> (state, metrics), not jitted.
 
-    The batch holds `image` [n h w c], `label` [n] and `weight` [n]. The gradient is that of the
-    weighted mean loss, taken as a sum and divided once by the summed weight, so that padding and
-    device count do not matter and devices exchange gradients and metrics in one all-reduce. A step
-    whose loss or gradient is not finite leaves the state, its step number included, as it was.
+    The batch holds `image` [n h w c], `label` [n] (or [n k]) and `weight` [n]. The gradient is that
+    of the weighted mean loss, taken as a sum and divided once by the summed weight, so that padding
+    and device count do not matter and devices exchange gradients and metrics in one all-reduce. A
+    step whose loss or gradient is not finite leaves the state, its step number included, as it was.
+
+    Args:
+        model: the network.
+        task: its losses and metrics.
+        optimizer: gets the gradient at other weights as `grad_fn`, if it asks for that.
+        penalty: of the weights, added to the mean loss.
+        average: of the weights, kept in the state.
+        gradient: how the sums are taken; by default of the whole batch at once.
     """
+    sums_of = gradient or make_gradient(model, task)
+    update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Pair]]:
-        rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
+        key = jax.random.fold_in(state.key, state.step)
+        sums, (pairs, collections) = sums_of(state.params, state.collections, batch, key)
+        loss_sum, count = pairs["loss"]
 
-        def total_loss(params: Tree):
-            logits, collections = model.apply(
-                {"params": params, **state.collections},
-                batch["image"],
-                train=True,
-                rngs=rngs,
-                mutable=list(state.collections),
-            )
-            pairs = weighted_pairs(task.metrics(logits, batch), batch["weight"])
-            return pairs["loss"][0], (pairs, collections)
+        def mean(sums: Tree, params: Tree) -> Tree:
+            return jax.tree.map(lambda g, p: g / count + p, sums, jax.grad(penalty)(params))
 
-        gradient_of = jax.value_and_grad(total_loss, has_aux=True)
-        (loss_sum, (pairs, collections)), gradients = gradient_of(state.params)
-        count = pairs["loss"][1]
-        gradients = jax.tree.map(
-            lambda g, p: g / count + p, gradients, jax.grad(penalty)(state.params)
-        )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        def gradient_at(params: Tree, *_: Any) -> Tree:
+            return mean(sums_of(params, state.collections, batch, key)[0], params)
+
+        gradients = mean(sums, state.params)
+        updates, opt_state = update(gradients, state.opt_state, state.params, grad_fn=gradient_at)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss_sum) & jnp.isfinite(norm)
-        new = (state.step + 1, params, collections, opt_state)
-        old = (state.step, state.params, state.collections, state.opt_state)
+        new = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            collections=collections,
+            opt_state=opt_state,
+        )
+        new = new.replace(averaged=average.update(new), key=())
+        old = state.replace(key=())
         kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        state = TrainState(*kept, key=state.key)
-        return state, {**pairs, "gradient_norm": (norm, jnp.ones(()))}
+        return kept.replace(key=state.key), {**pairs, "gradient_norm": (norm, jnp.ones(()))}
 
     return step

@@ -1,0 +1,220 @@
+"""What the names in a config stand for, looked up and checked before anything is opened."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import optax
+from jaxtyping import Int
+
+from cnn_lab.config import ExperimentConfig, OptimConfig
+from cnn_lab.config_rules import validate
+from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.options import check_options, declared_options
+from cnn_lab.core.shapes import Scalar, Tree
+from cnn_lab.losses import make_loss
+from cnn_lab.models.catalog import MODELS
+from cnn_lab.optim import clipping, constraints, penalties
+from cnn_lab.optim.assemble import assemble
+from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
+from cnn_lab.optim.schedule_free import evaluation_params
+from cnn_lab.optim.schedules import SCHEDULES, make_schedule
+from cnn_lab.tasks import TASKS, Classification
+from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
+from cnn_lab.train.early_stopping import Selection
+from cnn_lab.train.plateau import Plateau
+from cnn_lab.train.step import no_penalty
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What the names in a config stand for, beside the model.
+
+    Attributes:
+        make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
+        make_optimizer: (step -> learning rate) -> optimizer, with what goes before and after it.
+        penalty: of the weights.
+        make_task: (class weights or None) -> losses and metrics.
+        make_average: (steps_per_epoch) -> average of the weights.
+        selection: which validation metric decides, in which direction, and how patiently.
+        plateau: when the learning rate is lowered; None never does.
+    """
+
+    make_schedule: Callable[[int, int], optax.Schedule]
+    make_optimizer: Callable[[optax.Schedule], optax.GradientTransformationExtraArgs]
+    penalty: Callable[[Tree], Scalar]
+    make_task: Callable[[Sequence[float] | None], Classification]
+    make_average: Callable[[int], Average]
+    selection: Selection
+    plateau: Plateau | None
+
+
+def resolve_names(config: ExperimentConfig) -> Named:
+    """Looks up every name in a config and checks every option; touches neither data nor devices.
+
+    Raises:
+        ConfigError: a name, option or combination of settings that cannot be.
+    """
+    validate(config)
+    model_options(config)
+    optim, schedule = config.optim, config.optim.schedule
+    optimizer_options = _optimizer_options(optim)
+    schedule_options = check_options(
+        lookup(SCHEDULES, schedule.name, "schedule"),
+        schedule.options,
+        "config.optim.schedule.options",
+    )
+    make_task = task_maker(config)
+    task = make_task(None)
+    if config.selection.metric not in task.better:
+        raise ConfigError(
+            f"config.selection.metric is {config.selection.metric!r}, which the task does not "
+            f"measure; {suggest(config.selection.metric, task.better)}"
+        )
+    selection = _selection(config, task)
+    plateau = None
+    if schedule.name == "plateau":
+        declared = declared_options(SCHEDULES["plateau"])
+        rule = {name: default for name, (_, default) in declared.items()} | schedule_options
+        watch = Selection(selection.metric, selection.mode, 1, rule["patience"], rule["min_delta"])
+        plateau = Plateau(watch, rule["factor"], rule["min_fraction"])
+    return Named(
+        make_schedule=functools.partial(_make_schedule, config, schedule_options),
+        make_optimizer=functools.partial(
+            _make_optimizer, optim, optimizer_options, plateau is not None
+        ),
+        penalty=_penalty(optim),
+        make_task=make_task,
+        make_average=functools.partial(_make_average, config),
+        selection=selection,
+        plateau=plateau,
+    )
+
+
+def model_options(config: ExperimentConfig) -> dict[str, Any]:
+    """The options of the model that a config names, checked."""
+    entry = lookup(MODELS, config.model.name, "model")
+    return check_options(entry.make, config.model.options, "config.model.options")
+
+
+def task_maker(config: ExperimentConfig) -> Callable[[Sequence[float] | None], Classification]:
+    """(class weights or None) -> the task that a config names."""
+    make = lookup(TASKS, config.task.name, "task")
+    loss, options = config.task.loss, dict(config.task.loss_options)
+    make_loss(loss, options)
+    return lambda class_weights: make(loss, options, class_weights)
+
+
+def class_weights(
+    config: ExperimentConfig, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
+) -> tuple[float, ...] | None:
+    """One factor a class, None where none were asked for.
+
+    Args:
+        config: says which.
+        labels: of the training examples.
+        class_names: of all classes.
+
+    Raises:
+        ConfigError: as many weights as classes were not given.
+    """
+    wanted = config.task.class_weights
+    if wanted is None:
+        return None
+    if wanted != "balanced":
+        if len(wanted) != len(class_names):
+            raise ConfigError(
+                f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
+                f"{len(class_names)} classes; give one value a class, or 'balanced'."
+            )
+        return tuple(wanted)
+    counts = np.bincount(labels, minlength=len(class_names))
+    present = counts > 0
+    weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 1.0)
+    return tuple(weights.tolist())
+
+
+def _optimizer_options(optim: OptimConfig) -> dict[str, Any]:
+    make = lookup(OPTIMIZERS, optim.name, "optimizer")
+    if "weight_decay" in optim.options and "weight_decay" not in declared_options(make):
+        others = sorted(n for n, f in OPTIMIZERS.items() if "weight_decay" in declared_options(f))
+        raise ConfigError(
+            f"config.optim.options.weight_decay is set, but {optim.name} has no weight decay; take "
+            f"one that has ({', '.join(others)}), or a penalty by config.optim.l2."
+        )
+    return check_options(make, optim.options, "config.optim.options")
+
+
+def _make_schedule(
+    config: ExperimentConfig, options: dict[str, Any], num_steps: int, steps_per_epoch: int = 1
+) -> optax.Schedule:
+    optim, schedule = config.optim, config.optim.schedule
+    warmup_steps = schedule.warmup_steps or round(schedule.warmup_epochs * steps_per_epoch)
+    return make_schedule(
+        schedule.name,
+        peak=optim.learning_rate,
+        num_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=warmup_steps,
+        **options,
+    )
+
+
+def _make_optimizer(
+    optim: OptimConfig, options: dict[str, Any], adjustable: bool, learning_rate: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    clips = [
+        clip(limit)
+        for clip, limit in (
+            (clipping.by_value, optim.clip_value),
+            (clipping.adaptive, optim.clip_adaptive),
+            (clipping.by_global_norm, optim.clip_norm),
+        )
+        if limit is not None
+    ]
+    after = []
+    if optim.l1 and optim.l1_method == "proximal":
+        after.append(constraints.proximal_l1(optim.l1, learning_rate))
+    if optim.max_norm is not None:
+        after.append(constraints.max_norm(optim.max_norm))
+    return assemble(
+        OPTIMIZERS[optim.name](learning_rate, **options),
+        clip=optax.chain(*clips) if clips else None,
+        after=after,
+        adjustable=adjustable,
+    )
+
+
+def _penalty(optim: OptimConfig) -> Callable[[Tree], Scalar]:
+    parts = [penalties.l2(optim.l2)] if optim.l2 else []
+    if optim.l1 and optim.l1_method == "subgradient":
+        parts.append(penalties.l1(optim.l1))
+    return penalties.sum_of(*parts) if parts else no_penalty
+
+
+def _make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
+    average = config.average
+    if config.optim.name in SCHEDULE_FREE:
+        return of_optimizer(evaluation_params)
+    if average is None:
+        return NO_AVERAGE
+    if average.kind == "ema":
+        return ema(average.decay)
+    every = average.every_epochs
+    first = average.start_epoch or every
+    return swa(first * steps_per_epoch, every * steps_per_epoch)
+
+
+def _selection(config: ExperimentConfig, task: Classification) -> Selection:
+    metric, stopping = config.selection.metric, config.early_stopping
+    if stopping is None:
+        return Selection(metric, task.better[metric])
+    return Selection(
+        metric,
+        task.better[metric],
+        check_every_epochs=stopping.every_epochs,
+        patience=stopping.patience,
+        min_delta=stopping.min_delta,
+    )

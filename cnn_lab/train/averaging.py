@@ -1,0 +1,121 @@
+"""Averages of the weights along a training, which are evaluated in place of the last weights.
+
+An average is a pure function of the states that it sees, kept in the `TrainState` beside the
+weights, and saved with it. Statistics of normalisation belong to the weights that they were
+measured with: a moving average averages them too, which follows closely; where weights far apart
+are averaged, they are measured anew (`train/refit.py`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from cnn_lab.core.shapes import Scalar, Tree
+from cnn_lab.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """How an average begins and follows.
+
+    Attributes:
+        init: fresh state -> the average, `params` and `collections`, or nothing at all.
+        update: state after a step, which holds the average before it -> the average after it.
+        refit_from_step: from this step on the statistics are measured anew before an evaluation;
+            None where they never are.
+    """
+
+    init: Callable[[TrainState], Tree]
+    update: Callable[[TrainState], Tree]
+    refit_from_step: int | None = None
+
+
+NO_AVERAGE = Average(lambda _: {}, lambda _: {})
+
+
+def ema(decay: float) -> Average:
+    """Exponential moving average of weights and statistics (Polyak & Juditsky 1992).
+
+    Args:
+        decay: share that a step keeps of the average, in [0, 1). In the t-th step it is at most
+            t / (9 + t), so that the initial weights are soon forgotten.
+    """
+
+    def update(state: TrainState) -> Tree:
+        kept = jnp.minimum(decay, state.step / (9.0 + state.step))
+        return jax.tree.map(
+            lambda old, new: (kept * old + (1 - kept) * new).astype(new.dtype),
+            state.averaged,
+            _current(state),
+        )
+
+    return Average(_current, update)
+
+
+def swa(first_step: int, every_steps: int) -> Average:
+    """The plain mean of the weights at some steps (Izmailov et al. 2018, arXiv:1803.05407).
+
+    Until `first_step` the average is the current weights.
+
+    Args:
+        first_step: steps done when the first weights are taken, at least 1.
+        every_steps: steps between weights that are taken, at least 1.
+    """
+
+    def update(state: TrainState) -> Tree:
+        since = state.step - first_step
+        earlier = (since // every_steps).astype(jnp.float32)  # weights in the mean already
+        taken = (since >= 0) & (since % every_steps == 0)
+        share = jnp.where(since < 0, 1.0, jnp.where(taken, 1 / (earlier + 1), 0.0))
+        params = jax.tree.map(
+            lambda old, new: _mixed(old, new, share), state.averaged["params"], state.params
+        )
+        return {"params": params, "collections": _statistics(state, since < 0)}
+
+    return Average(_current, update, refit_from_step=first_step)
+
+
+def of_optimizer(weights: Callable[[Tree, Tree], Tree]) -> Average:
+    """The average that an optimizer keeps itself.
+
+    Args:
+        weights: (optimizer state, params) -> averaged params.
+    """
+
+    def current(state: TrainState) -> Tree:
+        params = weights(state.opt_state, state.params)
+        return {"params": params, "collections": state.collections}
+
+    return Average(current, current, refit_from_step=1)
+
+
+def evaluated_variables(state: TrainState) -> dict[str, Tree]:
+    """Parameters and statistics that a state is evaluated with, by collection."""
+    if not state.averaged:
+        return {"params": state.params, **state.collections}
+    return {"params": state.averaged["params"], **state.averaged["collections"]}
+
+
+def with_statistics(state: TrainState, collections: Tree) -> TrainState:
+    """The state with other statistics of its averaged weights."""
+    return state.replace(averaged={**state.averaged, "collections": collections})
+
+
+def _current(state: TrainState) -> Tree:
+    return {"params": state.params, "collections": state.collections}
+
+
+def _mixed(old: jax.Array, new: jax.Array, share: Scalar) -> jax.Array:
+    # Exactly the old or the new value where the share is 0 or 1.
+    return jnp.where(share == 1, new, old + share.astype(old.dtype) * (new - old))
+
+
+def _statistics(state: TrainState, follow: jax.Array) -> Tree:
+    """Those of the current weights before there is an average, then the ones measured last."""
+    return jax.tree.map(
+        lambda old, new: jnp.where(follow, new, old),
+        state.averaged["collections"],
+        state.collections,
+    )

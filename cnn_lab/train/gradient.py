@@ -1,0 +1,81 @@
+"""The gradient of a batch's summed loss: at once, or micro-batch after micro-batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.metrics import Pair, weighted_pairs
+
+Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
+# (params, collections, batch, key) -> (summed gradients, (metrics, collections))
+Gradient = Callable[[Tree, Tree, Tree, Key], Sums]
+KEPT = frozenset({"conv_general_dilated", "dot_general"})
+
+
+def make_gradient(
+    model: nn.Module, task: Any, *, num_micro_batches: int = 1, rematerialise: bool = False
+) -> Gradient:
+    """Returns (params, collections, batch, key) -> (summed gradients, (metrics, collections)).
+
+    Args:
+        model: the network, trained.
+        task: its losses and metrics.
+        num_micro_batches: parts that the batch is taken in, one after the other; it divides the
+            batch. Sums are those of the whole batch up to rounding. Batch normalisation sees each
+            part for itself and moves its running statistics once a part; dropout draws anew for
+            each part.
+        rematerialise: keep what convolutions and products give, and compute what is cheap
+            (normalisation, activation, pooling) a second time in the backward pass (Chen et al.
+            2016, arXiv:1604.06174).
+    """
+
+    def summed_loss(params: Tree, collections: Tree, batch: Tree, key: Key):
+        outputs, collections = model.apply(
+            {"params": params, **collections},
+            batch["image"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(collections),
+        )
+        pairs = weighted_pairs(task.metrics(outputs, batch), batch["weight"])
+        return pairs["loss"][0], (pairs, collections)
+
+    if rematerialise:
+        summed_loss = jax.checkpoint(
+            summed_loss, policy=lambda primitive, *_, **__: primitive.name in KEPT
+        )
+    differentiated = jax.value_and_grad(summed_loss, has_aux=True)
+
+    def of_part(params: Tree, collections: Tree, batch: Tree, key: Key) -> Sums:
+        (_, others), gradients = differentiated(params, collections, batch, key)
+        return gradients, others
+
+    def of_parts(params: Tree, collections: Tree, batch: Tree, key: Key) -> Sums:
+        parts = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(of_part, params, collections, first, key)
+        gradients, (pairs, _) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def add(carry: Tree, inputs: Tree) -> tuple[Tree, None]:
+            sums, collections = carry
+            index, part = inputs
+            part_key = jax.random.fold_in(key, index)
+            gradients, (pairs, collections) = of_part(params, collections, part, part_key)
+            return (jax.tree.map(jnp.add, sums, (gradients, pairs)), collections), None
+
+        start = ((gradients, pairs), collections)
+        ((gradients, pairs), collections), _ = jax.lax.scan(
+            add, start, (jnp.arange(num_micro_batches), parts)
+        )
+        return gradients, (pairs, collections)
+
+    return of_part if num_micro_batches == 1 else of_parts
+
+
+def split(x: jax.Array, num_parts: int) -> jax.Array:
+    """[n ...] to [parts n/parts ...]; each part has its share of every device's examples."""
+    return jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0)

@@ -1,0 +1,135 @@
+"""Measures the statistics of batch normalisation anew, for weights that no training step had.
+
+Running statistics lag behind, and those of averaged weights were never measured at all (Izmailov et
+al. 2018, arXiv:1803.05407, section 3.2). Here they become the mean of the statistics of some
+training batches, whatever the momentum of the layers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cnn_lab.core.shapes import Tree
+from cnn_lab.train.dispatch import Prepare, Program, compile_program
+from cnn_lab.train.loop import Feeder
+from cnn_lab.train.mesh import replicated, stacked_batches
+
+STATISTICS = "batch_stats"
+MOST_BATCHES = 100
+
+
+class Refit:
+    """Statistics of variables over training batches; compiles on first use.
+
+    A layer's new running value is momentum * old + (1 - momentum) * that of the batch. Begun at 0
+    it is (1 - momentum) times the batch's, and begun at 1 it is larger by the momentum: so both
+    follow from what the model does, and no layer needs to be known.
+
+    Args:
+        apply: (variables, images, train=True, rngs=..., mutable=...) -> (outputs, collections).
+        prepare: makes a batch from the resident arrays and one step's feed.
+        feeder: training batches, from step 0 on.
+        feed_shapes: shapes of a feed.
+        num_steps: batches to measure.
+        mesh: devices.
+    """
+
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        prepare: Prepare,
+        feeder: Feeder,
+        feed_shapes: Tree,
+        *,
+        num_steps: int,
+        mesh: Mesh,
+    ):
+        self._make = lambda variables: _compile(
+            apply, prepare, mesh, variables, feeder.resident, feed_shapes
+        )
+        self._feeder = feeder
+        self._num_steps = num_steps
+        self._everywhere, self._split = replicated(mesh), stacked_batches(mesh)
+        self._program: Program | None = None
+
+    def compile(self, variables: Tree) -> Program:
+        """Compiles for variables of these shapes, once."""
+        if self._program is None:
+            self._program = self._make(variables)
+        return self._program
+
+    def __call__(self, variables: Tree) -> Tree:
+        """Returns the collections of `variables`, with new statistics of batch normalisation."""
+        collections = {name: tree for name, tree in variables.items() if name != "params"}
+        if STATISTICS not in collections:
+            return collections
+        program, feeder = self.compile(variables), self._feeder
+        sums = momentum = None
+        first = 0
+        while first < self._num_steps:
+            num_steps = min(feeder.max_steps, self._num_steps - first)
+            feeds = jax.device_put(feeder.feed(first, num_steps), self._split)
+
+            def run(begun: float, number: int, feeds: Tree = feeds, first: int = first) -> Tree:
+                numbers = (np.float32(begun), np.int32(first), np.int32(number))
+                scalars = jax.device_put(numbers, self._everywhere)
+                return program.call(variables, feeder.resident, feeds, *scalars)
+
+            if momentum is None:
+                momentum = jax.tree.map(jnp.subtract, run(1.0, 1), run(0.0, 1))
+            part = run(0.0, num_steps)
+            sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
+            first += num_steps
+        fresh = jax.tree.map(
+            lambda total, kept: total / (self._num_steps * (1 - kept)), sums, momentum
+        )
+        return {**collections, STATISTICS: fresh}
+
+
+def _compile(
+    apply: Callable[..., Any],
+    prepare: Prepare,
+    mesh: Mesh,
+    variables: Tree,
+    resident: Tree,
+    feeds: Tree,
+) -> Program:
+    """Compiles (variables, resident, feeds, begun, first_step, num_steps) -> sums.
+
+    They are the running statistics that steps from `first_step` on, whose feeds these are, leave
+    behind, each begun at `begun`.
+    """
+
+    def refit(
+        variables, resident, feeds, begun, first_step, num_steps
+    ):  # names its compiled program
+        start = jax.tree.map(lambda s: jnp.full_like(s, begun), variables[STATISTICS])
+
+        def add(index, sums):
+            feed = jax.tree.map(lambda stack: stack[index], feeds)
+            key = jax.random.fold_in(jax.random.key(0), first_step + index)
+            batch = prepare(resident, feed, key)
+            _, collections = apply(
+                {**variables, STATISTICS: start},
+                batch["image"],
+                train=True,
+                rngs={"dropout": key},
+                mutable=[STATISTICS],
+            )
+            return jax.tree.map(jnp.add, sums, collections[STATISTICS])
+
+        zeros = jax.tree.map(jnp.zeros_like, start)
+        return jax.lax.fori_loop(0, num_steps, add, zeros)
+
+    everywhere = replicated(mesh)
+    jitted = jax.jit(
+        refit,
+        in_shardings=(everywhere, everywhere, stacked_batches(mesh), *(everywhere,) * 3),
+        out_shardings=everywhere,
+    )
+    scalars = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32, jnp.int32))
+    return compile_program(jitted, variables, resident, feeds, *scalars)
