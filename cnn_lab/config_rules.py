@@ -27,6 +27,13 @@ def validate(config: ExperimentConfig) -> None:
     data, train = config.data, config.train
     if (data.mean is None) != (data.std is None):
         raise ConfigError("config.data.mean and config.data.std must be set together.")
+    if train.batch_size % train.num_micro_batches:
+        raise ConfigError(
+            f"config.train.num_micro_batches is {train.num_micro_batches}, which does not divide "
+            f"config.train.batch_size, {train.batch_size}, evenly; use one that does."
+        )
+    _validate_schedule(config)
+    _validate_average(config)
     stopping, look = config.early_stopping, config.evaluate.every_epochs
     # A longer evaluate.every_epochs is fine: the last epoch is evaluated whatever it says.
     if stopping is not None:
@@ -36,8 +43,7 @@ def validate(config: ExperimentConfig) -> None:
                 f"only {counted(train.num_epochs, 'epoch')}, so its turn would never come: lower "
                 "it."
             )
-        held_out = data.validation_fraction if data.num_validation is None else data.num_validation
-        if not held_out:
+        if not _held_out(data):
             raise ConfigError(
                 "config.early_stopping needs a validation split, but nothing is held out; set "
                 "config.data.validation_fraction or config.data.num_validation above 0."
@@ -47,6 +53,50 @@ def validate(config: ExperimentConfig) -> None:
                 f"config.early_stopping.every_epochs ({stopping.every_epochs}) must be a multiple "
                 f"of config.evaluate.every_epochs ({look}), since a check needs an evaluation."
             )
+
+
+def _held_out(data: DataConfig) -> bool:
+    """Whether a config asks for validation examples."""
+    asked = data.validation_fraction if data.num_validation is None else data.num_validation
+    return bool(asked)
+
+
+def _validate_schedule(config: ExperimentConfig) -> None:
+    schedule, num_epochs = config.optim.schedule, config.train.num_epochs
+    if schedule.warmup_steps and schedule.warmup_epochs:
+        raise ConfigError(
+            f"config.optim.schedule has warmup_steps={schedule.warmup_steps} and warmup_epochs="
+            f"{schedule.warmup_epochs:g}; set one of them."
+        )
+    if schedule.warmup_epochs >= num_epochs:
+        raise ConfigError(
+            f"config.optim.schedule.warmup_epochs is {schedule.warmup_epochs:g}, but the whole run "
+            f"has only {counted(num_epochs, 'epoch')}; lower it or train longer."
+        )
+    if schedule.name == "plateau" and not _held_out(config.data):
+        raise ConfigError(
+            "config.optim.schedule.name is 'plateau', which watches a validation metric, but "
+            "nothing is held out; set config.data.validation_fraction or "
+            "config.data.num_validation above 0, or take another schedule."
+        )
+
+
+def _validate_average(config: ExperimentConfig) -> None:
+    average, num_epochs = config.average, config.train.num_epochs
+    if average is None:
+        return
+    if config.optim.name.startswith("schedule_free"):
+        raise ConfigError(
+            f"config.average is set, but {config.optim.name} keeps an average of the weights "
+            "itself; set config.average to none, or take another optimizer."
+        )
+    first = average.start_epoch or average.every_epochs
+    if average.kind == "swa" and first > num_epochs:
+        field = "start_epoch" if average.start_epoch else "every_epochs"
+        raise ConfigError(
+            f"config.average.{field} is {first}, but the run has only "
+            f"{counted(num_epochs, 'epoch')}, so there would be no average; lower it."
+        )
 
 
 def smoke(config: ExperimentConfig) -> ExperimentConfig:
@@ -60,7 +110,12 @@ def smoke(config: ExperimentConfig) -> ExperimentConfig:
         num_train=16,
         num_validation=16,
     )
+    small.data.augment, small.data.sampling = config.data.augment, config.data.sampling
     small.optim.schedule.warmup_steps = min(1, config.optim.schedule.warmup_steps)
+    small.optim.schedule.warmup_epochs = min(0.5, config.optim.schedule.warmup_epochs)
+    small.optim.schedule.options.pop("milestones_epochs", None)  # beyond so short a run
+    if small.average is not None:
+        small.average.start_epoch, small.average.every_epochs = 0, 1
     small.train = TrainConfig(num_epochs=1, batch_size=8)
     small.evaluate = EvaluateConfig(batch_size=8)
     if config.early_stopping is not None:
