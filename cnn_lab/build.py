@@ -136,6 +136,7 @@ def build(
     open_data: Callable[..., Dataset] = open_dataset,
     preprocess_for: Callable[[DataConfig, Subset], Preprocess] = make_preprocess,
     place: PlaceSplit = place_split,
+    named: Named | None = None,
 ) -> Experiment:
     """Builds the experiment that a config describes; trains nothing.
 
@@ -145,16 +146,16 @@ def build(
             refuse data that are not prepared.
         preprocess_for: (data, training examples) -> padding and normalisation.
         place: puts a split on the devices; `shapes_of_split` reads no pixels.
+        named: what the names in the config stand for; looked up by default.
 
     Raises:
         ConfigError: a name, option or combination that cannot work.
         DataError: the data are missing or unfit.
     """
     # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
-    named = resolve_names(config)
-    parts = config.train.num_micro_batches
-    num_devices = choose_num_devices(config.train.batch_size // parts, config.mesh.num_devices)
-    mesh = make_mesh(num_devices)
+    named = named or resolve_names(config)
+    batch_size, parts = config.train.batch_size, config.train.num_micro_batches
+    mesh = make_mesh(choose_num_devices(batch_size, config.mesh.num_devices, parts))
     dataset = open_data(config.data.name, config.data.data_dir)
     train, validation = choose_examples(dataset, config.data)
     if config.train.batch_size > len(train):

@@ -22,6 +22,7 @@ USAGE_STATUS = 2
 GLOBAL_FLAGS = ("--help", "--version")
 COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
+    "lr-find": "a learning rate for an experiment, by a short training, with a picture",
     "evaluate": "metrics of a trained run on the validation or the test split",
     "predict": "the most probable classes of image files",
     "summary": "layers, parameters, multiply-accumulates, memory and energy of a model",

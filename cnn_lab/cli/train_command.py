@@ -19,7 +19,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import load_config, split_reference
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
-from cnn_lab.config import NO_DATA
+from cnn_lab.config import NO_DATA, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import freeze
 
@@ -55,11 +55,7 @@ def main(invocation: Invocation) -> int:
         hint = f"did you mean --config={found}?" if is_file else "see cnn-lab help train."
         raise ConfigError(f"train takes flags only; found {found!r}: {hint}")
     config = freeze(load_config(reference, invocation.overrides))
-    if config.data.name == NO_DATA:
-        raise ConfigError(
-            f"{reference} is the config of imported weights, to which no data set belongs; set "
-            "--config.data.name to train the same model anew, without those weights."
-        )
+    require_data(config, reference)
     runtime.start(config.mesh.num_devices)
     from cnn_lab.build import default_workdir
     from cnn_lab.cli.dry_run import dry_run
@@ -97,3 +93,12 @@ def main(invocation: Invocation) -> int:
     say(f"  curves       {report.curves}")
     say(f"  report       {report.page}")
     return 0
+
+
+def require_data(config: ExperimentConfig, reference: str) -> None:
+    """Raises a `ConfigError` for the config of a run that has no data."""
+    if config.data.name == NO_DATA:
+        raise ConfigError(
+            f"{reference} is the config of imported weights, to which no data set belongs; set "
+            "--config.data.name to train the same model anew, without those weights."
+        )

@@ -52,3 +52,11 @@ def test_where_arrays_lie(num_devices):
     assert [s.data.shape for s in split.addressable_shards] == [
         (3, 8 // num_devices, 5)
     ] * num_devices
+
+
+def test_every_micro_batch_is_shared_by_all_devices():
+    assert choose_num_devices(128, None, num_parts=4) == 2  # 32 examples, 16 a device
+    assert choose_num_devices(64, 4, num_parts=8) == 4
+    text = "config.train.batch_size is 12, which 4 devices cannot share evenly in 2 micro-batches; "
+    with pytest.raises(ConfigError, match=f"^{text}use 8 or 16, or another"):
+        choose_num_devices(12, 4, num_parts=2)

@@ -1,0 +1,78 @@
+"""Finds a learning rate for an experiment: a short training whose rate rises from step to step.
+
+It draws the loss over the rate and suggests where the loss fell fastest; where it was lowest is too
+high already. Only training data are looked at, no run is begun, and the experiment's own rate and
+schedule do not matter.
+
+Examples:
+  cnn-lab lr-find --config=experiments/mnist/lenet5.py
+  cnn-lab lr-find --config=experiments/mnist/lenet5.py --config.optim.name=muon --out=muon.png
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.config_flag import load_config
+from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.output import say
+from cnn_lab.cli.train_command import require_data
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.files import write_bytes, write_text
+from cnn_lab.core.typed import freeze
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string(
+        "config", None, "experiment file FILE.py[:ARGUMENT], or a config.json", flag_values=values
+    )
+    flags.DEFINE_string("out", "lr_find.png", "picture; figures beside it", flag_values=values)
+    flags.DEFINE_float("lowest", 1e-6, "rate of the first step", flag_values=values)
+    flags.DEFINE_float("highest", 10.0, "rate of the last step", flag_values=values)
+    flags.DEFINE_integer("num_steps", 200, "steps from one to the other", flag_values=values)
+
+
+def main(invocation: Invocation) -> int:
+    """Prints the suggestion."""
+    values = invocation.flags
+    if invocation.arguments:
+        raise ConfigError(f"lr-find takes flags only; found {invocation.arguments[0]!r}.")
+    config = freeze(load_config(values.config, invocation.overrides))
+    require_data(config, values.config)
+    out = Path(values.out)
+    if out.suffix != ".png":
+        raise ConfigError(f"--out must end in .png; found {values.out!r}.")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out={values.out}: there is no folder {out.absolute().parent}.")
+    runtime.start(config.mesh.num_devices)
+    from functools import partial
+
+    from cnn_lab.data.catalog import open_dataset
+    from cnn_lab.rate_range import find_rate
+    from cnn_lab.report.rates import rate_chart
+
+    found = find_rate(
+        config,
+        partial(open_dataset, progress=say),
+        say,
+        lowest=values.lowest,
+        highest=values.highest,
+        num_steps=values.num_steps,
+    )
+    title = f"{config.model.name} on {config.data.name}, {config.optim.name}"
+    write_bytes(out, rate_chart(found, title=title))
+    table = {"rates": found.rates.tolist(), "losses": found.losses.tolist()}
+    write_text(out.with_suffix(".json"), json.dumps({**table, "steepest": found.steepest}))
+    say(f"The loss fell fastest at a rate of {found.steepest:.2g}.")
+    if found.still_falling:
+        say(f"It was still falling at {found.lowest:.2g}: a --highest above that would tell more.")
+    else:
+        say(f"It was lowest at {found.lowest:.2g}, beyond which it rose.")
+    say("Try as the peak of a schedule:")
+    say(f"  --config.optim.learning_rate={found.steepest:.2g}")
+    say(f"  picture  {out}")
+    say(f"  figures  {out.with_suffix('.json')}")
+    return 0

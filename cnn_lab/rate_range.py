@@ -1,0 +1,189 @@
+"""Which learning rate? One short training in which it rises from step to step.
+
+The range test of Smith 2015, "Cyclical learning rates for training neural networks"
+(arXiv:1506.01186), section 3.3, with an exponential rise.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float64
+
+from cnn_lab.build import Experiment, build
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import ConfigError, TrainingError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.core.typed import from_dict, to_dict
+from cnn_lab.data.catalog import Dataset
+from cnn_lab.resolve import resolve_names
+from cnn_lab.train.dispatch import Program, compile_train
+from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.pace import Pace
+from cnn_lab.train.state import TrainState
+
+RISEN = 0.5  # at least this share of the lowest loss above it, and above where it began
+SMOOTHED_OVER = 0.02  # standard deviation of the weights, as a share of all steps
+FEWEST_STEPS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class RateRange:
+    """What a range test found.
+
+    Attributes:
+        rates: of each step that was made [s], rising.
+        losses: mean training loss of each step [s].
+        smoothed: the same, averaged over neighbouring steps [s].
+        steepest: rate at which the smoothed loss fell fastest; the suggestion.
+        lowest: rate of the lowest smoothed loss.
+        still_falling: the lowest loss was at the end, so that higher rates may be good too.
+    """
+
+    rates: Float64[np.ndarray, " s"]
+    losses: Float64[np.ndarray, " s"]
+    smoothed: Float64[np.ndarray, " s"]
+    steepest: float
+    lowest: float
+    still_falling: bool
+
+
+def find_rate(
+    config: ExperimentConfig,
+    open_data: Callable[..., Dataset],
+    say: Callable[[str], None],
+    *,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    num_steps: int = 200,
+) -> RateRange:
+    """Trains `num_steps` steps of a config, at rates from `lowest` to `highest`.
+
+    It stops once the loss has risen far above what it was, or is no longer finite. The config's own
+    learning rate and schedule do not matter, nor do averages of the weights.
+
+    Args:
+        config: the experiment.
+        open_data: as of `build`.
+        say: takes lines for the user.
+        lowest: first rate, positive.
+        highest: last rate, above the first.
+        num_steps: steps from one to the other, at least 20.
+
+    Raises:
+        ConfigError: limits that cannot be.
+        TrainingError: the loss was not finite from the start, or never fell.
+    """
+    if not 0 < lowest < highest < np.inf:
+        raise ConfigError(
+            f"--lowest and --highest must be positive, the second one larger; found {lowest:g} and "
+            f"{highest:g}."
+        )
+    if num_steps < FEWEST_STEPS:
+        raise ConfigError(f"--num_steps must be at least {FEWEST_STEPS}; found {num_steps}.")
+    rates = np.geomspace(lowest, highest, num_steps)
+    experiment = _build(config, rates, open_data)
+    try:
+        losses = _train(experiment, config.seed, num_steps, say)
+    finally:
+        for pipeline in experiment.pipelines():
+            pipeline.close()
+    if len(losses) < FEWEST_STEPS // 2:
+        raise TrainingError(
+            f"The loss was not finite after {len(losses)} steps, at a rate of "
+            f"{rates[len(losses)]:.3g}; give a lower --lowest, or look at the data and the model."
+        )
+    return judged(rates[: len(losses)], losses)
+
+
+def judged(rates: Float64[np.ndarray, " s"], losses: Float64[np.ndarray, " s"]) -> RateRange:
+    """Where the loss fell fastest, and where it was lowest.
+
+    Args:
+        rates: rising by a constant factor.
+        losses: of the steps at those rates, finite.
+
+    Raises:
+        TrainingError: the loss never fell.
+    """
+    smoothed = _smooth(losses)
+    best = int(np.argmin(smoothed))
+    slopes = np.gradient(smoothed)[: best + 1]
+    steepest = int(np.argmin(slopes))
+    if slopes[steepest] >= 0:
+        raise TrainingError(
+            f"The loss never fell between rates of {rates[0]:.3g} and {rates[-1]:.3g}; widen "
+            "--lowest and --highest, or look at the data and the model."
+        )
+    # The last values are averaged over neighbours on one side only.
+    still_falling = best >= len(smoothed) - max(1, round(2 * SMOOTHED_OVER * len(smoothed)))
+    found = float(rates[steepest]), float(rates[best])
+    return RateRange(rates, losses, smoothed, *found, still_falling)
+
+
+def _build(
+    config: ExperimentConfig, rates: np.ndarray, open_data: Callable[..., Dataset]
+) -> Experiment:
+    config = from_dict(ExperimentConfig, to_dict(config))
+    config.average = None
+    table = jnp.asarray(rates, jnp.float32)
+    named = resolve_names(config)
+    rising = dataclasses.replace(named, make_schedule=lambda *_: lambda step: table[step])
+    experiment = build(config, open_data, named=rising)
+    epochs = -(-len(rates) // experiment.steps_per_epoch)
+    if epochs <= config.train.num_epochs:
+        return experiment
+    # A streaming pipeline ends with the run's last epoch.
+    config.train.num_epochs = epochs
+    return build(config, open_data, named=rising)
+
+
+def _train(
+    experiment: Experiment, seed: int, num_steps: int, say: Callable[[str], None]
+) -> np.ndarray:
+    mesh, pipeline = experiment.mesh, experiment.train_pipeline
+    everywhere = replicated(mesh)
+    state = jax.jit(experiment.init, out_shardings=everywhere)(jax.random.key(seed))
+    program = compile_train(
+        experiment.step, pipeline.prepare, mesh, state, pipeline.resident, pipeline.feed_shapes()
+    )
+    say(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
+    losses: list[float] = []
+    pace = Pace(pipeline.max_steps)
+    while len(losses) < num_steps:
+        first = len(losses)
+        number = min(pace.num_steps, num_steps - first)
+        found, state = _advance(program, experiment, state, first, number)
+        losses += found
+        if len(found) < number or _diverged(losses):
+            break
+    say(f"Stopped after {len(losses)} of {num_steps} steps.")
+    return np.asarray(losses)
+
+
+def _advance(
+    program: Program, experiment: Experiment, state: TrainState, first: int, number: int
+) -> tuple[list[float], TrainState]:
+    """Finite losses of the next steps, fewer than asked for if one was not finite."""
+    pipeline, mesh = experiment.train_pipeline, experiment.mesh
+    feeds: Tree = jax.device_put(pipeline.feed(first, number), stacked_batches(mesh))
+    scalars = jax.device_put((np.int32(first), np.int32(number)), replicated(mesh))
+    state, history = program.call(state, pipeline.resident, feeds, *scalars)
+    sums, counts = jax.device_get(history["loss"])
+    done = int(jax.device_get(state.step)) - first
+    return (sums[:done] / counts[:done]).astype(float).tolist(), state
+
+
+def _diverged(losses: list[float]) -> bool:
+    smoothed = _smooth(np.asarray(losses))
+    return bool(smoothed[-1] > max(smoothed[0], (1 + RISEN) * smoothed.min()))
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Means over neighbours, weighted by a Gaussian, without delay."""
+    width = max(1.0, SMOOTHED_OVER * len(values))
+    offsets = np.arange(len(values))[:, None] - np.arange(len(values))[None]
+    weights = np.exp(-0.5 * (offsets / width) ** 2)
+    return (weights @ values) / weights.sum(axis=1)
