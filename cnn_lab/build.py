@@ -218,7 +218,8 @@ def build(
 
 def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
     """The model that a config names, for that many classes."""
-    return MODELS[config.model.name].make(num_classes, **model_options(config))
+    options = model_options(config)  # which knows what to say of an unknown name
+    return MODELS[config.model.name].make(num_classes, **options)
 
 
 def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:

@@ -11,6 +11,7 @@ import jax
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.activations import activation
 from cnn_lab.layers.convolution import conv_general_dilated
+from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.normalization import BatchNorm, GroupNorm
 from cnn_lab.layers.windows import Size, per_axis
@@ -32,6 +33,7 @@ class Style:
         dtype: of the computation.
         norm_epsilon: added to variances.
         norm_momentum: share of the running statistics that a batch keeps.
+        dropout_scaling: when dropout scales values; see `Dropout`.
         norm_kind: what is normalised over: the `batch`, the maps of up to 32 `group`s of channels,
             or the channels of each pixel (`layer`).
     """
@@ -43,6 +45,7 @@ class Style:
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     norm_kind: Literal["batch", "group", "layer"] = "batch"
+    dropout_scaling: Literal["training", "evaluation"] = "training"
 
     def act(self, x: jax.Array) -> jax.Array:
         """The activation."""
@@ -108,6 +111,10 @@ class Style:
         if self.norm_kind == "layer":
             return nn.LayerNorm(use_fast_variance=False, **options)
         return BatchNorm(use_running_average=not train, momentum=self.norm_momentum, **options)
+
+    def dropout(self, rate: float) -> Dropout:
+        """Dropout of that share of the values."""
+        return Dropout(rate, self.dropout_scaling)
 
     def dense(self, features: int, *, name: str) -> nn.Dense:
         """A dense layer [... d] to [... features]."""

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import Count, Fraction, ProperFraction
 from cnn_lab.core.shapes import Images, Maps
-from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
@@ -51,7 +50,7 @@ class DenseLayer(nn.Module):
             y = style.act(style.norm(train=train, name="bn2")(y))
         last = "conv2" if self.bottleneck_size else "conv1"
         y = style.conv(self.growth, 3, name=last)(y)
-        y = Dropout(self.dropout_rate)(y, train=train)
+        y = style.dropout(self.dropout_rate)(y, train=train)
         return jnp.concatenate([x, y], axis=-1)
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.core.shapes import Images, Logits
 from cnn_lab.layers.activations import activation
-from cnn_lab.layers.dropout import Dropout
+from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.noise import DropConnect
 from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
 from cnn_lab.layers.style import Style
 
@@ -89,6 +90,7 @@ class DenseHead(nn.Module):
         pooled_size: (rows, columns) that maps are brought to before, by averaging; None leaves
             them.
         output_init: name of the last layer's initialiser; None is the style's.
+        drop_connect_rate: share of each hidden layer's weights dropped in training, in [0, 1).
     """
 
     num_classes: int
@@ -99,6 +101,7 @@ class DenseHead(nn.Module):
     output_activation: str = "identity"
     pooled_size: tuple[int, int] | None = None
     output_init: str | None = None
+    drop_connect_rate: float = 0.0
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
@@ -106,13 +109,21 @@ class DenseHead(nn.Module):
         if self.pooled_size is not None:
             features = adaptive_average_pool(features, self.pooled_size)
         x = features.reshape(features.shape[0], -1)
-        x = Dropout(self.input_dropout_rate)(x, train=train)
+        x = self.style.dropout(self.input_dropout_rate)(x, train=train)
         for index, width in enumerate(self.hidden):
-            x = self.style.act(self.style.dense(width, name=f"hidden{index + 1}")(x))
-            x = Dropout(self.dropout_rate)(x, train=train)
+            x = self._hidden(x, width, f"hidden{index + 1}", train=train)
+            x = self.style.dropout(self.dropout_rate)(x, train=train)
         last = dataclasses.replace(self.style, dense_init=self.output_init or self.style.dense_init)
         logits = last.dense(self.num_classes, name="output")(x)
         return activation(self.output_activation)(logits)
+
+    def _hidden(self, x: jax.Array, width: int, name: str, *, train: bool) -> jax.Array:
+        style = self.style
+        if not self.drop_connect_rate:
+            return style.act(style.dense(width, name=name)(x))
+        init = initializer(style.dense_init)
+        layer = DropConnect(width, self.drop_connect_rate, init, style.dtype, name=name)
+        return style.act(layer(x, train=train))
 
 
 class PooledHead(nn.Module):
@@ -136,7 +147,7 @@ class PooledHead(nn.Module):
         x = global_average_pool(features)
         if self.normalize:
             x = self.style.norm(train=train, name="norm")(x)
-        x = Dropout(self.dropout_rate)(x, train=train)
+        x = self.style.dropout(self.dropout_rate)(x, train=train)
         return self.style.dense(self.num_classes, name="output")(x)
 
 
@@ -157,7 +168,7 @@ class ConvHead(nn.Module):
     @nn.compact
     def __call__(self, features: Images, *, train: bool) -> Logits:
         """Maps a map [n h w c] to logits [n k]."""
-        x = Dropout(self.dropout_rate)(features, train=train)
+        x = self.style.dropout(self.dropout_rate)(features, train=train)
         last = dataclasses.replace(self.style, kernel_init=self.style.dense_init)
         x = last.conv(self.num_classes, 1, bias=True, name="output")(x)
         return global_average_pool(self.style.act(x))

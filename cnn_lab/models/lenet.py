@@ -17,8 +17,8 @@ from cnn_lab.core.ranges import ProperFraction
 from cnn_lab.core.shapes import Images
 from cnn_lab.layers.activations import MONOTONE
 from cnn_lab.layers.convolution import Conv, conv_general_dilated
-from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.noise import DropConnectConv
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
@@ -43,12 +43,14 @@ class LeNet5Backbone(nn.Module):
         pooling: `average`, `max`, or `trainable` (average with a coefficient and a bias a map).
         connection: `full`, or `partial` for the paper's table of connections.
         dropout_rate: share of S4's values dropped in training, in [0, 1).
+        drop_connect_rate: share of C5's weights dropped in training, in [0, 1).
     """
 
     style: Style = Style("tanh", "lecun_normal")
     pooling: Literal["average", "max", "trainable"] = "average"
     connection: Literal["full", "partial"] = "full"
     dropout_rate: float = 0.0
+    drop_connect_rate: float = 0.0
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
@@ -68,13 +70,21 @@ class LeNet5Backbone(nn.Module):
             options["conv_general_dilated"] = _pooled_convolution
         s2 = self._subsample(Conv(6, (5, 5), name="c1", **options)(images), "s2")
         s4 = self._subsample(Conv(16, (5, 5), mask=mask, name="c3", **options)(s2), "s4")
-        kept = Dropout(self.dropout_rate)(s4, train=train)
-        # A convolution that covers the whole map is one dense product; on 32x32 images it is 5x5.
-        whole = nn.DenseGeneral(
-            120, axis=(-3, -2, -1), kernel_init=kernel_init, dtype=style.dtype, name="c5"
-        )
-        c5 = style.act(whole(kept))
+        kept = style.dropout(self.dropout_rate)(s4, train=train)
+        c5 = style.act(self._whole(kept, kernel_init, train=train))
         return {"s2": s2, "s4": s4, "c5": c5}
+
+    def _whole(self, x: jax.Array, init: Any, *, train: bool) -> jax.Array:
+        """C5: a convolution that covers the whole map, which on 32x32 images is 5x5."""
+        dtype, rate = self.style.dtype, self.drop_connect_rate
+        if not rate:  # one dense product
+            whole = nn.DenseGeneral(
+                120, axis=(-3, -2, -1), kernel_init=init, dtype=dtype, name="c5"
+            )
+            return whole(x)
+        size = (x.shape[1], x.shape[2])
+        conv = DropConnectConv(120, rate, size, 1, "VALID", init, dtype, name="c5")
+        return conv(x, train=train)[:, 0, 0]
 
     def _subsample(self, x: jax.Array, name: str) -> jax.Array:
         act = self.style.act
@@ -101,6 +111,8 @@ def lenet5(
     pooling: Literal["average", "max", "trainable"] = "average",
     connection: Literal["full", "partial"] = "full",
     dropout_rates: tuple[ProperFraction, ProperFraction, ProperFraction] = (0.0, 0.0, 0.0),
+    dropout_scaling: Literal["training", "evaluation"] = "training",
+    drop_connect_rate: ProperFraction = 0.0,
     kernel_init: str = "lecun_normal",
     dtype: Dtype = "float32",
 ) -> Classifier:
@@ -112,13 +124,24 @@ def lenet5(
         pooling: `average`, `max` or `trainable`.
         connection: `full` or `partial` (the paper's table I).
         dropout_rates: shares of the values of S4, C5 and F6 dropped in training, in [0, 1).
+        dropout_scaling: `training` scales up the values that are kept; `evaluation` scales down
+            all values in evaluation, as in the paper of 2014.
+        drop_connect_rate: share of the weights of C5 and F6 dropped in training, in [0, 1).
         kernel_init: name of the initialiser of all kernels.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, kernel_init, dtype)
+    style = Style(activation, kernel_init, kernel_init, dtype, dropout_scaling=dropout_scaling)
     of_s4, of_c5, of_f6 = dropout_rates
-    head = DenseHead(num_classes, (84,), style, of_f6, input_dropout_rate=of_c5)
-    return Classifier(LeNet5Backbone(style, pooling, connection, of_s4), head)
+    head = DenseHead(
+        num_classes,
+        (84,),
+        style,
+        of_f6,
+        input_dropout_rate=of_c5,
+        drop_connect_rate=drop_connect_rate,
+    )
+    backbone = LeNet5Backbone(style, pooling, connection, of_s4, drop_connect_rate)
+    return Classifier(backbone, head)
 
 
 ENTRIES = {

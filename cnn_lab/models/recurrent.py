@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images
 from cnn_lab.layers.activations import activation
-from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
@@ -60,7 +59,7 @@ class RecurrentBackbone(nn.Module):
         maps, x = {}, as_sequences(images, self.order)
         for layer in range(1, self.num_layers + 1):
             if layer > 1:
-                x = Dropout(self.dropout_rate)(x, train=train)
+                x = self.style.dropout(self.dropout_rate)(x, train=train)
             directions = [self._read(x, f"layer{layer}_forward")]
             if self.bidirectional:
                 directions.append(self._read(x, f"layer{layer}_backward", reverse=True))

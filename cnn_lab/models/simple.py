@@ -1,12 +1,13 @@
 """Perceptron, linear classifier and multi-layer perceptron: the nets without convolutions."""
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images
-from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.maxout import Maxout
 from cnn_lab.layers.noise import DropConnect
@@ -41,7 +42,7 @@ class Dense(nn.Module):
         for index, width in enumerate(self.widths):
             name = f"dense{index + 1}"
             x = self._layer(x, width, name, train=train)
-            x = Dropout(self.dropout_rate)(x, train=train)
+            x = self.style.dropout(self.dropout_rate)(x, train=train)
             maps[name] = x
         return maps
 
@@ -86,6 +87,7 @@ def mlp(
     hidden: tuple[Count, ...] = (128,),
     activation: str = "relu",
     dropout_rate: ProperFraction = 0.0,
+    dropout_scaling: Literal["training", "evaluation"] = "training",
     drop_connect_rate: ProperFraction = 0.0,
     pieces: Count = 1,
     kernel_init: str = "lecun_normal",
@@ -98,6 +100,8 @@ def mlp(
         hidden: widths of the hidden layers.
         activation: name of the activation after each hidden layer.
         dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
+        dropout_scaling: `training` scales up the values that are kept; `evaluation` scales down
+            all values in evaluation, as in the paper of 2014.
         drop_connect_rate: share of each hidden layer's weights dropped in training, in [0, 1).
         pieces: linear functions per hidden value, of which the largest counts (maxout; Goodfellow
             et al. 2013, arXiv:1302.4389); with more than 1 there is no other activation.
@@ -109,7 +113,7 @@ def mlp(
             f"config.model.options of mlp: pieces={pieces} and drop_connect_rate="
             f"{drop_connect_rate} do not go together; leave pieces at 1 or the rate at 0."
         )
-    style = Style(activation, dense_init=kernel_init, dtype=dtype)
+    style = Style(activation, dense_init=kernel_init, dtype=dtype, dropout_scaling=dropout_scaling)
     backbone = Dense(tuple(hidden), style, dropout_rate, drop_connect_rate, pieces)
     return Classifier(backbone, DenseHead(num_classes, style=style))
 

@@ -17,7 +17,6 @@ from flax.linen.dtypes import promote_dtype
 from cnn_lab.core.ranges import Count, ProperFraction, Range
 from cnn_lab.core.shapes import Images
 from cnn_lab.layers.convolution import conv_general_dilated
-from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.style import Dtype, Style
@@ -98,7 +97,7 @@ class TemporalBlock(nn.Module):
         options = (self.features, self.kernel_size, self.dilation, style, True, self.weight_norm)
         for name in ("conv1", "conv2"):
             y = style.act(TimeConv(*options, name=name)(y))
-            y = Dropout(self.dropout_rate)(y, train=train)
+            y = style.dropout(self.dropout_rate)(y, train=train)
         if x.shape != y.shape:
             x = style.dense(self.features, name="shortcut")(x)
         return style.act(x + y)

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 
 from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images, Maps
-from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.style import Dtype, Style
@@ -80,7 +79,7 @@ class Contracting(nn.Module):
             features = self.width * 2**step
             x = DoubleConv(features, self.batch_norm, self.style, name=name)(x, train=train)
             if step >= self.num_steps - 1:
-                x = Dropout(self.dropout_rate)(x, train=train)
+                x = self.style.dropout(self.dropout_rate)(x, train=train)
             maps[name] = x
         return maps
 

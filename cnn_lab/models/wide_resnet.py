@@ -11,7 +11,6 @@ import jax
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.ranges import Count, ProperFraction
 from cnn_lab.core.shapes import Images, Maps
-from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
@@ -42,7 +41,7 @@ class WideBlock(nn.Module):
             x = style.conv(self.features, 1, self.strides, name="shortcut_conv")(y)
         y = style.conv(self.features, 3, self.strides, name="conv1")(y)
         y = style.act(style.norm(train=train, name="bn2")(y))
-        y = Dropout(self.dropout_rate)(y, train=train)
+        y = style.dropout(self.dropout_rate)(y, train=train)
         return x + style.conv(self.features, 3, name="conv2")(y)
 
 

@@ -149,3 +149,26 @@ def test_images_of_16_pixels_and_more_are_taken():
 def test_an_unknown_activation_is_answered_with_the_nearest():
     with pytest.raises(ConfigError, match="no activation named 'tan'; did you mean tanh"):
         params_of(activation="tan")
+
+
+def test_drop_connect_drops_weights_of_c5_and_f6_in_training_only():
+    options: dict[str, Any] = {"activation": "identity", "drop_connect_rate": 0.5}
+    params = params_of(**options)
+    plain = params_of(activation="identity")
+    assert {p: v.shape for p, v in trees.flatten(params).items()} == {
+        p: v.shape for p, v in trees.flatten(plain).items()
+    }
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
+    model, same = lenet5(10, **options), lenet5(10, activation="identity")
+    evaluated: Any = model.apply({"params": plain}, images, train=False)
+    wanted: Any = same.apply({"params": plain}, images, train=False)
+    np.testing.assert_allclose(evaluated, wanted, rtol=0, atol=1e-5)
+
+    def logits(key):
+        return model.apply({"params": plain}, images, train=True, rngs={"dropout": key})
+
+    drawn: Any = jax.jit(jax.vmap(logits))(jax.random.split(jax.random.key(2), 512))
+    error = 5 * drawn.std(axis=0) / 512**0.5
+    assert float(drawn.std(axis=0).min()) > 0.01
+    # Linear in C5's weights and in F6's, which are dropped apart: right in the mean.
+    assert bool((abs(drawn.mean(axis=0) - wanted) < error).all())
