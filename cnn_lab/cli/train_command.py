@@ -3,8 +3,12 @@
 The same command again resumes a run that was interrupted, and says so when it had ended. Any field
 of the config can be overridden (`cnn-lab help config` lists them); `none` clears an optional one.
 
+With --seeds=N the experiment is trained N times, from its seed on, and the runs are compared: mean,
+standard deviation, interval, and a picture.
+
 Examples:
   cnn-lab train --config=experiments/digits/lenet5.py
+  cnn-lab train --config=experiments/digits/lenet5.py --seeds=5
   cnn-lab train --config=experiments/mnist/lenet5.py --config.optim.learning_rate=0.05
   cnn-lab train --config=experiments/mnist/lenet5.py --config.early_stopping.patience=3 --dry_run
   cnn-lab train --config=runs/a/config.json --workdir=runs/b
@@ -38,6 +42,9 @@ def define_flags(values: flags.FlagValues) -> None:
         "folder of the run; runs/ and the experiment's path by default",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "seeds", None, "runs, each from the next seed; one run by default", flag_values=values
+    )
     flags.DEFINE_bool(
         "dry_run",
         False,
@@ -56,26 +63,31 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"train takes flags only; found {found!r}: {hint}")
     config = freeze(load_config(reference, invocation.overrides))
     require_data(config, reference)
+    num_seeds = invocation.flags.seeds
+    if num_seeds is not None and num_seeds < 2:
+        raise ConfigError(
+            f"--seeds must be at least 2; found {num_seeds}. Leave it out for one run, whose seed "
+            "is --config.seed."
+        )
     runtime.start(config.mesh.num_devices)
-    from cnn_lab.build import default_workdir
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
 
     if invocation.flags.dry_run:
         say(dry_run(config))
         return 0
-    workdir = Path(invocation.flags.workdir or default_workdir(*split_reference(reference)))
+    workdir = Path(invocation.flags.workdir or _default_workdir(reference, num_seeds))
+    if num_seeds is not None:
+        from cnn_lab.cli.seeds import train_seeds
+
+        cut = train_seeds(config, workdir, num_seeds)
+        if cut is not None:
+            _tell_how_to_resume(invocation, workdir, cut.progress.step)
+        return 0
     result = run_training(config, workdir, say)
     progress = result.progress
     if result.status == "interrupted":
-        overrides = [f"--config.{path}={text}" for path, text in invocation.overrides]
-        command = ["cnn-lab", "train", f"--config={reference}", f"--workdir={workdir}", *overrides]
-        say(
-            f"Interrupted at step {progress.step}; everything is saved. Resume with:"
-            if progress.step
-            else "Interrupted before the first step, so nothing was trained. Begin again with:"
-        )
-        say(f"  {shlex.join(command)}")
+        _tell_how_to_resume(invocation, workdir, progress.step)
         return 0
     from cnn_lab.report.page import write_report  # half a second for matplotlib, at the end
 
@@ -93,6 +105,26 @@ def main(invocation: Invocation) -> int:
     say(f"  curves       {report.curves}")
     say(f"  report       {report.page}")
     return 0
+
+
+def _default_workdir(reference: str, num_seeds: int | None) -> Path:
+    from cnn_lab.build import default_workdir
+
+    path = default_workdir(*split_reference(reference))
+    return path if num_seeds is None else path.with_name(f"{path.name}-seeds")
+
+
+def _tell_how_to_resume(invocation: Invocation, workdir: Path, step: int) -> None:
+    values = invocation.flags
+    command = ["cnn-lab", "train", f"--config={values.config}", f"--workdir={workdir}"]
+    command += [f"--seeds={values.seeds}"] if values.seeds is not None else []
+    command += [f"--config.{path}={text}" for path, text in invocation.overrides]
+    say(
+        f"Interrupted at step {step}; everything is saved. Resume with:"
+        if step
+        else "Interrupted before the first step, so nothing was trained. Begin again with:"
+    )
+    say(f"  {shlex.join(command)}")
 
 
 def require_data(config: ExperimentConfig, reference: str) -> None:

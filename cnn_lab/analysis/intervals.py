@@ -1,0 +1,123 @@
+"""How far a figure may be off: by the choice of the images, and by the seed of the training."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.special import stdtrit
+
+from cnn_lab.analysis.scores import Labels, f1_scores
+
+VALUES_AT_ONCE = 2**22
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`."""
+
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Figures of several runs.
+
+    Attributes:
+        mean: of the runs.
+        sd: standard deviation with n - 1.
+        interval: of the mean, by Student's t with n - 1 degrees of freedom.
+        least: the smallest one.
+        most: the largest one.
+        num_runs: at least 2.
+    """
+
+    mean: float
+    sd: float
+    interval: Interval
+    least: float
+    most: float
+    num_runs: int
+
+
+def over_runs(values: Sequence[float], confidence: float = 0.95) -> Spread:
+    """Mean and spread of independent runs.
+
+    Args:
+        values: one figure a run, at least two; where one is not finite, nothing is.
+        confidence: of the interval, in (0, 1).
+    """
+    found = np.asarray(values, np.float64)
+    if not np.isfinite(found).all():
+        found = np.full(len(found), np.nan)
+    mean, sd = float(found.mean()), float(found.std(ddof=1))
+    quantile = float(stdtrit(len(found) - 1, (1 + confidence) / 2))
+    half = quantile * sd / len(found) ** 0.5
+    interval = Interval(mean - half, mean + half)
+    return Spread(mean, sd, interval, float(found.min()), float(found.max()), len(found))
+
+
+def bootstrap(
+    labels: Labels,
+    predictions: Labels,
+    losses: Float64[np.ndarray, " n"],
+    num_classes: int,
+    *,
+    num_resamples: int,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile intervals over resamples of the examples.
+
+    Efron 1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1); Efron
+    and Tibshirani 1993, "An introduction to the bootstrap", section 13.3.
+
+    Args:
+        labels: [n].
+        predictions: [n].
+        losses: log losses [n].
+        num_classes: k.
+        num_resamples: how many times n examples are drawn with replacement.
+        confidence: share of the resamples inside, in (0, 1).
+        seed: of the draws.
+
+    Returns:
+        Intervals of accuracy, error, log_loss and macro_f1.
+    """
+    num_examples, random = len(labels), np.random.default_rng(seed)
+    at_once = max(1, VALUES_AT_ONCE // max(num_examples, num_classes))
+    right = labels == predictions
+    found: dict[str, list[np.ndarray]] = {"accuracy": [], "log_loss": [], "macro_f1": []}
+    for start in range(0, num_resamples, at_once):
+        rows = min(at_once, num_resamples - start)
+        drawn = random.integers(0, num_examples, (rows, num_examples), np.int32)
+        # A class of row r is counted in the cell r * num_classes + class.
+        own = labels[drawn] + np.arange(rows)[:, None] * num_classes
+        taken_for = predictions[drawn] + np.arange(rows)[:, None] * num_classes
+        drawn_right = right[drawn]
+        counts = [
+            np.bincount(cells, minlength=rows * num_classes).reshape(rows, num_classes)
+            for cells in (own[drawn_right], own.ravel(), taken_for.ravel())
+        ]
+        found["accuracy"].append(drawn_right.mean(1))
+        found["log_loss"].append(losses[drawn].mean(1))
+        found["macro_f1"].append(_macro_f1(*counts))
+    tail = (1 - confidence) / 2
+    ends = {
+        name: np.quantile(np.concatenate(parts), (tail, 1 - tail)).tolist()
+        for name, parts in found.items()
+    }
+    low, high = ends["accuracy"]
+    ends["error"] = (1 - high, 1 - low)
+    return {name: Interval(*ends) for name, ends in ends.items()}
+
+
+def _macro_f1(
+    right: Int64[np.ndarray, "r k"],
+    support: Int64[np.ndarray, "r k"],
+    predicted: Int64[np.ndarray, "r k"],
+) -> Float64[np.ndarray, " r"]:
+    """As `ClassScores.macro`, a row a resample."""
+    seen = (support + predicted > 0).sum(1)
+    return f1_scores(right, support, predicted).sum(1) / seen

@@ -1,0 +1,137 @@
+"""How good a classifier's predictions are: from logits [n k] and labels [n], on the host.
+
+Everything is computed in float64 and from the outputs alone, so the same functions serve one
+network, one network over several views of an image, and an ensemble.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float, Float64, Int, Int64
+from scipy.special import log_softmax
+
+Logits = Float[np.ndarray, "n k"]
+LogProbabilities = Float64[np.ndarray, "n k"]
+Labels = Int[np.ndarray, " n"]
+
+
+def log_probabilities(logits: Logits) -> LogProbabilities:
+    """Logarithms of the softmax [n k], at most 0; they are logits of the same probabilities."""
+    return np.minimum(log_softmax(logits.astype(np.float64), axis=1), 0.0)
+
+
+class MeanProbabilities:
+    """The mean of networks' probabilities, one network added at a time.
+
+    Lakshminarayanan et al. 2017, "Simple and scalable predictive uncertainty estimation using deep
+    ensembles", arXiv:1612.01474, section 2.4.
+    """
+
+    def __init__(self):
+        self._total: LogProbabilities | None = None
+        self.num_members = 0
+
+    def add(self, logits: Logits) -> None:
+        """Adds a network by its logits [n k]."""
+        found = log_probabilities(logits)
+        self._total = found if self._total is None else np.logaddexp(self._total, found)
+        self.num_members += 1
+
+    def logits(self) -> LogProbabilities:
+        """Logarithms of the mean probabilities [n k], at most 0; there must be a network."""
+        assert self._total is not None
+        return np.minimum(self._total - math.log(self.num_members), 0.0)
+
+
+def top_k_accuracy(logits: Logits, labels: Labels, k: int) -> float:
+    """Share of the examples whose label is among the k largest logits, in [0, 1].
+
+    Of equal logits the first counts as larger, as for `argmax`.
+    """
+    own = logits[np.arange(len(labels)), labels][:, None]
+    before = np.arange(logits.shape[1])[None] < labels[:, None]
+    # Written so that a comparison with what is no number never makes a label look good.
+    rank = np.sum(~(logits <= own) | ((logits == own) & before), axis=1)
+    return float(np.mean(rank < k))
+
+
+def confusion_matrix(
+    labels: Labels, predictions: Labels, num_classes: int
+) -> Int64[np.ndarray, "k k"]:
+    """Counts [k k]: a row for each label, a column for what it was taken for."""
+    cells = labels.astype(np.int64) * num_classes + predictions
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """Scores of each class, in [0, 1], and their means.
+
+    A class that is never predicted has precision 0, one without examples recall 0, as in
+    scikit-learn. Classes that are neither in the labels nor in the predictions have F1 0 too, and
+    no part in the means.
+
+    Attributes:
+        precision: right ones among those predicted as the class [k].
+        recall: right ones among those of the class [k].
+        f1: harmonic mean of both [k].
+        support: examples of the class [k].
+        predicted: predictions of the class [k].
+    """
+
+    precision: Float64[np.ndarray, " k"]
+    recall: Float64[np.ndarray, " k"]
+    f1: Float64[np.ndarray, " k"]
+    support: Int64[np.ndarray, " k"]
+    predicted: Int64[np.ndarray, " k"]
+
+    def macro(self) -> dict[str, float]:
+        """Means over classes, each of the same weight."""
+        seen = (self.support > 0) | (self.predicted > 0)
+        return self._means(seen.astype(np.float64))
+
+    def weighted(self) -> dict[str, float]:
+        """Means over classes, each weighted by its examples."""
+        return self._means(self.support.astype(np.float64))
+
+    def _means(self, weights: Float64[np.ndarray, " k"]) -> dict[str, float]:
+        shares = weights / weights.sum()
+        return {name: float(getattr(self, name) @ shares) for name in ("precision", "recall", "f1")}
+
+
+def class_scores(confusion: Int64[np.ndarray, "k k"]) -> ClassScores:
+    """Scores of each class from a confusion matrix [k k] that is not all 0."""
+    right, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    return ClassScores(
+        precision=right / np.maximum(predicted, 1),
+        recall=right / np.maximum(support, 1),
+        f1=f1_scores(right, support, predicted),
+        support=support,
+        predicted=predicted,
+    )
+
+
+def f1_scores(
+    right: Int64[np.ndarray, "*any"],
+    support: Int64[np.ndarray, "*any"],
+    predicted: Int64[np.ndarray, "*any"],
+) -> Float64[np.ndarray, "*any"]:
+    """F1 = 2 right / (support + predicted), which is the harmonic mean; 0 for nothing at all."""
+    return 2.0 * right / np.maximum(support + predicted, 1)
+
+
+def log_losses(found: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
+    """Minus the logarithm of each label's probability [n], in nats, at least 0."""
+    return -found[np.arange(len(labels)), labels]
+
+
+def brier_score(found: LogProbabilities, labels: Labels) -> float:
+    """Mean squared distance of the probabilities to the one-hot labels, in [0, 2].
+
+    Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather
+    Review 78(1): summed over all classes, so for two classes twice the usual binary score.
+    """
+    probabilities = np.exp(found)
+    own = probabilities[np.arange(len(labels)), labels]
+    return float(np.mean(np.square(probabilities).sum(1) - 2 * own + 1))

@@ -1,0 +1,93 @@
+"""`train --seeds=N`: the same experiment from several seeds, and what they have in common."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cnn_lab.analysis.intervals import Spread, over_runs
+from cnn_lab.cli.output import say_if_read as say
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import WorkdirError
+from cnn_lab.core.files import write_bytes, write_text
+from cnn_lab.core.typed import freeze, from_dict, to_dict
+from cnn_lab.report.page import write_report
+from cnn_lab.report.seeds import seeds_chart
+from cnn_lab.run import Result, run_training
+from cnn_lab.train.log import METRICS_FILE, read_rows
+from cnn_lab.train.workdir import CONFIG_FILE, check_config
+
+SUMMARY, PICTURE = "seeds.json", "seeds.png"
+
+
+def train_seeds(config: ExperimentConfig, folder: Path, num_seeds: int) -> Result | None:
+    """Trains from seed `config.seed` on, a run a seed in `folder`/seedS, and compares them.
+
+    Args:
+        config: of the first run.
+        folder: gets the runs, a table and a picture.
+        num_seeds: at least 2.
+
+    Returns:
+        How the run stands that was interrupted, None when all have ended.
+
+    Raises:
+        WorkdirError: a folder that holds something else; nothing was trained.
+    """
+    if (folder / CONFIG_FILE).exists():
+        raise WorkdirError(
+            f"{folder} is the folder of one run; give another --workdir for those of {num_seeds} "
+            "seeds."
+        )
+    runs: dict[int, Path] = {}
+    configs: dict[int, ExperimentConfig] = {}
+    for seed in range(config.seed, config.seed + num_seeds):
+        one = from_dict(ExperimentConfig, to_dict(config))
+        one.seed = seed
+        runs[seed], configs[seed] = folder / f"seed{seed}", freeze(one)
+        check_config(runs[seed], one)
+    for number, (seed, workdir) in enumerate(runs.items(), start=1):
+        say(f"Seed {seed}, {number} of {num_seeds}, in {workdir}")
+        result = run_training(configs[seed], workdir, say)
+        if result.status == "interrupted":
+            return result
+        write_report(workdir)
+    _compare(config, folder, runs)
+    return None
+
+
+def _compare(config: ExperimentConfig, folder: Path, runs: dict[int, Path]) -> None:
+    """Prints, draws and stores the validation metrics of all runs."""
+    rows = {seed: read_rows(workdir / METRICS_FILE) for seed, workdir in runs.items()}
+    looks = {s: [r for r in found if r["split"] == "validation"] for s, found in rows.items()}
+    summary: dict[str, Any] = {"seeds": list(runs)}
+    if all(looks.values()):
+        metric = config.selection.metric
+        last = {name: [look[-1][name] for look in looks.values()] for name in ("loss", metric)}
+        choose = min if metric == "loss" else max
+        best = [choose(_finite(look, metric)) for look in looks.values()]
+        say(f"Validation over {len(runs)} seeds, mean +- standard deviation (95 % interval):")
+        for name, values in {
+            **{f"last {n}": v for n, v in last.items()},
+            f"best {metric}": best,
+        }.items():
+            spread = over_runs(values)
+            say(f"  {name:<16} {in_words(spread)}")
+            summary[name] = {"runs": values, **dataclasses.asdict(spread)}
+    write_bytes(folder / PICTURE, seeds_chart(rows))
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2))
+    say(f"  figures          {folder / SUMMARY}")
+    say(f"  picture          {folder / PICTURE}")
+
+
+def in_words(spread: Spread) -> str:
+    """Mean, standard deviation, interval of the mean, least and most."""
+    low, high = spread.interval.low, spread.interval.high
+    return (
+        f"{spread.mean:.4f} +- {spread.sd:.4f} ({low:.4f} to {high:.4f}), "
+        f"from {spread.least:.4f} to {spread.most:.4f}"
+    )
+
+
+def _finite(rows: list[dict[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows if row[name] is not None] or [float("nan")]
