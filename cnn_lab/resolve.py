@@ -14,7 +14,9 @@ from cnn_lab.config_rules import validate
 from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.options import check_options, declared_options
 from cnn_lab.core.shapes import Scalar, Tree
-from cnn_lab.losses import make_loss
+from cnn_lab.data.augment.choose import choose_augmentation
+from cnn_lab.data.augment.recipes import Augmentation
+from cnn_lab.losses import LOSSES, NEEDS_ONE_CLASS, make_loss
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.optim import clipping, constraints, penalties
 from cnn_lab.optim.assemble import assemble
@@ -40,6 +42,7 @@ class Named:
         make_average: (steps_per_epoch) -> average of the weights.
         selection: which validation metric decides, in which direction, and how patiently.
         plateau: when the learning rate is lowered; None never does.
+        augmentation: of the training images.
     """
 
     make_schedule: Callable[[int, int], optax.Schedule]
@@ -49,6 +52,7 @@ class Named:
     make_average: Callable[[int], Average]
     selection: Selection
     plateau: Plateau | None
+    augmentation: Augmentation
 
 
 def resolve_names(config: ExperimentConfig) -> Named:
@@ -90,6 +94,7 @@ def resolve_names(config: ExperimentConfig) -> Named:
         make_average=functools.partial(_make_average, config),
         selection=selection,
         plateau=plateau,
+        augmentation=_augmentation(config),
     )
 
 
@@ -134,6 +139,18 @@ def class_weights(
     present = counts > 0
     weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 1.0)
     return tuple(weights.tolist())
+
+
+def _augmentation(config: ExperimentConfig) -> Augmentation:
+    augmentation = choose_augmentation(config.data)
+    if augmentation.mixes and config.task.loss in NEEDS_ONE_CLASS:
+        others = ", ".join(sorted(LOSSES.keys() - NEEDS_ONE_CLASS))
+        raise ConfigError(
+            f"config.task.loss is {config.task.loss!r}, which needs one class an example, but "
+            "mixup or CutMix mixes images; set --config.data.augment.options.mixup=0 and "
+            f"--config.data.augment.options.cutmix=0, or take one of {others}."
+        )
+    return augmentation
 
 
 def _optimizer_options(optim: OptimConfig) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Lists models, datasets, experiments, optimizers, losses and all else that has a name.
 
 Without arguments it says what can be listed. A pattern keeps the names that match it; `*` stands
-for anything. The full name of a model, an optimizer, a schedule or a loss shows its options: types,
+for anything. The full name of a model, an optimizer, a loss ... shows its options: types,
 ranges and defaults.
 
 Examples:
@@ -23,7 +23,7 @@ from typing import Any
 from absl import flags
 
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.reference import entry, explained, first_line
+from cnn_lab.cli.reference import entry, explained, first_line, flag_text
 from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.options import declared_options
 
@@ -67,6 +67,7 @@ def _details(detailed: "Detailed", name: str, row: str) -> str:
     lines = [f"{name}: {title}", *([] if summary in title else [summary]), ""]
     lines.append(f"  --{detailed.field}={name}")
     options, meanings = declared_options(function), explained(function, "Args")
+    meanings = meanings or explained(function, "Attributes")
     for option, (annotation, default) in options.items():
         meaning = meanings.get(option, "")
         if option in NAMED_BY:
@@ -168,6 +169,26 @@ def _tasks() -> dict[str, Callable]:
     return TASKS
 
 
+def _augmentations() -> dict[str, Callable]:
+    from cnn_lab.data.augment.recipes import RECIPES, Augmentation
+
+    return dict.fromkeys(RECIPES, Augmentation)
+
+
+def _recipes() -> dict[str, str]:
+    from cnn_lab.data.augment.recipes import RECIPES
+
+    def changes(augmentation: Any) -> str:
+        values = dataclasses.asdict(augmentation).items()
+        plain = {field.name: field.default for field in dataclasses.fields(augmentation)}
+        return ", ".join(f"{n} {flag_text(v)}" for n, v in values if v != plain[n])
+
+    return {
+        name: "; ".join(f"{s}: {changes(a)}" for s, a in strengths.items() if changes(a))
+        for name, strengths in RECIPES.items()
+    }
+
+
 def _activations() -> dict[str, Callable]:
     from cnn_lab.layers.activations import ACTIVATIONS
 
@@ -202,6 +223,9 @@ DETAILED = {
         "config.optim.schedule.name", "config.optim.schedule.options", _schedules
     ),
     "losses": Detailed("config.task.loss", "config.task.loss_options", _losses),
+    "augmentations": Detailed(
+        "config.data.augment.recipe", "config.data.augment.options", _augmentations
+    ),
 }
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
@@ -210,6 +234,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "optimizers": _named(_optimizers),
     "schedules": _named(_schedules),
     "losses": _named(_losses),
+    "augmentations": _recipes,
     "tasks": _named(_tasks),
     "activations": _named(_activations),
     "initializers": _initializers,

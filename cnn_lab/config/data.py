@@ -16,8 +16,8 @@ class AugmentConfig(Node):
 
     Attributes:
         strength: one knob for a whole recipe.
-        recipe: as `cnn-lab list augmentations` shows it; None takes `strokes` for handwriting and
-            `photos` for all else.
+        recipe: as `cnn-lab list augmentations` shows it; None takes that of the kind of data:
+            `strokes` for handwritten digits, `cifar` for CIFAR, `photos` for all else.
         options: single values that differ from the recipe's, such as `flip` or `mixup`;
             `cnn-lab list augmentations NAME` shows them.
     """

@@ -43,6 +43,7 @@ class DatasetDescription:
     split_sizes: Mapping[str, int]
     licence: str
     citation: str
+    recipe: str = "photos"  # of augmentation, where a config names none
     files: tuple[RemoteFile, ...] = ()
 
     @property
@@ -160,6 +161,7 @@ _KRIZHEVSKY = (
 _DESCRIPTIONS = (
     DatasetDescription(
         name="digits",
+        recipe="strokes",
         title="Handwritten digits, 8x8, from scikit-learn (no download)",
         image_shape=(8, 8, 1),
         class_names=DIGITS,
@@ -170,6 +172,7 @@ _DESCRIPTIONS = (
     ),
     DatasetDescription(
         name="mnist",
+        recipe="strokes",
         title="Handwritten digits, 28x28",
         image_shape=(28, 28, 1),
         class_names=DIGITS,
@@ -192,6 +195,7 @@ _DESCRIPTIONS = (
     ),
     DatasetDescription(
         name="cifar10",
+        recipe="cifar",
         title="Photographs of 10 kinds of things, 32x32",
         image_shape=(32, 32, 3),
         class_names=CIFAR10_CLASSES,
@@ -208,6 +212,7 @@ _DESCRIPTIONS = (
     ),
     DatasetDescription(
         name="cifar100",
+        recipe="cifar",
         title="Photographs of 100 kinds of things (fine labels), 32x32",
         image_shape=(32, 32, 3),
         class_names=CIFAR100_CLASSES,

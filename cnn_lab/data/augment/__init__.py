@@ -1,0 +1,1 @@
+"""Random changes of images, batch by batch, inside the compiled training step."""

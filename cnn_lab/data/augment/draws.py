@@ -1,0 +1,89 @@
+"""Random numbers of a batch: each image has its own word for each thing that is drawn.
+
+A word's place never changes, so that switching one change on or off leaves all others as they were.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, UInt32
+
+from cnn_lab.core.shapes import Key
+
+WORDS = (
+    *("flip", "shift_y", "shift_x", "crop_area", "crop_aspect", "crop_y", "crop_x"),
+    *("rotation", "scale", "stretch", "shear", "translate_y", "translate_x"),
+    *("brightness", "contrast", "saturation", "hue", "grayscale"),
+    *("erasing", "erasing_area", "erasing_aspect", "erasing_y", "erasing_x", "erasing_noise"),
+    *("mix", "mix_kind", "mix_share", "mix_y", "mix_x"),
+)
+SLOT_WORDS = ("member", "sign")  # again for each operation of RandAugment, after the others
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+
+Draws = dict[str, Float32[Array, " n"]]
+
+
+def draw(key: Key, num_examples: int, num_slots: int = 0) -> Draws:
+    """Even draws from [0, 1) for each image, by name: `WORDS`, then `member0`, `sign0`, ..."""
+    names = [*WORDS, *(f"{word}{slot}" for slot in range(num_slots) for word in SLOT_WORDS)]
+    words = computed_once(random_bits(key, (len(names), num_examples)))
+    return dict(zip(names, uniform(words), strict=True))
+
+
+def uniform(words: UInt32[Array, "..."]) -> Float32[Array, "..."]:
+    """Numbers in [0, 1), multiples of 2^-24, from random words."""
+    return (words >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
+
+
+def within(
+    draws: Float32[Array, " n"], least: float | Array, most: float | Array
+) -> Float32[Array, " n"]:
+    """Draws from [0, 1) stretched to [least, most)."""
+    return least + draws * (most - least)
+
+
+def within_ratio(draws: Float32[Array, " n"], least: float, most: float) -> Float32[Array, " n"]:
+    """The same on a logarithmic scale."""
+    return jnp.exp(within(draws, math.log(least), math.log(most)))
+
+
+def computed_once(x: Array) -> Array:
+    """Returns `x`, computed here and not again for every pixel that uses it.
+
+    XLA's CPU compiler merges cheap-looking producers (a generator's rounds, a cosine) into the loop
+    over the pixels, and so runs them a thousand times an image; barriers are gone by then. It
+    cannot look through a loop: this one inverts all bits twice.
+    """
+    if jax.default_backend() != "cpu":
+        return x
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 2, lambda _, b: ~b, bits), x.dtype)
+
+
+def random_bits(key: Key, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
+    """Random words equal to `jax.random.bits(key, shape)`, in one operation on CPUs.
+
+    The cipher is Threefry-2x32 with 20 rounds of the position's number (Salmon et al. 2011,
+    "Parallel random numbers: as easy as 1, 2, 3"), so that the words are the same on any number of
+    devices. Keys of other generators and other platforms go to JAX.
+    """
+    threefry = str(jax.random.key_impl(key)) == "threefry2x32"
+    if not threefry or math.prod(shape) >= 2**32 or jax.default_backend() != "cpu":
+        return jax.random.bits(key, shape, jnp.uint32)
+    first, second = jax.random.key_data(key)
+    keys = (first, second, first ^ second ^ jnp.uint32(PARITY))
+    number = jnp.zeros(shape, jnp.uint32)
+    for axis, length in enumerate(shape):
+        number = number * jnp.uint32(length)
+        number += jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    left, right = jnp.full_like(number, keys[0]), number + keys[1]
+    for block in range(5):
+        for rotation in ROTATIONS[block % 2]:
+            left = left + right
+            right = (right << jnp.uint32(rotation)) | (right >> jnp.uint32(32 - rotation))
+            right = right ^ left
+        left = left + keys[(block + 1) % 3]
+        right = right + keys[(block + 2) % 3] + jnp.uint32(block + 1)
+    return left ^ right

@@ -1,0 +1,121 @@
+"""An augmentation as one pure function of a batch."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.shapes import Key, Labels, RawImages
+from cnn_lab.data.augment import affine, colour, elastic, erasing, mixing, randaugment, resample
+from cnn_lab.data.augment.draws import Draws, draw
+from cnn_lab.data.augment.erasing import Pixels
+from cnn_lab.data.augment.recipes import Augmentation
+
+OPTIONS = "config.data.augment.options"
+ELASTIC_STREAM = 1
+
+# (key, images [n h w c], labels [n]) -> (images [n h w c], labels [n] or [n k])
+Augment = Callable[[Key, RawImages, Labels], tuple[Pixels, Labels | Float32[Array, "n k"]]]
+
+
+def make_augment(
+    augmentation: Augmentation, image_shape: tuple[int, int, int], num_classes: int
+) -> Augment:
+    """Makes the function that changes a batch, to be called inside a compiled step.
+
+    Args:
+        augmentation: amplitudes.
+        image_shape: (h, w, c) of stored images. Saturation, hue and grayscale are left out where c
+            is not 3.
+        num_classes: length of soft labels.
+
+    Returns:
+        A pure function. Equal keys give equal bits, on any number of devices. Images stay uint8
+        unless values between whole numbers are possible, else become float32 in 0..255; labels
+        become shares of the classes where images are mixed. All at zero gives back its arguments.
+
+    Raises:
+        ConfigError: an amplitude does not fit images of that size, or a range is upside down.
+    """
+    check(augmentation, image_shape)
+    if image_shape[2] != 3:
+        augmentation = dataclasses.replace(augmentation, saturation=0.0, hue=0.0, grayscale=0.0)
+    whole = not (augmentation.interpolates or augmentation.jitters)
+    moves = augmentation.flip or augmentation.shift
+
+    def augment(
+        key: Key, images: RawImages, labels: Labels
+    ) -> tuple[Pixels, Labels | Float32[Array, "n k"]]:
+        draws = draw(key, len(images), augmentation.randaugment_ops)
+        changed: Pixels = images
+        if not augmentation.interpolates and moves:
+            changed = _moved(augmentation, draws, images)
+        if not whole:
+            changed = resample.images_of(_recoloured(augmentation, key, draws, changed))
+        if augmentation.erasing:
+            changed = erasing.erased(augmentation, draws, changed)
+        if augmentation.mixes:
+            return mixing.mixed(augmentation, draws, changed, labels, num_classes)
+        return changed, labels
+
+    def unchanged(key: Key, images: RawImages, labels: Labels) -> tuple[RawImages, Labels]:  # noqa: ARG001
+        return images, labels
+
+    nothing = whole and not (moves or augmentation.erasing or augmentation.mixes)
+    return unchanged if nothing else augment
+
+
+def check(augmentation: Augmentation, image_shape: tuple[int, int, int]) -> None:
+    """Raises a `ConfigError` where `make_augment` says so."""
+    height, width, _ = image_shape
+    for name in ("shift", "translate"):
+        most = getattr(augmentation, name)
+        if most >= min(height, width):
+            raise ConfigError(
+                f"{OPTIONS}.{name} is {most}, but the images have {height} x {width} pixels, of "
+                f"which nothing might be left; use at most {min(height, width) - 1}."
+            )
+    for name in ("crop_area", "crop_aspect", "erasing_area", "erasing_aspect"):
+        least, most = getattr(augmentation, name)
+        if least > most:
+            raise ConfigError(
+                f"{OPTIONS}.{name} is {least},{most}, whose first value must not be larger than "
+                f"its second; write it as {most},{least}."
+            )
+
+
+def _moved(augmentation: Augmentation, draws: Draws, images: RawImages) -> RawImages:
+    """Flips and shifts by whole pixels, exactly."""
+    sign = jnp.where(draws["flip"] < augmentation.flip, -1, 1)
+    x, y = (shift.astype(jnp.int32) for shift in affine.whole_shifts(augmentation, draws))
+    return resample.whole_pixels(images, sign, x, y, augmentation.fill)
+
+
+def _recoloured(
+    augmentation: Augmentation, key: Key, draws: Draws, images: RawImages
+) -> resample.Planes:
+    """All that needs numbers between whole ones: one interpolation, then colours."""
+    num_examples, height, width, num_channels = images.shape
+    operations = randaugment.operations(augmentation, draws, num_channels)
+    magnitude = augmentation.randaugment_magnitude
+    planes = resample.planes_of(images)
+    if augmentation.interpolates:
+        to_old = affine.drawn(augmentation, draws, height, width)
+        for operation in operations:
+            to_old = affine.then(to_old, randaugment.moved(operation, magnitude, height, width))
+        if augmentation.shift:
+            to_old = affine.then(to_old, affine.moved(*affine.whole_shifts(augmentation, draws)))
+        wander = None
+        if alpha := augmentation.elastic_alpha:
+            stream = jax.random.fold_in(key, ELASTIC_STREAM)
+            sigma = augmentation.elastic_sigma
+            wander = elastic.field(stream, num_examples, height, width, alpha=alpha, sigma=sigma)
+        planes = resample.between_pixels(images, to_old, wander, augmentation.fill)
+    for operation in operations:
+        planes = randaugment.toned(operation, magnitude, planes)
+    if augmentation.jitters:
+        planes = colour.jittered(augmentation, draws, planes)
+    return planes

@@ -1,0 +1,148 @@
+"""What an augmentation may do, and how much of it, by kind of image and strength.
+
+Where the numbers come from: flip and shift of 4 pixels for CIFAR, He et al. 2015 (arXiv
+1512.03385, section 4.2); areas and aspects of crops, Szegedy et al. 2015 (arXiv 1409.4842, section
+6); RandAugment with mixup 0.2 and CutMix 1, Wightman et al. 2021 (arXiv 2110.00476, table 2), at
+the magnitude that torchvision takes by default; erasing, Zhong et al. 2017 (arXiv 1708.04896,
+section 4); angles and scales of handwriting, Cireşan et al. 2010 (arXiv 1003.0358, section 3);
+elastic distortion, Simard et al. 2003 ("Best practices for convolutional neural networks applied
+to visual document analysis", section 2).
+"""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from cnn_lab.core.ranges import Fraction, Natural, NonNegative, Positive, Range
+
+Fill = Literal["black", "reflect", "edge"]
+Share = Annotated[float, Range(above=0, most=1)]
+Angle = Annotated[float, Range(least=0, most=180)]
+Slant = Annotated[float, Range(least=0, most=60)]
+Turn = Annotated[float, Range(least=0, most=0.5)]
+Magnitude = Annotated[float, Range(least=0, most=30)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How far each change may go; the defaults change nothing.
+
+    An image draws each of its values evenly from the range given, apart from all other images.
+
+    Attributes:
+        flip: probability of exchanging left and right.
+        shift: largest shift along each axis, in whole pixels; exact, as padding and cropping is.
+        fill: what lies outside an image: black, or the image mirrored at its border pixels, or
+            those repeated.
+        crop_area: smallest and largest share of the image that a crop keeps, which is then
+            enlarged to the image's size.
+        crop_aspect: smallest and largest ratio of width to height of a crop in pixels, on a
+            logarithmic scale; a side longer than the image is cut to it.
+        rotation: largest angle either way, in degrees.
+        scale: largest enlargement: 0.2 draws factors from 1/1.2 to 1.2, on a logarithmic scale.
+        stretch: the same for the ratio of width to height, the area being kept.
+        shear: largest slant of upright lines, in degrees.
+        translate: largest shift along each axis, in pixels and fractions of them.
+        elastic_alpha: factor of the elastic distortion's smoothed noise, in pixels: at sigma 4 and
+            alpha 34, pixels wander by 1.4 (standard deviation).
+        elastic_sigma: width of the noise's smoothing, in pixels (standard deviation).
+        brightness: 0.4 multiplies all pixels by a factor from 0.6 to 1.4.
+        contrast: the same for distances from the image's mean grey.
+        saturation: the same for distances from each pixel's grey; colour images only.
+        hue: largest turn of the colour circle either way, as a share of it; colour images only.
+        grayscale: probability of losing all colour; colour images only.
+        erasing: probability of a rectangle of noise.
+        erasing_area: smallest and largest share of the image that it covers.
+        erasing_aspect: smallest and largest ratio of its width to its height, on a logarithmic
+            scale.
+        mixup: alpha of the Beta distribution of an image's share in a blend of two.
+        cutmix: alpha of the Beta distribution of an image's share where a rectangle of another
+            covers the rest. With mixup too, each image gets one of both.
+        mix_probability: share of the images that mixup or CutMix change.
+        randaugment_ops: changes per image that RandAugment draws.
+        randaugment_magnitude: how strong they are; 30 is torchvision's strongest.
+    """
+
+    flip: Fraction = 0.0
+    shift: Natural = 0
+    fill: Fill = "black"
+    crop_area: tuple[Share, Share] = (1.0, 1.0)
+    crop_aspect: tuple[Positive, Positive] = (1.0, 1.0)
+    rotation: Angle = 0.0
+    scale: NonNegative = 0.0
+    stretch: NonNegative = 0.0
+    shear: Slant = 0.0
+    translate: NonNegative = 0.0
+    elastic_alpha: NonNegative = 0.0
+    elastic_sigma: Positive = 4.0
+    brightness: NonNegative = 0.0
+    contrast: NonNegative = 0.0
+    saturation: NonNegative = 0.0
+    hue: Turn = 0.0
+    grayscale: Fraction = 0.0
+    erasing: Fraction = 0.0
+    erasing_area: tuple[Share, Share] = (0.02, 0.4)
+    erasing_aspect: tuple[Positive, Positive] = (0.3, 3.3)
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    mix_probability: Fraction = 1.0
+    randaugment_ops: Natural = 0
+    randaugment_magnitude: Magnitude = 9.0
+
+    @property
+    def crops(self) -> bool:
+        """Whether random resized crops are drawn."""
+        return self.crop_area != (1.0, 1.0) or self.crop_aspect != (1.0, 1.0)
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether pixels are taken from between pixels."""
+        amplitudes = (self.rotation, self.scale, self.stretch, self.shear, self.translate)
+        return self.crops or any((*amplitudes, self.elastic_alpha, self.randaugment_ops))
+
+    @property
+    def jitters(self) -> bool:
+        """Whether brightness or colours change, RandAugment apart."""
+        colours = (self.saturation, self.hue, self.grayscale)
+        return any((self.brightness, self.contrast, *colours))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels become shares of the classes."""
+        return bool(self.mix_probability and (self.mixup or self.cutmix))
+
+
+_PHOTOS_LIGHT = Augmentation(
+    flip=0.5,
+    fill="reflect",
+    crop_area=(0.5, 1.0),
+    crop_aspect=(3 / 4, 4 / 3),
+    brightness=0.2,
+    contrast=0.2,
+    saturation=0.2,
+)
+_PHOTOS_HEAVY = Augmentation(
+    flip=0.5,
+    fill="reflect",
+    crop_area=(0.25, 1.0),
+    crop_aspect=(3 / 4, 4 / 3),
+    rotation=10.0,
+    randaugment_ops=2,
+    erasing=0.25,
+    mixup=0.2,
+    cutmix=1.0,
+)
+_CIFAR_LIGHT = Augmentation(flip=0.5, shift=4)
+_CIFAR_HEAVY = dataclasses.replace(_CIFAR_LIGHT, randaugment_ops=2, erasing=0.5, cutmix=1.0)
+_STROKES_LIGHT = Augmentation(
+    rotation=7.5, scale=0.1, stretch=0.1, shear=7.5, translate=1.0, elastic_alpha=15.0
+)
+_STROKES_HEAVY = Augmentation(
+    rotation=15.0, scale=0.15, stretch=0.15, shear=15.0, translate=2.0, elastic_alpha=34.0
+)
+
+# Kind of image -> strength -> amplitudes; those in pixels fit images of 28 to 32 pixels.
+RECIPES: dict[str, dict[str, Augmentation]] = {
+    "photos": {"none": Augmentation(), "light": _PHOTOS_LIGHT, "heavy": _PHOTOS_HEAVY},
+    "cifar": {"none": Augmentation(), "light": _CIFAR_LIGHT, "heavy": _CIFAR_HEAVY},
+    "strokes": {"none": Augmentation(), "light": _STROKES_LIGHT, "heavy": _STROKES_HEAVY},
+}
