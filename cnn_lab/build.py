@@ -173,7 +173,8 @@ def build(
     init = make_init(model, optimizer, input_shape, average.init)
     labels = train.source.labels[train.indices]
     weights = class_weights(config, labels, dataset.info.class_names)
-    # Images that the model cannot take stop here, before their pixels are measured.
+    # What does not fit the size of the images stops here, before their pixels are measured.
+    augment = make_augment(named.augmentation, image_shape, dataset.info.num_classes)
     jax.eval_shape(init, jax.random.key(0))
     network = Network(
         model=model,
@@ -193,7 +194,7 @@ def build(
         config.train.batch_size,
         seed=config.seed,
         longest=config.train.max_steps_per_dispatch,
-        augment=make_augment(named.augmentation, image_shape, dataset.info.num_classes),
+        augment=augment,
     )
     training = make_training(num_epochs=config.train.num_epochs)
     has_statistics = STATISTICS in jax.eval_shape(init, jax.random.key(0)).collections

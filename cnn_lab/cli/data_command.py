@@ -1,22 +1,26 @@
-"""Prepares data sets for training, and checks them.
+"""Prepares data sets for training, checks them, and shows what augmentation makes of them.
 
 `prepare` reads the published files from a folder of yours or downloads them, verifies them and
 writes them once as TFDS array_record. `check` looks for images that are in two splits, test
-included, or twice in one; it ends with status 1 if two splits share images. Both take a catalogue
-name, `folder:PATH` or `tfds:PATH`; training prepares by itself too.
+included, or twice in one; it ends with status 1 if two splits share images. `show` draws training
+images, each beside altered ones, as a training would see them. All take a catalogue name,
+`folder:PATH` or `tfds:PATH`; training prepares by itself too.
 
 Examples:
   cnn-lab data prepare mnist --from_dir=downloads/mnist
   cnn-lab data prepare folder:photos --skip_bad_files
   cnn-lab data check cifar10
+  cnn-lab data show mnist --augment=heavy --out=sheet.png
+  cnn-lab data show folder:photos --image_size=64,64 --config.data.augment.options.mixup=0.2
 """
 
+import functools
 import sys
 from pathlib import Path
 
 from absl import flags
 
-from cnn_lab.cli import runtime
+from cnn_lab.cli import runtime, sheet
 from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError, lookup
 from cnn_lab.core.numbers import counted
@@ -42,14 +46,19 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "skip_bad_files", False, "leave out files that are no images", flag_values=values
     )
+    sheet.define_flags(values)
 
 
 def main(invocation: Invocation) -> int:
-    """Runs `prepare` or `check` on one data set."""
+    """Runs `prepare`, `check` or `show` on one data set."""
     if len(invocation.arguments) != 2:
-        raise ConfigError("data takes an action and a name: cnn-lab data prepare|check NAME.")
+        raise ConfigError("data takes an action and a name: cnn-lab data prepare|check|show NAME.")
     action, name = invocation.arguments
-    act = lookup({"prepare": _prepare, "check": _check}, action, "action of data")
+    act = lookup(ACTIONS, action, "action of data")
+    if action == "show":
+        act = functools.partial(act, invocation, sheet.data_of(invocation, name))
+    elif invocation.overrides:
+        raise ConfigError(f"data {action} takes no --config.* overrides.")
     runtime.start_logging()
     from cnn_lab.data.catalog import open_dataset
 
@@ -104,6 +113,9 @@ def _check(dataset) -> int:
     if len(pairs) > SHOWN:
         _say(f"  ... and {len(pairs) - SHOWN:,} more pairs")
     return LEAK_STATUS if summary.across else 0
+
+
+ACTIONS = {"prepare": _prepare, "check": _check, "show": sheet.show}
 
 
 def _few(names: tuple[str, ...]) -> str:

@@ -1,0 +1,132 @@
+"""`cnn-lab data show`: training images beside what augmentation makes of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from absl import flags
+
+from cnn_lab.cli.config_flag import load_config
+from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.output import say
+from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.files import write_bytes
+from cnn_lab.core.typed import override
+
+if TYPE_CHECKING:
+    from cnn_lab.data.catalog import Dataset
+
+STRENGTHS = ("none", "light", "heavy")
+BATCH = 8  # altered versions of each image
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of `show`."""
+    flags.DEFINE_string(
+        "augment",
+        None,
+        "show: none, light or heavy; that of --config, or light, by default",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "config", None, "show: experiment whose data and augmentation to show", flag_values=values
+    )
+    flags.DEFINE_string("out", "sheet.png", "show: where the picture goes", flag_values=values)
+    flags.DEFINE_string("image_size", None, "show: HEIGHT,WIDTH", flag_values=values)
+    flags.DEFINE_integer("num_images", 10, "show: images", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "show: another seed, other images", flag_values=values)
+
+
+def data_of(invocation: Invocation, name: str) -> DataConfig:
+    """What is to be shown.
+
+    Raises:
+        ConfigError: a flag that cannot be.
+    """
+    values = invocation.flags
+    if values.config:
+        config = load_config(values.config, invocation.overrides)
+    else:
+        config = ExperimentConfig()
+        config.data.augment.strength = "light"
+        for path, text in invocation.overrides:
+            override(config, path, text)
+    config.data.name = name
+    if values.augment is not None:
+        if values.augment not in STRENGTHS:
+            raise ConfigError(
+                f"--augment must be one of {', '.join(STRENGTHS)}; found {values.augment!r}. "
+                "Recipes: --config.data.augment.recipe."
+            )
+        config.data.augment.strength = values.augment
+    if values.image_size:
+        override(config, "data.image_size", values.image_size)
+    if values.num_images < 1:
+        raise ConfigError(f"--num_images must be at least 1; found {values.num_images}.")
+    if Path(values.out).suffix != ".png":
+        raise ConfigError(f"--out must end in .png; found {values.out!r}.")
+    if not Path(values.out).absolute().parent.is_dir():
+        raise ConfigError(f"--out={values.out}: there is no folder of that name.")
+    return config.data
+
+
+def show(invocation: Invocation, data: DataConfig, dataset: "Dataset") -> int:
+    """Draws the sheet."""
+    import jax
+    import jax.numpy as jnp
+
+    from cnn_lab.data.assemble import fixed_shape, whole
+    from cnn_lab.data.augment.choose import choose_augmentation, usual_recipe
+    from cnn_lab.data.augment.make import make_augment
+    from cnn_lab.report.sheet import contact_sheet
+
+    values = invocation.flags
+    train = whole(dataset.split("train"), data)
+    augmentation = choose_augmentation(data)
+    shape, class_names = fixed_shape(train.source), dataset.info.class_names
+    augment = jax.jit(make_augment(augmentation, shape, len(class_names)))
+    positions = _one_a_class(train.source.labels, values.num_images, values.seed)
+    batch = train.source.gather(positions)
+    images, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+    columns, captions = [batch["image"]], [["original"] * len(positions)]
+    for number in range(BATCH):
+        key = jax.random.fold_in(jax.random.key(values.seed), number)
+        altered, targets = augment(key, images, labels)
+        columns.append(np.clip(np.rint(np.asarray(altered)), 0, 255).astype(np.uint8))
+        captions.append(_captions(np.asarray(targets), class_names))
+    write_bytes(
+        Path(values.out),
+        contact_sheet(
+            np.stack(columns, axis=1),
+            [class_names[label] for label in batch["label"]],
+            [list(row) for row in zip(*captions, strict=True)],
+        ),
+    )
+    recipe = data.augment.recipe or usual_recipe(data.name)
+    say(f"{len(positions)} training images of {dataset.info.name}, each with {BATCH} versions")
+    say(f"  augmentation  {recipe}, {data.augment.strength}")
+    say(f"  picture       {values.out}")
+    return 0
+
+
+def _one_a_class(labels: Any, num_images: int, seed: int) -> np.ndarray:
+    """Positions of examples, class after class as long as there are any."""
+    random = np.random.default_rng(seed)
+    shuffled = random.permutation(len(labels))
+    of_class = labels[shuffled]
+    # How many of its class come before each example.
+    order = np.argsort(of_class, kind="stable")
+    counts = np.bincount(of_class)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(labels)) - starts
+    chosen = np.sort(shuffled[np.lexsort((of_class, rank))[:num_images]])
+    return chosen[np.argsort(labels[chosen], kind="stable")]
+
+
+def _captions(targets: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
+    """The class of the largest share, and that share, where images are mixed; else nothing."""
+    if targets.ndim == 1:
+        return [""] * len(targets)
+    return [f"{shares.max():.0%} {class_names[int(shares.argmax())]}" for shares in targets]
