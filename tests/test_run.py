@@ -20,7 +20,7 @@ from cnn_lab import run
 from cnn_lab.build import Experiment, build, default_workdir
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.cli.trained import open_trained
+from cnn_lab.trained import open_trained
 from cnn_lab.config import (
     DataConfig,
     EarlyStoppingConfig,

@@ -13,7 +13,7 @@ import pytest
 from test_run import SignalAt, state_digests, validation, without_rates
 
 from cnn_lab.build import build, evaluation_pipeline, make_evaluator
-from cnn_lab.cli.trained import open_trained
+from cnn_lab.trained import open_trained
 from cnn_lab.config import (
     AverageConfig,
     DataConfig,

@@ -1,16 +1,17 @@
 """How good a classifier's predictions are: from logits [n k] and labels [n], on the host.
 
-Everything is computed in float64 and from the outputs alone, so the same functions serve one
+Probabilities are float64 and come from the outputs alone, so the same functions serve one
 network, one network over several views of an image, and an ensemble.
 """
 
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int64
-from scipy.special import log_softmax
+from jaxtyping import Float, Float64, Int, Int64, Shaped
 
+VALUES_AT_ONCE = 2**18
 Logits = Float[np.ndarray, "n k"]
 LogProbabilities = Float64[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"]
@@ -18,7 +19,18 @@ Labels = Int[np.ndarray, " n"]
 
 def log_probabilities(logits: Logits) -> LogProbabilities:
     """Logarithms of the softmax [n k], at most 0; they are logits of the same probabilities."""
-    return np.minimum(log_softmax(logits.astype(np.float64), axis=1), 0.0)
+    found = np.empty(logits.shape, np.float64)
+    for rows in portions(logits):
+        part = np.subtract(logits[rows], logits[rows].max(1, keepdims=True), dtype=np.float64)
+        part -= np.log(np.exp(part).sum(1, keepdims=True))
+        np.minimum(part, 0.0, out=found[rows])
+    return found
+
+
+def portions(table: Shaped[np.ndarray, "n k"]) -> Iterator[slice]:
+    """Rows of a large table a few at a time: what is made of them stays in the caches."""
+    size = max(1, VALUES_AT_ONCE // table.shape[1])
+    return (slice(start, start + size) for start in range(0, len(table), size))
 
 
 class MeanProbabilities:
@@ -132,6 +144,6 @@ def brier_score(found: LogProbabilities, labels: Labels) -> float:
     Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather
     Review 78(1): summed over all classes, so for two classes twice the usual binary score.
     """
-    probabilities = np.exp(found)
-    own = probabilities[np.arange(len(labels)), labels]
-    return float(np.mean(np.square(probabilities).sum(1) - 2 * own + 1))
+    squares = sum(float(np.exp(2 * found[rows]).sum()) for rows in portions(found))
+    own = np.exp(-log_losses(found, labels))
+    return float((squares - 2 * own.sum()) / len(labels) + 1)

@@ -5,19 +5,14 @@ not check tuple entries, and answers a misspelt field with a traceback; here eve
 one typed check of `cnn_lab.core.typed`.
 """
 
-import contextlib
-import importlib.util
-import inspect
 import json
 import os
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
+from cnn_lab.cli.experiment_file import call_in_file
 from cnn_lab.config import DataConfig, ExperimentConfig
-from cnn_lab.core.errors import CnnLabError, ConfigError, suggest
+from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.typed import from_dict, is_bool_field, override
 
 PREFIX = "--config."
@@ -127,64 +122,9 @@ def _read_json(path: Path) -> ExperimentConfig:
 
 
 def _run_file(path: Path, argument: str | None) -> ExperimentConfig:
-    specification = importlib.util.spec_from_file_location("cnn_lab_experiment", path)
-    if specification is None or specification.loader is None:
-        raise ConfigError(f"{path} is no Python file; an experiment ends in .py or .json.")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    try:
-        with _no_bytecode():
-            specification.loader.exec_module(module)
-        get_config = _find_get_config(module, path, argument)
-        config = get_config() if argument is None else get_config(argument)
-    except CnnLabError as error:
-        raise type(error)(f"{_place(path, error)}: {error}") from error
-    except (Exception, SystemExit) as error:
-        text = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise ConfigError(
-            f"{_place(path, error)}: {type(error).__name__}: {text or 'no message'}."
-        ) from error
+    config = call_in_file(path, "get_config", argument)
     if not isinstance(config, ExperimentConfig):
         raise ConfigError(
             f"get_config() in {path} must return an ExperimentConfig; it returned {config!r}."
         )
     return config
-
-
-@contextlib.contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Leaves no __pycache__: one made in the second of an edit hides the edit."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
-
-
-def _find_get_config(module: ModuleType, path: Path, argument: str | None) -> Callable[..., object]:
-    get_config = getattr(module, "get_config", None)
-    if get_config is None:
-        raise ConfigError("it defines no get_config(); an experiment must.")
-    try:
-        inspect.signature(get_config).bind(*([] if argument is None else [argument]))
-    except TypeError:
-        if argument is None:
-            raise ConfigError(
-                f"get_config() needs an argument; give it as --config={path}:ARGUMENT."
-            ) from None
-        raise ConfigError(
-            f"get_config() takes no argument; leave :{argument} out of --config."
-        ) from None
-    return get_config
-
-
-def _place(path: Path, error: BaseException) -> str:
-    """The file, and the line of it where the error came from, as far as that is known."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        return f"{path}, line {error.lineno}"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve() == path.resolve()
-    ]
-    return f"{path}, line {lines[-1]}" if lines else str(path)

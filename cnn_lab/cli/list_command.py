@@ -28,6 +28,7 @@ from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.options import declared_options
 
 EXPERIMENTS = Path("experiments")
+STUDIES = EXPERIMENTS / "studies"  # listed by `cnn-lab study`
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -115,7 +116,8 @@ def _datasets() -> dict[str, str]:
 
 
 def _experiments() -> dict[str, str]:
-    files = sorted(path for path in EXPERIMENTS.glob("**/*.py") if path.is_file())
+    files = sorted(EXPERIMENTS.glob("**/*.py"))
+    files = [path for path in files if path.is_file() and path.parent != STUDIES]
     if not files:
         raise ConfigError(
             f"No experiment files in {EXPERIMENTS.resolve()}, where they are looked for; run this "

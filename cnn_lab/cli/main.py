@@ -23,6 +23,7 @@ GLOBAL_FLAGS = ("--help", "--version")
 COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
     "lr-find": "a learning rate for an experiment, by a short training, with a picture",
+    "study": "trainings over seeds, a figure, and claims held against the numbers",
     "evaluate": "metrics of a trained run on the validation or the test split",
     "predict": "the most probable classes of image files",
     "summary": "layers, parameters, multiply-accumulates, memory and energy of a model",

@@ -44,8 +44,8 @@ def main(invocation: Invocation) -> int:
     import jax.numpy as jnp
     import numpy as np
 
-    from cnn_lab.cli.trained import open_trained
     from cnn_lab.data.image_file import looks_inverted, read_image_file
+    from cnn_lab.trained import open_trained
 
     trained = open_trained(Path(values.workdir), values.checkpoint)
     network = trained.network

@@ -9,7 +9,7 @@ from cnn_lab.analysis.intervals import Spread, over_runs
 from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
-from cnn_lab.core.files import write_bytes, write_text
+from cnn_lab.core.files import finite_or_none, write_bytes, write_text
 from cnn_lab.core.typed import freeze, from_dict, to_dict
 from cnn_lab.report.page import write_report
 from cnn_lab.report.seeds import seeds_chart
@@ -75,7 +75,7 @@ def _compare(config: ExperimentConfig, folder: Path, runs: dict[int, Path]) -> N
             say(f"  {name:<16} {in_words(spread)}")
             summary[name] = {"runs": values, **dataclasses.asdict(spread)}
     write_bytes(folder / PICTURE, seeds_chart(rows))
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2))
+    write_text(folder / SUMMARY, json.dumps(finite_or_none(summary), indent=2))
     say(f"  figures          {folder / SUMMARY}")
     say(f"  picture          {folder / PICTURE}")
 

@@ -1,0 +1,126 @@
+"""Whether probabilities mean what they say, and the one number that may mend them.
+
+Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599: expected calibration
+error (equations 2 to 5) and temperature scaling (equation 9).
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.optimize import root_scalar
+
+from cnn_lab.analysis.scores import (
+    Labels,
+    Logits,
+    LogProbabilities,
+    log_probabilities,
+    portions,
+)
+
+NUM_BINS = 15
+LOWEST, HIGHEST = 0.01, 100.0  # temperatures
+
+
+@dataclasses.dataclass(frozen=True)
+class Reliability:
+    """Predictions sorted by confidence into equal bins ((b - 1) / num_bins, b / num_bins].
+
+    Attributes:
+        counts: predictions in each bin [b].
+        confidences: sum of their largest probabilities [b].
+        right: how many of them are right [b].
+    """
+
+    counts: Int64[np.ndarray, " b"]
+    confidences: Float64[np.ndarray, " b"]
+    right: Int64[np.ndarray, " b"]
+
+    def __add__(self, other: "Reliability") -> "Reliability":
+        return Reliability(
+            self.counts + other.counts,
+            self.confidences + other.confidences,
+            self.right + other.right,
+        )
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean of |share right - mean confidence|, in [0, 1]."""
+        return float(np.abs(self.right - self.confidences).sum() / self.counts.sum())
+
+
+def reliability(found: LogProbabilities, labels: Labels, num_bins: int = NUM_BINS) -> Reliability:
+    """Sorts predictions by how sure they are.
+
+    Args:
+        found: logarithms of probabilities [n k], finite in their largest entries.
+        labels: [n].
+        num_bins: of equal width between 0 and 1.
+    """
+    confidences = np.exp(found.max(1))
+    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    bins = np.searchsorted(edges, confidences, side="left") - 1
+    right = found.argmax(1) == labels
+    return Reliability(
+        np.bincount(bins, minlength=num_bins),
+        np.bincount(bins, weights=confidences, minlength=num_bins),
+        np.bincount(bins[right], minlength=num_bins),
+    )
+
+
+def fit_temperature(logits: Logits, labels: Labels) -> float:
+    """The temperature t of least log loss of softmax(logits / t).
+
+    The loss is convex in 1 / t, so its minimum is where its slope is 0. Where there is none, as
+    when every label has the largest logit, the temperature is at the end of the allowed range.
+
+    Args:
+        logits: [n k], finite, of examples that the network did not learn from.
+        labels: [n].
+
+    Returns:
+        A number in [0.01, 100]; above 1 where the network is too sure of itself.
+    """
+    own = logits[np.arange(len(labels)), labels] - logits.max(1)
+    behind = [part - part.max(1, keepdims=True) for part in (logits[r] for r in portions(logits))]
+
+    def slope(log_inverse: float) -> float:
+        """Of the loss over 1 / t: the mean of E[logit] - own logit."""
+        inverse, expected = np.exp(log_inverse).astype(logits.dtype), 0.0
+        for part in behind:
+            weights = np.exp(part * inverse)
+            sums = np.einsum("nk,nk->n", weights, part) / weights.sum(1)
+            expected += float(sums.sum(dtype=np.float64))
+        return expected / len(logits) - float(own.mean(dtype=np.float64))
+
+    low, high = -np.log(HIGHEST), -np.log(LOWEST)
+    if slope(high) <= 0:
+        return LOWEST
+    if slope(low) >= 0:
+        return HIGHEST
+    return float(np.exp(-root_scalar(slope, bracket=(low, high), xtol=1e-6).root))
+
+
+def at_temperature(logits: Logits, temperature: float) -> LogProbabilities:
+    """Logarithms of softmax(logits / temperature) [n k]."""
+    return log_probabilities(logits / temperature)
+
+
+def cross_fitted(logits: Logits, labels: Labels) -> LogProbabilities:
+    """Each half of the examples at the temperature that is best for the other half.
+
+    So that the temperature may be judged on the very examples that it is to be fitted on: what is
+    judged was never fitted. Halves hold every class alike; there must be two examples at least.
+    """
+    first = alternating(labels)
+    found = np.empty(logits.shape, np.float64)
+    for half in (first, ~first):
+        found[half] = at_temperature(logits[half], fit_temperature(logits[~half], labels[~half]))
+    return found
+
+
+def alternating(labels: Labels) -> Bool[np.ndarray, " n"]:
+    """Marks every other example of each class, and half of all [n]."""
+    chosen = np.zeros(len(labels), bool)
+    chosen[np.argsort(labels, kind="stable")[::2]] = True
+    return chosen

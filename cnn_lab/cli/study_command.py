@@ -1,0 +1,71 @@
+"""Conducts a study: trainings over seeds, a figure, and claims held against the numbers.
+
+A study is a file in experiments/studies with a `get_study()`. The same command again goes on where
+it was interrupted, and measures nothing twice.
+
+Examples:
+  cnn-lab study                          # which there are
+  cnn-lab study polynomial
+  cnn-lab study regularisers --seeds=5 --workdir=runs/regularisers
+"""
+
+import textwrap
+from pathlib import Path
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.output import say_if_read as say
+from cnn_lab.cli.study_file import STUDIES, load_study, study_files
+from cnn_lab.core.errors import ConfigError
+
+SIGNS = {"holds": "+", "fails": "-", "undecided": "?"}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string(
+        "workdir", None, "folder of the study; runs/studies/NAME by default", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seeds", None, "trainings of each variant; the study says by default", flag_values=values
+    )
+
+
+def main(invocation: Invocation) -> int:
+    """Trains, measures, draws and judges."""
+    names, values = invocation.arguments, invocation.flags
+    if not names:
+        for name, path in study_files().items():
+            say(f"{name:<16} {load_study(str(path))[1].title}")
+        if not study_files():
+            say(f"There are no studies in {STUDIES}.")
+        return 0
+    if len(names) > 1:
+        raise ConfigError(f"study takes one name; found {' '.join(names)!r}.")
+    name, study = load_study(names[0])
+    num_seeds = study.num_seeds if values.seeds is None else values.seeds
+    if num_seeds < 1:
+        raise ConfigError(f"--seeds must be at least 1; found {num_seeds}.")
+    runtime.start(None)
+    from cnn_lab.report.study import write_study
+    from cnn_lab.study.conduct import conduct
+
+    folder = Path(values.workdir or Path("runs", "studies", name))
+    say(study.title)
+    found = conduct(study, folder, num_seeds, say)
+    if found is None:
+        seeds = "" if values.seeds is None else f" --seeds={values.seeds}"
+        where = "" if values.workdir is None else f" --workdir={values.workdir}"
+        say("Interrupted; everything is saved. Go on with:")
+        say(f"  cnn-lab study {names[0]}{seeds}{where}")
+        return 0
+    report = write_study(folder, study, found.rows, found.judged)
+    for claim in found.judged:
+        say(f"{SIGNS[claim.verdict]} {claim.verdict:<9}  {claim.text}")
+        say(textwrap.indent(claim.evidence, " " * 13))
+    say(f"  numbers  {folder / 'results.csv'}")
+    say(f"  picture  {report.picture}")
+    say(f"  page     {report.page}")
+    return 0

@@ -1,0 +1,177 @@
+"""The pictures and the page of a study."""
+
+import base64
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cnn_lab.config import Panel, Study
+from cnn_lab.core.files import write_bytes, write_text
+from cnn_lab.study.claims import Judged
+from cnn_lab.study.rows import Row
+
+TEMPLATE = "study.html.jinja"
+MOST_COLUMNS = 2
+PAGE, PICTURE = "study.html", "study.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyReport:
+    """Where a report was written."""
+
+    page: Path
+    picture: Path
+
+
+def write_study(
+    folder: Path, study: Study, rows: Sequence[Row], judged: Sequence[Judged]
+) -> StudyReport:
+    """Writes `study.html` and `study.png`."""
+    picture = draw(study, rows)
+    report = StudyReport(folder / PAGE, folder / PICTURE)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cnn_lab.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(TEMPLATE).render(
+        study=study,
+        judged=judged,
+        picture=base64.b64encode(picture).decode(),
+        tables=_tables(study, rows),
+    )
+    write_bytes(report.picture, picture)
+    write_text(report.page, page)
+    return report
+
+
+def draw(study: Study, rows: Sequence[Row]) -> bytes:
+    """Draws every panel: means of the seeds, with standard deviations, and each seed as a point.
+
+    Returns:
+        A PNG.
+    """
+    num_columns = min(max(len(study.panels), 1), MOST_COLUMNS)
+    num_rows = max(-(-len(study.panels) // num_columns), 1)
+    figure = Figure(figsize=(7.0 * num_columns, 4.4 * num_rows), layout="constrained")
+    figure.suptitle(study.title)
+    axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
+    for axis, panel in zip(axes, study.panels, strict=False):
+        _draw_panel(axis, panel, [row for row in rows if row.measure == panel.measure])
+    for axis in axes[len(study.panels) :]:
+        axis.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row]) -> None:
+    wanted = (row.series for row in rows if panel.series is None or row.series in panel.series)
+    names = list(dict.fromkeys(wanted))
+    colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    if panel.kind == "bars":
+        _bars(axis, names, rows)
+    else:
+        for index, name in enumerate(names):
+            _line(axis, name, [row for row in rows if row.series == name], colours(index))
+        axis.set_xlabel(panel.x)
+        if len(names) > 1:
+            axis.legend(frameon=False, fontsize="small")
+    if panel.log_x:
+        axis.set_xscale("log")
+    if panel.log_y:
+        axis.set_yscale("log")
+    axis.set_ylabel(panel.measure)
+    axis.set_title(panel.title)
+    axis.grid(alpha=0.25)
+
+
+def _line(axis: Axes, name: str, rows: Sequence[Row], colour: Any) -> None:
+    places = list(dict.fromkeys(row.x for row in rows))
+    if all(isinstance(place, int | float) for place in places):
+        places.sort(key=lambda place: place if isinstance(place, int | float) else 0.0)
+    values = [[row.value for row in rows if row.x == place] for place in places]
+    means = [float(np.mean(v)) for v in values]
+    if max(map(len, values)) == 1:  # one value each: a curve or points, without spread
+        style = {"marker": "o", "linestyle": "none"} if len(places) < 12 else {}
+        axis.plot(_numbers(places), means, color=colour, label=name, **style)
+        return
+    spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+    many = len(places) > 15
+    axis.errorbar(
+        _numbers(places),
+        means,
+        None if many else spreads,
+        color=colour,
+        label=name,
+        marker=None if many else "o",
+        markersize=4,
+        capsize=3,
+    )
+    if many:
+        low, high = np.subtract(means, spreads), np.add(means, spreads)
+        axis.fill_between(_numbers(places), low, high, color=colour, alpha=0.2, linewidth=0)
+    if any(isinstance(place, str) for place in places):
+        axis.set_xticks(range(len(places)), [str(place) for place in places])
+
+
+def _bars(axis: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
+    """Horizontal, so that names can be read; bars begin where differences can be seen."""
+    bars = [
+        (name if place is None else f"{name} {place}".strip(), values)
+        for name in names
+        for place in dict.fromkeys(row.x for row in rows if row.series == name)
+        if (values := [r.value for r in rows if (r.series, r.x) == (name, place)])
+    ]
+    finite = [v for _, values in bars for v in values if math.isfinite(v)] or [0.0, 1.0]
+    span = (max(finite) - min(finite)) or abs(max(finite)) or 1.0
+    left = 0.0 if min(finite) < 0.5 * max(finite) and min(finite) >= 0 else min(finite) - 0.3 * span
+    for position, (_, values) in enumerate(bars):
+        mean = float(np.mean(values))
+        axis.barh(position, mean - left, left=left, color="#9ab4cf")
+        axis.plot(values, [position] * len(values), "o", color="#2d5d8a", markersize=3.5)
+        axis.text(max(finite) + 0.03 * span, position, f"{mean:.4g}", va="center", fontsize="small")
+    axis.set_xlim(left, max(finite) + 0.22 * span)
+    axis.set_yticks(range(len(bars)), [name for name, _ in bars])
+    axis.invert_yaxis()
+
+
+def _numbers(places: Sequence[Any]) -> list[Any]:
+    return [p if isinstance(p, int | float) else i for i, p in enumerate(places)]
+
+
+def _tables(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """A table a measure that was drawn or claimed: mean, spread and number of seeds."""
+    wanted = [panel.measure for panel in study.panels if panel.kind == "bars" or panel.x]
+    wanted += [claim.measure for claim in study.claims]
+    tables = []
+    for measure in dict.fromkeys(wanted):
+        places: dict[tuple[str, Any], list[float]] = {}
+        for row in rows:
+            if row.measure == measure:
+                places.setdefault((row.series, row.x), []).append(row.value)
+        if len(places) > 120:  # a curve; `results.csv` has it
+            continue
+        lines = [
+            {
+                "series": series,
+                "x": "" if x is None else x,
+                "mean": f"{np.mean(values):.5g}",
+                "sd": f"{np.std(values, ddof=1):.2g}" if len(values) > 1 else "",
+                "count": len(values),
+            }
+            for (series, x), values in places.items()
+        ]
+        tables.append({"measure": measure, "lines": lines})
+    return tables

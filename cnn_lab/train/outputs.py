@@ -1,0 +1,172 @@
+"""The outputs of a classifier for a whole split: every example once, in the split's order."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int32
+
+from cnn_lab.core.errors import TrainingError
+from cnn_lab.core.outputs import WithAuxiliary
+from cnn_lab.core.shapes import Images, Tree
+from cnn_lab.metrics import weighted_pairs
+from cnn_lab.train.evaluate import EvaluationFeeder
+from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.pace import Pace
+from cnn_lab.train.step import Task
+from cnn_lab.train.views import View, whole
+
+MOST_BYTES = 64 * 2**20  # of the outputs of one call
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a classifier said of a split, row by row in the split's order.
+
+    Attributes:
+        logits: [n k]; over several views the logarithm of the mean of their probabilities, which
+            are logits too.
+        labels: [n].
+        means: the task's metrics of these outputs.
+    """
+
+    logits: Float32[np.ndarray, "n k"]
+    labels: Int32[np.ndarray, " n"]
+    means: dict[str, float]
+
+
+class Collector:
+    """Collects the outputs for one split; compiles on first use, once for all weights.
+
+    Args:
+        apply: (variables, images, train=False) -> logits.
+        task: per-example metrics.
+        feeder: the split, in order, the tail filled up with examples of weight 0.
+        num_steps: of the feeder, for the whole split.
+        num_examples: size of the split.
+        mesh: devices; they must divide the batch size.
+        views: what the network sees of each image, normalised; probabilities are averaged.
+        most_bytes: of the outputs that one call may return, as far as one step allows.
+    """
+
+    def __init__(
+        self,
+        apply: Callable[..., Any],
+        task: Task,
+        feeder: EvaluationFeeder,
+        *,
+        num_steps: int,
+        num_examples: int,
+        mesh: Mesh,
+        views: Sequence[View] = (whole,),
+        most_bytes: int = MOST_BYTES,
+    ):
+        self._outputs_of = _over_views(apply, views)
+        self._task = task
+        self._feeder = feeder
+        self._num_steps = num_steps
+        self._num_examples = num_examples
+        self._mesh = mesh
+        self._most_bytes = most_bytes
+        self._program: Any = None
+        self._pace = Pace(1)
+
+    def __call__(self, variables: Tree) -> Collected:
+        """Runs the split through the network once.
+
+        Raises:
+            TrainingError: examples were seen twice or not at all; a bug, not a mistake.
+        """
+        if self._program is None:
+            self._program = self._make(variables)
+        split, everywhere = stacked_batches(self._mesh), replicated(self._mesh)
+        logits, labels, sums = [], [], {}
+        first = 0
+        while first < self._num_steps:
+            num_steps = min(self._pace.num_steps, self._num_steps - first)
+            feeds = jax.device_put(self._feeder.feed(first, num_steps), split)
+            number = jax.device_put(np.int32(num_steps), everywhere)
+            start = time.perf_counter()
+            rows, pairs = self._program(variables, self._feeder.resident, feeds, number)
+            rows, pairs = jax.device_get((rows, pairs))
+            self._pace.measure(num_steps, start, time.perf_counter())
+            kept = rows["weight"][:num_steps] > 0
+            logits.append(rows["logits"][:num_steps][kept])
+            labels.append(rows["label"][:num_steps][kept])
+            for name, (of_steps, _) in pairs.items():
+                sums.setdefault(name, []).extend(of_steps[:num_steps].tolist())
+            first += num_steps
+        found = sum(len(part) for part in labels)
+        if found != self._num_examples:
+            raise TrainingError(
+                f"The outputs of {found} examples were collected instead of {self._num_examples}."
+            )
+        means = {name: _exact_sum(values) / found for name, values in sums.items()}
+        return Collected(np.concatenate(logits), np.concatenate(labels), means)
+
+    def _make(self, variables: Tree) -> Any:
+        """Compiles (variables, resident, feeds, num_steps) -> (rows [step n ...], pairs [step])."""
+        feeder = self._feeder
+
+        def one(variables, resident, feed) -> tuple[Tree, Tree]:
+            batch = feeder.prepare(resident, feed, jax.random.key(0))
+            logits = self._outputs_of(variables, batch["image"])
+            pairs = weighted_pairs(self._task.metrics(logits, batch), batch["weight"])
+            kept = {"logits": logits, "label": batch["label"], "weight": batch["weight"]}
+            return kept, pairs
+
+        feed = jax.tree.map(
+            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), feeder.feed_shapes()
+        )
+        shapes = jax.eval_shape(one, variables, feeder.resident, feed)
+        step_bytes = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes[0].values())
+        longest = max(1, min(feeder.max_steps, self._most_bytes // step_bytes))
+        self._pace = Pace(longest)
+
+        def collect(variables, resident, feeds, num_steps):  # names its compiled program
+            history = jax.tree.map(lambda s: jnp.zeros((longest, *s.shape), s.dtype), shapes)
+
+            def body(index, history):
+                feed = jax.tree.map(lambda stack: stack[index], feeds)
+                found = one(variables, resident, feed)
+                return jax.tree.map(lambda h, f: h.at[index].set(f), history, found)
+
+            return jax.lax.fori_loop(0, num_steps, body, history)
+
+        everywhere, split = replicated(self._mesh), stacked_batches(self._mesh)
+        return jax.jit(
+            collect,
+            in_shardings=(everywhere, everywhere, split, everywhere),
+            out_shardings=(split, everywhere),  # rows stay where they were computed
+        )
+
+
+def _over_views(apply: Callable[..., Any], views: Sequence[View]) -> Callable[..., Any]:
+    """(variables, images) -> float32 logits of one view, or of the mean probabilities of many."""
+
+    def logits_of(variables, images: Images):
+        outputs = apply(variables, images, train=False)
+        logits = outputs.logits if isinstance(outputs, WithAuxiliary) else outputs
+        return logits.astype(jnp.float32)
+
+    def over_views(variables, images: Images):
+        if len(views) == 1:
+            return logits_of(variables, views[0](images))
+        stacked = jnp.stack([view(images) for view in views])
+        # A loop, so that the network is compiled once and holds the maps of one view at a time.
+        logits = jax.lax.map(lambda seen: logits_of(variables, seen), stacked)
+        summed = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0)
+        return summed - math.log(len(views))
+
+    return over_views
+
+
+def _exact_sum(values: list[float]) -> float:
+    """The same wherever the steps were cut into calls."""
+    return math.fsum(values) if np.isfinite(values).all() else math.nan

@@ -1,0 +1,84 @@
+"""Test-time augmentation: the fixed views of an image over which predictions are averaged.
+
+Krizhevsky et al. 2012, "ImageNet classification with deep convolutional neural networks", NIPS,
+section 4.1, average the softmax of five crops and their mirror images.
+
+Differs from the paper: the crops keep the whole image's size, shifted by a few pixels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+
+from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.shapes import Images
+
+View = Callable[[Images], Images]
+PLACES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # down and right, in shifts
+
+
+def whole(images: Images) -> Images:
+    """The images as they are."""
+    return images
+
+
+def mirrored(images: Images) -> Images:
+    """Left and right exchanged."""
+    return images[:, :, ::-1]
+
+
+def shifted(down: int, right: int) -> View:
+    """Moves the content by whole pixels; the edge is repeated where nothing moves in."""
+
+    def shift(images: Images) -> Images:
+        height, width = images.shape[1:3]
+        fill = max(abs(down), abs(right))
+        edges = ((0, 0), (fill, fill), (fill, fill), (0, 0))
+        top, left = fill - down, fill - right
+        padded = jnp.pad(images, edges, mode="edge")
+        return padded[:, top : top + height, left : left + width]
+
+    return shift
+
+
+def flips(pixels: int) -> Sequence[View]:  # noqa: ARG001 - as `shifts`
+    """The images and their mirror images."""
+    return (whole, mirrored)
+
+
+def shifts(pixels: int) -> Sequence[View]:
+    """The images, and shifted by that many pixels up, down, left and right."""
+    return tuple(shifted(down * pixels, right * pixels) for down, right in PLACES)
+
+
+def flips_and_shifts(pixels: int) -> Sequence[View]:
+    """Five shifts and their mirror images."""
+    return tuple(
+        view
+        for shift in shifts(pixels)
+        for view in (shift, lambda images, shift=shift: mirrored(shift(images)))
+    )
+
+
+TTA: dict[str, Callable[[int], Sequence[View]]] = {
+    "none": lambda pixels: (whole,),  # noqa: ARG005
+    "flip": flips,
+    "shifts": shifts,
+    "flip+shifts": flips_and_shifts,
+}
+
+
+def make_views(name: str, pixels: int) -> Sequence[View]:
+    """The views of that name.
+
+    Args:
+        name: of `TTA`.
+        pixels: how far shifts go, at least 1.
+
+    Raises:
+        ConfigError: no such name, or shifts by less than a pixel.
+    """
+    make = lookup(TTA, name, "test-time augmentation (--tta)")
+    if pixels < 1:
+        raise ConfigError(f"--tta_pixels must be at least 1; found {pixels}.")
+    return make(pixels)

@@ -1,0 +1,209 @@
+"""The files of an evaluation: strict JSON, and a page that stands alone."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from cnn_lab.analysis.evaluation import evaluate
+from cnn_lab.analysis.results import Member, Results
+from cnn_lab.report import charts, evaluation
+from cnn_lab.report.evaluation import evaluation_page, write_evaluation
+
+K, N = 6, 240
+
+
+def results(
+    num_members: int = 1,
+    *,
+    names: tuple[str, ...] = tuple("abcdef"),
+    ensemble: bool = False,
+    perfect: bool = False,
+    held_out: Any = "same",
+    num_resamples: int = 100,
+) -> Results:
+    """Those of classifiers of the same examples."""
+    random, members, first = np.random.default_rng(0), [], None
+    labels = random.integers(0, K, N).astype(np.int32)
+    for number in range(num_members):
+        logits = random.normal(size=(N, K)).astype(np.float32)
+        logits[np.arange(N), labels] += 99 if perfect else 2
+        found = evaluate(
+            logits,
+            labels,
+            means={"loss": 0.5, "accuracy": 0.25},
+            held_out=held_out,
+            num_resamples=num_resamples,
+        )
+        first = first or found
+        members.append(Member(f"seed{number}", f"runs/seed{number}", 7, N, 1.0, {}, found))
+    whole = first if ensemble else None
+    return Results(
+        "validation", "pets", "f0", names, "none", num_resamples, tuple(members), True, whole
+    )
+
+
+def rows(page: str, title: str) -> list[list[str]]:
+    """The cells of the table under a title."""
+    table = page.split(f"<h2>{title}")[1].split("</table>")[0]
+    parts = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", part, re.S) for part in table.split("<tr")]
+    return [found for found in parts if found]
+
+
+def pictures(page: str) -> int:
+    return page.count("data:image/png;base64,iVBOR")
+
+
+def test_a_run_has_its_figures_with_intervals(tmp_path: Path):
+    found = results()
+    written = write_evaluation(tmp_path / "new", found)
+    page, member = written.page.read_text(), found.members[0]
+    assert written.page.name == "evaluation_validation.html"
+    table = {row[0]: row[1:] for row in rows(page, "Figures")}
+    interval = member.metrics["accuracy"], found.members[0].evaluation
+    assert interval[1] is not None
+    bounds = interval[1].intervals["accuracy"]
+    assert table["accuracy"][0] == f"{interval[0]:.4f}"
+    assert table["accuracy"][1] == f"{bounds.low:.4f} to {bounds.high:.4f}"
+    assert table["loss"][1] == ""
+    assert "the task&#39;s loss" in table["loss"][2]
+    assert pictures(page) == 2
+    assert "each half of them at the temperature of the other" in page
+    values = json.loads(written.figures.read_text())
+    assert values["data"] == {"name": "pets", "fingerprint": "f0"}
+    assert values["members"][0]["metrics"]["macro_f1"] == member.metrics["macro_f1"]
+    assert [row["name"] for row in values["members"][0]["classes"]] == list("abcdef")
+    assert "over_runs" not in values
+
+
+def test_classes_stand_worst_first_and_mistakes_most_frequent_first():
+    page = evaluation_page(results(), Path("run"))
+    scores = [float(row[1]) for row in rows(page, "Classes")[3:]]
+    assert len(scores) == K
+    assert scores == sorted(scores)
+    counts = [int(row[2]) for row in rows(page, "Mistakes")[1:]]
+    assert counts == sorted(counts, reverse=True)
+    assert len(counts) == 20
+    assert "the 20 most frequent of" in page
+
+
+def test_several_runs_have_a_row_each_and_their_spread():
+    found = results(3, ensemble=True)
+    page = evaluation_page(found, Path("runs"))
+    table = rows(page, "Figures")
+    assert [row[0] for row in table] == [
+        *("run", "seed0", "seed1", "seed2", "mean", "sd", "95% from", "95% to", "least", "most"),
+        *("ensemble", "ensemble minus mean"),
+    ]
+    column = table[0].index("macro_f1")
+    values = [member.metrics["macro_f1"] for member in found.members]
+    assert table[4][column] == f"{np.mean(values):.4f}"
+    assert table[5][column] == f"{np.std(values, ddof=1):.4f}"
+    assert table[-1][column] == f"{values[0] - np.mean(values):+.4f}"
+    assert "Mistakes of the ensemble" in page
+    assert "Mistakes of all 3 together" in evaluation_page(results(3), Path("runs"))
+
+
+def test_what_there_is_not_is_not_shown():
+    page = evaluation_page(results(perfect=True, held_out=None), Path("run"))
+    assert "<p>None.</p>" in page
+    assert "that of accuracy says nothing" in page
+    assert "No temperature" in page
+    assert pictures(page) == 1
+    assert (
+        "interval" not in rows(evaluation_page(results(num_resamples=0), Path("run")), "Figures")[1]
+    )
+    assert "percentile" not in evaluation_page(results(num_resamples=0), Path("run"))
+
+
+def test_another_task_has_its_means_only(tmp_path: Path):
+    means = {"mean_iou": 0.5, "loss": math.inf}
+    members = tuple(Member(f"seed{i}", "runs", 7, N, 1.0, means, None) for i in range(2))
+    for count in (1, 2):
+        found = Results("test", "pets", "f", ("a",), "none", 0, members[:count], True, None)
+        written = write_evaluation(tmp_path, found)
+        page = written.page.read_text()
+        assert "mean_iou" in page
+        assert pictures(page) == 0
+        assert "<h2>Classes" not in page
+        values = json.loads(written.figures.read_text())["members"][0]
+        assert values["metrics"] == {"mean_iou": 0.5, "loss": None}
+
+
+def test_everything_is_escaped(tmp_path: Path):
+    bad = "<script>alert(1)</script>"
+    found = results(2, names=(bad, "$\\frac", "a$b$c", "%", "\u8774\u8776", ""))
+    member = found.members[0]
+    odd = Member(bad, bad, 7, N, 1.0, {}, member.evaluation)
+    found = Results(bad, bad, bad, found.class_names, bad, 100, (odd, member), True, None)
+    page = evaluation_page(found, tmp_path / "<b>")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert page.count("&lt;script&gt;") >= 5
+
+
+def test_the_title_says_of_which_run_or_runs():
+    assert "<title>runs/seed0, validation split</title>" in evaluation_page(results(), Path("out"))
+    assert "<title>out, validation split</title>" in evaluation_page(results(2), Path("out"))
+
+
+def test_the_page_needs_no_other_file():
+    page = evaluation_page(results(2), Path("runs"))
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Every figure that is drawn."""
+    drawn, savefig = [], Figure.savefig
+
+    def remember(self, *arguments, **options):
+        drawn.append(self)
+        savefig(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return drawn
+
+
+@pytest.mark.parametrize(("num_classes", "numbers", "names"), [(10, True, True), (40, False, True)])
+def test_few_classes_are_numbered_and_named(figures, num_classes, numbers, names):
+    confusion = np.diag(np.full(num_classes, 9))
+    confusion[1, 2] = 4
+    assert charts.confusion_chart(confusion, [f"c{k}" for k in range(num_classes)])[1:4] == b"PNG"
+    axis = figures[0].axes[0]
+    texts = [text.get_text() for text in axis.texts]
+    assert texts == (["9"] * 2 + ["4"] + ["9"] * 8 if numbers else [])
+    assert ([label.get_text() for label in axis.get_yticklabels()][:2] == ["c0", "c1"]) == names
+
+
+def test_many_classes_keep_the_picture_in_bounds(figures):
+    confusion = np.ones((120, 120), np.int64)
+    charts.confusion_chart(confusion, ["name"] * 120)
+    assert max(figures[0].get_size_inches()) < 12
+    assert "name" not in [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+
+
+def test_of_very_many_classes_the_pairs_are_listed_alone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluation, "MOST_DRAWN", K - 1)
+    page = evaluation_page(results(), Path("run"))
+    assert pictures(page) == 1  # the calibration
+    assert len(rows(page, "Mistakes")) == 21
+
+
+def test_bins_are_drawn_where_there_are_predictions(figures):
+    found = results().members[0].evaluation
+    assert found is not None
+    charts.reliability_chart([("as trained", found.before), ("scaled", found.before)])
+    above, _, below, _ = figures[0].axes
+    num_bins = int((found.before.counts > 0).sum())
+    assert len(above.patches) == 2 * num_bins
+    heights = [patch.get_height() for patch in below.patches]
+    assert heights == found.before.counts[found.before.counts > 0].tolist()
+    assert f"ECE {found.before.error:.4f}" in above.get_title()

@@ -1,0 +1,201 @@
+"""The outputs of a split: every example once, in order, however they are grouped."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_lab.core.errors import ConfigError, TrainingError
+from cnn_lab.data.catalog import open_dataset
+from cnn_lab.data.order import Order
+from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.models.simple import mlp
+from cnn_lab.tasks import classification
+from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.train.mesh import make_mesh, replicated, stacked_batches
+from cnn_lab.train.outputs import Collector
+from cnn_lab.train.views import TTA, make_views, mirrored, shifted
+
+NUM_EXAMPLES, SHAPE, MEAN, STD = 50, (4, 5, 1), 0.25, 0.5
+MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")
+# Not in the order in which they are stored, and not all of them.
+CHOSEN = np.random.default_rng(2).permutation(NUM_EXAMPLES + 3)[:NUM_EXAMPLES].astype(np.int64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    """Compiling costs more than these tests compute."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (NUM_EXAMPLES + 3, *SHAPE), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def labels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 10, NUM_EXAMPLES + 3).astype(np.int32)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return MODEL.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False)
+
+
+def logits_of(variables, x: np.ndarray) -> np.ndarray:
+    """In double precision, by numpy, from normalised images."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    hidden = p["backbone"]["dense1"]
+    x = np.maximum(x.reshape(len(x), -1) @ hidden["kernel"] + hidden["bias"], 0)
+    return x @ p["head"]["output"]["kernel"] + p["head"]["output"]["bias"]
+
+
+def normalised(images: np.ndarray) -> np.ndarray:
+    return (images[CHOSEN].astype(np.float64) / 255 - MEAN) / STD
+
+
+def parts(images, labels, batch_size: int, num_devices: int):
+    mesh = make_mesh(num_devices)
+    order = Order(CHOSEN, batch_size, None)
+    resident = jax.device_put({"image": images, "label": labels}, replicated(mesh))
+    steps = order.steps_per_epoch
+    pipeline = ResidentPipeline(resident, Preprocess((MEAN,), (STD,), 0), order, steps)
+    return pipeline, {"num_steps": steps, "num_examples": NUM_EXAMPLES, "mesh": mesh}
+
+
+def collector(images, labels, batch_size: int, num_devices: int, **options) -> Collector:
+    pipeline, plan = parts(images, labels, batch_size, num_devices)
+    return Collector(MODEL.apply, TASK, pipeline, **{**plan, **options})
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices"), [(1, 1), (7, 1), (NUM_EXAMPLES, 1), (64, 2), (8, 4)]
+)
+def test_the_batch_size_and_the_devices_do_not_matter(
+    images, labels, variables, batch_size, num_devices
+):
+    found = collector(images, labels, batch_size, num_devices)(variables)
+    np.testing.assert_array_equal(found.labels, labels[CHOSEN])
+    wanted = logits_of(variables, normalised(images))
+    np.testing.assert_allclose(found.logits, wanted, atol=1e-5)
+    pipeline, plan = parts(images, labels, batch_size, num_devices)
+    placed = jax.device_put(variables, replicated(plan["mesh"]))
+    assert found.means == pytest.approx(Evaluator(MODEL.apply, TASK, pipeline, **plan)(placed))
+
+
+def test_streamed_examples_come_in_the_same_order():
+    source = open_dataset("digits").split("train")
+    preprocess = Preprocess((MEAN,), (STD,), 0)
+    variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    order, mesh = Order(CHOSEN, 8, None), make_mesh(2)
+    pipeline = StreamingPipeline(source, preprocess, order, num_workers=0, total_steps=None)
+    plan = {"num_steps": order.steps_per_epoch, "num_examples": NUM_EXAMPLES, "mesh": mesh}
+    collect = Collector(MODEL.apply, TASK, pipeline, **plan)
+    for _ in range(2):  # a second network reads them anew
+        found = collect(variables)
+        stored = source.gather(CHOSEN)
+        np.testing.assert_array_equal(found.labels, stored["label"])
+        x = (stored["image"].astype(np.float64) / 255 - MEAN) / STD
+        np.testing.assert_allclose(found.logits, logits_of(variables, x), atol=1e-5)
+    pipeline.close()
+
+
+def test_the_outputs_of_a_call_are_bounded(images, labels, variables, monkeypatch):
+    row = 4 * 10 + 4 + 4  # logits, label, weight
+    collect = collector(images, labels, 8, 2, most_bytes=2 * 8 * row + 1)  # 7 steps
+    lengths, feed = [], collect._feeder.feed
+    monkeypatch.setattr(collect._feeder, "feed", lambda f, n: lengths.append(n) or feed(f, n))
+    found = [collect(variables) for _ in range(2)]
+    assert max(lengths) <= 2
+    assert sum(lengths) == 14
+    shapes = jax.eval_shape(
+        collect._program, variables, collect._feeder.resident, feed(0, 1), np.int32(1)
+    )
+    assert shapes[0]["logits"].shape == (2, 8, 10)
+    tiny = collector(images, labels, 8, 2, most_bytes=1)(variables)  # one step, whatever it takes
+    for other in (found[1], tiny):
+        np.testing.assert_array_equal(found[0].logits, other.logits)
+
+
+def test_it_is_compiled_once_for_all_weights(images, labels, variables):
+    collect = collector(images, labels, 16, 2)
+    first = collect(variables)
+    zeros = collect(jax.tree.map(jnp.zeros_like, variables))
+    assert not zeros.logits.any()
+    np.testing.assert_array_equal(collect(variables).logits, first.logits)
+    assert collect._program._cache_size() == 1
+
+
+def test_devices_do_not_exchange_outputs(images, labels, variables):
+    collect = collector(images, labels, 16, 2)
+    collect(variables)
+    split = stacked_batches(make_mesh(2))
+    feeds = jax.device_put(collect._feeder.feed(0, 1), split)
+    lowered = collect._program.lower(variables, collect._feeder.resident, feeds, np.int32(1))
+    text = lowered.compile().as_text()
+    assert "all-reduce" in text  # the metrics
+    assert "all-gather" not in text
+    assert "collective-permute" not in text
+
+
+@pytest.mark.parametrize("counted", [NUM_EXAMPLES - 1, NUM_EXAMPLES + 1])
+def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables, counted):
+    collect = collector(images, labels, 16, 1, num_examples=counted)
+    text = rf"^The outputs of 50 examples were collected instead of {counted}\.$"
+    with pytest.raises(TrainingError, match=text):
+        collect(variables)
+
+
+def test_views_move_and_mirror_pixels():
+    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4, 1)
+    assert mirrored(jnp.asarray(image))[0, 0, :, 0].tolist() == [3, 2, 1, 0]
+    down = np.asarray(shifted(1, 0)(jnp.asarray(image)))[0, :, :, 0]
+    assert down.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7]]
+    left = np.asarray(shifted(0, -2)(jnp.asarray(image)))[0, :, :, 0]
+    assert left.tolist() == [[2, 3, 3, 3], [6, 7, 7, 7], [10, 11, 11, 11]]
+    assert {name: len(make_views(name, 1)) for name in TTA} == {
+        "none": 1,
+        "flip": 2,
+        "shifts": 5,
+        "flip+shifts": 10,
+    }
+    seen = {np.asarray(view(jnp.asarray(image))).tobytes() for view in make_views("flip+shifts", 1)}
+    assert len(seen) == 10
+    assert image.tobytes() in seen
+
+
+@pytest.mark.parametrize("name", ["flip", "shifts", "flip+shifts"])
+def test_probabilities_are_averaged_over_views(images, labels, variables, name):
+    views = make_views(name, 2)
+    found = collector(images, labels, 8, 2, views=views)(variables)
+    np.testing.assert_array_equal(found.labels, labels[CHOSEN])
+    x = normalised(images).astype(np.float32)
+    logits = [logits_of(variables, np.asarray(view(jnp.asarray(x)))) for view in views]
+    each = [np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in logits]
+    wanted = np.mean(each, axis=0)
+    np.testing.assert_allclose(np.exp(found.logits), wanted, atol=1e-6)
+    assert np.abs(wanted - each[0]).max() > 1e-2  # the views differ
+    right = wanted.argmax(1) == labels[CHOSEN]
+    assert found.means["accuracy"] == pytest.approx(right.mean())
+
+
+def test_one_view_gives_the_networks_own_logits(images, labels, variables):
+    plain = collector(images, labels, 8, 1)(variables)
+    seen = collector(images, labels, 8, 1, views=make_views("none", 1))(variables)
+    np.testing.assert_array_equal(plain.logits, seen.logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "text"),
+    [
+        ("flop", 1, r"no test-time augmentation \(--tta\) named 'flop'; did you mean flip"),
+        ("shifts", 0, "--tta_pixels must be at least 1; found 0"),
+    ],
+)
+def test_wrong_views_are_told(name, pixels, text):
+    with pytest.raises(ConfigError, match=text):
+        make_views(name, pixels)
