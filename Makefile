@@ -14,7 +14,7 @@ test: $(VENV)/.dev
 	$(PYTEST) -m "not slow"
 
 test-parity: $(VENV)/.parity
-	$(PYTEST) tests/transfer/test_parity.py tests/transfer/test_weight_files.py
+	$(PYTEST) tests/transfer/test_parity.py tests/transfer/test_weight_files.py tests/optim/test_torch_agreement.py
 
 test-slow: $(VENV)/.dev
 	$(PYTEST) -m slow

@@ -20,7 +20,6 @@ from cnn_lab import run
 from cnn_lab.build import Experiment, build, default_workdir
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.trained import open_trained
 from cnn_lab.config import (
     DataConfig,
     EarlyStoppingConfig,
@@ -47,6 +46,7 @@ from cnn_lab.train.mesh import replicated
 from cnn_lab.train.signals import STOPPING, StopSignals
 from cnn_lab.train.storable import sharded_shapes
 from cnn_lab.train.workdir import LOCK_FILES, count_test_opening, read_record
+from cnn_lab.trained import open_trained
 
 
 def small(**changes) -> ExperimentConfig:

@@ -13,7 +13,6 @@ import pytest
 from test_run import SignalAt, state_digests, validation, without_rates
 
 from cnn_lab.build import build, evaluation_pipeline, make_evaluator
-from cnn_lab.trained import open_trained
 from cnn_lab.config import (
     AverageConfig,
     DataConfig,
@@ -32,6 +31,7 @@ from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.run import run_training
 from cnn_lab.train.mesh import make_mesh, replicated
+from cnn_lab.trained import open_trained
 
 
 class _Normalised(nn.Module):

@@ -24,12 +24,16 @@ from cnn_lab.config.learning import (
     ScheduleConfig,
     TaskConfig,
 )
+from cnn_lab.config.study import Bounds, Comparison, Computation, Panel, Study, Variant
 
 __all__ = [
     "NO_DATA",
     "AugmentConfig",
     "AverageConfig",
+    "Bounds",
     "CheckpointConfig",
+    "Comparison",
+    "Computation",
     "DataConfig",
     "EarlyStoppingConfig",
     "EvaluateConfig",
@@ -38,8 +42,11 @@ __all__ = [
     "MeshConfig",
     "ModelSpec",
     "OptimConfig",
+    "Panel",
     "ScheduleConfig",
     "SelectionConfig",
+    "Study",
     "TaskConfig",
     "TrainConfig",
+    "Variant",
 ]

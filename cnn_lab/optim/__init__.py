@@ -1,1 +1,1 @@
-"""Optimizers, schedules and penalties."""
+"""Optimizers, schedules, penalties, and what is put around an optimizer."""

@@ -32,8 +32,9 @@ def adaptive(ratio: float = 0.01, eps: float = 1e-3) -> optax.GradientTransforma
     """Limits each unit's gradient to `ratio` of its weights' norm (Brock et al. 2021, 2102.06171).
 
     A unit is the last index of a kernel; a vector, such as all biases of a layer, counts as one.
-    The head is left alone, as in the paper's section 4.1. `optax.adaptive_grad_clip` takes kernels
-    of three axes for dense ones with many heads, and not for convolutions over one axis.
+    The head is left alone; the paper excepts its last layer (section 4.1). optax's own
+    `adaptive_grad_clip` takes kernels of three axes for those of attention, of which it
+    sums the first only, and not for convolutions over one axis.
 
     Args:
         ratio: most that the gradient's norm may be of the weights', positive; 0.01 is the

@@ -62,7 +62,8 @@ def max_norm(limit: float) -> optax.GradientTransformation:
     """Scales the weights into each unit to a norm of at most `limit` after each step.
 
     Srivastava et al. 2014 (JMLR 15), section 5.1, beside dropout. The weights into a unit are those
-    of its last index, over all other axes. The norm holds to rounding.
+    of its last index, over all other axes. The norm holds to the rounding
+    of the step.
 
     Args:
         limit: positive; 3 to 4 are usual.
@@ -91,8 +92,6 @@ def _redirect(updates: Tree, params: Tree, target: Any) -> Tree:
         wide = jnp.promote_types(param.dtype, jnp.float32)
         here = param.astype(wide)
         moved = (param + update).astype(param.dtype).astype(wide)  # as the step will add them
-        wanted = target(moved)
-        # Kernels that may go there go exactly there.
-        return jnp.where(wanted == moved, update, (wanted - here).astype(update.dtype))
+        return (target(moved) - here).astype(update.dtype)
 
     return jax.tree.map(redirect, updates, params)

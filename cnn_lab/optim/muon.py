@@ -20,7 +20,7 @@ def muon(
     nesterov: bool = True,
     weight_decay: NonNegative = 0.0,
     adam_fraction: Positive = 0.015,
-    adam_layers: tuple[str, ...] = (),
+    adam_layers: tuple[str, ...] | None = None,
     b1: ProperFraction = 0.9,
     b2: ProperFraction = 0.95,
     eps: Positive = 1e-10,
@@ -54,6 +54,7 @@ def muon(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
+    further = adam_layers or ()
     adam = optax.adamw(
         lambda step: adam_fraction * learning_rate(step),
         b1=b1,
@@ -64,8 +65,8 @@ def muon(
     )
 
     def labels(params: Tree) -> Tree:
-        _require_layers(adam_layers, params)
-        by_adam = {LAST_LAYER, *adam_layers}
+        _require_layers(further, params)
+        by_adam = {LAST_LAYER, *further}
         chosen = [
             "adam" if leaf.ndim < 2 or by_adam.intersection(path.split("/")) else "muon"
             for path, leaf in flatten(params).items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from cnn_lab.core.shapes import Scalar, Tree
@@ -28,7 +29,8 @@ def l1(weight: float) -> Penalty:
     """
 
     def penalty(params: Tree) -> Scalar:
-        sizes = [jnp.sum(jnp.abs(kernel)) for kernel in kernels_of(params)]
+        # Not jnp.abs, whose gradient at 0 is 1.
+        sizes = [jnp.sum(k * jax.lax.stop_gradient(jnp.sign(k))) for k in kernels_of(params)]
         return weight * sum(sizes, jnp.zeros(()))
 
     return penalty

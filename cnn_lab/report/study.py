@@ -104,7 +104,9 @@ def _line(axis: Axes, name: str, rows: Sequence[Row], colour: Any) -> None:
     values = [[row.value for row in rows if row.x == place] for place in places]
     means = [float(np.mean(v)) for v in values]
     if max(map(len, values)) == 1:  # one value each: a curve or points, without spread
-        style = {"marker": "o", "linestyle": "none"} if len(places) < 12 else {}
+        style: dict[str, Any] = {"marker": "o", "markersize": 5} if len(places) < 12 else {}
+        if name == "points":
+            style["linestyle"] = "none"
         axis.plot(_numbers(places), means, color=colour, label=name, **style)
         return
     spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]

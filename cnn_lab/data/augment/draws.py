@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt32
 
+from cnn_lab.core.random import random_bits
 from cnn_lab.core.shapes import Key
 
 WORDS = (
@@ -19,8 +20,6 @@ WORDS = (
     *("mix", "mix_kind", "mix_share", "mix_y", "mix_x"),
 )
 SLOT_WORDS = ("member", "sign")  # again for each operation of RandAugment, after the others
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-PARITY = 0x1BD11BDA
 
 Draws = dict[str, Float32[Array, " n"]]
 
@@ -60,30 +59,3 @@ def computed_once(x: Array) -> Array:
         return x
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, 2, lambda _, b: ~b, bits), x.dtype)
-
-
-def random_bits(key: Key, shape: tuple[int, ...]) -> UInt32[Array, "..."]:
-    """Random words equal to `jax.random.bits(key, shape)`, in one operation on CPUs.
-
-    The cipher is Threefry-2x32 with 20 rounds of the position's number (Salmon et al. 2011,
-    "Parallel random numbers: as easy as 1, 2, 3"), so that the words are the same on any number of
-    devices. Keys of other generators and other platforms go to JAX.
-    """
-    threefry = str(jax.random.key_impl(key)) == "threefry2x32"
-    if not threefry or math.prod(shape) >= 2**32 or jax.default_backend() != "cpu":
-        return jax.random.bits(key, shape, jnp.uint32)
-    first, second = jax.random.key_data(key)
-    keys = (first, second, first ^ second ^ jnp.uint32(PARITY))
-    number = jnp.zeros(shape, jnp.uint32)
-    for axis, length in enumerate(shape):
-        number = number * jnp.uint32(length)
-        number += jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    left, right = jnp.full_like(number, keys[0]), number + keys[1]
-    for block in range(5):
-        for rotation in ROTATIONS[block % 2]:
-            left = left + right
-            right = (right << jnp.uint32(rotation)) | (right >> jnp.uint32(32 - rotation))
-            right = right ^ left
-        left = left + keys[(block + 1) % 3]
-        right = right + keys[(block + 2) % 3] + jnp.uint32(block + 1)
-    return left ^ right

@@ -116,6 +116,8 @@ def _recoloured(
         planes = resample.between_pixels(images, to_old, wander, augmentation.fill)
     for operation in operations:
         planes = randaugment.toned(operation, magnitude, planes)
+    if augmentation.jitters and augmentation.interpolates:
+        planes = resample.settled(planes)
     if augmentation.jitters:
         planes = colour.jittered(augmentation, draws, planes)
     return planes

@@ -16,7 +16,7 @@ from cnn_lab.data.augment import affine
 from cnn_lab.data.augment.colour import grey
 from cnn_lab.data.augment.draws import Draws, computed_once
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.augment.resample import Plane, Planes
+from cnn_lab.data.augment.resample import Plane, Planes, settled
 
 STRONGEST = 30.0
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
@@ -63,7 +63,7 @@ def toned(drawn: Drawn, magnitude: float, planes: Planes) -> Planes:
     """An operation that changes values; the same images again for all others."""
     strength = magnitude / STRONGEST
     lost_bits = round(4 * strength)
-    planes = tuple(computed_once(jnp.stack(planes)))  # sums and neighbours read them many times
+    planes = settled(planes)
     light = grey(planes)
     blends = ("brightness", "contrast", "sharpness", "saturation")
     changes = jnp.stack([drawn(name) for name in blends]).any(0)

@@ -71,6 +71,14 @@ def between_pixels(
     return tuple(channel(number) for number in range(num_channels))
 
 
+def settled(planes: Planes) -> Planes:
+    """The channels, computed once before a stage that reads them many times.
+
+    Stages that the compiler merges could also round differently on another number of devices.
+    """
+    return tuple(computed_once(jnp.stack(planes)))
+
+
 def planes_of(images: RawImages) -> Planes:
     """The channels of stored images as float32."""
     return tuple(images[..., c].astype(jnp.float32) for c in range(images.shape[-1]))
@@ -90,7 +98,8 @@ def _known(places: Array, length: int, fill: Fill) -> Array:
     """The places inside [0, length - 1] that stand for places anywhere."""
     if fill == "reflect" and length > 1:
         period = 2 * (length - 1)
-        places = places % period
+        # Not `%`, which costs a call of the C library for every place between pixels.
+        places = places - period * jnp.floor(places / period).astype(places.dtype)
         places = jnp.minimum(places, period - places)
     return jnp.clip(places, 0, length - 1)
 

@@ -1,0 +1,126 @@
+"""A study: trainings or a computation, over seeds, and claims that the numbers must bear out."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from cnn_lab.config.experiment import ExperimentConfig
+
+Place = tuple[str, float | str | None]  # (series, x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One point of a study, trained once a seed.
+
+    Attributes:
+        series: line of the picture that it belongs to, such as an optimizer.
+        x: place on the line, such as a depth; None where a series is one point.
+        config: the experiment; its seed is the first.
+    """
+
+    series: str
+    x: float | str | None = None
+    config: ExperimentConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Computation:
+    """What is computed without a training of the usual kind.
+
+    Attributes:
+        name: a key of `cnn_lab.study.computations.COMPUTATIONS`.
+        options: what its function declares.
+    """
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The claim that a measure of one point is larger than that of another, seed by seed.
+
+    Attributes:
+        text: the claim, in words.
+        measure: what is compared.
+        larger: (series, x) of the larger one.
+        smaller: (series, x) of the other.
+        by: what the difference exceeds, at least.
+    """
+
+    text: str
+    measure: str
+    larger: Place
+    smaller: Place
+    by: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The claim that a measure lies between two numbers.
+
+    Attributes:
+        text: the claim, in words.
+        measure: what is looked at.
+        place: (series, x).
+        low: least mean.
+        high: largest mean.
+    """
+
+    text: str
+    measure: str
+    place: Place
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One picture of a study.
+
+    Attributes:
+        measure: on the upright axis.
+        x: what the other axis is; empty for one bar a series.
+        kind: `lines`, `bars` or `points` (single values, without means).
+        log_x: whether that axis is logarithmic.
+        log_y: likewise, the upright one.
+        title: above it.
+        series: which ones are drawn; None draws all.
+    """
+
+    measure: str
+    x: str = ""
+    kind: Literal["lines", "bars"] = "lines"
+    log_x: bool = False
+    log_y: bool = False
+    title: str = ""
+    series: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """What `get_study()` of a file in experiments/studies returns.
+
+    Attributes:
+        title: a few words.
+        question: what is asked, in a sentence or two.
+        variants: trainings.
+        computations: whatever else is computed.
+        measures: names in `cnn_lab.study.measures.MEASURES`, taken of every training.
+        over_seeds: names in `cnn_lab.study.measures.OVER_SEEDS`, taken of all seeds of a variant
+            together.
+        num_seeds: trainings of each variant.
+        panels: pictures.
+        claims: what is expected; the page says of each what the numbers say.
+    """
+
+    title: str
+    question: str
+    variants: tuple[Variant, ...] = ()
+    computations: tuple[Computation, ...] = ()
+    measures: tuple[str, ...] = ("validation accuracy",)
+    over_seeds: tuple[str, ...] = ()
+    num_seeds: int = 3
+    panels: tuple[Panel, ...] = ()
+    claims: tuple[Comparison | Bounds, ...] = ()

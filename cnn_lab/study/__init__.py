@@ -1,0 +1,1 @@
+"""Studies: trainings over seeds, what is measured of them, and claims held against the numbers."""

@@ -1,0 +1,14 @@
+"""What studies compute without a training of the usual kind, by name."""
+
+from collections.abc import Callable
+
+from cnn_lab.study.computations.polynomial import polynomial
+from cnn_lab.study.computations.signal import signal
+from cnn_lab.study.computations.xor import xor
+from cnn_lab.study.rows import Row
+
+COMPUTATIONS: dict[str, Callable[..., list[Row]]] = {
+    "polynomial": polynomial,
+    "signal": signal,
+    "xor": xor,
+}

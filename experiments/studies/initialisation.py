@@ -1,0 +1,95 @@
+"""Initialisation by depth: what reaches the last layer, and what can be trained?
+
+cnn-lab study initialisation
+"""
+
+from cnn_lab.config import (
+    Bounds,
+    Comparison,
+    Computation,
+    DataConfig,
+    EvaluateConfig,
+    ExperimentConfig,
+    ModelSpec,
+    OptimConfig,
+    Panel,
+    Study,
+    TrainConfig,
+    Variant,
+)
+
+DEPTHS = (2, 5, 10, 20)
+NETS = {
+    "standard deviation 0.01, ReLU": {"kernel_init": "normal", "activation": "relu"},
+    "Xavier, ReLU": {"kernel_init": "glorot_normal", "activation": "relu"},
+    "He, ReLU": {"kernel_init": "he_normal", "activation": "relu"},
+    "Xavier, tanh": {"kernel_init": "glorot_normal", "activation": "tanh"},
+}
+TRAINED = "training accuracy"
+
+
+def config(options: dict, depth: int) -> ExperimentConfig:
+    return ExperimentConfig(
+        data=DataConfig(name="mnist", num_train=5000, num_validation=1000),
+        model=ModelSpec(name="mlp", options={**options, "hidden": (100,) * depth}),
+        optim=OptimConfig(name="momentum", learning_rate=0.01),
+        train=TrainConfig(num_epochs=5, batch_size=64),
+        evaluate=EvaluateConfig(every_epochs=5),
+    )
+
+
+def get_study() -> Study:
+    return Study(
+        title="Initialisation by depth",
+        question="How do activations and gradients travel through twenty layers before any "
+        "training, and what does that mean for training?",
+        variants=tuple(
+            Variant(series=name, x=depth, config=config(options, depth))
+            for name, options in NETS.items()
+            for depth in DEPTHS
+        ),
+        computations=(Computation(name="signal", options={"depth": 20}),),
+        measures=(TRAINED,),
+        num_seeds=3,
+        panels=(
+            Panel(measure="activation", x="layer", log_y=True, title="mean square at the start"),
+            Panel(measure="gradient", x="layer", log_y=True, title="mean square at the start"),
+            Panel(measure=TRAINED, x="hidden layers", title="after five epochs"),
+        ),
+        claims=(
+            Bounds(
+                text="With He's weights and ReLU the last of 20 layers is as active as the first.",
+                measure="activation",
+                place=("he_normal, relu", 20),
+                low=0.2,
+                high=5.0,
+            ),
+            Bounds(
+                text="With Xavier's weights ReLU loses half of it in every layer.",
+                measure="activation",
+                place=("glorot_normal, relu", 20),
+                low=2.0**-22,
+                high=2.0**-18,
+            ),
+            Bounds(
+                text="With a standard deviation of 0.01 nothing is left after ten layers.",
+                measure="activation",
+                place=("normal, relu", 10),
+                high=1e-12,
+            ),
+            Comparison(
+                text="So twenty layers can be trained from He's weights, not from 0.01.",
+                measure=TRAINED,
+                larger=("He, ReLU", 20),
+                smaller=("standard deviation 0.01, ReLU", 20),
+                by=0.5,
+            ),
+            Comparison(
+                text="In two layers the difference is small (less than 0.05).",
+                measure=TRAINED,
+                larger=("standard deviation 0.01, ReLU", 2),
+                smaller=("He, ReLU", 2),
+                by=-0.05,
+            ),
+        ),
+    )

@@ -1,0 +1,72 @@
+"""The studies that train nothing of the usual kind, against numbers known beforehand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cnn_lab.study.computations.polynomial import (
+    TAUGHT,
+    X,
+    descent,
+    least_squares,
+    polynomial,
+    ridge,
+)
+from cnn_lab.study.computations.signal import signal
+from cnn_lab.study.computations.xor import xor
+from cnn_lab.study.rows import values_of
+
+
+@pytest.mark.parametrize("degree", TAUGHT)
+def test_the_coefficients_that_are_taught(degree):
+    taught, units = TAUGHT[degree]
+    np.testing.assert_array_less(abs(least_squares(degree) - taught), units)
+
+
+@pytest.mark.parametrize("penalty", [np.exp(-18), 1e-3, 1.0])
+def test_the_ridge_solution_has_no_gradient(penalty):
+    from cnn_lab.study.computations.polynomial import T
+
+    w, a = ridge(penalty), X[:, None] ** np.arange(10)
+    np.testing.assert_allclose(a.T @ (a @ w - T) + penalty * w, 0, atol=1e-12)
+
+
+def test_gradient_descent_finds_the_ridge_solution():
+    np.testing.assert_allclose(descent(1e-3, 20_000), ridge(1e-3), atol=1e-9)
+
+
+def test_the_polynomials_rows():
+    rows = polynomial()
+    assert values_of(rows, "error by degree", ("least squares, training", 9))[0] < 1e-9
+    errors = [
+        values_of(rows, "error by degree", ("least squares, training", d))[0] for d in range(10)
+    ]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(errors))
+    # The fitted curve of degree 9 starts at the first point.
+    assert values_of(rows, "fit", ("degree 9", 0.0))[0] == pytest.approx(0.349486, abs=1e-6)
+
+
+def test_xor():
+    rows = xor(num_seeds=4, num_steps=600)
+    for name, most in (("and", 1.0), ("or", 1.0), ("xor", 0.75)):
+        accuracies = values_of(rows, "accuracy", ("perceptron", name)).values()
+        assert len(accuracies) == 4
+        assert max(accuracies) <= most
+    assert set(values_of(rows, "accuracy", ("perceptron", "and")).values()) == {1.0}
+    assert (
+        np.mean(list(values_of(rows, "accuracy", ("multi-layer perceptron", "xor")).values())) > 0.9
+    )
+
+
+def test_variances_travel_as_theory_has_it():
+    rows = signal(depth=6, width=256, num_seeds=3, initializers=("he_normal", "glorot_normal"))
+
+    def ratio(series: str) -> float:
+        ends = [np.mean(list(values_of(rows, "activation", (series, x)).values())) for x in (6, 1)]
+        return float(ends[0] / ends[1])
+
+    # Five layers between; ReLU leaves half of the mean square.
+    assert ratio("he_normal, relu") == pytest.approx(1, rel=0.35)
+    assert ratio("glorot_normal, relu") == pytest.approx(0.5**5, rel=0.35)
+    assert ratio("glorot_normal, tanh") < 1
