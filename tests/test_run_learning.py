@@ -112,7 +112,8 @@ def test_statistics_of_averaged_weights_are_measured_and_matter(tmp_path: Path):
         feed = jax.tree.map(lambda stack: jnp.asarray(stack[0]), pipeline.feed(step, 1))
         images.append(pipeline.prepare(pipeline.resident, feed, jax.random.key(0))["image"])
     conv = variables["params"]["backbone"]["conv"]
-    maps = [nn.Conv(4, (3, 3)).apply({"params": conv}, image) for image in images]
+    layer: Any = nn.Conv(4, (3, 3))
+    maps = [np.asarray(layer.apply({"params": conv}, image)) for image in images]
     found = variables["batch_stats"]["backbone"]["norm"]
     wanted = {
         "mean": np.mean([np.mean(m, axis=(0, 1, 2)) for m in maps], axis=0),

@@ -29,6 +29,7 @@ def state_of(step: int, dtype=jnp.float32) -> TrainState:
         step=jnp.asarray(step, jnp.int32),
         params=params,
         collections={},
+        averaged={},
         opt_state=optimizer.init(params),
         key=jax.random.key(0),
     )

@@ -1,6 +1,7 @@
 """Micro-batches and rematerialisation: the same gradient, taken otherwise."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from cnn_lab.tasks import classification
 from cnn_lab.train.gradient import make_gradient, split
 
 TASK = classification("cross_entropy")
-LENET = lenet5(10, activation="relu", pooling="max")
-RESNET = Classifier(ResNetBackbone((1, 1), width=4, stem="small"), PooledHead(10))
+LENET: Any = lenet5(10, activation="relu", pooling="max")
+RESNET: Any = Classifier(ResNetBackbone((1, 1), width=4, stem="small"), PooledHead(10))
 
 
 def batch_of(num_examples: int, image_shape=(16, 16, 1)):
@@ -29,7 +30,7 @@ def batch_of(num_examples: int, image_shape=(16, 16, 1)):
 
 
 @functools.lru_cache
-def variables_of(model):
+def variables_of(model: Any):
     variables = dict(model.init(jax.random.key(0), batch_of(1)["image"], train=False))
     return variables.pop("params"), variables
 

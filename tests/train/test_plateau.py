@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Literal
 
 import pytest
 
@@ -10,7 +11,9 @@ from cnn_lab.train.early_stopping import Selection
 from cnn_lab.train.plateau import Plateau, PlateauRecord, after
 
 
-def rule(mode="min", patience=2, factor=0.5, min_fraction=0.2, min_delta=0.0):
+def rule(
+    mode: Literal["max", "min"] = "min", patience=2, factor=0.5, min_fraction=0.2, min_delta=0.0
+):
     watch = Selection("loss", mode, 1, patience, min_delta)
     return Plateau(watch, factor, min_fraction)
 
