@@ -50,7 +50,7 @@ from cnn_lab.train.workdir import (
     read_record,
 )
 
-ENDED = ("finished", "stopped early")
+ENDED = ("finished", "stopped early", "averaged")
 
 
 @dataclasses.dataclass(frozen=True)

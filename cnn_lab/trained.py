@@ -54,6 +54,12 @@ def open_trained(
         return _open(config, checkpoints, which, place)
 
 
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Steps of a run's checkpoints, ascending."""
+    with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
+        return checkpoints.steps()
+
+
 def _open(
     config: ExperimentConfig,
     checkpoints: CheckpointReader,

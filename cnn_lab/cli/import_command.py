@@ -113,7 +113,7 @@ def main(invocation: Invocation) -> int:
         "interpolation": "bilinear",
     }
     config = imported.config_of(values.model, options, network)
-    imported.write_run(out, config, network, fitted.variables, origin)
+    imported.write_run(out, config, network, fitted.variables, "imported", imported=origin)
     lines = [
         f"{values.model}: {convert.num_values(tensors):,} values of "
         f"{source}, named as in {fitted.naming}."

@@ -1,4 +1,4 @@
-"""Weights that came from elsewhere, written as an ordinary run: the counterpart of `trained.py`."""
+"""Weights that no training left, written as an ordinary run: the counterpart of `trained.py`."""
 
 import dataclasses
 import os
@@ -22,8 +22,6 @@ from cnn_lab.train.loop import Progress
 from cnn_lab.train.session import Session, environment
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.workdir import CHECKPOINTS, Workdir
-
-STATUS = "imported"
 
 
 def config_of(name: str, options: dict[str, Any], network: Network) -> ExperimentConfig:
@@ -56,16 +54,18 @@ def write_run(
     config: ExperimentConfig,
     network: Network,
     variables: Mapping[str, Any],
-    source: Mapping[str, Any],
+    status: str,
+    **facts: Any,
 ) -> None:
     """Writes a run with one checkpoint, of step 0, whole or not at all.
 
     Args:
         path: a folder that is empty or not there.
-        config: of `config_of`.
+        config: of `config_of`, or that of the runs the weights were made from.
         network: what predicts.
         variables: parameters and statistics, by collection.
-        source: where they came from, for the record.
+        status: what the record says of the run in place of `finished`.
+        **facts: where the weights came from, for the record.
 
     Raises:
         CnnLabError: it cannot be written.
@@ -80,13 +80,13 @@ def write_run(
                     folder,
                     environment(),
                     0,
-                    imported=dict(source),
                     config=to_dict(config),
                     class_names=list(network.class_names),
                     num_parameters=trees.count(variables["params"]),
+                    **facts,
                 )
                 _save(folder, config, network, variables)
-                session.end(STATUS, dataclasses.asdict(Progress()))
+                session.end(status, dataclasses.asdict(Progress()))
             finally:
                 folder.release()
             unfinished.replace(path)

@@ -25,6 +25,7 @@ COMMANDS = {
     "lr-find": "a learning rate for an experiment, by a short training, with a picture",
     "study": "trainings over seeds, a figure, and claims held against the numbers",
     "evaluate": "metrics of a trained run on the validation or the test split",
+    "soup": "one run from the mean of several runs' or checkpoints' weights",
     "predict": "the most probable classes of image files",
     "summary": "layers, parameters, multiply-accumulates, memory and energy of a model",
     "list": "models, optimizers, schedules, ... and their options; datasets, experiments",

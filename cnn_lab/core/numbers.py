@@ -22,5 +22,5 @@ def human_count(number: int) -> str:
 
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: `1 epoch`, `2,000 epochs`, `3 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("s", "batch")) else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"

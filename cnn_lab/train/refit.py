@@ -29,6 +29,9 @@ class Refit:
     it is (1 - momentum) times the batch's, and begun at 1 it is larger by the momentum: so both
     follow from what the model does, and no layer needs to be known.
 
+    Attributes:
+        num_steps: batches that are measured.
+
     Args:
         apply: (variables, images, train=True, rngs=..., mutable=...) -> (outputs, collections).
         prepare: makes a batch from the resident arrays and one step's feed.
@@ -52,7 +55,7 @@ class Refit:
             apply, prepare, mesh, variables, feeder.resident, feed_shapes
         )
         self._feeder = feeder
-        self._num_steps = num_steps
+        self.num_steps = num_steps
         self._everywhere, self._split = replicated(mesh), stacked_batches(mesh)
         self._program: Program | None = None
 
@@ -70,8 +73,8 @@ class Refit:
         program, feeder = self.compile(variables), self._feeder
         sums = momentum = None
         first = 0
-        while first < self._num_steps:
-            num_steps = min(feeder.max_steps, self._num_steps - first)
+        while first < self.num_steps:
+            num_steps = min(feeder.max_steps, self.num_steps - first)
             feeds = jax.device_put(feeder.feed(first, num_steps), self._split)
 
             def run(begun: float, number: int, feeds: Tree = feeds, first: int = first) -> Tree:
@@ -85,7 +88,7 @@ class Refit:
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
             first += num_steps
         fresh = jax.tree.map(
-            lambda total, kept: total / (self._num_steps * (1 - kept)), sums, momentum
+            lambda total, kept: total / (self.num_steps * (1 - kept)), sums, momentum
         )
         return {**collections, STATISTICS: fresh}
 

@@ -1,14 +1,16 @@
-"""ResNet-20 (He et al. 2015, section 4.2) on CIFAR-10, without augmentation.
+"""ResNet-20 (He et al. 2015, section 4.2) on CIFAR-10, by the recipe of the paper.
 
 cnn-lab train --config=experiments/cifar10/resnet20.py
 
-2 CPU cores (Zen 5), CIFAR-10 (JPEG copy), its first epoch alone, of 352 steps
-(--config.data.name=folder:DIR --config.train.num_epochs=1): 5 minutes at 120 to 220 images/s,
-training loss from 2.16 to 1.11, validation accuracy 0.596, n = 1. All 30 epochs have not been
-run.
+64,064 updates of 128 images (45,000 for training), the rate divided by ten after a half and
+three quarters, decay 1e-4, flips and shifts of 4 pixels. The paper's test error is 8.75 %.
+Differs from the paper: what a shift lays bare is black, not the mean, and only kernels decay.
+Has not been run to its end. The first epoch without augmentation, of 352 steps, on 2 CPU cores
+(Zen 5) and CIFAR-10 (JPEG copy): 5 minutes, validation accuracy 0.596, n = 1.
 """
 
 from cnn_lab.config import (
+    AugmentConfig,
     DataConfig,
     ExperimentConfig,
     ModelSpec,
@@ -20,13 +22,18 @@ from cnn_lab.config import (
 
 def get_config() -> ExperimentConfig:
     return ExperimentConfig(
-        data=DataConfig(name="cifar10", image_size=(32, 32), num_validation=5000),
+        data=DataConfig(
+            name="cifar10",
+            image_size=(32, 32),
+            num_validation=5000,
+            augment=AugmentConfig(recipe="cifar", strength="light"),
+        ),
         model=ModelSpec(name="resnet20"),
         optim=OptimConfig(
             name="momentum",
             learning_rate=0.1,
             l2=1e-4,
-            schedule=ScheduleConfig(name="cosine", warmup_steps=200),
+            schedule=ScheduleConfig(name="step"),
         ),
-        train=TrainConfig(num_epochs=30, batch_size=128),
+        train=TrainConfig(num_epochs=182, batch_size=128),
     )

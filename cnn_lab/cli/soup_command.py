@@ -1,0 +1,84 @@
+"""Makes one run from the mean of several runs' or checkpoints' weights.
+
+Statistics of batch normalisation are measured anew on training images. Good members are
+checkpoints of one run, or fine-tunings of one network; the weights of runs from different seeds lie
+too far apart, and their predictions are better averaged by `cnn-lab evaluate --ensemble`.
+
+Examples:
+  cnn-lab soup --workdir=runs/mnist/lenet5 --checkpoint=all --out=runs/mnist/soup
+  cnn-lab soup --workdir='runs/tuned/rate*' --out=runs/tuned/soup
+  cnn-lab evaluate --workdir=runs/tuned/soup
+"""
+
+import functools
+from pathlib import Path
+
+from absl import flags
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.members import find_checkpoints, find_workdirs
+from cnn_lab.cli.output import say
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.numbers import counted
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string(
+        "workdir", None, "runs: one, several between commas, or a pattern", flag_values=values
+    )
+    flags.DEFINE_string(
+        "checkpoint",
+        "best",
+        "best, latest, a step; of one run also several between commas, or all",
+        flag_values=values,
+    )
+    flags.DEFINE_string("out", None, "new folder for the run", flag_values=values)
+
+
+def main(invocation: Invocation) -> int:
+    """Averages, measures and writes."""
+    values = invocation.flags
+    if invocation.arguments:
+        raise ConfigError(f"soup takes flags only; found {invocation.arguments[0]!r}.")
+    for name in ("workdir", "out"):
+        if not getattr(values, name):
+            raise ConfigError(f"--{name} is missing; see cnn-lab help soup.")
+    workdirs, which = find_workdirs(values.workdir), find_checkpoints(values.checkpoint)
+    if len(workdirs) > 1 and (len(which) > 1 or which == ["all"]):
+        raise ConfigError(
+            "Several checkpoints can be taken of one run only; give one --workdir, or one "
+            "--checkpoint."
+        )
+    runtime.start(None)
+    from cnn_lab.cli import imported
+    from cnn_lab.data.catalog import open_dataset
+    from cnn_lab.soup import cook
+    from cnn_lab.trained import checkpoint_steps, open_trained
+
+    out = Path(values.out)
+    imported.require_new(out)
+    if which == ["all"]:
+        which = [str(step) for step in checkpoint_steps(workdirs[0])]
+    wanted = [(workdir, name) for workdir in workdirs for name in which]
+    members = [open_trained(workdir, name) for workdir, name in wanted]
+    names = [f"{w}, checkpoint {m.step}" for (w, _), m in zip(wanted, members, strict=True)]
+    soup = cook(members, names, functools.partial(open_dataset, progress=say))
+    first = members[0]
+    imported.write_run(
+        out,
+        first.config,
+        first.network,
+        soup.variables,
+        "averaged",
+        averaged_from=names,
+        fingerprint=soup.fingerprint,
+    )
+    say(f"The mean of {counted(len(members), 'network')}:")
+    for name in names:
+        say(f"  {name}")
+    if soup.num_refit:
+        say(f"Statistics measured on {counted(soup.num_refit, 'training batch')}.")
+    say(f"Use it by: cnn-lab evaluate --workdir={out}")
+    return 0

@@ -1,0 +1,105 @@
+"""The mean of several networks' weights as one network (Wortsman et al. 2022, arXiv:2203.05482).
+
+Checkpoints of one run, and fine-tunings of one network, lie close enough for their mean to be good;
+runs from different initial weights do not. Statistics of batch normalisation are measured anew on
+training images, since those of the members belong to other weights.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnn_lab.build import Experiment, build
+from cnn_lab.config import AverageConfig, ExperimentConfig, OptimConfig
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.core.typed import from_dict, to_dict
+from cnn_lab.data.catalog import Dataset
+from cnn_lab.train.mesh import replicated
+from cnn_lab.train.refit import STATISTICS
+from cnn_lab.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Soup:
+    """A mean of networks.
+
+    Attributes:
+        variables: parameters and statistics, by collection.
+        num_refit: training batches that the statistics were measured on, 0 where there are none.
+        fingerprint: of the data.
+    """
+
+    variables: dict[str, Tree]
+    num_refit: int
+    fingerprint: str
+
+
+def mean_of(members: Sequence[Trained], names: Sequence[str]) -> Tree:
+    """The mean of the members' parameters, taken in float64.
+
+    Args:
+        members: at least two networks of one model.
+        names: of the members, for messages.
+
+    Raises:
+        ConfigError: they are of different models, classes or preprocessing.
+    """
+    if len(members) < 2:
+        raise ConfigError(
+            f"A soup needs at least two networks; found {len(members)}: give several runs by "
+            "--workdir=A,B, or --checkpoint=all of one."
+        )
+    first = members[0]
+    for member, name in zip(members, names, strict=True):
+        for what, one, other in (
+            ("model", to_dict(first.config.model), to_dict(member.config.model)),
+            ("class names", first.network.class_names, member.network.class_names),
+            ("preprocessing", first.network.preprocess, member.network.preprocess),
+        ):
+            if one != other:
+                raise ConfigError(
+                    f"{names[0]} and {name} have different {what}, so their weights have no mean; "
+                    "take runs of one experiment."
+                )
+
+    def mean(*leaves: Any) -> Any:
+        total = np.sum([np.asarray(leaf, np.float64) for leaf in leaves], axis=0)
+        return (total / len(leaves)).astype(leaves[0].dtype)
+
+    return jax.tree.map(mean, *(member.variables["params"] for member in members))
+
+
+def cook(
+    members: Sequence[Trained], names: Sequence[str], open_data: Callable[..., Dataset]
+) -> Soup:
+    """The mean of the members, with statistics that fit it.
+
+    Args:
+        members: as for `mean_of`; the data of the first one's config are looked at.
+        names: of the members.
+        open_data: as of `build`.
+    """
+    params, others = mean_of(members, names), dict(members[0].variables)
+    del others["params"]
+    experiment = _experiment(members[0].config, open_data)
+    try:
+        refit = experiment.refit()
+        if refit is None or STATISTICS not in others:
+            return Soup({"params": params, **others}, 0, experiment.fingerprint)
+        variables = jax.device_put({"params": params, **others}, replicated(experiment.mesh))
+        collections = jax.device_get(refit(variables))
+        return Soup({"params": params, **collections}, refit.num_steps, experiment.fingerprint)
+    finally:
+        for pipeline in experiment.pipelines():
+            pipeline.close()
+
+
+def _experiment(config: ExperimentConfig, open_data: Callable[..., Dataset]) -> Experiment:
+    """One whose pipelines serve to measure statistics; its optimizer is never used."""
+    config = from_dict(ExperimentConfig, to_dict(config))
+    config.average, config.optim = AverageConfig(kind="swa"), OptimConfig(name="sgd")
+    return build(config, open_data)
