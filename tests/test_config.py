@@ -152,9 +152,9 @@ def test_every_node_says_what_its_fields_mean_and_holds_its_own_defaults(node_ty
     assert default == node_type()
 
 
-EXPERIMENTS = (
+EXPERIMENTS = [
     p for p in sorted((ROOT / "experiments").rglob("*.py")) if p.parent.name != "studies"
-)
+]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
