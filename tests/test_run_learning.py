@@ -69,7 +69,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "swa": {"average": AverageConfig(kind="swa", start_epoch=2)},
     "schedule_free": optim("schedule_free_sgd"),
     "sam": optim("sam"),
-    "muon": optim("muon"),
     "plateau": optim(schedule=PLATEAU),
     "constrained": optim(l1=0.5, l1_method="proximal", max_norm=0.5, clip_norm=1.0),
     "balanced": {"data": DataConfig(num_train=64, num_validation=64, sampling="balanced")},
@@ -80,7 +79,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_it_resumes_bit_for_bit_and_is_used_as_it_was_judged(kind: str, tmp_path: Path):
     config = small(**KINDS[kind])
     run_training(config, tmp_path / "whole", lambda _: None)
-    for step in (3, 8, 9):  # in the middle of an epoch, and at the end of one
+    for step in (3, 8):  # in the middle of an epoch, and at the end of one
         sinks = [SignalAt(step, "train")]
         result = run_training(config, tmp_path / "cut", lambda _: None, sinks=sinks)
         assert (result.status, result.progress.step) == ("interrupted", step)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,18 @@ def conduct(
     for computation in study.computations:
         say(f"computing {computation.name}")
         rows += COMPUTATIONS[computation.name](**computation.options)
+    seconds: list[float] = []  # of each training that was not done before
     for number, run in enumerate(planned, start=1):
         quiet: list[str] = []
+        start = time.perf_counter()
         result = run_training(run.config, run.workdir, quiet.append)
         if result.status == "interrupted":
             return None
         found = _measured(study, run)
-        first = f"{found[0].measure} {found[0].value:.4f}" if found else ""
-        say(f"{number}/{len(planned)}  {_name(run.variant)}, seed {run.seed}: {first}")
+        seconds += [time.perf_counter() - start] if result.ran else []
+        left = f", {_left(seconds, len(planned) - number)}" if seconds else ""
+        first = f"{found[0].measure} {found[0].value:.4f}" if found else "done"
+        say(f"{number}/{len(planned)}  {_name(run.variant)}, seed {run.seed}: {first}{left}")
         rows += found
     for name in study.over_seeds:
         for variant in study.variants:
@@ -114,6 +119,12 @@ def _measured(study: Study, run: Finished) -> list[Row]:
             write_text(file, json.dumps(kept))
         rows += from_json(kept[name])
     return rows
+
+
+def _left(seconds: list[float], num_runs: int) -> str:
+    """How long the trainings that are left will take, if they are like those before."""
+    expected = sum(seconds) / len(seconds) * num_runs
+    return f"{expected / 60:.0f} min left" if expected >= 60 else f"{expected:.0f} s left"
 
 
 def _name(variant: Variant) -> str:

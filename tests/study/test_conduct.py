@@ -83,7 +83,7 @@ def test_every_variant_is_measured_from_every_seed(conducted):
     for measure in ("unseen accuracy", "training accuracy", "training loss", "dead units"):
         for x in (0.001, 0.5):
             assert values_of(found.rows, measure, ("sgd", x)).keys() == {0, 1}
-    assert [re.sub(r"0\.\d{4}$", "", line) for line in said] == [
+    assert [re.sub(r"0\.\d{4}, \d+ (s|min) left$", "", line) for line in said] == [
         f"{n}/4  sgd {x}, seed {s}: accuracy on shifted images "
         for n, (x, s) in enumerate([(0.001, 0), (0.001, 1), (0.5, 0), (0.5, 1)], start=1)
     ]
