@@ -80,9 +80,9 @@ class Panel:
     """One picture of a study.
 
     Attributes:
-        measure: on the upright axis.
-        x: what the other axis is; empty for one bar a series.
-        kind: `lines`, `bars` or `points` (single values, without means).
+        measure: what is drawn.
+        x: what the level axis of lines is.
+        kind: `lines` by x, or `bars`, one a point.
         log_x: whether that axis is logarithmic.
         log_y: likewise, the upright one.
         title: above it.

@@ -82,17 +82,18 @@ def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row]) -> None:
     colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
     if panel.kind == "bars":
         _bars(axis, names, rows)
+        axis.set_xlabel(panel.measure)
     else:
         for index, name in enumerate(names):
             _line(axis, name, [row for row in rows if row.series == name], colours(index))
         axis.set_xlabel(panel.x)
+        axis.set_ylabel(panel.measure)
         if len(names) > 1:
             axis.legend(frameon=False, fontsize="small")
     if panel.log_x:
         axis.set_xscale("log")
     if panel.log_y:
         axis.set_yscale("log")
-    axis.set_ylabel(panel.measure)
     axis.set_title(panel.title)
     axis.grid(alpha=0.25)
 
