@@ -93,6 +93,13 @@ def _facts(
         ("Data", data),
         ("Optimizer", f"{optim['name']}, learning rate {optim['learning_rate']:g}"),
     ]
+    augment = config["data"].get("augment", {})
+    if augment.get("strength", "none") != "none" or augment.get("options"):
+        changed = ", ".join(f"{name} {value}" for name, value in augment["options"].items())
+        recipe = f"{augment['recipe']}, " if augment["recipe"] else ""
+        facts.append(("Augmentation", f"{recipe}{augment['strength']} {changed}".strip()))
+    if average := config.get("average"):
+        facts.append(("Average of the weights", average["kind"]))
     if "status" in record:
         steps = f" after {progress['step']:,} steps" if progress else ""
         facts.append(("Status", record["status"] + steps))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config import AugmentConfig, AverageConfig, DataConfig, ExperimentConfig
 from cnn_lab.core.typed import to_dict
 from cnn_lab.report.page import write_report
 from cnn_lab.train.log import METRICS_FILE, JsonLines
@@ -137,3 +137,16 @@ def test_the_title_says_which_experiment_and_where(workdir: Path, command: str, 
     record = {**RECORD, "sessions": [{**SESSION, "command": command}]}
     (workdir / RECORD_FILE).write_text(json.dumps(record))
     assert f"<title>{name} in {workdir}</title>" in write_report(workdir).page.read_text()
+
+
+def test_the_page_names_augmentation_and_average_where_there_are_any(workdir: Path):
+    plain = write_report(workdir).page.read_text()
+    assert "Augmentation" not in plain
+    assert "Average of the weights" not in plain
+    config = ExperimentConfig()
+    config.data.augment = AugmentConfig(strength="heavy", recipe="cifar", options={"flip": 0.0})
+    config.average = AverageConfig(kind="swa")
+    (workdir / CONFIG_FILE).write_text(json.dumps(to_dict(config)))
+    page = write_report(workdir).page.read_text()
+    assert "<tr><th>Augmentation</th><td>cifar, heavy flip 0.0</td></tr>" in page
+    assert "<tr><th>Average of the weights</th><td>swa</td></tr>" in page
