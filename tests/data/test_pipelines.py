@@ -149,3 +149,25 @@ def test_padding_is_black():
     assert out.shape == (1, 4, 4, 1) == (1, *PREPROCESS.output_shape((2, 2, 1)))
     assert out[0, 0, 0, 0] == pytest.approx((0 - 0.3) / 0.4)
     assert out[0, 1, 1, 0] == pytest.approx((1 - 0.3) / 0.4)
+
+
+def test_both_pipelines_alter_the_batch_before_they_normalise_it(source: Source):
+    def darker(key, images, labels):
+        factor = jax.random.uniform(key)
+        return images.astype("float32") * factor, labels + 1
+
+    order = Order(np.arange(40), 16, seed=0)
+    images, labels = source.read_all()
+    arrays = {"image": jax.device_put(images), "label": jax.device_put(labels)}
+    fixed = ResidentPipeline(arrays, PREPROCESS, order, 8, darker)
+    stream = StreamingPipeline(
+        source, PREPROCESS, order, num_workers=0, total_steps=3, augment=darker
+    )
+    plain, found, other = batch(resident(source, order), 1), batch(fixed, 1), batch(stream, 1)
+    stream.close()
+    factor = float(jax.random.uniform(KEY))
+    raw = plain["image"] * 0.4 * 255 + 0.3 * 255
+    np.testing.assert_allclose(found["image"], (raw * factor - 76.5) / 102, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found["label"], plain["label"] + 1)
+    for name, values in found.items():
+        np.testing.assert_array_equal(other[name], values)
