@@ -3,6 +3,7 @@
 cnn-lab train --config=experiments/mnist/lenet5_distorted.py
 
 To hold nothing out: --config=experiments/mnist/lenet5_distorted.py:all
+Not run to its end yet. 40 epochs with 10,000 examples held out: validation error 0.39 %, n = 1.
 """
 
 from cnn_lab.config import (
@@ -29,7 +30,7 @@ def get_config(examples: str = "") -> ExperimentConfig:
         ),
         model=ModelSpec(
             name="lenet5",
-            options={"activation": "relu", "pooling": "max", "dropout_rates": (0.1, 0.1, 0.0)},
+            options={"activation": "relu", "pooling": "max"},
         ),
         optim=OptimConfig(
             name="adamw",
