@@ -67,10 +67,9 @@ def hinge(scores: Logits, targets: Targets, margin: Positive = 1.0) -> PerExampl
 
 
 def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExample:
-    """Cross-entropy in which examples that are right already count less (Lin et al. 2017,
-    arXiv:1708.02002).
+    """Cross-entropy in which examples that are right already count less (Lin et al. 2017).
 
-    The factor of a class of probability p is (1 - p)^gamma. Differs from the paper: softmax over
+    arXiv:1708.02002, section 3. The factor of a class of probability p is (1 - p)^gamma. Differs from the paper: softmax over
     the classes instead of a sigmoid each; the balance alpha is `config.task.class_weights`.
 
     Args:
@@ -80,7 +79,7 @@ def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExam
 
     Returns:
         [n], at least 0.
-    """  # noqa: D205 - a citation
+    """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     # 1 - p without cancellation; the power's gradient at 0 must not be infinite for gamma < 1.
     others = jnp.maximum(-jnp.expm1(log_p), 1e-12)

@@ -29,7 +29,7 @@ COMMANDS = {
     "predict": "the most probable classes of image files",
     "summary": "layers, parameters, multiply-accumulates, memory and energy of a model",
     "list": "models, optimizers, schedules, ... and their options; datasets, experiments",
-    "data": "prepare and check data sets",
+    "data": "prepare and check data sets, show their images and augmentation",
     "import-weights": "a run from weights of torchvision or timm",
     "export-weights": "the weights of a run, for torchvision or timm",
 }
