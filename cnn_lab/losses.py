@@ -69,8 +69,9 @@ def hinge(scores: Logits, targets: Targets, margin: Positive = 1.0) -> PerExampl
 def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExample:
     """Cross-entropy in which examples that are right already count less (Lin et al. 2017).
 
-    arXiv:1708.02002, section 3. The factor of a class of probability p is (1 - p)^gamma. Differs from the paper: softmax over
-    the classes instead of a sigmoid each; the balance alpha is `config.task.class_weights`.
+    arXiv:1708.02002, section 3. The factor of a class of probability p is (1 - p)^gamma. Differs
+    from the paper: softmax over the classes instead of a sigmoid each; the balance alpha is
+    `config.task.class_weights`.
 
     Args:
         logits: [n k], unbounded.
