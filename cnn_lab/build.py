@@ -24,7 +24,7 @@ from cnn_lab.data.assemble import (
     make_preprocess,
     place_split,
 )
-from cnn_lab.data.augment.make import make_augment
+from cnn_lab.data.augment.make import check
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.data.preprocess import Preprocess, padded_shape
@@ -174,7 +174,7 @@ def build(
     labels = train.source.labels[train.indices]
     weights = class_weights(config, labels, dataset.info.class_names)
     # What does not fit the size of the images stops here, before their pixels are measured.
-    augment = make_augment(named.augmentation, image_shape, dataset.info.num_classes)
+    check(named.augmentation, image_shape)
     jax.eval_shape(init, jax.random.key(0))
     network = Network(
         model=model,
@@ -194,7 +194,7 @@ def build(
         config.train.batch_size,
         seed=config.seed,
         longest=config.train.max_steps_per_dispatch,
-        augment=augment,
+        augmentation=named.augmentation,
     )
     training = make_training(num_epochs=config.train.num_epochs)
     has_statistics = STATISTICS in jax.eval_shape(init, jax.random.key(0)).collections

@@ -105,6 +105,13 @@ def run_training(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
                 "data back or give another --workdir."
             )
+        pipeline = experiment.train_pipeline.name
+        begun = record.get("pipeline", pipeline)
+        if experiment.named.augmentation.crops and begun != pipeline:
+            raise WorkdirError(
+                f"{workdir} was begun with config.data.pipeline={begun}, which draws other random "
+                f"crops than {pipeline}; go on with {begun}, or give another --workdir."
+            )
         return _train(config, experiment, folder, say, sinks, signals, stack)
 
 
@@ -168,6 +175,7 @@ def _train(
         first_step,
         config=to_dict(config),
         fingerprint=experiment.fingerprint,
+        pipeline=pipeline.name,
         class_names=list(experiment.network.class_names),
         num_parameters=trees.count(target.params),
         compile_seconds=compile_seconds,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from cnn_lab.config import (
     TrainConfig,
 )
 from cnn_lab.core import trees
+from cnn_lab.core.errors import WorkdirError
 from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import open_dataset
 from cnn_lab.layers.normalization import BatchNorm
@@ -197,3 +199,21 @@ def test_balanced_class_weights_follow_the_training_examples(tmp_path: Path):
     assert network.class_weights == weights
     loss = network.task.losses(jnp.zeros((1, 10)), {"label": jnp.array([3], jnp.int32)})
     assert float(loss[0]) == pytest.approx(weights[3] * math.log(10), rel=1e-6)
+
+
+def test_a_run_with_random_crops_goes_on_with_the_pipeline_it_began_with(tmp_path: Path):
+    config = small()
+    config.data.augment.options = {"crop_area": (0.5, 1.0)}
+    result = run_training(config, tmp_path, lambda _: None, sinks=[SignalAt(3, "train")])
+    assert result.status == "interrupted"
+    config.data.pipeline = "streaming"
+    text = (
+        f"{tmp_path} was begun with config.data.pipeline=resident, which draws other random crops"
+    )
+    with pytest.raises(WorkdirError, match=f"^{re.escape(text)} than streaming; go on with"):
+        run_training(config, tmp_path, lambda _: None)
+    config.data.augment.options = {}
+    config.data.pipeline = "resident"
+    run_training(config, tmp_path / "plain", lambda _: None, sinks=[SignalAt(3, "train")])
+    config.data.pipeline = "streaming"
+    assert run_training(config, tmp_path / "plain", lambda _: None).status == "finished"

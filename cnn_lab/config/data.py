@@ -48,7 +48,8 @@ class DataConfig(Node):
         augment: how training images are altered.
         split_seed: seed of these choices, apart from the training seed.
         pipeline: `resident` keeps the whole data set on the devices, `streaming` decodes in
-            workers, `auto` decides by size.
+            workers, `auto` decides by size. Random resized crops, alone of all, differ between the
+            two: a run that draws any goes on as it began.
         resident_limit_mib: largest data set that `auto` keeps resident.
         num_workers: decoding processes of the streaming pipeline; 0 decodes in threads.
         data_dir: where prepared data sets live; None is the user's cache.

@@ -13,15 +13,13 @@ from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.core.memory import host_bytes
 from cnn_lab.core.numbers import counted, human_bytes
 from cnn_lab.core.shapes import Tree
+from cnn_lab.data.augment.crops import RandomCrops
+from cnn_lab.data.augment.make import Augment, make_augment
+from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.catalog import Dataset
 from cnn_lab.data.moments import moments_of
 from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import (
-    Augment,
-    Pipeline,
-    ResidentPipeline,
-    StreamingPipeline,
-)
+from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
 from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.source import Source
 from cnn_lab.data.splits import stratified_split
@@ -188,6 +186,15 @@ def shapes_of_split(source: Source, sharding: Any) -> Tree:  # noqa: ARG001 - as
     }
 
 
+def augment_of(source: Source, augmentation: Augmentation) -> Augment:
+    """The augmentation of a source's images in the compiled step.
+
+    Raises:
+        ConfigError: it does not fit images of their size.
+    """
+    return make_augment(augmentation, fixed_shape(source), source.info.num_classes)
+
+
 class PipelineMaker:
     """Makes pipelines of the kind that a config asks for; splits are placed on devices once.
 
@@ -219,17 +226,32 @@ class PipelineMaker:
         seed: int,
         num_epochs: int,
         longest: int,
-        augment: Augment | None = None,
+        augmentation: Augmentation,
     ) -> Pipeline:
-        """Shuffled and altered anew every epoch; a feed holds at most `longest` steps."""
+        """Shuffled and altered anew every epoch; a feed holds at most `longest` steps.
+
+        Where images are streamed, random crops are taken while they are decoded, when all their
+        pixels are there; all other changes, and of resident images all, are left to the step.
+        """
         classes = None
         if self._data.sampling == "balanced":
             classes = subset.source.labels[subset.indices]
         order = Order(subset.indices, batch_size, seed, classes)
         if is_resident(self._data, subset.source):
-            images = self._place(subset.source)
+            images, augment = self._place(subset.source), augment_of(subset.source, augmentation)
             return ResidentPipeline(images, self._preprocess, order, longest, augment)
-        return self._stream(subset.source, order, order.steps_per_epoch * num_epochs, augment)
+        crops = None
+        if augmentation.crops:
+            crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
+        return StreamingPipeline(
+            subset.source,
+            self._preprocess,
+            order,
+            num_workers=self._data.num_workers,
+            total_steps=order.steps_per_epoch * num_epochs,
+            crops=crops,
+            augment=augment_of(subset.source, augmentation.without_crops()),
+        )
 
     def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Pipeline:
         """One pass in order; the batch is at most the data, rounded up to what devices share."""
@@ -238,22 +260,9 @@ class PipelineMaker:
         if is_resident(self._data, subset.source):
             images = self._place(subset.source)
             return ResidentPipeline(images, self._preprocess, order, order.steps_per_epoch)
-        return self._stream(subset.source, order, None)
-
-    def _stream(
-        self,
-        source: Source,
-        order: Order,
-        total_steps: int | None,
-        augment: Augment | None = None,
-    ) -> Pipeline:
+        num_workers = self._data.num_workers
         return StreamingPipeline(
-            source,
-            self._preprocess,
-            order,
-            num_workers=self._data.num_workers,
-            total_steps=total_steps,
-            augment=augment,
+            subset.source, self._preprocess, order, num_workers=num_workers, total_steps=None
         )
 
     def _place(self, source: Source) -> Tree:

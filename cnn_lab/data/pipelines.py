@@ -3,7 +3,11 @@
 A pipeline gives *feeds*, small or large, for a stack of steps, and `prepare`, a pure function that
 runs inside the compiled step and makes a batch from them. *Resident*: the whole uint8 split lies on
 the devices and a feed is a row of positions. *Streaming*: a feed is the batch itself, read and
-decoded ahead by Grain. Both give the same batches.
+decoded ahead by Grain.
+
+Both give the same batches, random resized crops apart: a resident split holds images at their final
+size, of which `prepare` crops a part; streaming crops the full image as it is decoded, with no
+detail lost. These crops follow the same distribution, but other draws.
 """
 
 import dataclasses
@@ -20,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.order import Order
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.data.source import Source
@@ -121,10 +126,12 @@ class _ReadBatch:
 
     source: Source
     order: Order
+    crops: RandomCrops | None
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         positions, weights = self.order.batches(int(step), 1)
-        return {**self.source.gather(positions[0]), "weight": weights[0]}
+        parts = None if self.crops is None else self.crops(int(step), self.order.batch_size)
+        return {**self.source.gather(positions[0], parts), "weight": weights[0]}
 
 
 class StreamingPipeline:
@@ -135,6 +142,7 @@ class StreamingPipeline:
         preprocess: what happens in the compiled step.
         order: which examples make up which step.
         num_workers: decoding processes; 0 decodes in threads.
+        crops: what the readers keep of each image; None keeps what the source shows.
         augment: alters the batch in the compiled step; None leaves it.
         total_steps: steps of the whole training; None reads the epoch again and again, so that an
             evaluation does not start its readers anew each time.
@@ -151,11 +159,12 @@ class StreamingPipeline:
         *,
         num_workers: int,
         total_steps: int | None,
+        crops: RandomCrops | None = None,
         augment: Augment | None = None,
     ):
         self.resident: Tree = {}
         self.order = order
-        self._source = source
+        self._read = _ReadBatch(source, order, crops)
         self._preprocess = preprocess
         self._augment = augment
         self._num_workers = num_workers
@@ -189,7 +198,7 @@ class StreamingPipeline:
     def feed_shapes(self) -> Tree:
         """Shapes of a feed."""
         rows = (1, self.order.batch_size)
-        image_shape = _known_shape(self._source)
+        image_shape = _known_shape(self._read.source)
         return {
             "image": jax.ShapeDtypeStruct((*rows, *image_shape), jnp.uint8),
             "label": jax.ShapeDtypeStruct(rows, jnp.int32),
@@ -211,7 +220,7 @@ class StreamingPipeline:
         import grain  # half a second that only this pipeline pays
 
         steps = grain.MapDataset.range(first_step, self._total_steps)
-        batches = steps.map(_ReadBatch(self._source, self.order))
+        batches = steps.map(self._read)
         threads = 1 if self._num_workers else READ_THREADS
         ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
         dataset = batches.to_iter_dataset(ahead)

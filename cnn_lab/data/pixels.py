@@ -15,6 +15,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.data.augment.crops import Box, Part
 
 DECODER_VERSION = 1
 # PIL changes its resampling and its decoders between major versions only.
@@ -24,11 +25,12 @@ GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B"
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _ORIENTATION_TAG = 0x0112
+_LEAST_LEFT = 2  # pixels decoded per pixel wanted: at 1, the decoder's own smoothing shows
 
 
 def is_turned(image: Image.Image) -> bool:
     """Returns whether the orientation tag exchanges height and width."""
-    return image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+    return _orientation(image) in (5, 6, 7, 8)
 
 
 def open_file(file: io.BytesIO | io.BufferedReader) -> Image.Image:
@@ -53,9 +55,13 @@ def open_file(file: io.BytesIO | io.BufferedReader) -> Image.Image:
 
 def open_image(encoded: bytes) -> Image.Image:
     """Opens encoded bytes and applies the camera's orientation."""
-    image = open_file(io.BytesIO(encoded))
+    return upright(open_file(io.BytesIO(encoded)))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Applies the camera's orientation, which decodes an image that is turned or mirrored."""
     # Transposing copies the pixels, so it is done only for the few images that ask for it.
-    if image.getexif().get(_ORIENTATION_TAG, 1) != 1:
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     return image
 
@@ -118,5 +124,59 @@ def decode(
         return to_pixels(open_image(encoded), shape)
     if shape[:2] in (encoded.shape[:2], (None, None)) and shape[2] == encoded.shape[2]:
         return encoded
-    image = Image.fromarray(encoded[:, :, 0] if encoded.shape[2] == 1 else encoded)
-    return to_pixels(image, shape)
+    return to_pixels(_image_of(encoded), shape)
+
+
+def decode_part(
+    encoded: bytes | Shaped[np.ndarray, "..."], shape: tuple[int, int, int], part: Part
+) -> UInt8[np.ndarray, "h w c"]:
+    """Decodes stored pixels and brings a part of the whole image to a size.
+
+    A JPEG that is several times as large as wanted is decoded at a half, a quarter or an eighth of
+    its size: its pixels then differ slightly from those of a full decoding that is made smaller.
+
+    Args:
+        encoded: a JPEG or PNG, or pixels `[h, w, 1]` or `[h, w, 3]`.
+        shape: height, width and channels wanted.
+        part: what to keep of the upright image.
+
+    Returns:
+        The pixels, `[h, w, c]`.
+    """
+    height, width, num_channels = shape
+    if isinstance(encoded, bytes):
+        image = open_file(io.BytesIO(encoded))
+        box = part.box(*(image.size[::-1] if is_turned(image) else image.size))
+        factor = _decoded_smaller(image, min((box[2] - box[0]) / width, (box[3] - box[1]) / height))
+        image, box = upright(image), _divided(box, factor)
+    else:
+        image = _image_of(encoded)
+        box = part.box(*image.size)
+    image = convert(image, num_channels)
+    image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _decoded_smaller(image: Image.Image, ratio: float) -> int:
+    """Tells a JPEG's decoder to skip detail, of `ratio` pixels per pixel wanted; by what factor."""
+    for factor in (8, 4, 2):
+        # A last pixel that is smaller than the others would come first once the image is turned.
+        divides = image.width % factor == image.height % factor == 0
+        fits = ratio >= _LEAST_LEFT * factor and (divides or _orientation(image) == 1)
+        if fits and image.draft(None, (image.width // factor, image.height // factor)):
+            return factor
+    return 1  # other formats know no smaller size
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(_ORIENTATION_TAG, 1)
+
+
+def _divided(box: Box, factor: int) -> Box:
+    left, top, right, bottom = box
+    return left / factor, top / factor, right / factor, bottom / factor
+
+
+def _image_of(pixels: Shaped[np.ndarray, "..."]) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

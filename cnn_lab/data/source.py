@@ -23,9 +23,11 @@ from cnn_lab.data.array_cache import (
     store_arrays,
     store_rows,
 )
+from cnn_lab.data.augment.crops import Part
 from cnn_lab.data.manifest import unusable
 from cnn_lab.data.parallel import map_in_order
-from cnn_lab.data.pixels import DECODER, decode
+from cnn_lab.data.pixels import DECODER, decode, decode_part
+from cnn_lab.data.storage import Storage
 
 ImageShape = tuple[int | None, int | None, int]
 
@@ -60,18 +62,6 @@ class SourceInfo:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
-
-
-@dataclasses.dataclass(frozen=True)
-class Storage:
-    """Where a prepared data set lies and under which names its features are stored."""
-
-    directory: str
-    image_key: str = "image"
-    label_key: str = "label"
-    group_key: str | None = None
-    path_key: str | None = None
-    encoded: bool = False
 
 
 class Source:
@@ -149,11 +139,14 @@ class Source:
             raise DataError(f"{num_channels} channels were asked for; images have 1 or 3.")
         return self._with_shape((*self.info.image_shape[:2], num_channels))
 
-    def gather(self, indices: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:
+    def gather(
+        self, indices: Int[np.ndarray, " n"], parts: Sequence[Part] | None = None
+    ) -> dict[str, np.ndarray]:
         """Reads the examples at `indices` in one go.
 
         Args:
             indices: positions in this split, in any order, repeats allowed.
+            parts: what to keep of each image as it is stored; None keeps what this source shows.
 
         Returns:
             `image`, uint8 `[n, h, w, c]`, and `label`, int32 `[n]`, in the order of `indices`.
@@ -173,9 +166,10 @@ class Source:
         positions = indices.tolist()
         for row, record in enumerate(self._records(positions)):
             stored = record[self._storage.image_key]
+            part = None if parts is None else parts[row]
             # Small images that are stored as they are wanted would spend most time in `decode`.
-            ready = not self._storage.encoded and stored.shape == shape
-            images[row] = stored if ready else self._image(record, positions[row])
+            ready = not self._storage.encoded and stored.shape == shape and part is None
+            images[row] = stored if ready else self._image(record, positions[row], part)
             labels[row] = record[self._storage.label_key]
         return {"image": images, "label": labels}
 
@@ -252,9 +246,14 @@ class Source:
         info = dataclasses.replace(self.info, image_shape=shape)
         return type(self)(self._storage, self.split, info)
 
-    def _image(self, record: Mapping[str, Any], position: int) -> UInt8[np.ndarray, "h w c"]:
+    def _image(
+        self, record: Mapping[str, Any], position: int, part: Part | None = None
+    ) -> UInt8[np.ndarray, "h w c"]:
         try:
-            return decode(record[self._storage.image_key], self.info.image_shape)
+            stored = record[self._storage.image_key]
+            if part is not None:
+                return decode_part(stored, self._fixed_shape(), part)
+            return decode(stored, self.info.image_shape)
         except Exception as error:
             what = f"Example {position} of split {self.split!r}"
             raise unusable(what, self._storage.directory, error) from error
@@ -284,13 +283,7 @@ class Source:
 
     @functools.cached_property
     def _reader(self) -> Any:
-        import tensorflow_datasets as tfds  # slow; a listing never reads
-
-        decoders = None
-        if self._storage.encoded:  # TFDS would decode without regard to orientation or bit depth
-            decoders = {self._storage.image_key: tfds.decode.SkipDecoding()}
-        builder: Any = tfds.builder_from_directory(self._storage.directory)
-        return builder.as_data_source(split=self.split, decoders=decoders)
+        return self._storage.open(self.split)
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ centre, x to the right and y down.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cnn_lab.data.augment.crops import sides
 from cnn_lab.data.augment.draws import Draws, within, within_ratio
 from cnn_lab.data.augment.recipes import Augmentation
 
@@ -92,14 +93,10 @@ def whole_shifts(
 
 
 def _cropped(augmentation: Augmentation, draws: Draws, height: int, width: int) -> Map:
-    """A random part of the image, enlarged to its size.
-
-    Differs from torchvision: a crop longer than the image is cut to it instead of drawn again.
-    """
-    area = within(draws["crop_area"], *augmentation.crop_area) * height * width
+    """A random part of the image, enlarged to its size."""
+    share = within(draws["crop_area"], *augmentation.crop_area)
     aspect = within_ratio(draws["crop_aspect"], *augmentation.crop_aspect)
-    x_size = jnp.minimum(jnp.sqrt(area * aspect), width)
-    y_size = jnp.minimum(jnp.sqrt(area / aspect), height)
+    x_size, y_size = sides(jnp, share, aspect, height, width)
     x1 = (draws["crop_x"] - 0.5) * (width - x_size)
     y1 = (draws["crop_y"] - 0.5) * (height - y_size)
     return (x_size / width, 0.0, x1, 0.0, y_size / height, y1)

@@ -36,7 +36,8 @@ class Augmentation:
         crop_area: smallest and largest share of the image that a crop keeps, which is then
             enlarged to the image's size.
         crop_aspect: smallest and largest ratio of width to height of a crop in pixels, on a
-            logarithmic scale; a side longer than the image is cut to it.
+            logarithmic scale; a side longer than the image is cut to it. Streamed images are
+            cropped before they are brought to their size, resident ones after.
         rotation: largest angle either way, in degrees.
         scale: largest enlargement: 0.2 draws factors from 1/1.2 to 1.2, on a logarithmic scale.
         stretch: the same for the ratio of width to height, the area being kept.
@@ -92,6 +93,10 @@ class Augmentation:
     def crops(self) -> bool:
         """Whether random resized crops are drawn."""
         return self.crop_area != (1.0, 1.0) or self.crop_aspect != (1.0, 1.0)
+
+    def without_crops(self) -> "Augmentation":
+        """All but the random resized crops."""
+        return dataclasses.replace(self, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
 
     @property
     def interpolates(self) -> bool:

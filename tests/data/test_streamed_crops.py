@@ -1,0 +1,192 @@
+"""Random resized crops of streamed images are taken from the full image, once."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_lab.build import build
+from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.assemble import PipelineMaker, Subset, choose_examples
+from cnn_lab.data.augment.crops import RandomCrops
+from cnn_lab.data.augment.make import make_augment
+from cnn_lab.data.augment.recipes import Augmentation
+from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.order import Order
+from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.preprocess import Preprocess
+
+AREA, ASPECT = (0.1, 0.8), (0.75, 4 / 3)
+CROPPED = Augmentation(crop_area=AREA, crop_aspect=ASPECT)
+KEY = jax.random.key(5)
+PREPROCESS = Preprocess((0.5,) * 3, (0.25,) * 3, 0)
+SIZE, SEED, BATCH = (24, 20), 3, 8
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Dataset:
+    """Twenty JPEGs of different sizes, larger than what is made of them."""
+    root: Path = tmp_path_factory.mktemp("crops") / "photographs"
+    random = np.random.default_rng(0)
+    for number in range(20):
+        path = root / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(random.integers(0, 256, (6, 8, 3), np.uint8))
+        small.resize((60 + 3 * number, 50 + number)).save(path, quality=90)
+    return open_dataset(f"folder:{root}", root.parent / "data")
+
+
+def data_of(**options: Any) -> DataConfig:
+    base: dict[str, Any] = {"validation_fraction": 0.0, "mean": (0.5,), "std": (0.25,)}
+    return DataConfig(
+        **{"pipeline": "streaming", "image_size": SIZE, "num_workers": 0} | base | options
+    )
+
+
+def maker_and_examples(dataset: Dataset, data: DataConfig) -> tuple[PipelineMaker, Subset]:
+    train, _ = choose_examples(dataset, data)
+    num_channels = train.source.info.image_shape[2]
+    preprocess = Preprocess((0.5,) * num_channels, (0.25,) * num_channels, 0)
+    return PipelineMaker(data, preprocess, jax.devices()[0]), train
+
+
+def training(dataset: Dataset, augmentation: Augmentation, **options: Any) -> Any:
+    maker, train = maker_and_examples(dataset, data_of(**options))
+    return maker.training(
+        train, BATCH, seed=SEED, num_epochs=2, longest=1, augmentation=augmentation
+    )
+
+
+def fed(pipeline: Any, step: int) -> dict[str, np.ndarray]:
+    """The feed of one step; a copy, since the readers own the original."""
+    return {name: np.array(rows[0]) for name, rows in pipeline.feed(step, 1).items()}
+
+
+def prepared(pipeline: Any, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch that the step makes of a feed."""
+    batch = pipeline.prepare(pipeline.resident, jax.tree.map(jax.device_put, feed), KEY)
+    return jax.tree.map(np.asarray, batch)
+
+
+def cropped_by_hand(dataset: Dataset, step: int, num_channels: int = 3) -> np.ndarray:
+    """Full images, cut and resized one by one by PIL."""
+    source = dataset.split("train").with_channels(num_channels)
+    positions, _ = Order(np.arange(len(source)), BATCH, SEED).batches(step, 1)
+    images = []
+    for position, part in zip(
+        positions[0], RandomCrops(AREA, ASPECT, SEED)(step, BATCH), strict=True
+    ):
+        pixels = source[position]["image"]
+        image = Image.fromarray(pixels[:, :, 0] if num_channels == 1 else pixels)
+        box = part.box(*image.size)
+        images.append(
+            np.asarray(image.resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR, box=box))
+        )
+    return np.stack(images).reshape(BATCH, *SIZE, num_channels)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_the_same_crops_on_any_number_of_workers_and_after_a_resume(photographs, num_workers):
+    pipeline = training(photographs, CROPPED, num_workers=num_workers)
+    assert isinstance(pipeline, StreamingPipeline)
+    for step in [*range(6), 3, 4]:  # two epochs, then from elsewhere, as after a resume
+        np.testing.assert_array_equal(
+            fed(pipeline, step)["image"], cropped_by_hand(photographs, step), err_msg=str(step)
+        )
+    pipeline.close()
+
+
+def test_crops_of_gray_images(photographs):
+    pipeline = training(photographs, CROPPED, channels=1)
+    np.testing.assert_array_equal(
+        fed(pipeline, 1)["image"], cropped_by_hand(photographs, 1, num_channels=1)
+    )
+    pipeline.close()
+
+
+def test_pixels_that_are_stored_as_they_are_are_cropped_too(data_dir):
+    digits = open_dataset("digits")
+    pipeline = training(digits, CROPPED)
+    found = fed(pipeline, 2)["image"]
+    np.testing.assert_array_equal(found, cropped_by_hand(digits, 2, num_channels=1))
+    pipeline.close()
+    same_size = training(digits, CROPPED, image_size=None)
+    plain = training(digits, Augmentation(), image_size=None)
+    assert (fed(same_size, 0)["image"] != fed(plain, 0)["image"]).any((1, 2, 3)).all()
+    for stream in (same_size, plain):
+        stream.close()
+
+
+def altered(augmentation: Augmentation, feed: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """What an augmentation in the step makes of images and labels."""
+    augment = make_augment(augmentation, (*SIZE, 3), 2)
+    images, labels = augment(
+        KEY, jax.numpy.asarray(feed["image"]), jax.numpy.asarray(feed["label"])
+    )
+    return np.asarray(PREPROCESS(jax.numpy.asarray(images))), np.asarray(labels)
+
+
+def test_the_step_does_not_crop_again_and_does_all_the_rest(photographs):
+    both = dataclasses.replace(CROPPED, flip=0.5, brightness=0.3, cutmix=1.0)
+    rest = dataclasses.replace(both, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
+    for augmentation, left in ((CROPPED, Augmentation()), (both, rest)):
+        pipeline = training(photographs, augmentation)
+        feed = fed(pipeline, 0)
+        found = prepared(pipeline, feed)
+        images, labels = altered(left, feed)
+        np.testing.assert_allclose(found["image"], images, atol=1e-6)
+        np.testing.assert_array_equal(found["label"], labels)
+        twice, _ = altered(augmentation, feed)  # the key is one that would change all of them
+        assert (np.abs(twice - images) > 0.1).any((1, 2, 3)).all()
+        pipeline.close()
+
+
+def test_resident_images_are_cropped_in_the_step(photographs):
+    pipeline = training(photographs, CROPPED, pipeline="resident")
+    assert isinstance(pipeline, ResidentPipeline)
+    feed = fed(pipeline, 0)
+    stored = {name: pipeline.resident[name][feed["position"]] for name in ("image", "label")}
+    expected, _ = altered(CROPPED, stored)
+    np.testing.assert_allclose(prepared(pipeline, feed)["image"], expected, atol=1e-6)
+
+
+def test_evaluation_sees_whole_images(photographs):
+    data = data_of()
+    data.augment.strength = "heavy"
+    maker, train = maker_and_examples(photographs, data)
+    pipeline = maker.evaluation(train, BATCH, 1)
+    for step in (0, 1, 2, 0):
+        feed = fed(pipeline, step)
+        positions, _ = pipeline.order.batches(step, 1)
+        expected = train.source.gather(positions[0])["image"]
+        np.testing.assert_array_equal(feed["image"], expected)
+        plain = PREPROCESS(jax.numpy.asarray(expected))
+        np.testing.assert_array_equal(prepared(pipeline, feed)["image"], plain)
+    pipeline.close()
+
+
+def test_an_experiment_streams_crops_into_training_alone(photographs):
+    config = ExperimentConfig()
+    config.seed = SEED
+    config.data = data_of(validation_fraction=0.4, mean=(0.5,) * 3, std=(0.25,) * 3)
+    config.data.augment.options = {"crop_area": AREA, "crop_aspect": ASPECT}
+    config.train.batch_size = config.evaluate.batch_size = 4
+    config.train.num_epochs = 1
+    config.optim.schedule.warmup_steps = 0
+    experiment = build(config, open_data=lambda *_: photographs)
+    train, held_out = experiment.train_pipeline, experiment.validation_pipeline
+    assert held_out is not None
+    source = photographs.split("train").with_image_size(SIZE)
+    for pipeline, crops in ((train, RandomCrops(AREA, ASPECT, SEED)(0, 4)), (held_out, None)):
+        positions, _ = pipeline.order.batches(0, 1)
+        expected = source.gather(positions[0], crops)["image"]
+        np.testing.assert_array_equal(fed(pipeline, 0)["image"], expected)
+        pipeline.close()
+    config.data.augment.options = {"crop_area": (0.5, 0.2)}
+    with pytest.raises(ConfigError, match=r"crop_area is 0\.5,0\.2, whose first value must not"):
+        build(config, open_data=lambda *_: photographs)
