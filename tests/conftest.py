@@ -22,7 +22,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 
 # Small programs, many of them: compiling costs more than these tests compute.
-QUICKLY_COMPILED = {"analysis", "layers", "models", "optim", "test_experiments"}
+QUICKLY_COMPILED = {"analysis", "layers", "models", "optim", "study"}
+QUICKLY_COMPILED |= {"test_experiments", "test_gradient", "test_soup"}
 
 
 @pytest.fixture(scope="module", autouse=True)
