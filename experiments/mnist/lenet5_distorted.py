@@ -3,8 +3,8 @@
 cnn-lab train --config=experiments/mnist/lenet5_distorted.py
 
 To hold nothing out: --config=experiments/mnist/lenet5_distorted.py:all
-2 CPU cores (Zen 5): 60 epochs in 5 minutes. With `:all`, test error 0.42 % (0.38 to 0.52 %, 5 seeds);
-the mean of the five nets' probabilities 0.33 %.
+2 CPU cores (Zen 5): 60 epochs in 5 minutes. With `:all`, test error 0.42 % (0.38 to 0.52 %,
+5 seeds); the mean of the five nets' probabilities 0.33 %.
 """
 
 from cnn_lab.config import (
