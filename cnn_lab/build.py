@@ -175,7 +175,7 @@ def build(
     weights = class_weights(config, labels, dataset.info.class_names)
     # What does not fit the size of the images stops here, before their pixels are measured.
     check(named.augmentation, image_shape)
-    jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(init, jax.random.key(0))
     network = Network(
         model=model,
         task=named.make_task(weights),
@@ -197,8 +197,7 @@ def build(
         augmentation=named.augmentation,
     )
     training = make_training(num_epochs=config.train.num_epochs)
-    has_statistics = STATISTICS in jax.eval_shape(init, jax.random.key(0)).collections
-    refits = has_statistics and average.refit_from_step is not None
+    refits = STATISTICS in shapes.collections and average.refit_from_step is not None
     refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
     held_out = None
     if len(validation):

@@ -85,11 +85,6 @@ def _validate_average(config: ExperimentConfig) -> None:
     average, num_epochs = config.average, config.train.num_epochs
     if average is None:
         return
-    if config.optim.name.startswith("schedule_free"):
-        raise ConfigError(
-            f"config.average is set, but {config.optim.name} keeps an average of the weights "
-            "itself; set config.average to none, or take another optimizer."
-        )
     first = average.start_epoch or average.every_epochs
     if average.kind == "swa" and first > num_epochs:
         field = "start_epoch" if average.start_epoch else "every_epochs"

@@ -92,7 +92,7 @@ def find_rate(
             pipeline.close()
     if len(losses) < FEWEST_STEPS // 2:
         raise TrainingError(
-            f"The loss was not finite after {len(losses)} steps, at a rate of "
+            f"The loss rose or was not finite after {len(losses)} steps, at a rate of "
             f"{rates[len(losses)]:.3g}; give a lower --lowest, or look at the data and the model."
         )
     return judged(rates[: len(losses)], losses)

@@ -16,7 +16,7 @@ from cnn_lab.core.options import check_options, declared_options
 from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.data.augment.choose import choose_augmentation
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.losses import LOSSES, NEEDS_ONE_CLASS, make_loss
+from cnn_lab.losses import LOSSES, NEEDS_ONE_CLASS
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.optim import clipping, constraints, penalties
 from cnn_lab.optim.assemble import assemble
@@ -65,6 +65,11 @@ def resolve_names(config: ExperimentConfig) -> Named:
     model_options(config)
     optim, schedule = config.optim, config.optim.schedule
     optimizer_options = _optimizer_options(optim)
+    if optim.name in SCHEDULE_FREE and config.average is not None:
+        raise ConfigError(
+            f"config.average is set, but {optim.name} keeps an average of the weights itself; set "
+            "config.average to none, or take another optimizer."
+        )
     schedule_options = check_options(
         lookup(SCHEDULES, schedule.name, "schedule"),
         schedule.options,
@@ -108,7 +113,6 @@ def task_maker(config: ExperimentConfig) -> Callable[[Sequence[float] | None], C
     """(class weights or None) -> the task that a config names."""
     make = lookup(TASKS, config.task.name, "task")
     loss, options = config.task.loss, dict(config.task.loss_options)
-    make_loss(loss, options)
     return lambda class_weights: make(loss, options, class_weights)
 
 

@@ -13,6 +13,7 @@ from cnn_lab.core.files import finite_or_none, write_bytes, write_text
 from cnn_lab.core.typed import freeze, from_dict, to_dict
 from cnn_lab.report.page import write_report
 from cnn_lab.report.seeds import seeds_chart
+from cnn_lab.resolve import resolve_names
 from cnn_lab.run import Result, run_training
 from cnn_lab.train.log import METRICS_FILE, read_rows
 from cnn_lab.train.workdir import CONFIG_FILE, check_config
@@ -64,7 +65,7 @@ def _compare(config: ExperimentConfig, folder: Path, runs: dict[int, Path]) -> N
     if all(looks.values()):
         metric = config.selection.metric
         last = {name: [look[-1][name] for look in looks.values()] for name in ("loss", metric)}
-        choose = min if metric == "loss" else max
+        choose = {"min": min, "max": max}[resolve_names(config).selection.mode]
         best = [choose(_finite(look, metric)) for look in looks.values()]
         say(f"Validation over {len(runs)} seeds, mean +- standard deviation (95 % interval):")
         for name, values in {

@@ -57,7 +57,7 @@ def write_study(
 
 
 def draw(study: Study, rows: Sequence[Row]) -> bytes:
-    """Draws every panel: means of the seeds, with standard deviations, and each seed as a point.
+    """Draws every panel: means of the seeds, with standard deviations or a point a seed.
 
     Returns:
         A PNG.

@@ -16,7 +16,7 @@ from cnn_lab.core.errors import TrainingError
 from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.core.shapes import Images, Tree
 from cnn_lab.metrics import weighted_pairs
-from cnn_lab.train.evaluate import EvaluationFeeder
+from cnn_lab.train.evaluate import EvaluationFeeder, exact_sum
 from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.pace import Pace
 from cnn_lab.train.step import Task
@@ -107,7 +107,7 @@ class Collector:
             raise TrainingError(
                 f"The outputs of {found} examples were collected instead of {self._num_examples}."
             )
-        means = {name: _exact_sum(values) / found for name, values in sums.items()}
+        means = {name: exact_sum(values) / found for name, values in sums.items()}
         return Collected(np.concatenate(logits), np.concatenate(labels), means)
 
     def _make(self, variables: Tree) -> Any:
@@ -165,8 +165,3 @@ def _over_views(apply: Callable[..., Any], views: Sequence[View]) -> Callable[..
         return summed - math.log(len(views))
 
     return over_views
-
-
-def _exact_sum(values: list[float]) -> float:
-    """The same wherever the steps were cut into calls."""
-    return math.fsum(values) if np.isfinite(values).all() else math.nan

@@ -1,6 +1,9 @@
 """Regularisers on 500 images of MNIST: which one helps most?
 
 cnn-lab study regularisers
+
+2 CPU cores (Zen 5): 40 trainings in 9 minutes beside other work; augmentation helps most, by 3.5
+points; the strengths of the others were not tuned, and of those dropout alone is sure to help.
 """
 
 from cnn_lab.config import (

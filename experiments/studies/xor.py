@@ -1,6 +1,8 @@
 """XOR by a perceptron and by a multi-layer perceptron.
 
 cnn-lab study xor
+
+2 CPU cores (Zen 5): 12 s with compiling beside other work; all four claims hold.
 """
 
 from cnn_lab.config import Bounds, Computation, Panel, Study
