@@ -10,14 +10,13 @@ Examples:
 """
 
 import json
-from pathlib import Path
 
 from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say
+from cnn_lab.cli.output import picture_path, say
 from cnn_lab.cli.train_command import require_data
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import write_bytes, write_text
@@ -42,11 +41,7 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"lr-find takes flags only; found {invocation.arguments[0]!r}.")
     config = freeze(load_config(values.config, invocation.overrides))
     require_data(config, values.config)
-    out = Path(values.out)
-    if out.suffix != ".png":
-        raise ConfigError(f"--out must end in .png; found {values.out!r}.")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out={values.out}: there is no folder {out.absolute().parent}.")
+    out = picture_path(values.out)
     runtime.start(config.mesh.num_devices)
     from functools import partial
 

@@ -4,6 +4,9 @@ import contextlib
 import os
 import select
 import sys
+from pathlib import Path
+
+from cnn_lab.core.errors import ConfigError
 
 UNREAD_STATUS = 141  # what a shell shows for a program that SIGPIPE ended
 
@@ -24,6 +27,20 @@ def say_if_read(text: str) -> None:
     except BrokenPipeError:
         drop_unread()
         complain("Nobody reads the standard output any more; going on without it.\n")
+
+
+def picture_path(out: str) -> Path:
+    """Where --out says that a picture goes.
+
+    Raises:
+        ConfigError: it is no PNG's name, or its folder is not there.
+    """
+    path = Path(out)
+    if path.suffix != ".png":
+        raise ConfigError(f"--out must end in .png; found {out!r}.")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--out={out}: there is no folder {path.absolute().parent}.")
+    return path
 
 
 def complain(text: str) -> None:

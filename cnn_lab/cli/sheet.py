@@ -8,7 +8,7 @@ from absl import flags
 
 from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say
+from cnn_lab.cli.output import picture_path, say
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import write_bytes
@@ -64,10 +64,7 @@ def data_of(invocation: Invocation, name: str) -> DataConfig:
         override(config, "data.image_size", values.image_size)
     if values.num_images < 1:
         raise ConfigError(f"--num_images must be at least 1; found {values.num_images}.")
-    if Path(values.out).suffix != ".png":
-        raise ConfigError(f"--out must end in .png; found {values.out!r}.")
-    if not Path(values.out).absolute().parent.is_dir():
-        raise ConfigError(f"--out={values.out}: there is no folder of that name.")
+    picture_path(values.out)
     return config.data
 
 

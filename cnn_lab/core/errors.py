@@ -37,6 +37,10 @@ class TrainingError(CnnLabError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
 
 
+class DivergedError(TrainingError):
+    """A training whose loss or gradients are no longer finite."""
+
+
 class RefusedError(CnnLabError):
     """Something that the computer refused: memory, room, permissions, open files."""
 

@@ -2,12 +2,10 @@
 
 import base64
 import dataclasses
-import math
 import time
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from cnn_lab.analysis.evaluation import CONFIDENCE, TOP, Evaluation, most_confused, pooled
@@ -15,6 +13,7 @@ from cnn_lab.analysis.results import Results
 from cnn_lab.core.files import write_json, write_text
 from cnn_lab.core.numbers import counted
 from cnn_lab.report.charts import MOST_DRAWN, confusion_chart, reliability_chart
+from cnn_lab.report.pages import render
 
 TEMPLATE = "evaluation.html.jinja"  # beside this file
 MOST_PAIRS = 20
@@ -64,19 +63,11 @@ def evaluation_page(results: Results, folder: Path) -> str:
         results: what was found.
         folder: of the page, for the title of several runs.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cnn_lab.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = _figure
-    environment.filters["percent"] = lambda value: f"{value:.2%}"
     shown, whose = _shown(results)
     places = {member.workdir for member in results.members}
     place = places.pop() if len(places) == 1 else folder
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        TEMPLATE,
         title=f"{place}, {results.split} split",
         facts=_facts(results, shown),
         confidence=f"{CONFIDENCE:.0%}",
@@ -162,10 +153,6 @@ def _details(found: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
         ],
         "means": {"macro mean": classes.macro(), "weighted mean": classes.weighted()},
     }
-
-
-def _figure(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "not finite"
 
 
 def _encoded(picture: bytes) -> str:

@@ -8,10 +8,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.curves import learning_curves
+from cnn_lab.report.pages import render
 from cnn_lab.train.log import METRICS_FILE, metric_names, read_rows
 from cnn_lab.train.workdir import CONFIG_FILE, read_record
 
@@ -37,15 +36,8 @@ def write_report(workdir: Path) -> Report:
     validation = [row for row in rows if row["split"] == "validation"]
     openings = record.get("test_openings", [])
     config = json.loads((workdir / CONFIG_FILE).read_text(encoding="utf-8"))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cnn_lab.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = _figure
-    page = environment.get_template(TEMPLATE).render(
+    page = render(
+        TEMPLATE,
         title=f"{_experiment(config, record)} in {workdir}",
         facts=_facts(config, record, rows),
         curves=base64.b64encode(picture).decode(),
@@ -72,10 +64,6 @@ def _experiment(config: dict[str, Any], record: dict[str, Any]) -> str:
             path, _, argument = references[-1].partition(".py")
             return f"{path.rpartition('experiments/')[2]}{argument}"
     return f"{config['model']['name']} on {config['data']['name']}"
-
-
-def _figure(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"
 
 
 def _facts(

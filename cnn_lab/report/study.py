@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 
 from cnn_lab.config import Panel, Study
 from cnn_lab.core.files import write_bytes, write_text
+from cnn_lab.report.pages import render
 from cnn_lab.study.claims import Judged
 from cnn_lab.study.rows import Row
 
@@ -38,14 +38,8 @@ def write_study(
     """Writes `study.html` and `study.png`."""
     picture = draw(study, rows)
     report = StudyReport(folder / PAGE, folder / PICTURE)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cnn_lab.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(TEMPLATE).render(
+    page = render(
+        TEMPLATE,
         study=study,
         judged=judged,
         picture=base64.b64encode(picture).decode(),
@@ -57,7 +51,10 @@ def write_study(
 
 
 def draw(study: Study, rows: Sequence[Row]) -> bytes:
-    """Draws every panel: means of the seeds, with standard deviations or a point a seed.
+    """Draws every panel: means of the seeds, and how the seeds differ.
+
+    That is a point a seed on bars, one standard deviation to each side on lines, and on logarithmic
+    axes the least and the largest seed.
 
     Returns:
         A PNG.
@@ -85,7 +82,8 @@ def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row]) -> None:
         axis.set_xlabel(panel.measure)
     else:
         for index, name in enumerate(names):
-            _line(axis, name, [row for row in rows if row.series == name], colours(index))
+            own = [row for row in rows if row.series == name]
+            _line(axis, name, own, colours(index), log_y=panel.log_y)
         axis.set_xlabel(panel.x)
         axis.set_ylabel(panel.measure)
         if len(names) > 1:
@@ -98,7 +96,7 @@ def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row]) -> None:
     axis.grid(alpha=0.25)
 
 
-def _line(axis: Axes, name: str, rows: Sequence[Row], colour: Any) -> None:
+def _line(axis: Axes, name: str, rows: Sequence[Row], colour: Any, *, log_y: bool) -> None:
     places = list(dict.fromkeys(row.x for row in rows))
     if all(isinstance(place, int | float) for place in places):
         places.sort(key=lambda place: place if isinstance(place, int | float) else 0.0)
@@ -110,12 +108,16 @@ def _line(axis: Axes, name: str, rows: Sequence[Row], colour: Any) -> None:
             style["linestyle"] = "none"
         axis.plot(_numbers(places), means, color=colour, label=name, **style)
         return
-    spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+    if log_y:  # a standard deviation may be as large as the mean, and cannot be drawn there
+        low, high = [min(v) for v in values], [max(v) for v in values]
+    else:
+        spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+        low, high = np.subtract(means, spreads), np.add(means, spreads)
     many = len(places) > 15
     axis.errorbar(
         _numbers(places),
         means,
-        None if many else spreads,
+        None if many else [np.subtract(means, low), np.subtract(high, means)],
         color=colour,
         label=name,
         marker=None if many else "o",
@@ -123,7 +125,6 @@ def _line(axis: Axes, name: str, rows: Sequence[Row], colour: Any) -> None:
         capsize=3,
     )
     if many:
-        low, high = np.subtract(means, spreads), np.add(means, spreads)
         axis.fill_between(_numbers(places), low, high, color=colour, alpha=0.2, linewidth=0)
     if any(isinstance(place, str) for place in places):
         axis.set_xticks(range(len(places)), [str(place) for place in places])
@@ -144,14 +145,21 @@ def _bars(axis: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
         mean = float(np.mean(values))
         axis.barh(position, mean - left, left=left, color="#9ab4cf")
         axis.plot(values, [position] * len(values), "o", color="#2d5d8a", markersize=3.5)
-        axis.text(max(finite) + 0.03 * span, position, f"{mean:.4g}", va="center", fontsize="small")
-    axis.set_xlim(left, max(finite) + 0.22 * span)
+        bad = sum(not math.isfinite(value) for value in values)
+        text = f"not finite: {bad} of {len(values)}" if bad else f"{mean:.4g}"
+        axis.text(max(finite) + 0.03 * span, position, text, va="center", fontsize="small")
+    room = 0.22 if all(math.isfinite(v) for _, values in bars for v in values) else 0.45
+    axis.set_xlim(left, max(finite) + room * span)
     axis.set_yticks(range(len(bars)), [name for name, _ in bars])
     axis.invert_yaxis()
 
 
 def _numbers(places: Sequence[Any]) -> list[Any]:
     return [p if isinstance(p, int | float) else i for i, p in enumerate(places)]
+
+
+def _figure(value: float, digits: int) -> str:
+    return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
 
 
 def _tables(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -170,8 +178,8 @@ def _tables(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
             {
                 "series": series,
                 "x": "" if x is None else x,
-                "mean": f"{np.mean(values):.5g}",
-                "sd": f"{np.std(values, ddof=1):.2g}" if len(values) > 1 else "",
+                "mean": _figure(float(np.mean(values)), 5),
+                "sd": _figure(float(np.std(values, ddof=1)), 2) if len(values) > 1 else "",
                 "count": len(values),
             }
             for (series, x), values in places.items()

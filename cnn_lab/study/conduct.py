@@ -2,26 +2,28 @@
 
 import dataclasses
 import json
+import math
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cnn_lab.config import ExperimentConfig, Study, Variant
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError, DivergedError, lookup
 from cnn_lab.core.files import write_text
 from cnn_lab.core.options import check_options
 from cnn_lab.core.typed import freeze, from_dict, to_dict
 from cnn_lab.resolve import resolve_names
 from cnn_lab.run import run_training
-from cnn_lab.study.claims import Judged, judge
+from cnn_lab.study.claims import Judged, check_places, judge
 from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.measures import MEASURES, OVER_SEEDS, Finished
+from cnn_lab.study.measures import MEASURES, OVER_SEEDS, Finished, name_of
 from cnn_lab.study.rows import Row, from_json, to_csv, to_json
 from cnn_lab.train.workdir import check_config
 
-RUNS, MEASURED, TABLE, RESULTS = "runs", "measured.json", "results.csv", "results.json"
+RUNS, TABLE, RESULTS = "runs", "results.csv", "results.json"
+MEASURED, DIVERGED = "measured.json", "diverged.txt"  # of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,29 +79,32 @@ def conduct(
         say: takes lines for the user.
 
     Returns:
-        What was found; None where a training was interrupted, and the same call goes on.
+        What was found; None where a training was interrupted, and the same call goes on. A training
+        that diverged is a result too: its measures are NaN.
     """
     planned = check_study(study, folder, num_seeds)
     rows: list[Row] = []
     for computation in study.computations:
         say(f"computing {computation.name}")
         rows += COMPUTATIONS[computation.name](**computation.options)
+    check_places(study, rows)
     seconds: list[float] = []  # of each training that was not done before
     for number, run in enumerate(planned, start=1):
-        quiet: list[str] = []
         start = time.perf_counter()
-        result = run_training(run.config, run.workdir, quiet.append)
-        if result.status == "interrupted":
+        outcome = _train(run)
+        if outcome == "interrupted":
             return None
         found = _measured(study, run)
-        seconds += [time.perf_counter() - start] if result.ran else []
+        seconds += [time.perf_counter() - start] if outcome == "ran" else []
         left = f", {_left(seconds, len(planned) - number)}" if seconds else ""
         first = f"{found[0].measure} {found[0].value:.4f}" if found else "done"
-        say(f"{number}/{len(planned)}  {_name(run.variant)}, seed {run.seed}: {first}{left}")
+        first = "diverged" if _diverged(run) else first
+        say(f"{number}/{len(planned)}  {name_of(run.variant)}, seed {run.seed}: {first}{left}")
         rows += found
     for name in study.over_seeds:
         for variant in study.variants:
-            rows += OVER_SEEDS[name]([run for run in planned if run.variant is variant])
+            same = [run for run in planned if run.variant is variant and not _diverged(run)]
+            rows += OVER_SEEDS[name](same) if same else []
     judged = [judge(claim, rows) for claim in study.claims]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / TABLE, to_csv(rows))
@@ -108,8 +113,29 @@ def conduct(
     return Findings(rows, judged)
 
 
+def _train(run: Finished) -> Literal["ran", "had run", "interrupted"]:
+    """Trains what has not been trained; what diverged is noted, and not begun again."""
+    if _diverged(run):
+        return "had run"
+    quiet: list[str] = []
+    try:
+        result = run_training(run.config, run.workdir, quiet.append)
+    except DivergedError as error:
+        write_text(run.workdir / DIVERGED, f"{error}\n")
+        return "ran"
+    if result.status == "interrupted":
+        return "interrupted"
+    return "ran" if result.ran else "had run"
+
+
+def _diverged(run: Finished) -> bool:
+    return (run.workdir / DIVERGED).exists()
+
+
 def _measured(study: Study, run: Finished) -> list[Row]:
     """The measures of a run, taken once and kept in its folder."""
+    if _diverged(run):
+        return [run.row(name, math.nan) for name in study.measures]
     file = run.workdir / MEASURED
     kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     rows = []
@@ -127,9 +153,5 @@ def _left(seconds: list[float], num_runs: int) -> str:
     return f"{expected / 60:.0f} min left" if expected >= 60 else f"{expected:.0f} s left"
 
 
-def _name(variant: Variant) -> str:
-    return variant.series if variant.x is None else f"{variant.series} {variant.x}".strip()
-
-
 def _slug(variant: Variant) -> str:
-    return re.sub(r"[^a-zA-Z0-9.]+", "_", _name(variant)).strip("_").lower()
+    return re.sub(r"[^a-zA-Z0-9.]+", "_", name_of(variant)).strip("_").lower()

@@ -43,9 +43,16 @@ class Finished:
     workdir: Path
 
     def row(self, measure: str, value: float, x: Any = None) -> Row:
-        """A measurement of this training."""
-        place = self.variant.x if x is None else x
-        return Row(self.variant.series, place, self.seed, measure, float(value))
+        """A measurement of this training.
+
+        Args:
+            measure: what was measured.
+            value: the number.
+            x: level of the measure's own, such as an epoch; the variant itself is the series then.
+        """
+        if x is None:
+            return Row(self.variant.series, self.variant.x, self.seed, measure, float(value))
+        return Row(name_of(self.variant), x, self.seed, measure, float(value))
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         """Metric rows of one split."""
@@ -57,6 +64,14 @@ class Finished:
         return open_trained(
             self.workdir, "latest" if self.config.early_stopping is None else "best"
         )
+
+
+def name_of(variant: Variant) -> str:
+    """Series and place of a variant, in words."""
+    if variant.x is None:
+        return variant.series
+    place = f"{variant.x:g}" if isinstance(variant.x, int | float) else variant.x
+    return f"{variant.series} {place}".strip()
 
 
 def unseen_accuracy(run: Finished) -> list[Row]:

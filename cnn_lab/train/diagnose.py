@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from cnn_lab.core import trees
-from cnn_lab.core.errors import TrainingError
+from cnn_lab.core.errors import DivergedError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.step import Task
@@ -24,7 +24,7 @@ def explain_non_finite(
     example_ids: Sequence[int],
     step: int,
     advice: str,
-) -> TrainingError:
+) -> DivergedError:
     """Runs the bad step again, outside the compiled program, and says where it broke.
 
     Args:
@@ -51,7 +51,7 @@ def explain_non_finite(
         place = f"the step could not be repeated ({reason})"
     shown = bad or list(example_ids)
     examples = ", ".join(map(str, shown[:10])) + (" ..." if len(shown) > 10 else "")
-    return TrainingError(
+    return DivergedError(
         f"The loss or gradient of step {step + 1} is not finite: {place}; examples {examples} of "
         f"the training split {'have a non-finite loss' if bad else 'were in the batch'}. {advice}"
     )

@@ -18,7 +18,7 @@ from cnn_lab.config import (
 )
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu")
-MODERATE, HIGH, EPOCHS = "rate 0.01", "rate 0.1", 10
+MODERATE, HIGH, EPOCHS = "rate 0.01", "rate 0.05", 10
 ACCURACY, DEAD = "unseen accuracy", "dead units"
 
 
@@ -41,7 +41,7 @@ def get_study() -> Study:
         "image after training at a moderate and at a high rate?",
         variants=tuple(
             Variant(series=series, x=activation, config=config(activation, rate))
-            for series, rate in ((MODERATE, 0.01), (HIGH, 0.1))
+            for series, rate in ((MODERATE, 0.01), (HIGH, 0.05))
             for activation in ACTIVATIONS
         ),
         measures=(ACCURACY, DEAD),

@@ -36,32 +36,21 @@ def config(model: ModelSpec, pad: int, num_train: int) -> ExperimentConfig:
 
 def get_study() -> Study:
     nets = {"dense": (DENSE, 0), "convolutional": (CONVOLUTIONAL, 2)}
-    variants = [
-        Variant(series=name, x=size, config=config(model, pad, size))
-        for name, (model, pad) in nets.items()
-        for size in SIZES
-    ]
-    # Moved images for the nets of most training images, which have names of their own.
-    moved = [
-        Variant(series=f"{name}, {LARGEST} images", config=config(model, pad, LARGEST))
-        for name, (model, pad) in nets.items()
-    ]
-    dense, convolutional = (variant.series for variant in moved)
+    dense, convolutional = (f"{name} {LARGEST}" for name in nets)
     return Study(
         title="Dense against convolutional, with as many parameters",
         question="Two nets of some 61,500 parameters, one with a dense layer on the pixels, one "
         "that shares its weights over the image: what does sharing give, on digits where they were "
         "and on digits moved by a few pixels?",
-        variants=(*variants, *moved),
+        variants=tuple(
+            Variant(series=name, x=size, config=config(model, pad, size))
+            for name, (model, pad) in nets.items()
+            for size in SIZES
+        ),
         measures=("unseen accuracy", MOVED),
         num_seeds=3,
         panels=(
-            Panel(
-                measure="unseen accuracy",
-                x="training images",
-                log_x=True,
-                series=("dense", "convolutional"),
-            ),
+            Panel(measure="unseen accuracy", x="training images", log_x=True),
             Panel(measure=MOVED, x="pixels moved", series=(dense, convolutional)),
         ),
         claims=(

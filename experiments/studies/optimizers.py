@@ -3,6 +3,8 @@
 cnn-lab study optimizers
 """
 
+import dataclasses
+
 from cnn_lab.config import (
     Comparison,
     DataConfig,
@@ -11,55 +13,74 @@ from cnn_lab.config import (
     ModelSpec,
     OptimConfig,
     Panel,
+    ScheduleConfig,
     Study,
     TrainConfig,
     Variant,
 )
 
 EPOCHS = 10
-# Rates near the steepest fall that `cnn-lab lr-find` shows for this net.
+# Each from the third to the triple of a rate near the steepest fall that `cnn-lab lr-find` shows.
 OPTIMIZERS = {
-    "SGD": OptimConfig(name="sgd", learning_rate=0.1),
-    "momentum": OptimConfig(name="momentum", learning_rate=0.02),
-    "Nesterov": OptimConfig(name="momentum", learning_rate=0.02, options={"nesterov": True}),
-    "Adagrad": OptimConfig(name="adagrad", learning_rate=0.02),
-    "RMSProp": OptimConfig(name="rmsprop", learning_rate=1e-3),
-    "Adam": OptimConfig(name="adam", learning_rate=2e-3),
-    "Lion": OptimConfig(name="lion", learning_rate=3e-4),
-    "Muon": OptimConfig(name="muon", learning_rate=0.02),
+    "SGD": (OptimConfig(name="sgd"), 0.05),
+    "momentum": (OptimConfig(name="momentum"), 0.01),
+    "Nesterov": (OptimConfig(name="momentum", options={"nesterov": True}), 0.01),
+    "Adagrad": (OptimConfig(name="adagrad"), 0.02),
+    "RMSProp": (OptimConfig(name="rmsprop"), 1e-3),
+    "Adam": (OptimConfig(name="adam"), 2e-3),
+    "Lion": (OptimConfig(name="lion"), 3e-4),
+    "Muon": (OptimConfig(name="muon"), 0.01),
 }
-MEASURE = "training loss by epoch"
+FACTORS = (1 / 3, 1.0, 3.0)
+BY_EPOCH, LAST = "training loss by epoch", "training loss"
 
 
-def config(optim: OptimConfig) -> ExperimentConfig:
+def config(optim: OptimConfig, rate: float) -> ExperimentConfig:
+    schedule = ScheduleConfig(name="cosine")
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_train=5000, num_validation=1000),
         model=ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"}),
-        optim=optim,
+        optim=dataclasses.replace(optim, learning_rate=rate, schedule=schedule),
         train=TrainConfig(num_epochs=EPOCHS, batch_size=64),
         evaluate=EvaluateConfig(every_epochs=EPOCHS),
     )
 
 
 def get_study() -> Study:
+    def at(name: str, epoch: float) -> tuple[str, float]:
+        return f"{name} {OPTIMIZERS[name][1]:g}", epoch
+
     def lower(name: str, than: str, epoch: float) -> Comparison:
+        epochs = "the first epoch" if epoch == 1 else f"{epoch:g} epochs"
         return Comparison(
-            text=f"After {epoch:g} epochs the loss is lower with {name} than with {than}.",
-            measure=MEASURE,
-            larger=(than, epoch),
-            smaller=(name, epoch),
+            text=f"After {epochs} the loss is lower with {name} than with {than}.",
+            measure=BY_EPOCH,
+            larger=at(than, epoch),
+            smaller=at(name, epoch),
         )
 
     return Study(
         title="Optimizers: LeNet-5 on 5,000 images of MNIST",
         question="The same net, order of examples and number of epochs: which optimizer fits the "
-        "training images fastest, each at a rate near the steepest fall of its range test?",
-        variants=tuple(Variant(series=n, config=config(o)) for n, o in OPTIMIZERS.items()),
-        measures=("unseen accuracy", MEASURE),
+        "training images fastest, each at a rate near the steepest fall of its range test, and how "
+        "much does the rate matter?",
+        variants=tuple(
+            Variant(series=name, x=rate * factor, config=config(optim, rate * factor))
+            for name, (optim, rate) in OPTIMIZERS.items()
+            for factor in FACTORS
+        ),
+        measures=("unseen accuracy", LAST, BY_EPOCH),
         num_seeds=3,
         panels=(
-            Panel(measure=MEASURE, x="epoch", log_y=True),
-            Panel(measure="unseen accuracy", kind="bars"),
+            Panel(
+                measure=BY_EPOCH,
+                x="epoch",
+                log_y=True,
+                series=tuple(at(name, 1)[0] for name in OPTIMIZERS),
+                title="at the middle rate",
+            ),
+            Panel(measure=LAST, x="learning rate", log_x=True, log_y=True, title="last epoch"),
+            Panel(measure="unseen accuracy", x="learning rate", log_x=True),
         ),
         claims=(
             lower("momentum", "SGD", 1.0),

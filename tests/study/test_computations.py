@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from cnn_lab.study.computations.polynomial import (
     polynomial,
     ridge,
 )
-from cnn_lab.study.computations.signal import signal
+from cnn_lab.study.computations.signal import root_mean_square, signal
 from cnn_lab.study.computations.xor import xor
 from cnn_lab.study.rows import values_of
 
@@ -62,11 +63,19 @@ def test_xor():
 def test_variances_travel_as_theory_has_it():
     rows = signal(depth=6, width=256, num_seeds=3, initializers=("he_normal", "glorot_normal"))
 
-    def ratio(series: str) -> float:
-        ends = [np.mean(list(values_of(rows, "activation", (series, x)).values())) for x in (6, 1)]
-        return float(ends[0] / ends[1])
+    def mean(measure: str, series: str, layer: int) -> float:
+        return float(np.mean(list(values_of(rows, measure, (series, layer)).values())))
 
-    # Five layers between; ReLU leaves half of the mean square.
-    assert ratio("he_normal, relu") == pytest.approx(1, rel=0.35)
-    assert ratio("glorot_normal, relu") == pytest.approx(0.5**5, rel=0.35)
-    assert ratio("glorot_normal, tanh") < 1
+    # Five layers between; ReLU leaves half of the mean square, forwards and backwards.
+    for measure, end, start in (("activation", 6, 1), ("gradient", 1, 6)):
+        assert mean(measure, "he_normal, relu", start) == 1
+        assert mean(measure, "he_normal, relu", end) == pytest.approx(1, rel=0.35)
+        assert mean(measure, "glorot_normal, relu", end) == pytest.approx(0.5**5, rel=0.35)
+        assert mean(measure, "glorot_normal, tanh", end) < 1
+        assert mean(measure, "glorot_normal, tanh", end) > 0.1
+
+
+def test_squares_too_small_for_the_number_format_are_measured():
+    values = jnp.array([3e-30, -4e-30])  # whose squares are 0 in float32
+    assert float(root_mean_square(values)) == pytest.approx(12.5**0.5 * 1e-30)
+    assert float(root_mean_square(jnp.zeros(3))) == 0

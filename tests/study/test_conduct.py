@@ -9,6 +9,7 @@ import pytest
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import (
+    Bounds,
     Comparison,
     Computation,
     DataConfig,
@@ -21,7 +22,7 @@ from cnn_lab.config import (
     TrainConfig,
     Variant,
 )
-from cnn_lab.core.errors import CnnLabError
+from cnn_lab.core.errors import CnnLabError, ConfigError
 from cnn_lab.report.study import write_study
 from cnn_lab.study import conduct as conducting
 from cnn_lab.study.conduct import check_study, conduct
@@ -137,10 +138,41 @@ def test_an_interruption_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch
         return result if len(calls) != 2 else type(result)("interrupted", result.progress, True)
 
     monkeypatch.setattr(conducting, "run_training", cut)
-    quick = study(measures=("training loss",), over_seeds=())
+    quick = study(measures=("training loss",), over_seeds=(), panels=())
     assert conduct(quick, tmp_path, 2, lambda _: None) is None
     assert not (tmp_path / "results.json").exists()
     assert conduct(quick, tmp_path, 2, lambda _: None) is not None
+
+
+def test_a_training_that_diverges_is_a_result(tmp_path):
+    variants = (
+        Variant(series="sgd", x=0.5, config=config(0.5)),
+        Variant(series="sgd", x=1e30, config=config(1e30)),
+    )
+    claim = Comparison(
+        text="Faster is better.",
+        measure="training loss",
+        larger=("sgd", 0.5),
+        smaller=("sgd", 1e30),
+    )
+    wild = study(variants=variants, claims=(claim,), measures=("unseen accuracy", "training loss"))
+    said = []
+    found = conduct(wild, tmp_path, 2, said.append)
+    assert found is not None
+    assert ["diverged" in line for line in said] == [False, False, True, True]
+    assert np.isnan(list(values_of(found.rows, "training loss", ("sgd", 1e30)).values())).all()
+    assert np.isfinite(list(values_of(found.rows, "training loss", ("sgd", 0.5)).values())).all()
+    ensembles = [r for r in found.rows if r.measure == "accuracy of the ensemble"]
+    assert len(ensembles) == 4  # of the two that did not
+    assert found.judged[0].verdict == "undecided"
+    assert "not finite in 2 of 2" in found.judged[0].evidence
+    why = next((tmp_path / "runs").glob("*1e*/seed0/diverged.txt")).read_text()
+    assert "is not finite" in why
+    page = write_study(tmp_path, wild, found.rows, found.judged).page.read_text()
+    assert '<td class="number">not finite</td>' in page
+    again = conduct(wild, tmp_path, 2, said.append)
+    assert again is not None
+    assert [line.rpartition(":")[2] for line in said[6:]] == [" diverged", " diverged"]
 
 
 def test_the_page_escapes_and_shows_verdicts_and_numbers(conducted, tmp_path):
@@ -182,6 +214,34 @@ def test_the_page_escapes_and_shows_verdicts_and_numbers(conducted, tmp_path):
 def test_mistakes_are_told_before_any_training(changes, text, tmp_path):
     with pytest.raises(CnnLabError, match=re.escape(text)):
         check_study(study(**changes), tmp_path, 2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"measures": ("unseen accuracy",)}, "no measure in this study named 'training loss'"),
+        (
+            {"panels": (Panel(measure="training los"),)},
+            "named 'training los'; did you mean training loss",
+        ),
+        (
+            {"panels": (Panel(measure="training loss", series=("sdg",)),)},
+            "no series in this study named 'sdg'; did you mean sgd?",
+        ),
+        (
+            {
+                "claims": (
+                    Bounds(text="Good.", measure="unseen accuracy", place=("adam", 0.5), low=0.5),
+                )
+            },
+            "no series in this study named 'adam'; known: sgd, sgd 0.001, sgd 0.5.",
+        ),
+    ],
+)
+def test_claims_and_panels_of_nothing_are_told_before_any_training(changes, text, tmp_path):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        conduct(study(**changes), tmp_path, 2, lambda _: None)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,9 +6,20 @@ import pytest
 
 from cnn_lab.cli.study_file import load_study, study_files
 from cnn_lab.config import Comparison
+from cnn_lab.study.claims import check_places
+from cnn_lab.study.computations import COMPUTATIONS
 from cnn_lab.study.conduct import check_study
+from cnn_lab.study.measures import MEASURES, OVER_SEEDS
+from cnn_lab.study.rows import values_of
 
 FILES = study_files()
+QUICK = {
+    "polynomial": {},
+    "signal": {"num_seeds": 1, "num_examples": 8, "activations": ("relu",)},
+    "xor": {"num_seeds": 1, "num_steps": 1},
+}
+# Measured where the variant is; others have levels of their own, such as epochs.
+OF_THE_VARIANT = ("dead units", "training accuracy", "training loss", "unseen accuracy")
 
 
 def test_there_are_the_studies_of_the_course():
@@ -29,8 +40,20 @@ def test_a_study_can_be_conducted(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", FILES)
 def test_claims_are_about_what_is_there(name: str):
     _, study = load_study(name)
-    series = {variant.series for variant in study.variants}
+    computed = [
+        row
+        for computation in study.computations
+        for row in COMPUTATIONS[computation.name](
+            **{**computation.options, **QUICK[computation.name]}
+        )
+    ]
+    check_places(study, computed)
     for claim in study.claims:
         places = (claim.larger, claim.smaller) if isinstance(claim, Comparison) else (claim.place,)
         for place in places:
-            assert study.computations or place[0] in series
+            if claim.measure in {row.measure for row in computed}:
+                assert values_of(computed, claim.measure, place)
+            elif claim.measure in OF_THE_VARIANT:
+                assert place in {(variant.series, variant.x) for variant in study.variants}
+            else:
+                assert claim.measure in {*MEASURES, *OVER_SEEDS}

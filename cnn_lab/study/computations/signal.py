@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from cnn_lab.models.simple import mlp
 from cnn_lab.study.rows import Row
@@ -31,8 +33,9 @@ def signal(
         num_examples: inputs.
 
     Returns:
-        Mean squares of each layer's activations, and of the gradient of the mean cross-entropy with
-        respect to its kernel relative to the last layer's, by layer.
+        By layer, the mean square of its activations relative to the first layer's, and that of the
+        gradient of an example's cross-entropy with respect to what goes into the activation,
+        relative to the last layer's.
     """
     rows = []
     for kernel_init in initializers:
@@ -42,17 +45,22 @@ def signal(
             model = mlp(10, hidden=(width,) * depth, **options)
             measure = jax.jit(lambda key, model=model: _measure(model, key, num_examples))
             for seed in range(num_seeds):
-                activity, gradients = measure(jax.random.key(seed))
+                found = jax.device_get(measure(jax.random.key(seed)))
+                activity, gradients = (np.asarray(sizes, np.float64) for sizes in found)
                 for layer in range(depth):
+                    activity_ratio = (activity[layer] / activity[0]) ** 2
+                    gradient_ratio = (gradients[layer] / gradients[-1]) ** 2
                     rows += [
-                        Row(series, layer + 1, seed, "activation", float(activity[layer])),
-                        Row(series, layer + 1, seed, "gradient", float(gradients[layer])),
+                        Row(series, layer + 1, seed, "activation", activity_ratio),
+                        Row(series, layer + 1, seed, "gradient", gradient_ratio),
                     ]
     return rows
 
 
-def _measure(model: Any, key: jax.Array, num_examples: int) -> tuple[jax.Array, jax.Array]:
-    """Mean squares of each layer's activations and of its kernel's gradient, [depth] each."""
+def _measure(
+    model: Any, key: jax.Array, num_examples: int
+) -> tuple[Float[Array, " depth"], Float[Array, " depth"]]:
+    """Root mean squares of each layer's activations, and of the gradients that reach it."""
     init_key, image_key, label_key = jax.random.split(key, 3)
     images = jax.random.normal(image_key, (num_examples, 8, 8, 1))
     labels = jax.random.randint(label_key, (num_examples,), 0, 10)
@@ -61,11 +69,18 @@ def _measure(model: Any, key: jax.Array, num_examples: int) -> tuple[jax.Array, 
         {"params": params}, images, method=lambda model, x: model.backbone(x, train=False)
     )
 
-    def loss(params: Any) -> jax.Array:
-        logits: Any = model.apply({"params": params}, images, train=False)
-        return classification("cross_entropy").losses(logits, {"label": labels}).mean()
+    def loss(params: Any, image: jax.Array, label: jax.Array) -> jax.Array:
+        logits: Any = model.apply({"params": params}, image[None], train=False)
+        return classification("cross_entropy").losses(logits, {"label": label[None]})[0]
 
-    gradients = jax.grad(loss)(params)["backbone"]
+    # An example's gradient for a bias is that for what goes into the activation.
+    gradients = jax.vmap(jax.grad(loss), in_axes=(None, 0, 0))(params, images, labels)["backbone"]
     layers = [name for name in maps if name != "pixels"]
-    activity = jnp.stack([jnp.mean(jnp.square(maps[name])) for name in layers])
-    return activity, jnp.stack([jnp.mean(jnp.square(gradients[n]["kernel"])) for n in layers])
+    activity = jnp.stack([root_mean_square(maps[name]) for name in layers])
+    return activity, jnp.stack([root_mean_square(gradients[n]["bias"]) for n in layers])
+
+
+def root_mean_square(values: jax.Array) -> jax.Array:
+    """Of values whose squares may be too small for the number format."""
+    largest = jnp.maximum(jnp.abs(values).max(), jnp.finfo(values.dtype).tiny)
+    return largest * jnp.sqrt(jnp.mean(jnp.square(values / largest)))
