@@ -19,7 +19,7 @@ class TrainConfig(Node):
         num_micro_batches: parts of a batch whose gradients are taken one after the other and added
             up, for batches that do not fit in memory at once.
         rematerialise: recompute activations in the backward pass instead of keeping them: less
-            memory, some more time.
+            memory, some more time. On CPUs the compiler undoes it.
         log_every_steps: steps between training rows in the metrics; None is once an epoch.
         max_steps_per_dispatch: steps that one call of the compiled program may run.
     """

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cnn_lab.config import Panel, Study
 from cnn_lab.core.files import write_bytes, write_text
@@ -88,6 +89,9 @@ def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row]) -> None:
         axis.set_ylabel(panel.measure)
         if len(names) > 1:
             axis.legend(frameon=False, fontsize="small")
+        numbers = [row.x for row in rows if isinstance(row.x, int | float)]
+        if numbers and all(float(number).is_integer() for number in numbers):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if panel.log_x:
         axis.set_xscale("log")
     if panel.log_y:

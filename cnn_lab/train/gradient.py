@@ -16,21 +16,17 @@ Gradient = Callable[[Tree, Tree, Tree, Key], Sums]
 KEPT = frozenset({"conv_general_dilated", "dot_general"})
 
 
-def make_gradient(
-    model: nn.Module, task: Any, *, num_micro_batches: int = 1, rematerialise: bool = False
-) -> Gradient:
-    """Returns (params, collections, batch, key) -> (summed gradients, (metrics, collections)).
+def make_summed_loss(
+    model: nn.Module, task: Any, *, rematerialise: bool = False
+) -> Callable[[Tree, Tree, Tree, Key], tuple[jax.Array, tuple[dict[str, Pair], Tree]]]:
+    """Returns (params, collections, batch, key) -> (weighted sum of losses, (metrics, state)).
 
     Args:
         model: the network, trained.
         task: its losses and metrics.
-        num_micro_batches: parts that the batch is taken in, one after the other; it divides the
-            batch. Sums are those of the whole batch up to rounding. Batch normalisation sees each
-            part for itself and moves its running statistics once a part; dropout draws anew for
-            each part.
         rematerialise: keep what convolutions and products give, and compute what is cheap
             (normalisation, activation, pooling) a second time in the backward pass (Chen et al.
-            2016, arXiv:1604.06174).
+            2016, arXiv:1604.06174). XLA for CPUs undoes it, since it merges what is computed twice.
     """
 
     def summed_loss(params: Tree, collections: Tree, batch: Tree, key: Key):
@@ -44,10 +40,26 @@ def make_gradient(
         pairs = weighted_pairs(task.metrics(outputs, batch), batch["weight"])
         return pairs["loss"][0], (pairs, collections)
 
-    if rematerialise:
-        summed_loss = jax.checkpoint(
-            summed_loss, policy=lambda primitive, *_, **__: primitive.name in KEPT
-        )
+    if not rematerialise:
+        return summed_loss
+    return jax.checkpoint(summed_loss, policy=lambda primitive, *_, **__: primitive.name in KEPT)
+
+
+def make_gradient(
+    model: nn.Module, task: Any, *, num_micro_batches: int = 1, rematerialise: bool = False
+) -> Gradient:
+    """Returns (params, collections, batch, key) -> (summed gradients, (metrics, collections)).
+
+    Args:
+        model: the network, trained.
+        task: its losses and metrics.
+        num_micro_batches: parts that the batch is taken in, one after the other; it divides the
+            batch. Sums are those of the whole batch up to rounding. Batch normalisation sees each
+            part for itself and moves its running statistics once a part; dropout draws anew for
+            each part.
+        rematerialise: as `make_summed_loss` has it.
+    """
+    summed_loss = make_summed_loss(model, task, rematerialise=rematerialise)
     differentiated = jax.value_and_grad(summed_loss, has_aux=True)
 
     def of_part(params: Tree, collections: Tree, batch: Tree, key: Key) -> Sums:

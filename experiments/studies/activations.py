@@ -18,7 +18,7 @@ from cnn_lab.config import (
 )
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "elu", "gelu", "silu")
-MODERATE, HIGH, EPOCHS = "rate 0.01", "rate 0.05", 10
+MODERATE, HIGH, EPOCHS = "rate 0.05", "rate 0.25", 10
 ACCURACY, DEAD = "unseen accuracy", "dead units"
 
 
@@ -28,7 +28,7 @@ def config(activation: str, rate: float) -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", num_train=5000, num_validation=1000),
         model=ModelSpec(name="mlp", options=options),
-        optim=OptimConfig(name="momentum", learning_rate=rate),
+        optim=OptimConfig(name="sgd", learning_rate=rate),
         train=TrainConfig(num_epochs=EPOCHS, batch_size=64),
         evaluate=EvaluateConfig(every_epochs=EPOCHS),
     )
@@ -41,11 +41,11 @@ def get_study() -> Study:
         "image after training at a moderate and at a high rate?",
         variants=tuple(
             Variant(series=series, x=activation, config=config(activation, rate))
-            for series, rate in ((MODERATE, 0.01), (HIGH, 0.05))
+            for series, rate in ((MODERATE, 0.05), (HIGH, 0.25))
             for activation in ACTIVATIONS
         ),
         measures=(ACCURACY, DEAD),
-        num_seeds=3,
+        num_seeds=5,
         panels=(Panel(measure=ACCURACY, kind="bars"), Panel(measure=DEAD, kind="bars")),
         claims=(
             Comparison(

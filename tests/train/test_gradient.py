@@ -13,7 +13,7 @@ from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.resnet import ResNetBackbone
 from cnn_lab.tasks import classification
-from cnn_lab.train.gradient import make_gradient, split
+from cnn_lab.train.gradient import make_gradient, make_summed_loss, split
 
 TASK = classification("cross_entropy")
 LENET: Any = lenet5(10, activation="relu", pooling="max")
@@ -80,6 +80,17 @@ def test_every_part_has_its_share_of_each_devices_examples():
 def test_rematerialisation_changes_no_gradient(model):
     batch = batch_of(4)
     assert_close(sums_of(model, batch, rematerialise=True), sums_of(model, batch))
+
+
+def test_rematerialisation_keeps_less_for_the_backward_pass():
+    def kept(**options) -> int:
+        loss = make_summed_loss(RESNET, TASK, **options)
+        params, collections = variables_of(RESNET)
+        rest = (collections, batch_of(4), jax.random.key(1))
+        backward = jax.eval_shape(lambda p: jax.vjp(lambda q: loss(q, *rest)[0], p)[1], params)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+
+    assert kept(rematerialise=True) < 0.6 * kept()
 
 
 def test_rematerialisation_keeps_convolutions_and_computes_the_rest_again():
