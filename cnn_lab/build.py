@@ -90,6 +90,7 @@ class Experiment:
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[int], float]
     step: Step
+    num_micro_batches: int
     init: Callable[[Any], TrainState]
 
     @property
@@ -214,6 +215,7 @@ def build(
         optimizer=optimizer,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
         step=make_train_step(model, network.task, optimizer, named.penalty, average, gradient),
+        num_micro_batches=parts,
         init=init,
     )
 

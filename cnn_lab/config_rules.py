@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cnn_lab.config import (
+    AverageConfig,
     CheckpointConfig,
     DataConfig,
     EarlyStoppingConfig,
@@ -16,6 +17,9 @@ from cnn_lab.config import (
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import counted
 from cnn_lab.core.typed import Node, from_dict, to_dict
+
+# Fields of each kind of average.
+AVERAGE_FIELDS = {"ema": ("decay",), "swa": ("start_epoch", "every_epochs")}
 
 
 def validate(config: ExperimentConfig) -> None:
@@ -79,12 +83,25 @@ def _validate_schedule(config: ExperimentConfig) -> None:
             "nothing is held out; set config.data.validation_fraction or "
             "config.data.num_validation above 0, or take another schedule."
         )
+    if config.data.sampling == "balanced" and config.task.class_weights == "balanced":
+        raise ConfigError(
+            "config.data.sampling and config.task.class_weights are both 'balanced', which would "
+            "count rare classes twice; set one of them."
+        )
 
 
 def _validate_average(config: ExperimentConfig) -> None:
     average, num_epochs = config.average, config.train.num_epochs
     if average is None:
         return
+    for name in AVERAGE_FIELDS.keys() - {average.kind}:
+        for field in AVERAGE_FIELDS[name]:
+            value = getattr(average, field)
+            if value != getattr(AverageConfig(), field):
+                raise ConfigError(
+                    f"config.average.{field} is {value:g}, but it belongs to {name!r} and "
+                    f"config.average.kind is {average.kind!r}; leave it out, or take the other."
+                )
     first = average.start_epoch or average.every_epochs
     if average.kind == "swa" and first > num_epochs:
         field = "start_epoch" if average.start_epoch else "every_epochs"
@@ -111,7 +128,14 @@ def smoke(config: ExperimentConfig) -> ExperimentConfig:
     small.optim.schedule.options.pop("milestones_epochs", None)  # beyond so short a run
     if small.average is not None:
         small.average.start_epoch, small.average.every_epochs = 0, 1
-    small.train = TrainConfig(num_epochs=1, batch_size=8)
+    small.train = TrainConfig(
+        num_epochs=1,
+        batch_size=8,
+        num_micro_batches=min(2, config.train.num_micro_batches),
+        rematerialise=config.train.rematerialise,
+    )
+    if small.optim.schedule.name == "plateau":  # with evaluations enough to lower the rate
+        small.train.num_epochs, small.optim.schedule.options["patience"] = 3, 1
     small.evaluate = EvaluateConfig(batch_size=8)
     if config.early_stopping is not None:
         small.early_stopping = EarlyStoppingConfig()

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config_rules import validate
 from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.numbers import counted
 from cnn_lab.core.options import check_options, declared_options
 from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.data.augment.choose import choose_augmentation
@@ -89,6 +90,14 @@ def resolve_names(config: ExperimentConfig) -> Named:
         rule = {name: default for name, (_, default) in declared.items()} | schedule_options
         watch = Selection(selection.metric, selection.mode, 1, rule["patience"], rule["min_delta"])
         plateau = Plateau(watch, rule["factor"], rule["min_fraction"])
+        num_epochs, every = config.train.num_epochs, config.evaluate.every_epochs
+        num_looks = -(-num_epochs // every)
+        if rule["patience"] + 1 >= num_looks:  # the first look sets the best, the last is the end
+            raise ConfigError(
+                f"config.optim.schedule.options.patience is {rule['patience']}, but the run has "
+                f"only {counted(num_looks, 'evaluation')}, so the rate could never be lowered: "
+                "lower it or config.evaluate.every_epochs, or train longer."
+            )
     return Named(
         make_schedule=functools.partial(_make_schedule, config, schedule_options),
         make_optimizer=functools.partial(
@@ -133,6 +142,11 @@ def class_weights(
     if wanted is None:
         return None
     if wanted != "balanced":
+        if not any(wanted):
+            raise ConfigError(
+                "config.task.class_weights are all 0, so nothing would be learned; set at least "
+                "one above 0."
+            )
         if len(wanted) != len(class_names):
             raise ConfigError(
                 f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
@@ -179,6 +193,7 @@ def _make_schedule(
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         warmup_steps=warmup_steps,
+        warmup_field="warmup_steps" if schedule.warmup_steps else "warmup_epochs",
         **options,
     )
 

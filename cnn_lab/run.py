@@ -283,5 +283,6 @@ def _diagnose(
         make_batch,
         example_ids=positions[0].tolist(),
         step=step,
+        num_micro_batches=experiment.num_micro_batches,
         advice=f"Lower config.optim.learning_rate, or look at those examples; {saved}",
     )

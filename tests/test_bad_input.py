@@ -354,7 +354,7 @@ COMMAND_LINES = {
     ),
     training("optim.schedule.name=cosine", "optim.schedule.options.peak=2"): ("'peak'",),
     training("optim.schedule.warmup_steps=-1"): ("warmup_steps", "at least 0"),
-    training("optim.schedule.warmup_steps=36"): ("warmup_steps is 36", "only 36 steps"),
+    training("optim.schedule.warmup_steps=36"): ("warmup_steps asks for 36 steps", "only 36;"),
     # Combinations.
     training("train.batch_size=1151"): ("batch_size is 1151", "only 1,150", "at most"),
     training("train.batch_size=65", "mesh.num_devices=2"): ("65", "use 64 or 66"),

@@ -54,11 +54,20 @@ WRONG = {
     ),
     "warm-up too long": (
         [f"{OPTIM}schedule.warmup_steps=999"],
-        "config.optim.schedule.warmup_steps is 999, but the whole run has only 36 steps",
+        "warmup_steps asks for 999 steps of warm-up, but the whole run has only 36;",
     ),
     "warm-up epochs too long": (
         [f"{OPTIM}schedule.warmup_epochs=2", f"{OPTIM}schedule.warmup_steps=0"],
         "config.optim.schedule.warmup_epochs is 2, but the whole run has only 2 epochs",
+    ),
+    "warm-up in a part of an epoch, before a cycle": (
+        [
+            f"{OPTIM}schedule.name=one_cycle",
+            f"{OPTIM}schedule.options={{}}",
+            f"{OPTIM}schedule.warmup_steps=0",
+            f"{OPTIM}schedule.warmup_epochs=0.5",
+        ],
+        "config.optim.schedule.warmup_epochs is set, but one_cycle warms up by itself; set it to 0",
     ),
     "both warm-ups": (
         [f"{OPTIM}schedule.warmup_epochs=1", f"{OPTIM}schedule.warmup_steps=5"],
@@ -80,6 +89,10 @@ WRONG = {
         ],
         "config.optim.schedule.name is 'plateau', which watches a validation metric, but nothing",
     ),
+    "plateau that never acts": (
+        [f"{OPTIM}schedule.name=plateau", f"{OPTIM}schedule.options={{}}"],
+        "config.optim.schedule.options.patience is 5, but the run has only 2 evaluations, so the",
+    ),
     "plateau factor": (
         [
             f"{OPTIM}schedule.name=plateau",
@@ -89,7 +102,12 @@ WRONG = {
         "config.optim.schedule.options.factor must be",
     ),
     "schedule-free and plateau": (
-        [f"{OPTIM}name=schedule_free_sgd", f"{OPTIM}options={{}}", f"{OPTIM}schedule.name=plateau"],
+        [
+            f"{OPTIM}name=schedule_free_sgd",
+            f"{OPTIM}options={{}}",
+            f"{OPTIM}schedule.name=plateau",
+            "--config.train.num_epochs=9",
+        ],
         "config.optim.name is a schedule-free optimizer, which cannot have",
     ),
     "schedule-free and average": (
@@ -98,6 +116,14 @@ WRONG = {
     ),
     "average kind": (["--config.average.kind=mean"], "config.average.kind must be one of ema, swa"),
     "average decay": (["--config.average.decay=1"], "config.average.decay must be"),
+    "average of another kind": (
+        ["--config.average.kind=ema", "--config.average.start_epoch=1"],
+        "config.average.start_epoch is 1, but it belongs to 'swa' and config.average.kind is 'ema'",
+    ),
+    "decay of a plain mean": (
+        ["--config.average.kind=swa", "--config.average.decay=0.5"],
+        "config.average.decay is 0.5, but it belongs to 'ema' and config.average.kind is 'swa'",
+    ),
     "average too late": (
         ["--config.average.kind=swa", "--config.average.start_epoch=3"],
         "config.average.start_epoch is 3, but the run has only 2 epochs, so there would be no",
@@ -122,6 +148,14 @@ WRONG = {
     "too few class weights": (
         [f"{T}class_weights=1,2,3"],
         "config.task.class_weights has 3 values, but digits has 10 classes; give one value a class",
+    ),
+    "class weights of nothing": (
+        [f"{T}class_weights=0,0,0,0,0,0,0,0,0,0"],
+        "config.task.class_weights are all 0, so nothing would be learned",
+    ),
+    "balanced twice": (
+        [f"{T}class_weights=balanced", "--config.data.sampling=balanced"],
+        "config.data.sampling and config.task.class_weights are both 'balanced', which would count",
     ),
     "class weights word": ([f"{T}class_weights=equal"], "config.task.class_weights must be"),
     "mixup with hinge": (

@@ -124,6 +124,19 @@ def test_statistics_of_averaged_weights_are_measured_and_matter(tmp_path: Path):
         np.testing.assert_allclose(found[name], values, rtol=2e-5, atol=1e-6)
 
 
+def test_every_checkpoint_has_statistics_of_its_average(tmp_path: Path):
+    """Also those between evaluations, and that of a run that was interrupted."""
+    often, seldom = small(**KINDS["swa"]), small(**KINDS["swa"])
+    seldom.evaluate.every_epochs, seldom.checkpoint.every_steps = 4, 12
+    run_training(often, tmp_path / "often", lambda _: None)
+    wanted = open_trained(tmp_path / "often", "12").variables["batch_stats"]
+    run_training(seldom, tmp_path / "saved", lambda _: None)
+    run_training(seldom, tmp_path / "cut", lambda _: None, sinks=[SignalAt(12, "train")])
+    for workdir in ("saved", "cut"):
+        found = open_trained(tmp_path / workdir, "12").variables["batch_stats"]
+        assert trees.digests(found) == trees.digests(wanted)
+
+
 def test_the_mean_of_the_weights_at_the_ends_of_epochs(tmp_path: Path):
     """The weights that are trained do not depend on the average."""
     run_training(small(**KINDS["swa"]), tmp_path / "averaged", lambda _: None)

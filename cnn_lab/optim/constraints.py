@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.core.shapes import Tree
-from cnn_lab.optim.kernels import incoming_axes, kernels_of
+from cnn_lab.optim.kernels import incoming_axes, is_kernel, kernels_of
 
 
 class ProximalL1State(NamedTuple):
@@ -86,12 +86,12 @@ def exact_zeros(params: Tree) -> jax.Array:
 def _redirect(updates: Tree, params: Tree, target: Any) -> Tree:
     """Updates that take each kernel to `target` of where it was going, in float32 at least."""
 
-    def redirect(update: jax.Array, param: jax.Array) -> jax.Array:
-        if param.ndim < 2:
+    def redirect(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
+        if not is_kernel(path, param):
             return update
         wide = jnp.promote_types(param.dtype, jnp.float32)
         here = param.astype(wide)
         moved = (param + update).astype(param.dtype).astype(wide)  # as the step will add them
         return (target(moved) - here).astype(update.dtype)
 
-    return jax.tree.map(redirect, updates, params)
+    return jax.tree_util.tree_map_with_path(redirect, updates, params)

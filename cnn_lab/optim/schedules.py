@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import optax
 
 from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.numbers import counted
 from cnn_lab.core.ranges import Count, Fraction, NonNegative, Positive, Range
 
 OPTIONS = "config.optim.schedule.options"
@@ -28,12 +29,14 @@ class Span:
         num_steps: its length, at least 1.
         steps_per_epoch: turns epochs into steps.
         warmup_steps: steps of the run before it.
+        warmup_field: what the user set them by, for messages.
     """
 
     peak: float
     num_steps: int
     steps_per_epoch: int
     warmup_steps: int
+    warmup_field: str = "warmup_steps"
 
 
 def constant(span: Span) -> optax.Schedule:
@@ -137,8 +140,8 @@ def one_cycle(
     """
     if span.warmup_steps:
         raise ConfigError(
-            f"config.optim.schedule.warmup_steps is {span.warmup_steps}, but one_cycle warms up by "
-            f"itself; set it to 0, and {OPTIONS}.rise_share to the share of steps that rise."
+            f"config.optim.schedule.{span.warmup_field} is set, but one_cycle warms up by itself; "
+            f"set it to 0, and {OPTIONS}.rise_share to the share of steps that rise."
         )
     last = span.num_steps - 1
     if last < 2:
@@ -190,6 +193,7 @@ def make_schedule(
     num_steps: int,
     steps_per_epoch: int = 1,
     warmup_steps: int = 0,
+    warmup_field: str = "warmup_steps",
     **options: Any,
 ) -> optax.Schedule:
     """Builds step -> learning rate.
@@ -200,6 +204,7 @@ def make_schedule(
         num_steps: steps of the whole run, warm-up included.
         steps_per_epoch: for options that count epochs.
         warmup_steps: steps of linear rise from 0.
+        warmup_field: what the user set it by, for messages.
         **options: what the schedule's function declares.
 
     Raises:
@@ -208,10 +213,11 @@ def make_schedule(
     schedule = lookup(SCHEDULES, name, "schedule")
     if warmup_steps >= num_steps:
         raise ConfigError(
-            f"config.optim.schedule.warmup_steps is {warmup_steps}, but the whole run has only "
-            f"{num_steps} steps; lower it or train longer."
+            f"config.optim.schedule.{warmup_field} asks for {counted(warmup_steps, 'step')} of "
+            f"warm-up, but the whole run has only {num_steps}; lower it or train longer."
         )
-    after = schedule(Span(peak, num_steps - warmup_steps, steps_per_epoch, warmup_steps), **options)
+    span = Span(peak, num_steps - warmup_steps, steps_per_epoch, warmup_steps, warmup_field)
+    after = schedule(span, **options)
     if not warmup_steps:
         return after
     warmup = optax.linear_schedule(0.0, peak, warmup_steps)

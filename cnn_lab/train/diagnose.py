@@ -1,15 +1,17 @@
-"""What went wrong in a step whose loss or gradient was not finite."""
+"""What went wrong in a step that was not finite."""
 
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import DivergedError
-from cnn_lab.core.shapes import Tree
-from cnn_lab.train.state import TrainState
+from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.train.gradient import micro_batch_key, split
+from cnn_lab.train.state import TrainState, step_key
 from cnn_lab.train.step import Task
 
 MOST_CHARACTERS = 200  # of the reason why a step cannot be repeated
@@ -23,6 +25,7 @@ def explain_non_finite(
     *,
     example_ids: Sequence[int],
     step: int,
+    num_micro_batches: int = 1,
     advice: str,
 ) -> DivergedError:
     """Runs the bad step again, outside the compiled program, and says where it broke.
@@ -34,17 +37,35 @@ def explain_non_finite(
         make_batch: gives the step's batch.
         example_ids: positions of the batch's examples in the source.
         step: updates made before.
+        num_micro_batches: parts that the step takes its batch in.
         advice: what the user can do.
 
     Returns:
         An error naming the step, the examples whose loss is not finite and the first layer whose
-        output is not; the first gradient when all outputs are. Where the step cannot be repeated,
+        output is not; the first gradient when all outputs are; and where loss and gradient are
+        finite, that what follows from them is not. Where the step cannot be repeated,
         for one because its outputs do not fit in memory all at once, the step and its examples.
     """
     bad: list[int] = []
+    place = (
+        "loss and gradient are finite when they are computed again, so it is what the penalty or "
+        "the optimizer made of them"
+    )
     try:
-        place, rows = _first_place(model, task, state, make_batch(), step)
-        bad = [example for example, is_bad in zip(example_ids, rows, strict=True) if is_bad]
+        batch, key = make_batch(), step_key(state)
+        ids = np.asarray(split(jnp.asarray(example_ids), num_micro_batches)).tolist()
+        parts = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
+        collections = state.collections
+        for index in range(num_micro_batches):
+            part = jax.tree.map(lambda x, i=index: x[i], parts)
+            part_key = key if num_micro_batches == 1 else micro_batch_key(key, index)
+            found, rows, collections = _first_place(
+                model, task, state.params, collections, part, part_key
+            )
+            if found is not None:
+                place = f"the first non-finite value is in the {found}"
+                bad = [i for i, is_bad in zip(ids[index], rows, strict=True) if is_bad]
+                break
     except Exception as error:  # whatever it is, it must not hide what happened in training
         first_line = str(error).strip().partition("\n")[0][:MOST_CHARACTERS]
         reason = ": ".join(filter(None, (type(error).__name__, first_line)))
@@ -52,17 +73,16 @@ def explain_non_finite(
     shown = bad or list(example_ids)
     examples = ", ".join(map(str, shown[:10])) + (" ..." if len(shown) > 10 else "")
     return DivergedError(
-        f"The loss or gradient of step {step + 1} is not finite: {place}; examples {examples} of "
+        f"Step {step + 1} is not finite: {place}; examples {examples} of "
         f"the training split {'have a non-finite loss' if bad else 'were in the batch'}. {advice}"
     )
 
 
 def _first_place(
-    model: nn.Module, task: Task, state: TrainState, batch: Tree, step: int
-) -> tuple[str, list[bool]]:
-    """Where the first non-finite value of a step is, and which of its examples have such a loss."""
-    variables = {"params": state.params, **state.collections}
-    rngs = {"dropout": jax.random.fold_in(state.key, step)}
+    model: nn.Module, task: Task, params: Tree, collections: Tree, batch: Tree, key: Key
+) -> tuple[str | None, list[bool], Tree]:
+    """Where the first non-finite value is, which examples have such a loss, and new collections."""
+    variables, rngs = {"params": params, **collections}, {"dropout": key}
     layers: list[str] = []
 
     def capture(module: nn.Module, method: str) -> bool:
@@ -77,16 +97,16 @@ def _first_place(
             train=True,
             rngs=rngs,
             capture_intermediates=capture,
-            mutable=["intermediates", *state.collections],
+            mutable=["intermediates", *collections],
         )
-        return task.losses(logits, batch), kept["intermediates"]
+        return task.losses(logits, batch), dict(kept)
 
     def total(params: Tree):
-        values, intermediates = losses(params)
-        return (values * batch["weight"]).sum(), (values, intermediates)
+        values, kept = losses(params)
+        return (values * batch["weight"]).sum(), (values, kept)
 
-    (_, (values, intermediates)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
-    flat = trees.flatten(intermediates)
+    (_, (values, kept)), gradients = jax.value_and_grad(total, has_aux=True)(params)
+    flat = trees.flatten(kept.pop("intermediates"))
     outputs = [
         {path.replace("__call__/0", "").strip("/") or "the model": leaf}
         for layer in layers
@@ -94,15 +114,15 @@ def _first_place(
         if path.startswith(f"{layer}/")
     ]
     sources = (
-        ("weight", state.params),
+        ("weight", params),
         ("input", {"image": batch["image"]}),
         *(("output of", output) for output in outputs),
         ("loss of", {"the examples, after finite outputs": values}),
         ("gradient of", gradients),
     )
-    place = "nothing is non-finite when the step is repeated in isolation"
+    place = None
     for kind, tree in sources:
         if path := trees.first_non_finite(tree):
-            place = f"the first non-finite value is in the {kind} {path}"
+            place = f"{kind} {path}"
             break
-    return place, (~np.isfinite(np.asarray(values))).tolist()
+    return place, (~np.isfinite(np.asarray(values))).tolist(), kept

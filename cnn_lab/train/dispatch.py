@@ -18,12 +18,11 @@ from jax.sharding import Mesh
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.metrics import weighted_pairs
 from cnn_lab.train.mesh import replicated, stacked_batches
-from cnn_lab.train.state import TrainState
+from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
 from cnn_lab.train.step import Step, Task
 
 # (resident arrays, one step's feed, key) -> batch of `image`, `label`, `weight`
 Prepare = Callable[[Tree, Tree, Key], Tree]
-AUGMENT_STREAM = 1  # what `prepare` draws must differ from what the model draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Program:
 
 def prepare_key(state: TrainState) -> Key:
     """The key that `prepare` gets at this step; the model draws from another stream."""
-    return jax.random.fold_in(jax.random.fold_in(state.key, state.step), AUGMENT_STREAM)
+    return jax.random.fold_in(step_key(state), AUGMENT_STREAM)
 
 
 def compile_train(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.metrics import Pair, weighted_pairs
+from cnn_lab.train.state import MICRO_BATCH_STREAM
 
 Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
 # (params, collections, batch, key) -> (summed gradients, (metrics, collections))
@@ -75,7 +76,7 @@ def make_gradient(
         def add(carry: Tree, inputs: Tree) -> tuple[Tree, None]:
             sums, collections = carry
             index, part = inputs
-            part_key = jax.random.fold_in(key, index)
+            part_key = micro_batch_key(key, index)
             gradients, (pairs, collections) = of_part(params, collections, part, part_key)
             return (jax.tree.map(jnp.add, sums, (gradients, pairs)), collections), None
 
@@ -86,6 +87,11 @@ def make_gradient(
         return gradients, (pairs, collections)
 
     return of_part if num_micro_batches == 1 else of_parts
+
+
+def micro_batch_key(key: Key, index: jax.Array | int) -> Key:
+    """What the model draws from in one part of a step's batch."""
+    return jax.random.fold_in(jax.random.fold_in(key, MICRO_BATCH_STREAM), index)
 
 
 def split(x: jax.Array, num_parts: int) -> jax.Array:

@@ -177,6 +177,7 @@ def train(
     selection, plateau = judgement.selection, judgement.plateau
     stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
     pending: deque[tuple[int, int, float, Tree]] = deque()
+    settled = progress.step  # the state of every checkpoint was
 
     def collect(leave: int) -> None:
         """Adds up finished calls' metrics; one call is left running while the next is prepared."""
@@ -222,7 +223,13 @@ def train(
     def record() -> dict[str, Any]:
         return {"progress": dataclasses.asdict(progress), "about": dict(about)}
 
+    def settle() -> None:
+        nonlocal state, settled
+        if settled != progress.step:
+            state, settled = judgement.settle(state), progress.step
+
     def save() -> None:
+        settle()
         checkpoints.save(state, record(), best_step=progress.selection.best_step)
 
     def ended() -> bool:
@@ -266,7 +273,7 @@ def train(
             stopwatch.restart()
         with stopwatch.stopped():
             if plan.evaluates_at(stop):
-                state = judgement.settle(state)
+                settle()
                 if evaluate is not None:
                     look(evaluate)
             if plan.saves_at(stop):

@@ -26,8 +26,9 @@ class Refit:
     """Statistics of variables over training batches; compiles on first use.
 
     A layer's new running value is momentum * old + (1 - momentum) * that of the batch. Begun at 0
-    it is (1 - momentum) times the batch's, and begun at 1 it is larger by the momentum: so both
-    follow from what the model does, and no layer needs to be known.
+    it is (1 - momentum) times the batch's, and begun at a large number it is larger by momentum
+    times that: so both follow from what the model does, and no layer needs to be known. The number
+    is far larger than any statistic, so that rounding leaves the momentum as exact as a float32.
 
     Attributes:
         num_steps: batches that are measured.
@@ -83,7 +84,9 @@ class Refit:
                 return program.call(variables, feeder.resident, feeds, *scalars)
 
             if momentum is None:
-                momentum = jax.tree.map(jnp.subtract, run(1.0, 1), run(0.0, 1))
+                from_zero = run(0.0, 1)
+                largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(from_zero))
+                momentum = _momentum(run, from_zero, 2.0**20 * max(1.0, largest))
             part = run(0.0, num_steps)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
             first += num_steps
@@ -91,6 +94,11 @@ class Refit:
             lambda total, kept: total / (self.num_steps * (1 - kept)), sums, momentum
         )
         return {**collections, STATISTICS: fresh}
+
+
+def _momentum(run: Callable[[float, int], Tree], from_zero: Tree, begun: float) -> Tree:
+    """Share of the old value in a layer's new one."""
+    return jax.tree.map(lambda a, b: (a - b) / jnp.float32(begun), run(begun, 1), from_zero)
 
 
 def _compile(

@@ -10,6 +10,9 @@ import optax
 
 from cnn_lab.core.shapes import Key, Tree
 
+# What is drawn in a step beside what the model draws from the step's key itself.
+AUGMENT_STREAM, MICRO_BATCH_STREAM = 1, 2
+
 
 class TrainState(flax.struct.PyTreeNode):
     """The whole state of a training; together with the data it determines what follows.
@@ -32,6 +35,11 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Tree
     averaged: Tree
     key: Tree
+
+
+def step_key(state: TrainState) -> Key:
+    """The randomness of the step that follows."""
+    return jax.random.fold_in(state.key, state.step)
 
 
 def make_init(

@@ -12,7 +12,7 @@ from cnn_lab.core.shapes import PerExample, Scalar, Tree
 from cnn_lab.metrics import Pair
 from cnn_lab.train.averaging import NO_AVERAGE, Average
 from cnn_lab.train.gradient import Gradient, make_gradient
-from cnn_lab.train.state import TrainState
+from cnn_lab.train.state import TrainState, step_key
 
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
 
@@ -48,7 +48,8 @@ def make_train_step(
     The batch holds `image` [n h w c], `label` [n] (or [n k]) and `weight` [n]. The gradient is that
     of the weighted mean loss, taken as a sum and divided once by the summed weight, so that padding
     and device count do not matter and devices exchange gradients and metrics in one all-reduce. A
-    step whose loss or gradient is not finite leaves the state, its step number included, as it was.
+    step whose loss, gradient or new weights are not finite leaves the state, its step number
+    included, as it was, and its metrics are not finite.
 
     Args:
         model: the network.
@@ -62,7 +63,7 @@ def make_train_step(
     update = optax.with_extra_args_support(optimizer).update
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Pair]]:
-        key = jax.random.fold_in(state.key, state.step)
+        key = step_key(state)
         sums, (pairs, collections) = sums_of(state.params, state.collections, batch, key)
         loss_sum, count = pairs["loss"]
 
@@ -75,16 +76,20 @@ def make_train_step(
         gradients = mean(sums, state.params)
         updates, opt_state = update(gradients, state.opt_state, state.params, grad_fn=gradient_at)
         norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss_sum) & jnp.isfinite(norm)
         new = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             collections=collections,
             opt_state=opt_state,
         )
+        # Of finite gradients too: a second gradient, or an update that overflows, may not be.
+        finite = (
+            jnp.isfinite(loss_sum) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(new.params))
+        )
         new = new.replace(averaged=average.update(new), key=())
         old = state.replace(key=())
         kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        return kept.replace(key=state.key), {**pairs, "gradient_norm": (norm, jnp.ones(()))}
+        shown = jnp.where(finite, norm, jnp.nan)
+        return kept.replace(key=state.key), {**pairs, "gradient_norm": (shown, jnp.ones(()))}
 
     return step

@@ -1,4 +1,4 @@
-"""Batch size and generalisation, at one rate and at a rate in proportion.
+"""Batch size and generalisation, at one rate and at rates that grow with the batch.
 
 cnn-lab study batch_size
 """
@@ -18,7 +18,7 @@ from cnn_lab.config import (
 )
 
 SIZES, EPOCHS = (16, 64, 256, 1024), 20
-SAME, SCALED, WARMED = "rate 0.01", "in proportion", "in proportion, warmed up"
+SAME, LINEAR, ROOT = "rate 0.01", "in proportion, warmed up", "by the square root, warmed up"
 MEASURE = "unseen accuracy"
 
 
@@ -40,12 +40,16 @@ def get_study() -> Study:
     return Study(
         title="Batch size: LeNet-5 on 4,096 images of MNIST",
         question="Twenty epochs with 16 to 1,024 images a step: are large batches worse on unseen "
-        "images, and does a rate that grows with the batch, reached over four epochs (Goyal et al. "
-        "2017, arXiv:1706.02677), mend it?",
+        "images, and does a rate that grows with the batch (in proportion: Goyal et al. 2017, "
+        "arXiv:1706.02677; by its square root: Hoffer et al. 2017, arXiv:1705.08741), reached over "
+        "four epochs, mend it?",
         variants=(
             *(Variant(series=SAME, x=n, config=config(n, 0.01)) for n in SIZES),
-            *(Variant(series=SCALED, x=n, config=config(n, 0.01 * n / 64)) for n in SIZES),
-            *(Variant(series=WARMED, x=n, config=config(n, 0.01 * n / 64, 4.0)) for n in SIZES),
+            *(Variant(series=LINEAR, x=n, config=config(n, 0.01 * n / 64, 4.0)) for n in SIZES),
+            *(
+                Variant(series=ROOT, x=n, config=config(n, 0.01 * (n / 64) ** 0.5, 4.0))
+                for n in SIZES
+            ),
         ),
         measures=(MEASURE, "training loss"),
         num_seeds=5,
@@ -61,23 +65,23 @@ def get_study() -> Study:
                 smaller=(SAME, 1024),
             ),
             Comparison(
-                text="A rate in proportion and a warm-up are better for 1,024 images a step.",
+                text="A rate in proportion mends it.",
                 measure=MEASURE,
-                larger=(WARMED, 1024),
+                larger=(LINEAR, 1024),
                 smaller=(SAME, 1024),
             ),
             Comparison(
                 text="With it, 256 images a step are as good as 64, to half a point.",
                 measure=MEASURE,
-                larger=(WARMED, 256),
-                smaller=(WARMED, 64),
+                larger=(LINEAR, 256),
+                smaller=(LINEAR, 64),
                 by=-0.005,
             ),
             Comparison(
-                text="The warm-up matters at 1,024 images a step.",
+                text="A rate by the square root mends 1,024 images a step.",
                 measure=MEASURE,
-                larger=(WARMED, 1024),
-                smaller=(SCALED, 1024),
+                larger=(ROOT, 1024),
+                smaller=(SAME, 1024),
             ),
         ),
     )

@@ -196,6 +196,15 @@ def test_the_parameter_count_is_exact(name):
     assert trees.count(full_variables(name)["params"]) == MODELS[name].num_parameters
 
 
+@traced_models
+def test_kernels_are_known_by_their_name(name):
+    """Decay, penalties and Muon go by the number of axes; no bias or scale has two."""
+    params = trees.flatten(full_variables(name)["params"])
+    wide = {path.rpartition("/")[2] for path, leaf in params.items() if leaf.ndim > 1}
+    assert wide == {"kernel"}
+    assert all(leaf.ndim > 1 for path, leaf in params.items() if path.endswith("/kernel"))
+
+
 @pytest.mark.parametrize("name", LISTED)
 def test_variables_have_the_paths_that_checkpoints_hold(name):
     assert listing(name) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")

@@ -137,7 +137,7 @@ def test_one_cycle_of_few_steps_has_its_peak(num_steps):
 
 def test_one_cycle_refuses_a_second_warm_up():
     text = (
-        "config.optim.schedule.warmup_steps is 3, but one_cycle warms up by itself; set it to 0, "
+        "config.optim.schedule.warmup_steps is set, but one_cycle warms up by itself; set it to 0, "
         "and config.optim.schedule.options.rise_share to the share of steps that rise."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
@@ -185,8 +185,8 @@ def test_it_is_finite_and_not_negative_for_ever_and_compiled_once(name, num_step
 @pytest.mark.parametrize("warmup_steps", [100, 101])
 def test_a_warm_up_as_long_as_the_run_is_refused(warmup_steps):
     text = (
-        f"config.optim.schedule.warmup_steps is {warmup_steps}, but the whole run has only 100 "
-        "steps; lower it or train longer."
+        f"config.optim.schedule.warmup_steps asks for {warmup_steps} steps of warm-up, but the "
+        "whole run has only 100; lower it or train longer."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         rates((), warmup_steps=warmup_steps)

@@ -35,8 +35,46 @@ def explain(state, task: Task = TASK) -> str:
 
 def test_the_step_the_place_and_the_examples_are_named(state):
     assert explain(state) == (
-        "The loss or gradient of step 42 is not finite: the first non-finite value is in the input "
+        "Step 42 is not finite: the first non-finite value is in the input "
         "image; examples 256 of the training split have a non-finite loss. Look at them."
+    )
+
+
+def test_micro_batches_are_repeated_as_they_were(state):
+    images = np.ones((4, 2, 2, 1), np.float32)
+    images[3] = np.nan  # in the second of two parts, which are 0 and 2, 1 and 3
+    batch = {"image": images, "label": np.zeros(4, np.int32), "weight": np.ones(4, np.float32)}
+    seen = []
+
+    class Watched(Unrepeatable):
+        def losses(self, outputs, batch):
+            seen.append(batch["image"].shape)
+            return TASK.losses(outputs, batch)
+
+    error = explain_non_finite(
+        MODEL,
+        Watched(ValueError()),
+        state,
+        lambda: jax.device_put(batch),
+        example_ids=IDS,
+        step=41,
+        num_micro_batches=2,
+        advice="Look at them.",
+    )
+    assert "in the input image; examples 3 of the training split have" in str(error)
+    assert seen == [(2, 2, 2, 1)] * 2
+
+
+def test_a_finite_gradient_leaves_the_optimizer_to_blame(state):
+    batch = {"image": np.ones((4, 2, 2, 1), np.float32), "label": np.zeros(4, np.int32)}
+    batch = jax.device_put({**batch, "weight": np.ones(4, np.float32)})
+    error = explain_non_finite(
+        MODEL, TASK, state, lambda: batch, example_ids=IDS, step=41, advice="Look at them."
+    )
+    assert str(error).startswith(
+        "Step 42 is not finite: loss and gradient are finite when they are computed again, so it "
+        "is what the penalty or the optimizer made of them; examples 17, 4, 256, 3 of the training "
+        "split were in the batch."
     )
 
 
@@ -68,7 +106,7 @@ class Unrepeatable:
 def test_a_step_that_cannot_be_repeated_is_still_named(state, error, reason):
     found = explain(state, task=Unrepeatable(error))
     text = (
-        "The loss or gradient of step 42 is not finite: the step could not be repeated "
+        "Step 42 is not finite: the step could not be repeated "
         f"({type(error).__name__}{': ' if reason else ''}{reason}); examples 17, 4, 256, 3 of the "
         "training split were in the batch. Look at them."
     )
@@ -83,6 +121,6 @@ def test_a_batch_that_cannot_be_made_again_hides_nothing(state):
         MODEL, TASK, state, refuse, example_ids=IDS, step=41, advice="Look at them."
     )
     assert str(error).startswith(
-        "The loss or gradient of step 42 is not finite: the step could not be repeated (OSError: "
+        "Step 42 is not finite: the step could not be repeated (OSError: "
         "[Errno 5] Input/output error); examples 17, 4, 256, 3 of"
     )

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cnn_lab.core import trees
@@ -13,7 +14,9 @@ from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.resnet import ResNetBackbone
 from cnn_lab.tasks import classification
-from cnn_lab.train.gradient import make_gradient, make_summed_loss, split
+from cnn_lab.train.dispatch import prepare_key
+from cnn_lab.train.gradient import make_gradient, make_summed_loss, micro_batch_key, split
+from cnn_lab.train.state import make_init, step_key
 
 TASK = classification("cross_entropy")
 LENET: Any = lenet5(10, activation="relu", pooling="max")
@@ -74,6 +77,13 @@ def test_batch_normalisation_sees_every_micro_batch_for_itself():
 def test_every_part_has_its_share_of_each_devices_examples():
     assert split(jnp.arange(12), 3).tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
     assert split(jnp.ones((6, 4, 1)), 2).shape == (2, 3, 4, 1)
+
+
+def test_no_two_streams_of_a_step_are_the_same():
+    state: Any = make_init(LENET, optax.sgd(0.1), (16, 16, 1))(jax.random.key(0))
+    keys = [step_key(state), prepare_key(state)]
+    keys += [micro_batch_key(step_key(state), index) for index in range(8)]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)
 
 
 @pytest.mark.parametrize("model", [LENET, RESNET], ids=["lenet5", "resnet"])

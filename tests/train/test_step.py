@@ -146,6 +146,34 @@ def test_an_overflowing_gradient_of_a_finite_loss_is_caught():
     assert_same_bits(after, state)
 
 
+def test_a_second_gradient_that_is_not_finite_is_caught():
+    def at(climbed: bool):
+        def update(gradients, state, params, *, grad_fn):
+            top = jax.tree.map(lambda p: p * jnp.nan, params)
+            return (grad_fn(top) if climbed else gradients), state
+
+        return optax.GradientTransformationExtraArgs(lambda _: (), update)
+
+    for climbed, number in ((True, 0), (False, 1)):
+        optimizer = at(climbed)
+        step = jax.jit(make_train_step(mlp(10), TASK, optimizer))
+        state = make_init(mlp(10), optimizer, (16, 16, 1))(jax.random.key(0))
+        after, metrics = step(state, batch_of(4))
+        assert int(after.step) == number
+        assert np.isfinite(metrics["loss"][0])
+        # Which is where the loop sees it.
+        assert np.isfinite(metrics["gradient_norm"][0]) == (number == 1)
+        assert_same_bits(after, state, same=climbed)
+
+
+def test_weights_that_overflow_are_caught():
+    step, state = setup(mlp(10), "sgd", rate=1e38)
+    after, metrics = step(state, batch_of(4))
+    assert_same_bits(after, state)
+    assert np.isfinite(metrics["loss"][0])
+    assert not np.isfinite(metrics["gradient_norm"][0])
+
+
 def test_a_seed_determines_every_bit_and_another_seed_does_not():
     def run(seed):
         step, state = setup(lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), "adam", seed=seed)
