@@ -70,7 +70,7 @@ def _validate_schedule(config: ExperimentConfig) -> None:
     if schedule.warmup_steps and schedule.warmup_epochs:
         raise ConfigError(
             f"config.optim.schedule has warmup_steps={schedule.warmup_steps} and warmup_epochs="
-            f"{schedule.warmup_epochs:g}; set one of them."
+            f"{schedule.warmup_epochs:g}; set one of them, and the other to 0."
         )
     if schedule.warmup_epochs >= num_epochs:
         raise ConfigError(

@@ -51,7 +51,7 @@ def classification(
     loss_options: Mapping[str, Any] | None = None,
     class_weights: Sequence[float] | None = None,
 ) -> Classification:
-    """A classification task with the loss of that name; see `cnn_lab.losses.make_loss`."""
+    """One class an image, by the loss of that name (`cnn_lab.losses.make_loss`)."""
     return Classification(make_loss(loss, loss_options or {}, class_weights))
 
 

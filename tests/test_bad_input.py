@@ -222,7 +222,7 @@ COMMAND_LINES = {
     ("help", "trian"): ("no command 'trian'", "did you mean train"),
     ("help", "config", "optm"): ("no field 'optm'", "did you mean optim"),
     ("help", "config", "train.batch_sze"): ("'train.batch_sze'", "train.batch_size"),
-    ("train", "--confg=x"): ("train has no flag --confg", "did you mean config"),
+    ("train", "--confg=x"): ("train has no flag --confg", "did you mean --config?"),
     ("train", "--workdir"): ("Missing value for flag --workdir", "cnn-lab help train"),
     ("train",): ("--config is missing", "experiments/digits/lenet5.py", "cnn-lab list"),
     ("--versoin",): ("no flag '--versoin' before a command", "did you mean --version?"),
@@ -661,7 +661,10 @@ def test_all_checkpoints_damaged(refused, run: Path, capfd, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "place"),
     [
-        (("model.name=mlp", "optim.learning_rate=1e20"), "in the output of head/output;"),
+        (
+            ("model.name=mlp", "model.options.hidden=8,8,8", "optim.learning_rate=1e15"),
+            "in the output of head/output;",
+        ),
         (
             ("task.loss=squared_error", "optim.learning_rate=30"),
             "in the loss of the examples, after finite outputs;",
@@ -672,7 +675,7 @@ def test_loss_that_is_not_finite(refused, accepted, tmp_path: Path, overrides, p
     sentence = refused(*training("checkpoint.every_steps=1", *overrides))
     steps = Checkpoints(tmp_path / "new/checkpoints").steps()
     assert steps, "the steps before were saved"
-    assert f"step {steps[-1] + 1} is not finite" in sentence
+    assert f"Step {steps[-1] + 1} is not finite" in sentence
     assert f"the first non-finite value is {place}" in sentence
     assert re.search(r"examples \d+, .* have a non-finite loss", sentence)
     assert "config.optim.learning_rate" in sentence

@@ -71,7 +71,7 @@ WRONG = {
     ),
     "both warm-ups": (
         [f"{OPTIM}schedule.warmup_epochs=1", f"{OPTIM}schedule.warmup_steps=5"],
-        "config.optim.schedule has warmup_steps=5 and warmup_epochs=1; set one of them.",
+        "config.optim.schedule has warmup_steps=5 and warmup_epochs=1; set one of them, and the",
     ),
     "milestones too late": (
         [

@@ -292,6 +292,7 @@ def test_the_config_json_of_a_run_is_a_config(tmp_path):
 # The body of an experiment file (from line 4 on), and what the error says.
 BROKEN = {
     "x = 1\n": "FILE: it defines no get_config(); an experiment must.",
+    "def get_study():\n    return 1\n": "FILE: it is a study, not an experiment; run it by cnn-lab",
     "def get_config():\n    return {'seed': 1}\n": (
         "get_config() in FILE must return an ExperimentConfig; it returned {'seed': 1}."
     ),

@@ -104,7 +104,8 @@ def split_reference(reference: str) -> tuple[Path, str | None]:
     if path.is_dir() and (path / "config.json").is_file():
         raise ConfigError(f"{path} is the folder of a run; its config is {path / 'config.json'}.")
     if not path.is_file():
-        near = [str(p) for p in sorted(Path("experiments").glob("**/*.py"))]
+        files = sorted(Path("experiments").glob("**/*.py"))
+        near = [str(file) for file in files if file.parent.name != "studies"]
         hint = suggest(str(path), near) if near else "give the path of an experiment file."
         raise ConfigError(f"There is no config file {str(path)!r}; {hint}")
     return path, argument if colon else None

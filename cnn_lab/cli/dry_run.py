@@ -4,17 +4,21 @@ import dataclasses
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from cnn_lab.build import Experiment, build
-from cnn_lab.config import ExperimentConfig
+from cnn_lab.cli.reference import flag_text
+from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.core import trees
 from cnn_lab.core.memory import device_bytes
 from cnn_lab.core.numbers import counted, human_bytes
 from cnn_lab.core.shapes import Tree
+from cnn_lab.core.typed import to_dict
 from cnn_lab.data.assemble import MIB, shapes_of_split, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.run import plan_of
@@ -70,6 +74,7 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"{len(network.class_names)} classes",
         f"data        {config.data.name}: {len(pipeline.order.indices):,} training and "
         f"{counted(num_validation, 'validation image')}",
+        *learning(config),
         f"pipeline    {pipeline.name}, {trees.num_bytes(pipeline.resident) / MIB:,.1f} MiB of data "
         "on every device",
         f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
@@ -85,6 +90,39 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     ]
     held = trees.num_bytes(state) + scratch
     return "\n".join([*lines, *_memory_warning(experiment, held, pipeline.resident)])
+
+
+def learning(config: ExperimentConfig) -> list[str]:
+    """What a config says of loss, optimizer, schedule, augmentation and average."""
+    optim, schedule, augment = config.optim, config.optim.schedule, config.data.augment
+    plain = to_dict(OptimConfig())
+    others = {
+        name: value
+        for name, value in to_dict(optim).items()
+        if name not in ("name", "learning_rate", "options", "schedule") and value != plain[name]
+    }
+    warmup = {
+        name: getattr(schedule, name)
+        for name in ("warmup_steps", "warmup_epochs")
+        if getattr(schedule, name)
+    }
+    weights = {"class_weights": config.task.class_weights} if config.task.class_weights else {}
+    recipe = augment.recipe or "the usual recipe of the data"
+    average = "" if config.average is None else str(to_dict(config.average)["kind"])
+    return [
+        f"loss        {_named(config.task.loss, {**config.task.loss_options, **weights})}",
+        f"optimizer   {_named(optim.name, {**optim.options, **others})}, rate "
+        f"{optim.learning_rate:g}, {_named(schedule.name, {**schedule.options, **warmup})}",
+        f"augment     {augment.strength}"
+        + (f", {recipe}" if augment.strength != "none" else "")
+        + (f", {_named('', dict(augment.options))}" if augment.options else ""),
+        *([f"average     {average}"] if average else []),
+    ]
+
+
+def _named(name: str, options: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{key}={flag_text(value)}" for key, value in options.items())
+    return f"{name} ({values})".strip() if values else name
 
 
 def _memory_warning(experiment: Experiment, held: int, resident: Tree) -> list[str]:

@@ -54,6 +54,8 @@ def _no_bytecode() -> Iterator[None]:
 
 def _find(module: ModuleType, name: str, path: Path, argument: str | None) -> Callable[..., object]:
     function = getattr(module, name, None)
+    if function is None and name == "get_config" and hasattr(module, "get_study"):
+        raise ConfigError(f"it is a study, not an experiment; run it by cnn-lab study {path.stem}.")
     if function is None:
         kind = name.removeprefix("get_").replace("config", "experiment")
         raise ConfigError(f"it defines no {name}(); {'an' if kind[0] == 'e' else 'a'} {kind} must.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from cnn_lab.build import Network
 from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelSpec, OptimConfig
@@ -97,8 +98,8 @@ def write_run(
 def _save(
     folder: Workdir, config: ExperimentConfig, network: Network, variables: Mapping[str, Any]
 ) -> None:
-    named = resolve_names(config)
-    optimizer = named.make_optimizer(named.make_schedule(1, 1))
+    # Never to be used, and so without the schedule, which may not fit a training of no steps.
+    optimizer = resolve_names(config).make_optimizer(optax.constant_schedule(0.0))
     values = jax.tree.map(jnp.asarray, dict(variables))
     params = values.pop("params")
     state = TrainState(

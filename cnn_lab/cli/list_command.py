@@ -183,12 +183,18 @@ def _recipes() -> dict[str, str]:
     def changes(augmentation: Any) -> str:
         values = dataclasses.asdict(augmentation).items()
         plain = {field.name: field.default for field in dataclasses.fields(augmentation)}
-        return ", ".join(f"{n} {flag_text(v)}" for n, v in values if v != plain[n])
+        return ", ".join(f"{n} {_rounded(v)}" for n, v in values if v != plain[n])
 
     return {
         name: "; ".join(f"{s}: {changes(a)}" for s, a in strengths.items() if changes(a))
         for name, strengths in RECIPES.items()
     }
+
+
+def _rounded(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " to ".join(map(_rounded, value))
+    return f"{value:.3g}" if isinstance(value, float) else flag_text(value)
 
 
 def _activations() -> dict[str, Callable]:

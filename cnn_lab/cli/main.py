@@ -144,7 +144,7 @@ def _parse_flags(values: flags.FlagValues, name: str, arguments: list[str]) -> l
             raise ConfigError(f"--{empty[0]}= is empty; give it a value, or leave it out.")
         return left
     except flags.UnrecognizedFlagError as error:
-        hint = suggest(error.flagname, values)
+        hint = suggest(f"--{error.flagname}", [f"--{known}" for known in values])
         raise ConfigError(f"{name} has no flag --{error.flagname}; {hint}") from None
     except flags.IllegalFlagValueError as error:
         flag, _, text = str(error).removeprefix("flag --").partition(": ")[0].partition("=")
@@ -186,7 +186,7 @@ def _versions() -> str:
 def _help(name: str, module: ModuleType, values: flags.FlagValues) -> str:
     text = (module.__doc__ or "").strip()
     lines = []
-    for flag in sorted(values[flag_name] for flag_name in values):
+    for flag in (values[flag_name] for flag_name in values):
         default = "" if flag.default is None else f" (default: {flag.default})"
         lines.append(f"  --{flag.name:<18} {flag.help}{default}")
     listed = "\n\nFlags:\n" + "\n".join(lines) if lines else ""

@@ -9,7 +9,7 @@ from cnn_lab.core.typed import Node
 
 @dataclasses.dataclass(kw_only=True)
 class ModelSpec(Node):
-    """A model by its name in `cnn_lab.models.MODELS`.
+    """A model by its name (`cnn-lab list models`).
 
     Attributes:
         name: as `cnn-lab list models` shows it.
@@ -22,7 +22,7 @@ class ModelSpec(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class TaskConfig(Node):
-    """What is learned: a name in `cnn_lab.tasks.TASKS` and the loss it minimises.
+    """What is learned: a task (`cnn-lab list tasks`) and the loss it minimises.
 
     Attributes:
         name: `classification`.
@@ -40,7 +40,7 @@ class TaskConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class ScheduleConfig(Node):
-    """How the learning rate moves: a name in `cnn_lab.optim.schedules.SCHEDULES`.
+    """How the learning rate moves (`cnn-lab list schedules`).
 
     Attributes:
         name: as `cnn-lab list schedules` shows it.
@@ -57,7 +57,7 @@ class ScheduleConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class OptimConfig(Node):
-    """The optimizer: a name in `cnn_lab.optim.optimizers.OPTIMIZERS` and its options.
+    """The optimizer (`cnn-lab list optimizers`) and what goes with it.
 
     Attributes:
         name: as `cnn-lab list optimizers` shows it.

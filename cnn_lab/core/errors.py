@@ -45,6 +45,10 @@ class RefusedError(CnnLabError):
     """Something that the computer refused: memory, room, permissions, open files."""
 
 
+# What other libraries call them.
+SHORT = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "epochs": "num_epochs"}
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Words the hint that follows an unknown name.
 
@@ -56,6 +60,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
         `did you mean a, b?` with up to three near names, else `known: ...` with all of them.
     """
     names = sorted(known)
+    if SHORT.get(name) in names:
+        return f"did you mean {SHORT[name]}?"
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return f"did you mean {', '.join(near)}?"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core import trees
@@ -47,13 +46,10 @@ def explain_non_finite(
         for one because its outputs do not fit in memory all at once, the step and its examples.
     """
     bad: list[int] = []
-    place = (
-        "loss and gradient are finite when they are computed again, so it is what the penalty or "
-        "the optimizer made of them"
-    )
+    place = ""
     try:
         batch, key = make_batch(), step_key(state)
-        ids = np.asarray(split(jnp.asarray(example_ids), num_micro_batches)).tolist()
+        ids = split(np.asarray(example_ids), num_micro_batches).tolist()
         parts = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
         collections = state.collections
         for index in range(num_micro_batches):
@@ -70,11 +66,16 @@ def explain_non_finite(
         first_line = str(error).strip().partition("\n")[0][:MOST_CHARACTERS]
         reason = ": ".join(filter(None, (type(error).__name__, first_line)))
         place = f"the step could not be repeated ({reason})"
+    if not place:
+        return DivergedError(
+            f"Step {step + 1} is not finite, though its loss and gradient are when they are "
+            f"computed again: they overflowed narrowly, or what was made of them did. {advice}"
+        )
     shown = bad or list(example_ids)
     examples = ", ".join(map(str, shown[:10])) + (" ..." if len(shown) > 10 else "")
     return DivergedError(
-        f"Step {step + 1} is not finite: {place}; examples {examples} of "
-        f"the training split {'have a non-finite loss' if bad else 'were in the batch'}. {advice}"
+        f"Step {step + 1} is not finite: {place}; examples {examples} of the training split "
+        f"{'have a non-finite loss' if bad else 'were in the batch'}. {advice}"
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.metrics import Pair, weighted_pairs
@@ -94,6 +95,6 @@ def micro_batch_key(key: Key, index: jax.Array | int) -> Key:
     return jax.random.fold_in(jax.random.fold_in(key, MICRO_BATCH_STREAM), index)
 
 
-def split(x: jax.Array, num_parts: int) -> jax.Array:
+def split(x: jax.Array | np.ndarray, num_parts: int) -> jax.Array:
     """[n ...] to [parts n/parts ...]; each part has its share of every device's examples."""
     return jnp.moveaxis(x.reshape(-1, num_parts, *x.shape[1:]), 1, 0)

@@ -9,6 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_lab.cli.dry_run import learning
+from cnn_lab.config import (
+    AugmentConfig,
+    AverageConfig,
+    DataConfig,
+    ExperimentConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TaskConfig,
+)
+
 EXPERIMENT = """
 from cnn_lab.config import *
 
@@ -70,7 +81,29 @@ def test_nothing_is_written_before_and_after_the_data_are_prepared(command, tmp_
     described = command(*DRY_RUN)
     assert described.returncode == 0, described.stderr
     assert "linear: 820 parameters" in described.stdout
+    assert "loss        cross_entropy\n" in described.stdout
     assert everything(tmp_path) == prepared
+
+
+def test_what_is_learned_by_which_means_is_said():
+    config = ExperimentConfig(
+        data=DataConfig(augment=AugmentConfig(strength="light", options={"mixup": 0.2})),
+        task=TaskConfig(loss_options={"label_smoothing": 0.1}, class_weights="balanced"),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=2e-3,
+            options={"weight_decay": 0.1},
+            schedule=ScheduleConfig(name="cosine", warmup_steps=20),
+            clip_norm=1.0,
+        ),
+        average=AverageConfig(kind="ema"),
+    )
+    assert learning(config) == [
+        "loss        cross_entropy (label_smoothing=0.1, class_weights=balanced)",
+        "optimizer   adamw (weight_decay=0.1, clip_norm=1.0), rate 0.002, cosine (warmup_steps=20)",
+        "augment     light, the usual recipe of the data, (mixup=0.2)",
+        "average     ema",
+    ]
 
 
 def test_a_folder_that_is_not_prepared_is_not_copied(command, tmp_path: Path):

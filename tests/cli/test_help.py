@@ -54,6 +54,13 @@ def test_version_needs_no_jax(say):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_the_flags_of_a_command_stand_as_they_were_declared(say):
+    for name, first in (("train", "config"), ("lr-find", "config"), ("evaluate", "workdir")):
+        flags = re.findall(r"^  --(\w+)", say("help", name), flags=re.MULTILINE)
+        assert flags[0] == first
+        assert say("help", name) == say("help", name)
+
+
 def test_help_config_lists_every_field_as_its_flag_with_type_and_default(say):
     lines = say("help", "config").splitlines()
     fields = list(leaves(ExperimentConfig))

@@ -13,9 +13,16 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+from cnn_lab.build import Network
 from cnn_lab.cli import runtime
+from cnn_lab.cli.imported import write_run
 from cnn_lab.cli.main import main
+from cnn_lab.config import ExperimentConfig, ModelSpec
+from cnn_lab.core import trees
+from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.models.catalog import MODELS
+from cnn_lab.resolve import task_maker
+from cnn_lab.trained import open_trained
 from cnn_lab.transfer import convert
 from cnn_lab.transfer.naming.catalog import NAMINGS
 
@@ -52,6 +59,25 @@ def refused(monkeypatch, capsys):
         return capsys.readouterr().err
 
     return run
+
+
+def test_a_run_is_written_whatever_its_schedule(tmp_path):
+    """Such as that of a soup, whose members' schedule fits no training of one step."""
+    config = ExperimentConfig(model=ModelSpec(name="linear"))
+    config.optim.schedule.name, config.optim.schedule.warmup_steps = "step", 20
+    config.optim.schedule.options = {"milestones_epochs": (2.0, 3.0)}
+    model = MODELS["linear"].make(10)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+    network = Network(
+        model=model,
+        task=task_maker(config)(None),
+        class_names=tuple("0123456789"),
+        image_shape=(8, 8, 1),
+        preprocess=Preprocess(mean=(0.5,), std=(0.25,)),
+    )
+    write_run(tmp_path / "soup", config, network, variables, "averaged")
+    found = open_trained(tmp_path / "soup", "latest").variables["params"]
+    assert trees.digests(found) == trees.digests(variables["params"])
 
 
 def succeed(*arguments) -> str:

@@ -16,6 +16,8 @@ from cnn_lab.core.errors import CnnLabError, ConfigError, lookup, suggest
         ("aaa1", ["aaa2", "aaa3", "aaa4", "aaa5"], "did you mean aaa5, aaa4, aaa3?"),
         ("zzz", ["sgd", "adam"], "known: adam, sgd."),
         ("zzz", [], "there are none."),
+        ("lr", ["l1", "l2", "learning_rate"], "did you mean learning_rate?"),
+        ("lr", ["l1", "l2"], "did you mean l2, l1?"),
     ],
 )
 def test_suggest(name, known, hint):

@@ -148,11 +148,12 @@ def test_an_overflowing_gradient_of_a_finite_loss_is_caught():
 
 def test_a_second_gradient_that_is_not_finite_is_caught():
     def at(climbed: bool):
-        def update(gradients, state, params, *, grad_fn):
+        def update(gradients, state, params=None, *, grad_fn):
             top = jax.tree.map(lambda p: p * jnp.nan, params)
             return (grad_fn(top) if climbed else gradients), state
 
-        return optax.GradientTransformationExtraArgs(lambda _: (), update)
+        transformation: Any = (lambda params: (), update)  # noqa: ARG005
+        return optax.GradientTransformationExtraArgs(*transformation)
 
     for climbed, number in ((True, 0), (False, 1)):
         optimizer = at(climbed)
