@@ -5,7 +5,9 @@ The range test of Smith 2015, "Cyclical learning rates for training neural netwo
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,8 @@ from cnn_lab.train.pace import Pace
 from cnn_lab.train.state import TrainState
 
 RISEN = 0.5  # at least this share of the lowest loss above it, and above where it began
-SMOOTHED_OVER = 0.02  # standard deviation of the weights, as a share of all steps
+SMOOTHED_OVER = 0.02  # width of the weights, as a share of all steps
+REACH = 5  # standard deviations after which a Gaussian counts as ended
 FEWEST_STEPS = 20
 
 
@@ -151,13 +154,14 @@ def _train(
     )
     say(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
     losses: list[float] = []
-    pace = Pace(pipeline.max_steps)
+    pace, watch = Pace(pipeline.max_steps), Watch(num_steps)
     while len(losses) < num_steps:
-        first = len(losses)
+        first, called = len(losses), time.perf_counter()
         number = min(pace.num_steps, num_steps - first)
         found, state = _advance(program, experiment, state, first, number)
-        losses += found
-        if len(found) < number or _diverged(losses):
+        pace.measure(number, called, time.perf_counter())
+        losses += watch.until_risen(found)
+        if len(found) < number or watch.risen:
             break
     say(f"Stopped after {len(losses)} of {num_steps} steps.")
     return np.asarray(losses)
@@ -176,14 +180,46 @@ def _advance(
     return (sums[:done] / counts[:done]).astype(float).tolist(), state
 
 
-def _diverged(losses: list[float]) -> bool:
-    smoothed = _smooth(np.asarray(losses))
-    return bool(smoothed[-1] > max(smoothed[0], (1 + RISEN) * smoothed.min()))
+class Watch:
+    """Says at which step the loss has risen far above what it was.
+
+    It looks at a mean over the steps so far, the last ones weighing most, so that the answer does
+    not depend on how many steps are shown to it at once.
+
+    Args:
+        num_steps: that the test may have.
+
+    Attributes:
+        risen: whether it has.
+    """
+
+    def __init__(self, num_steps: int):
+        self.risen = False
+        self._kept = math.exp(-1 / max(1.0, SMOOTHED_OVER * num_steps))
+        self._sum = self._weight = 0.0
+        self._first: float | None = None
+        self._lowest = math.inf
+
+    def until_risen(self, losses: Iterable[float]) -> list[float]:
+        """The next steps' losses, up to the step at which it had risen."""
+        seen: list[float] = []
+        for loss in losses:
+            if self.risen:
+                break
+            seen.append(loss)
+            self._sum = self._kept * self._sum + loss
+            self._weight = self._kept * self._weight + 1
+            mean = self._sum / self._weight
+            self._first = mean if self._first is None else self._first
+            self._lowest = min(self._lowest, mean)
+            self.risen = mean > max(self._first, (1 + RISEN) * self._lowest)
+        return seen
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Means over neighbours, weighted by a Gaussian, without delay."""
     width = max(1.0, SMOOTHED_OVER * len(values))
-    offsets = np.arange(len(values))[:, None] - np.arange(len(values))[None]
-    weights = np.exp(-0.5 * (offsets / width) ** 2)
-    return (weights @ values) / weights.sum(axis=1)
+    reach = math.ceil(REACH * width)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    sums, totals = (np.convolve(v, weights)[reach:-reach] for v in (values, np.ones(len(values))))
+    return sums / totals

@@ -12,7 +12,9 @@ from cnn_lab.cli.main import main
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.catalog import open_dataset
-from cnn_lab.rate_range import find_rate, judged
+from cnn_lab.data.pipelines import ResidentPipeline
+from cnn_lab.rate_range import Watch, find_rate, judged
+from cnn_lab.train import pace
 
 
 def small(**optim) -> ExperimentConfig:
@@ -59,6 +61,49 @@ def test_a_loss_that_never_falls_is_an_error():
         judged(np.geomspace(1e-5, 1, 50), np.linspace(1, 2, 50))
 
 
+def test_tens_of_thousands_of_steps_are_judged_at_once():
+    rates = np.geomspace(1e-5, 10, 50_001)
+    place = np.log10(rates)
+    losses = 1 - 1 / (1 + np.exp(-(place + 2) * 8)) + 3 / (1 + np.exp(-place * 8))
+    losses += np.random.default_rng(0).normal(0, 0.3, len(losses))
+    found = judged(rates, losses)
+    assert np.log10(found.steepest) == pytest.approx(-2, abs=0.1)
+    assert -1.5 < np.log10(found.lowest) < -0.5
+    watch = Watch(len(losses))
+    assert len([loss for loss in losses if watch.until_risen([loss])]) < len(losses)
+    assert watch.risen
+
+
+def test_means_near_the_ends_are_of_fewer_neighbours():
+    losses = np.random.default_rng(0).normal(2, 0.1, 60) - np.linspace(0, 1, 60)
+    found = judged(np.geomspace(1e-3, 1, 60), losses)
+    width = 0.02 * 60
+    weights = np.exp(-0.5 * ((np.arange(60)[:, None] - np.arange(60)) / width) ** 2)
+    expected = weights @ losses / weights.sum(axis=1)
+    np.testing.assert_allclose(found.smoothed, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_the_step_at_which_the_loss_has_risen_does_not_depend_on_how_many_are_shown(at_once):
+    losses = np.concatenate([np.linspace(2, 1, 100), np.geomspace(1, 100, 50), np.ones(50)])
+    losses += np.random.default_rng(0).normal(0, 0.1, 200)
+    watch, seen = Watch(200), []
+    for first in range(0, 200, at_once):
+        seen += watch.until_risen(losses[first : first + at_once])
+    assert watch.risen
+    # Above 1.5 times the lowest after 5 steps, and above the first loss, 2, after 8; the mean of
+    # about the last 4 is somewhat late. What comes down again later is not looked at.
+    assert seen == losses[: len(seen)].tolist()
+    assert 108 < len(seen) < 118
+
+
+def test_noise_is_no_rise():
+    watch = Watch(200)
+    losses = np.random.default_rng(0).normal(2, 0.4, 200)
+    assert watch.until_risen(losses) == losses.tolist()
+    assert not watch.risen
+
+
 def test_on_digits_the_suggestion_trains_and_what_is_beyond_diverges():
     found, said = find(small(), lowest=1e-5, highest=1e3)
     assert 1e-2 < found.steepest < found.lowest < 10
@@ -75,6 +120,32 @@ def test_it_goes_on_over_epochs_and_both_pipelines_agree():
     streaming, _ = find(config, lowest=1e-4, highest=1e-1, num_steps=30)
     assert len(resident.losses) == 30
     np.testing.assert_allclose(streaming.losses, resident.losses, rtol=1e-5)
+
+
+def test_where_calls_end_changes_nothing(monkeypatch):
+    sizes: list[int] = []
+    feed = ResidentPipeline.feed
+
+    def counted(self, first_step, num_steps):
+        sizes.append(num_steps)
+        return feed(self, first_step, num_steps)
+
+    monkeypatch.setattr(ResidentPipeline, "feed", counted)
+    found = {}
+    for seconds, growth in ((0.0, 4), (1e9, 4), (1e9, 10_000)):
+        sizes.clear()
+        monkeypatch.setattr(pace, "SECONDS_PER_CALL", seconds)
+        monkeypatch.setattr(pace, "GROWTH", growth)
+        result, _ = find(small(), lowest=1e-5, highest=1e3)
+        found[tuple(sizes)] = result
+    ones, growing, longest = found
+    assert set(ones) == {1}
+    assert growing[:4] == (1, 4, 16, 64)
+    assert longest == (1, 128, 71)  # the config's longest call, then what is left
+    for result in found.values():
+        np.testing.assert_array_equal(result.losses, found[ones].losses)
+        assert (result.steepest, result.lowest) == (found[ones].steepest, found[ones].lowest)
+    assert len(found[ones].losses) == len(ones) < 200
 
 
 @pytest.mark.parametrize(

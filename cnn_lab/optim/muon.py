@@ -34,6 +34,10 @@ def muon(
     speaks of embeddings; a convolution of pixels looks nothing up and is left to Muon here, unless
     `adam_layers` has its name. Usual rates are about 0.02, which is 3e-4 for Adam.
 
+    Differs from the author's code: with `nesterov`, optax corrects the bias of the momentum and of
+    the gradient each by itself before it adds them, and so weighs the gradient more at first: by
+    46% in the second step, by 3% in the twentieth. In the first the two have one direction.
+
     Args:
         learning_rate: step -> rate of Muon; the decay of a step is rate * weight_decay.
         momentum: decay of the momentum, in [0, 1).

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import optax
 
 from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.optim.centred import scale_by_deviation
 from cnn_lab.optim.kernels import kernels_only
 from cnn_lab.optim.large_batch import lamb, lars
 from cnn_lab.optim.muon import muon
@@ -79,14 +80,18 @@ def rmsprop(
         decay: of the mean of squares, in [0, 1); 0.9 in the lecture, 0.99 in PyTorch.
         eps: added to the root, positive, as in PyTorch; optax's own default is under the root.
         centered: divide by the standard deviation instead (Graves 2013, arXiv:1308.0850). A weight
-            whose gradient hardly varies has almost none, and then takes huge steps: raise `eps`
-            to about 1e-2, the root of what Graves has under his.
+            whose gradient hardly varies has almost none, and takes steps of up to g / eps times
+            the rate: raise `eps` to about 1e-2, the root of what Graves has under his.
         momentum: share of the last velocity that is kept, in [0, 1); the rate of a step multiplies
             the velocity, as in PyTorch, and does not enter it.
     """
-    scaled = optax.rmsprop(
-        1.0, decay=decay, eps=eps, eps_in_sqrt=False, centered=centered, momentum=momentum or None
-    )
+    if centered:
+        velocity = optax.trace(momentum) if momentum else optax.identity()
+        scaled = optax.chain(scale_by_deviation(decay, eps), optax.scale(-1.0), velocity)
+    else:
+        scaled = optax.rmsprop(
+            1.0, decay=decay, eps=eps, eps_in_sqrt=False, momentum=momentum or None
+        )
     return optax.chain(scaled, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
 
 

@@ -6,6 +6,7 @@ import descents
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from descents import DECAYING, RATES, descend, gentle, make
 
@@ -182,5 +183,50 @@ def test_kernels_are_leaves_of_two_axes_and_more():
         "b": jnp.ones((2,)),
         "c": jnp.ones(()),
         "d": jnp.ones((1, 1, 1, 1)),
+        "bias": jnp.ones((2, 1)),  # of a layer without shared weights
     }
-    assert kernels_only(shapes) == {"a": True, "b": False, "c": False, "d": True}
+    kernels = {"a": True, "b": False, "c": False, "d": True, "bias": False}
+    assert kernels_only(shapes) == kernels
+
+
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-6])
+def test_centred_rmsprop_knows_a_deviation_far_below_the_mean(spread):
+    # Its squares differ from the square of the mean by less than float32 tells apart.
+    random = np.random.default_rng(0)
+    gradients = np.array([0.3, 1.7, 5.0]) * (1 + spread * random.normal(size=(600, 3)))
+    optimizer = OPTIMIZERS["rmsprop"](optax.constant_schedule(1.0), centered=True)
+
+    def steps(gradients):
+        def one(state, gradient):
+            updates, state = optimizer.update(gradient, state)
+            return state, updates
+
+        return jax.lax.scan(one, optimizer.init(gradients[0]), gradients)[1]
+
+    found = np.asarray(jax.jit(steps)(jnp.asarray(gradients, jnp.float32)))
+    mean = square = np.zeros(3)
+    exact = []
+    for gradient in gradients:
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.9 * square + 0.1 * gradient**2
+        exact.append(-gradient / np.sqrt(square - mean**2))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, exact, rtol=1e-6 + 5e-7 / spread)
+
+
+def test_gradients_that_do_not_vary_at_all_take_steps_that_eps_bounds():
+    optimizer = OPTIMIZERS["rmsprop"](optax.constant_schedule(1.0), centered=True, eps=1e-2)
+    gradient = jnp.array([0.3, 1.7, 5.0])
+    updates, state = gradient, optimizer.init(gradient)
+    update = jax.jit(optimizer.update)
+    for _ in range(600):
+        updates, state = update(gradient, state)
+    np.testing.assert_allclose(updates, -100 * gradient, rtol=1e-3)
+
+
+def test_centred_rmsprop_keeps_the_type_of_weights_and_state():
+    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
+    optimizer = OPTIMIZERS["rmsprop"](optax.constant_schedule(1.0), centered=True, momentum=0.9)
+    before = (params, jax.eval_shape(optimizer.init, params))
+    after = jax.eval_shape(optimizer.update, *before)
+    assert jax.tree.map(kind, before) == jax.tree.map(kind, after)

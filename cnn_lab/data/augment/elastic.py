@@ -6,7 +6,9 @@ standard deviation sigma and multiplied by alpha.
 
 Differs from the paper: noise is drawn on a grid as coarse as sigma, scaled to the same deviation.
 The field's covariance is the same to 4 digits, for a sixteenth of the draws at sigma 4. The grid
-goes beyond the image, so that the deviation does not fall off at its border.
+goes beyond the image, so that the deviation does not fall off at its border. It is never finer than
+pixels and may lie half way between them, where a Gaussian of a small part of a pixel has ended: so
+sigma is at least half a pixel, which hardly smooths any more.
 """
 
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ def field(
         height: h.
         width: w.
         alpha: factor of the smoothed noise, in pixels.
-        sigma: standard deviation of the Gaussian, in pixels.
+        sigma: standard deviation of the Gaussian, in pixels, at least 0.5.
     """
     down, across = smoothing(height, sigma), smoothing(width, sigma)
     shape = (num_examples, down.shape[1], across.shape[1])

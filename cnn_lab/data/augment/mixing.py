@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
+from scipy.special import betaincinv
 
 from cnn_lab.core.shapes import Labels
 from cnn_lab.data.augment import boxes
@@ -19,7 +20,7 @@ from cnn_lab.data.augment.draws import Draws, computed_once
 from cnn_lab.data.augment.erasing import Pixels
 from cnn_lab.data.augment.recipes import Augmentation
 
-TABLE_STEPS = 512
+TABLE_STEPS = 2048
 
 
 def mixed(
@@ -73,19 +74,30 @@ def cutmix_box(draws: Draws, share: Float[Array, " n"], height: int, width: int)
 
 
 def beta(draws: Float32[Array, " n"], alpha: float) -> Float32[Array, " n"]:
-    """Turns even draws from [0, 1) into Beta(alpha, alpha), by a table of its quantiles."""
-    place = jnp.minimum(draws, 1 - draws) * (2 * TABLE_STEPS)
+    """Turns even draws from [0, 1) into Beta(alpha, alpha), by a table of its quantiles.
+
+    The entries' probabilities are fourth powers: towards 0 closer than any two draws, so that the
+    tail of a large alpha is whole. From one to the next leads a straight line, for alpha below 1
+    in the quantile's alpha-th power, which is almost straight near 0.
+    """
+    power = min(float(alpha), 1.0)
+    table = jnp.asarray(_quantiles(alpha, power))
+    below = jnp.minimum(draws, 1 - draws)
+    place = jnp.sqrt(jnp.sqrt(2 * below)) * TABLE_STEPS
     step = jnp.clip(place.astype(jnp.int32), 0, TABLE_STEPS - 1)
-    table = jnp.asarray(_quantiles(alpha))
+    start, end = _probability(step), _probability(step + 1)
     low, high = table[step], table[step + 1]
-    lower = (low + (place - step) * (high - low)) ** jnp.float32(1 / alpha)
+    # A place that was rounded up lies just before its step.
+    line = jnp.maximum(low + (below - start) / (end - start) * (high - low), 0)
+    lower = line ** jnp.float32(1 / power)
     return jnp.where(draws < 0.5, lower, 1 - lower)
 
 
-def _quantiles(alpha: float) -> np.ndarray:
-    """x^alpha of the quantiles x at 0, ..., 1/2: almost straight, since x^alpha is even near 0."""
-    powers = np.linspace(0, 0.5**alpha, 2**14)
-    density = (1 - powers ** (1 / alpha)) ** (alpha - 1)
-    total = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    wanted = np.linspace(0, total[-1], TABLE_STEPS + 1)
-    return np.interp(wanted, total, powers).astype(np.float32)
+def _quantiles(alpha: float, power: float) -> np.ndarray:
+    """Quantiles up to 1/2, raised to that power."""
+    probabilities = np.linspace(0, 1, TABLE_STEPS + 1) ** 4 / 2
+    return (betaincinv(alpha, alpha, probabilities) ** power).astype(np.float32)
+
+
+def _probability(step: Array) -> Array:
+    return jnp.square(jnp.square(step.astype(jnp.float32) / TABLE_STEPS)) / 2

@@ -20,6 +20,7 @@ Angle = Annotated[float, Range(least=0, most=180)]
 Slant = Annotated[float, Range(least=0, most=60)]
 Turn = Annotated[float, Range(least=0, most=0.5)]
 Magnitude = Annotated[float, Range(least=0, most=30)]
+Smoothing = Annotated[float, Range(least=0.5)]  # the least that `elastic` can do
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Augmentation:
         translate: largest shift along each axis, in pixels and fractions of them.
         elastic_alpha: factor of the elastic distortion's smoothed noise, in pixels: at sigma 4 and
             alpha 34, pixels wander by 1.4 (standard deviation).
-        elastic_sigma: width of the noise's smoothing, in pixels (standard deviation).
+        elastic_sigma: width of the noise's smoothing, in pixels (standard deviation), at least
+            half a pixel, which is hardly any.
         brightness: 0.4 multiplies all pixels by a factor from 0.6 to 1.4.
         contrast: the same for distances from the image's mean grey.
         saturation: the same for distances from each pixel's grey; colour images only.
@@ -74,7 +76,7 @@ class Augmentation:
     shear: Slant = 0.0
     translate: NonNegative = 0.0
     elastic_alpha: NonNegative = 0.0
-    elastic_sigma: Positive = 4.0
+    elastic_sigma: Smoothing = 4.0
     brightness: NonNegative = 0.0
     contrast: NonNegative = 0.0
     saturation: NonNegative = 0.0

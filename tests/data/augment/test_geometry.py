@@ -204,6 +204,14 @@ def test_an_elastic_field_is_that_of_smoothed_noise(sigma):
     assert abs(np.corrcoef(np.asarray(x).ravel(), np.asarray(y).ravel())[0, 1]) < 0.02
 
 
+@pytest.mark.parametrize("length", [1, 2, 7, 28, 33])
+def test_the_narrowest_elastic_field_is_as_strong_at_every_pixel(length):
+    # Grid points lie on pixels or half way between them, by the length.
+    strength = np.linalg.norm(elastic.smoothing(length, sigma=0.5), axis=1)
+    kernel = np.exp(-0.5 * (np.arange(-2, 3) / 0.5) ** 2)
+    np.testing.assert_allclose(strength, np.linalg.norm(kernel) / kernel.sum(), rtol=1e-12)
+
+
 def test_elastic_moves_pixels_by_the_field():
     images = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None, :, None] * 8, (4, 28, 28, 1))
     found = changed(images, elastic_alpha=20.0, fill="edge")

@@ -172,6 +172,7 @@ def test_options_are_checked_by_name_type_and_range_and_explained():
         ({"crop_area": (0.0, 1.0)}, "options.crop_area must be a tuple of 2, each"),
         ({"hue": 0.6}, "at most 0.5"),
         ({"randaugment_magnitude": 31.0}, "at most 30"),
+        ({"elastic_sigma": 0.49}, "options.elastic_sigma must be a finite number of at least 0.5"),
     ):
         with pytest.raises(ConfigError, match=re.escape(text)):
             check_options(Augmentation, options, path)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from cnn_lab.data.augment import mixing
 from cnn_lab.data.augment.make import make_augment
@@ -123,3 +124,12 @@ def test_shares_are_beta_distributed(alpha):
     assert abs(fourth - 3 / (16 * (2 * alpha + 1) * (2 * alpha + 3))) < 1e-4
     others = np.sort(RANDOM.beta(alpha, alpha, 200_000))
     assert np.abs(found - others).max() < 0.02
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0, 8.0, 32.0, 128.0, 1000.0])
+def test_shares_have_the_quantiles_of_the_beta_distribution(alpha):
+    near = np.arange(1, 2000) * 2.0**-24  # the smallest draws there are
+    draws = np.concatenate([near, np.arange(1, 5000) / 5000, 1 - near])
+    found = np.asarray(mixing.beta(jnp.asarray(draws, jnp.float32), alpha))
+    expected = stats.beta.ppf(draws.astype(np.float32), alpha, alpha)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0 if alpha == 1 else 1e-5)
