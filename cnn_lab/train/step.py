@@ -83,9 +83,8 @@ def make_train_step(
             opt_state=opt_state,
         )
         # Of finite gradients too: a second gradient, or an update that overflows, may not be.
-        finite = (
-            jnp.isfinite(loss_sum) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(new.params))
-        )
+        weights = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.params)]
+        finite = jnp.isfinite(loss_sum) & jnp.isfinite(norm) & jnp.stack(weights).all()
         new = new.replace(averaged=average.update(new), key=())
         old = state.replace(key=())
         kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)

@@ -168,8 +168,8 @@ def test_a_second_gradient_that_is_not_finite_is_caught():
 
 
 def test_weights_that_overflow_are_caught():
-    step, state = setup(mlp(10), "sgd", rate=1e38)
-    after, metrics = step(state, batch_of(4))
+    step, state = setup(mlp(10), "sgd", rate=3e38)
+    after, metrics = step(state, batch_of(4, image=1000 * batch_of(4)["image"]))
     assert_same_bits(after, state)
     assert np.isfinite(metrics["loss"][0])
     assert not np.isfinite(metrics["gradient_norm"][0])
