@@ -71,9 +71,10 @@ def muon(
     def labels(params: Tree) -> Tree:
         _require_layers(further, params)
         by_adam = {LAST_LAYER, *further}
+        kernels = jax.tree.leaves(kernels_only(params))
         chosen = [
-            "adam" if leaf.ndim < 2 or by_adam.intersection(path.split("/")) else "muon"
-            for path, leaf in flatten(params).items()
+            "muon" if is_kernel and not by_adam.intersection(path.split("/")) else "adam"
+            for path, is_kernel in zip(flatten(params), kernels, strict=True)
         ]
         return jax.tree.unflatten(jax.tree.structure(params), chosen)
 
