@@ -17,6 +17,7 @@ from cnn_lab.config import AverageConfig, ExperimentConfig, OptimConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
+from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import Dataset
 from cnn_lab.train.mesh import replicated
 from cnn_lab.train.refit import STATISTICS
@@ -46,7 +47,7 @@ def mean_of(members: Sequence[Trained], names: Sequence[str]) -> Tree:
         names: of the members, for messages.
 
     Raises:
-        ConfigError: they are of different models, classes or preprocessing.
+        ConfigError: they are of different models, image shapes, classes or preprocessing.
     """
     if len(members) < 2:
         raise ConfigError(
@@ -57,6 +58,7 @@ def mean_of(members: Sequence[Trained], names: Sequence[str]) -> Tree:
     for member, name in zip(members, names, strict=True):
         for what, one, other in (
             ("model", to_dict(first.config.model), to_dict(member.config.model)),
+            ("image shape", first.network.image_shape, member.network.image_shape),
             ("class names", first.network.class_names, member.network.class_names),
             ("preprocessing", first.network.preprocess, member.network.preprocess),
         ):
@@ -74,18 +76,28 @@ def mean_of(members: Sequence[Trained], names: Sequence[str]) -> Tree:
 
 
 def cook(
-    members: Sequence[Trained], names: Sequence[str], open_data: Callable[..., Dataset]
+    members: Sequence[Trained],
+    names: Sequence[str],
+    fingerprints: Sequence[str | None],
+    open_data: Callable[..., Dataset],
 ) -> Soup:
     """The mean of the members, with statistics that fit it.
 
     Args:
         members: as for `mean_of`; the data of the first one's config are looked at.
         names: of the members.
+        fingerprints: of the data that each was trained on, None where that is not known.
         open_data: as of `build`.
+
+    Raises:
+        ConfigError: as of `mean_of`, or they learned from other data or held out other examples.
     """
     params, others = mean_of(members, names), dict(members[0].variables)
     del others["params"]
-    experiment = _experiment(members[0].config, open_data)
+    data = members[0].config.data
+    dataset = open_data(data.name, data.data_dir)
+    _check_held_out(members, names, fingerprints, dataset)
+    experiment = _experiment(members[0].config, lambda *_: dataset)
     try:
         refit = experiment.refit()
         if refit is None or STATISTICS not in others:
@@ -96,6 +108,35 @@ def cook(
     finally:
         for pipeline in experiment.pipelines():
             pipeline.close()
+
+
+def _check_held_out(
+    members: Sequence[Trained],
+    names: Sequence[str],
+    fingerprints: Sequence[str | None],
+    dataset: Dataset,
+) -> None:
+    """Refuses members of which one may have learned from what another one held out."""
+    wanted = fingerprints[0] or dataset.info.fingerprint
+    if wanted != dataset.info.fingerprint:
+        raise ConfigError(
+            f"The data of {members[0].config.data.name} changed since {names[0]} was trained; "
+            "bring the old data back."
+        )
+    first = choose_examples(dataset, members[0].config.data)[1]
+    for member, name, fingerprint in zip(members, names, fingerprints, strict=True):
+        if fingerprint not in (None, wanted):
+            raise ConfigError(
+                f"{names[0]} and {name} were trained on different data, so that what one held out "
+                "the other may have learned from; take runs on the same."
+            )
+        held_out = choose_examples(dataset, member.config.data)[1]
+        if not np.array_equal(held_out.indices, first.indices):
+            raise ConfigError(
+                f"{names[0]} and {name} held out different validation examples "
+                "(config.data.split_seed, num_validation, validation_fraction), so that their mean "
+                "would have learned from some of them; take runs that held out the same."
+            )
 
 
 def _experiment(config: ExperimentConfig, open_data: Callable[..., Dataset]) -> Experiment:

@@ -1,6 +1,8 @@
 """Means of weights: of parameters exactly, with statistics that fit them."""
 
+import dataclasses
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.soup import mean_of
+from cnn_lab.data.catalog import open_dataset
+from cnn_lab.soup import cook, mean_of
 from cnn_lab.train.log import read_rows
-from cnn_lab.trained import checkpoint_steps, open_trained
+from cnn_lab.trained import Trained, checkpoint_steps, open_trained
 
 EXPERIMENT = """
 from cnn_lab.config import *
@@ -102,6 +105,40 @@ def test_a_mean_needs_two_networks_of_one_model(world):
     other.config.model.options = {"width": 8}
     with pytest.raises(ConfigError, match=r"^a and b have different model, so their weights have"):
         mean_of([one, other], ["a", "b"])
+    small = dataclasses.replace(one.network, image_shape=(8, 8, 1))
+    with pytest.raises(ConfigError, match=r"^a and b have different image shape, so their"):
+        mean_of([one, dataclasses.replace(one, network=small)], ["a", "b"])
+
+
+def test_no_member_learned_from_what_another_one_held_out(world):
+    def members(**settings: Any) -> list[Trained]:
+        found = [open_trained(world / "run", step) for step in ("12", "16")]
+        for name, value in settings.items():
+            setattr(found[1].config.data, name, value)
+        return found
+
+    names, known = ["a", "b"], open_dataset("digits").info.fingerprint
+    for settings in ({"split_seed": 1}, {"num_validation": 64}, {"num_validation": 0}):
+        with pytest.raises(ConfigError, match=r"^a and b held out different validation examples"):
+            cook(members(**settings), names, [known, known], open_dataset)
+    with pytest.raises(ConfigError, match=r"^a and b were trained on different data, so that"):
+        cook(members(), names, [known, "other"], open_dataset)
+    with pytest.raises(ConfigError, match=r"^The data of digits changed since a was trained;"):
+        cook(members(), names, ["other", "other"], open_dataset)
+    # Fewer training examples leave what is held out as it is.
+    assert cook(members(num_train=200), names, [known, None], open_dataset).num_refit == 4
+
+
+def test_one_checkpoint_under_two_names_is_one_network(run, tmp_path):
+    names = "--checkpoint=latest,16"
+    status, _, error = run("soup", "--workdir={w}/run", names, f"--out={tmp_path}/new")
+    assert status == 2
+    assert "A soup needs at least two networks; --checkpoint=latest,16 of " in error
+    assert error.endswith("run is step 16 alone.\n")
+    assert not (tmp_path / "new").exists()
+    status, text, _ = run("soup", "--workdir={w}/run", f"{names},12", f"--out={tmp_path}/new")
+    assert status == 0
+    assert text.startswith("The mean of 2 networks:")
 
 
 @pytest.mark.parametrize(

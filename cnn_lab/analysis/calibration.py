@@ -22,6 +22,10 @@ NUM_BINS = 15
 LOWEST, HIGHEST = 0.01, 100.0  # temperatures
 
 
+class NoTemperatureError(ValueError):
+    """No temperature is best; the text says why, after a colon."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Reliability:
     """Predictions sorted by confidence into equal bins ((b - 1) / num_bins, b / num_bins].
@@ -71,15 +75,18 @@ def reliability(found: LogProbabilities, labels: Labels, num_bins: int = NUM_BIN
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The temperature t of least log loss of softmax(logits / t).
 
-    The loss is convex in 1 / t, so its minimum is where its slope is 0. Where there is none, as
-    when every label has the largest logit, the temperature is at the end of the allowed range.
+    The loss is convex in 1 / t, so its minimum is where its slope is 0.
 
     Args:
         logits: [n k], finite, of examples that the network did not learn from.
         labels: [n].
 
     Returns:
-        A number in [0.01, 100]; above 1 where the network is too sure of itself.
+        A number between 0.01 and 100; above 1 where the network is too sure of itself.
+
+    Raises:
+        NoTemperatureError: there is no minimum in that range, as when every label has the largest
+            logit and the loss falls for ever as probabilities are made sharper.
     """
     own = logits[np.arange(len(labels)), labels] - logits.max(1)
     behind = [part - part.max(1, keepdims=True) for part in (logits[r] for r in portions(logits))]
@@ -94,10 +101,12 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
         return expected / len(logits) - float(own.mean(dtype=np.float64))
 
     low, high = -np.log(HIGHEST), -np.log(LOWEST)
+    if (logits.argmax(1) == labels).all():
+        raise NoTemperatureError("there is no mistake among the images to fit it on")
     if slope(high) <= 0:
-        return LOWEST
+        raise NoTemperatureError(f"the log loss is least at {LOWEST:g} or below")
     if slope(low) >= 0:
-        return HIGHEST
+        raise NoTemperatureError(f"the log loss is least at {HIGHEST:g} or above")
     return float(np.exp(-root_scalar(slope, bracket=(low, high), xtol=1e-6).root))
 
 
@@ -111,11 +120,20 @@ def cross_fitted(logits: Logits, labels: Labels) -> LogProbabilities:
 
     So that the temperature may be judged on the very examples that it is to be fitted on: what is
     judged was never fitted. Halves hold every class alike; there must be two examples at least.
+
+    Raises:
+        NoTemperatureError: as of `fit_temperature`, of a half.
     """
     first = alternating(labels)
     found = np.empty(logits.shape, np.float64)
     for half in (first, ~first):
-        found[half] = at_temperature(logits[half], fit_temperature(logits[~half], labels[~half]))
+        try:
+            temperature = fit_temperature(logits[~half], labels[~half])
+        except NoTemperatureError as error:
+            raise NoTemperatureError(
+                f"{error}, in one of the halves that judge each other"
+            ) from error
+        found[half] = at_temperature(logits[half], temperature)
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int64
 
 from cnn_lab.analysis import calibration, intervals, scores
-from cnn_lab.analysis.calibration import Reliability
+from cnn_lab.analysis.calibration import NoTemperatureError, Reliability
 from cnn_lab.analysis.intervals import Interval
 from cnn_lab.analysis.scores import ClassScores, Labels, Logits
 
@@ -29,11 +29,13 @@ class Calibrated:
         how: `validation` where these are other examples than the ones evaluated; `cross-fitted`
             where they are the same, and `after` is of each half at the temperature of the other.
         after: of the probabilities at that temperature.
+        log_loss: of these probabilities, mean over examples.
     """
 
     temperature: float
     how: Literal["validation", "cross-fitted"]
     after: Reliability
+    log_loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Evaluation:
         classes: scores of each class.
         confusion: counts [k k] of (label, prediction).
         before: calibration as trained.
-        calibrated: None where nothing was held out to fit a temperature on.
+        calibrated: None where there is no temperature.
+        no_temperature: why not, empty where there is one.
     """
 
     num_examples: int
@@ -57,6 +60,7 @@ class Evaluation:
     confusion: Int64[np.ndarray, "k k"]
     before: Reliability
     calibrated: Calibrated | None
+    no_temperature: str
 
     @property
     def num_errors(self) -> int:
@@ -89,6 +93,8 @@ class Evaluation:
                 "fitted_on": self.calibrated.how,
                 "reliability": _bins(self.calibrated.after),
             }
+        else:
+            values["no_temperature"] = self.no_temperature
         return values
 
 
@@ -112,27 +118,35 @@ def evaluate(
     """
     num_classes, predictions = logits.shape[1], logits.argmax(1)
     found = scores.log_probabilities(logits)
-    losses = scores.log_losses(found, labels)
+    values = {
+        "log_loss": scores.log_losses(found, labels),
+        "brier": scores.brier_scores(found, labels),
+    }
     confusion = scores.confusion_matrix(labels, predictions, num_classes)
     classes = scores.class_scores(confusion)
     before = calibration.reliability(found, labels)
     metrics = {**means, "accuracy": float(np.mean(predictions == labels))}
     if num_classes > TOP:
-        metrics[f"top{TOP}"] = scores.top_k_accuracy(logits, labels, TOP)
+        values[f"top{TOP}"] = scores.among_top(logits, labels, TOP).astype(np.float64)
+        metrics[f"top{TOP}"] = float(values[f"top{TOP}"].mean())
     metrics["macro_f1"] = classes.macro()["f1"]
-    metrics["log_loss"] = float(losses.mean())
-    metrics["brier"] = scores.brier_score(found, labels)
+    metrics |= {name: float(values[name].mean()) for name in ("log_loss", "brier")}
     metrics["ece"] = before.error
-    calibrated = _calibrate(logits, labels, held_out)
+    calibrated, no_temperature = None, ""
+    try:
+        calibrated = _calibrate(logits, labels, held_out)
+    except NoTemperatureError as error:
+        no_temperature = str(error)
     if calibrated is not None:
         metrics["ece_scaled"] = calibrated.after.error
+        metrics["log_loss_scaled"] = calibrated.log_loss
     return Evaluation(
         num_examples=len(labels),
         metrics=metrics,
         intervals=intervals.bootstrap(
             labels,
             predictions,
-            losses,
+            values,
             num_classes,
             num_resamples=num_resamples,
             confidence=CONFIDENCE,
@@ -143,6 +157,7 @@ def evaluate(
         confusion=confusion,
         before=before,
         calibrated=calibrated,
+        no_temperature=no_temperature,
     )
 
 
@@ -153,12 +168,19 @@ def pooled(members: list[Evaluation]) -> Evaluation:
     """
     confusion = np.sum([member.confusion for member in members], axis=0)
     calibrated = [member.calibrated for member in members if member.calibrated is not None]
+    reasons = [member.no_temperature for member in members if member.no_temperature]
     after = None
     if len(calibrated) == len(members):
         after = Calibrated(
             float(np.mean([found.temperature for found in calibrated])),
             calibrated[0].how,
             functools.reduce(operator.add, [found.after for found in calibrated]),
+            float(
+                np.average(
+                    [found.log_loss for found in calibrated],
+                    weights=[member.num_examples for member in members],
+                )
+            ),
         )
     return Evaluation(
         num_examples=int(confusion.sum()),
@@ -168,6 +190,7 @@ def pooled(members: list[Evaluation]) -> Evaluation:
         confusion=confusion,
         before=functools.reduce(operator.add, [member.before for member in members]),
         calibrated=after,
+        no_temperature=f"{reasons[0]}, of one network at least" if reasons else "",
     )
 
 
@@ -182,16 +205,17 @@ def most_confused(
     return [(int(i), int(j), int(n)) for (i, j), n in zip(found[order], counts[order], strict=True)]
 
 
-def _calibrate(logits: Logits, labels: Labels, held_out: HeldOut) -> Calibrated | None:
+def _calibrate(logits: Logits, labels: Labels, held_out: HeldOut) -> Calibrated:
     if held_out is None or (held_out == "same" and len(labels) < 2):
-        return None
+        raise NoTemperatureError("there are no validation examples to fit it on")
     if held_out == "same":
-        temperature = calibration.fit_temperature(logits, labels)
+        temperature, how = calibration.fit_temperature(logits, labels), "cross-fitted"
         after = calibration.cross_fitted(logits, labels)
-        return Calibrated(temperature, "cross-fitted", calibration.reliability(after, labels))
-    temperature = calibration.fit_temperature(*held_out)
-    after = calibration.at_temperature(logits, temperature)
-    return Calibrated(temperature, "validation", calibration.reliability(after, labels))
+    else:
+        temperature, how = calibration.fit_temperature(*held_out), "validation"
+        after = calibration.at_temperature(logits, temperature)
+    log_loss = float(scores.log_losses(after, labels).mean())
+    return Calibrated(temperature, how, calibration.reliability(after, labels), log_loss)
 
 
 def _bins(found: Reliability) -> list[dict[str, float | int | None]]:

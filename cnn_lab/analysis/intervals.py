@@ -1,7 +1,7 @@
 """How far a figure may be off: by the choice of the images, and by the seed of the training."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -18,6 +18,11 @@ class Interval:
 
     low: float
     high: float
+
+    @property
+    def is_empty(self) -> bool:
+        """Without width: nothing among the images differs, such as a mistake, to be drawn."""
+        return self.low == self.high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +66,7 @@ def over_runs(values: Sequence[float], confidence: float = 0.95) -> Spread:
 def bootstrap(
     labels: Labels,
     predictions: Labels,
-    losses: Float64[np.ndarray, " n"],
+    values: Mapping[str, Float64[np.ndarray, " n"]],
     num_classes: int,
     *,
     num_resamples: int,
@@ -76,19 +81,19 @@ def bootstrap(
     Args:
         labels: [n].
         predictions: [n].
-        losses: log losses [n].
+        values: of each example [n], by the name of their mean.
         num_classes: k.
         num_resamples: how many times n examples are drawn with replacement.
         confidence: share of the resamples inside, in (0, 1).
         seed: of the draws.
 
     Returns:
-        Intervals of accuracy, error, log_loss and macro_f1.
+        Intervals of accuracy, error, macro_f1 and each mean of `values`.
     """
     num_examples, random = len(labels), np.random.default_rng(seed)
     at_once = max(1, VALUES_AT_ONCE // max(num_examples, num_classes))
     right = labels == predictions
-    found: dict[str, list[np.ndarray]] = {"accuracy": [], "log_loss": [], "macro_f1": []}
+    found: dict[str, list[np.ndarray]] = {n: [] for n in ("accuracy", "macro_f1", *values)}
     for start in range(0, num_resamples, at_once):
         rows = min(at_once, num_resamples - start)
         drawn = random.integers(0, num_examples, (rows, num_examples), np.int32)
@@ -101,8 +106,9 @@ def bootstrap(
             for cells in (own[drawn_right], own.ravel(), taken_for.ravel())
         ]
         found["accuracy"].append(drawn_right.mean(1))
-        found["log_loss"].append(losses[drawn].mean(1))
         found["macro_f1"].append(_macro_f1(*counts))
+        for name, of_examples in values.items():
+            found[name].append(of_examples[drawn].mean(1))
     tail = (1 - confidence) / 2
     ends = {
         name: np.quantile(np.concatenate(parts), (tail, 1 - tail)).tolist()

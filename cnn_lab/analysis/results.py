@@ -50,7 +50,8 @@ class Results:
         tta: test-time augmentation, in words.
         num_resamples: of the bootstrap.
         members: at least one.
-        are_runs: whether they are independent trainings, and not checkpoints of one.
+        are_runs: whether they are of several runs, and not checkpoints of one.
+        no_spread: why they are no sample of one experiment's trainings, empty where they are.
         ensemble: the mean of their probabilities, where that was asked for.
     """
 
@@ -62,11 +63,12 @@ class Results:
     num_resamples: int
     members: tuple[Member, ...]
     are_runs: bool
+    no_spread: str
     ensemble: Evaluation | None
 
     def spreads(self) -> dict[str, Spread]:
-        """Mean and spread of each figure over independent runs; empty for fewer than two."""
-        if not self.are_runs or len(self.members) < 2:
+        """Mean and spread of each figure over independent trainings; empty for fewer than two."""
+        if self.no_spread or len(self.members) < 2:
             return {}
         return {
             name: over_runs([m.metrics[name] for m in self.members], CONFIDENCE)
@@ -95,6 +97,11 @@ class Results:
         first, *others = [member.metrics for member in self.members]
         return [name for name in first if all(name in metrics for metrics in others)]
 
+    def sampled(self) -> list[str]:
+        """Figures of which every member has an interval, by resampling the images."""
+        found = [m.evaluation.intervals if m.evaluation else {} for m in self.members]
+        return [name for name in self.shared() if all(name in intervals for intervals in found)]
+
     def gains(self) -> dict[str, float]:
         """Figures of the ensemble minus the mean of its members'."""
         if self.ensemble is None:
@@ -117,6 +124,8 @@ class Results:
         }
         if spreads := self.spreads():
             values["over_runs"] = {n: dataclasses.asdict(s) for n, s in spreads.items()}
+        if self.no_spread:
+            values["no_spread"] = self.no_spread
         if self.ensemble is not None:
             values["ensemble"] = self.ensemble.to_json(self.class_names)
             values["ensemble"]["minus_mean_of_members"] = self.gains()

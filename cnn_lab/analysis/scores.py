@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 
 VALUES_AT_ONCE = 2**18
 Logits = Float[np.ndarray, "n k"]
@@ -56,8 +56,8 @@ class MeanProbabilities:
         return np.minimum(self._total - math.log(self.num_members), 0.0)
 
 
-def top_k_accuracy(logits: Logits, labels: Labels, k: int) -> float:
-    """Share of the examples whose label is among the k largest logits, in [0, 1].
+def among_top(logits: Logits, labels: Labels, k: int) -> Bool[np.ndarray, " n"]:
+    """Whether each example's label is among its k largest logits [n].
 
     Of equal logits the first counts as larger, as for `argmax`.
     """
@@ -65,7 +65,7 @@ def top_k_accuracy(logits: Logits, labels: Labels, k: int) -> float:
     before = np.arange(logits.shape[1])[None] < labels[:, None]
     # Written so that a comparison with what is no number never makes a label look good.
     rank = np.sum(~(logits <= own) | ((logits == own) & before), axis=1)
-    return float(np.mean(rank < k))
+    return rank < k
 
 
 def confusion_matrix(
@@ -138,12 +138,11 @@ def log_losses(found: LogProbabilities, labels: Labels) -> Float64[np.ndarray, "
     return -found[np.arange(len(labels)), labels]
 
 
-def brier_score(found: LogProbabilities, labels: Labels) -> float:
-    """Mean squared distance of the probabilities to the one-hot labels, in [0, 2].
+def brier_scores(found: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
+    """Squared distance of each example's probabilities to its one-hot label [n], in [0, 2].
 
     Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather
     Review 78(1): summed over all classes, so for two classes twice the usual binary score.
     """
-    squares = sum(float(np.exp(2 * found[rows]).sum()) for rows in portions(found))
-    own = np.exp(-log_losses(found, labels))
-    return float((squares - 2 * own.sum()) / len(labels) + 1)
+    squares = np.concatenate([np.exp(2 * found[rows]).sum(1) for rows in portions(found)])
+    return squares - 2 * np.exp(-log_losses(found, labels)) + 1

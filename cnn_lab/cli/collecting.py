@@ -36,7 +36,6 @@ class Seen:
         step: the checkpoint's.
         class_names: label to name.
         dataset: what it was trained on.
-        examples: which ones were evaluated.
         num_examples: how many.
         means: the task's metrics.
         outputs: a classifier's; None for other tasks.
@@ -48,7 +47,6 @@ class Seen:
     step: int
     class_names: tuple[str, ...]
     dataset: Dataset
-    examples: Examples
     num_examples: int
     means: dict[str, float]
     outputs: Collected | None
@@ -79,13 +77,20 @@ class Collecting:
         self._makers: dict[str, PipelineMaker] = {}
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
         self._programs: dict[tuple[str, str, str], Callable[[Any], Any]] = {}
+        self._last: tuple[tuple[Path, str], tuple[Trained, Dataset]] | None = None
 
     def open(self, workdir: Path, which: str) -> tuple[Trained, Dataset]:
-        """Opens a checkpoint and its data.
+        """Opens a checkpoint and its data; the one opened last is kept.
 
         Raises:
             ConfigError: the data are not those that the run was trained on.
         """
+        if self._last is None or self._last[0] != (workdir, which):
+            self._last = None  # two networks need not fit into the memory
+            self._last = (workdir, which), self._open(workdir, which)
+        return self._last[1]
+
+    def _open(self, workdir: Path, which: str) -> tuple[Trained, Dataset]:
         config = read_config(workdir)
         size = self._batch_size or config.evaluate.batch_size
         mesh = make_mesh(choose_num_devices(size, None))
@@ -120,7 +125,6 @@ class Collecting:
             step=trained.step,
             class_names=trained.network.class_names,
             dataset=dataset,
-            examples=_identity(subset),
             num_examples=len(subset),
             means=found.means if isinstance(found, Collected) else found,
             outputs=outputs,
@@ -128,6 +132,20 @@ class Collecting:
             held_out_examples=held_out_examples,
             seconds=seconds,
         )
+
+    def examples(self, trained: Trained, dataset: Dataset) -> Examples:
+        """Which ones `look` would evaluate; the test split stays closed.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if self._split == "test":  # the whole of it
+            return self._split, b""
+        return _identity(_examples(self._split, dataset, trained.config))
+
+    def is_classifier(self, trained: Trained) -> bool:
+        """Whether there are probabilities."""
+        return isinstance(trained.network.task, Classification)
 
     def close(self) -> None:
         """Stops reading ahead."""

@@ -55,17 +55,21 @@ def main(invocation: Invocation) -> int:
         raise ConfigError("data takes an action and a name: cnn-lab data prepare|check|show NAME.")
     action, name = invocation.arguments
     act = lookup(ACTIONS, action, "action of data")
+    values = invocation.flags
+    data_dir = values.data_dir
     if action == "show":
-        act = functools.partial(act, invocation, sheet.data_of(invocation, name))
+        data = sheet.data_of(invocation, name)
+        act, data_dir = functools.partial(act, invocation, data), data.data_dir
     elif invocation.overrides:
         raise ConfigError(f"data {action} takes no --config.* overrides.")
+    else:
+        sheet.refuse_flags(invocation, action)
     runtime.start_logging()
     from cnn_lab.data.catalog import open_dataset
 
-    values = invocation.flags
     dataset = open_dataset(
         name,
-        values.data_dir,
+        data_dir,
         from_dir=Path(values.from_dir) if values.from_dir else None,
         on_bad_files="skip" if values.skip_bad_files else "error",
         progress=_say,

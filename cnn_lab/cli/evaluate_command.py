@@ -1,8 +1,9 @@
 """Evaluates trained runs on their validation split, or on the test split, locked elsewhere.
 
 Every opening of the test split is counted in the run's record and shown on its report page.
-Several runs, such as the seeds of one experiment, are compared, and averaged by --ensemble. What is
-found is also written to evaluation_SPLIT.json and, as a page, evaluation_SPLIT.html.
+Several runs are compared, and averaged by --ensemble; where they differ in their seeds alone, mean
+and interval over runs are told. What is found is also written to evaluation_SPLIT.json and, as a
+page, evaluation_SPLIT.html.
 
 Examples:
   cnn-lab evaluate --workdir=runs/mnist/lenet5
@@ -12,14 +13,21 @@ Examples:
   cnn-lab evaluate --workdir=runs/photos --tta=flip
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from cnn_lab.cli import runtime
+from cnn_lab.cli.agreement import read_runs
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.members import common_folder, find_checkpoints, find_workdirs
+from cnn_lab.cli.members import (
+    find_checkpoints,
+    find_workdirs,
+    folder_of_results,
+    short_names,
+)
 from cnn_lab.cli.output import say
 from cnn_lab.core.errors import ConfigError, WorkdirError
 
@@ -81,14 +89,16 @@ def main(invocation: Invocation) -> int:
     _check(invocation)
     workdirs, checkpoints = find_workdirs(values.workdir), find_checkpoints(values.checkpoint)
     _check_several(values, workdirs, checkpoints)
+    runs = read_runs(short_names(workdirs), workdirs)
+    out = Path(values.out) if values.out else folder_of_results(workdirs)
+    _check_out(out)
     runtime.start(None)
     from cnn_lab.cli.evaluating import evaluate_all
     from cnn_lab.cli.evaluation_text import evaluation_text
     from cnn_lab.report.evaluation import write_evaluation
     from cnn_lab.report.page import write_report
 
-    out = Path(values.out) if values.out else common_folder(workdirs)
-    results, openings = evaluate_all(values, workdirs, checkpoints)
+    results, openings = evaluate_all(values, runs, checkpoints)
     say(evaluation_text(results, openings))
     if openings:
         reports = [write_report(workdir).page for workdir in workdirs]
@@ -96,10 +106,7 @@ def main(invocation: Invocation) -> int:
     try:
         written = write_evaluation(out, results)
     except OSError as error:
-        raise WorkdirError(
-            f"The evaluation cannot be written to {out} ({error.strerror}); give another folder "
-            "as --out."
-        ) from error
+        raise _unwritable(out, error.strerror) from error
     say(f"  figures      {written.figures}\n  page         {written.page}")
     return 0
 
@@ -123,6 +130,24 @@ def _check(invocation: Invocation) -> None:
         raise ConfigError(
             f"--bootstrap must be 0 or at least {FEWEST_RESAMPLES}; found {values.bootstrap}."
         )
+
+
+def _check_out(out: Path) -> None:
+    """Refuses a folder that cannot be written before anything is evaluated."""
+    try:
+        place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    except OSError as error:  # such as a name that is too long
+        raise _unwritable(out, error.strerror) from error
+    if not place.is_dir():
+        raise _unwritable(out, f"{place} is a file")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise _unwritable(out, f"{place} is read-only")
+
+
+def _unwritable(out: Path, why: str | None) -> WorkdirError:
+    return WorkdirError(
+        f"The evaluation cannot be written to {out} ({why}); give another folder as --out."
+    )
 
 
 def _check_several(values: Any, workdirs: list[Path], checkpoints: list[str]) -> None:

@@ -11,25 +11,28 @@ import numpy as np
 from cnn_lab.analysis.evaluation import Evaluation, evaluate
 from cnn_lab.analysis.results import Member, Results
 from cnn_lab.analysis.scores import Logits, MeanProbabilities
+from cnn_lab.cli.agreement import (
+    Opened,
+    Run,
+    check_alike,
+    check_countable,
+    why_no_spread,
+)
 from cnn_lab.cli.collecting import Collecting, Seen
-from cnn_lab.cli.members import short_names
-from cnn_lab.config import NO_DATA
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.train.checkpoint_reader import CheckpointReader
 from cnn_lab.train.views import make_views
-from cnn_lab.train.workdir import CHECKPOINTS, count_test_opening, missing_checkpoints, read_config
-
-FEW = 3  # class names in a message
+from cnn_lab.train.workdir import CHECKPOINTS, count_test_opening, missing_checkpoints
 
 
 def evaluate_all(
-    values: Any, workdirs: Sequence[Path], checkpoints: Sequence[str]
+    values: Any, runs: Sequence[Run], checkpoints: Sequence[str]
 ) -> tuple[Results, list[int]]:
     """Evaluates checkpoints of one run, or one checkpoint of each of several.
 
     Args:
         values: the command's flags.
-        workdirs: of the runs.
+        runs: at least one.
         checkpoints: their names, `all` among them.
 
     Returns:
@@ -39,34 +42,63 @@ def evaluate_all(
         ConfigError: networks that cannot be compared or averaged.
     """
     views = tuple(make_views(values.tta, values.tta_pixels))
-    for workdir in workdirs:
-        _require_data(workdir)
+    if values.split == "test":
+        check_countable(runs)
     collecting = Collecting(values.split, values.batch_size, views, _say)
     try:
-        are_runs = len(workdirs) > 1
-        if are_runs:
-            names = short_names(list(workdirs))
-            chosen = [(n, w, checkpoints[0]) for n, w in zip(names, workdirs, strict=True)]
+        if len(runs) > 1:
+            chosen = [(run.name, run.workdir, checkpoints[0]) for run in runs]
+            no_spread = why_no_spread(runs)
         else:
-            steps = _steps(collecting, workdirs[0], checkpoints)
+            (run,) = runs
+            steps = _steps(collecting, run.workdir, checkpoints)
             if values.ensemble and len(steps) < 2:
                 raise ConfigError(
                     f"--ensemble needs at least two networks; --checkpoint={values.checkpoint} of "
-                    f"{workdirs[0]} is step {steps[0]} alone."
+                    f"{run.workdir} is step {steps[0]} alone."
                 )
             several = len(steps) > 1
-            chosen = [
-                (f"checkpoint {s}" if several else str(workdirs[0]), workdirs[0], s) for s in steps
-            ]
-        return _evaluate(collecting, values, chosen, are_runs=are_runs)
+            chosen = [(f"checkpoint {s}" if several else run.name, run.workdir, s) for s in steps]
+            no_spread = "they are checkpoints of one training" if several else ""
+        _check_before_looking(collecting, values, chosen)
+        return _evaluate(collecting, values, chosen, no_spread, are_runs=len(runs) > 1)
     finally:
         collecting.close()
 
 
+def _check_before_looking(
+    collecting: Collecting, values: Any, chosen: list[tuple[str, Path, str]]
+) -> None:
+    """Opens every network once, so that no mistake is told after the test split was opened."""
+    first: Opened | None = None
+    for _, workdir, which in chosen:
+        trained, dataset = collecting.open(workdir, which)
+        for flag, given in (("--ensemble", values.ensemble), ("--tta", values.tta != "none")):
+            if given and not collecting.is_classifier(trained):
+                raise ConfigError(f"{flag} is for classification; {workdir} is none: leave it out.")
+        opened = Opened(
+            workdir,
+            trained.network.class_names,
+            dataset.info.name,
+            dataset.info.fingerprint,
+            trained.config.task.name,
+            collecting.examples(trained, dataset),
+        )
+        first = first or opened
+        check_alike(first, opened, averaged=values.ensemble)
+
+
 def _evaluate(
-    collecting: Collecting, values: Any, chosen: list[tuple[str, Path, str]], *, are_runs: bool
+    collecting: Collecting,
+    values: Any,
+    chosen: list[tuple[str, Path, str]],
+    no_spread: str,
+    *,
+    are_runs: bool,
 ) -> tuple[Results, list[int]]:
     members, openings = [], []
+    shifted = f" by {values.tta_pixels} px" if "shifts" in values.tta else ""
+    tta = values.tta + shifted
     ensemble = _Ensemble(values.split) if values.ensemble else None
     first: Seen | None = None
     for number, (name, workdir, which) in enumerate(chosen, 1):
@@ -74,29 +106,27 @@ def _evaluate(
         if len(chosen) > 1:
             which = f"{name}, checkpoint {trained.step}" if are_runs else name
             _say(f"{which} ({number} of {len(chosen)})")
-        if first is not None:
-            _check_alike(chosen[0][1], first, workdir, trained.network.class_names, dataset.info)
         seen = collecting.look(trained, dataset)
         first = first or dataclasses.replace(seen, outputs=None, held_out=None)
         member = _member(values, name, workdir, seen)
         members.append(member)
         if values.split == "test" and are_runs:
-            openings.append(count_test_opening(workdir, {"step": seen.step, **member.means}))
+            openings.append(count_test_opening(workdir, _noted([member], tta)))
         if ensemble is not None:
             ensemble.add(workdir, seen)
     assert first is not None
     if values.split == "test" and not are_runs:
-        openings.append(count_test_opening(chosen[0][1], _noted(members)))
-    shifted = f" by {values.tta_pixels} px" if "shifts" in values.tta else ""
+        openings.append(count_test_opening(chosen[0][1], _noted(members, tta)))
     results = Results(
         split=values.split,
         data=first.dataset.info.name,
         fingerprint=first.dataset.info.fingerprint,
         class_names=first.class_names,
-        tta=values.tta + shifted,
+        tta=tta,
         num_resamples=values.bootstrap,
         members=tuple(members),
         are_runs=are_runs,
+        no_spread=no_spread,
         ensemble=ensemble.evaluate(values.bootstrap) if ensemble is not None else None,
     )
     return results, openings
@@ -108,8 +138,6 @@ def _member(values: Any, name: str, workdir: Path, seen: Seen) -> Member:
     if outputs is not None and values.tta != "none":
         # The loss of averaged probabilities need not be the task's; `log_loss` says what it is.
         means = {name: value for name, value in means.items() if name != "loss"}
-    if outputs is None and values.tta != "none":
-        raise ConfigError(f"--tta is for classification; {workdir} is none: leave it out.")
     if outputs is not None and _finite(outputs.logits):
         held_out: Any = "same" if values.split == "validation" else None
         if seen.held_out is not None and _finite(seen.held_out.logits):
@@ -140,29 +168,21 @@ class _Ensemble:
         self._split = split
         self._outputs, self._held_out = MeanProbabilities(), MeanProbabilities()
         self._labels: dict[str, Any] = {}
-        self._first: tuple[Path, Seen] | None = None
+        self._first: Seen | None = None
         self._share_held_out = True
 
     def add(self, workdir: Path, seen: Seen) -> None:
-        """Adds a network; refuses one that looked at others."""
-        if seen.outputs is None:
-            raise ConfigError(f"--ensemble is for classification; {workdir} is none: leave it out.")
+        """Adds a classifier; refuses one that gave no numbers."""
+        assert seen.outputs is not None
         if not _finite(seen.outputs.logits):
             raise ConfigError(
                 f"The outputs of {workdir} are not finite; leave it out of --ensemble."
             )
         if self._first is None:
-            self._first = workdir, dataclasses.replace(seen, outputs=None, held_out=None)
+            self._first = dataclasses.replace(seen, outputs=None, held_out=None)
             self._labels["outputs"] = seen.outputs.labels
-        first_workdir, first = self._first
-        if seen.examples != first.examples:
-            raise ConfigError(
-                f"{workdir} and {first_workdir} hold out other {self._split} examples "
-                "(config.data.split_seed, num_validation, validation_fraction), so their "
-                "probabilities cannot be averaged; leave one out, or give --split=test."
-            )
         self._outputs.add(seen.outputs.logits)
-        held_out, same = seen.held_out, seen.held_out_examples == first.held_out_examples
+        held_out, same = seen.held_out, seen.held_out_examples == self._first.held_out_examples
         self._share_held_out &= held_out is not None and same and _finite(held_out.logits)
         if held_out is not None and self._share_held_out:
             self._held_out.add(held_out.logits)
@@ -173,13 +193,17 @@ class _Ensemble:
         held_out: Any = "same" if self._split == "validation" else None
         if held_out is None and self._share_held_out:
             held_out = (self._held_out.logits(), self._labels["held_out"])
-        return evaluate(
+        found = evaluate(
             self._outputs.logits(),
             self._labels["outputs"],
             means={},
             held_out=held_out,
             num_resamples=num_resamples,
         )
+        if held_out is None:
+            why = "there are no validation examples to fit it on that all networks share"
+            return dataclasses.replace(found, no_temperature=why)
+        return found
 
 
 def _steps(collecting: Collecting, workdir: Path, checkpoints: Sequence[str]) -> list[str]:
@@ -196,40 +220,12 @@ def _steps(collecting: Collecting, workdir: Path, checkpoints: Sequence[str]) ->
     return [str(step) for step in dict.fromkeys(found)]
 
 
-def _require_data(workdir: Path) -> None:
-    if read_config(workdir).data.name == NO_DATA:
-        raise ConfigError(
-            f"The weights in {workdir} were imported, and no data set belongs to them; classify "
-            f"images by cnn-lab predict --workdir={workdir} IMAGE..."
-        )
-
-
-def _check_alike(
-    first_workdir: Path, first: Seen, workdir: Path, class_names: tuple[str, ...], info: Any
-) -> None:
-    if class_names != first.class_names:
-        raise ConfigError(
-            f"{workdir} knows the classes {_few(class_names)}, {first_workdir} the classes "
-            f"{_few(first.class_names)}; runs of one evaluation must know the same: leave one out."
-        )
-    if info.fingerprint != first.dataset.info.fingerprint:
-        raise ConfigError(
-            f"{workdir} was trained on {info.name}, {first_workdir} on other data "
-            f"({first.dataset.info.name}); runs of one evaluation must share them: leave one out."
-        )
-
-
-def _few(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:FEW])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > FEW else shown
-
-
-def _noted(members: list[Member]) -> dict[str, Any]:
+def _noted(members: list[Member], tta: str) -> dict[str, Any]:
     """What the run's record keeps of an opening; of several checkpoints each one's figures."""
     if len(members) == 1:
-        return {"step": members[0].step, **members[0].means}
+        return {"step": members[0].step, "tta": tta, **members[0].means}
     noted = {f"{n} at {m.step}": v for m in members for n, v in m.means.items()}
-    return {"step": ", ".join(str(member.step) for member in members), **noted}
+    return {"step": ", ".join(str(member.step) for member in members), "tta": tta, **noted}
 
 
 def _finite(logits: Logits) -> bool:

@@ -4,7 +4,8 @@ from cnn_lab.analysis.evaluation import CONFIDENCE, Evaluation
 from cnn_lab.analysis.results import Member, Results
 from cnn_lab.core.numbers import counted
 
-SHORT = 9  # width of a column of figures
+SHORT, WIDE = 9, 16  # width of a column of figures, and of intervals
+EMPTY = "  without a mistake to draw, this says nothing"
 
 
 def evaluation_text(results: Results, openings: list[int]) -> str:
@@ -57,25 +58,27 @@ def _more(found: Evaluation, num_resamples: int, said: dict[str, float]) -> list
             most = 1 - (1 - CONFIDENCE) ** (1 / found.num_examples)
             lines[-1] += f"; without an error to draw, read: error below {most:.2%}"
     for name, value in found.metrics.items():
-        if name not in said and not name.startswith("ece"):
+        if name not in said and name not in ("ece", "ece_scaled", "log_loss_scaled"):
             lines.append(f"  {name:<12} {value:.6f}")
             if name in found.intervals:
-                low, high = found.intervals[name].low, found.intervals[name].high
-                lines[-1] += f"     ({low:.4f} to {high:.4f})"
+                interval = found.intervals[name]
+                lines[-1] += f"     ({interval.low:.4f} to {interval.high:.4f})"
+                lines[-1] += EMPTY if interval.is_empty else ""
     lines.append(f"  {'ece':<12} {found.metrics['ece']:.6f}{_scaled(found)}")
     return lines
 
 
 def _scaled(found: Evaluation) -> str:
-    """What a temperature makes of the calibration error."""
+    """What a temperature makes of calibration error and log loss."""
     if found.calibrated is None:
-        return "     (no validation examples to fit a temperature on)"
-    after, temperature = found.metrics["ece_scaled"], found.calibrated.temperature
+        return f"     (no temperature: {found.no_temperature})"
+    temperature = found.calibrated.temperature
+    after = f"{found.metrics['ece_scaled']:.4f}, and log loss {found.calibrated.log_loss:.4f},"
     how = {
         "validation": f"at temperature {temperature:.3f}, fitted on validation",
         "cross-fitted": f"at temperature {temperature:.3f}, each half judged by the other's",
     }
-    return f"     {after:.4f} {how[found.calibrated.how]}"
+    return f"     {after} {how[found.calibrated.how]}"
 
 
 def _table(results: Results) -> list[str]:
@@ -108,7 +111,38 @@ def _table(results: Results) -> list[str]:
     if spread_rows:
         num_runs = len(results.members)
         lines.append(f"  {CONFIDENCE:.0%}: of the mean, by Student's t over {num_runs} runs")
+    if results.no_spread:
+        lines.append(f"  no mean or interval over {what}s: {results.no_spread}")
+    for name, why in _without_temperature(results).items():
+        lines.append(f"  no temperature for {name}: {why}")
+    return lines + _intervals(results)
+
+
+def _intervals(results: Results) -> list[str]:
+    """A row a network, and one of the ensemble: how far the choice of the images may matter."""
+    names = results.sampled()
+    if not names:
+        return []
+    rows = [(m.name, m.evaluation.intervals) for m in results.members if m.evaluation is not None]
+    if results.ensemble is not None:
+        rows.append(("ensemble", results.ensemble.intervals))
+    width = max(len(label) for label, _ in rows)
+    resamples = counted(results.num_resamples, "resample")
+    lines = [f"{CONFIDENCE:.0%} intervals of each, by {resamples} of the images"]
+    lines.append(f"  {'':<{width}}" + "".join(f"  {name:>{WIDE}}" for name in names))
+    for label, found in rows:
+        ends = [f"{found[name].low:.4f} to {found[name].high:.4f}" for name in names]
+        lines.append(f"  {label:<{width}}" + "".join(f"  {text:>{WIDE}}" for text in ends))
+        if empty := [name for name in names if found[name].is_empty]:
+            lines[-1] += f"{EMPTY} of {', '.join(empty)}"
     return lines
+
+
+def _without_temperature(results: Results) -> dict[str, str]:
+    """The networks that have no temperature, and why not."""
+    found = {member.name: member.evaluation for member in results.members}
+    found |= {} if results.ensemble is None else {"the ensemble": results.ensemble}
+    return {name: e.no_temperature for name, e in found.items() if e and e.no_temperature}
 
 
 def _cell(name: str, text: str) -> str:

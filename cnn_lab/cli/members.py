@@ -58,6 +58,24 @@ def common_folder(workdirs: list[Path]) -> Path:
     return shared[0]
 
 
+def folder_of_results(workdirs: list[Path]) -> Path:
+    """Where the results of all runs go by default: `common_folder`, if that is of the runs.
+
+    Raises:
+        ConfigError: the runs lie so far apart that it is a folder of other things.
+    """
+    folder = common_folder(workdirs)
+    places = [path.resolve().parent for path in workdirs]
+    if len(workdirs) > 1 and (
+        folder == Path(folder.anchor) or any(folder not in (p, p.parent) for p in places)
+    ):
+        raise ConfigError(
+            f"The runs have no folder of their own in common, only {folder}; say by --out where "
+            "their figures and page are to go."
+        )
+    return folder
+
+
 def short_names(workdirs: list[Path]) -> list[str]:
     """The folders as seen from the one that holds all."""
     if len(workdirs) == 1:

@@ -8,15 +8,17 @@ from typing import Any
 from cnn_lab.analysis.intervals import Spread, over_runs
 from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.core.errors import WorkdirError
+from cnn_lab.core.errors import DivergedError, WorkdirError
 from cnn_lab.core.files import finite_or_none, write_bytes, write_text
+from cnn_lab.core.numbers import counted
 from cnn_lab.core.typed import freeze, from_dict, to_dict
 from cnn_lab.report.page import write_report
 from cnn_lab.report.seeds import seeds_chart
 from cnn_lab.resolve import resolve_names
 from cnn_lab.run import Result, run_training
+from cnn_lab.study.conduct import DIVERGED
 from cnn_lab.train.log import METRICS_FILE, read_rows
-from cnn_lab.train.workdir import CONFIG_FILE, check_config
+from cnn_lab.train.workdir import CONFIG_FILE, check_config, read_record
 
 SUMMARY, PICTURE = "seeds.json", "seeds.png"
 
@@ -34,6 +36,7 @@ def train_seeds(config: ExperimentConfig, folder: Path, num_seeds: int) -> Resul
 
     Raises:
         WorkdirError: a folder that holds something else; nothing was trained.
+        DivergedError: some seeds diverged; all others have been trained and compared.
     """
     if (folder / CONFIG_FILE).exists():
         raise WorkdirError(
@@ -49,19 +52,50 @@ def train_seeds(config: ExperimentConfig, folder: Path, num_seeds: int) -> Resul
         check_config(runs[seed], one)
     for number, (seed, workdir) in enumerate(runs.items(), start=1):
         say(f"Seed {seed}, {number} of {num_seeds}, in {workdir}")
-        result = run_training(configs[seed], workdir, say)
-        if result.status == "interrupted":
+        result = _train(configs[seed], workdir)
+        if result is not None and result.status == "interrupted":
             return result
         write_report(workdir)
-    _compare(config, folder, runs)
+    diverged = [seed for seed, workdir in runs.items() if _diverged(workdir)]
+    ended = {seed: workdir for seed, workdir in runs.items() if seed not in diverged}
+    if len(ended) > 1:
+        _compare(config, folder, ended, diverged)
+    if diverged:
+        which = ", ".join(map(str, diverged))
+        rest = "the figures are of the others" if len(ended) > 1 else "too few are left to compare"
+        raise DivergedError(
+            f"{len(diverged)} of {counted(num_seeds, 'seed')} diverged ({which}), and {rest}; "
+            f"{DIVERGED} in the folder of each says where: lower config.optim.learning_rate."
+        )
     return None
 
 
-def _compare(config: ExperimentConfig, folder: Path, runs: dict[int, Path]) -> None:
-    """Prints, draws and stores the validation metrics of all runs."""
+def _train(config: ExperimentConfig, workdir: Path) -> Result | None:
+    """How a run stands; None of one that diverged, which is noted, and not begun again."""
+    if _diverged(workdir):
+        say("It has diverged before.")
+        return None
+    try:
+        return run_training(config, workdir, say)
+    except DivergedError as error:
+        write_text(workdir / DIVERGED, f"{error}\n")
+        say(f"It diverged: {error}")
+        return None
+
+
+def _diverged(workdir: Path) -> bool:
+    """Whether a run has, and was not trained to its end by other means since."""
+    failed = read_record(workdir).get("status") == "failed"
+    return failed and (workdir / DIVERGED).exists()
+
+
+def _compare(
+    config: ExperimentConfig, folder: Path, runs: dict[int, Path], diverged: list[int]
+) -> None:
+    """Prints, draws and stores the validation metrics of all runs that ended."""
     rows = {seed: read_rows(workdir / METRICS_FILE) for seed, workdir in runs.items()}
     looks = {s: [r for r in found if r["split"] == "validation"] for s, found in rows.items()}
-    summary: dict[str, Any] = {"seeds": list(runs)}
+    summary: dict[str, Any] = {"seeds": list(runs), "diverged": diverged}
     if all(looks.values()):
         metric = config.selection.metric
         last = {name: [look[-1][name] for look in looks.values()] for name in ("loss", metric)}

@@ -1,5 +1,6 @@
 """`cnn-lab data show`: training images beside what augmentation makes of them."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,22 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("seed", 0, "show: another seed, other images", flag_values=values)
 
 
+def refuse_flags(invocation: Invocation, action: str) -> None:
+    """Refuses the flags of `show` where something else is to be done.
+
+    Raises:
+        ConfigError: one was given.
+    """
+    shows = flags.FlagValues()
+    define_flags(shows)
+    if given := [name for name in shows if invocation.flags[name].present]:
+        raise ConfigError(
+            f"data {action} takes no --{given[0]}, which is for data show: leave it out."
+        )
+
+
 def data_of(invocation: Invocation, name: str) -> DataConfig:
-    """What is to be shown.
+    """What is to be shown, and from where.
 
     Raises:
         ConfigError: a flag that cannot be.
@@ -52,7 +67,14 @@ def data_of(invocation: Invocation, name: str) -> DataConfig:
         config.data.augment.strength = "light"
         for path, text in invocation.overrides:
             override(config, path, text)
+    says = values.config or "data.name" in dict(invocation.overrides)
+    if says and _place(config.data.name) != _place(name):
+        raise ConfigError(
+            f"data show {name} was asked for, but the config's data are {config.data.name}; give "
+            "one of them in both places."
+        )
     config.data.name = name
+    config.data.data_dir = _data_dir(invocation, config.data)
     if values.augment is not None:
         if values.augment not in STRENGTHS:
             raise ConfigError(
@@ -66,6 +88,24 @@ def data_of(invocation: Invocation, name: str) -> DataConfig:
         raise ConfigError(f"--num_images must be at least 1; found {values.num_images}.")
     picture_path(values.out)
     return config.data
+
+
+def _data_dir(invocation: Invocation, data: DataConfig) -> str | None:
+    """Where prepared data live: what the command line says, before what a config file says."""
+    given = invocation.flags.data_dir
+    said = dict(invocation.overrides).get("data.data_dir")
+    if given and said and _place(given) != _place(said):
+        raise ConfigError(
+            f"--data_dir={given} and --config.data.data_dir={said} are two places; leave one out."
+        )
+    return given or data.data_dir
+
+
+def _place(text: str) -> tuple[str, Path]:
+    """The name or folder of data, as it can be compared."""
+    kind, _, path = text.rpartition(":")
+    # Path.expanduser raises where there is no such user.
+    return kind, Path(os.path.expanduser(path)).resolve()  # noqa: PTH111
 
 
 def show(invocation: Invocation, data: DataConfig, dataset: "Dataset") -> int:

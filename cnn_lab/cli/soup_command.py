@@ -55,17 +55,29 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.cli import imported
     from cnn_lab.data.catalog import open_dataset
     from cnn_lab.soup import cook
-    from cnn_lab.trained import checkpoint_steps, open_trained
+    from cnn_lab.train.workdir import read_record
+    from cnn_lab.trained import Trained, checkpoint_steps, open_trained
 
     out = Path(values.out)
     imported.require_new(out)
     if which == ["all"]:
         which = [str(step) for step in checkpoint_steps(workdirs[0])]
-    wanted = [(workdir, name) for workdir in workdirs for name in which]
-    members = [open_trained(workdir, name) for workdir, name in wanted]
-    names = [f"{w}, checkpoint {m.step}" for (w, _), m in zip(wanted, members, strict=True)]
-    soup = cook(members, names, functools.partial(open_dataset, progress=say))
+    # Two names, such as best and latest, may be of one checkpoint.
+    found: dict[tuple[Path, int], Trained] = {}
+    for workdir in workdirs:
+        for name in which:
+            member = open_trained(workdir, name)
+            found.setdefault((workdir, member.step), member)
+    names = [f"{workdir}, checkpoint {step}" for workdir, step in found]
+    if len(names) == 1 and len(which) > 1:
+        raise ConfigError(
+            f"A soup needs at least two networks; --checkpoint={values.checkpoint} of "
+            f"{workdirs[0]} is step {next(iter(found))[1]} alone."
+        )
+    members = list(found.values())
     first = members[0]
+    fingerprints = [read_record(workdir).get("fingerprint") for workdir, _ in found]
+    soup = cook(members, names, fingerprints, functools.partial(open_dataset, progress=say))
     imported.write_run(
         out,
         first.config,

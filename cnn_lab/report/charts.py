@@ -1,7 +1,5 @@
 """Pictures of an evaluation: which classes are mistaken for which, and how calibrated they are."""
 
-import io
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +10,7 @@ from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from cnn_lab.analysis.calibration import Reliability
+from cnn_lab.report.png import as_png
 
 MOST_NUMBERED, MOST_NAMED, MOST_DRAWN = 25, 60, 300  # classes
 LONGEST_NAME, LONGEST_FLAT = 16, 3  # characters
@@ -59,7 +58,7 @@ def confusion_chart(confusion: Int64[np.ndarray, "k k"], class_names: Sequence[s
     axis.tick_params(length=0, labelsize=6 if has_scale else 9)
     axis.set_xlabel("prediction")
     axis.set_ylabel("label")
-    return _png(figure)
+    return as_png(figure)
 
 
 def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
@@ -93,7 +92,7 @@ def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
             label="gap to the mean confidence",
         )
         above.plot((0, 1), (0, 1), color="#666666", linestyle=":", lw=1)
-        above.set_title(f"{title}, ECE {found.error:.4f}", fontsize=11)
+        above.set_title(f"{title}, ECE {found.error:.4f}", fontsize=11, parse_math=False)
         above.set_ylim(0, 1)
         above.grid(alpha=0.25)
         below.bar(left[some], counts, width, align="edge", color=GRAY, edgecolor="white")
@@ -104,7 +103,7 @@ def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
     axes[0, 0].set_ylabel("share right")
     axes[1, 0].set_ylabel("predictions")
     axes[0, 0].legend(loc="upper left", edgecolor="none", framealpha=0.85)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _write_counts(
@@ -125,11 +124,3 @@ def _reds() -> Colormap:
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():  # class names may be in scripts that the font lacks
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

@@ -1,12 +1,12 @@
 """Learning curves of a run as a picture."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from cnn_lab.report.png import as_png
 from cnn_lab.train.log import metric_names
 
 COLOURS = {"train": "#4878a8", "validation": "#c8553d"}
@@ -31,7 +31,7 @@ def learning_curves(
     num_rows = max(-(-len(names) // num_columns), 1)
     figure = Figure(figsize=(5.2 * num_columns, 3.8 * num_rows), layout="constrained")
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     axes = figure.subplots(num_rows, num_columns, squeeze=False).flat
     best_epoch = next((row["epoch"] for row in rows if row["step"] == best_step), None)
     for name, axis in zip(names, axes, strict=False):
@@ -45,11 +45,9 @@ def learning_curves(
         if best_epoch is not None:
             axis.axvline(best_epoch, color="#888888", linestyle=":", label="best")
         axis.set_xlabel("epoch")
-        axis.set_ylabel(name.replace("_", " "))
+        axis.set_ylabel(name.replace("_", " "), parse_math=False)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False)
     for axis in axes:  # the places that are left
         axis.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)

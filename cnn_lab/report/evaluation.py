@@ -26,6 +26,7 @@ MEANINGS = {
     "brier": "squared distance of the probabilities to the right answer (0 to 2)",
     "ece": "expected calibration error: how far confidence is from accuracy, 15 bins",
     "ece_scaled": "the same after temperature scaling",
+    "log_loss_scaled": "log loss after temperature scaling",
 }
 
 
@@ -75,6 +76,7 @@ def evaluation_page(results: Results, folder: Path) -> str:
         results=results,
         single=results.members[0] if len(results.members) == 1 else None,
         names=results.shared(),
+        sampled=results.sampled(),
         spread_rows=results.spread_rows(),
         gains=results.gains(),
         whose=whose,
@@ -135,6 +137,7 @@ def _details(found: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
         else None,
         "reliability": _encoded(reliability_chart(panels)),
         "calibrated": calibrated,
+        "no_temperature": found.no_temperature,
         "num_pairs": len(pairs),
         "pairs": [
             (class_names[i], class_names[j], count, count / int(classes.support[i]))

@@ -43,7 +43,7 @@ def write_report(workdir: Path) -> Report:
         curves=base64.b64encode(picture).decode(),
         metrics=metric_names(validation),
         rows=validation,
-        test_metrics=metric_names(openings),
+        test_metrics=[name for name in metric_names(openings) if name != "tta"],
         openings=openings,
         best_step=best_step,
         sessions=record.get("sessions", []),

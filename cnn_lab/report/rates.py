@@ -1,11 +1,10 @@
 """The picture of a learning-rate range test."""
 
-import io
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from cnn_lab.rate_range import RateRange
+from cnn_lab.report.png import as_png
 
 GRAY, BLUE, RED = "#b8b8b4", "#4878a8", "#c8553d"
 
@@ -22,7 +21,7 @@ def rate_chart(found: RateRange, *, title: str = "") -> bytes:
     """
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axis = figure.subplots()
-    axis.set_title(title)
+    axis.set_title(title, parse_math=False)
     axis.plot(found.rates, found.losses, color=GRAY, linewidth=0.8, label="loss of each step")
     axis.plot(found.rates, found.smoothed, color=BLUE, label="smoothed")
     low, high = found.smoothed.min(), found.smoothed[: len(found.smoothed) // 2 + 1].max()
@@ -40,6 +39,4 @@ def rate_chart(found: RateRange, *, title: str = "") -> bytes:
     axis.set_ylabel("training loss")
     axis.grid(alpha=0.25, which="both")
     axis.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)

@@ -1,6 +1,5 @@
 """Learning curves of one experiment from several seeds, as one picture."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cnn_lab.report.curves import COLOURS
+from cnn_lab.report.png import as_png
 from cnn_lab.train.log import metric_names
 
 Rows = Sequence[Mapping[str, Any]]
@@ -37,13 +37,11 @@ def seeds_chart(rows_of: Mapping[int, Rows]) -> bytes:
                 label = f"{split}, mean of {len(curves)}"
                 axis.plot(shared, means, color=colour, linewidth=2, label=label)
         axis.set_xlabel("epoch")
-        axis.set_ylabel(name.replace("_", " "))
+        axis.set_ylabel(name.replace("_", " "), parse_math=False)
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _curve(rows: Rows, split: str, name: str) -> dict[float, float]:

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics
 
 from cnn_lab.analysis import calibration, intervals, scores
-from cnn_lab.analysis.evaluation import evaluate, most_confused, pooled
+from cnn_lab.analysis.evaluation import HeldOut, evaluate, most_confused, pooled
 from cnn_lab.analysis.intervals import over_runs
 from cnn_lab.analysis.results import Member, Results
 
@@ -39,23 +39,23 @@ def log(probabilities: list[list[float]]) -> np.ndarray:
 def test_top_k_counts_labels_among_the_largest():
     logits = np.asarray([[3, 2, 1, 0], [0, 1, 2, 3], [1, 5, 1, 1]], np.float32)
     labels = np.asarray([0, 2, 2])
-    assert scores.top_k_accuracy(logits, labels, 1) == pytest.approx(1 / 3)
-    assert scores.top_k_accuracy(logits, labels, 2) == pytest.approx(2 / 3)
+    assert scores.among_top(logits, labels, 1).mean() == pytest.approx(1 / 3)
+    assert scores.among_top(logits, labels, 2).mean() == pytest.approx(2 / 3)
     # Of equal logits the first comes first: 1, then 0, then 2.
-    assert scores.top_k_accuracy(logits[2:], labels[2:], 2) == 0
-    assert scores.top_k_accuracy(logits[2:], labels[2:], 3) == 1
+    assert not scores.among_top(logits[2:], labels[2:], 2).any()
+    assert scores.among_top(logits[2:], labels[2:], 3).all()
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_top_k_is_that_of_scikit_learn(logits, labels, k):
     wanted = metrics.top_k_accuracy_score(labels, logits, k=k, labels=range(K))
-    assert scores.top_k_accuracy(logits, labels, k) == pytest.approx(wanted, abs=1e-12)
+    assert scores.among_top(logits, labels, k).mean() == pytest.approx(wanted, abs=1e-12)
 
 
 def test_what_is_no_number_is_never_right():
     logits = np.full((2, 8), np.nan, np.float32)
     logits[1, 3] = 1
-    assert scores.top_k_accuracy(logits, np.asarray([0, 3]), 5) == 0
+    assert not scores.among_top(logits, np.asarray([0, 3]), 5).any()
 
 
 def test_classes_are_scored_by_hand():
@@ -107,14 +107,14 @@ def test_losses_by_hand_and_by_scikit_learn(logits, labels):
     answers = np.asarray([0, 1])
     assert scores.log_losses(found, answers) == pytest.approx([math.log(2), math.log(10)])
     # (0.5^2 + 2 * 0.25^2 + 0.1^2 + 0.9^2 + 0.8^2) / 2
-    assert scores.brier_score(found, answers) == pytest.approx((0.375 + 1.46) / 2)
+    assert scores.brier_scores(found, answers) == pytest.approx([0.375, 1.46])
     found = scores.log_probabilities(logits)
     wanted = metrics.log_loss(labels, np.exp(found), labels=range(K))
     assert scores.log_losses(found, labels).mean() == pytest.approx(wanted, rel=1e-9)
     binary = scores.log_probabilities(logits[:, :2])
     truth = labels % 2
     wanted = 2 * metrics.brier_score_loss(truth, np.exp(binary[:, 1]))
-    assert scores.brier_score(binary, truth) == pytest.approx(wanted)
+    assert scores.brier_scores(binary, truth).mean() == pytest.approx(wanted)
 
 
 def test_probabilities_are_averaged_and_not_logits():
@@ -167,9 +167,35 @@ def test_parts_of_a_large_table_give_the_same_temperature(logits, labels, monkey
     assert calibration.fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-9)
 
 
-def test_a_temperature_without_a_minimum_is_at_the_end_of_its_range(logits):
-    assert calibration.fit_temperature(logits, logits.argmax(1)) == calibration.LOWEST
-    assert calibration.fit_temperature(logits, logits.argmin(1)) == calibration.HIGHEST
+def test_what_has_no_best_temperature_is_not_given_one(logits, labels):
+    none = "^there is no mistake among the images to fit it on$"
+    with pytest.raises(calibration.NoTemperatureError, match=none):
+        calibration.fit_temperature(logits, logits.argmax(1))
+    with pytest.raises(calibration.NoTemperatureError, match="least at 100 or above"):
+        calibration.fit_temperature(logits, logits.argmin(1))
+    near = np.where(np.arange(N) == 0, labels, logits.argmax(1))
+    assert near[0] != logits[0].argmax()  # one mistake, and that in one half
+    assert calibration.fit_temperature(logits, near) < 1
+    with pytest.raises(calibration.NoTemperatureError, match="in one of the halves that judge"):
+        calibration.cross_fitted(logits, near)
+    tiny = 1e-4 * logits  # mistaken, but as if at temperature 10,000
+    with pytest.raises(calibration.NoTemperatureError, match=r"least at 0\.01 or below"):
+        calibration.fit_temperature(tiny, labels)
+
+
+def test_an_evaluation_says_why_it_has_no_temperature(logits, labels):
+    right = logits.argmax(1).astype(np.int32)
+    cases: tuple[tuple[HeldOut, np.ndarray, str], ...] = (
+        ("same", right, "no mistake among the images"),
+        ((logits, right), labels, "no mistake among the images"),
+        (None, labels, "no validation examples"),
+    )
+    for held_out, of, why in cases:
+        found = evaluate(logits, of, means={}, held_out=held_out, num_resamples=0)
+        assert found.calibrated is None
+        assert why in found.no_temperature
+        assert not {"ece_scaled", "log_loss_scaled"} & found.metrics.keys()
+        assert found.to_json(tuple("abcdefg"))["no_temperature"] == found.no_temperature
 
 
 def test_no_half_is_judged_by_its_own_temperature(logits, labels):
@@ -187,7 +213,9 @@ def test_no_half_is_judged_by_its_own_temperature(logits, labels):
 def test_an_interval_over_resamples_is_that_of_the_binomial():
     labels = np.zeros(400, np.int32)
     predictions = (np.arange(400) < 80).astype(np.int32)  # 320 of 400 are right
-    found = intervals.bootstrap(labels, predictions, predictions * 2.0, 2, num_resamples=4000)
+    found = intervals.bootstrap(
+        labels, predictions, {"log_loss": predictions * 2.0}, 2, num_resamples=4000
+    )
     low, high = (stats.binom.ppf(p, 400, 0.8) / 400 for p in (0.025, 0.975))
     assert found["accuracy"].low == pytest.approx(low, abs=0.004)
     assert found["accuracy"].high == pytest.approx(high, abs=0.004)
@@ -200,13 +228,25 @@ def test_every_resample_is_scored_like_a_split(logits, labels, monkeypatch):
     predictions = logits.argmax(1).astype(np.int32)
     losses = scores.log_losses(scores.log_probabilities(logits), labels)
     count, classes = 120, 9  # two classes never occur
-    found = intervals.bootstrap(labels, predictions, losses, classes, num_resamples=count, seed=3)
-    random, values = np.random.default_rng(3), {"accuracy": [], "macro_f1": [], "log_loss": []}
+    near = scores.among_top(logits, labels, 3).astype(np.float64)
+    found = intervals.bootstrap(
+        labels,
+        predictions,
+        {"log_loss": losses, "top3": near},
+        classes,
+        num_resamples=count,
+        seed=3,
+    )
+    random = np.random.default_rng(3)
+    values = {"accuracy": [], "macro_f1": [], "log_loss": [], "top3": []}
     for drawn in random.integers(0, N, (count, N), np.int32):
         pair = labels[drawn], predictions[drawn]
         values["accuracy"].append(metrics.accuracy_score(*pair))
         values["macro_f1"].append(metrics.f1_score(*pair, average="macro"))
         values["log_loss"].append(losses[drawn].mean())
+        values["top3"].append(
+            metrics.top_k_accuracy_score(pair[0], logits[drawn], k=3, labels=range(K))
+        )
     for name, of_resamples in values.items():
         wanted = np.quantile(of_resamples, (0.025, 0.975))
         assert [found[name].low, found[name].high] == pytest.approx(wanted.tolist(), abs=1e-12)
@@ -225,7 +265,7 @@ def test_resamples_are_drawn_in_portions_that_fit(logits, labels, monkeypatch):
             return self._random.integers(low, high, size, dtype)
 
     monkeypatch.setattr(np.random, "default_rng", Watched)
-    intervals.bootstrap(labels, labels, np.zeros(N), K, num_resamples=8)
+    intervals.bootstrap(labels, labels, {}, K, num_resamples=8)
     assert sizes == [(3, N), (3, N), (2, N)]
 
 
@@ -248,7 +288,11 @@ def test_an_evaluation_says_all_of_it(logits, labels):
     ]
     assert found.metrics["loss"] == 9.0
     assert found.num_errors == round(N * (1 - means["accuracy"]))
-    assert found.intervals["accuracy"].low < means["accuracy"] < found.intervals["accuracy"].high
+    assert found.intervals.keys() == {
+        *("accuracy", "error", "top5", "macro_f1", "log_loss", "brier"),
+    }
+    for name in found.intervals.keys() - {"error"}:
+        assert found.intervals[name].low < found.metrics[name] < found.intervals[name].high
     few = evaluate(logits[:, :5], labels % 5, means={}, held_out=None, num_resamples=0)
     assert "top5" not in few.metrics  # five guesses of five classes are always right
     assert few.intervals == {}
@@ -265,6 +309,7 @@ def test_the_temperature_says_what_it_was_fitted_on(logits, labels):
     assert other.how == "validation"
     assert other.temperature == calibration.fit_temperature(3 * logits[:100], labels[:100])
     wanted = calibration.at_temperature(logits, other.temperature)
+    assert other.log_loss == scores.log_losses(wanted, labels).mean()
     assert other.after.error == calibration.reliability(wanted, labels).error
     same = evaluate(logits, labels, means={}, held_out="same", num_resamples=0).calibrated
     assert same is not None
@@ -277,8 +322,8 @@ def test_the_temperature_says_what_it_was_fitted_on(logits, labels):
 
 def test_runs_are_put_together(logits, labels):
     found = [
-        evaluate(sign * logits, labels, means={}, held_out="same", num_resamples=0)
-        for sign in (1, -1)
+        evaluate(scale * logits, labels, means={}, held_out="same", num_resamples=0)
+        for scale in (1, 3)
     ]
     both = pooled(found)
     assert both.num_examples == 2 * N
@@ -288,6 +333,7 @@ def test_runs_are_put_together(logits, labels):
     assert both.calibrated.after.counts.sum() == 2 * N
     some = pooled([found[0], evaluate(logits, labels, means={}, held_out=None, num_resamples=0)])
     assert some.calibrated is None
+    assert some.no_temperature.startswith("there are no validation examples to fit it on, of one")
 
 
 def test_results_of_several(logits, labels):
@@ -303,7 +349,7 @@ def test_results_of_several(logits, labels):
     for scale in (1.0, 2.0):
         ensemble.add(scale * logits)
     whole = evaluate(ensemble.logits(), labels, means={}, held_out=None, num_resamples=0)
-    results = Results("test", "d", "f", tuple("abcdefg"), "none", 0, members, True, whole)
+    results = Results("test", "d", "f", tuple("abcdefg"), "none", 0, members, True, "", whole)
     assert results.spreads()["loss"].mean == 1.5
     assert "loss" not in results.gains()
     wanted = (
@@ -315,9 +361,12 @@ def test_results_of_several(logits, labels):
     values = results.to_json()
     assert values["over_runs"]["loss"]["num_runs"] == 2
     assert values["ensemble"]["minus_mean_of_members"]["log_loss"] == pytest.approx(wanted)
-    checkpoints = Results("test", "d", "f", tuple("abcdefg"), "none", 0, members, False, None)
-    assert checkpoints.spreads() == {}
-    assert checkpoints.gains() == {}
+    why = "they are checkpoints"
+    others = Results("test", "d", "f", tuple("abcdefg"), "none", 0, members, True, why, None)
+    assert others.spreads() == {}
+    assert others.gains() == {}
+    assert others.to_json()["no_spread"] == why
+    assert "over_runs" not in others.to_json()
     alone = Member("run", "/runs/run", 7, N, 0.5, {"loss": math.nan}, None)
-    values = Results("test", "d", "f", ("a",), "none", 0, (alone,), True, None).to_json()
+    values = Results("test", "d", "f", ("a",), "none", 0, (alone,), True, "", None).to_json()
     assert values["members"][0]["metrics"] == {"loss": None}

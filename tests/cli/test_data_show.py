@@ -106,6 +106,46 @@ def test_mistakes_are_told(show, flag, text):
     assert found.count("\n") == 1
 
 
+def test_the_data_are_where_the_config_says(show, tmp_path):
+    place = tmp_path / "elsewhere"
+    assert show(f"--config.data.data_dir={place}", "--num_images=1")[0] == 0
+    assert (place / "digits").is_dir()
+    here = f"--data_dir={place}/"  # the same
+    assert show(here, f"--config.data.data_dir={place}", "--num_images=1")[0] == 0
+    status, text, _ = show(f"--data_dir={tmp_path}", f"--config.data.data_dir={place}")
+    assert status == 2
+    assert text == (
+        f"error: --data_dir={tmp_path} and --config.data.data_dir={place} are two places; leave "
+        "one out.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "flag", ["--config.data.name=mnist", "--config=experiments/mnist/lenet5.py"]
+)
+def test_the_data_are_those_of_the_config(show, flag):
+    status, text, _ = show(flag)
+    assert status == 2
+    assert text == (
+        "error: data show digits was asked for, but the config's data are mnist; give one of them "
+        "in both places.\n"
+    )
+    assert show("--config.data.name=digits", "--num_images=1")[0] == 0
+
+
+@pytest.mark.parametrize("action", ["check", "prepare"])
+@pytest.mark.parametrize(
+    "flag",
+    ["--out=x.png", "--augment=heavy", "--num_images=10", "--config=nonexistent.py", "--seed=0"],
+)
+def test_the_other_actions_take_no_flags_of_show(capsys, action, flag):
+    assert main(["data", action, "digits", flag]) == 2
+    name = flag.partition("=")[0]
+    assert capsys.readouterr().err == (
+        f"error: data {action} takes no {name}, which is for data show: leave it out.\n"
+    )
+
+
 def test_the_other_actions_take_no_overrides(capsys):
     assert main(["data", "check", "digits", "--config.seed=1"]) == 2
     assert capsys.readouterr().err == "error: data check takes no --config.* overrides.\n"

@@ -1,6 +1,8 @@
 """`cnn-lab evaluate` from the command line: one run, several, checkpoints, ensembles, mistakes."""
 
+import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,14 @@ import pytest
 from PIL import Image
 
 from cnn_lab.cli import collecting, runtime
+from cnn_lab.cli.agreement import Opened, check_alike
 from cnn_lab.cli.main import main
-from cnn_lab.cli.members import common_folder, find_checkpoints, find_workdirs
+from cnn_lab.cli.members import (
+    common_folder,
+    find_checkpoints,
+    find_workdirs,
+    folder_of_results,
+)
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.train.outputs import Collector
 from cnn_lab.train.workdir import read_record
@@ -149,6 +157,11 @@ def test_one_run_is_told_and_written(accepted, runs: Path):
     for name in ("top5", "macro_f1", "brier", "ece"):
         assert f"{metrics[name]:.6f}" in line(output, name)
     assert "each half judged by the other's" in line(output, "ece")
+    scaled = f"{metrics['ece_scaled']:.4f}, and log loss {metrics['log_loss_scaled']:.4f}, at temp"
+    assert scaled in line(output, "ece")
+    for name in ("top5", "macro_f1", "log_loss", "brier"):
+        bounds = member["intervals"][name]
+        assert f"({bounds['low']:.4f} to {bounds['high']:.4f})" in line(output, name)
     assert member["temperature"]["fitted_on"] == "cross-fitted"
     assert f"  page         {run / 'evaluation_validation.html'}" in lines
     best = max(
@@ -185,7 +198,8 @@ def test_test_is_opened_once_and_the_temperature_is_that_of_validation(accepted,
     assert "fitted on validation" in line(output, "ece")
     assert "the test split of this run has now been opened 1 time\n" in output
     (opening,) = read_record(run)["test_openings"]
-    assert opening.keys() == {"time", "step", "loss", "accuracy"}
+    assert opening.keys() == {"time", "step", "tta", "loss", "accuracy"}
+    assert opening["tta"] == "none"
     assert f"  report       {run / 'report.html'}" in output
     fitted = figures(run, "test")["members"][0]["temperature"]
     assert fitted["fitted_on"] == "validation"
@@ -196,7 +210,9 @@ def test_test_is_opened_once_and_the_temperature_is_that_of_validation(accepted,
 
 def test_a_run_that_held_nothing_out_has_no_temperature(accepted, runs: Path):
     output = accepted(f"--workdir={runs / 'all'}", "--split=test")
-    assert "no validation examples to fit a temperature on" in line(output, "ece")
+    assert line(output, "ece").endswith(
+        "(no temperature: there are no validation examples to fit it on)"
+    )
     (member,) = figures(runs / "all", "test")["members"]
     assert "temperature" not in member
     assert "ece_scaled" not in member["metrics"]
@@ -211,6 +227,9 @@ def test_views_are_averaged_and_marked(accepted, runs: Path):
     assert "\n  loss  " not in seen  # of averaged probabilities it would be another one
     assert line(seen, "log_loss") != line(plain, "log_loss")
     assert figures(run, "test")["tta"] == "shifts by 2 px"
+    openings = read_record(run)["test_openings"]
+    assert [opening["tta"] for opening in openings] == ["none", "shifts by 2 px"]
+    assert "<td>shifts by 2 px</td>" in (run / "report.html").read_text()
 
 
 def test_runs_are_compared_and_averaged(accepted, runs: Path):
@@ -237,6 +256,41 @@ def test_runs_are_compared_and_averaged(accepted, runs: Path):
     assert f"{gain:+.6f}" in output
     assert ensemble["temperature"]["fitted_on"] == "cross-fitted"
     assert f"  page         {runs / 'runs/evaluation_validation.html'}" in output
+    assert "no_spread" not in values
+    intervals = output.split("95% intervals of each, by 100 resamples of the images\n")[1]
+    lines = intervals.splitlines()[:5]
+    assert lines[0].split() == ["accuracy", "top5", "macro_f1", "log_loss", "brier"]
+    for text, found in zip(lines[1:], [*values["members"], ensemble], strict=True):
+        ends = [found["intervals"][name] for name in lines[0].split()]
+        assert text.split()[1:] == [
+            part for e in ends for part in (f"{e['low']:.4f}", "to", f"{e['high']:.4f}")
+        ]
+
+
+def test_only_seeds_of_one_experiment_have_an_interval_over_runs(accepted, runs: Path):
+    twin = Path(shutil.copytree(runs / "runs/seed1", runs / "runs/twin"))
+    soup = Path(shutil.copytree(runs / "runs/seed2", runs / "runs/soup"))
+    record = {**read_record(soup), "averaged_from": ["a", "b"]}
+    (soup / "run.json").write_text(json.dumps(record))
+    for folder, others, why in (
+        (runs, "wide", "wide and runs/seed1 differ in model.options.hidden, and not in seeds"),
+        (runs, "other_split", "other_split and runs/seed1 differ in data.split_seed, and not in"),
+        (runs / "runs", "runs/twin", f"{twin.name} and seed1 have the same seed, 1"),
+        (runs / "runs", "runs/soup", f"{soup.name} is a mean of other runs' weights, and no"),
+    ):
+        output = accepted(f"--workdir={runs}/runs/seed1,{runs}/{others}", "--bootstrap=0")
+        assert f"  no mean or interval over runs: {why}" in output
+        assert "Student" not in output
+        assert not {"mean", "sd"} & {text.split()[0] for text in output.splitlines()}
+        values = figures(folder)
+        assert values["no_spread"].startswith(why)
+        assert "over_runs" not in values
+        page = (folder / "evaluation_validation.html").read_text()
+        assert "No mean or interval over runs: " in page
+        assert "Student" not in page
+    # What belongs to the machine makes no other experiment.
+    accepted(f"--workdir={runs}/streamed,{runs}/runs/seed2", "--bootstrap=0")
+    assert figures(runs)["over_runs"]["accuracy"]["num_runs"] == 2
 
 
 def test_an_ensemble_is_the_mean_of_probabilities(accepted, runs: Path, monkeypatch):
@@ -317,6 +371,7 @@ def test_checkpoints_of_one_run_are_snapshots(accepted, refused, runs: Path):
     assert [member["checkpoint"] for member in values["members"]] == steps
     assert "over_runs" not in values  # they are no independent trainings
     assert "Student" not in output
+    assert "no mean or interval over checkpoints: they are checkpoints of one training" in output
     (opening,) = read_record(run)["test_openings"]
     assert opening["step"] == ", ".join(map(str, steps))
     assert opening[f"accuracy at {steps[0]}"] == values["members"][0]["metrics"]["accuracy"]
@@ -388,6 +443,55 @@ def test_runs_that_do_not_belong_together(refused, world: Path):
     assert "names several checkpoints and --workdir 3 runs" in sentence
 
 
+def test_the_test_split_stays_closed_until_all_mistakes_are_told(refused, runs: Path):
+    first, other = runs / "runs/seed1", runs / "runs/seed2"
+    pair = f"--workdir={first},{other}"
+    test = "--split=test"
+    assert "knows the classes cat, dog, " in refused(f"--workdir={first},{runs}/animals", test)
+    assert "tiny.py is a file" in refused(pair, test, f"--out={runs}/tiny.py/out")
+    (other / "checkpoints").rename(other / "elsewhere")
+    assert "checkpoints are gone" in refused(pair, test)
+    (other / "elsewhere").rename(other / "checkpoints")
+    record = (other / "run.json").read_text()
+    (other / "run.json").write_text(json.dumps({**json.loads(record), "fingerprint": "other"}))
+    assert "The data of digits changed" in refused(pair, test)
+    (other / "run.json").write_text("{")
+    assert "run.json is damaged, so the opening" in refused(pair, test)
+    assert "test_openings" not in read_record(first)
+    assert "test_openings" not in json.loads(record)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("task", "segmentation", "The task of b is segmentation, that of a classification; runs"),
+        ("fingerprint", "f1", "b was trained on digits, a on other data (digits); runs"),
+        ("class_names", ("cat",), "b knows the classes cat, a the classes 0, 1; runs"),
+        ("examples", ("train", b"1"), "a hold out other validation examples (config.data.split"),
+    ],
+)
+def test_what_networks_must_share(field, value, text):
+    first = Opened(Path("a"), ("0", "1"), "digits", "f0", "classification", ("train", b""))
+    other = dataclasses.replace(first, workdir=Path("b"))
+    check_alike(first, other, averaged=True)
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        check_alike(first, dataclasses.replace(other, **{field: value}), averaged=True)
+
+
+def test_runs_far_apart_say_where_their_results_are_to_go(accepted, refused, runs: Path):
+    far = runs / "far/away/from/it"
+    shutil.copytree(runs / "runs/seed2", far)
+    pair = f"--workdir={runs}/runs/seed1,{far}"
+    sentence = refused(pair)
+    assert f"no folder of their own in common, only {runs}; say by --out where" in sentence
+    accepted(pair, f"--out={runs}/out", "--bootstrap=0")
+    assert len(figures(runs / "out")["members"]) == 2
+    with pytest.raises(ConfigError, match="only /; say by --out"):
+        folder_of_results([Path("/run1"), Path("/run2")])
+    with pytest.raises(ConfigError, match="only /; say by --out"):
+        folder_of_results([Path("/tmp/a"), Path("/var/tmp/b")])
+
+
 def test_a_folder_of_runs_says_how_to_name_them(refused, world: Path):
     sentence = refused(f"--workdir={world}/runs")
     assert (
@@ -405,8 +509,20 @@ def test_a_pattern_without_a_run_names_the_nearest(refused, world: Path):
     assert f"{world}/runs/seed1" in sentence
 
 
-def test_a_folder_that_cannot_be_written_loses_no_figure(world: Path, capfd):
-    place = world / "tiny.py/out"
+def test_a_folder_that_cannot_be_written_is_told_before_anything_else(world: Path, capfd):
+    for place, why in (
+        (world / "tiny.py/out", f"({world / 'tiny.py'} is a file)"),
+        (world / ("n" * 300), "(File name too long)"),
+    ):
+        assert main(["evaluate", f"--workdir={world}/runs/seed1", f"--out={place}"]) == 2
+        output, errors = capfd.readouterr()
+        assert output == ""
+        assert f"cannot be written to {place} {why}; give another folder as --out." in errors
+
+
+def test_what_cannot_be_written_after_all_loses_no_figure(world: Path, tmp_path: Path, capfd):
+    place = tmp_path
+    (place / "evaluation_validation.json").mkdir()
     assert main(["evaluate", f"--workdir={world}/runs/seed1", f"--out={place}"]) == 2
     output, errors = capfd.readouterr()
     assert "accuracy" in output
@@ -427,6 +543,8 @@ def test_names_of_runs(tmp_path: Path, monkeypatch):
     assert common_folder([Path("x/seed9"), Path("x/seed10")]) == tmp_path / "x"
     assert common_folder([Path("x/seed9"), Path("y")]) == tmp_path
     assert common_folder([Path("y")]) == Path("y")
+    assert folder_of_results([Path("x/seed9"), Path("y")]) == tmp_path
+    assert folder_of_results([Path("y")]) == Path("y")
     with pytest.raises(ConfigError, match="nothing between two commas"):
         find_workdirs("y,,x")
     assert find_checkpoints("best, 7,best") == ["best", "7"]

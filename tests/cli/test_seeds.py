@@ -3,8 +3,11 @@
 import json
 import statistics
 
+import jax
+import numpy as np
 import pytest
 
+from cnn_lab import build
 from cnn_lab.cli import runtime, seeds
 from cnn_lab.cli.main import main
 from cnn_lab.run import run_training
@@ -83,6 +86,65 @@ def test_it_goes_on_where_it_was_cut(train, tmp_path, monkeypatch):
         len(read_record(tmp_path / "runs" / f"seed{seed}")["sessions"]) for seed in (3, 4, 5)
     ]
     assert sessions == [1, 1, 1]  # those that had ended were not trained again
+
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """Lets the trainings of some seeds diverge, in their second epoch or from the start."""
+    seeds_that_do: set[int] = set()
+    make = build.make_train_step
+
+    def broken(model, task, optimizer, *arguments, **options):
+        step = make(model, task, optimizer, *arguments, **options)
+        return lambda state, batch: step(
+            state.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params)), batch
+        )
+
+    def chosen(config, workdir, say):
+        with monkeypatch.context() as patch:
+            if config.seed in seeds_that_do:
+                patch.setattr(build, "make_train_step", broken)
+            return run_training(config, workdir, say)
+
+    monkeypatch.setattr(seeds, "run_training", chosen)
+    return seeds_that_do
+
+
+def test_a_seed_that_diverges_is_a_result(train, tmp_path, diverging):
+    diverging |= {4}
+    status, text, error = train("--seeds=3")
+    assert status == 2
+    assert error.startswith("error: 1 of 3 seeds diverged (4), and the figures are of the others;")
+    assert "It diverged: " in text
+    assert "Validation over 2 seeds" in text
+    summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
+    assert summary["seeds"] == [3, 5]
+    assert summary["diverged"] == [4]
+    assert len(summary["last loss"]["runs"]) == 2
+    note = tmp_path / "runs" / "seed4" / "diverged.txt"
+    assert note.read_text() in text
+    assert (tmp_path / "runs" / "seed4" / "report.html").exists()
+    assert not (tmp_path / "runs" / "seed3" / "diverged.txt").exists()
+    again = train("--seeds=3")
+    assert again[0] == 2
+    assert "It has diverged before." in again[1]
+    assert len(read_record(note.parent)["sessions"]) == 1
+    # Trained after all, on its own, it counts.
+    diverging.clear()
+    assert train(f"--workdir={note.parent}", "--config.seed=4")[0] == 0
+    status, text, _ = train("--seeds=3")
+    assert status == 0
+    assert "Validation over 3 seeds" in text
+
+
+def test_too_few_seeds_that_ended_are_not_compared(train, tmp_path, diverging):
+    diverging |= {3, 4}
+    status, text, error = train("--seeds=3")
+    assert status == 2
+    assert "2 of 3 seeds diverged (3, 4), and too few are left to compare;" in error
+    assert "Validation over" not in text
+    assert read_record(tmp_path / "runs" / "seed5")["status"] == "finished"
+    assert not (tmp_path / "runs" / "seeds.json").exists()
 
 
 def test_nothing_is_trained_over_other_runs(train, tmp_path):

@@ -1,5 +1,6 @@
 """The files of an evaluation: strict JSON, and a page that stands alone."""
 
+import dataclasses
 import json
 import math
 import re
@@ -44,7 +45,7 @@ def results(
         members.append(Member(f"seed{number}", f"runs/seed{number}", 7, N, 1.0, {}, found))
     whole = first if ensemble else None
     return Results(
-        "validation", "pets", "f0", names, "none", num_resamples, tuple(members), True, whole
+        "validation", "pets", "f0", names, "none", num_resamples, tuple(members), True, "", whole
     )
 
 
@@ -103,16 +104,44 @@ def test_several_runs_have_a_row_each_and_their_spread():
     column = table[0].index("macro_f1")
     values = [member.metrics["macro_f1"] for member in found.members]
     assert table[4][column] == f"{np.mean(values):.4f}"
+    assert "one over 3 runs, by Student's t" in page
     assert table[5][column] == f"{np.std(values, ddof=1):.4f}"
     assert table[-1][column] == f"{values[0] - np.mean(values):+.4f}"
+    for row, told in ((1, found.members[0].evaluation), (-2, found.ensemble)):
+        assert told is not None
+        bounds = told.intervals["macro_f1"]
+        value = f"{told.metrics['macro_f1']:.4f}"
+        assert table[row][column].startswith(value)
+        assert f">{bounds.low:.4f} to {bounds.high:.4f}<" in table[row][column]
+    assert "The interval under a figure is of 100 resamples" in page
     assert "Mistakes of the ensemble" in page
     assert "Mistakes of all 3 together" in evaluation_page(results(3), Path("runs"))
+
+
+def test_what_is_no_sample_of_one_experiment_has_rows_alone():
+    found = dataclasses.replace(results(2, num_resamples=0), no_spread="they are <twins>")
+    page = evaluation_page(found, Path("runs"))
+    assert [row[0] for row in rows(page, "Figures")] == ["run", "seed0", "seed1"]
+    assert "No mean or interval over runs: they are &lt;twins&gt;." in page
+    assert "Student" not in page
+    assert "The interval under a figure" not in page
+
+
+def test_a_temperature_without_a_mistake_to_fit_it_on_is_none():
+    page = evaluation_page(results(perfect=True), Path("run"))
+    assert "No temperature: there is no mistake among the images to fit it on." in page
+    assert "<th>Temperature</th>" not in page
+    assert "0.010" not in page
+    assert "log_loss_scaled" not in page
+    assert "<th>log_loss_scaled</th>" in evaluation_page(results(), Path("run"))
+    several = evaluation_page(results(2, perfect=True), Path("runs"))
+    assert "No temperature: there is no mistake among the images to fit it on, of one" in several
 
 
 def test_what_there_is_not_is_not_shown():
     page = evaluation_page(results(perfect=True, held_out=None), Path("run"))
     assert "<p>None.</p>" in page
-    assert "that of accuracy says nothing" in page
+    assert "had no mistake among the images to draw, and says nothing" in page
     assert "No temperature" in page
     assert pictures(page) == 1
     assert (
@@ -125,7 +154,7 @@ def test_another_task_has_its_means_only(tmp_path: Path):
     means = {"mean_iou": 0.5, "loss": math.inf}
     members = tuple(Member(f"seed{i}", "runs", 7, N, 1.0, means, None) for i in range(2))
     for count in (1, 2):
-        found = Results("test", "pets", "f", ("a",), "none", 0, members[:count], True, None)
+        found = Results("test", "pets", "f", ("a",), "none", 0, members[:count], True, "", None)
         written = write_evaluation(tmp_path, found)
         page = written.page.read_text()
         assert "mean_iou" in page
@@ -140,7 +169,7 @@ def test_everything_is_escaped(tmp_path: Path):
     found = results(2, names=(bad, "$\\frac", "a$b$c", "%", "\u8774\u8776", ""))
     member = found.members[0]
     odd = Member(bad, bad, 7, N, 1.0, {}, member.evaluation)
-    found = Results(bad, bad, bad, found.class_names, bad, 100, (odd, member), True, None)
+    found = Results(bad, bad, bad, found.class_names, bad, 100, (odd, member), True, "", None)
     page = evaluation_page(found, tmp_path / "<b>")
     assert "<script" not in page
     assert "<b>" not in page

@@ -90,13 +90,14 @@ def test_another_task_needs_no_other_page(workdir: Path):
 def test_openings_of_the_test_split_are_shown(workdir: Path):
     write_report(workdir)
     count_test_opening(workdir, {"step": 2, "loss": 0.5, "accuracy": 0.875})
-    count_test_opening(workdir, {"step": 4, "loss": float("inf"), "accuracy": 0.5})
+    values = {"loss": float("inf"), "accuracy": 0.5}
+    count_test_opening(workdir, {"step": 4, "tta": "flip", **values})
     page = write_report(workdir).page.read_text()
     assert "The test split was opened 2 times." in page
-    assert heads(page, "Test") == ["opened", "checkpoint", "loss", "accuracy"]
+    assert heads(page, "Test") == ["opened", "checkpoint", "tta", "loss", "accuracy"]
     assert [found[1:] for found in cells(page, "Test")] == [
-        ["2", "0.5000", "0.8750"],
-        ["4", "not finite", "0.5000"],
+        ["2", "none", "0.5000", "0.8750"],  # of an older version, which did not note it
+        ["4", "flip", "not finite", "0.5000"],
     ]
 
 
@@ -121,7 +122,7 @@ def test_a_run_of_which_little_is_known_has_a_page_too(workdir: Path):
     (workdir / METRICS_FILE).unlink()
     count_test_opening(workdir, {"step": 2, "accuracy": 0.875})
     page = write_report(workdir).page.read_text()
-    assert [found[1:] for found in cells(page, "Test")] == [["2", "0.8750"]]
+    assert [found[1:] for found in cells(page, "Test")] == [["2", "none", "0.8750"]]
 
 
 @pytest.mark.parametrize(
