@@ -21,7 +21,7 @@ from cnn_lab.cli.agreement import (
 from cnn_lab.cli.collecting import Collecting, Seen
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.train.checkpoint_reader import CheckpointReader
-from cnn_lab.train.views import make_views
+from cnn_lab.train.views import check_pixels, make_views
 from cnn_lab.train.workdir import CHECKPOINTS, count_test_opening, missing_checkpoints
 
 
@@ -76,6 +76,8 @@ def _check_before_looking(
         for flag, given in (("--ensemble", values.ensemble), ("--tta", values.tta != "none")):
             if given and not collecting.is_classifier(trained):
                 raise ConfigError(f"{flag} is for classification; {workdir} is none: leave it out.")
+        if "shifts" in values.tta:
+            check_pixels(values.tta_pixels, trained.network.input_shape)
         opened = Opened(
             workdir,
             trained.network.class_names,

@@ -10,6 +10,7 @@ from absl import flags
 from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import picture_path, say
+from cnn_lab.cli.reference import flag_text
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import write_bytes
@@ -129,9 +130,13 @@ def show(invocation: Invocation, data: DataConfig, dataset: "Dataset") -> int:
     columns, captions = [batch["image"]], [["original"] * len(positions)]
     for number in range(BATCH):
         key = jax.random.fold_in(jax.random.key(values.seed), number)
-        altered, targets = augment(key, images, labels)
-        columns.append(np.clip(np.rint(np.asarray(altered)), 0, 255).astype(np.uint8))
-        captions.append(_captions(np.asarray(targets), class_names))
+        # Images are mixed with their neighbours, which are others at every step of a training.
+        order = np.random.default_rng((values.seed, number)).permutation(len(positions))
+        back = np.argsort(order)
+        altered, targets = augment(key, images[order], labels[order])
+        pixels = np.clip(np.rint(np.asarray(altered)[back]), 0, 255).astype(np.uint8)
+        columns.append(pixels)
+        captions.append(_captions(np.asarray(targets)[back], class_names))
     write_bytes(
         Path(values.out),
         contact_sheet(
@@ -140,9 +145,10 @@ def show(invocation: Invocation, data: DataConfig, dataset: "Dataset") -> int:
             [list(row) for row in zip(*captions, strict=True)],
         ),
     )
-    recipe = data.augment.recipe or usual_recipe(data.name)
+    recipe = f"{data.augment.recipe or usual_recipe(data.name)}, {data.augment.strength}"
+    options = "".join(f", {n} {flag_text(v)}" for n, v in data.augment.options.items())
     say(f"{len(positions)} training images of {dataset.info.name}, each with {BATCH} versions")
-    say(f"  augmentation  {recipe}, {data.augment.strength}")
+    say(f"  augmentation  {recipe}{options}")
     say(f"  picture       {values.out}")
     return 0
 
@@ -163,7 +169,12 @@ def _one_a_class(labels: Any, num_images: int, seed: int) -> np.ndarray:
 
 
 def _captions(targets: np.ndarray, class_names: tuple[str, ...]) -> list[str]:
-    """The class of the largest share, and that share, where images are mixed; else nothing."""
+    """The classes of a mixed image, the largest share first; of others, nothing."""
     if targets.ndim == 1:
         return [""] * len(targets)
-    return [f"{shares.max():.0%} {class_names[int(shares.argmax())]}" for shares in targets]
+
+    def parts(shares: np.ndarray) -> str:
+        largest = [k for k in np.argsort(-shares, kind="stable")[:2] if shares[k] >= 0.005]
+        return ", ".join(f"{class_names[k]} {shares[k]:.0%}" for k in largest)
+
+    return [parts(shares) for shares in targets]

@@ -1,7 +1,7 @@
 """Conducts a study: trainings over seeds, a figure, and claims held against the numbers.
 
 A study is a file in experiments/studies with a `get_study()`. The same command again goes on where
-it was interrupted, and measures nothing twice.
+it was interrupted, and trains, computes and measures nothing twice.
 
 Examples:
   cnn-lab study                          # which there are
@@ -9,6 +9,7 @@ Examples:
   cnn-lab study regularisers --seeds=5 --workdir=runs/regularisers
 """
 
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -56,10 +57,11 @@ def main(invocation: Invocation) -> int:
     say(study.title)
     found = conduct(study, folder, num_seeds, say)
     if found is None:
-        seeds = "" if values.seeds is None else f" --seeds={values.seeds}"
-        where = "" if values.workdir is None else f" --workdir={values.workdir}"
+        again = ["cnn-lab", "study", names[0]]
+        again += [] if values.seeds is None else [f"--seeds={values.seeds}"]
+        again += [] if values.workdir is None else [f"--workdir={values.workdir}"]
         say("Interrupted; everything is saved. Go on with:")
-        say(f"  cnn-lab study {names[0]}{seeds}{where}")
+        say(f"  {shlex.join(again)}")
         return 0
     report = write_study(folder, study, found.rows, found.judged)
     for claim in found.judged:

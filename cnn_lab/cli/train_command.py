@@ -4,7 +4,8 @@ The same command again resumes a run that was interrupted, and says so when it h
 of the config can be overridden (`cnn-lab help config` lists them); `none` clears an optional one.
 
 With --seeds=N the experiment is trained N times, from its seed on, and the runs are compared: mean,
-standard deviation, interval, and a picture.
+standard deviation, interval, and a picture. A seed that diverges is noted in its folder; the others
+are trained and compared, and the status is 2.
 
 Examples:
   cnn-lab train --config=experiments/digits/lenet5.py

@@ -16,7 +16,7 @@ class Variant:
     Attributes:
         series: line of the picture that it belongs to, such as an optimizer.
         x: place on the line, such as a depth; None where a series is one point.
-        config: the experiment; its seed is the first.
+        config: the experiment; its seed and its split_seed are the first ones.
     """
 
     series: str
@@ -46,7 +46,8 @@ class Comparison:
         measure: what is compared.
         larger: (series, x) of the larger one.
         smaller: (series, x) of the other.
-        by: what the difference exceeds, at least.
+        by: what the difference exceeds; a negative one is what it does not fall below, which says
+            that the first is at most so much worse.
     """
 
     text: str
@@ -58,7 +59,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """The claim that a measure lies between two numbers.
+    """The claim that a measure lies between two numbers, or on one of them.
 
     Attributes:
         text: the claim, in words.
@@ -82,7 +83,7 @@ class Panel:
     Attributes:
         measure: what is drawn.
         x: what the level axis of lines is.
-        kind: `lines` by x, or `bars`, one a point.
+        kind: `lines` by x, or `points`, a row for each point of the study.
         log_x: whether that axis is logarithmic.
         log_y: likewise, the upright one.
         title: above it.
@@ -91,7 +92,7 @@ class Panel:
 
     measure: str
     x: str = ""
-    kind: Literal["lines", "bars"] = "lines"
+    kind: Literal["lines", "points"] = "lines"
     log_x: bool = False
     log_y: bool = False
     title: str = ""
@@ -108,9 +109,11 @@ class Study:
         variants: trainings.
         computations: whatever else is computed.
         measures: names in `cnn_lab.study.measures.MEASURES`, taken of every training.
-        over_seeds: names in `cnn_lab.study.measures.OVER_SEEDS`, taken of all seeds of a variant
-            together.
-        num_seeds: trainings of each variant.
+        over_seeds: names in `cnn_lab.study.measures.OVER_SEEDS`, taken of the seeds that share
+            their images together.
+        num_seeds: trainings of each variant, a multiple of `seeds_per_split`.
+        seeds_per_split: seeds in a row whose trainings share one choice of training and validation
+            images; one value of `over_seeds` comes from each such group.
         panels: pictures.
         claims: what is expected; the page says of each what the numbers say.
     """
@@ -122,5 +125,6 @@ class Study:
     measures: tuple[str, ...] = ("validation accuracy",)
     over_seeds: tuple[str, ...] = ()
     num_seeds: int = 3
+    seeds_per_split: int = 1
     panels: tuple[Panel, ...] = ()
     claims: tuple[Comparison | Bounds, ...] = ()

@@ -78,7 +78,8 @@ def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
         some = found.counts > 0
         counts = found.counts[some]
         accuracy, confidence = found.right[some] / counts, found.confidences[some] / counts
-        above.bar(left[some], accuracy, width, align="edge", color=BLUE, edgecolor="white")
+        bars = {"align": "edge", "color": BLUE, "edgecolor": "white", "label": "share right"}
+        above.bar(left[some], accuracy, width, **bars)
         low, gap = np.minimum(accuracy, confidence), np.abs(accuracy - confidence)
         above.bar(
             left[some],
@@ -86,9 +87,10 @@ def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
             width,
             bottom=low,
             align="edge",
-            color=RED,
-            alpha=0.5,
-            edgecolor="white",
+            fill=False,
+            hatch="////",
+            edgecolor=RED,
+            lw=0.8,
             label="gap to the mean confidence",
         )
         above.plot((0, 1), (0, 1), color="#666666", linestyle=":", lw=1)

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Written:
 def write_evaluation(folder: Path, results: Results) -> Written:
     """Writes `evaluation_SPLIT.json` and `evaluation_SPLIT.html`, over those of the last time.
 
+    With test-time augmentation its name follows that of the split.
+
     Args:
         folder: created when missing.
         results: what was found.
@@ -49,7 +52,8 @@ def write_evaluation(folder: Path, results: Results) -> Written:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"evaluation_{results.split}"
+    views = re.sub(r"[^a-z0-9]+", "_", "" if results.tta == "none" else f"_{results.tta}")
+    stem = f"evaluation_{results.split}{views}"
     written = Written(folder / f"{stem}.json", folder / f"{stem}.html")
     page = evaluation_page(results, folder)
     write_json(written.figures, {"time": _now(), **results.to_json()})

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cnn_lab.analysis.intervals import over_runs
 from cnn_lab.config import Panel, Study
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.pages import render
 from cnn_lab.study.claims import Judged
+from cnn_lab.study.finished import name_of
 from cnn_lab.study.rows import Row
 
 TEMPLATE = "study.html.jinja"
 MOST_COLUMNS = 2
+MOST_MARKED = 15  # places of a line
+SHARES = ("accuracy", "share", "dead")  # words in measures that cannot pass 1
 PAGE, PICTURE = "study.html", "study.png"
+PLAIN: dict[str, Any] = {"parse_math": False}  # for text of users, in which a $ is a $
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +36,30 @@ class StudyReport:
 
     page: Path
     picture: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """What the seeds gave at one place.
+
+    Attributes:
+        finite: their values, as far as they are.
+        number: of all.
+    """
+
+    finite: list[float]
+    number: int
+
+    @property
+    def mean(self) -> float:
+        """Of the finite ones; NaN where there is none."""
+        return float(np.mean(self.finite)) if self.finite else math.nan
+
+    @property
+    def note(self) -> str:
+        """How many of how many are finite, where not all are."""
+        few = len(self.finite) < self.number
+        return f"{len(self.finite)} of {self.number}" if few else ""
 
 
 def write_study(
@@ -45,6 +74,10 @@ def write_study(
         judged=judged,
         picture=base64.b64encode(picture).decode(),
         tables=_tables(study, rows),
+        most_marked=MOST_MARKED,
+        lines=any(panel.kind == "lines" for panel in study.panels),
+        points=any(panel.kind == "points" for panel in study.panels),
+        unfinished=any(not math.isfinite(row.value) for row in rows),
     )
     write_bytes(report.picture, picture)
     write_text(report.page, page)
@@ -54,8 +87,8 @@ def write_study(
 def draw(study: Study, rows: Sequence[Row]) -> bytes:
     """Draws every panel: means of the seeds, and how the seeds differ.
 
-    That is a point a seed on bars, one standard deviation to each side on lines, and on logarithmic
-    axes the least and the largest seed.
+    That is every seed and the 95 % interval of the mean in rows of points, one standard deviation
+    to each side on lines, and on logarithmic axes the least and the largest seed.
 
     Returns:
         A PNG.
@@ -63,10 +96,11 @@ def draw(study: Study, rows: Sequence[Row]) -> bytes:
     num_columns = min(max(len(study.panels), 1), MOST_COLUMNS)
     num_rows = max(-(-len(study.panels) // num_columns), 1)
     figure = Figure(figsize=(7.0 * num_columns, 4.4 * num_rows), layout="constrained")
-    figure.suptitle(study.title)
+    figure.suptitle(study.title, **PLAIN)
     axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
+    colours = _colours(study, rows)
     for axis, panel in zip(axes, study.panels, strict=False):
-        _draw_panel(axis, panel, [row for row in rows if row.measure == panel.measure])
+        _draw_panel(axis, panel, rows, colours)
     for axis in axes[len(study.panels) :]:
         axis.set_axis_off()
     buffer = io.BytesIO()
@@ -74,92 +108,161 @@ def draw(study: Study, rows: Sequence[Row]) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row]) -> None:
-    wanted = (row.series for row in rows if panel.series is None or row.series in panel.series)
-    names = list(dict.fromkeys(wanted))
-    colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
-    if panel.kind == "bars":
-        _bars(axis, names, rows)
-        axis.set_xlabel(panel.measure)
+def _names(panel: Panel, rows: Sequence[Row]) -> list[str]:
+    own = (row.series for row in rows if row.measure == panel.measure)
+    return list(dict.fromkeys(n for n in own if panel.series is None or n in panel.series))
+
+
+def _colours(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+    """Series to colour, the same in every panel.
+
+    One variant with levels of its own, such as epochs, has the colour of its series, unless a panel
+    shows several of that series.
+    """
+    series_of = {name_of(variant): variant.series for variant in study.variants}
+    drawn = [_names(panel, rows) for panel in study.panels]
+    crowded = set()
+    for names in drawn:
+        owners = [series_of.get(name, name) for name in names]
+        crowded |= {owner for owner in owners if owners.count(owner) > 1}
+    keys = {
+        name: name if (owner := series_of.get(name, name)) in crowded else owner
+        for names in drawn
+        for name in names
+    }
+    different = list(dict.fromkeys(keys.values()))
+    palette = colormaps["tab10" if len(different) <= 10 else "tab20"]
+    return {name: palette(different.index(key) % palette.N) for name, key in keys.items()}
+
+
+def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row], colours: Mapping[str, Any]) -> None:
+    series: dict[str, dict[Any, _Point]] = {name: {} for name in _names(panel, rows)}
+    for row in rows:
+        if row.measure == panel.measure and row.series in series:
+            before = series[row.series].get(row.x, _Point([], 0))
+            now = [row.value] if math.isfinite(row.value) else []
+            series[row.series][row.x] = _Point([*before.finite, *now], before.number + 1)
+    if panel.kind == "points":
+        _draw_points(axis, series, colours)
+        axis.set_xlabel(panel.measure, **PLAIN)
     else:
-        for index, name in enumerate(names):
-            own = [row for row in rows if row.series == name]
-            _line(axis, name, own, colours(index), log_y=panel.log_y)
-        axis.set_xlabel(panel.x)
-        axis.set_ylabel(panel.measure)
-        if len(names) > 1:
-            axis.legend(frameon=False, fontsize="small")
-        numbers = [row.x for row in rows if isinstance(row.x, int | float)]
-        if numbers and all(float(number).is_integer() for number in numbers):
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _draw_lines(axis, series, colours, log_y=panel.log_y)
+        axis.set_xlabel(panel.x, **PLAIN)
+        axis.set_ylabel(panel.measure, **PLAIN)
     if panel.log_x:
         axis.set_xscale("log")
     if panel.log_y:
         axis.set_yscale("log")
-    axis.set_title(panel.title)
+    if any(word in panel.measure for word in SHARES):
+        _keep_to_shares(axis, upright=panel.kind == "lines")
+    axis.set_title(panel.title, **PLAIN)
     axis.grid(alpha=0.25)
 
 
-def _line(axis: Axes, name: str, rows: Sequence[Row], colour: Any, *, log_y: bool) -> None:
-    places = list(dict.fromkeys(row.x for row in rows))
-    if all(isinstance(place, int | float) for place in places):
-        places.sort(key=lambda place: place if isinstance(place, int | float) else 0.0)
-    values = [[row.value for row in rows if row.x == place] for place in places]
-    means = [float(np.mean(v)) for v in values]
-    if max(map(len, values)) == 1:  # one value each: a curve or points, without spread
-        style: dict[str, Any] = {"marker": "o", "markersize": 5} if len(places) < 12 else {}
-        if name == "points":
-            style["linestyle"] = "none"
-        axis.plot(_numbers(places), means, color=colour, label=name, **style)
-        return
-    if log_y:  # a standard deviation may be as large as the mean, and cannot be drawn there
-        low, high = [min(v) for v in values], [max(v) for v in values]
-    else:
-        spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
-        low, high = np.subtract(means, spreads), np.add(means, spreads)
-    many = len(places) > 15
-    axis.errorbar(
-        _numbers(places),
-        means,
-        None if many else [np.subtract(means, low), np.subtract(high, means)],
-        color=colour,
-        label=name,
-        marker=None if many else "o",
-        markersize=4,
-        capsize=3,
-    )
-    if many:
-        axis.fill_between(_numbers(places), low, high, color=colour, alpha=0.2, linewidth=0)
+def _keep_to_shares(axis: Axes, *, upright: bool) -> None:
+    low, high = axis.get_ylim() if upright else axis.get_xlim()
+    limit = axis.set_ylim if upright else axis.set_xlim
+    limit(max(low, 0.0), min(high, 1.0))
+
+
+def _draw_lines(
+    axis: Axes, series: dict[str, dict[Any, _Point]], colours: Mapping[str, Any], *, log_y: bool
+) -> None:
+    places = list(dict.fromkeys(place for points in series.values() for place in points))
     if any(isinstance(place, str) for place in places):
-        axis.set_xticks(range(len(places)), [str(place) for place in places])
+        at = {place: float(index) for index, place in enumerate(places)}
+        axis.set_xticks(range(len(places)), [str(place) for place in places], **PLAIN)
+    else:
+        at = {place: float(place) for place in places}
+        if all(x.is_integer() for x in at.values()):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for name, points in series.items():
+        placed = dict(sorted((at[place], point) for place, point in points.items()))
+        _line(axis, name, placed, colours[name], log_y=log_y)
+    if len(series) > 1:
+        for text in axis.legend(frameon=False, fontsize="small").get_texts():
+            text.set_parse_math(False)
 
 
-def _bars(axis: Axes, names: Sequence[str], rows: Sequence[Row]) -> None:
-    """Horizontal, so that names can be read; bars begin where differences can be seen."""
-    bars = [
-        (name if place is None else f"{name} {place}".strip(), values)
-        for name in names
-        for place in dict.fromkeys(row.x for row in rows if row.series == name)
-        if (values := [r.value for r in rows if (r.series, r.x) == (name, place)])
-    ]
-    finite = [v for _, values in bars for v in values if math.isfinite(v)] or [0.0, 1.0]
-    span = (max(finite) - min(finite)) or abs(max(finite)) or 1.0
-    left = 0.0 if min(finite) < 0.5 * max(finite) and min(finite) >= 0 else min(finite) - 0.3 * span
-    for position, (_, values) in enumerate(bars):
-        mean = float(np.mean(values))
-        axis.barh(position, mean - left, left=left, color="#9ab4cf")
-        axis.plot(values, [position] * len(values), "o", color="#2d5d8a", markersize=3.5)
-        bad = sum(not math.isfinite(value) for value in values)
-        text = f"not finite: {bad} of {len(values)}" if bad else f"{mean:.4g}"
-        axis.text(max(finite) + 0.03 * span, position, text, va="center", fontsize="small")
-    room = 0.22 if all(math.isfinite(v) for _, values in bars for v in values) else 0.45
-    axis.set_xlim(left, max(finite) + room * span)
-    axis.set_yticks(range(len(bars)), [name for name, _ in bars])
-    axis.invert_yaxis()
+def _line(axis: Axes, name: str, points: dict[float, _Point], colour: Any, *, log_y: bool) -> None:
+    single, many = all(p.number == 1 for p in points.values()), len(points) > MOST_MARKED
+    means = [point.mean for point in points.values()]
+    style: dict[str, Any] = {"color": colour, "label": name}
+    if name == "points":
+        style |= {"linestyle": "none", "marker": "o", "markersize": 5}
+    axis.plot(list(points), means, **style)
+    _marks(axis, points, colour, few=not many and name != "points")
+    if single:
+        return
+    low, high = np.array([_spread(point, log_y=log_y) for point in points.values()]).T
+    if many:
+        axis.fill_between(list(points), low, high, color=colour, alpha=0.2, linewidth=0)
+    else:
+        lengths = np.maximum([np.subtract(means, low), np.subtract(high, means)], 0.0)
+        axis.errorbar(list(points), means, lengths, color=colour, linestyle="none", capsize=3)
 
 
-def _numbers(places: Sequence[Any]) -> list[Any]:
-    return [p if isinstance(p, int | float) else i for i, p in enumerate(places)]
+def _spread(point: _Point, *, log_y: bool) -> tuple[float, float]:
+    if not point.finite:
+        return math.nan, math.nan
+    if log_y:  # a standard deviation may be as large as the mean, and cannot be drawn there
+        return min(point.finite), max(point.finite)
+    sd = float(np.std(point.finite, ddof=1)) if len(point.finite) > 1 else 0.0
+    return point.mean - sd, point.mean + sd
+
+
+def _marks(axis: Axes, points: dict[float, _Point], colour: Any, *, few: bool) -> None:
+    """Marks means, open ones where some seeds are not finite, and crosses where none is."""
+    style: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False, "zorder": 3}
+    whole = {x: point.mean for x, point in points.items() if not point.note}
+    if few and whole:
+        axis.plot(list(whole), list(whole.values()), marker="o", markersize=4, **style)
+    noted = [(x, point) for x, point in points.items() if point.note]
+    for x, point in noted if few else noted[-1:]:
+        open_mark = {"marker": "o", "markersize": 7, "markerfacecolor": "white"}
+        note: dict[str, Any] = {"color": colour, "fontsize": "small", "textcoords": "offset points"}
+        if point.finite:
+            axis.plot([x], [point.mean], **open_mark, **style)
+            axis.annotate(point.note, (x, point.mean), (6, 6), **note)
+        else:
+            bottom: Any = axis.get_xaxis_transform()
+            axis.plot([x], [0.04], marker="x", transform=bottom, **style)
+            axis.annotate(point.note, (x, 0.04), (6, 0), xycoords=bottom, **note)
+
+
+def _draw_points(
+    axis: Axes, series: dict[str, dict[Any, _Point]], colours: Mapping[str, Any]
+) -> None:
+    """A row for each place: seeds as small points, their mean with its interval, its number."""
+    labels: list[str] = []
+    for name, points in series.items():
+        for place, point in points.items():
+            row, colour = len(labels), colours[name]
+            labels.append(_label(name, place))
+            text = f"{point.mean:.4g} ({point.note})" if point.note else f"{point.mean:.4g}"
+            text = text if point.finite else point.note
+            at: Any = axis.get_yaxis_transform()
+            axis.text(1.02, row, text, transform=at, va="center", fontsize="small")
+            if not point.finite:
+                continue
+            style: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False}
+            style["zorder"] = 3  # above the frame
+            if point.number > 1:
+                seeds = [row] * len(point.finite)
+                axis.plot(point.finite, seeds, marker="o", markersize=3.5, alpha=0.5, **style)
+            if len(point.finite) > 1:
+                interval = over_runs(point.finite).interval
+                axis.hlines(row, interval.low, interval.high, color=colour, linewidth=1.5)
+            face = "white" if point.note else colour
+            axis.plot([point.mean], [row], marker="D", markersize=7, markerfacecolor=face, **style)
+    axis.set_yticks(range(len(labels)), labels, **PLAIN)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def _label(name: str, place: Any) -> str:
+    if place is None:
+        return name
+    return f"{name} {place if isinstance(place, str) else format(place, 'g')}".strip()
 
 
 def _figure(value: float, digits: int) -> str:
@@ -168,7 +271,7 @@ def _figure(value: float, digits: int) -> str:
 
 def _tables(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A table a measure that was drawn or claimed: mean, spread and number of seeds."""
-    wanted = [panel.measure for panel in study.panels if panel.kind == "bars" or panel.x]
+    wanted = [panel.measure for panel in study.panels if panel.kind == "points" or panel.x]
     wanted += [claim.measure for claim in study.claims]
     tables = []
     for measure in dict.fromkeys(wanted):

@@ -2,17 +2,17 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Literal
 
 from cnn_lab.analysis.intervals import over_runs
-from cnn_lab.config.study import Bounds, Comparison, Study
-from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.numbers import counted
-from cnn_lab.study.measures import name_of
-from cnn_lab.study.rows import Row, values_of
+from cnn_lab.config.study import Bounds, Comparison, Place
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.study.rows import Row, rows_at
 
 Verdict = Literal["holds", "fails", "undecided"]
+ROUNDING = 4 * sys.float_info.epsilon  # relative: less than this is no difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,78 +31,83 @@ class Judged:
     evidence: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Estimate:
+    """What values say of their mean: where it is, or that nothing can be said."""
+
+    least: float
+    most: float
+    decides: bool
+    evidence: str
+
+
 def judge(claim: Comparison | Bounds, rows: Sequence[Row]) -> Judged:
     """Holds a claim against the rows.
 
-    A comparison is paired: differences between trainings of one seed, and Student's interval of
-    their mean. Where there is one value only, it decides by itself. Where nothing was measured, or
-    something that is not finite, nothing is decided.
+    A comparison is paired: differences between values of one seed, and Student's interval of their
+    mean. A single value decides where it was computed without chance, not where it is that of one
+    training. Where nothing was measured, or something that is not finite, nothing is decided.
     """
     try:
-        return _judge_numbers(claim, rows)
+        return _compare(claim, rows) if isinstance(claim, Comparison) else _bound(claim, rows)
     except ConfigError as error:
         return Judged(claim.text, "undecided", str(error))
 
 
-def _judge_numbers(claim: Comparison | Bounds, rows: Sequence[Row]) -> Judged:
-    if isinstance(claim, Comparison):
-        larger = values_of(rows, claim.measure, claim.larger)
-        smaller = values_of(rows, claim.measure, claim.smaller)
-        differences = [larger[seed] - smaller[seed] for seed in sorted(larger.keys() & smaller)]
-        of = f"{_name(claim.larger)} less {_name(claim.smaller)}"
-        return _judge(claim.text, differences, claim.by, math.inf, f"{claim.measure}, {of}")
-    values = list(values_of(rows, claim.measure, claim.place).values())
-    return _judge(
-        claim.text, values, claim.low, claim.high, f"{claim.measure}, {_name(claim.place)}"
+def _compare(claim: Comparison, rows: Sequence[Row]) -> Judged:
+    larger = rows_at(rows, claim.measure, claim.larger)
+    smaller = rows_at(rows, claim.measure, claim.smaller)
+    pairs = [(larger[seed], smaller[seed]) for seed in sorted(larger.keys() & smaller)]
+    if not pairs:
+        raise ConfigError(f"No seed has both {_name(claim.larger)} and {_name(claim.smaller)}.")
+    found = _estimate(
+        [one.value - other.value for one, other in pairs],
+        f"{claim.measure}, {_name(claim.larger)} less {_name(claim.smaller)}",
+        exact=all(row.exact for pair in pairs for row in pair),
     )
+    noise = ROUNDING * max(abs(row.value) for pair in pairs for row in pair)
+    if claim.by < 0:  # at most so much worse
+        holds, fails = found.least >= claim.by - noise, found.most < claim.by - noise
+    else:
+        holds, fails = found.least > claim.by + noise, found.most <= claim.by + noise
+    return _judged(claim.text, found, holds=holds, fails=fails)
 
 
-def check_places(study: Study, computed: Sequence[Row]) -> None:
-    """Tells of claims and panels of what the study will not measure, before anything is trained.
-
-    Args:
-        study: its variants and measures.
-        computed: the rows of its computations.
-
-    Raises:
-        ConfigError: a measure or a series of another name.
-    """
-    measures = dict.fromkeys(
-        (*study.measures, *study.over_seeds, *(row.measure for row in computed))
+def _bound(claim: Bounds, rows: Sequence[Row]) -> Judged:
+    at = list(rows_at(rows, claim.measure, claim.place).values())
+    found = _estimate(
+        [row.value for row in at],
+        f"{claim.measure}, {_name(claim.place)}",
+        exact=all(row.exact for row in at),
     )
-    names = [name for v in study.variants for name in (v.series, name_of(v))]
-    series = dict.fromkeys((*names, *(row.series for row in computed)))
-    for claim in study.claims:
-        lookup(measures, claim.measure, "measure in this study")
-        places = (claim.larger, claim.smaller) if isinstance(claim, Comparison) else (claim.place,)
-        for name, _ in places:
-            lookup(series, name, "series in this study")
-    for panel in study.panels:
-        lookup(measures, panel.measure, "measure in this study")
-        for name in panel.series or ():
-            lookup(series, name, "series in this study")
+    holds = claim.low <= found.least and found.most <= claim.high
+    fails = found.most < claim.low or found.least > claim.high
+    return _judged(claim.text, found, holds=holds, fails=fails)
 
 
-def _judge(text: str, values: Sequence[float], low: float, high: float, what: str) -> Judged:
+def _estimate(values: Sequence[float], what: str, *, exact: bool) -> _Estimate:
     if bad := sum(not math.isfinite(value) for value in values):
-        return Judged(text, "undecided", f"{what}: not finite in {bad} of {len(values)}")
+        evidence = f"{what}: not finite in {bad} of {len(values)}"
+        return _Estimate(math.nan, math.nan, False, evidence)
     if len(values) > 1:
         spread = over_runs(values)
-        mean, least, most = spread.mean, spread.interval.low, spread.interval.high
-        count = counted(len(values), "seed")
-        evidence = f"{what}: {mean:.4g} ({least:.4g} to {most:.4g}, 95 % interval, {count})"
-    else:
-        mean = least = most = values[0]
-        evidence = f"{what}: {mean:.6g}"
+        least, most = spread.interval.low, spread.interval.high
+        interval = f"{least:.4g} to {most:.4g}, 95 % interval, n = {len(values)}"
+        return _Estimate(least, most, True, f"{what}: {spread.mean:.4g} ({interval})")
+    evidence = f"{what}: {values[0]:.6g}"
+    if not exact:
+        evidence += ", from one seed, which decides nothing"
+    return _Estimate(values[0], values[0], exact, evidence)
+
+
+def _judged(text: str, found: _Estimate, *, holds: bool, fails: bool) -> Judged:
     verdict: Verdict = "undecided"
-    if low <= least and most <= high:
-        verdict = "holds"
-    elif most < low or least > high:
-        verdict = "fails"
-    return Judged(text, verdict, evidence)
+    if found.decides:
+        verdict = "holds" if holds else "fails" if fails else "undecided"
+    return Judged(text, verdict, found.evidence)
 
 
-def _name(place: tuple[str, float | str | None]) -> str:
+def _name(place: Place) -> str:
     series, x = place
     if x is None:
         return series

@@ -3,27 +3,24 @@
 import dataclasses
 import json
 import math
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from cnn_lab.config import ExperimentConfig, Study, Variant
-from cnn_lab.core.errors import ConfigError, DivergedError, lookup
+from cnn_lab.config import Study
+from cnn_lab.core.errors import DivergedError
 from cnn_lab.core.files import write_text
-from cnn_lab.core.options import check_options
-from cnn_lab.core.typed import freeze, from_dict, to_dict
-from cnn_lab.resolve import resolve_names
 from cnn_lab.run import run_training
-from cnn_lab.study.claims import Judged, check_places, judge
-from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.measures import MEASURES, OVER_SEEDS, Finished, name_of
-from cnn_lab.study.rows import Row, from_json, to_csv, to_json
-from cnn_lab.train.workdir import check_config
+from cnn_lab.study import kept
+from cnn_lab.study.claims import Judged, judge
+from cnn_lab.study.finished import Finished, Values, name_of, rows_of
+from cnn_lab.study.measures import MEASURES, OVER_SEEDS
+from cnn_lab.study.plan import check_claims, check_data, check_study, levels_of
+from cnn_lab.study.rows import Row, to_csv, to_json
 
-RUNS, TABLE, RESULTS = "runs", "results.csv", "results.json"
-MEASURED, DIVERGED = "measured.json", "diverged.txt"  # of a run
+TABLE, RESULTS = "results.csv", "results.json"
+DIVERGED = "diverged.txt"  # of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,34 +34,6 @@ class Findings:
 
     rows: list[Row]
     judged: list[Judged]
-
-
-def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
-    """All trainings of a study, none of which has been started by this.
-
-    Raises:
-        CnnLabError: a config that cannot work, an unknown measure, a folder of another study.
-    """
-    for name in study.measures:
-        lookup(MEASURES, name, "measure")
-    for name in study.over_seeds:
-        lookup(OVER_SEEDS, name, "measure over seeds")
-    for computation in study.computations:
-        function = lookup(COMPUTATIONS, computation.name, "computation")
-        check_options(function, computation.options, f"computation {computation.name}")
-    places = [(variant.series, variant.x) for variant in study.variants]
-    if twice := [place for place in places if places.count(place) > 1]:
-        raise ConfigError(f"The study has two variants at {twice[0]}; give each its own place.")
-    planned = []
-    for variant in study.variants:
-        resolve_names(variant.config)
-        for seed in range(variant.config.seed, variant.config.seed + num_seeds):
-            config = from_dict(ExperimentConfig, to_dict(variant.config))
-            config.seed, config.log.tensorboard = seed, False
-            workdir = folder / RUNS / _slug(variant) / f"seed{seed}"
-            check_config(workdir, config)
-            planned.append(Finished(variant, seed, freeze(config), workdir))
-    return planned
 
 
 def conduct(
@@ -83,11 +52,11 @@ def conduct(
         that diverged is a result too: its measures are NaN.
     """
     planned = check_study(study, folder, num_seeds)
+    check_data(study, planned, say)
     rows: list[Row] = []
     for computation in study.computations:
-        say(f"computing {computation.name}")
-        rows += COMPUTATIONS[computation.name](**computation.options)
-    check_places(study, rows)
+        rows += kept.computed(folder, computation, say)
+    check_claims(study, rows)
     seconds: list[float] = []  # of each training that was not done before
     for number, run in enumerate(planned, start=1):
         start = time.perf_counter()
@@ -101,10 +70,10 @@ def conduct(
         first = "diverged" if _diverged(run) else first
         say(f"{number}/{len(planned)}  {name_of(run.variant)}, seed {run.seed}: {first}{left}")
         rows += found
-    for name in study.over_seeds:
-        for variant in study.variants:
-            same = [run for run in planned if run.variant is variant and not _diverged(run)]
-            rows += OVER_SEEDS[name](same) if same else []
+    for variant in study.variants:
+        same = [run for run in planned if run.variant is variant]
+        for first in range(0, len(same), study.seeds_per_split):
+            rows += _measured_together(study, same[first : first + study.seeds_per_split])
     judged = [judge(claim, rows) for claim in study.claims]
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / TABLE, to_csv(rows))
@@ -134,16 +103,25 @@ def _diverged(run: Finished) -> bool:
 
 def _measured(study: Study, run: Finished) -> list[Row]:
     """The measures of a run, taken once and kept in its folder."""
-    if _diverged(run):
-        return [run.row(name, math.nan) for name in study.measures]
-    file = run.workdir / MEASURED
-    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     rows = []
     for name in study.measures:
-        if name not in kept:
-            kept[name] = to_json(MEASURES[name](run))
-            write_text(file, json.dumps(kept))
-        rows += from_json(kept[name])
+        values: Values = dict.fromkeys(levels_of(name, run.config), math.nan)
+        if not _diverged(run):
+            values = kept.values(run.workdir, name, lambda name=name: MEASURES[name].take(run))
+        rows += rows_of(run, name, values)
+    return rows
+
+
+def _measured_together(study: Study, group: list[Finished]) -> list[Row]:
+    """What is measured of trainings that share their images, kept in the folder of the first."""
+    rows = []
+    for name in study.over_seeds:
+        over = OVER_SEEDS[name]
+        values: Values = dict.fromkeys(over.levels(len(group)), math.nan)
+        if not any(map(_diverged, group)):
+            place, key = group[0].workdir, f"{name}, {len(group)} seeds"
+            values = kept.values(place, key, lambda over=over: over.take(group))
+        rows += rows_of(group[0], name, values)
     return rows
 
 
@@ -151,7 +129,3 @@ def _left(seconds: list[float], num_runs: int) -> str:
     """How long the trainings that are left will take, if they are like those before."""
     expected = sum(seconds) / len(seconds) * num_runs
     return f"{expected / 60:.0f} min left" if expected >= 60 else f"{expected:.0f} s left"
-
-
-def _slug(variant: Variant) -> str:
-    return re.sub(r"[^a-zA-Z0-9.]+", "_", name_of(variant)).strip("_").lower()

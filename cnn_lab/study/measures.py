@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,187 +10,194 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int64
 
-from cnn_lab.config import ExperimentConfig, Variant
+from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images, RawImages
+from cnn_lab.core.shapes import Images
 from cnn_lab.data.assemble import Subset, choose_examples
-from cnn_lab.data.catalog import open_dataset
-from cnn_lab.study.rows import Row
-from cnn_lab.train.log import METRICS_FILE, read_rows
+from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.splits import stratified_split
+from cnn_lab.study.finished import Finished, Values
 from cnn_lab.train.views import PLACES, shifted
-from cnn_lab.trained import Trained, open_trained
+from cnn_lab.trained import Trained
 
+VERSION = 2  # of what the measures mean; values kept of another one are taken again
 MOST_UNSEEN = 10_000
 AT_ONCE = 1000  # images
 SHIFTS = (0, 1, 2, 3, 4)  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
-    """A training that has ended.
+class Measure:
+    """A measure of one training.
 
     Attributes:
-        variant: what it is of.
-        seed: its.
-        config: its.
-        workdir: its.
+        take: measures.
+        levels: a config's levels of the measure's own, such as epochs, none where they cannot be
+            known beforehand; None for a measure without.
+        validation: whether it needs validation examples.
+        unseen: whether it needs examples that were neither trained nor chosen on.
     """
 
-    variant: Variant
-    seed: int
-    config: ExperimentConfig
-    workdir: Path
-
-    def row(self, measure: str, value: float, x: Any = None) -> Row:
-        """A measurement of this training.
-
-        Args:
-            measure: what was measured.
-            value: the number.
-            x: level of the measure's own, such as an epoch; the variant itself is the series then.
-        """
-        if x is None:
-            return Row(self.variant.series, self.variant.x, self.seed, measure, float(value))
-        return Row(name_of(self.variant), x, self.seed, measure, float(value))
-
-    def rows(self, split: str) -> list[dict[str, Any]]:
-        """Metric rows of one split."""
-        return [r for r in read_rows(self.workdir / METRICS_FILE) if r["split"] == split]
-
-    @functools.cached_property
-    def trained(self) -> Trained:
-        """The weights to judge: the best where a rule chose them, else the last."""
-        return open_trained(
-            self.workdir, "latest" if self.config.early_stopping is None else "best"
-        )
+    take: Callable[[Finished], Values]
+    levels: Callable[[ExperimentConfig], tuple[float, ...]] | None = None
+    validation: bool = False
+    unseen: bool = False
 
 
-def name_of(variant: Variant) -> str:
-    """Series and place of a variant, in words."""
-    if variant.x is None:
-        return variant.series
-    place = f"{variant.x:g}" if isinstance(variant.x, int | float) else variant.x
-    return f"{variant.series} {place}".strip()
+@dataclasses.dataclass(frozen=True)
+class OverSeeds:
+    """A measure of several trainings that share their images.
+
+    Attributes:
+        take: measures.
+        levels: those of the measure's own, by the number of trainings.
+    """
+
+    take: Callable[[Sequence[Finished]], Values]
+    levels: Callable[[int], tuple[float, ...]]
 
 
-def unseen_accuracy(run: Finished) -> list[Row]:
+def unseen_accuracy(run: Finished) -> Values:
     """Share that is right of training-split examples that this run neither trained nor chose on."""
     images, labels = _unseen(run.config)
-    return [
-        run.row("unseen accuracy", (_probabilities(run.trained, images).argmax(1) == labels).mean())
-    ]
+    return {None: _accuracy(_probabilities(run.trained, images), labels)}
 
 
-def training_accuracy(run: Finished) -> list[Row]:
+def training_accuracy(run: Finished) -> Values:
     """Share that is right of the training examples as they are, without dropout or augmentation."""
     train, _ = choose_examples(_dataset(run.config), run.config.data)
     images, labels = _read(train, train.indices)
-    found = _probabilities(run.trained, images).argmax(1) == labels
-    return [run.row("training accuracy", found.mean())]
+    return {None: _accuracy(_probabilities(run.trained, images), labels)}
 
 
-def training_loss(run: Finished) -> list[Row]:
+def training_loss(run: Finished) -> Values:
     """Mean loss of the last epoch's steps."""
-    return [run.row("training loss", run.rows("train")[-1]["loss"] or np.nan)]
+    return {None: _number(run.rows("train")[-1]["loss"])}
 
 
-def training_loss_by_epoch(run: Finished) -> list[Row]:
+def training_loss_by_epoch(run: Finished) -> Values:
     """Mean loss of the steps up to each logged epoch."""
-    return [
-        run.row(
-            "training loss by epoch", np.nan if row["loss"] is None else row["loss"], row["epoch"]
-        )
-        for row in run.rows("train")
-    ]
+    return {row["epoch"]: _number(row["loss"]) for row in run.rows("train")}
 
 
-def validation_accuracy(run: Finished) -> list[Row]:
+def validation_accuracy(run: Finished) -> Values:
     """Of the last evaluation."""
-    return [run.row("validation accuracy", run.rows("validation")[-1]["accuracy"])]
+    return {None: _number(run.rows("validation")[-1]["accuracy"])}
 
 
-def shifted_accuracy(run: Finished) -> list[Row]:
+def shifted_accuracy(run: Finished) -> Values:
     """On unseen images moved by some pixels up, down, left or right, by the number of pixels."""
     images, labels = _unseen(run.config)
-    rows = []
+    found: dict[float | None, float] = {}
     for pixels in SHIFTS:
         places = PLACES[1:] if pixels else PLACES[:1]
-        right = [
-            _probabilities(run.trained, images, (down * pixels, across * pixels)).argmax(1)
-            == labels
+        moved = [
+            _probabilities(run.trained, images, (down * pixels, across * pixels))
             for down, across in places
         ]
-        rows.append(run.row("accuracy on shifted images", float(np.mean(right)), pixels))
-    return rows
+        found[pixels] = float(np.mean([_accuracy(each, labels) for each in moved]))
+    return found
 
 
-def dead_units(run: Finished) -> list[Row]:
+def dead_units(run: Finished) -> Values:
     """Share of the backbone's units that give the same value, 0, for all unseen images."""
     images, _ = _unseen(run.config)
-    network, variables = run.trained.network, run.trained.variables
-
-    @jax.jit
-    def largest(images: RawImages) -> dict[str, Array]:
-        maps: Any = network.model.apply(
-            variables,
-            network.preprocess(images),
-            method=lambda model, x: model.backbone(x, train=False),
+    network = run.trained.network
+    parts = [
+        jax.device_get(
+            _largest(network.model, run.trained.variables, network.preprocess(jnp.asarray(chunk)))
         )
-        hidden = {name: values for name, values in maps.items() if name != "pixels"}
-        return {name: jnp.abs(values).max(axis=0) for name, values in hidden.items()}
-
-    parts = [jax.device_get(largest(chunk)) for chunk in _chunks(images)]
+        for chunk in _chunks(images)
+    ]
     units = np.concatenate([np.max([p[name] for p in parts], axis=0).ravel() for name in parts[0]])
-    return [run.row("dead units", (units == 0).mean())]
+    return {None: float((units == 0).mean())}
 
 
-def ensembles(runs: Sequence[Finished]) -> list[Row]:
-    """Accuracy of averaged probabilities by the number of members, each run once the first one.
+def ensembles(runs: Sequence[Finished]) -> Values:
+    """Accuracy of averaged probabilities, by the number of members.
 
-    The members of an ensemble are a run and those of the next seeds, so ensembles share members.
+    Each training is a member of at most one ensemble of a size; the mean of those is taken.
+
+    Args:
+        runs: trainings on the same images.
     """
     images, labels = _unseen(runs[0].config)
     each = [_probabilities(run.trained, images) for run in runs]
-    rows = []
+    found: dict[float | None, float] = {}
     for size in range(1, len(runs) + 1):
-        for first, run in enumerate(runs):
-            members = [each[(first + index) % len(each)] for index in range(size)]
-            right = np.sum(members, axis=0).argmax(1) == labels
-            rows.append(run.row("accuracy of the ensemble", right.mean(), size))
-    return rows
+        firsts = range(0, len(runs) - size + 1, size)
+        together = [np.sum(each[first : first + size], axis=0) for first in firsts]
+        found[size] = float(np.mean([_accuracy(sums, labels) for sums in together]))
+    return found
 
 
-MEASURES: dict[str, Callable[[Finished], list[Row]]] = {
-    "accuracy on shifted images": shifted_accuracy,
-    "dead units": dead_units,
-    "training accuracy": training_accuracy,
-    "training loss": training_loss,
-    "training loss by epoch": training_loss_by_epoch,
-    "unseen accuracy": unseen_accuracy,
-    "validation accuracy": validation_accuracy,
+def epochs(config: ExperimentConfig) -> tuple[float, ...]:
+    """Where training rows will stand if nothing stops earlier; none where steps decide."""
+    if config.train.log_every_steps is not None:
+        return ()
+    return tuple(range(1, config.train.num_epochs + 1))
+
+
+MEASURES: dict[str, Measure] = {
+    "accuracy on shifted images": Measure(shifted_accuracy, lambda _: SHIFTS, unseen=True),
+    "dead units": Measure(dead_units, unseen=True),
+    "training accuracy": Measure(training_accuracy),
+    "training loss": Measure(training_loss),
+    "training loss by epoch": Measure(training_loss_by_epoch, epochs),
+    "unseen accuracy": Measure(unseen_accuracy, unseen=True),
+    "validation accuracy": Measure(validation_accuracy, validation=True),
 }
-OVER_SEEDS: dict[str, Callable[[Sequence[Finished]], list[Row]]] = {
-    "accuracy of the ensemble": ensembles,
+OVER_SEEDS: dict[str, OverSeeds] = {
+    "accuracy of the ensemble": OverSeeds(
+        ensembles, lambda num_runs: tuple(range(1, num_runs + 1))
+    ),
 }
 
 
-def _dataset(config: ExperimentConfig) -> Any:
+def unseen_positions(dataset: Dataset, data: DataConfig) -> Int64[np.ndarray, " n"]:
+    """Examples of the training split that a run neither trains nor validates on.
+
+    They are at most `MOST_UNSEEN`: those that the largest training sets would take last, as far as
+    this one leaves them. So runs of one `split_seed` and as many validation examples are judged on
+    the same ones whatever their number of training examples, while that many are left of each.
+
+    Raises:
+        ConfigError: no example is left.
+    """
+    train, validation = choose_examples(dataset, data)
+    own = validation.source is train.source  # else it has a split of its own
+    kept = np.arange(len(train.source), dtype=np.int64)
+    kept = np.setdiff1d(kept, validation.indices) if own else kept
+    taken = max(len(train), len(kept) - MOST_UNSEEN)
+    if taken == len(kept):
+        raise ConfigError(
+            f"The study trains and validates on all of {data.name}, so no example is left to judge "
+            "by; set config.data.num_train lower."
+        )
+    labels = train.source.labels[kept]
+    # Larger choices of one seed hold the smaller ones, up to the rounding of shares.
+    last, _ = stratified_split(labels, num_validation=taken, seed=data.split_seed)
+    return np.setdiff1d(kept[last], train.indices)
+
+
+def _number(value: float | None) -> float:
+    """A value of the metrics file, where null stands for what is not finite."""
+    return np.nan if value is None else value
+
+
+def _accuracy(probabilities: Float[np.ndarray, "n k"], labels: np.ndarray) -> float:
+    return float((probabilities.argmax(1) == labels).mean())
+
+
+def _dataset(config: ExperimentConfig) -> Dataset:
     return open_dataset(config.data.name, config.data.data_dir)
 
 
 def _unseen(config: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Examples of the training split that are in neither part of it, always the same ones."""
-    train, validation = choose_examples(_dataset(config), config.data)
-    used = np.concatenate([train.indices, validation.indices])
-    left = np.setdiff1d(np.arange(len(train.source), dtype=np.int64), used)
-    if not len(left):
-        raise ConfigError(
-            f"The study trains and validates on all of {config.data.name}, so no example is left "
-            "to judge by; set config.data.num_train lower."
-        )
-    if len(left) > MOST_UNSEEN:
-        left = np.sort(np.random.default_rng(0).choice(left, MOST_UNSEEN, replace=False))
-    return _read(train, left)
+    """Images and labels to judge a run by."""
+    dataset = _dataset(config)
+    train, _ = choose_examples(dataset, config.data)
+    return _read(train, unseen_positions(dataset, config.data))
 
 
 def _read(subset: Subset, positions: Int64[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
@@ -202,15 +208,26 @@ def _read(subset: Subset, positions: Int64[np.ndarray, " n"]) -> tuple[np.ndarra
 def _probabilities(
     trained: Trained, images: np.ndarray, shift: tuple[int, int] = (0, 0)
 ) -> Float[np.ndarray, "n k"]:
-    network, variables = trained.network, trained.variables
+    network, move = trained.network, shifted(*shift)
+    parts = [
+        _apply(network.model, trained.variables, move(network.preprocess(jnp.asarray(chunk))))
+        for chunk in _chunks(images)
+    ]
+    return np.concatenate([np.asarray(part) for part in parts])
 
-    @jax.jit
-    def run(images: RawImages) -> Array:
-        seen: Images = shifted(*shift)(network.preprocess(images))
-        logits: Any = network.model.apply(variables, seen, train=False)
-        return jax.nn.softmax(logits)
 
-    return np.concatenate([np.asarray(run(chunk)) for chunk in _chunks(images)])
+@functools.partial(jax.jit, static_argnames="model")
+def _apply(model: Any, variables: Any, images: Images) -> Array:
+    """Compiled once for all trainings of a model."""
+    return jax.nn.softmax(model.apply(variables, images, train=False))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _largest(model: Any, variables: Any, images: Images) -> dict[str, Array]:
+    """Each unit's largest absolute value, by feature map."""
+    maps = model.apply(variables, images, method=lambda model, x: model.backbone(x, train=False))
+    hidden = {name: values for name, values in maps.items() if name != "pixels"}
+    return {name: jnp.abs(values).max(axis=0) for name, values in hidden.items()}
 
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:

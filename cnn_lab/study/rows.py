@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cnn_lab.config.study import Place
@@ -18,9 +18,10 @@ class Row:
     Attributes:
         series: line of the picture.
         x: place on it, None where a series is one point.
-        seed: of the training; 0 where there is only one value.
+        seed: of the training, or the first of a group; 0 where there is only one value.
         measure: what was measured.
         value: NaN where it was not finite.
+        exact: computed without chance, so that one value decides by itself.
     """
 
     series: str
@@ -28,24 +29,34 @@ class Row:
     seed: int
     measure: str
     value: float
+    exact: bool = False
 
 
-def values_of(rows: Iterable[Row], measure: str, place: Place) -> dict[int, float]:
-    """Seed to value at one place.
+def values_of(rows: Sequence[Row], measure: str, place: Place) -> dict[int, float]:
+    """As `rows_at`, the values alone."""
+    return {seed: row.value for seed, row in rows_at(rows, measure, place).items()}
+
+
+def rows_at(rows: Sequence[Row], measure: str, place: Place) -> dict[int, Row]:
+    """Seed to row at one place.
 
     Raises:
         ConfigError: nothing was measured there; offers the places that were.
     """
     found = {
-        row.seed: row.value
+        row.seed: row
         for row in rows
         if row.measure == measure and (row.series, row.x) == tuple(place)
     }
     if not found:
-        places = sorted({f"{(row.series, row.x)}" for row in rows if row.measure == measure})
-        hint = suggest(str(tuple(place)), places)
-        raise ConfigError(f"The study has no {measure!r} of {tuple(place)}; {hint}")
+        raise nothing_at(measure, place, [(r.series, r.x) for r in rows if r.measure == measure])
     return found
+
+
+def nothing_at(measure: str, place: Place, places: Sequence[Place]) -> ConfigError:
+    """What to tell of a place where a measure is not; `places` are those where it is."""
+    hint = suggest(str(tuple(place)), sorted({str(tuple(known)) for known in places}))
+    return ConfigError(f"The study has no {measure!r} of {tuple(place)}; {hint}")
 
 
 def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -68,6 +68,19 @@ TTA: dict[str, Callable[[int], Sequence[View]]] = {
 }
 
 
+def check_pixels(pixels: int, image_shape: Sequence[int]) -> None:
+    """Refuses shifts that leave nothing of an image.
+
+    Raises:
+        ConfigError: they are not shorter than its sides.
+    """
+    if pixels >= min(image_shape[:2]):
+        raise ConfigError(
+            f"--tta_pixels is {pixels}, but the images have {image_shape[0]} x {image_shape[1]} "
+            "pixels, of which nothing might be left; use fewer."
+        )
+
+
 def make_views(name: str, pixels: int) -> Sequence[View]:
     """The views of that name.
 

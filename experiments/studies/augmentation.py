@@ -43,7 +43,8 @@ def config(strength, num_train: int) -> ExperimentConfig:
 def get_study() -> Study:
     def better(strength: str, than: str, size: int) -> Comparison:
         return Comparison(
-            text=f"{strength} is better than {than} from {size:,} images.",
+            text=f"With {size:,} training images, {strength} augmentation gives a higher accuracy "
+            f"on unseen ones than {than}.",
             measure=MEASURE,
             larger=(strength, size),
             smaller=(than, size),
@@ -52,7 +53,7 @@ def get_study() -> Study:
     return Study(
         title="Strength of augmentation on MNIST",
         question="4,000 updates of LeNet-5 from 100 to 10,000 digits, which are turned, scaled, "
-        "slanted, moved and bent a little, more, or not at all: what does it give on unseen ones?",
+        "slanted, moved and bent a little, more, or not at all: how many unseen ones are right?",
         variants=tuple(
             Variant(series=strength, x=size, config=config(strength, size))
             for strength in STRENGTHS

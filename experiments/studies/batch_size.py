@@ -59,26 +59,27 @@ def get_study() -> Study:
         ),
         claims=(
             Comparison(
-                text="At one rate, 1,024 images a step are worse than 16.",
+                text="At one rate, 1,024 images a step are worse on unseen images than 16.",
                 measure=MEASURE,
                 larger=(SAME, 16),
                 smaller=(SAME, 1024),
             ),
             Comparison(
-                text="A rate in proportion mends it.",
+                text="At 1,024 images a step a rate in proportion is better than 0.01.",
                 measure=MEASURE,
                 larger=(LINEAR, 1024),
                 smaller=(SAME, 1024),
             ),
             Comparison(
-                text="With it, 256 images a step are as good as 64, to half a point.",
+                text="At rates in proportion, 256 images a step are at most half a point worse "
+                "than 64.",
                 measure=MEASURE,
                 larger=(LINEAR, 256),
                 smaller=(LINEAR, 64),
                 by=-0.005,
             ),
             Comparison(
-                text="A rate by the square root mends 1,024 images a step.",
+                text="At 1,024 images a step a rate by the square root is better than 0.01.",
                 measure=MEASURE,
                 larger=(ROOT, 1024),
                 smaller=(SAME, 1024),

@@ -41,7 +41,8 @@ def config(name: str) -> ExperimentConfig:
 def get_study() -> Study:
     def lower(name: str, depth: int, than: str, other: int) -> Comparison:
         return Comparison(
-            text=f"The {name} net of {depth} layers fits better than the {than} one of {other}.",
+            text=f"Over the last epoch the {name} net of {depth} layers has a lower training loss "
+            f"than the {than} one of {other}.",
             measure=MEASURE,
             larger=(than, other),
             smaller=(name, depth),

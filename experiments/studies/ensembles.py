@@ -2,7 +2,7 @@
 
 cnn-lab study ensembles
 
-2 CPU cores (Zen 5): 10 trainings in 67 s; 1 member 0.945, 5 members 0.954; all claims hold.
+2 CPU cores (Zen 5): 40 trainings of some 6 s.
 """
 
 from cnn_lab.config import (
@@ -20,6 +20,7 @@ from cnn_lab.config import (
 )
 
 NET, MEASURE, EPOCHS = "LeNet-5", "accuracy of the ensemble", 20
+LARGEST = 10
 
 
 def get_study() -> Study:
@@ -31,9 +32,12 @@ def get_study() -> Study:
         evaluate=EvaluateConfig(every_epochs=EPOCHS),
     )
 
+    def counted(size: int) -> str:
+        return "single nets" if size == 1 else f"ensembles of {size}"
+
     def better(size: int, than: int) -> Comparison:
         return Comparison(
-            text=f"{size} members are better than {than}.",
+            text=f"Ensembles of {size} are right on more unseen digits than {counted(than)}.",
             measure=MEASURE,
             larger=(NET, size),
             smaller=(NET, than),
@@ -41,13 +45,15 @@ def get_study() -> Study:
 
     return Study(
         title="Ensembles of LeNet-5, trained on 1,000 images of MNIST",
-        question="Probabilities of nets from several seeds are averaged. How does the accuracy on "
-        "unseen digits grow with their number? (The ensembles share members, so that intervals are "
-        "narrower than those of independent ones.)",
+        question="Probabilities of nets that differ in their weights and order of examples alone "
+        "are averaged. How does the accuracy on unseen digits grow with their number? Of every ten "
+        "nets on the same images, each is in one ensemble of a size, and the mean of those is one "
+        "value; the next ten have other images.",
         variants=(Variant(series=NET, config=config),),
-        measures=("unseen accuracy",),
+        measures=(),
         over_seeds=(MEASURE,),
-        num_seeds=10,
+        num_seeds=4 * LARGEST,
+        seeds_per_split=LARGEST,
         panels=(Panel(measure=MEASURE, x="members"),),
-        claims=(better(2, 1), better(5, 1), better(5, 2), better(10, 5)),
+        claims=(better(2, 1), better(5, 1), better(5, 2), better(LARGEST, 5)),
     )

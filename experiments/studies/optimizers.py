@@ -52,9 +52,9 @@ def get_study() -> Study:
         return f"{name} {OPTIMIZERS[name][1]:g}", epoch
 
     def lower(name: str, than: str, epoch: float) -> Comparison:
-        epochs = "the first epoch" if epoch == 1 else f"{epoch:g} epochs"
+        which = "first" if epoch == 1 else "last"
         return Comparison(
-            text=f"After {epochs} the loss is lower with {name} than with {than}.",
+            text=f"Over the {which} epoch the training loss is lower with {name} than with {than}.",
             measure=BY_EPOCH,
             larger=at(than, epoch),
             smaller=at(name, epoch),
@@ -62,8 +62,8 @@ def get_study() -> Study:
 
     return Study(
         title="Optimizers: LeNet-5 on 5,000 images of MNIST",
-        question="The same net, order of examples and number of epochs: which optimizer fits the "
-        "training images fastest, each at a good rate, and how much does the rate matter?",
+        question="The same net, images, order of them and number of epochs: which optimizer fits "
+        "the training images fastest, each at a good rate, and how much does the rate matter?",
         variants=tuple(
             Variant(series=name, x=rate * factor, config=config(optim, rate * factor))
             for name, (optim, rate) in OPTIMIZERS.items()

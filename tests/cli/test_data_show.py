@@ -8,6 +8,7 @@ from PIL import Image
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
+from cnn_lab.cli.sheet import _captions
 from cnn_lab.report.sheet import CAPTION, CELL, GAP, LABEL, contact_sheet
 
 
@@ -149,3 +150,34 @@ def test_the_other_actions_take_no_flags_of_show(capsys, action, flag):
 def test_the_other_actions_take_no_overrides(capsys):
     assert main(["data", "check", "digits", "--config.seed=1"]) == 2
     assert capsys.readouterr().err == "error: data check takes no --config.* overrides.\n"
+
+
+def test_mixed_images_have_partners_of_all_classes_and_both_are_named(show):
+    _, text, picture = show("--augment=none", "--config.data.augment.options.mixup=0.4")
+    assert "augmentation  strokes, none, mixup 0.4" in text
+    assert picture is not None
+    labels = np.arange(10)
+
+    def partners(number: int) -> list[int]:
+        """Who is whose neighbour in a version of the sheet."""
+        order = np.random.default_rng((0, number)).permutation(10)
+        pairs = order.reshape(5, 2)[:, ::-1].reshape(10)
+        return pairs[np.argsort(order)].tolist()
+
+    found = np.array([partners(number) for number in range(8)])
+    assert all(len(set(found[:, label])) > 3 for label in labels)
+    assert (found != labels).all()
+    assert _captions(np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0]]), ("a", "b", "c")) == [
+        "c 75%, b 25%",
+        "a 100%",
+    ]
+
+
+def test_images_that_are_not_mixed_stay_in_their_rows(show):
+    # The same shift of the same digits, whatever order they went through the augmentation in.
+    _, _, picture = show("--augment=none", "--config.data.augment.options.flip=1.0")
+    for row in range(10):
+        for column in range(1, 9):
+            np.testing.assert_array_equal(
+                cell(picture, row, column), cell(picture, row, 0)[:, ::-1]
+            )

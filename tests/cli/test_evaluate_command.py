@@ -226,7 +226,8 @@ def test_views_are_averaged_and_marked(accepted, runs: Path):
     assert "loss  " in plain
     assert "\n  loss  " not in seen  # of averaged probabilities it would be another one
     assert line(seen, "log_loss") != line(plain, "log_loss")
-    assert figures(run, "test")["tta"] == "shifts by 2 px"
+    assert figures(run, "test")["tta"] == "none"  # as it was before
+    assert figures(run, "test_shifts_by_2_px")["tta"] == "shifts by 2 px"
     openings = read_record(run)["test_openings"]
     assert [opening["tta"] for opening in openings] == ["none", "shifts by 2 px"]
     assert "<td>shifts by 2 px</td>" in (run / "report.html").read_text()
@@ -415,6 +416,7 @@ def test_what_is_not_finite_is_told_and_not_averaged(accepted, refused, runs: Pa
 MISTAKES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("--tta=flop",): ("named 'flop'", "did you mean flip"),
     ("--tta=shifts", "--tta_pixels=0"): ("--tta_pixels must be at least 1; found 0",),
+    ("--tta=shifts", "--tta_pixels=99"): ("--tta_pixels is 99, but the images have", "use fewer"),
     ("--bootstrap=-1",): ("--bootstrap must be 0 or at least 100; found -1",),
     ("--bootstrap=99",): ("--bootstrap must be 0 or at least 100; found 99",),
     ("--ensemble",): ("--ensemble needs at least two networks", "--checkpoint=all"),

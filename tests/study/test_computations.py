@@ -15,7 +15,7 @@ from cnn_lab.study.computations.polynomial import (
     ridge,
 )
 from cnn_lab.study.computations.signal import root_mean_square, signal
-from cnn_lab.study.computations.xor import xor
+from cnn_lab.study.computations.xor import guessed_accuracy, xor
 from cnn_lab.study.rows import values_of
 
 
@@ -54,10 +54,28 @@ def test_xor():
         accuracies = values_of(rows, "accuracy", ("perceptron", name)).values()
         assert len(accuracies) == 4
         assert max(accuracies) <= most
+        highest = values_of(rows, "highest accuracy", ("perceptron", name))
+        assert highest == {0: max(accuracies)}
+        learned = values_of(rows, "share that learn it", ("perceptron", name))
+        assert learned == {0: float(most == 1)}
     assert set(values_of(rows, "accuracy", ("perceptron", "and")).values()) == {1.0}
     assert (
         np.mean(list(values_of(rows, "accuracy", ("multi-layer perceptron", "xor")).values())) > 0.9
     )
+
+
+def test_equal_outputs_are_a_guess():
+    outputs = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    # Right, wrong, and two guesses.
+    assert float(guessed_accuracy(outputs, jnp.array([0, 1, 0, 1]))) == 0.5
+    assert float(guessed_accuracy(outputs, jnp.array([0, 0, 0, 1]))) == 0.75
+
+
+def test_what_is_drawn_by_chance_is_not_exact():
+    sizes = {"depth": 2, "width": 4, "num_seeds": 1, "num_examples": 4}
+    drawn = signal(**sizes, initializers=("normal",), activations=("relu",))
+    assert not any(row.exact for row in drawn)
+    assert all(row.exact for row in polynomial(num_steps=1))
 
 
 def test_variances_travel_as_theory_has_it():

@@ -6,10 +6,8 @@ import pytest
 
 from cnn_lab.cli.study_file import load_study, study_files
 from cnn_lab.config import Comparison
-from cnn_lab.study.claims import check_places
 from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.conduct import check_study
-from cnn_lab.study.measures import MEASURES, OVER_SEEDS
+from cnn_lab.study.plan import check_claims, check_study
 from cnn_lab.study.rows import values_of
 
 FILES = study_files()
@@ -18,8 +16,6 @@ QUICK = {
     "signal": {"num_seeds": 1, "num_examples": 8, "activations": ("relu",)},
     "xor": {"num_seeds": 1, "num_steps": 1},
 }
-# Measured where the variant is; others have levels of their own, such as epochs.
-OF_THE_VARIANT = ("dead units", "training accuracy", "training loss", "unseen accuracy")
 
 
 def test_there_are_the_studies_of_the_course():
@@ -47,13 +43,13 @@ def test_claims_are_about_what_is_there(name: str):
             **{**computation.options, **QUICK[computation.name]}
         )
     ]
-    check_places(study, computed)
+    check_claims(study, computed)
     for claim in study.claims:
         places = (claim.larger, claim.smaller) if isinstance(claim, Comparison) else (claim.place,)
         for place in places:
             if claim.measure in {row.measure for row in computed}:
                 assert values_of(computed, claim.measure, place)
-            elif claim.measure in OF_THE_VARIANT:
-                assert place in {(variant.series, variant.x) for variant in study.variants}
             else:
-                assert claim.measure in {*MEASURES, *OVER_SEEDS}
+                assert claim.measure in {*study.measures, *study.over_seeds}
+    if study.over_seeds:  # of as many values as a claim can be decided by
+        assert study.num_seeds // study.seeds_per_split >= 4

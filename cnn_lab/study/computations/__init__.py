@@ -7,6 +7,7 @@ from cnn_lab.study.computations.signal import signal
 from cnn_lab.study.computations.xor import xor
 from cnn_lab.study.rows import Row
 
+VERSION = 2  # of what they compute; rows kept of another one are computed again
 COMPUTATIONS: dict[str, Callable[..., list[Row]]] = {
     "polynomial": polynomial,
     "signal": signal,

@@ -2,6 +2,8 @@
 "Pattern recognition and machine learning", section 1.1).
 """  # noqa: D205 - a citation
 
+import dataclasses
+
 import numpy as np
 
 from cnn_lab.study.rows import Row
@@ -73,7 +75,7 @@ def polynomial(
     points = zip(X, T, strict=True)
     rows += [Row("points", float(x), 0, "fit", float(t)) for x, t in points]
     rows += [Row("sine", float(x), 0, "fit", float(t)) for x, t in zip(GRID, TRUTH, strict=True)]
-    return rows
+    return [dataclasses.replace(row, exact=True) for row in rows]
 
 
 def least_squares(degree: int) -> np.ndarray:

@@ -1,0 +1,74 @@
+"""A training of a study, and where its numbers belong."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cnn_lab.config import ExperimentConfig, Variant
+from cnn_lab.study.rows import Row
+from cnn_lab.train.log import METRICS_FILE, read_rows
+from cnn_lab.trained import Trained, open_trained
+
+Values = Mapping[float | None, float]  # by a level of the measure's own, None where it has none
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A training that has ended.
+
+    Attributes:
+        variant: what it is of.
+        seed: its.
+        config: its.
+        workdir: its; variants whose configs are equal share it.
+    """
+
+    variant: Variant
+    seed: int
+    config: ExperimentConfig
+    workdir: Path
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """Metric rows of one split."""
+        return [r for r in read_rows(self.workdir / METRICS_FILE) if r["split"] == split]
+
+    @functools.cached_property
+    def trained(self) -> Trained:
+        """The weights to judge: the best where a rule chose them, else the last."""
+        return open_trained(
+            self.workdir, "latest" if self.config.early_stopping is None else "best"
+        )
+
+
+def name_of(variant: Variant) -> str:
+    """Series and place of a variant, in words."""
+    if variant.x is None:
+        return variant.series
+    place = f"{variant.x:g}" if isinstance(variant.x, int | float) else variant.x
+    return f"{variant.series} {place}".strip()
+
+
+def place_of(variant: Variant, level: float | None) -> tuple[str, float | str | None]:
+    """Where a value belongs: a level of the measure's own makes the variant the series."""
+    return (variant.series, variant.x) if level is None else (name_of(variant), level)
+
+
+def rows_of(run: Finished, measure: str, values: Values) -> list[Row]:
+    """The values of a training as rows."""
+    return [
+        Row(*place_of(run.variant, level), run.seed, measure, float(value))
+        for level, value in values.items()
+    ]
+
+
+def to_pairs(values: Values) -> list[list[float | None]]:
+    """Values as JSON has them; those that are not finite become null."""
+    return [[level, v if math.isfinite(v) else None] for level, v in values.items()]
+
+
+def from_pairs(pairs: list[list[float | None]]) -> Values:
+    """Reads back `to_pairs`."""
+    return {level: math.nan if value is None else value for level, value in pairs}

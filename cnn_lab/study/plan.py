@@ -1,0 +1,215 @@
+"""What a study will train, and every mistake in it that can be told before that."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from cnn_lab.config import Comparison, ExperimentConfig, Study, Variant
+from cnn_lab.config_rules import differences
+from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
+from cnn_lab.core.options import check_options
+from cnn_lab.core.typed import freeze, from_dict, to_dict
+from cnn_lab.data.assemble import choose_examples
+from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.resolve import resolve_names
+from cnn_lab.study.computations import COMPUTATIONS
+from cnn_lab.study.finished import Finished, name_of, place_of
+from cnn_lab.study.measures import MEASURES, OVER_SEEDS, unseen_positions
+from cnn_lab.study.rows import Row, nothing_at
+from cnn_lab.train.workdir import CONFIG_FILE, read_config, read_record
+
+RUNS = "runs"
+
+
+def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
+    """All trainings of a study, none of which has been started by this.
+
+    Each seed has its own weights, order of examples and, unless it shares them with its group
+    (`seeds_per_split`), choice of images; all variants have the same ones of a seed.
+
+    Raises:
+        CnnLabError: a config that cannot work, an unknown measure, a claim about nothing, a folder
+            of another study.
+    """
+    for name in study.measures:
+        lookup(MEASURES, name, "measure")
+    for name in study.over_seeds:
+        lookup(OVER_SEEDS, name, "measure over seeds")
+    for computation in study.computations:
+        function = lookup(COMPUTATIONS, computation.name, "computation")
+        check_options(function, computation.options, f"computation {computation.name}")
+    if study.seeds_per_split < 1 or num_seeds % study.seeds_per_split:
+        raise ConfigError(
+            f"The study groups its seeds by {study.seeds_per_split}, of which {num_seeds} seeds "
+            "are no multiple; give --seeds one."
+        )
+    _check_variants(study)
+    check_claims(study, None)
+    planned: list[Finished] = []
+    folders: dict[str, Path] = {}  # by config: equal ones are trained once
+    for variant in study.variants:
+        resolve_names(variant.config)
+        for index in range(num_seeds):
+            config = from_dict(ExperimentConfig, to_dict(variant.config))
+            config.seed += index
+            config.data.split_seed += index // study.seeds_per_split
+            config.log.tensorboard = False
+            own = folder / RUNS / _slug(variant) / f"seed{config.seed}"
+            workdir = folders.setdefault(json.dumps(to_dict(config), sort_keys=True), own)
+            _check_folder(folder, workdir, config)
+            planned.append(Finished(variant, config.seed, freeze(config), workdir))
+    return planned
+
+
+def check_claims(study: Study, computed: Sequence[Row] | None) -> None:
+    """Tells of claims and panels of what the study will not measure, before anything is trained.
+
+    Args:
+        study: its variants and measures.
+        computed: the rows of its computations; None where these are still to come, and then what
+            may be about them is left alone.
+
+    Raises:
+        ConfigError: a measure, series or place that there will not be, or seeds that do not meet.
+    """
+    places = _places(study, computed or ())
+    pending = computed is None and bool(study.computations)
+    for claim in study.claims:
+        if pending and claim.measure not in places:
+            continue
+        known = lookup(places, claim.measure, "measure in this study")
+        if study.seeds_per_split > 1 and claim.measure in study.measures:
+            raise ConfigError(
+                f"The claim {claim.text!r} is about single trainings, of which "
+                f"{study.seeds_per_split} share their images and are not independent; set "
+                "seeds_per_split to 1."
+            )
+        pair = isinstance(claim, Comparison)
+        for place in (claim.larger, claim.smaller) if pair else (claim.place,):
+            xs = lookup(known, place[0], f"series of {claim.measure!r} in this study")
+            if xs and place[1] not in xs:
+                raise nothing_at(claim.measure, place, [(place[0], x) for x in xs])
+        if pair:
+            _check_seeds(study, claim)
+    for panel in study.panels:
+        if pending and panel.measure not in places:
+            continue
+        known = lookup(places, panel.measure, "measure in this study")
+        for name in panel.series or ():
+            lookup(known, name, f"series of {panel.measure!r} in this study")
+
+
+def check_data(study: Study, planned: Sequence[Finished], say: Callable[[str], None]) -> None:
+    """Opens the data, and tells of what they lack before anything is trained.
+
+    Args:
+        study: its measures.
+        planned: its trainings.
+        say: takes lines about downloads.
+
+    Raises:
+        CnnLabError: too few examples for a measure, or data that changed since the study was begun.
+    """
+    datasets: dict[tuple[str, str | None], Dataset] = {}
+    checked: set[str] = set()
+    unseen = bool(study.over_seeds) or any(MEASURES[name].unseen for name in study.measures)
+    for run in planned:
+        data = run.config.data
+        key = (data.name, data.data_dir)
+        if key not in datasets:
+            datasets[key] = open_dataset(*key, progress=say)
+        found = datasets[key].info.fingerprint
+        if read_record(run.workdir).get("fingerprint", found) != found:
+            raise WorkdirError(
+                f"The data of {data.name} changed since {run.workdir} was trained; bring the old "
+                "data back, or give the study another --workdir."
+            )
+        if name_of(run.variant) in checked:
+            continue
+        checked.add(name_of(run.variant))
+        _, validation = choose_examples(datasets[key], data)
+        needing = [name for name in study.measures if MEASURES[name].validation]
+        if needing and not len(validation):
+            raise ConfigError(
+                f"The study measures {needing[0]!r}, but {name_of(run.variant)!r} holds nothing "
+                "out; set its config.data.num_validation above 0, or leave the measure out."
+            )
+        if unseen:
+            unseen_positions(datasets[key], data)
+
+
+def _check_variants(study: Study) -> None:
+    places = Counter((variant.series, variant.x) for variant in study.variants)
+    if twice := [place for place, count in places.items() if count > 1]:
+        raise ConfigError(f"The study has two variants at {twice[0]}; give each its own place.")
+    slugs: dict[str, Variant] = {}
+    for variant in study.variants:
+        other = slugs.setdefault(_slug(variant), variant)
+        if other is not variant:
+            raise ConfigError(
+                f"The variants at {(other.series, other.x)} and {(variant.series, variant.x)} "
+                f"would share the folder {_slug(variant)!r}; name them apart by letters and digits."
+            )
+
+
+def _check_seeds(study: Study, claim: Comparison) -> None:
+    seeds: dict[tuple[str, float | str | None], tuple[int, int]] = {}
+    for variant in study.variants:
+        first = (variant.config.seed, variant.config.data.split_seed)
+        seeds[variant.series, variant.x] = seeds[name_of(variant), None] = first
+    found = {
+        seeds.get((series, x), seeds.get((series, None)))
+        for series, x in (claim.larger, claim.smaller)
+    }
+    if None not in found and len(found) > 1:
+        raise ConfigError(
+            f"The claim {claim.text!r} compares trainings seed by seed, but config.seed and "
+            f"config.data.split_seed of its two variants are {' and '.join(map(str, found))}; give "
+            "both the same."
+        )
+
+
+def _places(
+    study: Study, computed: Sequence[Row]
+) -> dict[str, dict[str, list[float | str | None]]]:
+    """Measure to series to places; none where they cannot be known beforehand."""
+    found: dict[str, dict[str, list[float | str | None]]] = {}
+    for variant in study.variants:
+        own: Mapping[str, Sequence[float | None]] = {
+            **{name: levels_of(name, variant.config) for name in study.measures},
+            **{name: OVER_SEEDS[name].levels(study.seeds_per_split) for name in study.over_seeds},
+        }
+        for name, levels in own.items():
+            series = place_of(variant, None if levels == (None,) else 0)[0]
+            places = found.setdefault(name, {}).setdefault(series, [])
+            places += [place_of(variant, level)[1] for level in levels]
+    for row in computed:
+        found.setdefault(row.measure, {}).setdefault(row.series, []).append(row.x)
+    return found
+
+
+def levels_of(measure: str, config: ExperimentConfig) -> tuple[float | None, ...]:
+    """Levels at which a training of `config` is measured, None standing for no level."""
+    levels = MEASURES[measure].levels
+    return (None,) if levels is None else levels(config)
+
+
+def _check_folder(study_folder: Path, workdir: Path, config: ExperimentConfig) -> None:
+    """Refuses the run of another config, as an edited study finds it."""
+    if not (workdir / CONFIG_FILE).exists():
+        return
+    different = differences(to_dict(read_config(workdir)), to_dict(config))
+    if different:
+        lines = "\n".join(
+            f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items()
+        )
+        raise WorkdirError(
+            f"{study_folder} holds trainings of an earlier version of this study; in {workdir}:\n"
+            f"{lines}\nGive the new version another --workdir, or delete {workdir.parent}."
+        )
+
+
+def _slug(variant: Variant) -> str:
+    return re.sub(r"[^a-zA-Z0-9.]+", "_", name_of(variant)).strip("_").lower()
