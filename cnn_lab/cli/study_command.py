@@ -9,6 +9,7 @@ Examples:
   cnn-lab study regularisers --seeds=5 --workdir=runs/regularisers
 """
 
+import json
 import shlex
 import textwrap
 from pathlib import Path
@@ -19,8 +20,10 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.cli.study_file import STUDIES, load_study, study_files
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.errors import ConfigError, WorkdirError
+from cnn_lab.core.files import write_json
 
+STUDY = "study.json"
 SIGNS = {"holds": "+", "fails": "-", "undecided": "?"}
 
 
@@ -49,11 +52,16 @@ def main(invocation: Invocation) -> int:
     num_seeds = study.num_seeds if values.seeds is None else values.seeds
     if num_seeds < 1:
         raise ConfigError(f"--seeds must be at least 1; found {num_seeds}.")
+    if values.seeds is not None and not study.variants:
+        raise ConfigError(f"{name} trains nothing, and its seeds are fixed; leave out --seeds.")
     runtime.start(None)
     from cnn_lab.report.study import write_study
     from cnn_lab.study.conduct import conduct
+    from cnn_lab.study.plan import check_study
 
     folder = Path(values.workdir or Path("runs", "studies", name))
+    check_study(study, folder, num_seeds)
+    _claim(folder, name)
     say(study.title)
     found = conduct(study, folder, num_seeds, say)
     if found is None:
@@ -71,3 +79,15 @@ def main(invocation: Invocation) -> int:
     say(f"  picture  {report.picture}")
     say(f"  page     {report.page}")
     return 0
+
+
+def _claim(folder: Path, name: str) -> None:
+    """Notes whose folder it is, and refuses that of another study."""
+    note = folder / STUDY
+    if note.exists():
+        other = json.loads(note.read_text(encoding="utf-8"))["study"]
+        if other != name:
+            raise WorkdirError(f"{folder} is the folder of the study {other}; give another one.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(note, {"study": name})

@@ -420,6 +420,17 @@ def test_how_to_go_on_is_quoted(monkeypatch, capsys, tmp_path):
     assert text.endswith(f"\n  cnn-lab study xor --seeds=4 '--workdir={tmp_path}/a b'\n")
 
 
+def test_a_folder_belongs_to_one_study(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runtime, "start", lambda _: None)
+    assert main(["study", "xor", f"--workdir={tmp_path / 'new'}", "--seeds=3"]) == 2
+    assert "xor trains nothing, and its seeds are fixed" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "study.json").write_text('{"study": "polynomial"}')
+    assert main(["study", "xor", f"--workdir={tmp_path}"]) == 2
+    assert f"{tmp_path} is the folder of the study polynomial" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
+
+
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runtime, "start", lambda _: None)
     assert main(["study"]) == 0
