@@ -29,6 +29,7 @@ from cnn_lab.train.state import TrainState
 RISEN = 0.5  # at least this share of the lowest loss above it, and above where it began
 SMOOTHED_OVER = 0.02  # width of the weights, as a share of all steps
 REACH = 5  # standard deviations after which a Gaussian counts as ended
+CLEAR = 6.0  # standard errors that a fall must be, for chance makes some between two of many values
 FEWEST_STEPS = 20
 
 
@@ -109,16 +110,20 @@ def judged(rates: Float64[np.ndarray, " s"], losses: Float64[np.ndarray, " s"]) 
         losses: of the steps at those rates, finite.
 
     Raises:
-        TrainingError: the loss never fell.
+        TrainingError: the loss never fell by more than chance may let it.
     """
     smoothed = _smooth(losses)
     best = int(np.argmin(smoothed))
     slopes = np.gradient(smoothed)[: best + 1]
     steepest = int(np.argmin(slopes))
-    if slopes[steepest] >= 0:
+    fall = smoothed[: best + 1].max() - smoothed[best]
+    # The standard error of a smoothed value: a Gaussian's weights are as good as so many even ones.
+    num_even = max(1.0, 2 * np.sqrt(np.pi) * SMOOTHED_OVER * len(losses))
+    noise = np.std((losses - smoothed)[: best + 1]) / np.sqrt(num_even)
+    if slopes[steepest] >= 0 or fall < CLEAR * noise:
         raise TrainingError(
-            f"The loss never fell between rates of {rates[0]:.3g} and {rates[-1]:.3g}; widen "
-            "--lowest and --highest, or look at the data and the model."
+            f"The loss never clearly fell between rates of {rates[0]:.3g} and {rates[-1]:.3g}; "
+            "widen --lowest and --highest, or look at the data and the model."
         )
     # The last values are averaged over neighbours on one side only.
     still_falling = best >= len(smoothed) - max(1, round(2 * SMOOTHED_OVER * len(smoothed)))

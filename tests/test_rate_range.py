@@ -57,8 +57,19 @@ def test_a_loss_that_only_falls_is_said_to():
 
 
 def test_a_loss_that_never_falls_is_an_error():
-    with pytest.raises(TrainingError, match=r"^The loss never fell between rates of 1e-05 and 1;"):
+    text = "The loss never clearly fell between rates of 1e-05 and 1;"
+    with pytest.raises(TrainingError, match=f"^{text}"):
         judged(np.geomspace(1e-5, 1, 50), np.linspace(1, 2, 50))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_noise_is_no_fall_and_a_small_fall_within_it_is(seed):
+    noise = np.random.default_rng(seed).normal(0, 0.05, 200)
+    rates = np.geomspace(1e-7, 1e-5, 200)
+    with pytest.raises(TrainingError, match="never clearly fell"):
+        judged(rates, 2.4 + noise)
+    found = judged(rates, 2.4 + noise - 0.2 / (1 + np.exp(-np.linspace(-8, 8, 200))))
+    assert 3e-7 < found.steepest < 3e-6
 
 
 def test_tens_of_thousands_of_steps_are_judged_at_once():
