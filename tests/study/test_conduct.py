@@ -415,9 +415,9 @@ def test_values_of_another_meaning_are_taken_again(tmp_path, monkeypatch):
 def test_how_to_go_on_is_quoted(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(runtime, "start", lambda _: None)
     monkeypatch.setattr(conducting, "conduct", lambda *_: None)
-    assert main(["study", "xor", f"--workdir={tmp_path}/a b", "--seeds=4"]) == 0
+    assert main(["study", "depth", f"--workdir={tmp_path}/a b", "--seeds=4"]) == 0
     text = capsys.readouterr().out
-    assert text.endswith(f"\n  cnn-lab study xor --seeds=4 '--workdir={tmp_path}/a b'\n")
+    assert text.endswith(f"\n  cnn-lab study depth --seeds=4 '--workdir={tmp_path}/a b'\n")
 
 
 def test_a_folder_belongs_to_one_study(tmp_path, capsys, monkeypatch):
