@@ -55,10 +55,14 @@ def assemble(
     def init(params: Tree) -> Tree:
         state = chain.init(params)
         if has_averages(state) and (after or adjustable):
-            what = "constraints on the weights" if after else "a rate that is reduced on a plateau"
+            what = "a rate that is reduced on a plateau"
+            remedy = "another config.optim.schedule.name"
+            if after:
+                what = "constraints on the weights"
+                remedy = "leave out config.optim.max_norm and l1_method=proximal"
             raise ConfigError(
                 f"config.optim.name is a schedule-free optimizer, which cannot have {what}: the "
-                "averaged weights would not follow; choose another optimizer or leave that out."
+                f"averaged weights would not follow; take another optimizer, or {remedy}."
             )
         return AdjustableState(jnp.ones((), jnp.float32), state) if adjustable else state
 

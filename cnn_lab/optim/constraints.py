@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.core.shapes import Tree
-from cnn_lab.optim.kernels import incoming_axes, is_kernel, kernels_of
+from cnn_lab.optim.kernels import incoming_axes, is_kernel
 
 
 class ProximalL1State(NamedTuple):
@@ -75,12 +75,6 @@ def max_norm(limit: float) -> optax.GradientTransformation:
         return moved * jnp.minimum(1.0, limit / jnp.maximum(norms, jnp.finfo(norms.dtype).tiny))
 
     return optax.stateless(lambda updates, params: _redirect(updates, params, bound))
-
-
-def exact_zeros(params: Tree) -> jax.Array:
-    """Counts the values of kernels that are exactly 0: an int32 scalar."""
-    zeros = (kernel.size - jnp.count_nonzero(kernel) for kernel in kernels_of(params))
-    return sum(zeros, jnp.zeros((), jnp.int32))
 
 
 def _redirect(updates: Tree, params: Tree, target: Any) -> Tree:

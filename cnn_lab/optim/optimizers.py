@@ -194,8 +194,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "schedule_free_sgd": schedule_free_sgd,
     "sgd": sgd,
 }
-# Whose update also takes `grad_fn`, a function from params to gradients.
-NEEDS_GRAD_FN = frozenset({"sam"})
 # Whose params are not the ones to evaluate: `schedule_free.evaluation_params` has those. They
 # combine neither with a rate that is reduced from outside nor with constraints.
 SCHEDULE_FREE = frozenset({"schedule_free_adamw", "schedule_free_sgd"})

@@ -48,7 +48,7 @@ def get_study() -> Study:
             for size in SIZES
         ),
         measures=("unseen accuracy", MOVED),
-        num_seeds=3,
+        num_seeds=5,
         panels=(
             Panel(measure="unseen accuracy", x="training images", log_x=True),
             Panel(measure=MOVED, x="pixels moved", series=(dense, convolutional)),

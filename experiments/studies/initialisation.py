@@ -50,7 +50,7 @@ def get_study() -> Study:
         ),
         computations=(Computation(name="signal", options={"depth": 20, "num_seeds": 20}),),
         measures=(TRAINED,),
-        num_seeds=3,
+        num_seeds=5,
         panels=(
             Panel(
                 measure="activation",

@@ -11,7 +11,8 @@ import pytest
 from descents import RATES, descend, make
 
 from cnn_lab.core import trees
-from cnn_lab.optim.constraints import exact_zeros, max_norm, proximal_l1
+from cnn_lab.optim.complexity import weight_complexity
+from cnn_lab.optim.constraints import max_norm, proximal_l1
 from cnn_lab.optim.penalties import l1
 
 
@@ -71,7 +72,7 @@ def test_the_minimum_of_the_lasso_has_exact_zeros(dtype):
     np.testing.assert_allclose(found, [[1.9, -0.4, 0.0, 0.0]], rtol=tolerance)
     assert (found[0, 2:] == 0).all()
     assert params["kernel"].dtype == dtype
-    assert exact_zeros(params) == 2
+    assert weight_complexity(params)["l0"] == 2
 
 
 def test_the_penalty_alone_leaves_no_exact_zeros():
@@ -83,14 +84,7 @@ def test_the_penalty_alone_leaves_no_exact_zeros():
         }
 
     params = descend(make("sgd", 0.5), {"kernel": jnp.ones((1, 4))}, 40, gradient)[-1]
-    assert exact_zeros(params) == 0
-
-
-def test_exact_zeros_are_counted_in_kernels_only():
-    params = {"a": jnp.array([[0.0, 1.0], [-0.0, 1e-30]]), "b": jnp.zeros((1, 2, 1))}
-    zeros = exact_zeros({**params, "bias": jnp.zeros((7,))})
-    assert (zeros.item(), zeros.dtype) == (4, jnp.int32)
-    assert exact_zeros({"bias": jnp.zeros((7,))}) == 0
+    assert weight_complexity(params)["l0"] == 4
 
 
 @pytest.mark.parametrize("name", ["adam", "lars", "lion", "momentum", "muon", "rmsprop", "sam"])

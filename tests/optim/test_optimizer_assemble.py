@@ -17,7 +17,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.optim import clipping
 from cnn_lab.optim.assemble import assemble, rate_scale_of, with_rate_scale
 from cnn_lab.optim.constraints import max_norm, proximal_l1
-from cnn_lab.optim.optimizers import NEEDS_GRAD_FN, OPTIMIZERS, SCHEDULE_FREE
+from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
 
 ADJUSTABLE = [name for name in OPTIMIZERS if name not in SCHEDULE_FREE]
 ONE = {"kernel": jnp.ones((1, 1))}
@@ -62,7 +62,7 @@ def test_the_optimizer_that_needs_grad_fn_is_known():
     for name, make_optimizer in OPTIMIZERS.items():
         optimizer = assemble(make_optimizer(lambda _: 0.1))
         missed = contextlib.nullcontext()
-        if name in NEEDS_GRAD_FN:
+        if name == "sam":
             missed = pytest.raises(ValueError, match="needs grad_fn")
         with missed:
             jax.eval_shape(lambda optimizer=optimizer: stepped(optimizer, ONE))
