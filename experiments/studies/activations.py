@@ -2,9 +2,9 @@
 
 cnn-lab study activations
 
-2 CPU cores (Zen 5): 70 trainings in 6 minutes. At the moderate rate all but the sigmoid (0.102) reach
-0.92 to 0.93; at the high one 1.8 % of ReLU's units are dead, ELU diverges from every seed and leaky
-ReLU from one of five, so that it cannot be said to be better than ReLU.
+2 CPU cores (Zen 5): 70 trainings in 6 minutes. At the moderate rate all but the sigmoid (0.102)
+reach 0.92 to 0.93; at the high one 1.8 % of ReLU's units are dead, ELU diverges from every seed and
+leaky ReLU from one of five, so that it cannot be said to be better than ReLU.
 """
 
 from cnn_lab.config import (
