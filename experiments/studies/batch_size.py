@@ -2,9 +2,9 @@
 
 cnn-lab study batch_size
 
-2 CPU cores (Zen 5): 55 trainings in 11 minutes. At one rate 1,024 images a step are 3.8 points worse
-than 16; a rate in proportion serves up to 256 and breaks the training at 1,024; by the square root
-it changes nothing there.
+2 CPU cores (Zen 5): 55 trainings in 11 minutes. At one rate 1,024 images a step are 3.8 points
+worse than 16; a rate in proportion serves up to 256 and breaks the training at 1,024; of one by the
+square root no difference was seen there.
 """
 
 from cnn_lab.config import (
