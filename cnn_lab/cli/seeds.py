@@ -12,13 +12,13 @@ from cnn_lab.core.errors import DivergedError, WorkdirError
 from cnn_lab.core.files import finite_or_none, write_bytes, write_text
 from cnn_lab.core.numbers import counted
 from cnn_lab.core.typed import freeze, from_dict, to_dict
+from cnn_lab.diverging import DIVERGED, has_diverged, train_or_note
 from cnn_lab.report.page import write_report
 from cnn_lab.report.seeds import seeds_chart
 from cnn_lab.resolve import resolve_names
-from cnn_lab.run import Result, run_training
-from cnn_lab.study.conduct import DIVERGED
+from cnn_lab.run import Result
 from cnn_lab.train.log import METRICS_FILE, read_rows
-from cnn_lab.train.workdir import CONFIG_FILE, check_config, read_record
+from cnn_lab.train.workdir import CONFIG_FILE, check_config
 
 SUMMARY, PICTURE = "seeds.json", "seeds.png"
 
@@ -52,11 +52,11 @@ def train_seeds(config: ExperimentConfig, folder: Path, num_seeds: int) -> Resul
         check_config(runs[seed], one)
     for number, (seed, workdir) in enumerate(runs.items(), start=1):
         say(f"Seed {seed}, {number} of {num_seeds}, in {workdir}")
-        result = _train(configs[seed], workdir)
+        result = train_or_note(configs[seed], workdir, say)
         if result is not None and result.status == "interrupted":
             return result
         write_report(workdir)
-    diverged = [seed for seed, workdir in runs.items() if _diverged(workdir)]
+    diverged = [seed for seed, workdir in runs.items() if has_diverged(workdir)]
     ended = {seed: workdir for seed, workdir in runs.items() if seed not in diverged}
     if len(ended) > 1:
         _compare(config, folder, ended, diverged)
@@ -68,25 +68,6 @@ def train_seeds(config: ExperimentConfig, folder: Path, num_seeds: int) -> Resul
             f"{DIVERGED} in the folder of each says where: lower config.optim.learning_rate."
         )
     return None
-
-
-def _train(config: ExperimentConfig, workdir: Path) -> Result | None:
-    """How a run stands; None of one that diverged, which is noted, and not begun again."""
-    if _diverged(workdir):
-        say("It has diverged before.")
-        return None
-    try:
-        return run_training(config, workdir, say)
-    except DivergedError as error:
-        write_text(workdir / DIVERGED, f"{error}\n")
-        say(f"It diverged: {error}")
-        return None
-
-
-def _diverged(workdir: Path) -> bool:
-    """Whether a run has, and was not trained to its end by other means since."""
-    failed = read_record(workdir).get("status") == "failed"
-    return failed and (workdir / DIVERGED).exists()
 
 
 def _compare(

@@ -6,12 +6,10 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from cnn_lab.config import Study
-from cnn_lab.core.errors import DivergedError
 from cnn_lab.core.files import write_text
-from cnn_lab.run import run_training
+from cnn_lab.diverging import has_diverged, train_or_note
 from cnn_lab.study import kept
 from cnn_lab.study.claims import Judged, judge
 from cnn_lab.study.finished import Finished, Values, name_of, rows_of
@@ -20,7 +18,6 @@ from cnn_lab.study.plan import check_claims, check_data, check_study, levels_of
 from cnn_lab.study.rows import Row, to_csv, to_json
 
 TABLE, RESULTS = "results.csv", "results.json"
-DIVERGED = "diverged.txt"  # of a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +57,14 @@ def conduct(
     seconds: list[float] = []  # of each training that was not done before
     for number, run in enumerate(planned, start=1):
         start = time.perf_counter()
-        outcome = _train(run)
-        if outcome == "interrupted":
+        result = train_or_note(run.config, run.workdir, lambda _: None)
+        if result is not None and result.status == "interrupted":
             return None
         found = _measured(study, run)
-        seconds += [time.perf_counter() - start] if outcome == "ran" else []
+        seconds += [time.perf_counter() - start] if result is not None and result.ran else []
         left = f", {_left(seconds, len(planned) - number)}" if seconds else ""
         first = f"{found[0].measure} {found[0].value:.4f}" if found else "done"
-        first = "diverged" if _diverged(run) else first
+        first = "diverged" if result is None else first
         say(f"{number}/{len(planned)}  {name_of(run.variant)}, seed {run.seed}: {first}{left}")
         rows += found
     for variant in study.variants:
@@ -82,31 +79,12 @@ def conduct(
     return Findings(rows, judged)
 
 
-def _train(run: Finished) -> Literal["ran", "had run", "interrupted"]:
-    """Trains what has not been trained; what diverged is noted, and not begun again."""
-    if _diverged(run):
-        return "had run"
-    quiet: list[str] = []
-    try:
-        result = run_training(run.config, run.workdir, quiet.append)
-    except DivergedError as error:
-        write_text(run.workdir / DIVERGED, f"{error}\n")
-        return "ran"
-    if result.status == "interrupted":
-        return "interrupted"
-    return "ran" if result.ran else "had run"
-
-
-def _diverged(run: Finished) -> bool:
-    return (run.workdir / DIVERGED).exists()
-
-
 def _measured(study: Study, run: Finished) -> list[Row]:
     """The measures of a run, taken once and kept in its folder."""
     rows = []
     for name in study.measures:
         values: Values = dict.fromkeys(levels_of(name, run.config), math.nan)
-        if not _diverged(run):
+        if not has_diverged(run.workdir):
             values = kept.values(run.workdir, name, lambda name=name: MEASURES[name].take(run))
         rows += rows_of(run, name, values)
     return rows
@@ -118,7 +96,7 @@ def _measured_together(study: Study, group: list[Finished]) -> list[Row]:
     for name in study.over_seeds:
         over = OVER_SEEDS[name]
         values: Values = dict.fromkeys(over.levels(len(group)), math.nan)
-        if not any(map(_diverged, group)):
+        if not any(has_diverged(run.workdir) for run in group):
             place, key = group[0].workdir, f"{name}, {len(group)} seeds"
             values = kept.values(place, key, lambda over=over: over.take(group))
         rows += rows_of(group[0], name, values)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cnn_lab.config import Comparison, ExperimentConfig, Study, Variant
-from cnn_lab.config_rules import differences
 from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
 from cnn_lab.core.options import check_options
 from cnn_lab.core.typed import freeze, from_dict, to_dict
@@ -18,7 +17,7 @@ from cnn_lab.study.computations import COMPUTATIONS
 from cnn_lab.study.finished import Finished, name_of, place_of
 from cnn_lab.study.measures import MEASURES, OVER_SEEDS, unseen_positions
 from cnn_lab.study.rows import Row, nothing_at
-from cnn_lab.train.workdir import CONFIG_FILE, read_config, read_record
+from cnn_lab.train.workdir import changes_since, read_record
 
 RUNS = "runs"
 
@@ -198,13 +197,7 @@ def levels_of(measure: str, config: ExperimentConfig) -> tuple[float | None, ...
 
 def _check_folder(study_folder: Path, workdir: Path, config: ExperimentConfig) -> None:
     """Refuses the run of another config, as an edited study finds it."""
-    if not (workdir / CONFIG_FILE).exists():
-        return
-    different = differences(to_dict(read_config(workdir)), to_dict(config))
-    if different:
-        lines = "\n".join(
-            f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items()
-        )
+    if lines := changes_since(workdir, config):
         raise WorkdirError(
             f"{study_folder} holds trainings of an earlier version of this study; in {workdir}:\n"
             f"{lines}\nGive the new version another --workdir, or delete {workdir.parent}."

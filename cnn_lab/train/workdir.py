@@ -114,15 +114,19 @@ def missing_checkpoints(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} has no checkpoint yet; train it first: {again}.")
 
 
+def changes_since(path: Path, config: ExperimentConfig) -> str:
+    """Lines of how a config differs from the one a folder was made by, empty where it does not."""
+    if not (path / CONFIG_FILE).exists():
+        return ""
+    different = differences(to_dict(read_config(path)), to_dict(config))
+    return "\n".join(
+        f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items()
+    )
+
+
 def check_config(path: Path, config: ExperimentConfig) -> None:
     """Raises a `WorkdirError` with the differences if the folder was made by another config."""
-    if not (path / CONFIG_FILE).exists():
-        return
-    different = differences(to_dict(read_config(path)), to_dict(config))
-    if different:
-        lines = "\n".join(
-            f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items()
-        )
+    if lines := changes_since(path, config):
         raise WorkdirError(
             f"{path} was made by another config:\n{lines}\nGive another --workdir for the new "
             f"config, or go on with the old one by --config={path / CONFIG_FILE} alone."

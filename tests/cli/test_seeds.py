@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_lab import build
-from cnn_lab.cli import runtime, seeds
+from cnn_lab import build, diverging
+from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.run import run_training
 from cnn_lab.train.log import read_rows
@@ -74,7 +74,7 @@ def test_it_goes_on_where_it_was_cut(train, tmp_path, monkeypatch):
         result = run_training(config, workdir, say)
         return result if len(ran) != 2 else type(result)("interrupted", result.progress, True)
 
-    monkeypatch.setattr(seeds, "run_training", cut)
+    monkeypatch.setattr(diverging, "run_training", cut)
     status, text, _ = train("--seeds=3", "--config.train.batch_size=16")
     assert status == 0
     assert ran == ["seed3", "seed4"]
@@ -89,7 +89,7 @@ def test_it_goes_on_where_it_was_cut(train, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def diverging(monkeypatch):
+def broken_seeds(monkeypatch):
     """Lets the trainings of some seeds diverge, in their second epoch or from the start."""
     seeds_that_do: set[int] = set()
     make = build.make_train_step
@@ -106,12 +106,12 @@ def diverging(monkeypatch):
                 patch.setattr(build, "make_train_step", broken)
             return run_training(config, workdir, say)
 
-    monkeypatch.setattr(seeds, "run_training", chosen)
+    monkeypatch.setattr(diverging, "run_training", chosen)
     return seeds_that_do
 
 
-def test_a_seed_that_diverges_is_a_result(train, tmp_path, diverging):
-    diverging |= {4}
+def test_a_seed_that_diverges_is_a_result(train, tmp_path, broken_seeds):
+    broken_seeds |= {4}
     status, text, error = train("--seeds=3")
     assert status == 2
     assert error.startswith("error: 1 of 3 seeds diverged (4), and the figures are of the others;")
@@ -130,15 +130,15 @@ def test_a_seed_that_diverges_is_a_result(train, tmp_path, diverging):
     assert "It has diverged before." in again[1]
     assert len(read_record(note.parent)["sessions"]) == 1
     # Trained after all, on its own, it counts.
-    diverging.clear()
+    broken_seeds.clear()
     assert train(f"--workdir={note.parent}", "--config.seed=4")[0] == 0
     status, text, _ = train("--seeds=3")
     assert status == 0
     assert "Validation over 3 seeds" in text
 
 
-def test_too_few_seeds_that_ended_are_not_compared(train, tmp_path, diverging):
-    diverging |= {3, 4}
+def test_too_few_seeds_that_ended_are_not_compared(train, tmp_path, broken_seeds):
+    broken_seeds |= {3, 4}
     status, text, error = train("--seeds=3")
     assert status == 2
     assert "2 of 3 seeds diverged (3, 4), and too few are left to compare;" in error

@@ -1,25 +1,11 @@
 """The picture of the learning curves, looked at before it is drawn."""
 
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
 from cnn_lab.report.curves import learning_curves
 
 PLACE = {"step": 2, "epoch": 1.0}
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that is drawn."""
-    drawn, savefig = [], Figure.savefig
-
-    def remember(self, *arguments, **options):
-        drawn.append(self)
-        savefig(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return drawn
 
 
 def labels(figure: Figure) -> list[str]:

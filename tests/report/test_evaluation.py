@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from cnn_lab.analysis.evaluation import evaluate
 from cnn_lab.analysis.results import Member, Results
@@ -186,19 +185,6 @@ def test_the_page_needs_no_other_file():
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert sources
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that is drawn."""
-    drawn, savefig = [], Figure.savefig
-
-    def remember(self, *arguments, **options):
-        drawn.append(self)
-        savefig(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return drawn
 
 
 @pytest.mark.parametrize(("num_classes", "numbers", "names"), [(10, True, True), (40, False, True)])

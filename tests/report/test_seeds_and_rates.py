@@ -16,19 +16,6 @@ from cnn_lab.report.seeds import seeds_chart
 ODD = "folder:/tmp/a$\\frac$ x \u8774"  # matplotlib would read mathematics, and lacks the last one
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that is drawn."""
-    drawn, savefig = [], Figure.savefig
-
-    def remember(self, *arguments, **options):
-        drawn.append(self)
-        savefig(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return drawn
-
-
 def row(epoch: float, split: str, **metrics: float | None) -> dict:
     return {"step": int(epoch), "epoch": epoch, "split": split, **metrics}
 

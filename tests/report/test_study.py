@@ -4,7 +4,6 @@ import math
 
 import pytest
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
 from cnn_lab.analysis.intervals import over_runs
 from cnn_lab.config import ExperimentConfig, Panel, Study, Variant
@@ -27,19 +26,6 @@ def rows(measure: str, series: str, **values) -> list[Row]:
 
 def study(*panels: Panel, **changes) -> Study:
     return Study(**{"title": "Rates", "question": "Which?", "panels": panels, **changes})
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Every figure that is drawn."""
-    drawn, savefig = [], Figure.savefig
-
-    def remember(self, *arguments, **options):
-        drawn.append(self)
-        savefig(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return drawn
 
 
 def marks(axis, marker: str) -> list[tuple[list[float], list[float]]]:

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from cnn_lab import diverging
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import (
@@ -141,14 +142,14 @@ def test_nothing_is_trained_or_measured_twice(conducted, monkeypatch):
 
 
 def test_an_interruption_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch):
-    train, calls = conducting.run_training, []
+    train, calls = diverging.run_training, []
 
     def cut(config, workdir, say):
         calls.append(workdir)
         result = train(config, workdir, say)
         return result if len(calls) != 2 else type(result)("interrupted", result.progress, True)
 
-    monkeypatch.setattr(conducting, "run_training", cut)
+    monkeypatch.setattr(diverging, "run_training", cut)
     quick = study(measures=(), seeds_per_split=2, panels=(), claims=())
     assert conduct(quick, tmp_path, 2, lambda _: None) is None
     assert not (tmp_path / "results.json").exists()
