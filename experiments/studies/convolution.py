@@ -1,6 +1,9 @@
 """Dense against convolutional layers of as many parameters, on images where they are and moved.
 
 cnn-lab study convolution
+
+2 CPU cores (Zen 5): 40 trainings in 8 minutes; convolution is 2.5 to 4.7 points better, and loses
+6.5 where the dense net loses 25; the claim that it loses at most five fails.
 """
 
 from cnn_lab.config import (

@@ -1,6 +1,9 @@
 """Initialisation by depth: what reaches the last layer, and what can be trained?
 
 cnn-lab study initialisation
+
+2 CPU cores (Zen 5): 80 trainings in 6 minutes; of 20 layers He's learn to 0.895, those of standard
+deviation 0.01 stay at chance; one of seven claims fails, about two layers.
 """
 
 from cnn_lab.config import (
