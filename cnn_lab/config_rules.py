@@ -36,6 +36,10 @@ def validate(config: ExperimentConfig) -> None:
             f"config.train.num_micro_batches is {train.num_micro_batches}, which does not divide "
             f"config.train.batch_size, {train.batch_size}, evenly; use one that does."
         )
+    if config.optim.l2_vectors and not config.optim.l2:
+        raise ConfigError(
+            "config.optim.l2_vectors is set, but there is no L2 penalty; set config.optim.l2 too."
+        )
     _validate_schedule(config)
     _validate_average(config)
     stopping, look = config.early_stopping, config.evaluate.every_epochs

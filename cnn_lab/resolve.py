@@ -173,13 +173,24 @@ def _augmentation(config: ExperimentConfig) -> Augmentation:
 
 def _optimizer_options(optim: OptimConfig) -> dict[str, Any]:
     make = lookup(OPTIMIZERS, optim.name, "optimizer")
-    if "weight_decay" in optim.options and "weight_decay" not in declared_options(make):
+    declared = declared_options(make)
+    asked = [name for name in ("weight_decay", "decay_vectors") if name in optim.options]
+    if asked and "weight_decay" not in declared:
         others = sorted(n for n, f in OPTIMIZERS.items() if "weight_decay" in declared_options(f))
         raise ConfigError(
-            f"config.optim.options.weight_decay is set, but {optim.name} has no weight decay; take "
-            f"one that has ({', '.join(others)}), or a penalty by config.optim.l2."
+            f"config.optim.options.{asked[0]} is set, but {optim.name} has no weight decay; take "
+            f"one that has ({', '.join(others)}), or a penalty by config.optim.l2 "
+            "(and l2_vectors, for biases too)."
         )
-    return check_options(make, optim.options, "config.optim.options")
+    options = check_options(make, optim.options, "config.optim.options")
+    if options.get("decay_vectors") and not options.get(
+        "weight_decay", declared["weight_decay"][1]
+    ):
+        raise ConfigError(
+            "config.optim.options.decay_vectors is set, but there is no decay; set "
+            "config.optim.options.weight_decay too."
+        )
+    return options
 
 
 def _make_schedule(
@@ -224,7 +235,7 @@ def _make_optimizer(
 
 
 def _penalty(optim: OptimConfig) -> Callable[[Tree], Scalar]:
-    parts = [penalties.l2(optim.l2)] if optim.l2 else []
+    parts = [penalties.l2(optim.l2, optim.l2_vectors)] if optim.l2 else []
     if optim.l1 and optim.l1_method == "subgradient":
         parts.append(penalties.l1(optim.l1))
     return penalties.sum_of(*parts) if parts else no_penalty

@@ -36,6 +36,14 @@ WRONG = {
         [f"{OPTIM}name=adamw", f"{OPTIM}options={{}}", f"{OPTIM}options.weight_decay=-1"],
         "config.optim.options.weight_decay must be a finite number of at least 0",
     ),
+    "decay of vectors without any": (
+        [f"{OPTIM}name=nadam", f"{OPTIM}options={{}}", f"{OPTIM}options.decay_vectors=true"],
+        "config.optim.options.decay_vectors is set, but there is no decay; set config.optim.",
+    ),
+    "penalty on vectors without any": (
+        [f"{OPTIM}l2_vectors=true"],
+        "config.optim.l2_vectors is set, but there is no L2 penalty; set config.optim.l2 too.",
+    ),
     "optimizer": ([f"{OPTIM}name=adm"], "There is no optimizer named 'adm'; did you mean adam"),
     "option": (
         [*MOMENTUM, f"{OPTIM}options.nestrov=true"],

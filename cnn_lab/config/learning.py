@@ -65,6 +65,7 @@ class OptimConfig(Node):
         options: what the optimizer's function declares, such as `momentum` or `weight_decay`.
         schedule: how the rate moves.
         l2: weight of 1/2 * sum of squared kernels, added to the loss.
+        l2_vectors: let `l2` take in biases, gains and other vectors.
         l1: weight of the sum of absolute kernels, added to the loss; with `l2` an elastic net.
         l1_method: `subgradient` adds the sign to the gradient; `proximal` shrinks the weights after
             each step, which makes many of them exactly 0.
@@ -79,6 +80,7 @@ class OptimConfig(Node):
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     schedule: ScheduleConfig = dataclasses.field(default_factory=ScheduleConfig)
     l2: NonNegative = 0.0
+    l2_vectors: bool = False
     l1: NonNegative = 0.0
     l1_method: Literal["subgradient", "proximal"] = "subgradient"
     max_norm: Positive | None = None

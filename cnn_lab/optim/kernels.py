@@ -1,6 +1,6 @@
 """Which leaves of a parameter tree are kernels: what decay, penalties and constraints apply to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,11 @@ def kernels_only(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
+def decayed(vectors: bool) -> Callable[[Tree], Tree]:
+    """What weight decay takes of a tree: kernels, and vectors too where they are asked for."""
+    return _all_of if vectors else kernels_only
+
+
 def kernels_of(params: Tree) -> list[jax.Array]:
     """The kernels of a tree of parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -35,3 +40,7 @@ def incoming_axes(kernel: jax.Array) -> tuple[int, ...]:
     positions.
     """
     return tuple(range(kernel.ndim - 1))
+
+
+def _all_of(params: Tree) -> Tree:
+    return jax.tree.map(lambda _: True, params)

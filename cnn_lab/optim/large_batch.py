@@ -3,7 +3,7 @@
 import optax
 
 from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
-from cnn_lab.optim.kernels import kernels_only
+from cnn_lab.optim.kernels import decayed, kernels_only
 
 
 def lars(
@@ -12,6 +12,7 @@ def lars(
     nesterov: bool = False,
     weight_decay: NonNegative = 5e-4,
     trust_coefficient: Positive = 0.001,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
     """LARS: momentum with a rate per layer (You, Gitman & Ginsburg 2017, arXiv:1708.03888).
 
@@ -29,11 +30,12 @@ def lars(
         weight_decay: share of a kernel that is added to its gradient, at least 0; it turns the
             direction and, not being decoupled, hardly changes the length of a step.
         trust_coefficient: length of a step over that of the kernel, for a rate of 1; positive.
+        decay_vectors: add the share of biases, gains and other vectors to theirs too.
     """
     return optax.lars(
         learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=kernels_only,
+        weight_decay_mask=decayed(decay_vectors),
         trust_coefficient=trust_coefficient,
         trust_ratio_mask=kernels_only,
         momentum=momentum,
@@ -47,6 +49,7 @@ def lamb(
     b1: ProperFraction = 0.9,
     b2: ProperFraction = 0.999,
     eps: Positive = 1e-6,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
     """LAMB: AdamW whose steps have the length of their kernel (You et al. 2019, arXiv:1904.00962).
 
@@ -61,10 +64,11 @@ def lamb(
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment, positive.
+        decay_vectors: let biases, gains and other vectors decay too.
     """
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-        optax.add_decayed_weights(weight_decay, mask=kernels_only),
+        optax.add_decayed_weights(weight_decay, mask=decayed(decay_vectors)),
         optax.masked(optax.scale_by_trust_ratio(), kernels_only),
         optax.scale_by_learning_rate(learning_rate),
     )

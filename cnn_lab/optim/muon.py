@@ -9,7 +9,7 @@ from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.trees import flatten
-from cnn_lab.optim.kernels import incoming_axes, kernels_only
+from cnn_lab.optim.kernels import decayed, incoming_axes, kernels_only
 
 LAST_LAYER = "output"  # every head's last layer has this name
 
@@ -24,6 +24,7 @@ def muon(
     b1: ProperFraction = 0.9,
     b2: ProperFraction = 0.95,
     eps: Positive = 1e-10,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
     """Muon: orthogonalised momentum for kernels (Jordan et al. 2024, kellerjordan.github.io).
 
@@ -49,6 +50,7 @@ def muon(
         b1: decay of Adam's first moment, in [0, 1).
         b2: decay of Adam's second moment, in [0, 1).
         eps: added to the root of Adam's second moment, positive.
+        decay_vectors: let biases, gains and other vectors decay too.
     """
     orthogonalised = optax.chain(
         optax.contrib.scale_by_muon(
@@ -65,7 +67,7 @@ def muon(
         b2=b2,
         eps=eps,
         weight_decay=weight_decay,
-        mask=kernels_only,
+        mask=decayed(decay_vectors),
     )
 
     def labels(params: Tree) -> Tree:

@@ -1,9 +1,10 @@
 """Optimizers by name, each a function of the learning rate and its own options.
 
 Weight decay is decoupled from the gradient (`lars`, whose paper has it otherwise, excepted) and
-leaves biases, norms and other vectors alone; an L2 penalty on the loss is in `penalties`. Options
-stand at the values of the paper or of PyTorch, and where the two define a method differently, at
-PyTorch's definition; each docstring says what is left of a difference.
+leaves biases, norms and other vectors alone unless `decay_vectors` is set; an L2 penalty on the
+loss is in `penalties`. Options stand at the values of the paper or of PyTorch, and where the two
+define a method differently, at PyTorch's definition; each docstring says what is left of a
+difference.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import optax
 
 from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
 from cnn_lab.optim.centred import scale_by_deviation
-from cnn_lab.optim.kernels import kernels_only
+from cnn_lab.optim.kernels import decayed
 from cnn_lab.optim.large_batch import lamb, lars
 from cnn_lab.optim.muon import muon
 from cnn_lab.optim.sam import sam
@@ -118,6 +119,7 @@ def adamw(
     b1: ProperFraction = 0.9,
     b2: ProperFraction = 0.999,
     eps: Positive = 1e-8,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
@@ -127,9 +129,10 @@ def adamw(
         b1: decay of the first moment, in [0, 1).
         b2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment, positive.
+        decay_vectors: let biases, gains and other vectors decay too.
     """
     return optax.adamw(
-        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=kernels_only
+        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed(decay_vectors)
     )
 
 
@@ -139,6 +142,7 @@ def nadam(
     b2: ProperFraction = 0.999,
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.0,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
     """Adam with Nesterov's momentum (Dozat 2016, ICLR workshop).
 
@@ -151,9 +155,10 @@ def nadam(
         b2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment, positive.
         weight_decay: decay of kernels, at least 0; biases and other vectors are left alone.
+        decay_vectors: let biases, gains and other vectors decay too.
     """
     return optax.nadamw(
-        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=kernels_only
+        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed(decay_vectors)
     )
 
 
@@ -162,6 +167,7 @@ def lion(
     b1: ProperFraction = 0.9,
     b2: ProperFraction = 0.99,
     weight_decay: NonNegative = 0.0,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformation:
     """Lion: steps along the sign of a momentum (Chen et al. 2023, arXiv:2302.06675).
 
@@ -173,8 +179,11 @@ def lion(
         b1: share of the momentum in the direction of a step, in [0, 1); the rest is the gradient.
         b2: decay of the momentum, in [0, 1).
         weight_decay: decay of kernels, at least 0; biases and other vectors are left alone.
+        decay_vectors: let biases, gains and other vectors decay too.
     """
-    return optax.lion(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=kernels_only)
+    return optax.lion(
+        learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed(decay_vectors)
+    )
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

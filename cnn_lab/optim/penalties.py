@@ -11,11 +11,15 @@ from cnn_lab.optim.kernels import kernels_of
 Penalty = Callable[[Tree], Scalar]
 
 
-def l2(weight: float) -> Penalty:
-    """Half the sum of squared kernels times `weight`; biases and other vectors are left alone."""
+def l2(weight: float, vectors: bool = False) -> Penalty:
+    """Half the sum of squared weights times `weight`.
+
+    Biases and other vectors are left alone, unless `vectors` takes them in.
+    """
 
     def penalty(params: Tree) -> Scalar:
-        squares = [jnp.sum(jnp.square(kernel)) for kernel in kernels_of(params)]
+        penalised = jax.tree.leaves(params) if vectors else kernels_of(params)
+        squares = [jnp.sum(jnp.square(weights)) for weights in penalised]
         return 0.5 * weight * sum(squares, jnp.zeros(()))
 
     return penalty

@@ -13,14 +13,17 @@ import optax
 
 from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction, Range
 from cnn_lab.core.shapes import Tree
-from cnn_lab.optim.kernels import kernels_only
+from cnn_lab.optim.kernels import decayed
 
 # The average is worked out from y by a division by it.
 Interpolation = Annotated[float, Range(above=0, below=1)]
 
 
 def schedule_free_sgd(
-    learning_rate: optax.Schedule, b1: Interpolation = 0.9, weight_decay: NonNegative = 0.0
+    learning_rate: optax.Schedule,
+    b1: Interpolation = 0.9,
+    weight_decay: NonNegative = 0.0,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free SGD: averaging for a falling rate (Defazio et al. 2024, arXiv:2405.15682).
 
@@ -29,8 +32,9 @@ def schedule_free_sgd(
         b1: where gradients are taken, between the steps' sequence (0) and its average (1), both
             excluded; takes the place of momentum.
         weight_decay: decay of kernels at y, at least 0; biases and other vectors are left alone.
+        decay_vectors: let biases, gains and other vectors decay too.
     """
-    return _schedule_free(optax.identity(), learning_rate, b1, weight_decay)
+    return _schedule_free(optax.identity(), learning_rate, b1, weight_decay, decay_vectors)
 
 
 def schedule_free_adamw(
@@ -39,6 +43,7 @@ def schedule_free_adamw(
     b2: ProperFraction = 0.999,
     eps: Positive = 1e-8,
     weight_decay: NonNegative = 0.0,
+    decay_vectors: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free AdamW: averaging for a falling rate (Defazio et al. 2024, arXiv:2405.15682).
 
@@ -49,10 +54,11 @@ def schedule_free_adamw(
         b2: decay of the second moment, in [0, 1).
         eps: added to the root of the second moment, positive.
         weight_decay: decay of kernels at y, at least 0; biases and other vectors are left alone.
+        decay_vectors: let biases, gains and other vectors decay too.
     """
     # Adam without momentum, and without the memory for it.
     scaled = optax.scale_by_rms(decay=b2, eps=eps, eps_in_sqrt=False, bias_correction=True)
-    return _schedule_free(scaled, learning_rate, b1, weight_decay)
+    return _schedule_free(scaled, learning_rate, b1, weight_decay, decay_vectors)
 
 
 def evaluation_params(opt_state: Tree, params: Tree) -> Tree:
@@ -92,11 +98,15 @@ def has_averages(opt_state: Tree) -> bool:
 
 
 def _schedule_free(
-    scaled: optax.GradientTransformation, learning_rate: optax.Schedule, b1: float, decay: float
+    scaled: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    b1: float,
+    decay: float,
+    decay_vectors: bool,
 ) -> optax.GradientTransformationExtraArgs:
     stepped = optax.chain(
         scaled,
-        optax.add_decayed_weights(decay, mask=kernels_only),
+        optax.add_decayed_weights(decay, mask=decayed(decay_vectors)),
         optax.scale_by_learning_rate(learning_rate),
     )
 

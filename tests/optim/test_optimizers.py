@@ -11,7 +11,8 @@ import pytest
 from descents import DECAYING, RATES, descend, gentle, make
 
 from cnn_lab.core import trees
-from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE, kernels_only
+from cnn_lab.optim.kernels import kernels_only
+from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
 from cnn_lab.optim.schedule_free import evaluation_params
 
 # Two steps of rate 0.1 from w = 1 on w^2/2, whose gradient is w, worked out with a calculator:
@@ -155,6 +156,16 @@ def test_decay_leaves_biases_and_norms_alone(name):
     for path, leaf in trees.flatten(decayed).items():
         found = np.asarray(leaf)
         assert (found < 1 if path.endswith("kernel") else found == 1).all(), path
+
+
+@pytest.mark.parametrize("name", DECAYING)
+def test_decay_takes_biases_and_norms_too_where_it_is_asked_to(name):
+    params = descents.convnet_params()
+    optimizer = make(name, 0.1, weight_decay=0.5, decay_vectors=True)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    for path, leaf in trees.flatten(updates).items():
+        assert (np.asarray(leaf) < 0).all(), path
 
 
 def test_optimizers_with_a_decay_are_known():

@@ -23,6 +23,10 @@ def test_its_gradient_is_the_weighted_kernel_and_nothing_on_biases():
     assert gradient["k"].tolist() == [[0.5, 0.5], [0.5, 0.5]]
 
 
+def test_l2_takes_vectors_where_it_is_asked_to():
+    assert float(l2(0.5, vectors=True)(PARAMS)) == 0.5 * 0.5 * (1 + 4 + 100**2 + 4)
+
+
 def test_the_syllabus_compares_weights_by_their_complexity():
     both, one = ({"kernel": jnp.array([w])} for w in ([1.3, -1.2], [2.2]))
     # l2 3.13 against 4.84: the spread-out weights cost less
