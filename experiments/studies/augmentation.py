@@ -1,6 +1,9 @@
 """Strength of augmentation, by the number of training images.
 
 cnn-lab study augmentation
+
+2 CPU cores (Zen 5): 45 trainings in 25 minutes; light augmentation is 11.4 points better on 100
+images and 0.7 on 10,000, where heavy is 0.2 worse than light; six of seven claims hold.
 """
 
 from cnn_lab.config import (
