@@ -83,7 +83,7 @@ def prepared(
     loss = make_summed_loss(model, task, rematerialise=ways.get("rematerialise", False))
     num_parts = ways.get("num_micro_batches", 1)
     part = jax.tree.map(lambda values: values[: batch_size // num_parts], batch)
-    rest = (state.collections, part, jax.random.key(2))
+    rest = (state.collections, {}, part, jax.random.key(2))
     backward = jax.eval_shape(
         lambda params: jax.vjp(lambda p: loss(p, *rest)[0], params)[1], state.params
     )

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from cnn_lab.beginning import Beginning, begin
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import counted
+from cnn_lab.core.shapes import Tree
 from cnn_lab.data.assemble import (
     PipelineMaker,
     PlaceSplit,
@@ -28,51 +29,17 @@ from cnn_lab.data.augment.make import check
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.data.preprocess import Preprocess, padded_shape
-from cnn_lab.models.catalog import MODELS
-from cnn_lab.resolve import Named, class_weights, model_options, resolve_names, task_maker
-from cnn_lab.tasks import Classification
+from cnn_lab.network import Network, make_model
+from cnn_lab.resolve import Named, class_weights, resolve_names
 from cnn_lab.train.averaging import Average
 from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.gradient import make_gradient
+from cnn_lab.train.frozen import apply_in_training
+from cnn_lab.train.gradient import Gradient, make_gradient
 from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated
+from cnn_lab.train.phases import Phase, make_entry
 from cnn_lab.train.refit import MOST_BATCHES, STATISTICS, Refit
 from cnn_lab.train.state import TrainState, make_init
-from cnn_lab.train.step import Step, make_train_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """What is needed to run a trained model: no data, no optimizer.
-
-    Attributes:
-        model: the module.
-        task: losses and metrics.
-        class_names: label to name.
-        image_shape: (h, w, c) of stored images, before `preprocess`.
-        preprocess: from stored pixels to the model's input.
-        class_weights: factors of the losses of each class, None without.
-    """
-
-    model: nn.Module
-    task: Classification
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    preprocess: Preprocess
-    class_weights: tuple[float, ...] | None = None
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(h, w, c) of what the model takes."""
-        return self.preprocess.output_shape(self.image_shape)
-
-    def about(self) -> dict[str, Any]:
-        """What travels with a checkpoint, as JSON values; `network_from_about` reads it back."""
-        return {
-            "class_weights": self.class_weights,
-            "class_names": list(self.class_names),
-            "image_shape": list(self.image_shape),
-            "preprocess": self.preprocess.to_json(),
-        }
+from cnn_lab.train.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +54,10 @@ class Experiment:
     refit_pipeline: Pipeline | None
     named: Named
     average: Average
-    optimizer: optax.GradientTransformation
     learning_rate: Callable[[int], float]
-    step: Step
+    phases: tuple[Phase, ...]
     num_micro_batches: int
-    init: Callable[[Any], TrainState]
+    beginning: Beginning | None
 
     @property
     def fingerprint(self) -> str:
@@ -108,9 +74,19 @@ class Experiment:
         found = (self.train_pipeline, self.validation_pipeline, self.refit_pipeline)
         return [pipeline for pipeline in found if pipeline is not None]
 
-    def state_shapes(self) -> TrainState:
-        """Shapes of the state; nothing is computed."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+    def state_shapes(self, phase: int = 0) -> TrainState:
+        """Shapes of the state in a phase; nothing is computed."""
+        return jax.eval_shape(self.phases[phase].init, jax.random.key(0), *self._begun())
+
+    def begin(self, seed: int) -> TrainState:
+        """The state before the first step, on the devices."""
+        init = jax.jit(self.phases[0].init, out_shardings=replicated(self.mesh))
+        return init(jax.random.key(seed), *self._begun())
+
+    def _begun(self) -> tuple[Tree, Tree]:
+        if self.beginning is None:
+            return {}, {}
+        return self.beginning.transplant.given, self.beginning.source
 
     def evaluator(self) -> Evaluator | None:
         """Metrics on the validation split, None without one."""
@@ -124,7 +100,7 @@ class Experiment:
             return None
         pipeline = self.refit_pipeline
         return Refit(
-            self.network.model.apply,
+            functools.partial(apply_in_training, self.network.model),
             pipeline.prepare,
             pipeline,
             pipeline.feed_shapes(),
@@ -139,6 +115,7 @@ def build(
     preprocess_for: Callable[[DataConfig, Subset], Preprocess] = make_preprocess,
     place: PlaceSplit = place_split,
     named: Named | None = None,
+    lineage: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Builds the experiment that a config describes; trains nothing.
 
@@ -149,6 +126,7 @@ def build(
         preprocess_for: (data, training examples) -> padding and normalisation.
         place: puts a split on the devices; `shapes_of_split` reads no pixels.
         named: what the names in the config stand for; looked up by default.
+        lineage: what the record of a run that goes on says of its source.
 
     Raises:
         ConfigError: a name, option or combination that cannot work.
@@ -167,16 +145,21 @@ def build(
         )
     steps_per_epoch = -(-len(train) // config.train.batch_size)
     learning_rate = named.make_schedule(steps_per_epoch * config.train.num_epochs, steps_per_epoch)
-    optimizer = named.make_optimizer(learning_rate)
     average = named.make_average(steps_per_epoch)
     model, image_shape = make_model(config, dataset.info.num_classes), fixed_shape(train.source)
     input_shape = padded_shape(image_shape, config.data.pad)
-    init = make_init(model, optimizer, input_shape, average.init)
+    beginning = begin(
+        config,
+        functools.partial(make_model, config),
+        dataset.info.class_names,
+        input_shape,
+        len(train),
+        lineage,
+    )
     labels = train.source.labels[train.indices]
     weights = class_weights(config, labels, dataset.info.class_names)
     # What does not fit the size of the images stops here, before their pixels are measured.
     check(named.augmentation, image_shape)
-    shapes = jax.eval_shape(init, jax.random.key(0))
     network = Network(
         model=model,
         task=named.make_task(weights),
@@ -188,6 +171,9 @@ def build(
     gradient = make_gradient(
         model, network.task, num_micro_batches=parts, rematerialise=config.train.rematerialise
     )
+    phases = _phases(
+        config, named, network, beginning, gradient, learning_rate, average, steps_per_epoch
+    )
     maker = PipelineMaker(config.data, network.preprocess, replicated(mesh), place)
     make_training = functools.partial(
         maker.training,
@@ -198,7 +184,9 @@ def build(
         augmentation=named.augmentation,
     )
     training = make_training(num_epochs=config.train.num_epochs)
-    refits = STATISTICS in shapes.collections and average.refit_from_step is not None
+    refits = average.refit_from_step is not None and any(
+        STATISTICS in jax.eval_shape(phase.init, jax.random.key(0)).collections for phase in phases
+    )
     refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
     held_out = None
     if len(validation):
@@ -212,31 +200,40 @@ def build(
         refit_pipeline=refitting,
         named=named,
         average=average,
-        optimizer=optimizer,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
-        step=make_train_step(model, network.task, optimizer, named.penalty, average, gradient),
+        phases=phases,
         num_micro_batches=parts,
-        init=init,
+        beginning=beginning,
     )
 
 
-def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
-    """The model that a config names, for that many classes."""
-    options = model_options(config)  # which knows what to say of an unknown name
-    return MODELS[config.model.name].make(num_classes, **options)
-
-
-def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:
-    """Rebuilds the network of a checkpoint from its config and what travelled with it."""
-    weights = about.get("class_weights")
-    return Network(
-        model=make_model(config, len(about["class_names"])),
-        task=task_maker(config)(weights),
-        class_names=tuple(about["class_names"]),
-        image_shape=tuple(about["image_shape"]),
-        preprocess=Preprocess.from_json(about["preprocess"]),
-        class_weights=tuple(weights) if weights else None,
-    )
+def _phases(
+    config: ExperimentConfig,
+    named: Named,
+    network: Network,
+    beginning: Beginning | None,
+    gradient: Gradient,
+    learning_rate: optax.Schedule,
+    average: Average,
+    steps_per_epoch: int,
+) -> tuple[Phase, ...]:
+    """The parts of a training; one where the same parameters are trained throughout."""
+    begins = (0,) if beginning is None else beginning.plan.phases
+    phases = []
+    for first, end in zip(begins, (*begins[1:], config.train.num_epochs), strict=True):
+        trainable, paces = None, None
+        if beginning is not None:
+            trainable = beginning.trainable(first)
+            paces = beginning.paces(first, steps_per_epoch)
+        trainable = trainable or (lambda _: True)
+        optimizer = named.make_optimizer(learning_rate, paces)
+        step = make_train_step(
+            network.model, network.task, optimizer, named.penalty, average, gradient
+        )
+        init = make_init(network.model, optimizer, network.input_shape, average.init, trainable)
+        entry = make_entry(optimizer, average, trainable)
+        phases.append(Phase(end * steps_per_epoch, init, step, entry))
+    return tuple(phases)
 
 
 def make_evaluator(network: Network, pipeline: Pipeline, mesh: Mesh) -> Evaluator:

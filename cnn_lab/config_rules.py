@@ -36,7 +36,8 @@ def validate(config: ExperimentConfig) -> None:
             f"config.train.num_micro_batches is {train.num_micro_batches}, which does not divide "
             f"config.train.batch_size, {train.batch_size}, evenly; use one that does."
         )
-    if config.optim.l2_vectors and not config.optim.l2:
+    pulled = config.transfer is not None and config.transfer.l2_sp
+    if config.optim.l2_vectors and not (config.optim.l2 or pulled):
         raise ConfigError(
             "config.optim.l2_vectors is set, but there is no L2 penalty; set config.optim.l2 too."
         )

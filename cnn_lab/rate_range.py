@@ -152,10 +152,14 @@ def _train(
     experiment: Experiment, seed: int, num_steps: int, say: Callable[[str], None]
 ) -> np.ndarray:
     mesh, pipeline = experiment.mesh, experiment.train_pipeline
-    everywhere = replicated(mesh)
-    state = jax.jit(experiment.init, out_shardings=everywhere)(jax.random.key(seed))
+    state = experiment.begin(seed)
     program = compile_train(
-        experiment.step, pipeline.prepare, mesh, state, pipeline.resident, pipeline.feed_shapes()
+        experiment.phases[0].step,
+        pipeline.prepare,
+        mesh,
+        state,
+        pipeline.resident,
+        pipeline.feed_shapes(),
     )
     say(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
     losses: list[float] = []

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,21 @@ from cnn_lab.config_rules import validate
 from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.numbers import counted
 from cnn_lab.core.options import check_options, declared_options
-from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.data.augment.choose import choose_augmentation
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.losses import LOSSES, NEEDS_ONE_CLASS
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.optim import clipping, constraints, penalties
-from cnn_lab.optim.assemble import assemble
+from cnn_lab.optim.assemble import assemble, clipped
+from cnn_lab.optim.groups import Pace, grouped
 from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
+from cnn_lab.optim.penalties import Penalty
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.optim.schedules import SCHEDULES, make_schedule
 from cnn_lab.tasks import TASKS, Classification
 from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
 from cnn_lab.train.early_stopping import Selection
 from cnn_lab.train.plateau import Plateau
-from cnn_lab.train.step import no_penalty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +37,9 @@ class Named:
 
     Attributes:
         make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
-        make_optimizer: (step -> learning rate) -> optimizer, with what goes before and after it.
-        penalty: of the weights.
+        make_optimizer: (step -> learning rate, paces by the path of a parameter) -> optimizer, with
+            what goes before and after it.
+        penalty: (params, source) -> what is added to the mean loss.
         make_task: (class weights or None) -> losses and metrics.
         make_average: (steps_per_epoch) -> average of the weights.
         selection: which validation metric decides, in which direction, and how patiently.
@@ -47,8 +48,8 @@ class Named:
     """
 
     make_schedule: Callable[[int, int], optax.Schedule]
-    make_optimizer: Callable[[optax.Schedule], optax.GradientTransformationExtraArgs]
-    penalty: Callable[[Tree], Scalar]
+    make_optimizer: Callable[..., optax.GradientTransformationExtraArgs]
+    penalty: Penalty
     make_task: Callable[[Sequence[float] | None], Classification]
     make_average: Callable[[int], Average]
     selection: Selection
@@ -103,7 +104,7 @@ def resolve_names(config: ExperimentConfig) -> Named:
         make_optimizer=functools.partial(
             _make_optimizer, optim, optimizer_options, plateau is not None
         ),
-        penalty=_penalty(optim),
+        penalty=_penalty(config),
         make_task=make_task,
         make_average=functools.partial(_make_average, config),
         selection=selection,
@@ -210,8 +211,18 @@ def _make_schedule(
 
 
 def _make_optimizer(
-    optim: OptimConfig, options: dict[str, Any], adjustable: bool, learning_rate: optax.Schedule
+    optim: OptimConfig,
+    options: dict[str, Any],
+    adjustable: bool,
+    learning_rate: optax.Schedule,
+    paces: Mapping[str, Pace] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
+    if optim.name == "sam" and paces is not None:
+        raise ConfigError(
+            "config.optim.name is sam, which looks for one worst point of all weights together; "
+            "it cannot train them at different rates: take another optimizer, or "
+            "config.transfer.strategy=head, last_stages:N or all."
+        )
     clips = [
         clip(limit)
         for clip, limit in (
@@ -221,24 +232,28 @@ def _make_optimizer(
         )
         if limit is not None
     ]
-    after = []
-    if optim.l1 and optim.l1_method == "proximal":
-        after.append(constraints.proximal_l1(optim.l1, learning_rate))
-    if optim.max_norm is not None:
-        after.append(constraints.max_norm(optim.max_norm))
-    return assemble(
-        OPTIMIZERS[optim.name](learning_rate, **options),
-        clip=optax.chain(*clips) if clips else None,
-        after=after,
-        adjustable=adjustable,
-    )
+
+    def make(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+        after = []
+        if optim.l1 and optim.l1_method == "proximal":
+            after.append(constraints.proximal_l1(optim.l1, learning_rate))
+        if optim.max_norm is not None:
+            after.append(constraints.max_norm(optim.max_norm))
+        base = OPTIMIZERS[optim.name](learning_rate, **options)
+        return assemble(base, after=after, adjustable=adjustable)
+
+    optimizer = make(learning_rate) if paces is None else grouped(make, learning_rate, paces)
+    return clipped(optax.chain(*clips), optimizer) if clips else optimizer
 
 
-def _penalty(optim: OptimConfig) -> Callable[[Tree], Scalar]:
+def _penalty(config: ExperimentConfig) -> Penalty:
+    optim, transfer = config.optim, config.transfer
     parts = [penalties.l2(optim.l2, optim.l2_vectors)] if optim.l2 else []
     if optim.l1 and optim.l1_method == "subgradient":
         parts.append(penalties.l1(optim.l1))
-    return penalties.sum_of(*parts) if parts else no_penalty
+    if transfer is not None and transfer.l2_sp:
+        parts.append(penalties.l2_sp(transfer.l2_sp, optim.l2_vectors))
+    return penalties.sum_of(*parts)
 
 
 def _make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from cnn_lab.beginning import adopt
 from cnn_lab.build import Experiment, build
+from cnn_lab.compiled import CompiledPhase
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, WorkdirError
@@ -21,21 +23,20 @@ from cnn_lab.data.catalog import open_dataset
 from cnn_lab.optim.assemble import with_rate_scale
 from cnn_lab.optim.complexity import weight_complexity
 from cnn_lab.resolve import resolve_names
-from cnn_lab.train.averaging import evaluated_variables, with_statistics
+from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.diagnose import explain_non_finite
-from cnn_lab.train.dispatch import compile_train, prepare_key
+from cnn_lab.train.dispatch import prepare_key
 from cnn_lab.train.log import (
     METRICS_FILE,
-    JsonLines,
     Sink,
-    TensorBoard,
-    WeightsAndBiases,
     forget_validation,
+    open_sinks,
     require_wandb,
 )
-from cnn_lab.train.loop import Judgement, Plan, Progress, train
+from cnn_lab.train.loop import Judgement, Outcome, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.plan import Plan
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.signals import StopSignals
@@ -87,6 +88,7 @@ def run_training(
     """
     if config.log.wandb_project is not None:
         require_wandb()
+    config = adopt(config)
     resolve_names(config)  # a typo is no difference to the config that the folder was made with
     with refusals_told(workdir), ExitStack() as stack:
         folder = Workdir(workdir, config)
@@ -97,7 +99,8 @@ def run_training(
             raise missing_checkpoints(workdir)
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
-        experiment = build(config, functools.partial(open_dataset, progress=say))
+        open_data = functools.partial(open_dataset, progress=say)
+        experiment = build(config, open_data, lineage=record.get("transfer"))
         for pipeline in experiment.pipelines():
             stack.callback(pipeline.close)
         if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
@@ -138,30 +141,25 @@ def _train(
     mesh, pipeline, started = experiment.mesh, experiment.train_pipeline, environment()
     checkpoints = Checkpoints(folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest)
     stack.callback(checkpoints.release)
-    target = sharded_shapes(experiment.state_shapes(), replicated(mesh))
-    restored = _restore(checkpoints, target, folder.path)
+    restored = _restore(checkpoints, experiment, folder.path)
     if restored:
         state, progress = restored
         say(f"Resuming {folder.path} from step {progress.step}.")
     else:
-        init = jax.jit(experiment.init, out_shardings=replicated(mesh))
-        state, progress = init(jax.random.key(config.seed)), Progress()
+        state, progress = experiment.begin(config.seed), Progress()
     first_step, plan = progress.step, plan_of(config, experiment)
-    program = compile_train(
-        experiment.step,
-        pipeline.prepare,
-        mesh,
-        target,
-        pipeline.resident,
-        pipeline.feed_shapes(),
-    )
-    evaluator, refit = experiment.evaluator(), experiment.refit()
-    compile_seconds = program.compile_seconds
-    for later in (evaluator, refit):
-        if later is not None:
-            compile_seconds += later.compile(evaluated_variables(target)).compile_seconds
+    compiled = CompiledPhase(experiment, progress.phase)
+    evaluator, compile_seconds = experiment.evaluator(), compiled.compile_seconds
+    variables = evaluated_variables(experiment.state_shapes(progress.phase))
+    if evaluator is not None:
+        shapes = sharded_shapes(variables, replicated(mesh))
+        compile_seconds += evaluator.compile(shapes).compile_seconds
+    num_parameters = trees.count(variables["params"])
+    if experiment.beginning is not None:
+        for line in experiment.beginning.told(variables["params"], config.optim.learning_rate):
+            say(line)
     say(
-        f"Training {config.model.name} ({counted(trees.count(target.params), 'parameter')}) on "
+        f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
         f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, "
         f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}, "
         f"{pipeline.name}, on {devices_in_words(mesh.devices.size)}; compiled in "
@@ -177,13 +175,14 @@ def _train(
         fingerprint=experiment.fingerprint,
         pipeline=pipeline.name,
         class_names=list(experiment.network.class_names),
-        num_parameters=trees.count(target.params),
+        num_parameters=num_parameters,
         compile_seconds=compile_seconds,
+        **({} if experiment.beginning is None else {"transfer": experiment.beginning.lineage}),
     )
     with session.failures_noted():
         if progress.evaluation_owed:
             forget_validation(folder.path / METRICS_FILE, first_step)
-        sinks = [*_sinks(config, folder, first_step), *more_sinks]
+        sinks = [*open_sinks(config, folder, first_step), *more_sinks]
         for sink in sinks:
             stack.callback(sink.close)
         display = make_display(plan.total_steps, first_step, say)
@@ -198,42 +197,54 @@ def _train(
                 values |= {f"weights_{name}": float(count) for name, count in counts.items()}
             return values
 
-        def settle(state: TrainState) -> TrainState:
-            begins = experiment.average.refit_from_step
-            if refit is None or begins is None or int(jax.device_get(state.step)) < begins:
-                return state
-            return with_statistics(state, refit(evaluated_variables(state)))
+        def train_phase(state: TrainState, progress: Progress, compiled: CompiledPhase) -> Outcome:
+            return train(
+                state,
+                progress,
+                plan=dataclasses.replace(plan, end_step=compiled.phase.end_step),
+                feeder=pipeline,
+                program=compiled.program,
+                feed_sharding=stacked_batches(mesh),
+                judgement=Judgement(
+                    evaluate if evaluator else None,
+                    experiment.named.selection,
+                    compiled.settle,
+                    experiment.named.plateau,
+                    _with_rate_scale,
+                ),
+                learning_rate=experiment.learning_rate,
+                checkpoints=checkpoints,
+                about=experiment.network.about(),
+                sinks=sinks,
+                display=display,
+                interrupted=signals.received,
+                diagnose=lambda state, step: _diagnose(experiment, checkpoints, state, step),
+            )
 
-        outcome = train(
-            state,
-            progress,
-            plan=plan,
-            feeder=pipeline,
-            program=program,
-            feed_sharding=stacked_batches(mesh),
-            judgement=Judgement(
-                evaluate if evaluator else None,
-                experiment.named.selection,
-                settle,
-                experiment.named.plateau,
-                _with_rate_scale,
-            ),
-            learning_rate=experiment.learning_rate,
-            checkpoints=checkpoints,
-            about=experiment.network.about(),
-            sinks=sinks,
-            display=display,
-            interrupted=signals.received,
-            diagnose=lambda state, step: _diagnose(experiment, checkpoints, state, step),
-        )
+        outcome = train_phase(state, progress, compiled)
+        while outcome.status == "phase ended":
+            outcome.progress.phase += 1
+            compiled = CompiledPhase(experiment, outcome.progress.phase)
+            state = compiled.enter(outcome.state)
+            number = trees.count(state.params)
+            display.say(
+                f"From step {outcome.progress.step + 1} {counted(number, 'parameter')} of "
+                f"{num_parameters:,} are trained; compiled in {compiled.compile_seconds:.1f} s."
+            )
+            outcome = train_phase(state, outcome.progress, compiled)
         session.end(outcome.status, dataclasses.asdict(outcome.progress))
     return Result(outcome.status, outcome.progress, ran=True)
 
 
 def _restore(
-    checkpoints: Checkpoints, target: TrainState, workdir: Path
+    checkpoints: Checkpoints, experiment: Experiment, workdir: Path
 ) -> tuple[TrainState, Progress] | None:
     """Where the run stood, None when it is to begin."""
+
+    def target(record: Mapping[str, Any]) -> TrainState:
+        shapes = experiment.state_shapes(Progress.from_json(record["progress"]).phase)
+        return sharded_shapes(shapes, replicated(experiment.mesh))
+
     restored = checkpoints.restore_newest_good(target, workdir / DAMAGED)
     if restored is not None:
         return restored[0], Progress.from_json(restored[1]["progress"])
@@ -246,19 +257,6 @@ def _with_rate_scale(state: TrainState, scale: float) -> TrainState:
     if scale == 1:  # as it was begun; only an optimizer whose rate is reduced has a place for it
         return state
     return state.replace(opt_state=with_rate_scale(state.opt_state, scale))
-
-
-def _sinks(config: ExperimentConfig, folder: Workdir, first_step: int) -> list[Sink]:
-    sinks: list[Sink] = [JsonLines(folder.path, first_step)]
-    if config.log.tensorboard:
-        sinks.append(TensorBoard(folder.path, first_step))
-    if config.log.wandb_project is not None:
-        # Kept in the record, so that a folder that was moved goes on in the same run there.
-        identity = read_record(folder.path).get("wandb_id") or secrets.token_hex(8)
-        folder.update_record(wandb_id=identity)
-        project, values = config.log.wandb_project, to_dict(config)
-        sinks.append(WeightsAndBiases(folder.path, project, identity, values))
-    return sinks
 
 
 def _diagnose(

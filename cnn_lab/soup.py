@@ -102,9 +102,10 @@ def cook(
         refit = experiment.refit()
         if refit is None or STATISTICS not in others:
             return Soup({"params": params, **others}, 0, experiment.fingerprint)
-        variables = jax.device_put({"params": params, **others}, replicated(experiment.mesh))
-        collections = jax.device_get(refit(variables))
-        return Soup({"params": params, **collections}, refit.num_steps, experiment.fingerprint)
+        parts = {"params": params, "collections": others, "frozen": {}}
+        measured = jax.device_get(refit(jax.device_put(parts, replicated(experiment.mesh))))
+        variables = {"params": params, **others, STATISTICS: measured}
+        return Soup(variables, refit.num_steps, experiment.fingerprint)
     finally:
         for pipeline in experiment.pipelines():
             pipeline.close()

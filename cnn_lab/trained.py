@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from cnn_lab.build import Network, network_from_about
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
+from cnn_lab.network import Network, network_from_about
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
 from cnn_lab.train.workdir import CHECKPOINTS, missing_checkpoints, read_config
 

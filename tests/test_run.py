@@ -96,7 +96,7 @@ def test_an_unreadable_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(checkpoints._manager, "restore", refuse)  # a disk, not the thing tested
     with pytest.raises(CheckpointError, match=r"cannot be read .*Permission denied.*nothing was"):
-        checkpoints.restore_newest_good(target, tmp_path / "damaged")
+        checkpoints.restore_newest_good(lambda _: target, tmp_path / "damaged")
     assert checkpoints.steps() == steps
     assert not (tmp_path / "damaged").exists()
 
@@ -172,7 +172,7 @@ def test_where_calls_are_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("place", ["build", "compile_train"])
+@pytest.mark.parametrize("place", ["build", "CompiledPhase"])
 def test_a_signal_before_the_loop_leaves_nothing_behind(
     number: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -42,7 +42,7 @@ class _Normalised(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool):
         x = nn.Conv(4, (3, 3), name="conv")(images)
-        return {"maps": nn.relu(BatchNorm(use_running_average=not train, name="norm")(x))}
+        return {"maps": nn.relu(BatchNorm(train=train, name="norm")(x))}
 
 
 @pytest.fixture(autouse=True)

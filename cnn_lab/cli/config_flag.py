@@ -74,11 +74,11 @@ def load_config(reference: str | None, overrides: Sequence[tuple[str, str]]) -> 
     config = _read_json(path) if path.suffix == ".json" else _run_file(path, argument)
     for field, text in overrides:
         override(config, field, text)
-    _anchor_paths(config.data)
+    anchor_paths(config.data)
     return config
 
 
-def _anchor_paths(data: DataConfig) -> None:
+def anchor_paths(data: DataConfig) -> None:
     """Makes the paths of a config absolute, so that the run finds its data from any directory."""
     kind, _, place = data.name.partition(":")
     path = _absolute(place)

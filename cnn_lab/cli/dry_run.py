@@ -13,6 +13,7 @@ import numpy as np
 
 from cnn_lab.build import Experiment, build
 from cnn_lab.cli.reference import flag_text
+from cnn_lab.compiled import CompiledPhase
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.core import trees
 from cnn_lab.core.memory import device_bytes
@@ -23,7 +24,6 @@ from cnn_lab.data.assemble import MIB, shapes_of_split, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.run import plan_of
 from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.dispatch import compile_train
 from cnn_lab.train.session import devices_in_words
 
 
@@ -52,14 +52,7 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     """Shapes, parameters, steps, memory and pipeline; compiles, but trains nothing."""
     network, pipeline = experiment.network, experiment.train_pipeline
     state, plan = experiment.state_shapes(), plan_of(config, experiment)
-    program = compile_train(
-        experiment.step,
-        pipeline.prepare,
-        experiment.mesh,
-        state,
-        pipeline.resident,
-        pipeline.feed_shapes(),
-    )
+    program = CompiledPhase(experiment, 0).program
     evaluator, scratch = experiment.evaluator(), program.temporary_bytes
     if evaluator is not None:
         evaluation = evaluator.compile(evaluated_variables(state))

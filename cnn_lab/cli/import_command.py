@@ -71,10 +71,10 @@ def main(invocation: Invocation) -> int:
     mean = _per_channel("mean", values.mean, Fraction)
     std = _per_channel("std", values.std, Positive)
     runtime.start(None)
-    from cnn_lab.build import Network
     from cnn_lab.cli import imported
     from cnn_lab.data.preprocess import Preprocess
     from cnn_lab.models.catalog import MODELS
+    from cnn_lab.network import Network
     from cnn_lab.tasks import classification
     from cnn_lab.transfer import convert, fit, weight_files
     from cnn_lab.transfer.naming import catalog

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.build import Network
 from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelSpec, OptimConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.core.typed import to_dict
+from cnn_lab.network import Network
 from cnn_lab.resolve import resolve_names
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.loop import Progress

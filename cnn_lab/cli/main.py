@@ -22,6 +22,7 @@ USAGE_STATUS = 2
 GLOBAL_FLAGS = ("--help", "--version")
 COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
+    "finetune": "train a network further on other data, from the weights of a run",
     "lr-find": "a learning rate for an experiment, by a short training, with a picture",
     "study": "trainings over seeds, a figure, and claims held against the numbers",
     "evaluate": "metrics of a trained run on the validation or the test split",
@@ -31,6 +32,7 @@ COMMANDS = {
     "list": "models, optimizers, schedules, ... and their options; datasets, experiments",
     "data": "prepare and check data sets, show their images and augmentation",
     "import-weights": "a run from weights of torchvision or timm",
+    "lineage": "which weights a run began with, and what was trained of them",
     "export-weights": "the weights of a run, for torchvision or timm",
 }
 

@@ -17,6 +17,7 @@ Examples:
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -27,6 +28,9 @@ from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.config import NO_DATA, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import freeze
+
+if TYPE_CHECKING:
+    from cnn_lab.run import Result
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -86,11 +90,18 @@ def main(invocation: Invocation) -> int:
             _tell_how_to_resume(invocation, workdir, cut.progress.step)
         return 0
     result = run_training(config, workdir, say)
-    progress = result.progress
     if result.status == "interrupted":
-        _tell_how_to_resume(invocation, workdir, progress.step)
-        return 0
+        _tell_how_to_resume(invocation, workdir, result.progress.step)
+    else:
+        tell_where_it_is(config, workdir, result)
+    return 0
+
+
+def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") -> None:
+    """Writes the page of a run that has ended, and says where everything is."""
     from cnn_lab.report.page import write_report  # half a second for matplotlib, at the end
+
+    progress = result.progress
 
     report = write_report(workdir)
     best = progress.selection
@@ -105,7 +116,6 @@ def main(invocation: Invocation) -> int:
     say(f"  metrics      {workdir / 'metrics.jsonl'}")
     say(f"  curves       {report.curves}")
     say(f"  report       {report.page}")
-    return 0
 
 
 def _default_workdir(reference: str, num_seeds: int | None) -> Path:

@@ -25,6 +25,7 @@ from cnn_lab.config.learning import (
     TaskConfig,
 )
 from cnn_lab.config.study import Bounds, Comparison, Computation, Panel, Study, Variant
+from cnn_lab.config.transfer import TransferConfig
 
 __all__ = [
     "NO_DATA",
@@ -48,5 +49,6 @@ __all__ = [
     "Study",
     "TaskConfig",
     "TrainConfig",
+    "TransferConfig",
     "Variant",
 ]

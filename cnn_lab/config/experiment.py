@@ -5,6 +5,7 @@ import dataclasses
 from cnn_lab.config.data import DataConfig
 from cnn_lab.config.fields import RUNTIME, Seed, runtime
 from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
+from cnn_lab.config.transfer import TransferConfig
 from cnn_lab.core.ranges import Count, NonNegative
 from cnn_lab.core.typed import Node
 
@@ -129,6 +130,8 @@ class ExperimentConfig(Node):
         early_stopping: when to give up; None never does.
         checkpoint: what is saved.
         log: where metrics go.
+        transfer: weights of another run to begin with, and which of them are trained; None begins
+            anew.
         mesh: the devices.
     """
 
@@ -146,4 +149,5 @@ class ExperimentConfig(Node):
         default_factory=CheckpointConfig, metadata=RUNTIME
     )
     log: LogConfig = dataclasses.field(default_factory=LogConfig, metadata=RUNTIME)
+    transfer: TransferConfig | None = None
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig, metadata=RUNTIME)

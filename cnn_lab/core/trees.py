@@ -1,7 +1,7 @@
 """Parameter trees as flat tables of slash-separated paths."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,50 @@ def path_of(key_path: Iterable[Any]) -> str:
 def flatten(tree: Tree) -> dict[str, Any]:
     """Returns path -> leaf, in the tree's own order."""
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unflatten(leaves: Mapping[str, Any]) -> Tree:
+    """The tree of nested dicts that `flatten` was given."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *above, name = path.split("/")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[name] = leaf
+    return tree
+
+
+def parted(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """A tree of nested dicts in two: the leaves whose path is chosen, and the others.
+
+    Dicts that are left without a leaf are left out.
+    """
+
+    def part(node: Tree, prefix: str) -> tuple[Tree, Tree]:
+        first, second = {}, {}
+        for name, value in node.items():
+            path = f"{prefix}{name}"
+            if isinstance(value, Mapping):
+                ours, others = part(value, f"{path}/")
+            else:
+                ours, others = (value, None) if chosen(path) else (None, value)
+            if ours is not None and not _is_empty(ours):
+                first[name] = ours
+            if others is not None and not _is_empty(others):
+                second[name] = others
+        return first, second
+
+    return part(tree, "")
+
+
+def merged(first: Tree, second: Tree) -> Tree:
+    """Two trees of nested dicts as one; what both have is the second one's."""
+    both = dict(first)
+    for name, value in second.items():
+        inside = isinstance(value, Mapping) and isinstance(both.get(name), Mapping)
+        both[name] = merged(both[name], value) if inside else value
+    return both
 
 
 def count(tree: Tree) -> int:
@@ -66,6 +110,10 @@ def first_non_finite(tree: Tree) -> str | None:
         if not np.all(np.isfinite(np.asarray(leaf, dtype=np.float32))):
             return path
     return None
+
+
+def _is_empty(node: Any) -> bool:
+    return isinstance(node, Mapping) and not node
 
 
 def _is_key(leaf: Any) -> bool:

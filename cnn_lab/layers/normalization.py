@@ -1,7 +1,7 @@
 """Normalisation over the batch, over groups of channels and over neighbouring channels."""
 
-import functools
 import math
+import typing
 
 import flax.linen as nn
 import jax
@@ -10,10 +10,32 @@ from jaxtyping import Array, Float
 
 from cnn_lab.layers.scopes import as_layer
 
-# With `use_fast_variance` the variance is E[x^2] - E[x]^2, which cancels: inputs of mean 1e4 and
-# deviation 1 come out with a deviation of 279. Under a jitted step whose batch is sharded the
-# statistics are those of the whole batch, so that they do not depend on the number of devices.
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
+
+@typing.no_type_check  # beartype cannot check the fields that it inherits
+class BatchNorm(nn.BatchNorm):
+    """Linen's batch normalisation, which is told in the call too whether it is trained.
+
+    Under a jitted step whose batch is sharded the statistics are those of the whole batch, so that
+    they do not depend on the number of devices.
+
+    Attributes:
+        train: normalise by the batch's statistics and move the running ones towards them; what
+            the call says goes before it.
+        use_fast_variance: would take E[x^2] - E[x]^2, which cancels: inputs of mean 1e4 and
+            deviation 1 would come out with a deviation of 279.
+    """
+
+    train: bool = False
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: jax.Array, *, train: bool | None = None
+    ) -> jax.Array:
+        """Normalises maps [n *space c]."""
+        trained = self.train if train is None else train
+        return super().__call__(x, use_running_average=not trained)
 
 
 class GroupNorm(nn.Module):

@@ -110,7 +110,7 @@ class Style:
             return GroupNorm(**options)
         if self.norm_kind == "layer":
             return nn.LayerNorm(use_fast_variance=False, **options)
-        return BatchNorm(use_running_average=not train, momentum=self.norm_momentum, **options)
+        return BatchNorm(train=train, momentum=self.norm_momentum, **options)
 
     def dropout(self, rate: float) -> Dropout:
         """Dropout of that share of the values."""

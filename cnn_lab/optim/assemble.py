@@ -27,18 +27,15 @@ class AdjustableState(NamedTuple):
 def assemble(
     base: optax.GradientTransformation,
     *,
-    clip: optax.GradientTransformation | None = None,
     after: Sequence[optax.GradientTransformation] = (),
     adjustable: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Chains clip, base, the scale of the rate, and what comes after.
+    """Chains base, the scale of the rate, and what comes after.
 
-    All get the update's further arguments, and those that do not know them are spared them. The
-    gradients of `grad_fn`, where it is among them, are clipped like the first.
+    All get the update's further arguments, and those that do not know them are spared them.
 
     Args:
         base: an optimizer.
-        clip: limits the gradients.
         after: constraints on the weights, in order.
         adjustable: keep a factor of the learning rate in the state, 1 at first, which
             `with_rate_scale` sets; `after` gets it as the argument `rate_scale`.
@@ -47,8 +44,7 @@ def assemble(
         ConfigError: at `init`, a schedule-free optimizer with `after` or `adjustable`.
     """
     base = optax.with_extra_args_support(base)
-    first = base if clip is None else _clipped(clip, base)
-    parts = [first, *([_scale_rate()] if adjustable else []), *after]
+    parts = [base, *([_scale_rate()] if adjustable else []), *after]
     chain = parts[0] if len(parts) == 1 else optax.chain(*parts)
     chain = optax.with_extra_args_support(chain)
 
@@ -125,9 +121,15 @@ def _scale_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _clipped(
+def clipped(
     clip: optax.GradientTransformation, base: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
+    """An optimizer whose gradients are limited first.
+
+    Those of `grad_fn`, where the update has it among its further arguments, are limited like the
+    first.
+    """
+
     def init(params: Tree) -> tuple[Tree, Tree]:
         return clip.init(params), base.init(params)
 

@@ -1,25 +1,56 @@
 """Penalties on the weights, added to the loss; the two together are an elastic net."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from cnn_lab.core import trees
 from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.optim.kernels import kernels_of
 
-Penalty = Callable[[Tree], Scalar]
+NO_SOURCE: Mapping[str, Tree] = {}
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """What is added to the mean loss."""
+
+    def __call__(self, params: Tree, source: Tree = NO_SOURCE) -> Scalar:
+        """Of parameters, and of those among them that are pulled towards others (`l2_sp`)."""
+        ...
 
 
 def l2(weight: float, vectors: bool = False) -> Penalty:
     """Half the sum of squared weights times `weight`.
 
-    Biases and other vectors are left alone, unless `vectors` takes them in.
+    Biases and other vectors are left alone, unless `vectors` takes them in; so are parameters that
+    have a source, which `l2_sp` holds.
     """
 
-    def penalty(params: Tree) -> Scalar:
-        penalised = jax.tree.leaves(params) if vectors else kernels_of(params)
-        squares = [jnp.sum(jnp.square(weights)) for weights in penalised]
+    def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
+        held = trees.flatten(source)
+        free, _ = trees.parted(params, lambda path: path not in held)
+        squares = [jnp.sum(jnp.square(weights)) for weights in _penalised(free, vectors)]
+        return 0.5 * weight * sum(squares, jnp.zeros(()))
+
+    return penalty
+
+
+def l2_sp(weight: float, vectors: bool = False) -> Penalty:
+    """Half the squared distance from the source times `weight` (Li et al. 2018, arXiv:1802.01483).
+
+    Kernels count, and vectors too where `vectors` takes them in; parameters that have no source,
+    such as those of a new head, are left alone.
+    """
+
+    def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
+        held = trees.flatten(source)
+        pulled, _ = trees.parted(params, held.__contains__)
+        targets, _ = trees.parted(source, trees.flatten(params).__contains__)
+        ways = jax.tree.map(jnp.subtract, pulled, targets)
+        squares = [jnp.sum(jnp.square(way)) for way in _penalised(ways, vectors)]
         return 0.5 * weight * sum(squares, jnp.zeros(()))
 
     return penalty
@@ -32,7 +63,7 @@ def l1(weight: float) -> Penalty:
     `constraints.proximal_l1` makes exact zeros.
     """
 
-    def penalty(params: Tree) -> Scalar:
+    def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:  # noqa: ARG001 - a Penalty
         # Not jnp.abs, whose gradient at 0 is 1.
         sizes = [jnp.sum(k * jax.lax.stop_gradient(jnp.sign(k))) for k in kernels_of(params)]
         return weight * sum(sizes, jnp.zeros(()))
@@ -41,9 +72,16 @@ def l1(weight: float) -> Penalty:
 
 
 def sum_of(*penalties: Penalty) -> Penalty:
-    """All of them at once: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie 2005)."""
+    """All of them at once: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie 2005).
 
-    def penalty(params: Tree) -> Scalar:
-        return sum((one(params) for one in penalties), jnp.zeros(()))
+    Without any it is 0.
+    """
+
+    def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
+        return sum((one(params, source) for one in penalties), jnp.zeros(()))
 
     return penalty
+
+
+def _penalised(params: Tree, vectors: bool) -> list[jax.Array]:
+    return jax.tree.leaves(params) if vectors else kernels_of(params)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cnn_lab.core import trees
 from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.train.state import TrainState
 
@@ -93,13 +94,23 @@ def of_optimizer(weights: Callable[[Tree, Tree], Tree]) -> Average:
 
 def evaluated_variables(state: TrainState) -> dict[str, Tree]:
     """Parameters and statistics that a state is evaluated with, by collection."""
-    if not state.averaged:
-        return {"params": state.params, **state.collections}
-    return {"params": state.averaged["params"], **state.averaged["collections"]}
+    parts = evaluated_parts(state)
+    return trees.merged({"params": parts["params"], **parts["collections"]}, parts["frozen"])
 
 
-def with_statistics(state: TrainState, collections: Tree) -> TrainState:
-    """The state with other statistics of its averaged weights."""
+def evaluated_parts(state: TrainState) -> dict[str, Tree]:
+    """The same as `params`, `collections` and `frozen`, as a state has them apart."""
+    return {**(state.averaged or _current(state)), "frozen": state.frozen}
+
+
+def with_statistics(state: TrainState, statistics: Tree) -> TrainState:
+    """The state with other statistics of its averaged weights.
+
+    Args:
+        state: keeps an average.
+        statistics: collections that replace those of the same name.
+    """
+    collections = {**state.averaged["collections"], **statistics}
     return state.replace(averaged={**state.averaged, "collections": collections})
 
 

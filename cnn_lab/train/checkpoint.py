@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +128,16 @@ class Checkpoints(CheckpointReader):
             self._manager.wait_until_finished()
 
     def restore_newest_good(
-        self, target: TrainState, damaged_folder: Path
+        self, target: Callable[[Mapping[str, Any]], TrainState], damaged_folder: Path
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """Restores the newest undamaged checkpoint; None when there is none at all.
 
         Once one was found, damaged ones after it are moved to `damaged_folder`, with a warning, so
         that the run can save over their steps.
+
+        Args:
+            target: record of a checkpoint -> what `restore` is to find in it.
+            damaged_folder: where damaged ones go.
 
         Raises:
             CheckpointError: one belongs to another model or cannot be read, or all are damaged;
@@ -143,7 +147,7 @@ class Checkpoints(CheckpointReader):
         damaged: dict[int, DamagedError] = {}
         for step in reversed(steps):
             try:
-                restored = self.restore(step, target)
+                restored = self.restore(step, target(self.read_record(step)))
             except DamagedError as error:
                 damaged[step] = error
                 continue

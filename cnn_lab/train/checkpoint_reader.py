@@ -119,17 +119,16 @@ class CheckpointReader:
         Raises:
             CheckpointError: as `restore`.
         """
-        shapes = storable.sharded_shapes(target, sharding)
-        collections = {name: tree for name, tree in shapes.items() if name != "params"}
-        wanted = {"params": shapes["params"], "collections": collections}
-        averaged = any(path.startswith("averaged/") for path in record["shapes"])
-        if averaged:
-            wanted = {"averaged": wanted}
-        stored = {p: s for p, s in record["shapes"].items() if p.partition("/")[0] in wanted}
+        shapes, paths = storable.sharded_shapes(target, sharding), record["shapes"]
+        frozen, changing = trees.parted(shapes, lambda path: f"frozen/{path}" in paths)
+        wanted = {"params": changing.pop("params", {}), "collections": changing}
+        averaged = any(path.startswith("averaged/") for path in paths)
+        wanted = {"averaged": wanted} if averaged else wanted
+        wanted["frozen"] = frozen
+        stored = {p: s for p, s in paths.items() if p.partition("/")[0] in wanted}
         values = self._restore_checked(step, record, wanted, stored)
-        if averaged:
-            values = values["averaged"]
-        return {"params": values["params"], **values["collections"]}
+        part = values["averaged"] if averaged else values
+        return trees.merged({"params": part["params"], **part["collections"]}, values["frozen"])
 
     def _restore_checked(
         self, step: int, record: dict[str, Any], expected: Tree, stored: Mapping[str, Any]

@@ -9,6 +9,7 @@ import numpy as np
 from cnn_lab.core import trees
 from cnn_lab.core.errors import DivergedError
 from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.train.frozen import as_evaluated, frozen_layers
 from cnn_lab.train.gradient import micro_batch_key, split
 from cnn_lab.train.state import TrainState, step_key
 from cnn_lab.train.step import Task
@@ -56,7 +57,7 @@ def explain_non_finite(
             part = jax.tree.map(lambda x, i=index: x[i], parts)
             part_key = key if num_micro_batches == 1 else micro_batch_key(key, index)
             found, rows, collections = _first_place(
-                model, task, state.params, collections, part, part_key
+                model, task, state.replace(collections=collections), part, part_key
             )
             if found is not None:
                 place = f"the first non-finite value is in the {found}"
@@ -80,10 +81,10 @@ def explain_non_finite(
 
 
 def _first_place(
-    model: nn.Module, task: Task, params: Tree, collections: Tree, batch: Tree, key: Key
+    model: nn.Module, task: Task, state: TrainState, batch: Tree, key: Key
 ) -> tuple[str | None, list[bool], Tree]:
     """Where the first non-finite value is, which examples have such a loss, and new collections."""
-    variables, rngs = {"params": params, **collections}, {"dropout": key}
+    rngs, kept_frozen = {"dropout": key}, frozen_layers(state.params, state.frozen)
     layers: list[str] = []
 
     def capture(module: nn.Module, method: str) -> bool:
@@ -92,21 +93,22 @@ def _first_place(
         return method == "__call__"
 
     def losses(params: Tree):
-        logits, kept = model.apply(
-            {**variables, "params": params},
-            batch["image"],
-            train=True,
-            rngs=rngs,
-            capture_intermediates=capture,
-            mutable=["intermediates", *collections],
-        )
+        with as_evaluated(kept_frozen):
+            logits, kept = model.apply(
+                trees.merged({"params": params, **state.collections}, state.frozen),
+                batch["image"],
+                train=True,
+                rngs=rngs,
+                capture_intermediates=capture,
+                mutable=["intermediates", *state.collections],
+            )
         return task.losses(logits, batch), dict(kept)
 
     def total(params: Tree):
         values, kept = losses(params)
         return (values * batch["weight"]).sum(), (values, kept)
 
-    (_, (values, kept)), gradients = jax.value_and_grad(total, has_aux=True)(params)
+    (_, (values, kept)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
     flat = trees.flatten(kept.pop("intermediates"))
     outputs = [
         {path.replace("__call__/0", "").strip("/") or "the model": leaf}
@@ -115,7 +117,7 @@ def _first_place(
         if path.startswith(f"{layer}/")
     ]
     sources = (
-        ("weight", params),
+        ("weight", state.params),
         ("input", {"image": batch["image"]}),
         *(("output of", output) for output in outputs),
         ("loss of", {"the examples, after finite outputs": values}),
@@ -126,4 +128,5 @@ def _first_place(
         if path := trees.first_non_finite(tree):
             place = f"{kind} {path}"
             break
-    return place, (~np.isfinite(np.asarray(values))).tolist(), kept
+    collections = trees.parted(kept, trees.flatten(state.collections).__contains__)[0]
+    return place, (~np.isfinite(np.asarray(values))).tolist(), collections

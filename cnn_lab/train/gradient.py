@@ -10,18 +10,21 @@ import numpy as np
 
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.metrics import Pair, weighted_pairs
+from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.state import MICRO_BATCH_STREAM
 
 Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
-# (params, collections, batch, key) -> (summed gradients, (metrics, collections))
-Gradient = Callable[[Tree, Tree, Tree, Key], Sums]
+# (params, collections, frozen, batch, key) -> (summed gradients, (metrics, collections))
+Gradient = Callable[[Tree, Tree, Tree, Tree, Key], Sums]
 KEPT = frozenset({"conv_general_dilated", "dot_general"})
 
 
 def make_summed_loss(
     model: nn.Module, task: Any, *, rematerialise: bool = False
-) -> Callable[[Tree, Tree, Tree, Key], tuple[jax.Array, tuple[dict[str, Pair], Tree]]]:
-    """Returns (params, collections, batch, key) -> (weighted sum of losses, (metrics, state)).
+) -> Callable[[Tree, Tree, Tree, Tree, Key], tuple[jax.Array, tuple[dict[str, Pair], Tree]]]:
+    """Returns a function to the weighted sum of losses and (metrics, new collections).
+
+    Its arguments are (params, collections, frozen, batch, key), as a `TrainState` names them.
 
     Args:
         model: the network, trained.
@@ -31,13 +34,9 @@ def make_summed_loss(
             2016, arXiv:1604.06174). XLA for CPUs undoes it, since it merges what is computed twice.
     """
 
-    def summed_loss(params: Tree, collections: Tree, batch: Tree, key: Key):
-        outputs, collections = model.apply(
-            {"params": params, **collections},
-            batch["image"],
-            train=True,
-            rngs={"dropout": key},
-            mutable=list(collections),
+    def summed_loss(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key):
+        outputs, collections = apply_in_training(
+            model, params, collections, frozen, batch["image"], key
         )
         pairs = weighted_pairs(task.metrics(outputs, batch), batch["weight"])
         return pairs["loss"][0], (pairs, collections)
@@ -50,7 +49,9 @@ def make_summed_loss(
 def make_gradient(
     model: nn.Module, task: Any, *, num_micro_batches: int = 1, rematerialise: bool = False
 ) -> Gradient:
-    """Returns (params, collections, batch, key) -> (summed gradients, (metrics, collections)).
+    """Returns a function to (summed gradients, (metrics, collections)).
+
+    Its arguments are (params, collections, frozen, batch, key), as a `TrainState` names them.
 
     Args:
         model: the network, trained.
@@ -64,21 +65,21 @@ def make_gradient(
     summed_loss = make_summed_loss(model, task, rematerialise=rematerialise)
     differentiated = jax.value_and_grad(summed_loss, has_aux=True)
 
-    def of_part(params: Tree, collections: Tree, batch: Tree, key: Key) -> Sums:
-        (_, others), gradients = differentiated(params, collections, batch, key)
+    def of_part(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
+        (_, others), gradients = differentiated(params, collections, frozen, batch, key)
         return gradients, others
 
-    def of_parts(params: Tree, collections: Tree, batch: Tree, key: Key) -> Sums:
+    def of_parts(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
         parts = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(of_part, params, collections, first, key)
+        shapes = jax.eval_shape(of_part, params, collections, frozen, first, key)
         gradients, (pairs, _) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
         def add(carry: Tree, inputs: Tree) -> tuple[Tree, None]:
             sums, collections = carry
             index, part = inputs
             part_key = micro_batch_key(key, index)
-            gradients, (pairs, collections) = of_part(params, collections, part, part_key)
+            gradients, (pairs, collections) = of_part(params, collections, frozen, part, part_key)
             return (jax.tree.map(jnp.add, sums, (gradients, pairs)), collections), None
 
         start = ((gradients, pairs), collections)

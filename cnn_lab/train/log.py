@@ -10,13 +10,17 @@ import importlib.util
 import json
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import finite_or_none, write_text
+from cnn_lab.core.typed import to_dict
+from cnn_lab.train.workdir import Workdir, read_record
 
 METRICS_FILE = "metrics.jsonl"
 PLACE = ("step", "epoch", "split")
@@ -186,3 +190,17 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in PLACE}
+
+
+def open_sinks(config: ExperimentConfig, folder: Workdir, first_step: int) -> list[Sink]:
+    """Where the rows of a run go, as its config asks."""
+    sinks: list[Sink] = [JsonLines(folder.path, first_step)]
+    if config.log.tensorboard:
+        sinks.append(TensorBoard(folder.path, first_step))
+    if config.log.wandb_project is not None:
+        # Kept in the record, so that a folder that was moved goes on in the same run there.
+        identity = read_record(folder.path).get("wandb_id") or secrets.token_hex(8)
+        folder.update_record(wandb_id=identity)
+        project, values = config.log.wandb_project, to_dict(config)
+        sinks.append(WeightsAndBiases(folder.path, project, identity, values))
+    return sinks

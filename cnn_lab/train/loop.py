@@ -17,6 +17,7 @@ from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
 from cnn_lab.train.evaluate import EvaluationInterrupted
 from cnn_lab.train.log import Sink
 from cnn_lab.train.pace import Pace
+from cnn_lab.train.plan import Plan
 from cnn_lab.train.plateau import Plateau, PlateauRecord, after
 from cnn_lab.train.progress import Display, Stopwatch
 from cnn_lab.train.state import TrainState
@@ -34,50 +35,6 @@ class Feeder(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """When things happen, in steps.
-
-    Attributes:
-        steps_per_epoch: ceil(examples / batch size).
-        num_epochs: passes over the data.
-        log_every_steps: steps between training rows.
-        evaluate_every_epochs: epochs between evaluations; the last epoch is always evaluated.
-        save_every_steps: steps between saves besides the ones after evaluations.
-    """
-
-    steps_per_epoch: int
-    num_epochs: int
-    log_every_steps: int
-    evaluate_every_epochs: int
-    save_every_steps: int | None = None
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.steps_per_epoch * self.num_epochs
-
-    def evaluates_at(self, step: int) -> bool:
-        """Whether the validation split is looked at after `step` steps."""
-        every = self.steps_per_epoch * self.evaluate_every_epochs
-        return step % every == 0 or step == self.total_steps
-
-    def logs_at(self, step: int) -> bool:
-        """Whether a training row is written after `step` steps."""
-        return step % self.log_every_steps == 0 or self.evaluates_at(step)
-
-    def saves_at(self, step: int) -> bool:
-        """Whether a checkpoint is written after `step` steps."""
-        every = self.save_every_steps
-        return self.evaluates_at(step) or (every is not None and step % every == 0)
-
-    def next_stop(self, step: int, longest: int) -> int:
-        """First step after `step`, at most `longest` later, at which something happens."""
-        last = min(step + longest, self.total_steps)
-        stops = (s for s in range(step + 1, last) if self.logs_at(s) or self.saves_at(s))
-        return next(stops, last)
-
-
 @dataclasses.dataclass
 class Progress:
     """What continues a run, beside the `TrainState`; saved in every checkpoint.
@@ -89,6 +46,7 @@ class Progress:
         plateau: what the learning rate was lowered to, and patience used up.
         seconds: wall time of training steps, evaluations and saves left out, over all sessions.
         evaluation_owed: this step's evaluation was interrupted, and is what comes next.
+        phase: the part of the run that it is in (`train/phases.py`).
     """
 
     step: int = 0
@@ -97,6 +55,7 @@ class Progress:
     plateau: PlateauRecord = dataclasses.field(default_factory=PlateauRecord)
     seconds: float = 0.0
     evaluation_owed: bool = False
+    phase: int = 0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
@@ -133,7 +92,7 @@ class Judgement:
 class Outcome:
     """How a training ended."""
 
-    status: Literal["finished", "stopped early", "interrupted"]
+    status: Literal["finished", "stopped early", "interrupted", "phase ended"]
     state: TrainState
     progress: Progress
 
@@ -155,7 +114,7 @@ def train(
     interrupted: Callable[[], bool],
     diagnose: Callable[[TrainState, int], Exception],
 ) -> Outcome:
-    """Runs until the plan is done, the selection rule says stop, or `interrupted()`.
+    """Runs until the plan is done, its part ends, the selection rule says stop, or `interrupted()`.
 
     Args:
         state: given away; the outcome holds the last one.
@@ -235,7 +194,7 @@ def train(
     def ended() -> bool:
         if progress.evaluation_owed:
             return False
-        return progress.step >= plan.total_steps or progress.selection.stopped
+        return progress.step >= plan.last_step or progress.selection.stopped
 
     # An evaluation that was owed may have lowered the rate after its state was saved.
     state = judgement.with_rate_scale(state, progress.plateau.scale)
@@ -278,14 +237,18 @@ def train(
                     look(evaluate)
             if plan.saves_at(stop):
                 save()
+    collect(leave=0)
     if not ended():
-        collect(leave=0)
         save()
     checkpoints.wait()
     if not ended():
         return Outcome("interrupted", state, progress)
-    done = progress.step >= plan.total_steps
-    return Outcome("finished" if done else "stopped early", state, progress)
+    if progress.selection.stopped and progress.step < plan.total_steps:
+        return Outcome("stopped early", state, progress)
+    if progress.step < plan.total_steps:
+        settle()  # the next part begins with what could be saved
+        return Outcome("phase ended", state, progress)
+    return Outcome("finished", state, progress)
 
 
 def _per_step(history: Mapping[str, Any], num_steps: int) -> list[dict[str, tuple[float, float]]]:

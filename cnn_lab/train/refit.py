@@ -34,7 +34,7 @@ class Refit:
         num_steps: batches that are measured.
 
     Args:
-        apply: (variables, images, train=True, rngs=..., mutable=...) -> (outputs, collections).
+        apply: (params, collections, frozen, images, key) -> (outputs, collections), as in training.
         prepare: makes a batch from the resident arrays and one step's feed.
         feeder: training batches, from step 0 on.
         feed_shapes: shapes of a feed.
@@ -67,10 +67,11 @@ class Refit:
         return self._program
 
     def __call__(self, variables: Tree) -> Tree:
-        """Returns the collections of `variables`, with new statistics of batch normalisation."""
-        collections = {name: tree for name, tree in variables.items() if name != "params"}
-        if STATISTICS not in collections:
-            return collections
+        """Returns new statistics of batch normalisation.
+
+        Args:
+            variables: `params`, `collections` and `frozen` of a state.
+        """
         program, feeder = self.compile(variables), self._feeder
         sums = momentum = None
         first = 0
@@ -90,10 +91,9 @@ class Refit:
             part = run(0.0, num_steps)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
             first += num_steps
-        fresh = jax.tree.map(
+        return jax.tree.map(
             lambda total, kept: total / (self.num_steps * (1 - kept)), sums, momentum
         )
-        return {**collections, STATISTICS: fresh}
 
 
 def _momentum(run: Callable[[float, int], Tree], from_zero: Tree, begun: float) -> Tree:
@@ -118,20 +118,17 @@ def _compile(
     def refit(
         variables, resident, feeds, begun, first_step, num_steps
     ):  # names its compiled program
-        start = jax.tree.map(lambda s: jnp.full_like(s, begun), variables[STATISTICS])
+        collections = variables["collections"]
+        start = jax.tree.map(lambda s: jnp.full_like(s, begun), collections[STATISTICS])
 
         def add(index, sums):
             feed = jax.tree.map(lambda stack: stack[index], feeds)
             key = jax.random.fold_in(jax.random.key(0), first_step + index)
             batch = prepare(resident, feed, key)
-            _, collections = apply(
-                {**variables, STATISTICS: start},
-                batch["image"],
-                train=True,
-                rngs={"dropout": key},
-                mutable=[STATISTICS],
-            )
-            return jax.tree.map(jnp.add, sums, collections[STATISTICS])
+            begun_there = {**collections, STATISTICS: start}
+            params, frozen = variables["params"], variables["frozen"]
+            _, changed = apply(params, begun_there, frozen, batch["image"], key)
+            return jax.tree.map(jnp.add, sums, changed[STATISTICS])
 
         zeros = jax.tree.map(jnp.zeros_like, start)
         return jax.lax.fori_loop(0, num_steps, add, zeros)

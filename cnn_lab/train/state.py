@@ -1,5 +1,6 @@
 """Everything that a training step reads and writes."""
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -8,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cnn_lab.core import trees
 from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.train.frozen import part
 
+NONE: Tree = {}
 # What is drawn in a step beside what the model draws from the step's key itself.
 AUGMENT_STREAM, MICRO_BATCH_STREAM = 1, 2
 
@@ -27,6 +31,9 @@ class TrainState(flax.struct.PyTreeNode):
         averaged: `params` and `collections` that are evaluated in place of those above; empty where
             nothing is averaged (`train/averaging.py`).
         key: never changes; the randomness of a step is `fold_in(key, step)`.
+        frozen: variables by collection that no step changes, `params` among them
+            (`train/frozen.py`); those above are the others.
+        source: parameters that a penalty pulls towards, which no step changes either.
     """
 
     step: Tree
@@ -35,6 +42,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Tree
     averaged: Tree
     key: Tree
+    frozen: Tree = dataclasses.field(default_factory=dict)
+    source: Tree = dataclasses.field(default_factory=dict)
 
 
 def step_key(state: TrainState) -> Key:
@@ -47,20 +56,26 @@ def make_init(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     average: Callable[[TrainState], Tree] = lambda _: {},
-) -> Callable[[Key], TrainState]:
-    """Returns key -> fresh state, pure.
+    trainable: Callable[[str], bool] = lambda _: True,
+) -> Callable[..., TrainState]:
+    """Returns (key, given, source) -> fresh state, pure.
+
+    `given` holds variables by collection that take the place of those that the model begins with,
+    and `source` parameters that a penalty pulls towards; both may be left out.
 
     Args:
         model: the network.
         optimizer: whose state is begun too.
         image_shape: (h, w, c).
         average: state -> the average that it begins with (`Average.init`).
+        trainable: whether a parameter is, by its path; the others are frozen.
     """
 
-    def init(key: Key) -> TrainState:
+    def init(key: Key, given: Tree = NONE, source: Tree = NONE) -> TrainState:
         params_key, run_key = jax.random.split(key)
         images = jnp.zeros((1, *image_shape))
-        collections = dict(model.init({"params": params_key}, images, train=False))
+        begun = dict(model.init({"params": params_key}, images, train=False))
+        collections, frozen = part(trees.merged(begun, given), trainable)
         params = collections.pop("params")
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -69,6 +84,8 @@ def make_init(
             opt_state=optimizer.init(params),
             averaged={},
             key=run_key,
+            frozen=frozen,
+            source=source,
         )
         return state.replace(averaged=average(state))
 

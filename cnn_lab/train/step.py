@@ -14,6 +14,7 @@ from cnn_lab.train.averaging import NO_AVERAGE, Average
 from cnn_lab.train.gradient import Gradient, make_gradient
 from cnn_lab.train.state import TrainState, step_key
 
+NOTHING = {"key": (), "frozen": (), "source": ()}  # what no step changes
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
 
 
@@ -30,16 +31,11 @@ class Task(Protocol):
         ...
 
 
-def no_penalty(params: Tree) -> Scalar:  # noqa: ARG001 - a penalty is a function of the params
-    """The penalty of a run without one."""
-    return jnp.zeros(())
-
-
 def make_train_step(
     model: nn.Module,
     task: Task,
     optimizer: optax.GradientTransformation,
-    penalty: Callable[[Tree], Scalar] = no_penalty,
+    penalty: Callable[[Tree, Tree], Scalar] = lambda *_: jnp.zeros(()),
     average: Average = NO_AVERAGE,
     gradient: Gradient | None = None,
 ) -> Step:
@@ -55,7 +51,7 @@ def make_train_step(
         model: the network.
         task: its losses and metrics.
         optimizer: gets the gradient at other weights as `grad_fn`, if it asks for that.
-        penalty: of the weights, added to the mean loss.
+        penalty: (params, source) -> what is added to the mean loss.
         average: of the weights, kept in the state.
         gradient: how the sums are taken; by default of the whole batch at once.
     """
@@ -64,14 +60,16 @@ def make_train_step(
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Pair]]:
         key = step_key(state)
-        sums, (pairs, collections) = sums_of(state.params, state.collections, batch, key)
+        start = (state.collections, state.frozen, batch, key)
+        sums, (pairs, collections) = sums_of(state.params, *start)
         loss_sum, count = pairs["loss"]
 
         def mean(sums: Tree, params: Tree) -> Tree:
-            return jax.tree.map(lambda g, p: g / count + p, sums, jax.grad(penalty)(params))
+            pull = jax.grad(penalty)(params, state.source)
+            return jax.tree.map(lambda g, p: g / count + p, sums, pull)
 
         def gradient_at(params: Tree, *_: Any) -> Tree:
-            return mean(sums_of(params, state.collections, batch, key)[0], params)
+            return mean(sums_of(params, *start)[0], params)
 
         gradients = mean(sums, state.params)
         updates, opt_state = update(gradients, state.opt_state, state.params, grad_fn=gradient_at)
@@ -85,10 +83,10 @@ def make_train_step(
         # Of finite gradients too: a second gradient, or an update that overflows, may not be.
         weights = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(new.params)]
         finite = jnp.isfinite(loss_sum) & jnp.isfinite(norm) & jnp.stack(weights).all()
-        new = new.replace(averaged=average.update(new), key=())
-        old = state.replace(key=())
-        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        new = new.replace(averaged=average.update(new), **NOTHING)
+        kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state.replace(**NOTHING))
         shown = jnp.where(finite, norm, jnp.nan)
-        return kept.replace(key=state.key), {**pairs, "gradient_norm": (shown, jnp.ones(()))}
+        kept = kept.replace(key=state.key, frozen=state.frozen, source=state.source)
+        return kept, {**pairs, "gradient_norm": (shown, jnp.ones(()))}
 
     return step

@@ -16,21 +16,21 @@ KEY = jax.random.key(0)
 
 def test_a_large_mean_does_not_cancel_the_variance():
     x = 1e4 + jax.random.normal(KEY, (512, 3))
-    y, _ = BatchNorm(use_running_average=False).init_with_output(KEY, x)
+    y, _ = BatchNorm(train=True).init_with_output(KEY, x)
     np.testing.assert_allclose(jnp.std(y, 0), 1, rtol=1e-3)
     np.testing.assert_allclose(jnp.mean(y, 0), 0, atol=4e-3)  # float32 knows 1e4 to 1e-3
 
 
 def test_running_statistics_move_by_a_tenth_to_those_of_the_batch():
     x = 3 + 2 * jax.random.normal(KEY, (64, 5, 5, 4))
-    module: Any = BatchNorm(use_running_average=False)
+    module: Any = BatchNorm(train=True)
     variables = module.init(KEY, x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     _, changed = module.apply(variables, x, mutable=["batch_stats"])
     statistics = changed["batch_stats"]
     np.testing.assert_allclose(statistics["mean"], 0.1 * jnp.mean(x, (0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * jnp.var(x, (0, 1, 2)), rtol=1e-5)
-    fixed: Any = BatchNorm(use_running_average=True)
+    fixed: Any = BatchNorm(train=False)
     y = fixed.apply({**variables, **changed}, x)
     mean, variance = (statistics[name][None, None, None] for name in ("mean", "var"))
     np.testing.assert_allclose(y, (x - mean) / jnp.sqrt(variance + 1e-5), atol=1e-5)

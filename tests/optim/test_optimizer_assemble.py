@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.optim import clipping
-from cnn_lab.optim.assemble import assemble, rate_scale_of, with_rate_scale
+from cnn_lab.optim.assemble import assemble, clipped, rate_scale_of, with_rate_scale
 from cnn_lab.optim.constraints import max_norm, proximal_l1
 from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
 
@@ -31,9 +31,9 @@ def stepped(optimizer, params, gradient: float = 1.0, **extra) -> tuple[Any, Any
 
 def test_gradients_are_clipped_before_and_weights_bound_after():
     clip, bound = clipping.by_value(2.0), max_norm(5.0)
-    optimizer = assemble(make("sgd", 1.0), clip=clip, after=[bound])
+    optimizer = clipped(clip, assemble(make("sgd", 1.0), after=[bound]))
     assert stepped(optimizer, ONE, 100.0)[0]["kernel"].item() == -1.0  # 1 - 2
-    optimizer = assemble(make("sgd", 3.0), clip=clip, after=[bound])
+    optimizer = clipped(clip, assemble(make("sgd", 3.0), after=[bound]))
     assert stepped(optimizer, ONE, -100.0)[0]["kernel"].item() == 5.0  # 1 + 6, bound
     # Clipping after momentum, or binding before the step, would leave 1 - 0.3 v and more.
     optimizer = assemble(make("sgd", 1.0), after=[proximal_l1(0.5, lambda _: 1.0), max_norm(0.25)])
@@ -52,7 +52,7 @@ def test_arguments_that_nobody_knows_disturb_nobody(name, adjustable):
     if adjustable and name in SCHEDULE_FREE:
         return
     base = OPTIMIZERS[name](lambda _: 0.01)
-    optimizer = assemble(base, clip=clipping.by_global_norm(1.0), adjustable=adjustable)
+    optimizer = clipped(clipping.by_global_norm(1.0), assemble(base, adjustable=adjustable))
     extra = {"grad_fn": lambda p: p, "loss": 3.0, "anything": None}
     params, _ = jax.eval_shape(lambda: stepped(optimizer, ONE, **extra))
     assert params["kernel"].shape == (1, 1)
@@ -69,7 +69,7 @@ def test_the_optimizer_that_needs_grad_fn_is_known():
 
 
 def test_the_second_gradient_of_sam_is_clipped_too():
-    optimizer = assemble(make("sam", 1.0), clip=clipping.by_value(0.25))
+    optimizer = clipped(clipping.by_value(0.25), assemble(make("sam", 1.0)))
     params, _ = stepped(optimizer, ONE, grad_fn=lambda p: jax.tree.map(lambda x: 100 * x, p))
     assert params["kernel"].item() == 0.75
 
@@ -150,11 +150,9 @@ def test_schedule_free_optimizers_refuse_what_their_averages_would_not_follow(na
 
 
 def test_a_state_with_everything_continues_bit_for_bit():
-    optimizer = assemble(
-        gentle("adam"),
-        clip=clipping.adaptive(),
-        after=[proximal_l1(0.01, lambda step: 0.1 / (1 + step)), max_norm(2.0)],
-        adjustable=True,
+    limits = [proximal_l1(0.01, lambda step: 0.1 / (1 + step)), max_norm(2.0)]
+    optimizer = clipped(
+        clipping.adaptive(), assemble(gentle("adam"), after=limits, adjustable=True)
     )
     step = jax.jit(lambda params, state: one_step(optimizer, lambda p: p, params, state))
     params = descents.convnet_params()

@@ -40,6 +40,10 @@ def target_of(state: TrainState) -> TrainState:
     return sharded_shapes(jax.eval_shape(lambda: state), replicated(make_mesh(1)))
 
 
+def target_of_step_0(_record):
+    return target_of(state_of(0))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Checkpoints of the steps 1, 2 and 3."""
@@ -66,7 +70,7 @@ def test_a_missing_folder_is_empty_and_is_made_by_the_first_save(tmp_path: Path)
     path = tmp_path / "checkpoints"
     with CheckpointReader(path) as reader, Checkpoints(path) as checkpoints:
         assert reader.steps() == checkpoints.steps() == []
-        assert checkpoints.restore_newest_good(target_of(state_of(0)), tmp_path / "bad") is None
+        assert checkpoints.restore_newest_good(target_of_step_0, tmp_path / "bad") is None
         assert not list(tmp_path.iterdir())
         checkpoints.save(state_of(5), {}, best_step=5)
         checkpoints.wait()
@@ -109,7 +113,7 @@ def test_another_dtype_is_another_model_and_no_damage(folder: Path):
     target = target_of(state_of(0, jnp.bfloat16))
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(CheckpointError, match="belongs to another model") as caught:
-            checkpoints.restore_newest_good(target, folder.parent / "damaged")
+            checkpoints.restore_newest_good(lambda _: target, folder.parent / "damaged")
         assert checkpoints.steps() == [1, 2, 3]
     line = "other dtype: params/dense/kernel is float32 in the checkpoint, bfloat16 in the model"
     assert line in str(caught.value)
@@ -121,9 +125,7 @@ def test_the_training_itself_sets_damage_aside(folder: Path):
     flip(folder / "3")
     shutil.copytree(folder / "3", folder.parent / "damaged" / "3")
     with Checkpoints(folder) as checkpoints:
-        restored = checkpoints.restore_newest_good(
-            target_of(state_of(0)), folder.parent / "damaged"
-        )
+        restored = checkpoints.restore_newest_good(target_of_step_0, folder.parent / "damaged")
         assert restored is not None
         assert int(restored[0].step) == 2
         assert checkpoints.steps() == [1, 2]
@@ -146,7 +148,7 @@ def test_a_new_field_is_another_optimizer_and_no_damage(folder: Path):
     before = tree(folder)
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(CheckpointError, match="belongs to another model") as caught:
-            checkpoints.restore_newest_good(with_average(True), folder.parent / "damaged")
+            checkpoints.restore_newest_good(lambda _: with_average(True), folder.parent / "damaged")
         assert not isinstance(caught.value, DamagedError)
     assert "missing in the checkpoint: average/dense/kernel (4, 300)" in str(caught.value)
     assert tree(folder) == before
@@ -180,7 +182,7 @@ def test_what_the_machine_refuses_is_no_damage(folder: Path, error, item: str, m
 
         monkeypatch.setattr(checkpoints._manager, "restore", refuse)
         with pytest.raises(CheckpointError, match=r"Checkpoint 3 in .* cannot be read") as caught:
-            checkpoints.restore_newest_good(target_of(state_of(0)), folder.parent / "damaged")
+            checkpoints.restore_newest_good(target_of_step_0, folder.parent / "damaged")
         assert not isinstance(caught.value, DamagedError)
         assert "nothing was changed" in str(caught.value)
         assert repr(error)[:30] in str(caught.value)
@@ -194,7 +196,7 @@ def test_few_files_that_may_be_opened_are_no_damage(folder: Path):
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             with pytest.raises(CheckpointError, match=r"cannot be read .*Too many open files") as e:
-                checkpoints.restore_newest_good(target_of(state_of(0)), folder.parent / "damaged")
+                checkpoints.restore_newest_good(target_of_step_0, folder.parent / "damaged")
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert "\n" not in str(e.value)
@@ -256,9 +258,7 @@ def test_every_kind_of_damage_is_noticed(folder: Path, how: str):
     with Checkpoints(folder) as checkpoints:
         with pytest.raises(DamagedError, match=r"^Checkpoint 3 in .* is damaged \("):
             checkpoints.restore(3, target_of(state_of(0)))
-        restored = checkpoints.restore_newest_good(
-            target_of(state_of(0)), folder.parent / "damaged"
-        )
+        restored = checkpoints.restore_newest_good(target_of_step_0, folder.parent / "damaged")
         assert restored is not None
         assert restored[1]["note"] == 2
         checkpoints.save(state_of(3), {"note": 3}, best_step=None)
@@ -274,7 +274,7 @@ def test_where_all_are_damaged_none_is_moved(folder: Path):
     with Checkpoints(folder) as checkpoints:
         text = "All 3 checkpoints in .* are damaged, so none was moved"
         with pytest.raises(CheckpointError, match=text):
-            checkpoints.restore_newest_good(target_of(state_of(0)), folder.parent / "damaged")
+            checkpoints.restore_newest_good(target_of_step_0, folder.parent / "damaged")
     assert tree(folder) == before
     assert not (folder.parent / "damaged").exists()
 

@@ -40,7 +40,7 @@ def variables_of(model: Any):
 
 def sums_of(model, batch, **options):
     gradient = jax.jit(make_gradient(model, TASK, **options))
-    return gradient(*variables_of(model), batch, jax.random.key(1))
+    return gradient(*variables_of(model), {}, batch, jax.random.key(1))
 
 
 def assert_close(found, wanted):
@@ -67,7 +67,7 @@ def test_batch_normalisation_sees_every_micro_batch_for_itself():
     # Parts take every second example, so that all devices share in each.
     for start in (0, 1):
         part = jax.tree.map(lambda x, start=start: x[start::2], batch)
-        _, (_, wanted) = gradient(params, wanted, part, jax.random.key(1))
+        _, (_, wanted) = gradient(params, wanted, {}, part, jax.random.key(1))
     assert_close(collections, wanted)
     _, (_, whole) = sums_of(RESNET, batch)
     differences = jax.tree.map(lambda a, b: float(abs(a - b).max()), collections, whole)
@@ -96,7 +96,7 @@ def test_rematerialisation_keeps_less_for_the_backward_pass():
     def kept(**options) -> int:
         loss = make_summed_loss(RESNET, TASK, **options)
         params, collections = variables_of(RESNET)
-        rest = (collections, batch_of(4), jax.random.key(1))
+        rest = (collections, {}, batch_of(4), jax.random.key(1))
         backward = jax.eval_shape(lambda p: jax.vjp(lambda q: loss(q, *rest)[0], p)[1], params)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
 
@@ -106,7 +106,7 @@ def test_rematerialisation_keeps_less_for_the_backward_pass():
 def test_rematerialisation_keeps_convolutions_and_computes_the_rest_again():
     def primitives(**options):
         gradient = make_gradient(RESNET, TASK, **options)
-        jaxpr = jax.make_jaxpr(gradient)(*variables_of(RESNET), batch_of(4), jax.random.key(1))
+        jaxpr = jax.make_jaxpr(gradient)(*variables_of(RESNET), {}, batch_of(4), jax.random.key(1))
         counts: dict[str, int] = {}
 
         def walk(inner):

@@ -1,5 +1,6 @@
 """Statistics of batch normalisation measured anew, at every scale."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.mesh import make_mesh
 from cnn_lab.train.refit import Refit
 
@@ -44,14 +46,15 @@ def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
     model, feeder = Model(), Feeder(scale)
     variables = dict(model.init(jax.random.key(0), BATCHES[0], train=False))
     refit = Refit(
-        model.apply,
+        functools.partial(apply_in_training, model),
         lambda resident, feed, key: feed,  # noqa: ARG005 - as `prepare` is called
         feeder,
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), feeder.feed(0, 1)),
         num_steps=len(BATCHES),
         mesh=make_mesh(1),
     )
-    found = refit(jax.device_put(variables))["batch_stats"]
+    parts = {"params": variables.pop("params"), "collections": variables, "frozen": {}}
+    found = refit(jax.device_put(parts))
     wide = feeder.batches.astype(np.float64)
     np.testing.assert_allclose(
         found["slow"]["mean"], wide.mean(1).mean(0), rtol=0, atol=1e-5 * scale

@@ -18,7 +18,7 @@ from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import l2
 from cnn_lab.tasks import classification
 from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step, no_penalty
+from cnn_lab.train.step import make_train_step
 
 TASK = classification("cross_entropy")
 
@@ -44,7 +44,7 @@ def _quick_compilation():
 @functools.lru_cache
 def compiled(model, optimizer: str, rate: float, l2_weight: float):
     transformation = OPTIMIZERS[optimizer](optax.constant_schedule(rate))
-    penalty = l2(l2_weight) if l2_weight else no_penalty
+    penalty = l2(l2_weight)
     step = make_train_step(model, TASK, transformation, penalty)
     return jax.jit(step), jax.jit(make_init(model, transformation, (16, 16, 1)))
 

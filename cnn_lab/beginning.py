@@ -1,0 +1,218 @@
+"""What a run begins with where it begins with the weights of another one."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_lab.config import ExperimentConfig, TransferConfig
+from cnn_lab.core import trees
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.shapes import Tree
+from cnn_lab.core.typed import from_dict, to_dict
+from cnn_lab.optim.groups import Pace
+from cnn_lab.train.workdir import read_record
+from cnn_lab.trained import Trained, open_trained
+from cnn_lab.transfer.plan import Plan, make_plan
+from cnn_lab.transfer.stages import stages_of
+from cnn_lab.transfer.surgery import Transplant, Weights, transplant
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What is trained of which weights.
+
+    Attributes:
+        plan: which parameters are trained, how fast and from when.
+        transplant: what the network begins with.
+        source: parameters that the penalty `l2_sp` pulls towards; empty without it.
+        lineage: the source and the plan as JSON values, for the run's record.
+    """
+
+    plan: Plan
+    transplant: Transplant
+    source: Tree
+    lineage: dict[str, Any]
+
+    def trainable(self, epoch: int) -> Callable[[str], bool]:
+        """Whether a parameter is trained in an epoch, by its path."""
+        return {path for group in self.plan.trained(epoch) for path in group.paths}.__contains__
+
+    def told(self, params: Tree, learning_rate: float) -> list[str]:
+        """Lines that say what is trained of what.
+
+        Args:
+            params: of the model, or their shapes.
+            learning_rate: at its peak.
+        """
+        sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params).items()}
+        source = f"Weights of {self.lineage['source']}, step {self.lineage['checkpoint']}"
+        notes = [f"  {note}" for note in self.transplant.notes]
+        first = f"{source}, {self.lineage['digest'][:12]}."
+        return [first, *notes, *self.plan.table(sizes, learning_rate)]
+
+    def paces(self, epoch: int, steps_per_epoch: int) -> Mapping[str, Pace] | None:
+        """How each of the parameters is trained that are, in an epoch.
+
+        None where all that ever are, are trained at the learning rate itself from the start.
+        """
+        if {(group.rate, group.first_epoch) for group in self.plan.groups if group.rate} == {
+            (1, 0)
+        }:
+            return None
+        return {
+            path: Pace(group.rate, group.first_epoch * steps_per_epoch)
+            for group in self.plan.trained(epoch)
+            for path in group.paths
+        }
+
+
+def open_source(transfer: TransferConfig) -> Trained:
+    """Opens the checkpoint that a config names as its source.
+
+    Raises:
+        ConfigError: it names none.
+        WorkdirError: no run there.
+        CheckpointError: no such checkpoint, or a damaged one.
+    """
+    if not transfer.source:
+        raise ConfigError(
+            "config.transfer has no source; set config.transfer.source to the folder of a run, "
+            "such as runs/resnet18."
+        )
+    return open_trained(Path(transfer.source), transfer.checkpoint)
+
+
+def adopt(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with what follows from its source, where it says nothing itself.
+
+    That is the size, the channels and the normalisation of the images; the source's folder becomes
+    an absolute path.
+
+    Raises:
+        ConfigError: the model is not the source's.
+        CnnLabError: as `open_source`.
+    """
+    if config.transfer is None:
+        return config
+    data = config.data
+    absolute = Path(config.transfer.source).expanduser().is_absolute()
+    if absolute and None not in (data.image_size, data.channels, data.mean, data.std):
+        return config
+    trained = open_source(config.transfer)
+    _check_model(config, trained)
+    network, config = trained.network, from_dict(ExperimentConfig, to_dict(config))
+    assert config.transfer is not None
+    config.transfer.source = str(Path(config.transfer.source).expanduser().resolve())
+    height, width, channels = network.image_shape
+    if config.data.image_size is None:
+        config.data.image_size, config.data.pad = (height, width), network.preprocess.pad
+    if config.data.channels is None:
+        config.data.channels = 1 if channels == 1 else 3
+    if config.data.mean is None and config.data.std is None:
+        mean, std = network.preprocess.mean, network.preprocess.std
+        config.data.mean = _of_channels(mean, config.data.channels)
+        config.data.std = _of_channels(std, config.data.channels)
+    return config
+
+
+def begin(
+    config: ExperimentConfig,
+    make: Callable[[int], nn.Module],
+    class_names: tuple[str, ...],
+    input_shape: tuple[int, int, int],
+    num_train: int,
+    lineage: Mapping[str, Any] | None = None,
+) -> Beginning | None:
+    """What a config begins with; None where it begins anew.
+
+    Args:
+        config: the experiment.
+        make: number of classes -> module.
+        class_names: of the data.
+        input_shape: (h, w, c) of what the model takes.
+        num_train: training images.
+        lineage: of a run that goes on, whose source may be gone.
+
+    Raises:
+        ConfigError: a plan that cannot be.
+        CheckpointError: the source is missing, damaged or of another model.
+    """
+    transfer = config.transfer
+    if transfer is None:
+        return None
+    model = make(len(class_names))
+    if lineage is not None:
+        return _begun_before(lineage, model, input_shape)
+    trained = open_source(transfer)
+    _check_model(config, trained)
+    stages = stages_of(model, input_shape)
+    plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
+    variables = jax.tree.map(np.asarray, trained.variables)
+    transplanted = transplant(
+        Weights(variables, trained.network.class_names),
+        make,
+        class_names,
+        input_shape,
+        stages,
+        keep_classes=transfer.classes == "shared",
+        fresh=transfer.fresh,
+        seed=config.seed,
+    )
+    source: Tree = {}
+    if transfer.l2_sp:
+        held = transplanted.taken.__contains__
+        source, _ = trees.parted(transplanted.given["params"], held)
+    lineage = {
+        "source": transfer.source,
+        "checkpoint": trained.step,
+        "digest": digest_of(variables),
+        "plan": dataclasses.asdict(plan),
+        "notes": list(transplanted.notes),
+        "held": sorted(trees.flatten(source)),
+        "before": read_record(Path(transfer.source)).get("transfer"),
+    }
+    return Beginning(plan, transplanted, source, lineage)
+
+
+def _begun_before(
+    lineage: Mapping[str, Any], model: nn.Module, input_shape: tuple[int, int, int]
+) -> Beginning:
+    """That of a run that goes on: its plan, and the shapes of what lies in its checkpoints."""
+    image = jnp.zeros((1, *input_shape))
+    shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+    held = frozenset(lineage["held"])
+    source, _ = trees.parted(shapes["params"], held.__contains__)
+    notes = tuple(lineage["notes"])
+    plan = Plan.from_json(lineage["plan"])
+    return Beginning(plan, Transplant({}, held, notes), source, dict(lineage))
+
+
+def digest_of(variables: Tree) -> str:
+    """SHA-256 of all variables, by path."""
+    text = json.dumps(trees.digests(variables), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_model(config: ExperimentConfig, trained: Trained) -> None:
+    wanted, found = config.model.name, trained.config.model.name
+    if wanted != found:
+        assert config.transfer is not None
+        raise ConfigError(
+            f"config.model.name is {wanted}, but the source {config.transfer.source} is a {found}; "
+            f"set config.model.name={found}, or give another config.transfer.source."
+        )
+
+
+def _of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return values
+    return (sum(values) / len(values),) * channels

@@ -1,0 +1,64 @@
+"""Shows which weights a run began with, what was trained of them, and theirs before.
+
+Examples:
+  cnn-lab lineage --workdir=runs/tuned
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.output import say
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.train.workdir import read_config, read_record
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags of this command."""
+    flags.DEFINE_string("workdir", None, "folder of a run", flag_values=values)
+
+
+def main(invocation: Invocation) -> int:
+    """Prints a run and its sources, the newest first."""
+    if invocation.arguments:
+        raise ConfigError(f"lineage takes flags only; found {invocation.arguments[0]!r}.")
+    if not invocation.flags.workdir:
+        raise ConfigError("--workdir is missing: give the folder of a run.")
+    workdir = Path(invocation.flags.workdir)
+    config, record = read_config(workdir), read_record(workdir)
+    say(
+        f"{workdir}: {config.model.name} on {config.data.name}, {record.get('status', 'not begun')}"
+    )
+    lineage = record.get("transfer")
+    if lineage is None:
+        say("  begun with weights of its own" + _imported(record))
+    depth = 1
+    while lineage is not None:
+        for line in _told(lineage):
+            say("  " * depth + line)
+        lineage, depth = lineage.get("before"), depth + 1
+    return 0
+
+
+def _told(lineage: Mapping[str, Any]) -> list[str]:
+    plan, source = lineage["plan"], lineage["source"]
+    gone = "" if Path(source).is_dir() else " (no longer there)"
+    trained = [
+        f"{group['name']} x{group['rate']:g}"
+        + (f" from epoch {group['first_epoch'] + 1}" if group["first_epoch"] else "")
+        for group in plan["groups"]
+        if group["rate"]
+    ]
+    return [
+        f"from {source}, step {lineage['checkpoint']}{gone}",
+        f"  weights  {lineage['digest']}",
+        f"  trained  {plan['strategy']}: {', '.join(trained)}",
+        *(f"  note     {note}" for note in lineage["notes"]),
+    ]
+
+
+def _imported(record: Mapping[str, Any]) -> str:
+    return f" ({record['status']})" if record.get("status") in ("imported", "averaged") else ""

@@ -1,0 +1,54 @@
+"""The compiled programs of one part of a training."""
+
+import jax
+
+from cnn_lab.build import Experiment
+from cnn_lab.train.averaging import evaluated_parts, with_statistics
+from cnn_lab.train.dispatch import compile_train
+from cnn_lab.train.mesh import replicated
+from cnn_lab.train.refit import STATISTICS
+from cnn_lab.train.state import TrainState
+from cnn_lab.train.storable import sharded_shapes
+
+
+class CompiledPhase:
+    """A phase of an experiment, ready to run.
+
+    Attributes:
+        phase: what is trained, and until when.
+        program: of its training steps.
+        compile_seconds: what compiling cost.
+
+    Args:
+        experiment: what is trained.
+        number: of the phase, from 0.
+    """
+
+    def __init__(self, experiment: Experiment, number: int):
+        self.phase, self._average = experiment.phases[number], experiment.average
+        self._everywhere = replicated(experiment.mesh)
+        target = sharded_shapes(experiment.state_shapes(number), self._everywhere)
+        pipeline = experiment.train_pipeline
+        self.program = compile_train(
+            self.phase.step,
+            pipeline.prepare,
+            experiment.mesh,
+            target,
+            pipeline.resident,
+            pipeline.feed_shapes(),
+        )
+        self.compile_seconds = self.program.compile_seconds
+        self._refit = experiment.refit() if STATISTICS in target.collections else None
+        if self._refit is not None:
+            self.compile_seconds += self._refit.compile(evaluated_parts(target)).compile_seconds
+
+    def enter(self, state: TrainState) -> TrainState:
+        """The state before its first step, from the last one of the phase before."""
+        return jax.jit(self.phase.enter, out_shardings=self._everywhere)(state)
+
+    def settle(self, state: TrainState) -> TrainState:
+        """The state with statistics of averaged weights measured anew, where that is due."""
+        begins = self._average.refit_from_step
+        if self._refit is None or begins is None or int(jax.device_get(state.step)) < begins:
+            return state
+        return with_statistics(state, {STATISTICS: self._refit(evaluated_parts(state))})

@@ -1,0 +1,48 @@
+"""Weights to begin with, and which of them are trained."""
+
+import dataclasses
+from typing import Any, Literal
+
+from cnn_lab.core.ranges import Count, Natural, NonNegative, ProperFraction, Share
+from cnn_lab.core.typed import Node
+
+
+@dataclasses.dataclass(kw_only=True)
+class TransferConfig(Node):
+    """Weights of another run to begin with, and which of them are trained, how fast and from when.
+
+    Attributes:
+        source: folder of the run, trained or imported; its model is this one's.
+        checkpoint: which of its weights: `best`, `latest` or a step.
+        strategy: what is trained: `head` alone; `last_stages:N`, the head and that many stages
+            before it; `all`; `gradual`, the head first and then stage after stage; or `auto`, by
+            the number of training images. `rates` speaks in its place.
+        rates: regular expression of parameter paths to the factor of the learning rate, 0 for
+            frozen; every parameter must match exactly one.
+        stage_decay: factor of the learning rate from each stage to the one before it.
+        epochs_per_stage: of `gradual`: epochs between a stage and the one before it.
+        classes: rows of the output layer for classes whose name the source has too: `shared` keeps
+            them, `fresh` begins all anew.
+        fresh: regular expression of parameter paths that begin anew too.
+        dropout: share of the features before the head that are dropped in training; None leaves
+            the model's own.
+        l2_sp: weight of 1/2 * squared distance of the kernels from the source's, added to the loss
+            (of vectors too where `optim.l2_vectors` is set); `optim.l2` is left for those without a
+            source.
+        cache_features: let the frozen backbone run once and train the head on what it found, where
+            nothing is augmented or `augmented_passes` are set.
+        augmented_passes: passes over the augmented images that are cached and then used in turn.
+    """
+
+    source: str = ""
+    checkpoint: str = "best"
+    strategy: str = "auto"
+    rates: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stage_decay: Share = 1.0
+    epochs_per_stage: Count = 1
+    classes: Literal["shared", "fresh"] = "shared"
+    fresh: str | None = None
+    dropout: ProperFraction | None = None
+    l2_sp: NonNegative = 0.0
+    cache_features: bool = True
+    augmented_passes: Natural = 0

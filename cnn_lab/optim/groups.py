@@ -1,0 +1,54 @@
+"""Groups of parameters, each with its own learning rate and its own beginning."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping
+
+import jax
+import optax
+
+from cnn_lab.core import trees
+from cnn_lab.core.shapes import Tree
+
+Make = Callable[[optax.Schedule], optax.GradientTransformationExtraArgs]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How a group is trained.
+
+    Attributes:
+        factor: of the learning rate.
+        first_step: updates made before its first one.
+    """
+
+    factor: float = 1.0
+    first_step: int = 0
+
+
+def grouped(
+    make: Make, learning_rate: optax.Schedule, paces: Mapping[str, Pace]
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer for each pace, over the parameters that have it.
+
+    Each counts its own updates, so that what begins late is begun like any other: Adam's moments
+    are corrected for their youth, and the rate is that of the whole training's step.
+
+    Args:
+        make: learning rate -> optimizer.
+        learning_rate: step -> rate.
+        paces: by the path of each parameter that there is.
+    """
+    names = {pace: f"{pace.factor:g} from {pace.first_step}" for pace in set(paces.values())}
+
+    def labels(params: Tree) -> Tree:
+        flat = {path: names[paces[path]] for path in trees.flatten(params)}
+        return jax.tree.unflatten(jax.tree.structure(params), list(flat.values()))
+
+    optimizers: dict[Hashable, optax.GradientTransformation] = {
+        name: make(_at(learning_rate, pace)) for pace, name in names.items()
+    }
+    return optax.with_extra_args_support(optax.partition(optimizers, labels))
+
+
+def _at(learning_rate: optax.Schedule, pace: Pace) -> optax.Schedule:
+    return lambda count: pace.factor * learning_rate(count + pace.first_step)

@@ -1,0 +1,100 @@
+"""Layers that a training leaves as they are.
+
+What is frozen lies in a state of its own field, `TrainState.frozen`, so that it has no gradient, no
+weight decay, no memory of the optimizer and no average. A layer all of whose parameters are frozen
+runs as in evaluation: its statistics neither move nor are those of the batch, and nothing is
+dropped in it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from cnn_lab.core import trees
+from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.layers.normalization import BatchNorm
+
+
+def apply_in_training(
+    model: nn.Module, params: Tree, collections: Tree, frozen: Tree, images: jax.Array, key: Key
+) -> tuple[Any, Tree]:
+    """Runs a model as a training step does.
+
+    Args:
+        model: the network.
+        params: trainable ones.
+        collections: variables that a step may change, such as statistics.
+        frozen: variables by collection that it may not.
+        images: [n h w c].
+        key: what dropout draws from.
+
+    Returns:
+        The outputs, and the collections after it.
+    """
+    with as_evaluated(frozen_layers(params, frozen)):
+        outputs, changed = model.apply(
+            trees.merged({"params": params, **collections}, frozen),
+            images,
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(collections),
+        )
+    return outputs, trees.parted(changed, trees.flatten(collections).__contains__)[0]
+
+
+def frozen_layers(params: Tree, frozen: Tree) -> frozenset[str]:
+    """Paths of the layers all of whose parameters are frozen, those inside others included."""
+    return _layers_above(frozen.get("params", {})) - _layers_above(params)
+
+
+@contextmanager
+def as_evaluated(layers: frozenset[str]) -> Iterator[None]:
+    """Lets layers run as in evaluation inside a `with`, whatever the model tells them."""
+
+    def intercept(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext):
+        module = context.module
+        if "/".join(module.path) in layers:
+            # Batch normalisation is told when it is made, the others are in the call; its own call
+            # passes here too, on its way to Linen's.
+            is_norm = isinstance(module, BatchNorm) and "use_running_average" not in options
+            if options.get("train") or (is_norm and context.method_name == "__call__"):
+                options = {**options, "train": False}
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def part(variables: Tree, trainable: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """Variables by collection as those that a step may change, and the frozen ones.
+
+    Statistics belong to their layer: they are frozen where all of its parameters are.
+
+    Args:
+        variables: `params` and other collections.
+        trainable: whether a parameter is, by its path.
+    """
+    moving, still = trees.parted(variables["params"], trainable)
+    layers = frozen_layers(moving, {"params": still})
+
+    def moves(path: str) -> bool:
+        return path.rpartition("/")[0] not in layers
+
+    changing, frozen = {"params": moving}, {"params": still} if still else {}
+    for name, tree in variables.items():
+        if name != "params":
+            ours, others = trees.parted(tree, moves)
+            changing |= {name: ours} if ours else {}
+            frozen |= {name: others} if others else {}
+    return changing, frozen
+
+
+def _layers_above(params: Tree) -> frozenset[str]:
+    found = set()
+    for path in trees.flatten(params):
+        while path := path.rpartition("/")[0]:
+            found.add(path)
+    return frozenset(found)

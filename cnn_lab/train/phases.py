@@ -1,0 +1,74 @@
+"""Parts of a training, in each of which other parameters are trained."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from cnn_lab.core import trees
+from cnn_lab.core.shapes import Tree
+from cnn_lab.train.averaging import Average
+from cnn_lab.train.frozen import part
+from cnn_lab.train.state import TrainState
+from cnn_lab.train.step import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a training.
+
+    Attributes:
+        end_step: updates made when it ends.
+        init: (key, given, source) -> fresh state.
+        step: the training step.
+        enter: the last state of the phase before -> the first one of this.
+    """
+
+    end_step: int
+    init: Callable[..., TrainState]
+    step: Step
+    enter: Callable[[TrainState], TrainState]
+
+
+def make_entry(
+    optimizer: optax.GradientTransformation, average: Average, trainable: Callable[[str], bool]
+) -> Callable[[TrainState], TrainState]:
+    """Returns a pure function to a state in which other parameters are trained.
+
+    What was trained already keeps its momentum, its average and all other memory; what is new has
+    the memory of a beginning.
+
+    Args:
+        optimizer: of the parameters that are trained then.
+        average: of the weights.
+        trainable: whether a parameter is trained then, by its path.
+    """
+
+    def regrouped(params: Tree, collections: Tree, frozen: Tree) -> tuple[Tree, Tree]:
+        return part(trees.merged({"params": params, **collections}, frozen), trainable)
+
+    def enter(state: TrainState) -> TrainState:
+        changing, frozen = regrouped(state.params, state.collections, state.frozen)
+        params = changing.pop("params")
+        opt_state = _carried(state.opt_state, optimizer.init(params))
+        new = state.replace(
+            params=params, collections=changing, opt_state=opt_state, frozen=frozen, averaged={}
+        )
+        if not state.averaged:
+            return new.replace(averaged=average.init(new))
+        kept, _ = regrouped(state.averaged["params"], state.averaged["collections"], state.frozen)
+        return new.replace(averaged={"params": kept.pop("params"), "collections": kept})
+
+    return enter
+
+
+def _carried(old: Tree, begun: Tree) -> Tree:
+    """The state of an optimizer that is begun, with what an earlier one remembers of its own."""
+    remembered = trees.flatten(old)
+
+    def carry(path: Any, leaf: jax.Array) -> jax.Array:
+        return remembered.get(trees.path_of(path), leaf)
+
+    return jax.tree_util.tree_map_with_path(carry, begun)

@@ -1,0 +1,226 @@
+"""What of a network is trained, how fast and from when: a plan that covers every parameter once."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cnn_lab.config.transfer import TransferConfig
+from cnn_lab.core.errors import ConfigError, suggest
+from cnn_lab.core.numbers import counted
+from cnn_lab.transfer.stages import HEAD, Stage
+
+STRATEGIES = ("auto", "head", "last_stages:N", "all", "gradual")
+# Training images up to which only the head, and then the last stage too, are trained.
+FEW, SOME = 500, 5_000
+FIELD = "config.transfer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Parameters that are trained alike.
+
+    Attributes:
+        name: of a stage, or the rule that chose them.
+        paths: of the parameters.
+        rate: factor of the learning rate; 0 for frozen ones.
+        first_epoch: epochs done when its training begins.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    rate: float = 1.0
+    first_epoch: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which parameters are trained, how fast and from when.
+
+    Attributes:
+        strategy: as the config has it; what `auto` chose; `rates` where rules say it.
+        why: of `auto`, in one sentence; empty where the user chose.
+        groups: in the order of the network.
+    """
+
+    strategy: str
+    why: str
+    groups: tuple[Group, ...]
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """Epochs done when another group begins to be trained, ascending, from 0."""
+        return tuple(sorted({group.first_epoch for group in self.groups if group.rate}))
+
+    def trained(self, epoch: int) -> tuple[Group, ...]:
+        """The groups that are trained in an epoch."""
+        return tuple(g for g in self.groups if g.rate and g.first_epoch <= epoch)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Plan":
+        """Reads back `dataclasses.asdict`."""
+        groups = [Group(**{**group, "paths": tuple(group["paths"])}) for group in values["groups"]]
+        return cls(values["strategy"], values["why"], tuple(groups))
+
+    def table(self, sizes: Mapping[str, int], learning_rate: float) -> list[str]:
+        """Lines that say of each group how many parameters it has, and how they are trained.
+
+        Args:
+            sizes: number of values by the path of a parameter.
+            learning_rate: that of a factor of 1, at its peak.
+        """
+        rows = [("group", "parameters", "trained", "learning rate")]
+        for group in self.groups:
+            trained, rate = "no", ""
+            if group.rate:
+                begins = f"from epoch {group.first_epoch + 1}" if group.first_epoch else "yes"
+                trained, rate = begins, f"{learning_rate * group.rate:.3g}"
+            rows.append((group.name, f"{sum(sizes[p] for p in group.paths):,}", trained, rate))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for name, number, trained, rate in rows:
+            cells = (name.ljust(widths[0]), number.rjust(widths[1]), trained.ljust(widths[2]), rate)
+            lines.append("  ".join(cells).rstrip())
+        chosen = f"{self.strategy}: {self.why}" if self.why else self.strategy
+        return [f"Strategy {chosen}.", *(f"  {line}" for line in lines)]
+
+    def frozen_backbone(self) -> bool:
+        """Whether nothing but the head is ever trained."""
+        paths = [path for group in self.groups if group.rate for path in group.paths]
+        return all(path.startswith(f"{HEAD}/") for path in paths)
+
+
+def make_plan(
+    transfer: TransferConfig, stages: Sequence[Stage], num_train: int, num_epochs: int
+) -> Plan:
+    """The plan that a config describes.
+
+    Args:
+        transfer: names the strategy, or the rules.
+        stages: of the model, the head last.
+        num_train: training images.
+        num_epochs: of the whole training.
+
+    Raises:
+        ConfigError: no such strategy, one that the network or the training is too short for, or
+            rules that do not cover every parameter exactly once.
+    """
+    if transfer.rates:
+        return Plan("rates", "", _by_rules(transfer, stages))
+    strategy, why = transfer.strategy, ""
+    if strategy == "auto":
+        strategy, why = choose(num_train)
+    name, _, number = strategy.partition(":")
+    if name == "last_stages" and number.isdecimal():
+        trained = _last_stages(int(number), stages)
+    elif strategy in ("all", "gradual"):
+        trained = len(stages)
+    elif strategy == "head":
+        trained = 1
+    else:
+        raise ConfigError(
+            f"{FIELD}.strategy is {transfer.strategy!r}; {suggest(name, STRATEGIES)} For other "
+            f"choices give {FIELD}.rates."
+        )
+    every = transfer.epochs_per_stage if strategy == "gradual" else 0
+    last_begins = every * (len(stages) - 1)
+    if last_begins >= num_epochs:
+        raise ConfigError(
+            f"{FIELD}.strategy=gradual begins to train the last of {len(stages)} stages after "
+            f"{counted(last_begins, 'epoch')}, but the run has only {num_epochs}; lower "
+            f"{FIELD}.epochs_per_stage or raise config.train.num_epochs above {last_begins}."
+        )
+    groups = []
+    for place, stage in enumerate(stages):
+        before = len(stages) - 1 - place  # stages between it and the end
+        rate = transfer.stage_decay**before if before < trained else 0.0
+        groups.append(Group(stage.name, stage.paths, rate, every * before if rate else 0))
+    if not any(group.rate for group in groups):  # a decay of 0 leaves the head at least
+        raise AssertionError("the head is always trained")
+    return Plan(strategy, why, tuple(groups))
+
+
+def choose(num_train: int) -> tuple[str, str]:
+    """The strategy for that many training images, and why.
+
+    The fewer they are, the less can be learned anew without learning them by heart (Yosinski et al.
+    2014, arXiv:1411.1792).
+    """
+    images = counted(num_train, "training image")
+    if num_train <= FEW:
+        return "head", f"{images} are very few (at most {FEW:,}): only the head is trained"
+    if num_train <= SOME:
+        return "last_stages:1", (
+            f"{images} are few (at most {SOME:,}): the head and the last stage are trained"
+        )
+    return "all", f"{images} are many (above {SOME:,}): everything is trained"
+
+
+def _last_stages(number: int, stages: Sequence[Stage]) -> int:
+    most = len(stages) - 1
+    if not 1 <= number <= most:
+        names = ", ".join(stage.name for stage in stages[:-1]) or "none"
+        raise ConfigError(
+            f"{FIELD}.strategy is last_stages:{number}, but the backbone has "
+            f"{counted(most, 'stage')} ({names}); give 1 to {most}, or another strategy."
+        )
+    return number + 1
+
+
+def _by_rules(transfer: TransferConfig, stages: Sequence[Stage]) -> tuple[Group, ...]:
+    paths = [path for stage in stages for path in stage.paths]
+    rules = {pattern: _compiled(pattern) for pattern in transfer.rates}
+    found: dict[str, list[str]] = {pattern: [] for pattern in rules}
+    uncovered = []
+    for path in paths:
+        matching = [pattern for pattern, rule in rules.items() if rule.search(path)]
+        if len(matching) > 1:
+            raise ConfigError(
+                f"{FIELD}.rates: {path} matches both {matching[0]!r} and {matching[1]!r}; let "
+                "every parameter match exactly one rule."
+            )
+        if matching:
+            found[matching[0]].append(path)
+        else:
+            uncovered.append(path)
+    for pattern, chosen in found.items():
+        if not chosen:
+            raise ConfigError(
+                f"{FIELD}.rates: the rule {pattern!r} matches no parameter; "
+                f"{suggest(pattern.strip('^$.*/'), _layers(paths))}"
+            )
+    if uncovered:
+        shown = ", ".join(uncovered[:3]) + (" and more" if len(uncovered) > 3 else "")
+        raise ConfigError(
+            f"{FIELD}.rates leaves {counted(len(uncovered), 'parameter')} uncovered: {shown}; add "
+            "a rule for them, with a rate of 0 to freeze them."
+        )
+    rates = {pattern: _rate(transfer.rates, pattern) for pattern in rules}
+    if not any(rates.values()):
+        raise ConfigError(
+            f"{FIELD}.rates freezes every parameter; give one of them a rate above 0."
+        )
+    return tuple(Group(pattern, tuple(found[pattern]), rates[pattern]) for pattern in rules)
+
+
+def _rate(rates: Mapping[str, object], pattern: str) -> float:
+    value = rates[pattern]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < float("inf"):  # pyright: ignore[reportOperatorIssue]
+        raise ConfigError(
+            f"{FIELD}.rates[{pattern!r}] must be a finite number of at least 0; found {value!r}."
+        )
+    return float(value)  # pyright: ignore[reportArgumentType]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"{FIELD}.rates: {pattern!r} is no regular expression: {error}; mend it."
+        ) from error
+
+
+def _layers(paths: Sequence[str]) -> list[str]:
+    return sorted({"/".join(path.split("/")[:2]) for path in paths})

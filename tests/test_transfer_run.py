@@ -1,0 +1,284 @@
+"""Runs that begin with the weights of another one, from end to end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from test_run import SignalAt, state_digests, without_rates
+
+from cnn_lab.beginning import adopt, digest_of
+from cnn_lab.build import build
+from cnn_lab.config import (
+    AverageConfig,
+    DataConfig,
+    ExperimentConfig,
+    ModelSpec,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+)
+from cnn_lab.core import trees
+from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
+from cnn_lab.layers.style import Style
+from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.entry import ModelEntry
+from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.run import run_training
+from cnn_lab.trained import open_trained
+
+
+class _Staged(nn.Module):
+    """Three stages of a convolution and a normalisation, which compile quickly."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        style, maps = Style(), {}
+        for name, factor in (("stem", 1), ("stage1", 2), ("stage2", 2)):
+            images = style.conv(factor * self.width, 3, bias=False, name=f"{name}_conv")(images)
+            images = nn.relu(style.norm(train=train, name=f"{name}_bn")(images))
+            maps[name] = images
+        return maps
+
+
+def _staged(num_classes: int, width: int = 4) -> Classifier:
+    return Classifier(_Staged(width), PooledHead(num_classes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _model():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("staged", "other"):
+            patch.setitem(MODELS, name, ModelEntry(_staged, "a test's", "none", (8, 8, 1), 0))
+        yield
+
+
+def config(**changes: Any) -> ExperimentConfig:
+    fields: dict[str, Any] = {
+        "data": DataConfig(num_train=64, num_validation=64),
+        "model": ModelSpec(name="staged"),
+        "optim": OptimConfig(name="adam", learning_rate=1e-3),
+        "train": TrainConfig(num_epochs=2, batch_size=32, log_every_steps=1),
+    }
+    return ExperimentConfig(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to begin with, on images of 10 pixels."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    data = DataConfig(num_train=64, num_validation=64, image_size=(10, 10), pad=1)
+    run_training(config(data=data), folder, lambda _: None)
+    return folder
+
+
+def tuned(source: Path, strategy: str = "head", **changes: Any) -> ExperimentConfig:
+    options = changes.pop("transfer", {})
+    transfer = TransferConfig(source=str(source), strategy=strategy, **options)
+    return config(transfer=transfer, **changes)
+
+
+def train(experiment: ExperimentConfig, folder: Path) -> list[str]:
+    said: list[str] = []
+    assert run_training(experiment, folder, said.append).status == "finished"
+    return said
+
+
+def stage_of(path: str) -> str:
+    return path.split("/")[2].partition("_")[0] if "/backbone/" in path else "head"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "moved"),
+    [
+        ("head", {"head"}),
+        ("last_stages:1", {"stage2", "head"}),
+        ("all", {"stem", "stage1", "stage2", "head"}),
+    ],
+)
+def test_what_is_trained_moves_and_all_else_is_the_source(source, strategy, moved, tmp_path):
+    train(tuned(source, strategy), tmp_path / "run")
+    begun = trees.digests(open_trained(source, "best").variables)
+    ended = trees.digests(open_trained(tmp_path / "run", "latest").variables)
+    assert begun.keys() == ended.keys()
+    changed = {path for path in begun if begun[path] != ended[path]}
+    assert {stage_of(path) for path in changed} == moved
+    assert changed == {path for path in begun if stage_of(path) in moved}
+
+
+def test_size_padding_channels_and_normalisation_are_the_sources(source, tmp_path):
+    there = open_trained(source, "best").network
+    data = adopt(tuned(source)).data
+    assert (data.image_size, data.pad, data.channels) == ((10, 10), 1, 1)
+    assert (data.mean, data.std) == (there.preprocess.mean, there.preprocess.std)
+    own = DataConfig(image_size=(8, 8), channels=3)
+    data = adopt(tuned(source, data=own)).data
+    assert (data.image_size, data.pad, data.channels) == ((8, 8), 0, 3)
+    assert data.mean == there.preprocess.mean * 3
+
+
+def test_the_user_is_told_what_is_trained_before_it_is(source, tmp_path):
+    said = train(tuned(source, "auto"), tmp_path / "run")
+    step = open_trained(source, "best").step
+    digest = digest_of(open_trained(source, "best").variables)
+    assert said[0] == f"Weights of {source}, step {step}, {digest[:12]}."
+    assert said[1].startswith("Strategy head: 64 training images are very few")
+    assert [line.split() for line in said[2:7]] == [
+        ["group", "parameters", "trained", "learning", "rate"],
+        ["stem", "44", "no"],
+        ["stage1", "304", "no"],
+        ["stage2", "592", "no"],
+        ["head", "90", "yes", "0.001"],
+    ]
+    assert said[7].startswith("Training staged (1,030 parameters)")
+
+
+def gradual(source: Path, **changes: Any) -> ExperimentConfig:
+    return tuned(
+        source,
+        "gradual",
+        train=TrainConfig(num_epochs=4, batch_size=32, log_every_steps=1),
+        **changes,
+    )
+
+
+AVERAGES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "ema": {"average": AverageConfig(kind="ema", decay=0.7)},
+    "swa": {"average": AverageConfig(kind="swa", start_epoch=2)},
+    "schedule free": {"optim": OptimConfig(name="schedule_free_sgd", learning_rate=0.05)},
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+def test_stages_are_thawed_one_after_the_other(source, kind, whole):
+    _, folder, said = whole(kind)
+    numbers = [line.split()[3] for line in said if line.startswith("From step ")]
+    assert numbers == ["682", "986", "1,030"]
+    begun = trees.digests(open_trained(source, "best").variables)
+    ended = trees.digests(open_trained(folder, "latest").variables)
+    assert [path for path in begun if begun[path] == ended[path]] == []
+
+
+@pytest.mark.parametrize(  # a phase is an epoch, of two steps
+    ("kind", "step"),
+    [("none", 1), ("none", 2), ("none", 7), ("ema", 3), ("swa", 4), ("schedule free", 5)],
+)
+def test_a_run_cut_in_any_phase_goes_on_bit_for_bit(source, kind, step, tmp_path, whole):
+    experiment, expected, _ = whole(kind)
+    folder = tmp_path / "run"
+    cut = run_training(experiment, folder, lambda _: None, [SignalAt(step, "train")])
+    assert cut.status == "interrupted"
+    train(experiment, folder)
+    assert state_digests(folder) == state_digests(expected)
+    assert without_rates(folder) == without_rates(expected)
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory: pytest.TempPathFactory):
+    """Undisturbed runs, one of each kind."""
+    runs: dict[str, tuple[ExperimentConfig, Path, list[str]]] = {}
+
+    def run(kind: str) -> tuple[ExperimentConfig, Path, list[str]]:
+        if kind not in runs:
+            experiment = gradual(source, **AVERAGES[kind])
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            runs[kind] = experiment, folder, train(experiment, folder)
+        return runs[kind]
+
+    return run
+
+
+def test_a_run_goes_on_without_its_source(source, tmp_path):
+    there = tmp_path / "source"
+    source.rename(there)
+    try:
+        experiment = adopt(gradual(there, transfer={"l2_sp": 0.1}))
+        folder = tmp_path / "run"
+        run_training(experiment, folder, lambda _: None, [SignalAt(3, "train")])
+    finally:
+        there.rename(source)
+    train(experiment, folder)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["transfer"]["source"] == str(there)
+
+
+def test_the_record_says_where_the_weights_are_from(source, tmp_path):
+    train(tuned(source), tmp_path / "first")
+    train(tuned(tmp_path / "first", "all"), tmp_path / "second")
+    record = json.loads((tmp_path / "second" / "run.json").read_text())["transfer"]
+    assert record["source"] == str(tmp_path / "first")
+    assert record["digest"] == digest_of(open_trained(tmp_path / "first", "best").variables)
+    assert record["plan"]["strategy"] == "all"
+    assert record["before"]["source"] == str(source)
+    assert record["before"]["before"] is None
+
+
+def test_the_pull_towards_the_source_holds_the_weights_there(source, tmp_path):
+    def distance(weight: float) -> float:
+        folder = tmp_path / str(weight)
+        optim = OptimConfig(name="sgd", learning_rate=0.05)
+        train(tuned(source, "all", optim=optim, transfer={"l2_sp": weight}), folder)
+        before = trees.flatten(open_trained(source, "best").variables["params"])
+        after = trees.flatten(open_trained(folder, "latest").variables["params"])
+        kernels = [path for path in before if path.endswith("kernel")]
+        return sum(float(np.square(after[p] - before[p]).sum()) for p in kernels)
+
+    assert distance(10.0) < 0.5 * distance(0.0)
+
+
+def test_rates_by_rule_and_by_stage_reach_the_weights(source, tmp_path):
+    rates = {"^backbone/(stem|stage1)": 0, "^backbone/stage2": 1e-6, "^head": 1}
+    train(tuned(source, transfer={"rates": rates}), tmp_path / "run")
+    before = trees.flatten(open_trained(source, "best").variables["params"])
+    after = trees.flatten(open_trained(tmp_path / "run", "latest").variables["params"])
+    moved = {p: float(abs(after[p] - before[p]).max()) for p in before}
+    # Adam moves every weight by about its rate; four steps of 1e-3.
+    assert 1e-3 < moved["head/output/kernel"] < 5e-3
+    assert 0 < moved["backbone/stage2_conv/kernel"] < 1e-7
+    assert moved["backbone/stage1_conv/kernel"] == 0
+
+
+def test_optimizer_memory_is_that_of_what_is_trained(source):
+    def size(strategy: str) -> int:
+        return trees.num_bytes(build(adopt(tuned(source, strategy))).state_shapes().opt_state)
+
+    assert size("head") == 2 * 4 * 90 + 8  # two moments of each, and two counts
+    assert size("all") == 2 * 4 * 1030 + 8
+
+
+def test_bad_sources_are_told_before_anything_is_written(source, tmp_path):
+    run = tmp_path / "run"
+    (tmp_path / "no_run").mkdir()
+    with pytest.raises(WorkdirError, match="no_run"):
+        train(tuned(tmp_path / "no_run"), run)
+    with pytest.raises(
+        ConfigError, match=r"config\.transfer has no source; set config\.transfer\.s"
+    ):
+        train(config(transfer=TransferConfig()), run)
+    other = ModelSpec(name="other")
+    with pytest.raises(ConfigError, match=r"is other, but the source .* is a staged; set config"):
+        train(tuned(source, model=other), run)
+    wider = ModelSpec(name="staged", options={"width": 8})
+    with pytest.raises(CheckpointError, match="The weights of the source do not fit the model:"):
+        train(tuned(source, model=wider), run)
+    with pytest.raises(ConfigError, match=r"config\.optim\.name is sam, which looks for one worst"):
+        train(gradual(source, optim=OptimConfig(name="sam")), run)
+    assert not run.exists()
+
+
+def test_what_is_learned_does_not_depend_on_the_devices(source, tmp_path):
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        experiment = gradual(source)
+        experiment.mesh.num_devices = number
+        train(experiment, folder)
+        found.append(open_trained(folder, "latest").variables)
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
