@@ -127,7 +127,7 @@ def _usual_recipe(config: ExperimentConfig) -> None:
     chosen = choose(num_train)[0] if strategy == "auto" else strategy
     if chosen != "head":  # a frozen backbone runs once, over images as they are
         data.augment = AugmentConfig(strength="light")
-    schedule = ScheduleConfig(name="cosine", warmup_epochs=1.0)
+    schedule = ScheduleConfig(name="cosine")
     config.optim = OptimConfig(name="adamw", learning_rate=1e-3, schedule=schedule)
     batch_size = max(1, min(LARGEST_BATCH, num_train // FEWEST_STEPS))
     config.train = TrainConfig(num_epochs=EPOCHS, batch_size=batch_size)

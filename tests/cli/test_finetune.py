@@ -1,0 +1,128 @@
+"""`finetune` from a run to a folder of images, and `lineage`."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import main
+from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
+from cnn_lab.run import run_training
+from cnn_lab.train.workdir import read_config, read_record
+from cnn_lab.trained import open_trained
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source") / "mlp"
+    config = ExperimentConfig(
+        data=DataConfig(num_train=64, num_validation=64),
+        model=ModelSpec(name="mlp", options={"hidden": (16,)}),
+        optim=OptimConfig(name="sgd", learning_rate=0.05),
+        train=TrainConfig(num_epochs=1, batch_size=32),
+    )
+    run_training(config, folder, lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Colour images of two kinds, larger than the source's."""
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    generator = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = generator.integers(level - 40, level + 40, (12, 14, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(runtime, "start", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        return main(list(arguments)), *capsys.readouterr()
+
+    return call
+
+
+def test_the_data_alone_are_enough(run, source, photos, tmp_path):
+    status, text, errors = run("finetune", f"--from={source}", f"--data=folder:{photos}")
+    assert (status, errors) == (0, "")
+    (workdir,) = (tmp_path / "runs").iterdir()
+    assert workdir.name.startswith("mlp-folder")
+    config, trained = read_config(workdir), open_trained(workdir, "best")
+    assert config.model == read_config(source).model
+    assert (config.data.image_size, config.data.channels) == ((8, 8), 1)
+    assert config.data.mean == open_trained(source, "best").network.preprocess.mean
+    assert trained.network.class_names == ("dark", "light")
+    assert "Strategy head: 36 training images are very few" in text
+    assert config.train.batch_size == 9  # four steps an epoch
+    assert "report" in text
+    again = run("finetune", f"--from={source}", f"--data=folder:{photos}")
+    assert again[0] == 0
+    assert "Nothing to do" in again[1]
+
+
+def test_lineage_tells_where_the_weights_are_from(run, source, photos, tmp_path):
+    options = ("--config.train.num_epochs=1", "--strategy=all")
+    first, second = tmp_path / "first", tmp_path / "second"
+    data = f"--data=folder:{photos}"
+    assert run("finetune", f"--from={source}", data, f"--workdir={first}", *options)[0] == 0
+    assert run("finetune", f"--from={first}", data, f"--workdir={second}", *options)[0] == 0
+    digest = read_record(second)["transfer"]["digest"]
+    status, text, _ = run("lineage", f"--workdir={second}")
+    assert status == 0
+    lines = text.splitlines()
+    assert lines[0] == f"{second}: mlp on folder:{photos}, finished"
+    assert lines[1].startswith(f"  from {first}, step ")
+    assert lines[2] == f"    weights  {digest}"
+    assert lines[3] == "    trained  all: dense1 x1, head x1"
+    assert lines[4].startswith(f"    from {source}, step ")
+    assert lines[-1] == (
+        "      note     output layer: 0 of 2 classes kept by name, the others begin anew"
+    )
+    status, text, _ = run("lineage", f"--workdir={source}")
+    assert text.splitlines()[1] == "  begun with weights of its own"
+
+
+def test_the_recipe_may_be_a_file_and_the_model_is_the_sources(run, source, photos, tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from cnn_lab.config import *\n"
+        "def get_config():\n"
+        "    return ExperimentConfig(optim=OptimConfig(name='lion', learning_rate=1e-4),\n"
+        "                            train=TrainConfig(num_epochs=1, batch_size=12))\n"
+    )
+    arguments = (f"--from={source}", f"--data=folder:{photos}", f"--config={recipe}")
+    assert run("finetune", *arguments, f"--workdir={tmp_path / 'run'}")[0] == 0
+    config = read_config(tmp_path / "run")
+    assert (config.optim.name, config.train.batch_size, config.model.name) == ("lion", 12, "mlp")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data=digits"], "--from is missing: give the folder of a run"),
+        (["--from=SOURCE"], "--data is missing: give a data set, such as --data=folder:photos."),
+        (["--from=nowhere", "--data=digits"], "nowhere"),
+        (["--from=SOURCE", "--data=digits", "--strategy=heads"], "did you mean head"),
+        (
+            ["--from=SOURCE", "--data=digits", "--strategy=last_stages:2"],
+            "the backbone has 1 stage (dense1); give 1 to 1",
+        ),
+        (
+            ["--from=SOURCE", "--data=digits", "--config.data.image_size=9,9"],
+            "params/backbone/dense1/kernel is (64, 16) in the source, (81, 16) here",
+        ),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(run, source, tmp_path, arguments, message):
+    given = [argument.replace("SOURCE", str(source)) for argument in arguments]
+    status, _, errors = run("finetune", *given, "--workdir=new")
+    assert status == 2
+    assert message in errors
+    assert not (tmp_path / "new").exists()
