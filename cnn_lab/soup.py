@@ -2,7 +2,8 @@
 
 Checkpoints of one run, and fine-tunings of one network, lie close enough for their mean to be good;
 runs from different initial weights do not. Statistics of batch normalisation are measured anew on
-training images, since those of the members belong to other weights.
+training images, since those of the members belong to other weights; layers that are the same in
+all members, as frozen ones are, keep theirs.
 """
 
 import dataclasses
@@ -14,11 +15,13 @@ import numpy as np
 
 from cnn_lab.build import Experiment, build
 from cnn_lab.config import AverageConfig, ExperimentConfig, OptimConfig
+from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
 from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import Dataset
+from cnn_lab.train.frozen import part
 from cnn_lab.train.mesh import replicated
 from cnn_lab.train.refit import STATISTICS
 from cnn_lab.trained import Trained
@@ -92,23 +95,34 @@ def cook(
     Raises:
         ConfigError: as of `mean_of`, or they learned from other data or held out other examples.
     """
-    params, others = mean_of(members, names), dict(members[0].variables)
-    del others["params"]
+    mean = {**members[0].variables, "params": mean_of(members, names)}
     data = members[0].config.data
     dataset = open_data(data.name, data.data_dir)
     _check_held_out(members, names, fingerprints, dataset)
     experiment = _experiment(members[0].config, lambda *_: dataset)
     try:
         refit = experiment.refit()
-        if refit is None or STATISTICS not in others:
-            return Soup({"params": params, **others}, 0, experiment.fingerprint)
-        parts = {"params": params, "collections": others, "frozen": {}}
+        alike = _alike([member.variables["params"] for member in members])
+        changing, frozen = part(mean, lambda path: path not in alike)
+        if refit is None or STATISTICS not in changing:
+            return Soup(mean, 0, experiment.fingerprint)
+        parts = {"params": changing.pop("params"), "collections": changing, "frozen": frozen}
         measured = jax.device_get(refit(jax.device_put(parts, replicated(experiment.mesh))))
-        variables = {"params": params, **others, STATISTICS: measured}
+        variables = trees.merged(mean, {STATISTICS: measured})
         return Soup(variables, refit.num_steps, experiment.fingerprint)
     finally:
         for pipeline in experiment.pipelines():
             pipeline.close()
+
+
+def _alike(params: Sequence[Tree]) -> set[str]:
+    """Paths of what all members have the same bits of, as they do of what was frozen."""
+    first, *others = map(trees.flatten, params)
+    return {
+        path
+        for path, leaf in first.items()
+        if all(np.array_equal(leaf, other[path]) for other in others)
+    }
 
 
 def _check_held_out(
@@ -144,4 +158,5 @@ def _experiment(config: ExperimentConfig, open_data: Callable[..., Dataset]) -> 
     """One whose pipelines serve to measure statistics; its optimizer is never used."""
     config = from_dict(ExperimentConfig, to_dict(config))
     config.average, config.optim = AverageConfig(kind="swa"), OptimConfig(name="sgd")
+    config.transfer = None
     return build(config, open_data)

@@ -38,7 +38,7 @@ from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.report.page import write_report
 from cnn_lab.run import run_training
-from cnn_lab.train import pace
+from cnn_lab.train import log, pace
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.checkpoint_reader import CheckpointReader
 from cnn_lab.train.log import METRICS_FILE, TensorBoard, read_rows
@@ -176,7 +176,7 @@ def test_where_calls_are_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest
 def test_a_signal_before_the_loop_leaves_nothing_behind(
     number: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(run, place, lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(run, place, lambda *_, **__: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt):
         run_training(small(), tmp_path / "runs" / "a", lambda _: None)
     assert not list(tmp_path.iterdir())
@@ -536,7 +536,7 @@ def test_a_moved_folder_keeps_its_identity_and_the_next_one_gets_another(
             asked.append(identity)
             super().__init__(workdir, 0)
 
-    monkeypatch.setattr(run, "WeightsAndBiases", Spy)
+    monkeypatch.setattr(log, "WeightsAndBiases", Spy)
     monkeypatch.setattr(run, "require_wandb", lambda: None)
     config = small(log=LogConfig(tensorboard=False, wandb_project="project"))
     config.train.num_epochs = 1

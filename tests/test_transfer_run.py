@@ -23,11 +23,13 @@ from cnn_lab.config import (
 )
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
+from cnn_lab.data.catalog import open_dataset
 from cnn_lab.layers.style import Style
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.run import run_training
+from cnn_lab.soup import cook
 from cnn_lab.trained import open_trained
 
 
@@ -250,6 +252,20 @@ def test_optimizer_memory_is_that_of_what_is_trained(source):
 
     assert size("head") == 2 * 4 * 90 + 8  # two moments of each, and two counts
     assert size("all") == 2 * 4 * 1030 + 8
+
+
+def test_a_soup_keeps_the_statistics_of_what_was_frozen(source, tmp_path):
+    folders = [tmp_path / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        train(tuned(source, "last_stages:1", seed=seed), folder)
+    members = [open_trained(folder, "latest") for folder in folders]
+    soup = cook(members, list(map(str, folders)), [None, None], open_dataset)
+    found, before = (
+        trees.flatten(v) for v in (soup.variables, open_trained(source, "best").variables)
+    )
+    for path, leaf in found.items():
+        frozen = stage_of(path) in ("stem", "stage1")
+        assert np.array_equal(leaf, before[path]) == frozen, path
 
 
 def test_bad_sources_are_told_before_anything_is_written(source, tmp_path):

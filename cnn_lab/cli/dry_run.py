@@ -60,9 +60,12 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     validation = experiment.validation_pipeline
     num_validation = len(validation.order.indices) if validation else 0
     sampled = np.linspace(0, plan.total_steps - 1, 50, dtype=int)
+    params, beginning = evaluated_variables(state)["params"], experiment.beginning
+    rate = config.optim.learning_rate
     lines = [
-        f"model       {config.model.name}: {trees.count(state.params):,} parameters",
-        *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(state.params).items()),
+        f"model       {config.model.name}: {trees.count(params):,} parameters",
+        *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
+        *([] if beginning is None else beginning.told(params, rate)),
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
         f"{len(network.class_names)} classes",
         f"data        {config.data.name}: {len(pipeline.order.indices):,} training and "
@@ -74,7 +77,7 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
         f"{pipeline.max_steps} per call",
         f"devices     {devices_in_words(experiment.mesh.devices.size)}",
-        f"memory      {trees.num_bytes(state.params) / MIB:,.2f} MiB parameters, "
+        f"memory      {trees.num_bytes(params) / MIB:,.2f} MiB parameters, "
         f"{trees.num_bytes(state.opt_state) / MIB:,.2f} MiB optimizer, "
         f"{scratch / MIB:,.1f} MiB scratch",
         f"compiled    in {program.compile_seconds:.1f} s",

@@ -45,12 +45,13 @@ def main(invocation: Invocation) -> int:
     runtime.start(config.mesh.num_devices)
     from functools import partial
 
+    from cnn_lab.beginning import adopt
     from cnn_lab.data.catalog import open_dataset
     from cnn_lab.rate_range import find_rate
     from cnn_lab.report.rates import rate_chart
 
     found = find_rate(
-        config,
+        adopt(config),
         partial(open_dataset, progress=say),
         say,
         lowest=values.lowest,

@@ -75,8 +75,11 @@ def main(invocation: Invocation) -> int:
             "is --config.seed."
         )
     runtime.start(config.mesh.num_devices)
+    from cnn_lab.beginning import adopt
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
+
+    config = freeze(adopt(config))
 
     if invocation.flags.dry_run:
         say(dry_run(config))

@@ -76,8 +76,8 @@ def test_every_flag_as_it_is_listed_sets_the_default_again():
     config = ExperimentConfig()
     for path, _, default in leaves(ExperimentConfig):
         override(config, path, flag_text(default))
-    assert None not in (config.early_stopping, config.average)
-    config.early_stopping = config.average = None
+    assert None not in (config.early_stopping, config.average, config.transfer)
+    config.early_stopping = config.average = config.transfer = None
     assert config == ExperimentConfig()
 
 

@@ -33,7 +33,7 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "resnet20": (8, {"width": 4}),
     "resnext50_32x4d": (32, {}),
     "vgg11_bn": (32, {"hidden": ()}),
-    "wide_resnet28_10": (8, {"widening": 1}),
+    "wide_resnet28_10": (8, {"width": 1, "depth": 10}),
 }
 
 
@@ -102,7 +102,7 @@ def test_a_frozen_backbone_runs_as_in_evaluation():
 
 
 def test_nothing_is_dropped_in_frozen_layers_but_in_those_that_are_trained():
-    model: Any = MODELS["lenet5"].make(3, activation="relu", dropout_rates=(0.0, 0.5, 0.5))
+    model: Any = MODELS["lenet5"].make(3, activation="relu", dropout_rates=(0.5, 0.5, 0.5))
     image = jnp.ones((4, 32, 32, 1))
     variables = dict(model.init(jax.random.key(1), image, train=False))
 
