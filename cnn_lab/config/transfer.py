@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from cnn_lab.core.ranges import Count, Natural, NonNegative, ProperFraction, Share
+from cnn_lab.core.ranges import Count, NonNegative, Share
 from cnn_lab.core.typed import Node
 
 
@@ -24,14 +24,9 @@ class TransferConfig(Node):
         classes: rows of the output layer for classes whose name the source has too: `shared` keeps
             them, `fresh` begins all anew.
         fresh: regular expression of parameter paths that begin anew too.
-        dropout: share of the features before the head that are dropped in training; None leaves
-            the model's own.
         l2_sp: weight of 1/2 * squared distance of the kernels from the source's, added to the loss
             (of vectors too where `optim.l2_vectors` is set); `optim.l2` is left for those without a
             source.
-        cache_features: let the frozen backbone run once and train the head on what it found, where
-            nothing is augmented or `augmented_passes` are set.
-        augmented_passes: passes over the augmented images that are cached and then used in turn.
     """
 
     source: str = ""
@@ -42,7 +37,4 @@ class TransferConfig(Node):
     epochs_per_stage: Count = 1
     classes: Literal["shared", "fresh"] = "shared"
     fresh: str | None = None
-    dropout: ProperFraction | None = None
     l2_sp: NonNegative = 0.0
-    cache_features: bool = True
-    augmented_passes: Natural = 0
