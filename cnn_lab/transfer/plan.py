@@ -8,7 +8,7 @@ from typing import Any
 from cnn_lab.config.transfer import TransferConfig
 from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.numbers import counted
-from cnn_lab.transfer.stages import HEAD, Stage
+from cnn_lab.transfer.stages import Stage
 
 STRATEGIES = ("auto", "head", "last_stages:N", "all", "gradual")
 # Training images up to which only the head, and then the last stage too, are trained.
@@ -83,11 +83,6 @@ class Plan:
             lines.append("  ".join(cells).rstrip())
         chosen = f"{self.strategy}: {self.why}" if self.why else self.strategy
         return [f"Strategy {chosen}.", *(f"  {line}" for line in lines)]
-
-    def frozen_backbone(self) -> bool:
-        """Whether nothing but the head is ever trained."""
-        paths = [path for group in self.groups if group.rate for path in group.paths]
-        return all(path.startswith(f"{HEAD}/") for path in paths)
 
 
 def make_plan(
