@@ -1,11 +1,10 @@
 """The only place that turns the names in a config into objects."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -15,7 +14,6 @@ from cnn_lab.beginning import Beginning, begin
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import counted
-from cnn_lab.core.shapes import Tree
 from cnn_lab.data.assemble import (
     PipelineMaker,
     PlaceSplit,
@@ -29,84 +27,17 @@ from cnn_lab.data.augment.make import check
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.data.preprocess import Preprocess, padded_shape
+from cnn_lab.experiment import Experiment
+from cnn_lab.features import plan_features
 from cnn_lab.network import Network, make_model
 from cnn_lab.resolve import Named, class_weights, resolve_names
-from cnn_lab.train.averaging import Average
-from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.gradient import Gradient, make_gradient
+from cnn_lab.train.averaging import Average, evaluated_variables
+from cnn_lab.train.gradient import make_gradient
 from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated
 from cnn_lab.train.phases import Phase, make_entry
-from cnn_lab.train.refit import MOST_BATCHES, STATISTICS, Refit
-from cnn_lab.train.state import TrainState, make_init
+from cnn_lab.train.refit import STATISTICS
+from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Everything that a run of a config needs."""
-
-    network: Network
-    dataset: Dataset
-    mesh: Mesh
-    train_pipeline: Pipeline
-    validation_pipeline: Pipeline | None
-    refit_pipeline: Pipeline | None
-    named: Named
-    average: Average
-    learning_rate: Callable[[int], float]
-    phases: tuple[Phase, ...]
-    num_micro_batches: int
-    beginning: Beginning | None
-
-    @property
-    def fingerprint(self) -> str:
-        """What the data are, whatever they are called."""
-        return self.dataset.info.fingerprint
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """ceil(training examples / batch size)."""
-        return self.train_pipeline.order.steps_per_epoch
-
-    def pipelines(self) -> list[Pipeline]:
-        """All there are; to be closed at the end."""
-        found = (self.train_pipeline, self.validation_pipeline, self.refit_pipeline)
-        return [pipeline for pipeline in found if pipeline is not None]
-
-    def state_shapes(self, phase: int = 0) -> TrainState:
-        """Shapes of the state in a phase; nothing is computed."""
-        return jax.eval_shape(self.phases[phase].init, jax.random.key(0), *self._begun())
-
-    def begin(self, seed: int) -> TrainState:
-        """The state before the first step, on the devices."""
-        init = jax.jit(self.phases[0].init, out_shardings=replicated(self.mesh))
-        return init(jax.random.key(seed), *self._begun())
-
-    def _begun(self) -> tuple[Tree, Tree]:
-        if self.beginning is None:
-            return {}, {}
-        return self.beginning.transplant.given, self.beginning.source
-
-    def evaluator(self) -> Evaluator | None:
-        """Metrics on the validation split, None without one."""
-        if self.validation_pipeline is None:
-            return None
-        return make_evaluator(self.network, self.validation_pipeline, self.mesh)
-
-    def refit(self) -> Refit | None:
-        """Measures statistics of averaged weights on training batches, None where none need it."""
-        if self.refit_pipeline is None:
-            return None
-        pipeline = self.refit_pipeline
-        return Refit(
-            functools.partial(apply_in_training, self.network.model),
-            pipeline.prepare,
-            pipeline,
-            pipeline.feed_shapes(),
-            num_steps=min(MOST_BATCHES, pipeline.order.steps_per_epoch),
-            mesh=self.mesh,
-        )
 
 
 def build(
@@ -168,12 +99,10 @@ def build(
         preprocess=preprocess_for(config.data, train),
         class_weights=weights,
     )
-    gradient = make_gradient(
-        model, network.task, num_micro_batches=parts, rematerialise=config.train.rematerialise
+    phases_of = functools.partial(
+        _phases, config, named, network, beginning, learning_rate, average, steps_per_epoch
     )
-    phases = _phases(
-        config, named, network, beginning, gradient, learning_rate, average, steps_per_epoch
-    )
+    phases = phases_of(model)
     maker = PipelineMaker(config.data, network.preprocess, replicated(mesh), place)
     make_training = functools.partial(
         maker.training,
@@ -184,14 +113,30 @@ def build(
         augmentation=named.augmentation,
     )
     training = make_training(num_epochs=config.train.num_epochs)
-    refits = average.refit_from_step is not None and any(
-        STATISTICS in jax.eval_shape(phase.init, jax.random.key(0)).collections for phase in phases
-    )
+    shapes = [jax.eval_shape(phase.init, jax.random.key(0)) for phase in phases]
+    variables = evaluated_variables(shapes[0])
+    moves = any(STATISTICS in state.collections for state in shapes)
+    refits = average.refit_from_step is not None and moves
     refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
     held_out = None
     if len(validation):
         held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.devices.size)
+    features, note = plan_features(
+        config,
+        model,
+        beginning,
+        named.augmentation,
+        (train, validation),
+        (training, held_out),
+        maker,
+        mesh,
+        variables,
+    )
+    if features is not None:
+        training, held_out = features.pipelines(lambda maker: maker.shapes(variables))
+        phases = phases_of(features.module)
     return Experiment(
+        config=config,
         network=network,
         dataset=dataset,
         mesh=mesh,
@@ -204,6 +149,8 @@ def build(
         phases=phases,
         num_micro_batches=parts,
         beginning=beginning,
+        features=features,
+        notes=(note,) if note else (),
     )
 
 
@@ -212,12 +159,18 @@ def _phases(
     named: Named,
     network: Network,
     beginning: Beginning | None,
-    gradient: Gradient,
     learning_rate: optax.Schedule,
     average: Average,
     steps_per_epoch: int,
+    module: nn.Module,
 ) -> tuple[Phase, ...]:
     """The parts of a training; one where the same parameters are trained throughout."""
+    gradient = make_gradient(
+        module,
+        network.task,
+        num_micro_batches=config.train.num_micro_batches,
+        rematerialise=config.train.rematerialise,
+    )
     begins = (0,) if beginning is None else beginning.plan.phases
     phases = []
     for first, end in zip(begins, (*begins[1:], config.train.num_epochs), strict=True):
@@ -227,25 +180,11 @@ def _phases(
             paces = beginning.paces(first, steps_per_epoch)
         trainable = trainable or (lambda _: True)
         optimizer = named.make_optimizer(learning_rate, paces)
-        step = make_train_step(
-            network.model, network.task, optimizer, named.penalty, average, gradient
-        )
+        step = make_train_step(module, network.task, optimizer, named.penalty, average, gradient)
         init = make_init(network.model, optimizer, network.input_shape, average.init, trainable)
         entry = make_entry(optimizer, average, trainable)
         phases.append(Phase(end * steps_per_epoch, init, step, entry))
     return tuple(phases)
-
-
-def make_evaluator(network: Network, pipeline: Pipeline, mesh: Mesh) -> Evaluator:
-    """An evaluator of `network` over everything in `pipeline`."""
-    return Evaluator(
-        network.model.apply,
-        network.task,
-        pipeline,
-        num_steps=pipeline.order.steps_per_epoch,
-        num_examples=len(pipeline.order.indices),
-        mesh=mesh,
-    )
 
 
 def evaluation_pipeline(
@@ -254,17 +193,3 @@ def evaluation_pipeline(
     """A pipeline over `subset`, in order, for `make_evaluator`."""
     maker = PipelineMaker(config.data, network.preprocess, replicated(mesh))
     return maker.evaluation(subset, config.evaluate.batch_size, mesh.devices.size)
-
-
-def default_workdir(config_path: Path, argument: str | None = None) -> Path:
-    """Where a run goes when nobody says: `runs/` and the experiment's own path and argument.
-
-    The config.json of a run belongs to the run in its folder.
-    """
-    if config_path.suffix == ".json":
-        return config_path.parent
-    if argument:
-        config_path = config_path.with_name(f"{config_path.stem}-{argument}.py")
-    parts = config_path.with_suffix("").parts
-    kept = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
-    return Path("runs", *kept)

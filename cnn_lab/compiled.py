@@ -2,7 +2,7 @@
 
 import jax
 
-from cnn_lab.build import Experiment
+from cnn_lab.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_parts, with_statistics
 from cnn_lab.train.dispatch import compile_train
 from cnn_lab.train.mesh import replicated
@@ -18,6 +18,8 @@ class CompiledPhase:
         phase: what is trained, and until when.
         program: of its training steps.
         compile_seconds: what compiling cost.
+        feeder: of the examples of its steps.
+        learning_rate: step -> rate.
 
     Args:
         experiment: what is trained.
@@ -38,6 +40,7 @@ class CompiledPhase:
             pipeline.feed_shapes(),
         )
         self.compile_seconds = self.program.compile_seconds
+        self.feeder, self.learning_rate = pipeline, experiment.learning_rate
         self._refit = experiment.refit() if STATISTICS in target.collections else None
         if self._refit is not None:
             self.compile_seconds += self._refit.compile(evaluated_parts(target)).compile_seconds

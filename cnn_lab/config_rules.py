@@ -99,6 +99,11 @@ def _validate_average(config: ExperimentConfig) -> None:
     average, num_epochs = config.average, config.train.num_epochs
     if average is None:
         return
+    if config.transfer is not None and config.transfer.strategy == "logistic":
+        raise ConfigError(
+            "config.average is set, but config.transfer.strategy=logistic takes no steps whose "
+            "weights could be averaged; set config.average to none."
+        )
     for name in AVERAGE_FIELDS.keys() - {average.kind}:
         for field in AVERAGE_FIELDS[name]:
             value = getattr(average, field)

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float64
 
-from cnn_lab.build import Experiment, build
+from cnn_lab.build import build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
 from cnn_lab.data.catalog import Dataset
+from cnn_lab.experiment import Experiment
 from cnn_lab.resolve import resolve_names
 from cnn_lab.train.dispatch import Program, compile_train
 from cnn_lab.train.mesh import replicated, stacked_batches
@@ -151,8 +152,9 @@ def _build(
 def _train(
     experiment: Experiment, seed: int, num_steps: int, say: Callable[[str], None]
 ) -> np.ndarray:
-    mesh, pipeline = experiment.mesh, experiment.train_pipeline
     state = experiment.begin(seed)
+    experiment = experiment.with_features(state, say)
+    mesh, pipeline = experiment.mesh, experiment.train_pipeline
     program = compile_train(
         experiment.phases[0].step,
         pipeline.prepare,

@@ -258,6 +258,8 @@ def _penalty(config: ExperimentConfig) -> Penalty:
 
 def _make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
     average = config.average
+    if config.transfer is not None and config.transfer.strategy == "logistic":
+        return NO_AVERAGE
     if config.optim.name in SCHEDULE_FREE:
         return of_optimizer(evaluation_params)
     if average is None:

@@ -10,23 +10,22 @@ from typing import Any
 import jax
 
 from cnn_lab.beginning import adopt
-from cnn_lab.build import Experiment, build
+from cnn_lab.build import build
 from cnn_lab.compiled import CompiledPhase
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, WorkdirError
 from cnn_lab.core.numbers import counted
 from cnn_lab.core.refusals import refusals_told
-from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import to_dict
 from cnn_lab.data.catalog import open_dataset
+from cnn_lab.experiment import Experiment
+from cnn_lab.logistic import FittedOutput
 from cnn_lab.optim.assemble import with_rate_scale
 from cnn_lab.optim.complexity import weight_complexity
 from cnn_lab.resolve import resolve_names
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.checkpoint import Checkpoints
-from cnn_lab.train.diagnose import explain_non_finite
-from cnn_lab.train.dispatch import prepare_key
 from cnn_lab.train.log import (
     METRICS_FILE,
     Sink,
@@ -36,7 +35,6 @@ from cnn_lab.train.log import (
 )
 from cnn_lab.train.loop import Judgement, Outcome, Progress, train
 from cnn_lab.train.mesh import replicated, stacked_batches
-from cnn_lab.train.plan import Plan
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.signals import StopSignals
@@ -118,17 +116,6 @@ def run_training(
         return _train(config, experiment, folder, say, sinks, signals, stack)
 
 
-def plan_of(config: ExperimentConfig, experiment: Experiment) -> Plan:
-    """When the run logs, evaluates and saves."""
-    return Plan(
-        steps_per_epoch=experiment.steps_per_epoch,
-        num_epochs=config.train.num_epochs,
-        log_every_steps=config.train.log_every_steps or experiment.steps_per_epoch,
-        evaluate_every_epochs=config.evaluate.every_epochs,
-        save_every_steps=config.checkpoint.every_steps,
-    )
-
-
 def _train(
     config: ExperimentConfig,
     experiment: Experiment,
@@ -138,7 +125,7 @@ def _train(
     signals: StopSignals,
     stack: ExitStack,
 ) -> Result:
-    mesh, pipeline, started = experiment.mesh, experiment.train_pipeline, environment()
+    mesh, started = experiment.mesh, environment()
     checkpoints = Checkpoints(folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest)
     stack.callback(checkpoints.release)
     restored = _restore(checkpoints, experiment, folder.path)
@@ -147,17 +134,25 @@ def _train(
         say(f"Resuming {folder.path} from step {progress.step}.")
     else:
         state, progress = experiment.begin(config.seed), Progress()
-    first_step, plan = progress.step, plan_of(config, experiment)
-    compiled = CompiledPhase(experiment, progress.phase)
+    if experiment.beginning is not None:
+        params = evaluated_variables(experiment.state_shapes())["params"]
+        for line in experiment.beginning.told(params, config.optim.learning_rate):
+            say(line)
+    for note in experiment.notes:
+        say(note)
+    experiment = experiment.with_features(state, say)
+    pipeline = experiment.train_pipeline
+    first_step, plan = progress.step, experiment.plan
+    if experiment.fits:
+        compiled = FittedOutput(experiment, say)
+    else:
+        compiled = CompiledPhase(experiment, progress.phase)
     evaluator, compile_seconds = experiment.evaluator(), compiled.compile_seconds
     variables = evaluated_variables(experiment.state_shapes(progress.phase))
     if evaluator is not None:
         shapes = sharded_shapes(variables, replicated(mesh))
         compile_seconds += evaluator.compile(shapes).compile_seconds
     num_parameters = trees.count(variables["params"])
-    if experiment.beginning is not None:
-        for line in experiment.beginning.told(variables["params"], config.optim.learning_rate):
-            say(line)
     say(
         f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
         f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, "
@@ -197,12 +192,14 @@ def _train(
                 values |= {f"weights_{name}": float(count) for name, count in counts.items()}
             return values
 
-        def train_phase(state: TrainState, progress: Progress, compiled: CompiledPhase) -> Outcome:
+        def train_phase(
+            state: TrainState, progress: Progress, compiled: CompiledPhase | FittedOutput
+        ) -> Outcome:
             return train(
                 state,
                 progress,
                 plan=dataclasses.replace(plan, end_step=compiled.phase.end_step),
-                feeder=pipeline,
+                feeder=compiled.feeder,
                 program=compiled.program,
                 feed_sharding=stacked_batches(mesh),
                 judgement=Judgement(
@@ -212,13 +209,15 @@ def _train(
                     experiment.named.plateau,
                     _with_rate_scale,
                 ),
-                learning_rate=experiment.learning_rate,
+                learning_rate=compiled.learning_rate,
                 checkpoints=checkpoints,
                 about=experiment.network.about(),
                 sinks=sinks,
                 display=display,
                 interrupted=signals.received,
-                diagnose=lambda state, step: _diagnose(experiment, checkpoints, state, step),
+                diagnose=lambda state, step: experiment.explain_non_finite(
+                    state, step, _saved(checkpoints)
+                ),
             )
 
         outcome = train_phase(state, progress, compiled)
@@ -259,28 +258,10 @@ def _with_rate_scale(state: TrainState, scale: float) -> TrainState:
     return state.replace(opt_state=with_rate_scale(state.opt_state, scale))
 
 
-def _diagnose(
-    experiment: Experiment, checkpoints: Checkpoints, state: TrainState, step: int
-) -> Exception:
-    pipeline = experiment.train_pipeline
-
-    def make_batch() -> Tree:
-        feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
-        return pipeline.prepare(pipeline.resident, feed, prepare_key(state))
-
-    saved = "no checkpoint had been saved before."
+def _saved(checkpoints: Checkpoints) -> str:
+    """A clause on the checkpoints of a run that is about to fail."""
     with suppress(CnnLabError):
         checkpoints.wait()
         if checkpoints.steps():
-            saved = "the checkpoints saved before are intact."
-    positions, _ = pipeline.order.batches(step, 1)
-    return explain_non_finite(
-        experiment.network.model,
-        experiment.network.task,
-        state,
-        make_batch,
-        example_ids=positions[0].tolist(),
-        step=step,
-        num_micro_batches=experiment.num_micro_batches,
-        advice=f"Lower config.optim.learning_rate, or look at those examples; {saved}",
-    )
+            return "the checkpoints saved before are intact."
+    return "no checkpoint had been saved before."

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_lab.build import Experiment, build
+from cnn_lab.build import build
 from cnn_lab.config import AverageConfig, ExperimentConfig, OptimConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
@@ -21,6 +21,7 @@ from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
 from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import Dataset
+from cnn_lab.experiment import Experiment
 from cnn_lab.train.frozen import part
 from cnn_lab.train.mesh import replicated
 from cnn_lab.train.refit import STATISTICS

@@ -13,6 +13,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_lab_tests
 import jax
 import pytest
 from absl import flags
+from staged import source, staged_model  # noqa: F401 - fixtures
 from strict import leftovers
 
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)

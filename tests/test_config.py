@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lab.cli.config_flag import load_config, split_overrides, split_reference
+from cnn_lab.cli.config_flag import (
+    default_workdir,
+    load_config,
+    split_overrides,
+    split_reference,
+)
 from cnn_lab.config import (
     EarlyStoppingConfig,
     ExperimentConfig,
@@ -396,3 +401,11 @@ def test_what_ruff_is_told_of_the_config_exists():
     for name in settings["flake8-bugbear"]["extend-immutable-calls"]:
         module, _, function = name.rpartition(".")
         assert callable(getattr(importlib.import_module(module), function, None)), name
+
+
+def test_places_of_runs():
+    assert default_workdir(Path("experiments/mnist/lenet5.py")) == Path("runs/mnist/lenet5")
+    assert default_workdir(Path("experiments/mnist/lenet5.py"), "all") == Path(
+        "runs/mnist/lenet5-all"
+    )
+    assert default_workdir(Path("runs/a/config.json")) == Path("runs/a")

@@ -17,7 +17,7 @@ import flax.linen as nn
 import pytest
 
 from cnn_lab import run
-from cnn_lab.build import Experiment, build, default_workdir
+from cnn_lab.build import build
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import (
@@ -33,6 +33,7 @@ from cnn_lab.config import (
 )
 from cnn_lab.core.errors import CheckpointError, CnnLabError, RefusedError
 from cnn_lab.core.typed import to_dict
+from cnn_lab.experiment import Experiment
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
@@ -74,14 +75,6 @@ def test_the_best_is_best_in_the_direction_of_the_metric(metric: str, choose, tm
     assert result.progress.selection.best_value == choose(values.values())
     step = result.progress.selection.best_step
     assert step in Checkpoints(tmp_path / "run" / "checkpoints").steps()
-
-
-def test_places_of_runs():
-    assert default_workdir(Path("experiments/mnist/lenet5.py")) == Path("runs/mnist/lenet5")
-    assert default_workdir(Path("experiments/mnist/lenet5.py"), "all") == Path(
-        "runs/mnist/lenet5-all"
-    )
-    assert default_workdir(Path("runs/a/config.json")) == Path("runs/a")
 
 
 def test_an_unreadable_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_run import SignalAt, state_digests, validation, without_rates
 
-from cnn_lab.build import build, evaluation_pipeline, make_evaluator
+from cnn_lab.build import build, evaluation_pipeline
 from cnn_lab.config import (
     AverageConfig,
     DataConfig,
@@ -27,6 +27,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import open_dataset
+from cnn_lab.experiment import make_evaluator
 from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.models.catalog import MODELS
 from cnn_lab.models.entry import ModelEntry

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from staged import config, train, tuned
 from test_run import SignalAt, state_digests, without_rates
 
 from cnn_lab.beginning import adopt, digest_of
@@ -24,71 +24,11 @@ from cnn_lab.config import (
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
 from cnn_lab.data.catalog import open_dataset
-from cnn_lab.layers.style import Style
-from cnn_lab.models.catalog import MODELS
-from cnn_lab.models.entry import ModelEntry
-from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.run import run_training
 from cnn_lab.soup import cook
 from cnn_lab.trained import open_trained
 
-
-class _Staged(nn.Module):
-    """Three stages of a convolution and a normalisation, which compile quickly."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self, images, *, train: bool):
-        style, maps = Style(), {}
-        for name, factor in (("stem", 1), ("stage1", 2), ("stage2", 2)):
-            images = style.conv(factor * self.width, 3, bias=False, name=f"{name}_conv")(images)
-            images = nn.relu(style.norm(train=train, name=f"{name}_bn")(images))
-            maps[name] = images
-        return maps
-
-
-def _staged(num_classes: int, width: int = 4) -> Classifier:
-    return Classifier(_Staged(width), PooledHead(num_classes))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _model():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("staged", "other"):
-            patch.setitem(MODELS, name, ModelEntry(_staged, "a test's", "none", (8, 8, 1), 0))
-        yield
-
-
-def config(**changes: Any) -> ExperimentConfig:
-    fields: dict[str, Any] = {
-        "data": DataConfig(num_train=64, num_validation=64),
-        "model": ModelSpec(name="staged"),
-        "optim": OptimConfig(name="adam", learning_rate=1e-3),
-        "train": TrainConfig(num_epochs=2, batch_size=32, log_every_steps=1),
-    }
-    return ExperimentConfig(**{**fields, **changes})
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run to begin with, on images of 10 pixels."""
-    folder = tmp_path_factory.mktemp("source") / "run"
-    data = DataConfig(num_train=64, num_validation=64, image_size=(10, 10), pad=1)
-    run_training(config(data=data), folder, lambda _: None)
-    return folder
-
-
-def tuned(source: Path, strategy: str = "head", **changes: Any) -> ExperimentConfig:
-    options = changes.pop("transfer", {})
-    transfer = TransferConfig(source=str(source), strategy=strategy, **options)
-    return config(transfer=transfer, **changes)
-
-
-def train(experiment: ExperimentConfig, folder: Path) -> list[str]:
-    said: list[str] = []
-    assert run_training(experiment, folder, said.append).status == "finished"
-    return said
+pytestmark = pytest.mark.usefixtures("staged_model")
 
 
 def stage_of(path: str) -> str:

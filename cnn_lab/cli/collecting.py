@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.build import make_evaluator
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import to_dict
 from cnn_lab.data.assemble import PipelineMaker, Subset, choose_examples, whole
 from cnn_lab.data.catalog import Dataset, open_dataset, unlock_test
 from cnn_lab.data.pipelines import Pipeline
+from cnn_lab.experiment import make_evaluator
 from cnn_lab.network import Network
 from cnn_lab.tasks import Classification
 from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated

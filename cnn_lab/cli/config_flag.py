@@ -111,6 +111,20 @@ def split_reference(reference: str) -> tuple[Path, str | None]:
     return path, argument if colon else None
 
 
+def default_workdir(config_path: Path, argument: str | None = None) -> Path:
+    """Where a run goes when nobody says: `runs/` and the experiment's own path and argument.
+
+    The config.json of a run belongs to the run in its folder.
+    """
+    if config_path.suffix == ".json":
+        return config_path.parent
+    if argument:
+        config_path = config_path.with_name(f"{config_path.stem}-{argument}.py")
+    parts = config_path.with_suffix("").parts
+    kept = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
+    return Path("runs", *kept)
+
+
 def _read_json(path: Path) -> ExperimentConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_lab.build import Experiment, build
+from cnn_lab.build import build
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.compiled import CompiledPhase
 from cnn_lab.config import ExperimentConfig, OptimConfig
@@ -22,7 +22,7 @@ from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import to_dict
 from cnn_lab.data.assemble import MIB, shapes_of_split, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
-from cnn_lab.run import plan_of
+from cnn_lab.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.session import devices_in_words
 
@@ -51,7 +51,7 @@ def dry_run(config: ExperimentConfig) -> str:
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     """Shapes, parameters, steps, memory and pipeline; compiles, but trains nothing."""
     network, pipeline = experiment.network, experiment.train_pipeline
-    state, plan = experiment.state_shapes(), plan_of(config, experiment)
+    state, plan = experiment.state_shapes(), experiment.plan
     program = CompiledPhase(experiment, 0).program
     evaluator, scratch = experiment.evaluator(), program.temporary_bytes
     if evaluator is not None:
@@ -66,6 +66,7 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"model       {config.model.name}: {trees.count(params):,} parameters",
         *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
         *([] if beginning is None else beginning.told(params, rate)),
+        *experiment.notes,
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
         f"{len(network.class_names)} classes",
         f"data        {config.data.name}: {len(pipeline.order.indices):,} training and "

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.config_flag import load_config, split_reference
+from cnn_lab.cli.config_flag import default_workdir, load_config, split_reference
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.config import NO_DATA, ExperimentConfig
@@ -122,8 +122,6 @@ def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") 
 
 
 def _default_workdir(reference: str, num_seeds: int | None) -> Path:
-    from cnn_lab.build import default_workdir
-
     path = default_workdir(*split_reference(reference))
     return path if num_seeds is None else path.with_name(f"{path.name}-seeds")
 

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
-from cnn_lab.core.ranges import Count, NonNegative, Share
+from cnn_lab.config.fields import runtime
+from cnn_lab.core.ranges import Count, Natural, NonNegative, Share
 from cnn_lab.core.typed import Node
 
 
@@ -15,8 +16,10 @@ class TransferConfig(Node):
         source: folder of the run, trained or imported; its model is this one's.
         checkpoint: which of its weights: `best`, `latest` or a step.
         strategy: what is trained: `head` alone; `last_stages:N`, the head and that many stages
-            before it; `all`; `gradual`, the head first and then stage after stage; or `auto`, by
-            the number of training images. `rates` speaks in its place.
+            before it; `all`; `gradual`, the head first and then stage after stage; `logistic`, the
+            output layer alone, fitted to its optimum by scikit-learn with an L2 penalty whose
+            strength is chosen on the validation split, in place of `optim` and `train`; or `auto`,
+            by the number of training images. `rates` speaks in its place.
         rates: regular expression of parameter paths to the factor of the learning rate, 0 for
             frozen; every parameter must match exactly one.
         stage_decay: factor of the learning rate from each stage to the one before it.
@@ -24,6 +27,10 @@ class TransferConfig(Node):
         classes: rows of the output layer for classes whose name the source has too: `shared` keeps
             them, `fresh` begins all anew.
         fresh: regular expression of parameter paths that begin anew too.
+        cache_features: where the head alone is trained, and images are not altered anew, run the
+            backbone over them once and keep what it gives beside the data.
+        augmented_passes: where the head alone is trained: altered passes over the images whose
+            features are kept, for the epochs in turn; 0 alters images anew at every epoch.
         l2_sp: weight of 1/2 * squared distance of the kernels from the source's, added to the loss
             (of vectors too where `optim.l2_vectors` is set); `optim.l2` is left for those without a
             source.
@@ -37,4 +44,6 @@ class TransferConfig(Node):
     epochs_per_stage: Count = 1
     classes: Literal["shared", "fresh"] = "shared"
     fresh: str | None = None
+    cache_features: bool = runtime(True)
+    augmented_passes: Natural = 0
     l2_sp: NonNegative = 0.0

@@ -237,21 +237,20 @@ class PipelineMaker:
         if self._data.sampling == "balanced":
             classes = subset.source.labels[subset.indices]
         order = Order(subset.indices, batch_size, seed, classes)
-        if is_resident(self._data, subset.source):
-            images, augment = self._place(subset.source), augment_of(subset.source, augmentation)
-            return ResidentPipeline(images, self._preprocess, order, longest, augment)
-        crops = None
-        if augmentation.crops:
-            crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
-        return StreamingPipeline(
-            subset.source,
-            self._preprocess,
-            order,
-            num_workers=self._data.num_workers,
-            total_steps=order.steps_per_epoch * num_epochs,
-            crops=crops,
-            augment=augment_of(subset.source, augmentation.without_crops()),
-        )
+        return self._altering(subset.source, order, seed, num_epochs, longest, augmentation)
+
+    def passes(
+        self,
+        subset: Subset,
+        batch_size: int,
+        *,
+        seed: int,
+        num_passes: int,
+        augmentation: Augmentation,
+    ) -> Pipeline:
+        """Every example once a pass, shuffled and altered anew; a feed holds one step."""
+        order = Order(subset.indices, batch_size, seed)
+        return self._altering(subset.source, order, seed, num_passes, 1, augmentation)
 
     def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Pipeline:
         """One pass in order; the batch is at most the data, rounded up to what devices share."""
@@ -263,6 +262,31 @@ class PipelineMaker:
         num_workers = self._data.num_workers
         return StreamingPipeline(
             subset.source, self._preprocess, order, num_workers=num_workers, total_steps=None
+        )
+
+    def _altering(
+        self,
+        source: Source,
+        order: Order,
+        seed: int,
+        num_epochs: int,
+        longest: int,
+        augmentation: Augmentation,
+    ) -> Pipeline:
+        if is_resident(self._data, source):
+            images, augment = self._place(source), augment_of(source, augmentation)
+            return ResidentPipeline(images, self._preprocess, order, longest, augment)
+        crops = None
+        if augmentation.crops:
+            crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
+        return StreamingPipeline(
+            source,
+            self._preprocess,
+            order,
+            num_workers=self._data.num_workers,
+            total_steps=order.steps_per_epoch * num_epochs,
+            crops=crops,
+            augment=augment_of(source, augmentation.without_crops()),
         )
 
     def _place(self, source: Source) -> Tree:

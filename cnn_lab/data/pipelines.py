@@ -22,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.data.augment.crops import RandomCrops
@@ -65,7 +66,7 @@ class Pipeline(Protocol):
         ...
 
     def close(self) -> None:
-        """Stops reading ahead."""
+        """Stops reading ahead, and lets go of what lies on the devices."""
         ...
 
 
@@ -77,7 +78,7 @@ class ResidentPipeline:
     def __init__(
         self,
         resident: Tree,
-        preprocess: Preprocess,
+        preprocess: Callable[[Tree], Tree],
         order: Order,
         max_steps: int,
         augment: Augment | None = None,
@@ -93,9 +94,14 @@ class ResidentPipeline:
         positions, weights = self.order.batches(first_step, num_steps)
         fill = ((0, self.max_steps - num_steps), (0, 0))
         return {
-            "position": np.pad(positions.astype(np.int32), fill),
+            "position": np.pad(self.rows(first_step, positions).astype(np.int32), fill),
             "weight": np.pad(weights, fill),
         }
+
+    def rows(self, first_step: int, positions: Int[np.ndarray, "s n"]) -> Int[np.ndarray, "s n"]:
+        """Where the examples of consecutive steps lie in the resident arrays."""
+        del first_step  # they lie where they do in the source
+        return positions
 
     def feed_shapes(self) -> Tree:
         """Shapes of a feed."""
@@ -117,7 +123,8 @@ class ResidentPipeline:
         }
 
     def close(self) -> None:
-        """Nothing is read ahead."""
+        """Lets go of the arrays."""
+        self.resident = {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,6 +54,19 @@ class Classifier(nn.Module):
         )
         return WithAuxiliary(logits, others, self.auxiliary_weight)
 
+    def features(self, images: Images) -> jax.Array:
+        """What the head makes its logits of, as in evaluation and as small as can be [n ...]."""
+        maps = self.backbone(images, train=False)
+        return self.head.pooled(list(maps.values())[-1])
+
+
+class AsGiven(nn.Module):
+    """A backbone for features that were computed before: gives them on."""
+
+    def __call__(self, features: jax.Array, *, train: bool) -> dict[str, jax.Array]:  # noqa: ARG002
+        """Maps features [n ...] to themselves."""
+        return {"features": features}
+
 
 class ImageToImage(nn.Module):
     """A backbone, and a head that goes back to one vector per pixel.
@@ -103,12 +116,16 @@ class DenseHead(nn.Module):
     output_init: str | None = None
     drop_connect_rate: float = 0.0
 
+    def pooled(self, features: jax.Array) -> jax.Array:
+        """The part of features [n ...] that the layers see; pooled again, it stays the same."""
+        if self.pooled_size is None:
+            return features
+        return adaptive_average_pool(features, self.pooled_size)
+
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
         """Maps features [n ...] to logits [n k]."""
-        if self.pooled_size is not None:
-            features = adaptive_average_pool(features, self.pooled_size)
-        x = features.reshape(features.shape[0], -1)
+        x = self.pooled(features).reshape(features.shape[0], -1)
         x = self.style.dropout(self.input_dropout_rate)(x, train=train)
         for index, width in enumerate(self.hidden):
             x = self._hidden(x, width, f"hidden{index + 1}", train=train)
@@ -141,6 +158,10 @@ class PooledHead(nn.Module):
     dropout_rate: float = 0.0
     normalize: bool = False
 
+    def pooled(self, features: jax.Array) -> jax.Array:
+        """The mean over a map [n *space c], with axes of one place [n 1 1 c]."""
+        return jnp.expand_dims(global_average_pool(features), tuple(range(1, features.ndim - 1)))
+
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
         """Maps a map [n *space c] to logits [n k]."""
@@ -164,6 +185,10 @@ class ConvHead(nn.Module):
     num_classes: int
     style: Style = Style()
     dropout_rate: float = 0.0
+
+    def pooled(self, features: Images) -> Images:
+        """A map [n h w c] as it is: the convolution stands before the mean."""
+        return features
 
     @nn.compact
     def __call__(self, features: Images, *, train: bool) -> Logits:

@@ -10,7 +10,8 @@ from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.numbers import counted
 from cnn_lab.transfer.stages import Stage
 
-STRATEGIES = ("auto", "head", "last_stages:N", "all", "gradual")
+STRATEGIES = ("auto", "head", "last_stages:N", "all", "gradual", "logistic")
+OUTPUT = "head/output/"  # what `logistic` fits
 # Training images up to which only the head, and then the last stage too, are trained.
 FEW, SOME = 500, 5_000
 FIELD = "config.transfer"
@@ -48,6 +49,11 @@ class Plan:
     groups: tuple[Group, ...]
 
     @property
+    def fits(self) -> bool:
+        """Whether the output layer is fitted to its optimum, in place of a training in steps."""
+        return self.strategy == "logistic"
+
+    @property
     def phases(self) -> tuple[int, ...]:
         """Epochs done when another group begins to be trained, ascending, from 0."""
         return tuple(sorted({group.first_epoch for group in self.groups if group.rate}))
@@ -72,7 +78,9 @@ class Plan:
         rows = [("group", "parameters", "trained", "learning rate")]
         for group in self.groups:
             trained, rate = "no", ""
-            if group.rate:
+            if group.rate and self.fits:
+                trained = "fitted"
+            elif group.rate:
                 begins = f"from epoch {group.first_epoch + 1}" if group.first_epoch else "yes"
                 trained, rate = begins, f"{learning_rate * group.rate:.3g}"
             rows.append((group.name, f"{sum(sizes[p] for p in group.paths):,}", trained, rate))
@@ -112,6 +120,8 @@ def make_plan(
         trained = len(stages)
     elif strategy == "head":
         trained = 1
+    elif strategy == "logistic":
+        return Plan(strategy, why, _output_alone(stages))
     else:
         raise ConfigError(
             f"{FIELD}.strategy is {transfer.strategy!r}; {suggest(name, STRATEGIES)} For other "
@@ -149,6 +159,14 @@ def choose(num_train: int) -> tuple[str, str]:
             f"{images} are few (at most {SOME:,}): the head and the last stage are trained"
         )
     return "all", f"{images} are many (above {SOME:,}): everything is trained"
+
+
+def _output_alone(stages: Sequence[Stage]) -> tuple[Group, ...]:
+    head = stages[-1]
+    others = tuple(path for path in head.paths if not path.startswith(OUTPUT))
+    output = tuple(path for path in head.paths if path.startswith(OUTPUT))
+    frozen = [*stages[:-1], *([Stage(head.name, others)] if others else [])]
+    return (*(Group(s.name, s.paths, 0.0) for s in frozen), Group("output", output))
 
 
 def _last_stages(number: int, stages: Sequence[Stage]) -> int:

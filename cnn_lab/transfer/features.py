@@ -1,0 +1,216 @@
+"""What a frozen backbone makes of the images of a split: computed once, kept beside the data.
+
+A cache is named by all that its content depends on: the compiled program (architecture,
+preprocessing, augmentation and batch size), the weights, the data, the examples and their order,
+the version of JAX and the kind of device. So one that is stale is never found. It may vanish, be
+damaged or be of something else under a name that is not its own: then it is made anew.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from cnn_lab.core import trees
+from cnn_lab.core.files import write_text
+from cnn_lab.core.numbers import counted
+from cnn_lab.core.shapes import Tree
+from cnn_lab.data.array_cache import load_arrays, store_arrays
+from cnn_lab.data.feature_pipeline import row_finder
+from cnn_lab.data.pipelines import Pipeline
+from cnn_lab.data.progress import Ticker
+from cnn_lab.data.source import Source
+from cnn_lab.train.mesh import replicated, stacked_batches
+
+BACKBONE = "backbone"
+NAMES = ("image", "label")
+MADE_OF = "made_of.json"
+MOST_KEPT = 16  # caches beside one data set
+
+
+class FeatureMaker:
+    """Runs the backbone of a classifier over a split, or finds what it gave before.
+
+    Args:
+        model: with `features`.
+        images: the split, every example once a pass.
+        source: the split that they are of.
+        mesh: devices.
+        num_passes: over the images, each altered anew.
+        facts: what else the images depend on, such as how readers crop them.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        images: Pipeline,
+        source: Source,
+        mesh: Mesh,
+        num_passes: int = 1,
+        facts: Mapping[str, Any] | None = None,
+    ):
+        self._images, self._source, self._mesh = images, source, mesh
+        self._num_passes, self._facts = num_passes, dict(facts or {})
+
+        def features(variables: Tree, resident: Tree, feeds: Tree, step: jax.Array) -> Tree:
+            feed = jax.tree.map(lambda stack: stack[0], feeds)
+            key = jax.random.key(images.order.seed or 0)
+            batch = images.prepare(resident, feed, jax.random.fold_in(key, step))
+            made = model.apply(variables, batch["image"], method="features")
+            return {"image": made.astype(np.float32), "label": batch["label"]}
+
+        everywhere = replicated(mesh)
+        self._program = jax.jit(
+            features,
+            in_shardings=(everywhere, everywhere, stacked_batches(mesh), everywhere),
+            out_shardings=everywhere,
+        )
+
+    def shapes(self, variables: Tree) -> Tree:
+        """Shapes of what a call returns.
+
+        Args:
+            variables: of the model, or their shapes.
+        """
+        batch = jax.eval_shape(self._program, *self._arguments(variables))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((self._num_rows, *leaf.shape[1:]), leaf.dtype), batch
+        )
+
+    def __call__(self, variables: Tree, say: Callable[[str], None]) -> dict[str, np.ndarray]:
+        """Features and labels, of each pass after the other, in the order of the indices.
+
+        Args:
+            variables: of the model, on the devices.
+            say: takes lines for the user.
+        """
+        lowered = self._program.lower(*self._arguments(variables))
+        made_of = self._made_of(variables, lowered.as_text())
+        folder = self._source.pixel_cache.parent / f"features-{_digest(made_of)[:16]}"
+        what = f"Features of {counted(len(self._images.order.indices), 'image')}"
+        kept = _kept(folder, made_of, self.shapes(variables), say)
+        if kept is not None:
+            self._images.close()
+            say(f"{what} found in {folder}.")
+            return kept
+        start = time.perf_counter()
+        try:
+            made = self._computed(lowered.compile(), variables, say)
+        finally:
+            self._images.close()
+        seconds = time.perf_counter() - start
+        stored = store_arrays(folder, made)
+        if stored:
+            write_text(folder / MADE_OF, json.dumps(made_of, indent=1))
+            _forget_oldest(folder.parent)
+        say(f"{what} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
+        return made
+
+    @property
+    def _num_rows(self) -> int:
+        return self._num_passes * len(self._images.order.indices)
+
+    def _arguments(self, variables: Tree) -> tuple[Tree, ...]:
+        step = jax.ShapeDtypeStruct((), np.int32)
+        images = self._images
+        return _of_backbone(variables), images.resident, images.feed_shapes(), step
+
+    def _computed(
+        self, program: Callable[..., Tree], variables: Tree, say: Callable[[str], None]
+    ) -> dict[str, np.ndarray]:
+        images, order, tick = self._images, self._images.order, Ticker(say)
+        frozen, row_of = _of_backbone(variables), row_finder(order.indices)
+        made = {
+            name: np.empty(shape.shape, shape.dtype)
+            for name, shape in self.shapes(variables).items()
+        }
+        start, done = time.perf_counter(), 0
+        everywhere, split = replicated(self._mesh), stacked_batches(self._mesh)
+
+        def collect(step: int, batch: Tree) -> int:
+            positions, weights = order.batches(step, 1)
+            real = weights[0] > 0
+            first = step // order.steps_per_epoch * len(order.indices)
+            for name in NAMES:
+                made[name][first + row_of(positions[0][real])] = np.asarray(batch[name])[real]
+            return int(real.sum())
+
+        pending: list[tuple[int, Tree]] = []
+        for step in range(self._num_passes * order.steps_per_epoch):
+            feeds = jax.device_put(images.feed(step, 1), split)
+            number = jax.device_put(np.int32(step), everywhere)
+            pending.append((step, program(frozen, images.resident, feeds, number)))
+            if len(pending) > 1:  # one is left running while the next is read
+                done += collect(*pending.pop(0))
+                rate = done / (time.perf_counter() - start)
+                left = (self._num_rows - done) / rate
+                tick(f"features: {done:,} of {self._num_rows:,}, {rate:,.0f}/s, {left:.0f} s left")
+        done += collect(*pending.pop())
+        assert done == self._num_rows
+        return made
+
+    def _made_of(self, variables: Tree, program: str) -> dict[str, Any]:
+        source, device = self._source, self._mesh.devices.flat[0]
+        return {
+            "program": _digest(program),
+            "weights": _digest(trees.digests(_of_backbone(variables))),
+            "data": source.info.fingerprint,
+            "images": [source.split, source.pixel_cache.name],
+            "classes": source.info.class_names,
+            "examples": hashlib.sha256(self._images.order.indices.tobytes()).hexdigest(),
+            "seed": self._images.order.seed,
+            "passes": self._num_passes,
+            "facts": self._facts,
+            "jax": jax.__version__,
+            "device": [device.device_kind, device.client.platform_version],
+        }
+
+
+def _of_backbone(variables: Tree) -> Tree:
+    return {
+        name: {BACKBONE: tree[BACKBONE]} for name, tree in variables.items() if BACKBONE in tree
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _kept(
+    folder: Path, made_of: Mapping[str, Any], shapes: Tree, say: Callable[[str], None]
+) -> dict[str, np.ndarray] | None:
+    """What lies in a cache, None where it is not there, damaged, or of something else."""
+    if not folder.exists():
+        return None
+    with suppress(OSError, ValueError):
+        found = json.loads((folder / MADE_OF).read_text())
+        wanted = json.loads(json.dumps(made_of))
+        if other := sorted(name for name in wanted if found.get(name) != wanted[name]):
+            say(f"{folder} holds features of other {', '.join(other)}; they are computed anew.")
+            return None
+        arrays = load_arrays(folder, NAMES)
+        if arrays is not None and all(
+            (arrays[name].shape, arrays[name].dtype) == (shapes[name].shape, shapes[name].dtype)
+            for name in NAMES
+        ):
+            os.utime(folder)
+            return arrays
+    say(f"{folder} is damaged; the features are computed anew.")
+    return None
+
+
+def _forget_oldest(place: Path) -> None:
+    """Removes the caches that were used longest ago, above `MOST_KEPT`."""
+    with suppress(OSError):
+        folders = sorted(place.glob("features-*"), key=lambda path: path.stat().st_mtime)
+        for folder in folders[:-MOST_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)
