@@ -7,10 +7,15 @@ from typing import Any
 import flax.linen as nn
 
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.heads import Classifier
 from cnn_lab.resolve import model_options, task_maker
 from cnn_lab.tasks import Classification
+
+# Fields of heads: the share of the features that are dropped, the first that there is.
+BEFORE_HEAD = ("input_dropout_rate", "dropout_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,25 @@ class Network:
 def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
     """The model that a config names, for that many classes."""
     options = model_options(config)  # which knows what to say of an unknown name
-    return MODELS[config.model.name].make(num_classes, **options)
+    model = MODELS[config.model.name].make(num_classes, **options)
+    if config.transfer is None or config.transfer.dropout is None:
+        return model
+    return _with_dropout(model, config.model.name, config.transfer.dropout)
+
+
+def _with_dropout(model: nn.Module, name: str, rate: float) -> nn.Module:
+    """The model whose head drops a share of the features that it gets, in training."""
+    head = getattr(model, "head", None)
+    fields = {field.name for field in dataclasses.fields(head)} if head is not None else set()
+    found = [field for field in BEFORE_HEAD if field in fields]
+    if not found:
+        raise ConfigError(
+            f"config.transfer.dropout is {rate:g}, but the head of {name} has no place for it; set "
+            "it to none."
+        )
+    assert isinstance(model, Classifier)
+    changed: dict[str, Any] = {found[0]: rate}
+    return model.clone(head=model.head.clone(**changed))
 
 
 def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:

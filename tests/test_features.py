@@ -187,7 +187,9 @@ def test_where_the_backbone_runs_all_the_same_the_user_is_told_why(source, tmp_p
     assert notes(with_data(source, "all")) == ()
     assert notes(with_data(source, transfer={"cache_features": False})) == ()
     (note,) = notes(with_data(source, augment=ALTERED))
-    assert note.startswith("The backbone runs at every step, over images that are altered anew;")
+    assert note.startswith(
+        "The backbone runs at every step: the images are altered anew each time;"
+    )
     (note,) = notes(with_data(source, resident_limit_mib=0))
     assert "more than config.data.resident_limit_mib allows" in note
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from cnn_lab.config.fields import runtime
-from cnn_lab.core.ranges import Count, Natural, NonNegative, Share
+from cnn_lab.core.ranges import Count, Natural, NonNegative, ProperFraction, Share
 from cnn_lab.core.typed import Node
 
 
@@ -27,6 +27,8 @@ class TransferConfig(Node):
         classes: rows of the output layer for classes whose name the source has too: `shared` keeps
             them, `fresh` begins all anew.
         fresh: regular expression of parameter paths that begin anew too.
+        dropout: share of the features that are dropped in training before they reach the head; None
+            leaves it to the model.
         cache_features: where the head alone is trained, and images are not altered anew, run the
             backbone over them once and keep what it gives beside the data.
         augmented_passes: where the head alone is trained: altered passes over the images whose
@@ -44,6 +46,7 @@ class TransferConfig(Node):
     epochs_per_stage: Count = 1
     classes: Literal["shared", "fresh"] = "shared"
     fresh: str | None = None
+    dropout: ProperFraction | None = None
     cache_features: bool = runtime(True)
     augmented_passes: Natural = 0
     l2_sp: NonNegative = 0.0
