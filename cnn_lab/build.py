@@ -14,17 +14,10 @@ from cnn_lab.beginning import Beginning, begin
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import counted
-from cnn_lab.data.assemble import (
-    PipelineMaker,
-    PlaceSplit,
-    Subset,
-    choose_examples,
-    fixed_shape,
-    make_preprocess,
-    place_split,
-)
+from cnn_lab.data.assemble import PipelineMaker, PlaceSplit, make_preprocess, place_split
 from cnn_lab.data.augment.make import check
 from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.examples import Subset, choose_examples, fixed_shape
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.data.preprocess import Preprocess, padded_shape
 from cnn_lab.experiment import Experiment
@@ -69,6 +62,12 @@ def build(
     mesh = make_mesh(choose_num_devices(batch_size, config.mesh.num_devices, parts))
     dataset = open_data(config.data.name, config.data.data_dir)
     train, validation = choose_examples(dataset, config.data)
+    class_names = train.source.info.class_names
+    if len(class_names) < 2:
+        raise ConfigError(
+            f"{config.data.name} has only one class, {', '.join(class_names)}, so there is nothing "
+            "to tell apart; add images of another class."
+        )
     if config.train.batch_size > len(train):
         raise ConfigError(
             f"config.train.batch_size is {config.train.batch_size}, but {config.data.name} has "
@@ -77,24 +76,23 @@ def build(
     steps_per_epoch = -(-len(train) // config.train.batch_size)
     learning_rate = named.make_schedule(steps_per_epoch * config.train.num_epochs, steps_per_epoch)
     average = named.make_average(steps_per_epoch)
-    model, image_shape = make_model(config, dataset.info.num_classes), fixed_shape(train.source)
+    model, image_shape = make_model(config, len(class_names)), fixed_shape(train.source)
     input_shape = padded_shape(image_shape, config.data.pad)
     beginning = begin(
         config,
         functools.partial(make_model, config),
-        dataset.info.class_names,
+        class_names,
         input_shape,
         len(train),
         lineage,
     )
-    labels = train.source.labels[train.indices]
-    weights = class_weights(config, labels, dataset.info.class_names)
+    weights = class_weights(config, train.labels, class_names)
     # What does not fit the size of the images stops here, before their pixels are measured.
     check(named.augmentation, image_shape)
     network = Network(
         model=model,
         task=named.make_task(weights),
-        class_names=dataset.info.class_names,
+        class_names=class_names,
         image_shape=image_shape,
         preprocess=preprocess_for(config.data, train),
         class_weights=weights,

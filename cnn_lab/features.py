@@ -13,8 +13,9 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import human_bytes
 from cnn_lab.core.shapes import Tree
-from cnn_lab.data.assemble import MIB, PipelineMaker, Subset
+from cnn_lab.data.assemble import MIB, PipelineMaker
 from cnn_lab.data.augment.recipes import Augmentation
+from cnn_lab.data.examples import Subset
 from cnn_lab.data.feature_pipeline import FeaturePipeline
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import Pipeline

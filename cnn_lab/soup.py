@@ -19,8 +19,8 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
-from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import Dataset
+from cnn_lab.data.examples import choose_examples
 from cnn_lab.experiment import Experiment
 from cnn_lab.train.frozen import part
 from cnn_lab.train.mesh import replicated

@@ -25,8 +25,8 @@ from cnn_lab.config import (
 )
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
-from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import open_dataset
+from cnn_lab.data.examples import choose_examples
 from cnn_lab.experiment import make_evaluator
 from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.models.catalog import MODELS

@@ -14,8 +14,9 @@ from typing import Any
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import to_dict
-from cnn_lab.data.assemble import PipelineMaker, Subset, choose_examples, whole
+from cnn_lab.data.assemble import PipelineMaker
 from cnn_lab.data.catalog import Dataset, open_dataset, unlock_test
+from cnn_lab.data.examples import Subset, choose_examples, whole
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.experiment import make_evaluator
 from cnn_lab.network import Network
@@ -141,7 +142,7 @@ class Collecting:
             ConfigError: there are none.
         """
         if self._split == "test":  # the whole of it
-            return self._split, b""
+            return self._split, repr(trained.config.data.classes).encode()
         return _identity(_examples(self._split, dataset, trained.config))
 
     def is_classifier(self, trained: Trained) -> bool:

@@ -115,8 +115,8 @@ def _config(invocation: Invocation, source: str) -> ExperimentConfig:
 
 def _usual_recipe(config: ExperimentConfig) -> None:
     """What suits so many images."""
-    from cnn_lab.data.assemble import choose_examples
     from cnn_lab.data.catalog import open_dataset
+    from cnn_lab.data.examples import choose_examples
     from cnn_lab.transfer.plan import choose
 
     data = config.data

@@ -114,17 +114,17 @@ def show(invocation: Invocation, data: DataConfig, dataset: "Dataset") -> int:
     import jax
     import jax.numpy as jnp
 
-    from cnn_lab.data.assemble import fixed_shape, whole
     from cnn_lab.data.augment.choose import choose_augmentation, usual_recipe
     from cnn_lab.data.augment.make import make_augment
+    from cnn_lab.data.examples import fixed_shape, whole
     from cnn_lab.report.sheet import contact_sheet
 
     values = invocation.flags
     train = whole(dataset.split("train"), data)
     augmentation = choose_augmentation(data)
-    shape, class_names = fixed_shape(train.source), dataset.info.class_names
+    shape, class_names = fixed_shape(train.source), train.source.info.class_names
     augment = jax.jit(make_augment(augmentation, shape, len(class_names)))
-    positions = _one_a_class(train.source.labels, values.num_images, values.seed)
+    positions = train.indices[_one_a_class(train.labels, values.num_images, values.seed)]
     batch = train.source.gather(positions)
     images, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
     columns, captions = [batch["image"]], [["original"] * len(positions)]

@@ -33,6 +33,7 @@ class DataConfig(Node):
 
     Attributes:
         name: a catalogue name (`mnist`), `folder:PATH`, `tfds:PATH` or `tfds:NAME`.
+        classes: names of the classes that take part, in the order of their labels; None takes all.
         image_size: (height, width) that images are brought to; None keeps their own.
         pad: rows and columns of black added on every side after resizing, in pixels.
         channels: 1 or 3; None keeps the data's own.
@@ -56,6 +57,7 @@ class DataConfig(Node):
     """
 
     name: str = "digits"
+    classes: tuple[str, ...] | None = None
     image_size: tuple[Count, Count] | None = None
     pad: Natural = 0
     channels: Literal[1, 3] | None = None

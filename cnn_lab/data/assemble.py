@@ -6,121 +6,24 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int64
 
 from cnn_lab.config import DataConfig
-from cnn_lab.core.errors import ConfigError, DataError
+from cnn_lab.core.errors import DataError
 from cnn_lab.core.memory import host_bytes
-from cnn_lab.core.numbers import counted, human_bytes
+from cnn_lab.core.numbers import human_bytes
 from cnn_lab.core.shapes import Tree
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import Augment, make_augment
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.catalog import Dataset
+from cnn_lab.data.examples import Subset, fixed_shape
 from cnn_lab.data.moments import moments_of
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
 from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.source import Source
-from cnn_lab.data.splits import stratified_split
 
 MIB = 2**20
 PlaceSplit = Callable[[Source, Any], Tree]
-
-
-@dataclasses.dataclass(frozen=True)
-class Subset:
-    """Some examples of one split.
-
-    Attributes:
-        source: the split, with the size and channels of the config.
-        indices: positions in it, int64 [n].
-    """
-
-    source: Source
-    indices: Int64[np.ndarray, " n"]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def whole(source: Source, data: DataConfig) -> Subset:
-    """All examples of a split, in the form that the config asks for."""
-    if data.channels is not None:
-        source = source.with_channels(data.channels)
-    if data.image_size is not None:
-        source = source.with_image_size(data.image_size)
-    return Subset(source, np.arange(len(source), dtype=np.int64))
-
-
-def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]:
-    """The training examples, and the validation examples (none when nothing is held out).
-
-    A data set's own validation split is used where there is one, as a whole or, where
-    `num_validation` is set, a stratified, seeded slice of it; `validation_fraction` is a share of
-    train and says nothing about it, except that 0 holds nothing out. Elsewhere it is a stratified,
-    seeded, group-aware slice of train.
-
-    Raises:
-        ConfigError: there are fewer examples than were asked for.
-    """
-    train = whole(dataset.split("train"), data)
-    validation = Subset(train.source, train.indices[:0])
-    wanted = data.num_validation if data.num_validation is not None else data.validation_fraction
-    if wanted and "validation" in dataset.info.split_sizes:
-        validation = _own_validation(whole(dataset.split("validation"), data), data)
-    elif wanted:
-        kept, held_out = stratified_split(
-            train.source.labels,
-            num_validation=data.num_validation,
-            fraction=data.validation_fraction if data.num_validation is None else None,
-            seed=data.split_seed,
-            groups=train.source.groups,
-        )
-        train, validation = Subset(train.source, kept), Subset(train.source, held_out)
-    if data.num_train is not None and data.num_train > len(train):
-        held_out = len(train.source) - len(train)
-        without = f", {held_out:,} held out for validation aside" if held_out else ""
-        raise ConfigError(
-            f"config.data.num_train is {data.num_train}, but {dataset.info.name} has only "
-            f"{counted(len(train), 'training example')}{without}; use at most that many."
-        )
-    if data.num_train is not None and data.num_train < len(train):
-        labels = train.source.labels[train.indices]
-        _, chosen = stratified_split(labels, num_validation=data.num_train, seed=data.split_seed)
-        train = Subset(train.source, train.indices[chosen])
-    return train, validation
-
-
-def _own_validation(validation: Subset, data: DataConfig) -> Subset:
-    wanted = data.num_validation
-    if wanted is None or wanted == len(validation):
-        return validation
-    if wanted > len(validation):
-        raise ConfigError(
-            f"config.data.num_validation is {wanted}, but {validation.source.info.name} has a "
-            f"validation split of its own with {len(validation)} examples; use at most that many, "
-            "or leave it out to use them all."
-        )
-    # The rest is not used, so groups need not stay together.
-    labels = validation.source.labels
-    _, chosen = stratified_split(labels, num_validation=wanted, seed=data.split_seed)
-    return Subset(validation.source, validation.indices[chosen])
-
-
-def fixed_shape(source: Source) -> tuple[int, int, int]:
-    """(h, w, c) of a source's images.
-
-    Raises:
-        DataError: they differ in size.
-    """
-    height, width, channels = source.info.image_shape
-    if height is None or width is None:
-        raise DataError(
-            f"The images of {source.info.name} differ in size; set config.data.image_size, for "
-            "example --config.data.image_size=224,224."
-        )
-    return height, width, channels
 
 
 def is_resident(data: DataConfig, source: Source) -> bool:
@@ -235,7 +138,7 @@ class PipelineMaker:
         """
         classes = None
         if self._data.sampling == "balanced":
-            classes = subset.source.labels[subset.indices]
+            classes = subset.labels
         order = Order(subset.indices, batch_size, seed, classes)
         return self._altering(subset.source, order, seed, num_epochs, longest, augmentation)
 

@@ -21,7 +21,8 @@ from cnn_lab.data.check_images import check_files, describe_bad
 from cnn_lab.data.descriptions import DATASETS, PREPARED_VERSION, DatasetDescription
 from cnn_lab.data.download import Progress, obtain_files
 from cnn_lab.data.folder import list_folder
-from cnn_lab.data.source import Source, SourceInfo
+from cnn_lab.data.source import Source
+from cnn_lab.data.source_info import SourceInfo
 from cnn_lab.data.storage import Storage
 
 __all__ = [

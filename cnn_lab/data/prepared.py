@@ -23,7 +23,8 @@ from cnn_lab.core.refusals import refusal, too_many_open
 from cnn_lab.data.fingerprint import fingerprint_of, fingerprint_of_files
 from cnn_lab.data.manifest import check_manifest, write_manifest
 from cnn_lab.data.progress import Progress
-from cnn_lab.data.source import Source, SourceInfo
+from cnn_lab.data.source import Source
+from cnn_lab.data.source_info import SourceInfo
 from cnn_lab.data.storage import Storage
 
 _INFO_FILE = "dataset_info.json"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
-from cnn_lab.core.errors import DataError
+from cnn_lab.core.errors import ConfigError, DataError, lookup
 from cnn_lab.data.array_cache import (
     aligned_empty,
     cache_folder,
@@ -27,41 +27,12 @@ from cnn_lab.data.augment.crops import Part
 from cnn_lab.data.manifest import unusable
 from cnn_lab.data.parallel import map_in_order
 from cnn_lab.data.pixels import DECODER, decode, decode_part
+from cnn_lab.data.source_info import ImageShape, SourceInfo
 from cnn_lab.data.storage import Storage
-
-ImageShape = tuple[int | None, int | None, int]
 
 _READ_AT_ONCE = 1024
 _READ_BYTES = 2**23
 _PHOTOGRAPHS_AT_ONCE = 16  # of sizes that are not known
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceInfo:
-    """What is known of a data set.
-
-    Attributes:
-        name: the name it was opened by.
-        class_names: label to class name.
-        image_shape: height, width and channels; height and width are None where images differ.
-        split_sizes: split name to number of examples, `test` included.
-        licence: terms of use, as the publisher states them.
-        citation: whom to cite.
-        fingerprint: sha256 in hex of the content, the same wherever the data lie.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    image_shape: ImageShape
-    split_sizes: Mapping[str, int]
-    licence: str
-    citation: str
-    fingerprint: str
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
 
 
 class Source:
@@ -72,10 +43,17 @@ class Source:
         split: the split's name.
     """
 
-    def __init__(self, storage: Storage, split: str, info: SourceInfo) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        split: str,
+        info: SourceInfo,
+        label_of: tuple[int, ...] | None = None,
+    ) -> None:
         self.info = info
         self.split = split
         self._storage = storage
+        self._label_of = label_of  # by the stored label, -1 for one that takes no part
 
     def __len__(self) -> int:
         return self.info.split_sizes[self.split]
@@ -87,7 +65,7 @@ class Source:
         (record,) = self._records([position])
         example: dict[str, Any] = {
             "image": self._image(record, position),
-            "label": np.int32(record[self._storage.label_key]),
+            "label": np.int32(self._label(record)),
         }
         if self._storage.group_key is not None:
             example["group"] = _text(record[self._storage.group_key])
@@ -95,7 +73,8 @@ class Source:
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files and cached arrays stay behind; the receiver reads them anew when it needs them.
-        return {"info": self.info, "split": self.split, "_storage": self._storage}
+        left = ("info", "split", "_storage", "_label_of")
+        return {name: getattr(self, name) for name in left}
 
     def __repr__(self) -> str:
         return f"Source({self.info.name!r}, {self.split!r}, {len(self)} of {self.info.image_shape})"
@@ -104,6 +83,8 @@ class Source:
     def labels(self) -> Int32[np.ndarray, " n"]:
         """The label of every example, read without decoding any image."""
         labels = self._column("labels", self._storage.label_key).astype(np.int32, copy=False)
+        if self._label_of is not None:
+            labels = np.asarray(self._label_of, np.int32)[labels]
         labels.flags.writeable = False
         return labels
 
@@ -139,6 +120,29 @@ class Source:
             raise DataError(f"{num_channels} channels were asked for; images have 1 or 3.")
         return self._with_shape((*self.info.image_shape[:2], num_channels))
 
+    def with_classes(self, names: Sequence[str]) -> "Source":
+        """Returns this source with the labels of some classes alone, those of others being -1.
+
+        Args:
+            names: of the classes; their order is that of the labels.
+
+        Raises:
+            ConfigError: an unknown name, one that comes twice, or fewer than two.
+        """
+        known = {name: label for label, name in enumerate(self.info.class_names)}
+        label_of = [-1] * len(known)
+        for label, name in enumerate(names):
+            stored = lookup(known, name, f"class in {self.info.name}")
+            if label_of[stored] >= 0:
+                raise ConfigError(f"config.data.classes names {name!r} twice; name it once.")
+            label_of[stored] = label
+        if len(names) < 2:
+            raise ConfigError(
+                f"config.data.classes must name at least two classes; found {len(names)}."
+            )
+        info = dataclasses.replace(self.info, class_names=tuple(names))
+        return type(self)(self._storage, self.split, info, tuple(label_of))
+
     def gather(
         self, indices: Int[np.ndarray, " n"], parts: Sequence[Part] | None = None
     ) -> dict[str, np.ndarray]:
@@ -170,7 +174,7 @@ class Source:
             # Small images that are stored as they are wanted would spend most time in `decode`.
             ready = not self._storage.encoded and stored.shape == shape and part is None
             images[row] = stored if ready else self._image(record, positions[row], part)
-            labels[row] = record[self._storage.label_key]
+            labels[row] = self._label(record)
         return {"image": images, "label": labels}
 
     def read_all(self) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]:
@@ -244,7 +248,11 @@ class Source:
 
     def _with_shape(self, shape: ImageShape) -> "Source":
         info = dataclasses.replace(self.info, image_shape=shape)
-        return type(self)(self._storage, self.split, info)
+        return type(self)(self._storage, self.split, info, self._label_of)
+
+    def _label(self, record: Mapping[str, Any]) -> int:
+        stored = record[self._storage.label_key]
+        return stored if self._label_of is None else self._label_of[stored]
 
     def _image(
         self, record: Mapping[str, Any], position: int, part: Part | None = None

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int64
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Images
-from cnn_lab.data.assemble import Subset, choose_examples
 from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.examples import Subset, choose_examples, whole
 from cnn_lab.data.splits import stratified_split
 from cnn_lab.study.finished import Finished, Values
 from cnn_lab.train.views import PLACES, shifted
@@ -166,7 +166,7 @@ def unseen_positions(dataset: Dataset, data: DataConfig) -> Int64[np.ndarray, " 
     """
     train, validation = choose_examples(dataset, data)
     own = validation.source is train.source  # else it has a split of its own
-    kept = np.arange(len(train.source), dtype=np.int64)
+    kept = whole(dataset.split("train"), data).indices
     kept = np.setdiff1d(kept, validation.indices) if own else kept
     taken = max(len(train), len(kept) - MOST_UNSEEN)
     if taken == len(kept):

@@ -10,8 +10,8 @@ from cnn_lab.config import Comparison, ExperimentConfig, Study, Variant
 from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
 from cnn_lab.core.options import check_options
 from cnn_lab.core.typed import freeze, from_dict, to_dict
-from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.examples import choose_examples
 from cnn_lab.resolve import resolve_names
 from cnn_lab.study.computations import COMPUTATIONS
 from cnn_lab.study.finished import Finished, name_of, place_of

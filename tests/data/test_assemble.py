@@ -1,16 +1,19 @@
 """Which examples a run trains on and which it looks at."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.config import DataConfig
+from cnn_lab.build import build
+from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.data import assemble
-from cnn_lab.data.assemble import Subset, choose_examples, make_preprocess, place_split
+from cnn_lab.data.assemble import make_preprocess, place_split
 from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.examples import Subset, choose_examples
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,47 @@ def test_more_training_examples_than_there_are_cannot_be_had(own_validation):
     text = r"^config\.data\.num_train is 13, but folder:photos has only 12 training examples; use"
     with pytest.raises(ConfigError, match=text):
         choose_examples(own_validation, DataConfig(num_train=13))
+
+
+def test_some_classes_take_part_under_labels_of_their_own(tmp_path):
+    dataset = open_dataset("digits")
+    everything = Subset(dataset.split("train"), np.arange(len(dataset.split("train"))))
+    data = DataConfig(classes=("7", "0", "3"), num_validation=30, num_train=60)
+    train, validation = choose_examples(dataset, data)
+    for subset, number in ((train, 20), (validation, 10)):
+        assert subset.source.info.class_names == ("7", "0", "3")
+        assert np.bincount(subset.labels).tolist() == [number] * 3
+        assert np.array_equal(
+            np.array([7, 0, 3])[subset.labels], everything.at(subset.indices).labels
+        )
+        batch = subset.source.gather(subset.indices)
+        assert np.array_equal(batch["label"], subset.labels)
+        stored = dataset.split("train").gather(subset.indices)["image"]
+        assert np.array_equal(batch["image"], stored)
+        assert subset.source[subset.indices[0]]["label"] == subset.labels[0]
+        again = pickle.loads(pickle.dumps(subset.source))  # as workers get it
+        assert np.array_equal(again.gather(subset.indices)["label"], subset.labels)
+    assert not set(train.indices) & set(validation.indices)
+
+
+def test_one_class_is_nothing_to_learn(tmp_path):
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    for index in range(4):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "photos" / "cat" / f"{index}.png")
+    data = DataConfig(name=f"folder:{tmp_path / 'photos'}", data_dir=str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match="has only one class, cat, so there is nothing to tell"):
+        build(ExperimentConfig(data=data))
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (("7", "seven"), "There is no class in digits named 'seven'; known: 0, 1, 2"),
+        (("7", "7"), r"config\.data\.classes names '7' twice; name it once"),
+        (("7",), r"config\.data\.classes must name at least two classes; found 1"),
+        ((), r"config\.data\.classes must name at least two classes; found 0"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused(names, text):
+    with pytest.raises(ConfigError, match=text):
+        choose_examples(open_dataset("digits"), DataConfig(classes=names))

@@ -10,8 +10,9 @@ import pytest
 from cnn_lab.build import build
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec
 from cnn_lab.data import source as source_module
-from cnn_lab.data.assemble import choose_examples, make_preprocess, unmeasured_preprocess
+from cnn_lab.data.assemble import make_preprocess, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.examples import choose_examples
 from cnn_lab.data.source import Source
 
 

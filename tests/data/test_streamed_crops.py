@@ -12,11 +12,12 @@ from PIL import Image
 from cnn_lab.build import build
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.assemble import PipelineMaker, Subset, choose_examples
+from cnn_lab.data.assemble import PipelineMaker
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.examples import Subset, choose_examples
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
 from cnn_lab.data.preprocess import Preprocess

@@ -26,8 +26,8 @@ from cnn_lab.config import (
     Variant,
 )
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
-from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import open_dataset
+from cnn_lab.data.examples import choose_examples
 from cnn_lab.report.study import write_study
 from cnn_lab.study import computations, kept, measures
 from cnn_lab.study import conduct as conducting

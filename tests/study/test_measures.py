@@ -20,8 +20,8 @@ from cnn_lab.config import (
     Variant,
 )
 from cnn_lab.core.typed import freeze, from_dict, to_dict
-from cnn_lab.data.assemble import choose_examples
 from cnn_lab.data.catalog import open_dataset
+from cnn_lab.data.examples import choose_examples
 from cnn_lab.run import run_training
 from cnn_lab.study import measures
 from cnn_lab.study.finished import Finished
