@@ -15,12 +15,12 @@ import numpy as np
 
 from cnn_lab.config import ExperimentConfig, TransferConfig
 from cnn_lab.core import trees
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
 from cnn_lab.optim.groups import Pace
 from cnn_lab.train.workdir import read_record
-from cnn_lab.trained import Trained, open_trained
+from cnn_lab.trained import open_network, open_trained
 from cnn_lab.transfer.plan import Plan, make_plan
 from cnn_lab.transfer.stages import stages_of
 from cnn_lab.transfer.surgery import Transplant, Weights, transplant
@@ -75,20 +75,18 @@ class Beginning:
         }
 
 
-def open_source(transfer: TransferConfig) -> Trained:
-    """Opens the checkpoint that a config names as its source.
+def place_of_source(transfer: TransferConfig) -> Path:
+    """The folder of the run that a config names as its source.
 
     Raises:
         ConfigError: it names none.
-        WorkdirError: no run there.
-        CheckpointError: no such checkpoint, or a damaged one.
     """
     if not transfer.source:
         raise ConfigError(
             "config.transfer has no source; set config.transfer.source to the folder of a run, "
             "such as runs/resnet18."
         )
-    return open_trained(Path(transfer.source), transfer.checkpoint)
+    return Path(transfer.source).expanduser().resolve()
 
 
 def adopt(config: ExperimentConfig) -> ExperimentConfig:
@@ -98,20 +96,20 @@ def adopt(config: ExperimentConfig) -> ExperimentConfig:
     an absolute path.
 
     Raises:
-        ConfigError: the model is not the source's.
-        CnnLabError: as `open_source`.
+        ConfigError: no source, or one of another model.
+        WorkdirError: no run there.
+        CheckpointError: no such checkpoint, or a damaged one.
     """
     if config.transfer is None:
         return config
-    data = config.data
-    absolute = Path(config.transfer.source).expanduser().is_absolute()
-    if absolute and None not in (data.image_size, data.channels, data.mean, data.std):
-        return config
-    trained = open_source(config.transfer)
-    _check_model(config, trained)
-    network, config = trained.network, from_dict(ExperimentConfig, to_dict(config))
+    place = place_of_source(config.transfer)
+    config = from_dict(ExperimentConfig, to_dict(config))
     assert config.transfer is not None
-    config.transfer.source = str(Path(config.transfer.source).expanduser().resolve())
+    config.transfer.source, data = str(place), config.data
+    if None not in (data.image_size, data.channels, data.mean, data.std):
+        return config
+    theirs, network = open_network(place, config.transfer.checkpoint)
+    _check_model(config, theirs)
     height, width, channels = network.image_shape
     if config.data.image_size is None:
         config.data.image_size, config.data.pad = (height, width), network.preprocess.pad
@@ -152,8 +150,9 @@ def begin(
     model = make(len(class_names))
     if lineage is not None:
         return _begun_before(lineage, model, input_shape)
-    trained = open_source(transfer)
-    _check_model(config, trained)
+    place = place_of_source(transfer)
+    trained = open_trained(place, transfer.checkpoint)
+    _check_model(config, trained.config)
     stages = stages_of(model, input_shape)
     plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
     variables = jax.tree.map(np.asarray, trained.variables)
@@ -172,13 +171,13 @@ def begin(
         held = transplanted.taken.__contains__
         source, _ = trees.parted(transplanted.given["params"], held)
     lineage = {
-        "source": transfer.source,
+        "source": str(place),
         "checkpoint": trained.step,
         "digest": digest_of(variables),
         "plan": dataclasses.asdict(plan),
         "notes": list(transplanted.notes),
         "held": sorted(trees.flatten(source)),
-        "before": read_record(Path(transfer.source)).get("transfer"),
+        "before": read_record(place).get("transfer"),
     }
     return Beginning(plan, transplanted, source, lineage)
 
@@ -196,14 +195,42 @@ def _begun_before(
     return Beginning(plan, Transplant({}, held, notes), source, dict(lineage))
 
 
+def check_same_source(
+    config: ExperimentConfig, lineage: Mapping[str, Any] | None, workdir: Path
+) -> None:
+    """Refuses to go on with a run that was begun from other weights than the config names.
+
+    A source that was moved, or is gone, is no other one.
+
+    Args:
+        config: of the run, adopted.
+        lineage: what its record says.
+        workdir: its folder.
+
+    Raises:
+        WorkdirError: the source is another one.
+    """
+    if config.transfer is None or lineage is None or config.transfer.source == lineage["source"]:
+        return
+    try:
+        trained = open_trained(place_of_source(config.transfer), config.transfer.checkpoint)
+    except CnnLabError:
+        return
+    if digest_of(trained.variables) != lineage["digest"]:
+        raise WorkdirError(
+            f"{workdir} was begun with the weights of {lineage['source']}, which are not those of "
+            f"{config.transfer.source}; give another --workdir, or the source of then."
+        )
+
+
 def digest_of(variables: Tree) -> str:
     """SHA-256 of all variables, by path."""
     text = json.dumps(trees.digests(variables), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_model(config: ExperimentConfig, trained: Trained) -> None:
-    wanted, found = config.model.name, trained.config.model.name
+def _check_model(config: ExperimentConfig, theirs: ExperimentConfig) -> None:
+    wanted, found = config.model.name, theirs.model.name
     if wanted != found:
         assert config.transfer is not None
         raise ConfigError(

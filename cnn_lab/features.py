@@ -19,7 +19,7 @@ from cnn_lab.data.examples import Subset
 from cnn_lab.data.feature_pipeline import FeaturePipeline
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import Pipeline
-from cnn_lab.models.heads import AsGiven, Classifier
+from cnn_lab.models.heads import Classifier, HeadAlone
 from cnn_lab.transfer.features import FeatureMaker
 
 PASSES = "config.transfer.augmented_passes"
@@ -196,4 +196,4 @@ def _features(
         order = pipelines[1].order
         made = FeatureMaker(model, images, validation.source, mesh)
         held_out = Split(made, order, order.steps_per_epoch, pipelines[1].name)
-    return Features(model.clone(backbone=AsGiven()), training, held_out)
+    return Features(HeadAlone(model.head), training, held_out)

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from cnn_lab.beginning import adopt
+from cnn_lab.beginning import adopt, check_same_source
 from cnn_lab.build import build
 from cnn_lab.compiled import CompiledPhase
 from cnn_lab.config import ExperimentConfig
@@ -95,6 +95,7 @@ def run_training(
         record = {} if folder.fresh else read_record(workdir)
         if record and not has_checkpoints(workdir):
             raise missing_checkpoints(workdir)
+        check_same_source(config, record.get("transfer"), workdir)
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
         open_data = functools.partial(open_dataset, progress=say)

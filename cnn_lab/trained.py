@@ -1,8 +1,9 @@
 """A trained run, opened for use: its network and the variables of one checkpoint."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.network import Network, network_from_about
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
 from cnn_lab.train.workdir import CHECKPOINTS, missing_checkpoints, read_config
+
+Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,28 @@ def open_trained(
         return _open(config, checkpoints, which, place)
 
 
+def open_network(workdir: Path, which: str) -> tuple[ExperimentConfig, Network]:
+    """The config of a run and the network of a checkpoint, whose weights are not read.
+
+    Args:
+        workdir: as `open_trained`.
+        which: as `open_trained`.
+
+    Raises:
+        CnnLabError: as `open_trained`, unless it is the weights that are damaged.
+    """
+    config = read_config(workdir)
+    with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
+        if not checkpoints.steps():
+            raise missing_checkpoints(workdir)
+
+        def look(step: int) -> tuple[ExperimentConfig, Network]:
+            about = checkpoints.read_record(step)["about"]
+            return config, network_from_about(config, about)
+
+        return _first_good(_candidates(checkpoints, checkpoints.steps(), which), look)
+
+
 def checkpoint_steps(workdir: Path) -> list[int]:
     """Steps of a run's checkpoints, ascending."""
     with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
@@ -66,15 +91,23 @@ def _open(
     which: str,
     place: jax.sharding.Sharding,
 ) -> Trained:
-    candidates = _candidates(checkpoints, checkpoints.steps(), which)
+    def look(step: int) -> Trained:
+        record = checkpoints.read_record(step)
+        network = network_from_about(config, record["about"])
+        image = jnp.zeros((1, *network.input_shape))
+        init = lambda key: dict(network.model.init(key, image, train=False))  # noqa: E731
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        variables = checkpoints.restore_variables(step, record, shapes, place)
+        return Trained(config, network, variables, step)
+
+    return _first_good(_candidates(checkpoints, checkpoints.steps(), which), look)
+
+
+def _first_good(candidates: list[int], look: Callable[[int], Found]) -> Found:
+    """What `look` finds at the first of the steps that is not damaged."""
     for step in candidates:
         try:
-            record = checkpoints.read_record(step)
-            network = network_from_about(config, record["about"])
-            image = jnp.zeros((1, *network.input_shape))
-            init = lambda key: dict(network.model.init(key, image, train=False))  # noqa: B023, E731
-            shapes = jax.eval_shape(init, jax.random.key(0))
-            variables = checkpoints.restore_variables(step, record, shapes, place)
+            return look(step)
         except DamagedError as error:
             if step == candidates[-1]:
                 raise CheckpointError(
@@ -82,8 +115,6 @@ def _open(
                     "--workdir, or give another --checkpoint."
                 ) from error
             logging.warning("%s Using another checkpoint.", error)
-        else:
-            return Trained(config, network, variables, step)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 

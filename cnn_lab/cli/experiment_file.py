@@ -62,13 +62,12 @@ def _find(module: ModuleType, name: str, path: Path, argument: str | None) -> Ca
     try:
         inspect.signature(function).bind(*([] if argument is None else [argument]))
     except TypeError:
+        study = name == "get_study"
         if argument is None:
-            raise ConfigError(
-                f"{name}() needs an argument; give it as --config={path}:ARGUMENT."
-            ) from None
-        raise ConfigError(
-            f"{name}() takes no argument; leave :{argument} out of --config."
-        ) from None
+            way = "--data=NAME" if study else f"--config={path}:ARGUMENT"
+            raise ConfigError(f"{name}() needs an argument; give it as {way}.") from None
+        way = f"leave out --data={argument}" if study else f"leave :{argument} out of --config"
+        raise ConfigError(f"{name}() takes no argument; {way}.") from None
     return function
 
 

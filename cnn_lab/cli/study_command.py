@@ -7,6 +7,7 @@ Examples:
   cnn-lab study                          # which there are
   cnn-lab study polynomial
   cnn-lab study regularisers --seeds=5 --workdir=runs/regularisers
+  cnn-lab study transfer --data=folder:cifar10
 """
 
 import json
@@ -17,9 +18,11 @@ from pathlib import Path
 from absl import flags
 
 from cnn_lab.cli import runtime
+from cnn_lab.cli.config_flag import anchor_paths
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.cli.study_file import STUDIES, load_study, study_files
+from cnn_lab.config import DataConfig
 from cnn_lab.core.errors import ConfigError, WorkdirError
 from cnn_lab.core.files import write_json
 
@@ -31,6 +34,9 @@ def define_flags(values: flags.FlagValues) -> None:
     """Declares the flags of this command."""
     flags.DEFINE_string(
         "workdir", None, "folder of the study; runs/studies/NAME by default", flag_values=values
+    )
+    flags.DEFINE_string(
+        "data", None, "data set in place of the study's own, where it takes one", flag_values=values
     )
     flags.DEFINE_integer(
         "seeds", None, "trainings of each variant; the study says by default", flag_values=values
@@ -48,7 +54,7 @@ def main(invocation: Invocation) -> int:
         return 0
     if len(names) > 1:
         raise ConfigError(f"study takes one name; found {' '.join(names)!r}.")
-    name, study = load_study(names[0])
+    name, study = load_study(names[0], _anchored(values.data))
     num_seeds = study.num_seeds if values.seeds is None else values.seeds
     if num_seeds < 1:
         raise ConfigError(f"--seeds must be at least 1; found {num_seeds}.")
@@ -66,6 +72,7 @@ def main(invocation: Invocation) -> int:
     found = conduct(study, folder, num_seeds, say)
     if found is None:
         again = ["cnn-lab", "study", names[0]]
+        again += [] if values.data is None else [f"--data={values.data}"]
         again += [] if values.seeds is None else [f"--seeds={values.seeds}"]
         again += [] if values.workdir is None else [f"--workdir={values.workdir}"]
         say("Interrupted; everything is saved. Go on with:")
@@ -79,6 +86,15 @@ def main(invocation: Invocation) -> int:
     say(f"  picture  {report.picture}")
     say(f"  page     {report.page}")
     return 0
+
+
+def _anchored(data: str | None) -> str | None:
+    """A data set's name that means the same from any folder."""
+    if data is None:
+        return None
+    config = DataConfig(name=data)
+    anchor_paths(config)
+    return config.name
 
 
 def _claim(folder: Path, name: str) -> None:

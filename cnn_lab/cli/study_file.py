@@ -14,11 +14,12 @@ def study_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(STUDIES.glob("*.py"))}
 
 
-def load_study(reference: str) -> tuple[str, Study]:
+def load_study(reference: str, data: str | None = None) -> tuple[str, Study]:
     """A study's name and what its file returns.
 
     Args:
         reference: a name, or the path of a file.
+        data: the data set that its `get_study` is given; None leaves it its own.
 
     Raises:
         ConfigError: there is none, or its file cannot be used.
@@ -27,7 +28,7 @@ def load_study(reference: str) -> tuple[str, Study]:
     if not path.is_file():
         hint = suggest(reference, study_files()) if study_files() else f"{STUDIES} is empty."
         raise ConfigError(f"There is no study named {reference!r}; {hint}")
-    study = call_in_file(path, "get_study", None)
+    study = call_in_file(path, "get_study", data)
     if not isinstance(study, Study):
         raise ConfigError(f"get_study() in {path} must return a Study; it returned {study!r}.")
     return path.stem, study

@@ -24,7 +24,7 @@ from cnn_lab.config.learning import (
     ScheduleConfig,
     TaskConfig,
 )
-from cnn_lab.config.study import Bounds, Comparison, Computation, Panel, Study, Variant
+from cnn_lab.config.study import Bounds, Comparison, Computation, Panel, Place, Study, Variant
 from cnn_lab.config.transfer import TransferConfig
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "ModelSpec",
     "OptimConfig",
     "Panel",
+    "Place",
     "ScheduleConfig",
     "SelectionConfig",
     "Study",

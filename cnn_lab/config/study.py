@@ -17,11 +17,14 @@ class Variant:
         series: line of the picture that it belongs to, such as an optimizer.
         x: place on the line, such as a depth; None where a series is one point.
         config: the experiment; its seed and its split_seed are the first ones.
+        source: (series, x) of an earlier variant, whose training of the same seed is the source of
+            this one's weights (`config.transfer.source`); None for none.
     """
 
     series: str
     x: float | str | None = None
     config: ExperimentConfig
+    source: Place | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

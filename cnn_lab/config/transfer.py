@@ -13,7 +13,8 @@ class TransferConfig(Node):
     """Weights of another run to begin with, and which of them are trained, how fast and from when.
 
     Attributes:
-        source: folder of the run, trained or imported; its model is this one's.
+        source: folder of the run, trained or imported; its model is this one's. It may be moved
+            between two sessions of a training, not exchanged.
         checkpoint: which of its weights: `best`, `latest` or a step.
         strategy: what is trained: `head` alone; `last_stages:N`, the head and that many stages
             before it; `all`; `gradual`, the head first and then stage after stage; `logistic`, the
@@ -38,7 +39,7 @@ class TransferConfig(Node):
             source.
     """
 
-    source: str = ""
+    source: str = runtime("")
     checkpoint: str = "best"
     strategy: str = "auto"
     rates: dict[str, Any] = dataclasses.field(default_factory=dict)

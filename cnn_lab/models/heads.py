@@ -60,12 +60,23 @@ class Classifier(nn.Module):
         return self.head.pooled(list(maps.values())[-1])
 
 
-class AsGiven(nn.Module):
-    """A backbone for features that were computed before: gives them on."""
+class HeadAlone(nn.Module):
+    """A classifier's head, of the same paths, for features that were computed before.
 
-    def __call__(self, features: jax.Array, *, train: bool) -> dict[str, jax.Array]:  # noqa: ARG002
-        """Maps features [n ...] to themselves."""
-        return {"features": features}
+    Attributes:
+        head: features -> logits [n k].
+    """
+
+    head: nn.Module
+
+    def __call__(self, features: jax.Array, *, train: bool) -> Logits:
+        """Maps `Classifier.features` [n ...] to float32 logits [n k].
+
+        Args:
+            features: of images.
+            train: turns dropout on.
+        """
+        return self.head(features, train=train).astype(jnp.float32)
 
 
 class ImageToImage(nn.Module):

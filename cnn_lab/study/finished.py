@@ -38,9 +38,10 @@ class Finished:
     @functools.cached_property
     def trained(self) -> Trained:
         """The weights to judge: the best where a rule chose them, else the last."""
-        return open_trained(
-            self.workdir, "latest" if self.config.early_stopping is None else "best"
-        )
+        transfer = self.config.transfer
+        fitted = transfer is not None and transfer.strategy == "logistic"
+        chosen = fitted or self.config.early_stopping is not None
+        return open_trained(self.workdir, "best" if chosen else "latest")
 
 
 def name_of(variant: Variant) -> str:

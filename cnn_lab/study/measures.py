@@ -59,13 +59,14 @@ class OverSeeds:
 
 def unseen_accuracy(run: Finished) -> Values:
     """Share that is right of training-split examples that this run neither trained nor chose on."""
-    images, labels = _unseen(run.config)
+    images, labels = _unseen(run.trained.config)
     return {None: _accuracy(_probabilities(run.trained, images), labels)}
 
 
 def training_accuracy(run: Finished) -> Values:
     """Share that is right of the training examples as they are, without dropout or augmentation."""
-    train, _ = choose_examples(_dataset(run.config), run.config.data)
+    config = run.trained.config
+    train, _ = choose_examples(_dataset(config), config.data)
     images, labels = _read(train, train.indices)
     return {None: _accuracy(_probabilities(run.trained, images), labels)}
 
@@ -87,7 +88,7 @@ def validation_accuracy(run: Finished) -> Values:
 
 def shifted_accuracy(run: Finished) -> Values:
     """On unseen images moved by some pixels up, down, left or right, by the number of pixels."""
-    images, labels = _unseen(run.config)
+    images, labels = _unseen(run.trained.config)
     found: dict[float | None, float] = {}
     for pixels in SHIFTS:
         places = PLACES[1:] if pixels else PLACES[:1]
@@ -101,7 +102,7 @@ def shifted_accuracy(run: Finished) -> Values:
 
 def dead_units(run: Finished) -> Values:
     """Share of the backbone's units that give the same value, 0, for all unseen images."""
-    images, _ = _unseen(run.config)
+    images, _ = _unseen(run.trained.config)
     network = run.trained.network
     parts = [
         jax.device_get(
@@ -121,7 +122,7 @@ def ensembles(runs: Sequence[Finished]) -> Values:
     Args:
         runs: trainings on the same images.
     """
-    images, labels = _unseen(runs[0].config)
+    images, labels = _unseen(runs[0].trained.config)
     each = [_probabilities(run.trained, images) for run in runs]
     found: dict[float | None, float] = {}
     for size in range(1, len(runs) + 1):

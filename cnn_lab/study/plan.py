@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cnn_lab.config import Comparison, ExperimentConfig, Study, Variant
+from cnn_lab.beginning import adopt
+from cnn_lab.config import Comparison, ExperimentConfig, Place, Study, Variant
 from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
 from cnn_lab.core.options import check_options
 from cnn_lab.core.typed import freeze, from_dict, to_dict
@@ -17,7 +18,7 @@ from cnn_lab.study.computations import COMPUTATIONS
 from cnn_lab.study.finished import Finished, name_of, place_of
 from cnn_lab.study.measures import MEASURES, OVER_SEEDS, unseen_positions
 from cnn_lab.study.rows import Row, nothing_at
-from cnn_lab.train.workdir import changes_since, read_record
+from cnn_lab.train.workdir import changes_since, has_checkpoints, read_record
 
 RUNS = "runs"
 
@@ -48,6 +49,7 @@ def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
     check_claims(study, None)
     planned: list[Finished] = []
     folders: dict[str, Path] = {}  # by config: equal ones are trained once
+    places: dict[tuple[Place, int], Path] = {}
     for variant in study.variants:
         resolve_names(variant.config)
         for index in range(num_seeds):
@@ -55,8 +57,11 @@ def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
             config.seed += index
             config.data.split_seed += index // study.seeds_per_split
             config.log.tensorboard = False
+            if variant.source is not None and config.transfer is not None:
+                config.transfer.source = str(places[variant.source, index].resolve())
             own = folder / RUNS / _slug(variant) / f"seed{config.seed}"
             workdir = folders.setdefault(json.dumps(to_dict(config), sort_keys=True), own)
+            places[(variant.series, variant.x), index] = workdir
             _check_folder(folder, workdir, config)
             planned.append(Finished(variant, config.seed, freeze(config), workdir))
     return planned
@@ -141,6 +146,19 @@ def check_data(study: Study, planned: Sequence[Finished], say: Callable[[str], N
 
 def _check_variants(study: Study) -> None:
     places = Counter((variant.series, variant.x) for variant in study.variants)
+    earlier: set[Place] = set()
+    for variant in study.variants:
+        if variant.source is not None and variant.config.transfer is None:
+            raise ConfigError(
+                f"The variant at {(variant.series, variant.x)} has a source, but its config has no "
+                "transfer; set it."
+            )
+        if variant.source is not None and variant.source not in earlier:
+            raise ConfigError(
+                f"The source of the variant at {(variant.series, variant.x)} is "
+                f"{variant.source}, which no variant before it is at; put that one first."
+            )
+        earlier.add((variant.series, variant.x))
     if twice := [place for place, count in places.items() if count > 1]:
         raise ConfigError(f"The study has two variants at {twice[0]}; give each its own place.")
     slugs: dict[str, Variant] = {}
@@ -197,6 +215,8 @@ def levels_of(measure: str, config: ExperimentConfig) -> tuple[float | None, ...
 
 def _check_folder(study_folder: Path, workdir: Path, config: ExperimentConfig) -> None:
     """Refuses the run of another config, as an edited study finds it."""
+    if has_checkpoints(workdir) and config.transfer is not None:
+        config = adopt(config)  # as the run did
     if lines := changes_since(workdir, config):
         raise WorkdirError(
             f"{study_folder} holds trainings of an earlier version of this study; in {workdir}:\n"

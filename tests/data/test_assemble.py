@@ -117,7 +117,7 @@ def test_some_classes_take_part_under_labels_of_their_own(tmp_path):
 
 def test_one_class_is_nothing_to_learn(tmp_path):
     (tmp_path / "photos" / "cat").mkdir(parents=True)
-    for index in range(4):
+    for index in range(20):
         Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "photos" / "cat" / f"{index}.png")
     data = DataConfig(name=f"folder:{tmp_path / 'photos'}", data_dir=str(tmp_path / "data"))
     with pytest.raises(ConfigError, match="has only one class, cat, so there is nothing to tell"):
