@@ -1,0 +1,85 @@
+"""Studies whose trainings begin with the weights of other ones of theirs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from staged import config
+from test_conduct import study
+
+from cnn_lab.config import DataConfig, Study, TransferConfig, Variant
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.catalog import open_dataset
+from cnn_lab.study.conduct import check_study, conduct
+from cnn_lab.train.workdir import read_record
+from cnn_lab.trained import open_trained
+
+pytestmark = pytest.mark.usefixtures("staged_model")
+MEASURE = "unseen accuracy"
+
+
+def transferring(*variants: Variant) -> Study:
+    return study(variants=variants, measures=(MEASURE,), over_seeds=(), panels=(), claims=())
+
+
+def source() -> Variant:
+    data = DataConfig(classes=("0", "1", "2"), num_train=60, num_validation=20, pad=1)
+    return Variant(series="source", config=config(data=data))
+
+
+def target(way: str, **changes) -> Variant:
+    data = DataConfig(classes=("7", "8"), num_train=40, num_validation=20)
+    own = config(data=data, transfer=TransferConfig(strategy=way))
+    return Variant(**{"series": way, "config": own, "source": ("source", None), **changes})
+
+
+def test_each_seed_begins_with_its_own_source(tmp_path):
+    todo = transferring(source(), target("head"), target("logistic"))
+    folder, said = tmp_path / "study", []
+    open_dataset("digits")  # which may say that it is prepared first
+    found = conduct(todo, folder, 2, said.append)
+    assert found is not None
+    assert len(said) == 6
+    for seed in (0, 1):
+        begun = folder / "runs" / "source" / f"seed{seed}"
+        for way in ("head", "logistic"):
+            workdir = folder / "runs" / way / f"seed{seed}"
+            assert read_record(workdir)["transfer"]["source"] == str(begun.resolve())
+            network = open_trained(workdir, "latest").network
+            assert network.class_names == ("7", "8")
+            assert network.input_shape == (10, 10, 1)  # the padding is the source's
+    rows = {(row.series, row.seed): row.value for row in found.rows}
+    assert len(rows) == 6
+    # The best strength was chosen on validation images, and is what is measured.
+    best = open_trained(folder / "runs" / "logistic" / "seed0", "best").step
+    kept = json.loads((folder / "runs" / "logistic" / "seed0" / "measured.json").read_text())
+    assert kept[MEASURE] == [[None, rows["logistic", 0]]]
+    assert best in range(1, 8)
+
+    elsewhere = tmp_path / "moved"
+    folder.rename(elsewhere)
+    said.clear()
+    again = conduct(todo, elsewhere, 2, said.append)
+    assert again is not None
+    assert [row.value for row in again.rows] == [row.value for row in found.rows]
+    assert "left" not in " ".join(said)  # as is said after a training
+
+
+@pytest.mark.parametrize(
+    ("variants", "text"),
+    [
+        ((target("head"), source()), r"\('source', None\), which no variant before it is at; put"),
+        (
+            (source(), target("head", source=("sauce", None))),
+            r"The source of the variant at \('head', None\) is \('sauce', None\), which no variant",
+        ),
+        (
+            (source(), target("head", config=config())),
+            r"The variant at \('head', None\) has a source, but its config has no transfer; set",
+        ),
+    ],
+)
+def test_sources_that_are_not_there_are_told_before_any_training(variants, text, tmp_path: Path):
+    with pytest.raises(ConfigError, match=text):
+        check_study(transferring(*variants), tmp_path, 1)
+    assert not any(tmp_path.iterdir())
