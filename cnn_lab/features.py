@@ -71,8 +71,8 @@ class Features:
         Args:
             arrays: maker -> features and labels, or their shapes.
         """
-        held_out = None if self.validation is None else self.validation.pipeline(arrays)
-        return self.training.pipeline(arrays), held_out
+        training = self.training.pipeline(arrays)
+        return training, None if self.validation is None else self.validation.pipeline(arrays)
 
     def num_bytes(self, variables: Tree) -> int:
         """Of all features.
@@ -184,7 +184,7 @@ def _features(
         )
         facts = {"augmentation": repr(augmentation), "pipeline": images.name}
     training = Split(
-        FeatureMaker(model, images, train.source, mesh, num_passes, facts),
+        FeatureMaker(model, images, train.source, mesh, "training", num_passes, facts),
         pipelines[0].order,
         config.train.max_steps_per_dispatch,
         pipelines[0].name,
@@ -194,6 +194,6 @@ def _features(
     if pipelines[1] is not None:
         images = maker.evaluation(validation, batch_size, devices)
         order = pipelines[1].order
-        made = FeatureMaker(model, images, validation.source, mesh)
+        made = FeatureMaker(model, images, validation.source, mesh, "validation")
         held_out = Split(made, order, order.steps_per_epoch, pipelines[1].name)
     return Features(HeadAlone(model.head), training, held_out)

@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written_only_costs_the_cache(source, tmp_path, 
     monkeypatch.setattr("cnn_lab.transfer.features.store_arrays", lambda *_: False)
     said = train(with_data(source), tmp_path / "run")
     assert any(
-        line.startswith("Features of 64 images computed in") and line.endswith(" s.")
+        line.startswith("Features of 64 training images computed in") and line.endswith(" s.")
         for line in said
     )
     assert caches(tmp_path) == []

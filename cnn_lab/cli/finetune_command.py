@@ -3,9 +3,10 @@
 The source is any run: one of your own, or imported weights. Size, channels and normalisation of the
 images, the classes and the head follow from the source and the data. What is trained is said by
 --strategy: `head` alone; `last_stages:N`, the head and that many stages before it; `all`;
-`gradual`, the head first and then stage after stage; `auto` goes by the number of images. A table
-shows it before the training begins. Everything else is a field of the config, as for `cnn-lab
-train` (`cnn-lab help config` lists them), such as --config.transfer.l2_sp=0.01.
+`gradual`, the head first and then stage after stage; `logistic`, the output layer alone, fitted to
+its optimum; `auto` goes by the number of images. A table shows it before the training begins.
+Everything else is a field of the config, as for `cnn-lab train` (`cnn-lab help config` lists them),
+such as --config.transfer.l2_sp=0.01.
 
 Examples:
   cnn-lab finetune --from=runs/resnet18 --data=folder:photos
@@ -36,7 +37,8 @@ from cnn_lab.config import (
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import freeze, from_dict, override, to_dict
 
-EPOCHS, LARGEST_BATCH, FEWEST_STEPS = 20, 32, 4  # steps an epoch
+RATE, EPOCHS, LARGEST_BATCH, FEWEST_STEPS = 1e-3, 20, 32, 4  # steps an epoch
+HEAD_RATE, HEAD_EPOCHS = 1e-2, 100  # on features, which take no time
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -44,7 +46,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("from", None, "folder of the source run", flag_values=values)
     flags.DEFINE_string("data", None, "data set, or folder:PATH", flag_values=values)
     flags.DEFINE_string(
-        "strategy", "auto", "auto, head, last_stages:N, all or gradual", flag_values=values
+        "strategy",
+        "auto",
+        "auto, head, last_stages:N, all, gradual or logistic",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "config", None, "experiment file FILE.py[:ARGUMENT] with the recipe", flag_values=values
@@ -125,9 +130,14 @@ def _usual_recipe(config: ExperimentConfig) -> None:
     num_train = len(choose_examples(dataset, data)[0])
     strategy = config.transfer.strategy
     chosen = choose(num_train)[0] if strategy == "auto" else strategy
-    if chosen != "head":  # a frozen backbone runs once, over images as they are
+    rate, num_epochs = RATE, EPOCHS
+    if chosen in ("head", "logistic"):  # a frozen backbone runs once, over images as they are
+        rate, num_epochs = HEAD_RATE, HEAD_EPOCHS
+        config.evaluate.every_epochs = HEAD_EPOCHS // EPOCHS
+    else:
         data.augment = AugmentConfig(strength="light")
     schedule = ScheduleConfig(name="cosine")
-    config.optim = OptimConfig(name="adamw", learning_rate=1e-3, schedule=schedule)
+    config.optim = OptimConfig(name="adamw", learning_rate=rate, schedule=schedule)
     batch_size = max(1, min(LARGEST_BATCH, num_train // FEWEST_STEPS))
-    config.train = TrainConfig(num_epochs=EPOCHS, batch_size=batch_size)
+    config.train = TrainConfig(num_epochs=num_epochs, batch_size=batch_size)
+    config.train.log_every_steps = config.evaluate.every_epochs * -(-num_train // batch_size)

@@ -18,7 +18,9 @@ from rich.progress import (
 from cnn_lab.train.log import metric_names
 
 WIDE_TERMINAL = 100  # columns
-WAIT_SHARE = 0.3  # share of the time spent waiting for data from which the user is told
+# Share of the time between two rows spent waiting for data from which the user is told, and least
+# time: where epochs are over in no time, nobody waits.
+WAIT_SHARE, WAIT_SECONDS = 0.3, 1.0
 
 
 @runtime_checkable
@@ -174,7 +176,7 @@ class Stopwatch:
     def complaint(self) -> str | None:
         """A line, once, when the input pipeline is the bottleneck."""
         share = self._waited / max(self.seconds, 1e-9)
-        if self._warned or share < WAIT_SHARE:
+        if self._warned or share < WAIT_SHARE or self._waited < WAIT_SECONDS:
             return None
         self._warned = True
         return (

@@ -45,6 +45,7 @@ class FeatureMaker:
         images: the split, every example once a pass.
         source: the split that they are of.
         mesh: devices.
+        what: `training` or `validation`, for the user.
         num_passes: over the images, each altered anew.
         facts: what else the images depend on, such as how readers crop them.
     """
@@ -55,11 +56,12 @@ class FeatureMaker:
         images: Pipeline,
         source: Source,
         mesh: Mesh,
+        what: str,
         num_passes: int = 1,
         facts: Mapping[str, Any] | None = None,
     ):
         self._images, self._source, self._mesh = images, source, mesh
-        self._num_passes, self._facts = num_passes, dict(facts or {})
+        self._what, self._num_passes, self._facts = what, num_passes, dict(facts or {})
 
         def features(variables: Tree, resident: Tree, feeds: Tree, step: jax.Array) -> Tree:
             feed = jax.tree.map(lambda stack: stack[0], feeds)
@@ -96,7 +98,9 @@ class FeatureMaker:
         lowered = self._program.lower(*self._arguments(variables))
         made_of = self._made_of(variables, lowered.as_text())
         folder = self._source.pixel_cache.parent / f"features-{_digest(made_of)[:16]}"
-        what = f"Features of {counted(len(self._images.order.indices), 'image')}"
+        number = len(self._images.order.indices)
+        what = f"Features of {counted(number, f'{self._what} image')}"
+        what += f" in {counted(self._num_passes, 'pass')}" if self._num_passes > 1 else ""
         kept = _kept(folder, made_of, self.shapes(variables), say)
         if kept is not None:
             self._images.close()
@@ -153,7 +157,10 @@ class FeatureMaker:
                 done += collect(*pending.pop(0))
                 rate = done / (time.perf_counter() - start)
                 left = (self._num_rows - done) / rate
-                tick(f"features: {done:,} of {self._num_rows:,}, {rate:,.0f}/s, {left:.0f} s left")
+                tick(
+                    f"features of {self._what} images: {done:,} of {self._num_rows:,}, "
+                    f"{rate:,.0f}/s, {left:.0f} s left"
+                )
         done += collect(*pending.pop())
         assert done == self._num_rows
         return made

@@ -24,7 +24,7 @@ from cnn_lab.config import (
 FIRST = ("airplane", "automobile", "cat", "deer", "ship")
 SECOND = ("bird", "dog", "frog", "horse", "truck")
 SIZES = (10, 30, 100, 300, 1000)  # images a class
-UPDATES, BATCH, MEASURE = 1200, 32, "unseen accuracy"
+UPDATES, BATCH, MEASURE = 1200, 25, "unseen accuracy"
 SCRATCH, HEAD, LAST, ALL = "from scratch", "head", "last stage", "all"
 GRADUAL, LOGISTIC, DIGITS_HEAD, DIGITS_ALL = "gradual", "logistic", "digits: head", "digits: all"
 # Strategy, rate and source; rates were chosen on validation images at 10 and 1000 a class.
