@@ -1,6 +1,7 @@
 """What holds between the fields of a config, and what is made of a whole one."""
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from cnn_lab.config import (
 )
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.numbers import counted
-from cnn_lab.core.typed import Node, from_dict, to_dict
+from cnn_lab.core.typed import Node, from_dict, node_in, to_dict
 
 # Fields of each kind of average.
 AVERAGE_FIELDS = {"ema": ("decay",), "swa": ("start_epoch", "every_epochs")}
@@ -168,12 +169,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     def walk(a: Any, b: Any, node_type: type[Node] | None, path: str) -> None:
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             fields = {f.name: f for f in dataclasses.fields(node_type)} if node_type else {}  # pyright: ignore[reportArgumentType]
+            hints = typing.get_type_hints(node_type) if node_type else {}
             for name in sorted({*a, *b}):
                 field = fields.get(name)
                 if field is None or not field.metadata.get("runtime"):
-                    child = field.default_factory if field else None
-                    child = child if isinstance(child, type) and issubclass(child, Node) else None
-                    walk(a.get(name), b.get(name), child, f"{path}{name}.")
+                    walk(a.get(name), b.get(name), node_in(hints.get(name)), f"{path}{name}.")
         elif _plain(a) != _plain(b):
             found[path[:-1]] = (a, b)
 

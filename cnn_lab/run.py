@@ -154,10 +154,12 @@ def _train(
         shapes = sharded_shapes(variables, replicated(mesh))
         compile_seconds += evaluator.compile(shapes).compile_seconds
     num_parameters = trees.count(variables["params"])
+    extent = f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"
+    if experiment.fits:
+        extent = f"fitted at {counted(plan.num_epochs, 'strength')} of the penalty"
     say(
         f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
-        f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, "
-        f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}, "
+        f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, {extent}, "
         f"{pipeline.name}, on {devices_in_words(mesh.devices.size)}; compiled in "
         f"{compile_seconds:.1f} s."
     )

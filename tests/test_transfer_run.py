@@ -1,6 +1,7 @@
 """Runs that begin with the weights of another one, from end to end."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from test_run import SignalAt, state_digests, without_rates
 
 from cnn_lab.beginning import adopt, digest_of
 from cnn_lab.build import build
+from cnn_lab.cli.seeds import train_seeds
 from cnn_lab.config import (
     AverageConfig,
     DataConfig,
@@ -238,3 +240,58 @@ def test_what_is_learned_does_not_depend_on_the_devices(source, tmp_path):
         found.append(open_trained(folder, "latest").variables)
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("there", "here"), [(1, 2), (2, 1), (4, 2)])
+def test_the_source_may_come_from_another_number_of_devices(there, here, tmp_path):
+    before = config()
+    before.mesh.num_devices = there
+    train(before, tmp_path / "source")
+    experiment = tuned(tmp_path / "source")
+    experiment.mesh.num_devices = here
+    train(experiment, tmp_path / "run")
+    begun, ended = (
+        trees.flatten(open_trained(tmp_path / name, "best").variables) for name in ("source", "run")
+    )
+    for path, leaf in begun.items():
+        if stage_of(path) != "head":
+            assert np.array_equal(leaf, ended[path]), path
+
+
+def test_a_damaged_source_is_told_and_nothing_is_written(source, tmp_path):
+    shutil.copytree(source, tmp_path / "source")
+    for file in (tmp_path / "source" / "checkpoints").rglob("*"):
+        if file.is_file() and file.stat().st_size > 200:
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=f"{tmp_path / 'source'}.*give another --checkpoint"):
+        train(tuned(tmp_path / "source"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_the_same_weights_alone(source, tmp_path):
+    experiment, run = adopt(tuned(source)), tmp_path / "run"
+    assert experiment.transfer is not None
+    run_training(experiment, run, lambda _: None, [SignalAt(1, "train")])
+    shutil.copytree(source, tmp_path / "copy")
+    experiment.transfer.source = str(tmp_path / "copy")  # the same weights, elsewhere
+    run_training(experiment, run, lambda _: None, [SignalAt(2, "train")])
+    train(config(seed=1), tmp_path / "other")
+    experiment.transfer.source = str(tmp_path / "other")
+    text = (
+        r"was begun with the weights of .*, which are not those of .*other; give another --workdir"
+    )
+    with pytest.raises(WorkdirError, match=text):
+        train(experiment, run)
+    experiment.transfer.source = str(source)
+    train(experiment, run)
+
+
+def test_seeds_share_the_source_and_differ_in_the_head(source, tmp_path):
+    assert train_seeds(adopt(tuned(source)), tmp_path / "runs", 2) is None
+    one, other = (
+        trees.flatten(open_trained(tmp_path / "runs" / f"seed{seed}", "latest").variables)
+        for seed in (0, 1)
+    )
+    same = {path for path in one if np.array_equal(one[path], other[path])}
+    assert {stage_of(path) for path in same} == {"stem", "stage1", "stage2"}
+    assert len(same) == len(one) - 2  # kernel and bias of the output layer
