@@ -74,6 +74,7 @@ def get_study(data: str = "cifar10") -> Study:
         name=data,
         classes=FIRST,
         image_size=(32, 32),
+        num_train=20_000,
         num_validation=1000,
         augment=AugmentConfig(recipe="cifar", strength="light"),
     )
