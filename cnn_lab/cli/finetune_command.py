@@ -2,11 +2,11 @@
 
 The source is any run: one of your own, or imported weights. Size, channels and normalisation of the
 images, the classes and the head follow from the source and the data. What is trained is said by
---strategy: `head` alone; `last_stages:N`, the head and that many stages before it; `all`;
-`gradual`, the head first and then stage after stage; `logistic`, the output layer alone, fitted to
-its optimum; `auto` goes by the number of images. A table shows it before the training begins.
-Everything else is a field of the config, as for `cnn-lab train` (`cnn-lab help config` lists them),
-such as --config.transfer.l2_sp=0.01.
+--strategy: `head` alone; `last_stages:N`, the head and that many stages before it; `stages:A,B`,
+the stages of these names; `all`; `gradual`, the head first and then stage after stage; `logistic`,
+the output layer alone, fitted to its optimum; `auto` goes by the number of images. A table shows it
+before the training begins. Everything else is a field of the config, as for `cnn-lab train`
+(`cnn-lab help config` lists them), such as --config.transfer.l2_sp=0.01.
 
 Examples:
   cnn-lab finetune --from=runs/resnet18 --data=folder:photos
@@ -48,7 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "strategy",
         "auto",
-        "auto, head, last_stages:N, all, gradual or logistic",
+        "auto, head, last_stages:N, stages:A,B, all, gradual or logistic",
         flag_values=values,
     )
     flags.DEFINE_string(

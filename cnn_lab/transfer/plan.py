@@ -10,7 +10,7 @@ from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.numbers import counted
 from cnn_lab.transfer.stages import Stage
 
-STRATEGIES = ("auto", "head", "last_stages:N", "all", "gradual", "logistic")
+STRATEGIES = ("auto", "head", "last_stages:N", "stages:A,B", "all", "gradual", "logistic")
 OUTPUT = "head/output/"  # what `logistic` fits
 # Training images up to which only the head, and then the last stage too, are trained.
 FEW, SOME = 500, 5_000
@@ -113,13 +113,16 @@ def make_plan(
     strategy, why = transfer.strategy, ""
     if strategy == "auto":
         strategy, why = choose(num_train)
-    name, _, number = strategy.partition(":")
-    if name == "last_stages" and number.isdecimal():
-        trained = _last_stages(int(number), stages)
+    name, _, detail = strategy.partition(":")
+    names = [stage.name for stage in stages]
+    if name == "last_stages" and detail.isdecimal():
+        trained = names[-_last_stages(int(detail), stages) :]
+    elif name == "stages" and detail:
+        trained = _named(detail.split(","), names)
     elif strategy in ("all", "gradual"):
-        trained = len(stages)
+        trained = names
     elif strategy == "head":
-        trained = 1
+        trained = names[-1:]
     elif strategy == "logistic":
         return Plan(strategy, why, _output_alone(stages))
     else:
@@ -138,10 +141,8 @@ def make_plan(
     groups = []
     for place, stage in enumerate(stages):
         before = len(stages) - 1 - place  # stages between it and the end
-        rate = transfer.stage_decay**before if before < trained else 0.0
+        rate = transfer.stage_decay**before if stage.name in trained else 0.0
         groups.append(Group(stage.name, stage.paths, rate, every * before if rate else 0))
-    if not any(group.rate for group in groups):  # a decay of 0 leaves the head at least
-        raise AssertionError("the head is always trained")
     return Plan(strategy, why, tuple(groups))
 
 
@@ -178,6 +179,16 @@ def _last_stages(number: int, stages: Sequence[Stage]) -> int:
             f"{counted(most, 'stage')} ({names}); give 1 to {most}, or another strategy."
         )
     return number + 1
+
+
+def _named(wanted: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+    for name in wanted:
+        if name not in names:
+            raise ConfigError(
+                f"{FIELD}.strategy names the stage {name!r}, which the network does not have; its "
+                f"stages are {', '.join(names)}."
+            )
+    return wanted
 
 
 def _by_rules(transfer: TransferConfig, stages: Sequence[Stage]) -> tuple[Group, ...]:

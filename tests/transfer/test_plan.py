@@ -36,6 +36,8 @@ def rates(found: Plan) -> dict[str, float]:
         ("last_stages:1", ["stage2", "head"]),
         ("last_stages:3", ["stem", "stage1", "stage2", "head"]),
         ("all", ["stem", "stage1", "stage2", "head"]),
+        ("stages:stage1,head", ["stage1", "head"]),
+        ("stages:stem", ["stem"]),
     ],
 )
 def test_strategies_train_from_the_end(strategy, trained):
@@ -124,6 +126,11 @@ def test_rules_cover_every_parameter_once():
         ),
         ({"strategy": "last_stages:0"}, "the backbone has 3 stages"),
         (
+            {"strategy": "stages:stage1,stage3"},
+            "config.transfer.strategy names the stage 'stage3', which the network does not have; "
+            "its stages are stem, stage1, stage2, head.",
+        ),
+        (
             {"strategy": "gradual", "epochs_per_stage": 4},
             "begins to train the last of 4 stages after 12 epochs, but the run has only 10; lower "
             "config.transfer.epochs_per_stage or raise config.train.num_epochs above 12.",
@@ -134,6 +141,16 @@ def test_plans_that_cannot_be_are_told_in_one_sentence(fields, message):
     with pytest.raises(ConfigError) as caught:
         plan(**fields)
     assert message in str(caught.value)
+
+
+def test_logistic_fits_the_output_layer_alone():
+    hidden = Stage("head", ("head/hidden1/kernel", "head/output/bias", "head/output/kernel"))
+    transfer = TransferConfig(source="x", strategy="logistic")
+    found = make_plan(transfer, (*STAGES[:-1], hidden), 100, 10)
+    assert found.fits
+    assert rates(found) == {"stem": 0, "stage1": 0, "stage2": 0, "head": 0, "output": 1}
+    assert found.trained(0)[0].paths == ("head/output/bias", "head/output/kernel")
+    assert not plan(strategy="head").fits
 
 
 def test_a_plan_comes_back_from_a_record():
