@@ -17,10 +17,11 @@ class TransferConfig(Node):
             between two sessions of a training, not exchanged.
         checkpoint: which of its weights: `best`, `latest` or a step.
         strategy: what is trained: `head` alone; `last_stages:N`, the head and that many stages
-            before it; `stages:A,B`, the stages of these names; `all`; `gradual`, the head first and then stage after stage; `logistic`, the
-            output layer alone, fitted to its optimum by scikit-learn with an L2 penalty whose
-            strength is chosen on the validation split, in place of `optim` and `train`; or `auto`,
-            by the number of training images. `rates` speaks in its place.
+            before it; `stages:A,B`, the stages of these names; `all`; `gradual`, the head first and
+            then stage after stage; `logistic`, the output layer alone, fitted to its optimum by
+            scikit-learn with an L2 penalty whose strength is chosen on the validation split, in
+            place of `optim` and `train`; or `auto`, by the number of training images. `rates`
+            speaks in its place.
         rates: regular expression of parameter paths to the factor of the learning rate, 0 for
             frozen; every parameter must match exactly one.
         stage_decay: factor of the learning rate from each stage to the one before it.
