@@ -23,8 +23,8 @@ from cnn_lab.config import (
 
 FIRST = ("airplane", "automobile", "cat", "deer", "ship")
 SECOND = ("bird", "dog", "frog", "horse", "truck")
-SIZES = (10, 30, 100, 300, 1000)  # images a class
-UPDATES, BATCH, MEASURE = 600, 50, "unseen accuracy"
+SIZES = {10: 150, 30: 200, 100: 300, 300: 450, 1000: 600}  # images a class, and updates
+BATCH, MEASURE = 50, "unseen accuracy"
 SCRATCH, HEAD, LAST, ALL = "from scratch", "head", "last stage", "all"
 GRADUAL, LOGISTIC, DIGITS_HEAD, DIGITS_ALL = "gradual", "logistic", "digits: head", "digits: all"
 # Strategy, rate and source; rates were chosen on validation images at 10 and 1000 a class.
@@ -61,7 +61,7 @@ def target(name: str, way: str, size: int) -> Variant:
         num_validation=500,
         augment=AugmentConfig(recipe="cifar", strength="light" if alters else "none"),
     )
-    num_epochs = UPDATES * BATCH // (len(SECOND) * size)  # as many updates for all
+    num_epochs = SIZES[size] * BATCH // (len(SECOND) * size)
     made = config(data, rate, num_epochs, BATCH)
     if strategy is not None:
         thawing = max(1, num_epochs // 8)
@@ -89,8 +89,8 @@ def get_study(data: str = "cifar10") -> Study:
     return Study(
         title="Transfer between the halves of CIFAR-10, and from MNIST",
         question="A network of 68,000 parameters has learned to tell five classes of CIFAR-10, or "
-        "digits. Told to learn the other five classes from 10 to 1,000 images of each, by 600 "
-        "updates: what of it should be trained, and how many unseen images are then right?",
+        "digits. Told to learn the other five classes from 10 to 1,000 images of each, by 150 to "
+        "600 updates: what of it should be trained, and how many unseen images are then right?",
         variants=(
             *(
                 Variant(series=series, config=config(own, 3e-3, num_epochs, 128))
