@@ -19,11 +19,13 @@ from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
 from cnn_lab.optim.groups import Pace
-from cnn_lab.train.workdir import read_record
+from cnn_lab.train.workdir import lineage_in, read_record
 from cnn_lab.trained import open_network, open_trained
 from cnn_lab.transfer.plan import Plan, make_plan
 from cnn_lab.transfer.stages import stages_of
 from cnn_lab.transfer.surgery import Transplant, Weights, transplant
+
+CHECKPOINT = "config.transfer.checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,8 @@ def place_of_source(transfer: TransferConfig) -> Path:
 def adopt(config: ExperimentConfig) -> ExperimentConfig:
     """The config with what follows from its source, where it says nothing itself.
 
-    That is the size, the channels and the normalisation of the images; the source's folder becomes
-    an absolute path.
+    That is the size, the padding, the channels and the normalisation of the images; the source's
+    folder becomes an absolute path.
 
     Raises:
         ConfigError: no source, or one of another model.
@@ -108,11 +110,12 @@ def adopt(config: ExperimentConfig) -> ExperimentConfig:
     config.transfer.source, data = str(place), config.data
     if None not in (data.image_size, data.channels, data.mean, data.std):
         return config
-    theirs, network = open_network(place, config.transfer.checkpoint)
+    theirs, network = open_network(place, config.transfer.checkpoint, CHECKPOINT)
     _check_model(config, theirs)
     height, width, channels = network.image_shape
     if config.data.image_size is None:
-        config.data.image_size, config.data.pad = (height, width), network.preprocess.pad
+        config.data.image_size = (height, width)
+        config.data.pad = config.data.pad or network.preprocess.pad
     if config.data.channels is None:
         config.data.channels = 1 if channels == 1 else 3
     if config.data.mean is None and config.data.std is None:
@@ -151,7 +154,7 @@ def begin(
     if lineage is not None:
         return _begun_before(lineage, model, input_shape)
     place = place_of_source(transfer)
-    trained = open_trained(place, transfer.checkpoint)
+    trained = open_trained(place, transfer.checkpoint, named=CHECKPOINT)
     _check_model(config, trained.config)
     stages = stages_of(model, input_shape)
     plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
@@ -166,10 +169,18 @@ def begin(
         fresh=transfer.fresh,
         seed=config.seed,
     )
+    _check_nothing_random_is_frozen(plan, transplanted)
     source: Tree = {}
     if transfer.l2_sp:
         held = transplanted.taken.__contains__
         source, _ = trees.parted(transplanted.given["params"], held)
+        trained_paths = {path for group in plan.groups if group.rate for path in group.paths}
+        if not trained_paths & transplanted.taken:
+            raise ConfigError(
+                f"config.transfer.l2_sp is {transfer.l2_sp:g}, but nothing that is trained has "
+                "weights of the source to be pulled towards; leave it out, or train more by "
+                "config.transfer.strategy."
+            )
     lineage = {
         "source": str(place),
         "checkpoint": trained.step,
@@ -177,9 +188,21 @@ def begin(
         "plan": dataclasses.asdict(plan),
         "notes": list(transplanted.notes),
         "held": sorted(trees.flatten(source)),
-        "before": read_record(place).get("transfer"),
+        "before": lineage_in(read_record(place)),
     }
     return Beginning(plan, transplanted, source, lineage)
+
+
+def _check_nothing_random_is_frozen(plan: Plan, transplanted: Transplant) -> None:
+    given = trees.flatten(transplanted.given["params"])
+    for group in plan.groups:
+        lost = [path for path in group.paths if path not in given and not group.rate]
+        if lost:
+            raise ConfigError(
+                f"{lost[0]} begins anew, since the source has nothing for it or config.transfer "
+                f"says so, but the plan freezes it ({group.name}), so that it would stay random; "
+                "let it be trained by config.transfer.strategy or config.transfer.rates."
+            )
 
 
 def _begun_before(
@@ -213,13 +236,14 @@ def check_same_source(
     if config.transfer is None or lineage is None or config.transfer.source == lineage["source"]:
         return
     try:
-        trained = open_trained(place_of_source(config.transfer), config.transfer.checkpoint)
+        place = place_of_source(config.transfer)
+        trained = open_trained(place, config.transfer.checkpoint, named=CHECKPOINT)
     except CnnLabError:
         return
     if digest_of(trained.variables) != lineage["digest"]:
         raise WorkdirError(
             f"{workdir} was begun with the weights of {lineage['source']}, which are not those of "
-            f"{config.transfer.source}; give another --workdir, or the source of then."
+            f"{config.transfer.source}; give another --workdir, or that source."
         )
 
 

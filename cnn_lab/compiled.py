@@ -46,8 +46,9 @@ class CompiledPhase:
             self.compile_seconds += self._refit.compile(evaluated_parts(target)).compile_seconds
 
     def enter(self, state: TrainState) -> TrainState:
-        """The state before its first step, from the last one of the phase before."""
-        return jax.jit(self.phase.enter, out_shardings=self._everywhere)(state)
+        """The state before its first step, from the last one of the phase before, given away."""
+        enter = jax.jit(self.phase.enter, out_shardings=self._everywhere, donate_argnums=0)
+        return enter(state)
 
     def settle(self, state: TrainState) -> TrainState:
         """The state with statistics of averaged weights measured anew, where that is due."""

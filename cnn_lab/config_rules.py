@@ -45,6 +45,12 @@ def validate(config: ExperimentConfig) -> None:
     _validate_schedule(config)
     _validate_average(config)
     stopping, look = config.early_stopping, config.evaluate.every_epochs
+    fits = config.transfer is not None and config.transfer.strategy == "logistic"
+    if stopping is not None and fits:
+        raise ConfigError(
+            "config.early_stopping is set, but config.transfer.strategy=logistic tries every "
+            "strength of its penalty; set config.early_stopping to none."
+        )
     # A longer evaluate.every_epochs is fine: the last epoch is evaluated whatever it says.
     if stopping is not None:
         if stopping.every_epochs > train.num_epochs:

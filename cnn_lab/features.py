@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from jax.sharding import Mesh
 
 from cnn_lab.beginning import Beginning
@@ -134,6 +135,8 @@ def plan_features(
     fits = beginning.plan.fits
     if not only_head or not (transfer.cache_features or fits):
         return None, ""
+    if fits:
+        _check_fit(model, subsets, augmentation, variables)
     features, why_not = None, ""
     if not isinstance(model, Classifier) or model.auxiliary:
         why_not = "not only the head reads its maps."
@@ -160,6 +163,31 @@ def plan_features(
             f"run at every step: {why_not}"
         )
     return features, f"The backbone runs at every step: {why_not}" if why_not else ""
+
+
+def _check_fit(
+    model: nn.Module, subsets: tuple[Subset, Subset], augmentation: Augmentation, variables: Tree
+) -> None:
+    """Refuses what scikit-learn cannot fit."""
+    head = getattr(model, "head", None)
+    output = variables["params"].get("head", {}).get("output", {})
+    is_dense = "kernel" in output and output["kernel"].ndim == 2
+    needed = ""
+    if not is_dense or getattr(head, "output_activation", "identity") != "identity":
+        needed = "a dense output layer that gives the logits, which this model lacks"
+    elif augmentation.mixes:
+        needed = "one class an image, but mixup or CutMix mixes them; leave those out"
+    elif len(np.unique(subsets[0].labels)) < 2:
+        needed = "training images of at least two classes"
+    elif not len(subsets[1]):
+        needed = (
+            "validation images to choose the strength of its penalty by; set "
+            "config.data.validation_fraction or config.data.num_validation above 0"
+        )
+    if needed:
+        raise ConfigError(
+            f"config.transfer.strategy=logistic needs {needed}, or take another strategy."
+        )
 
 
 def _features(

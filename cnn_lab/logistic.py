@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_variables
@@ -39,9 +38,6 @@ class FittedOutput:
     Args:
         experiment: with features in place of images.
         say: takes lines for the user.
-
-    Raises:
-        ConfigError: the model has no dense output layer, or the labels are mixed, or all alike.
     """
 
     max_steps = 1
@@ -56,27 +52,6 @@ class FittedOutput:
         self._experiment, self._say = experiment, say
         self._inputs: Float[np.ndarray, "n d"] | None = None
         self._labels = np.asarray(jax.device_get(experiment.train_pipeline.resident["label"]))
-        shapes = experiment.state_shapes().params
-        if sorted(shapes) != ["head"] or shapes["head"]["output"]["kernel"].ndim != 2:
-            raise ConfigError(
-                "config.transfer.strategy=logistic needs a dense output layer, which this model "
-                "lacks; take config.transfer.strategy=head."
-            )
-        if self._labels.ndim > 1:
-            raise ConfigError(
-                "config.transfer.strategy=logistic needs one class an image, but mixup or CutMix "
-                "mixes them; leave those out, or take config.transfer.strategy=head."
-            )
-        if len(np.unique(self._labels)) < 2:
-            raise ConfigError(
-                "config.transfer.strategy=logistic needs training images of at least two classes."
-            )
-        if experiment.validation_pipeline is None:
-            raise ConfigError(
-                "config.transfer.strategy=logistic chooses the strength of its penalty on the "
-                "validation split, but nothing is held out; set config.data.validation_fraction "
-                "or config.data.num_validation above 0."
-            )
 
     def feed(self, first_step: int, num_steps: int) -> Tree:
         """Nothing: every step sees all features."""

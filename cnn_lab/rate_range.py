@@ -88,6 +88,10 @@ def find_rate(
         )
     if num_steps < FEWEST_STEPS:
         raise ConfigError(f"--num_steps must be at least {FEWEST_STEPS}; found {num_steps}.")
+    if config.transfer is not None and config.transfer.strategy == "logistic":
+        raise ConfigError(
+            "config.transfer.strategy=logistic has no learning rate to look for; take another one."
+        )
     rates = np.geomspace(lowest, highest, num_steps)
     experiment = _build(config, rates, open_data)
     try:

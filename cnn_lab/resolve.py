@@ -29,6 +29,7 @@ from cnn_lab.tasks import TASKS, Classification
 from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
 from cnn_lab.train.early_stopping import Selection
 from cnn_lab.train.plateau import Plateau
+from cnn_lab.transfer.plan import check_transfer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,8 @@ def resolve_names(config: ExperimentConfig) -> Named:
         ConfigError: a name, option or combination of settings that cannot be.
     """
     validate(config)
+    if config.transfer is not None:
+        check_transfer(config.transfer)
     model_options(config)
     optim, schedule = config.optim, config.optim.schedule
     optimizer_options = _optimizer_options(optim)

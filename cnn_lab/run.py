@@ -48,6 +48,7 @@ from cnn_lab.train.workdir import (
     missing_checkpoints,
     read_record,
 )
+from cnn_lab.transfer.logistic import STRENGTHS
 
 ENDED = ("finished", "stopped early", "averaged")
 
@@ -234,6 +235,9 @@ def _train(
                 f"{num_parameters:,} are trained; compiled in {compiled.compile_seconds:.1f} s."
             )
             outcome = train_phase(state, outcome.progress, compiled)
+        if experiment.fits and outcome.progress.selection.best_step:
+            strength = STRENGTHS[outcome.progress.selection.best_step - 1]
+            display.say(f"The best strength of the penalty is C={strength:g}.")
         session.end(outcome.status, dataclasses.asdict(outcome.progress))
     return Result(outcome.status, outcome.progress, ran=True)
 

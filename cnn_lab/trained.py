@@ -36,7 +36,10 @@ class Trained:
 
 
 def open_trained(
-    workdir: Path, which: str, sharding: jax.sharding.Sharding | None = None
+    workdir: Path,
+    which: str,
+    sharding: jax.sharding.Sharding | None = None,
+    named: str = "--checkpoint",
 ) -> Trained:
     """Opens a checkpoint of a run.
 
@@ -44,6 +47,7 @@ def open_trained(
         workdir: the run's folder.
         which: `best` (the newest where nothing was validated), `latest` or a step.
         sharding: where the variables go; the first device by default.
+        named: what the user calls `which`.
 
     Raises:
         WorkdirError: no run there.
@@ -54,15 +58,18 @@ def open_trained(
         if not checkpoints.steps():
             raise missing_checkpoints(workdir)
         place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        return _open(config, checkpoints, which, place)
+        return _open(config, checkpoints, which, place, named)
 
 
-def open_network(workdir: Path, which: str) -> tuple[ExperimentConfig, Network]:
+def open_network(
+    workdir: Path, which: str, named: str = "--checkpoint"
+) -> tuple[ExperimentConfig, Network]:
     """The config of a run and the network of a checkpoint, whose weights are not read.
 
     Args:
         workdir: as `open_trained`.
         which: as `open_trained`.
+        named: as `open_trained`.
 
     Raises:
         CnnLabError: as `open_trained`, unless it is the weights that are damaged.
@@ -76,7 +83,8 @@ def open_network(workdir: Path, which: str) -> tuple[ExperimentConfig, Network]:
             about = checkpoints.read_record(step)["about"]
             return config, network_from_about(config, about)
 
-        return _first_good(_candidates(checkpoints, checkpoints.steps(), which), look)
+        steps = _candidates(checkpoints, checkpoints.steps(), which, named)
+        return _first_good(steps, look, named)
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
@@ -90,6 +98,7 @@ def _open(
     checkpoints: CheckpointReader,
     which: str,
     place: jax.sharding.Sharding,
+    named: str,
 ) -> Trained:
     def look(step: int) -> Trained:
         record = checkpoints.read_record(step)
@@ -100,10 +109,11 @@ def _open(
         variables = checkpoints.restore_variables(step, record, shapes, place)
         return Trained(config, network, variables, step)
 
-    return _first_good(_candidates(checkpoints, checkpoints.steps(), which), look)
+    steps = _candidates(checkpoints, checkpoints.steps(), which, named)
+    return _first_good(steps, look, named)
 
 
-def _first_good(candidates: list[int], look: Callable[[int], Found]) -> Found:
+def _first_good(candidates: list[int], look: Callable[[int], Found], named: str) -> Found:
     """What `look` finds at the first of the steps that is not damaged."""
     for step in candidates:
         try:
@@ -112,13 +122,16 @@ def _first_good(candidates: list[int], look: Callable[[int], Found]) -> Found:
             if step == candidates[-1]:
                 raise CheckpointError(
                     f"{error} There is none to use in its place; train again with another "
-                    "--workdir, or give another --checkpoint."
+                    f"--workdir, or give another {named}."
                 ) from error
-            logging.warning("%s Using another checkpoint.", error)
+            other = candidates[candidates.index(step) + 1]
+            logging.warning("%s Trying that of step %d in its place.", error, other)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
-def _candidates(checkpoints: CheckpointReader, steps: list[int], which: str) -> list[int]:
+def _candidates(
+    checkpoints: CheckpointReader, steps: list[int], which: str, named: str
+) -> list[int]:
     if which == "latest":
         return steps[::-1]
     if which == "best":
@@ -137,6 +150,6 @@ def _candidates(checkpoints: CheckpointReader, steps: list[int], which: str) -> 
         return [s for s in dict.fromkeys((best, *reversed(steps))) if s in steps]
     if not which.isdecimal() or int(which) not in steps:
         raise ConfigError(
-            f"--checkpoint must be best, latest or one of the steps {steps}; found {which!r}."
+            f"{named} must be best, latest or one of the steps {steps}; found {which!r}."
         )
     return [int(which)]

@@ -1,5 +1,6 @@
 """Heads trained on what a frozen backbone gave once."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -154,6 +155,29 @@ def test_a_folder_that_cannot_be_written_only_costs_the_cache(source, tmp_path, 
         for line in said
     )
     assert caches(tmp_path) == []
+
+
+def test_a_cache_of_another_user_is_used(source, tmp_path, monkeypatch):
+    train(with_data(source), tmp_path / "first")
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.utime", refuse)
+    text = " ".join(train(with_data(source), tmp_path / "second"))
+    assert text.count("found in") == 2
+
+
+def test_a_disk_that_fills_up_after_the_features_only_costs_the_cache(
+    source, tmp_path, monkeypatch
+):
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cnn_lab.transfer.features.write_text", refuse)
+    text = " ".join(train(with_data(source), tmp_path / "run"))
+    assert text.count("computed in") == 2
+    assert "kept in" not in text
 
 
 def test_few_caches_are_kept(source, tmp_path, monkeypatch):

@@ -7,14 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from staged import train, tuned
+from staged import config, train, tuned
 from test_run import SignalAt, state_digests, without_rates
 
 from cnn_lab.beginning import adopt
 from cnn_lab.build import build
-from cnn_lab.config import AugmentConfig, AverageConfig, DataConfig
+from cnn_lab.config import (
+    AugmentConfig,
+    AverageConfig,
+    DataConfig,
+    EarlyStoppingConfig,
+    ModelSpec,
+)
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.catalog import open_dataset
+from cnn_lab.rate_range import find_rate
 from cnn_lab.run import run_training
 from cnn_lab.trained import open_trained
 from cnn_lab.transfer.logistic import NEVER, STRENGTHS, fit_output
@@ -137,7 +145,7 @@ def test_a_fit_that_was_cut_goes_on_bit_for_bit(source, step, tmp_path):
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ({"num_validation": 0}, "chooses the strength of its penalty on the validation split"),
+        ({"num_validation": 0}, "needs validation images to choose the strength of its penalty"),
         ({"augment": AugmentConfig(strength="light")}, "but here it would have to run at every"),
         ({"resident_limit_mib": 0}, "its features would take"),
     ],
@@ -145,8 +153,24 @@ def test_a_fit_that_was_cut_goes_on_bit_for_bit(source, step, tmp_path):
 def test_data_that_cannot_be_fitted_are_refused(source, data, text, tmp_path: Path):
     fields = {"num_train": 64, "num_validation": 64, **data}
     with pytest.raises(ConfigError, match=text):
-        train(tuned(source, "logistic", data=DataConfig(**fields)), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+        build(adopt(tuned(source, "logistic", data=DataConfig(**fields))))
+
+
+def test_outputs_that_are_no_logits_are_refused(tmp_path):
+    perceptron = config(model=ModelSpec(name="perceptron"))
+    train(perceptron, tmp_path / "source")
+    experiment = tuned(tmp_path / "source", "logistic", model=perceptron.model)
+    with pytest.raises(ConfigError, match="needs a dense output layer that gives the logits"):
+        build(adopt(experiment))
+
+
+def test_a_feature_that_is_constant_up_to_rounding_counts_for_nothing():
+    values, labels = blobs(3)
+    constant = np.full((len(values), 1), 0.9999999, np.float32)
+    constant[7] = np.nextafter(constant[7], 2)
+    found = fit_output(np.concatenate([values, constant], axis=1), labels, 3, 100.0)
+    assert not found.kernel[3].any()
+    np.testing.assert_allclose(found.kernel[:3], fit_output(values, labels, 3, 100.0).kernel)
 
 
 def test_mixed_labels_and_averages_are_refused(source, tmp_path):
@@ -157,6 +181,10 @@ def test_mixed_labels_and_averages_are_refused(source, tmp_path):
         train(experiment, tmp_path / "run")
     with pytest.raises(ConfigError, match="strategy=logistic takes no steps whose weights"):
         train(tuned(source, "logistic", average=AverageConfig(kind="ema")), tmp_path / "run")
+    with pytest.raises(ConfigError, match="strategy=logistic tries every strength of its penalty"):
+        train(tuned(source, "logistic", early_stopping=EarlyStoppingConfig()), tmp_path / "run")
+    with pytest.raises(ConfigError, match="strategy=logistic has no learning rate to look for"):
+        find_rate(tuned(source, "logistic"), open_dataset, lambda _: None)
 
 
 def test_altered_passes_are_more_examples(source, tmp_path):

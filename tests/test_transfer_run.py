@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from staged import config, train, tuned
+from strict import leftovers
 from test_run import SignalAt, state_digests, without_rates
 
 from cnn_lab.beginning import adopt, digest_of
@@ -178,7 +179,7 @@ def test_the_pull_towards_the_source_holds_the_weights_there(source, tmp_path):
 
 def test_rates_by_rule_and_by_stage_reach_the_weights(source, tmp_path):
     rates = {"^backbone/(stem|stage1)": 0, "^backbone/stage2": 1e-6, "^head": 1}
-    train(tuned(source, transfer={"rates": rates}), tmp_path / "run")
+    train(tuned(source, "auto", transfer={"rates": rates}), tmp_path / "run")
     before = trees.flatten(open_trained(source, "best").variables["params"])
     after = trees.flatten(open_trained(tmp_path / "run", "latest").variables["params"])
     moved = {p: float(abs(after[p] - before[p]).max()) for p in before}
@@ -258,14 +259,50 @@ def test_the_source_may_come_from_another_number_of_devices(there, here, tmp_pat
             assert np.array_equal(leaf, ended[path]), path
 
 
-def test_a_damaged_source_is_told_and_nothing_is_written(source, tmp_path):
+@leftovers
+@pytest.mark.parametrize("what", ["everything", "arrays"])
+def test_a_damaged_source_is_told_and_nothing_is_written(source, what, tmp_path):
     shutil.copytree(source, tmp_path / "source")
     for file in (tmp_path / "source" / "checkpoints").rglob("*"):
-        if file.is_file() and file.stat().st_size > 200:
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=f"{tmp_path / 'source'}.*give another --checkpoint"):
+        chosen = what == "everything" or file.parent.name == "d"
+        if file.is_file() and chosen and file.stat().st_size > 200:
+            file.write_bytes(file.read_bytes()[:100])
+    text = f"{tmp_path / 'source'}.* is damaged .*give another config.transfer.checkpoint"
+    with pytest.raises(CheckpointError, match=text):
         train(tuned(tmp_path / "source"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_nothing_stays_random_and_frozen(source, tmp_path):
+    with pytest.raises(ConfigError, match=r"backbone/stage2_bn/bias begins anew, .* freezes it \("):
+        build(adopt(tuned(source, "head", transfer={"fresh": "backbone/stage2"})))
+    rates = {"^backbone": 1, "^head": 0}
+    experiment = tuned(source, "auto", transfer={"rates": rates, "classes": "fresh"})
+    with pytest.raises(ConfigError, match=r"head/output/bias begins anew"):
+        build(adopt(experiment))
+
+
+def test_padding_that_the_user_gives_stays(source):
+    assert adopt(tuned(source, data=DataConfig(pad=3))).data.pad == 3
+
+
+def test_a_pull_that_reaches_nothing_is_refused(source):
+    experiment = tuned(source, "head", transfer={"l2_sp": 0.1, "classes": "fresh"})
+    with pytest.raises(
+        ConfigError, match=r"l2_sp is 0\.1, but nothing that is trained has weights"
+    ):
+        build(adopt(experiment))
+
+
+def test_mistakes_are_told_before_the_data_are_opened(source):
+    def open_data(*_: Any) -> Any:
+        raise AssertionError
+
+    for changes in ({"fresh": "("}, {"rates": {"(": 1}}):
+        with pytest.raises(ConfigError, match="is no regular expression"):
+            build(adopt(tuned(source, "auto", transfer=changes)), open_data)
+    with pytest.raises(ConfigError, match="did you mean head"):
+        build(adopt(tuned(source, "haed")), open_data)
 
 
 def test_a_run_goes_on_from_the_same_weights_alone(source, tmp_path):

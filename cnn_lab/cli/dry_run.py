@@ -51,8 +51,9 @@ def dry_run(config: ExperimentConfig) -> str:
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     """Shapes, parameters, steps, memory and pipeline; compiles, but trains nothing."""
     network, pipeline = experiment.network, experiment.train_pipeline
-    state, plan = experiment.state_shapes(), experiment.plan
-    program = CompiledPhase(experiment, 0).program
+    last = len(experiment.phases) - 1  # in which most is trained
+    state, plan = experiment.state_shapes(last), experiment.plan
+    program = CompiledPhase(experiment, last).program
     evaluator, scratch = experiment.evaluator(), program.temporary_bytes
     if evaluator is not None:
         evaluation = evaluator.compile(evaluated_variables(state))

@@ -45,7 +45,8 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.transfer import convert, weight_files
     from cnn_lab.transfer.naming import catalog
 
-    model = read_config(Path(values.workdir)).model.name
+    spec = read_config(Path(values.workdir)).model
+    model = spec.name
     naming = catalog.choose(catalog.namings_of(model), values.naming)
     trained = open_trained(Path(values.workdir), values.checkpoint)
     table = convert.make_table(trained.network.model, trained.variables, naming)
@@ -54,5 +55,16 @@ def main(invocation: Invocation) -> int:
     sys.stdout.write(
         f"{out}: {convert.num_values(tensors):,} values in {len(tensors)} tensors of step "
         f"{trained.step}, named as in {values.naming}.\n"
+    )
+    options = "".join(f" --option={name}={value}" for name, value in spec.options.items())
+    mean, std = (
+        ",".join(f"{value:.6g}" for value in values)
+        for values in (trained.network.preprocess.mean, trained.network.preprocess.std)
+    )
+    shape = "x".join(map(str, trained.network.input_shape))
+    sys.stdout.write(
+        "The file holds weights alone. What import-weights needs beside it:\n"
+        f"  --model={model}{options} --input={shape} --mean={mean} --std={std} and, a line each in "
+        f"a file for --class_names: {', '.join(trained.network.class_names)}\n"
     )
     return 0

@@ -47,15 +47,21 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data", None, "data set, or folder:PATH", flag_values=values)
     flags.DEFINE_string(
         "strategy",
-        "auto",
-        "auto, head, last_stages:N, stages:A,B, all, gradual or logistic",
+        None,
+        "auto (as when left out), head, last_stages:N, stages:A,B, all, gradual or logistic",
         flag_values=values,
     )
     flags.DEFINE_string(
         "config", None, "experiment file FILE.py[:ARGUMENT] with the recipe", flag_values=values
     )
     flags.DEFINE_string(
-        "workdir", None, "folder of the run; named by source and data", flag_values=values
+        "workdir", None, "folder of the run; named by source, data, strategy", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "say what would be trained; trains nothing and writes nothing",
+        flag_values=values,
     )
 
 
@@ -69,12 +75,26 @@ def main(invocation: Invocation) -> int:
         raise ConfigError("--from is missing: give the folder of a run, such as runs/resnet18.")
     if not values.data and not values.config:
         raise ConfigError("--data is missing: give a data set, such as --data=folder:photos.")
-    runtime.start(_num_devices(invocation))
+    if Path(source).is_file():
+        raise ConfigError(
+            f"--from={source} is a file; give the folder of a run, which cnn-lab import-weights "
+            "makes of weights from elsewhere."
+        )
+    if any(path == "transfer.source" for path, _ in invocation.overrides):
+        raise ConfigError(
+            f"--from={source} and --config.transfer.source both name a source; leave out the "
+            "second one."
+        )
+    recipe = _recipe(invocation, source)
+    runtime.start(recipe.mesh.num_devices)
+    from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
 
-    config = _config(invocation, source)
-    name = re.sub(r"\W+", "-", config.data.name).strip("-")
-    workdir = Path(values.workdir or Path("runs", f"{Path(source).resolve().name}-{name}"))
+    config = _completed(invocation, recipe)
+    if values.dry_run:
+        say(dry_run(config))
+        return 0
+    workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
     result = run_training(config, workdir, say)
     if result.status == "interrupted":
         say(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
@@ -84,38 +104,55 @@ def main(invocation: Invocation) -> int:
     return 0
 
 
-def _num_devices(invocation: Invocation) -> int | None:
-    config = ExperimentConfig()
-    for path, text in invocation.overrides:
-        if path.startswith("mesh."):
-            override(config, path, text)
-    return config.mesh.num_devices
-
-
-def _config(invocation: Invocation, source: str) -> ExperimentConfig:
-    """The recipe of the file or the usual one, with the source's model, and then the overrides."""
-    from cnn_lab.beginning import adopt
-    from cnn_lab.train.workdir import read_config
-
+def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
+    """What the file, if there is one, and the flags say."""
     values = invocation.flags
     if values.config:
         config = load_config(values.config, [])
         config.data.name = values.data or config.data.name
     else:
         config = ExperimentConfig(data=DataConfig(name=values.data))
-    model = to_dict(read_config(Path(source)).model)
-    config = from_dict(ExperimentConfig, {**to_dict(config), "model": model})
     config.transfer = config.transfer or TransferConfig()
-    config.transfer.source, config.transfer.strategy = source, values.strategy
+    config.transfer.source = source
+    config.transfer.strategy = values.strategy or config.transfer.strategy
+    _override(config, invocation)
+    anchor_paths(config.data)
+    return config
+
+
+def _completed(invocation: Invocation, recipe: ExperimentConfig) -> ExperimentConfig:
+    """The recipe with what follows from the source, its model first, and from the data."""
+    from cnn_lab.beginning import adopt, place_of_source
+    from cnn_lab.resolve import resolve_names
+    from cnn_lab.train.workdir import read_config
+
+    assert recipe.transfer is not None
+    model = read_config(place_of_source(recipe.transfer)).model
+    config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
+    _override(config, invocation)
+    if invocation.flags.config and recipe.model not in (model, ExperimentConfig().model):
+        say(f"The model is the source's, {model.name}, and not that of the recipe.")
+    config = adopt(config)
+    if not invocation.flags.config:
+        resolve_names(config)  # a typo is told before the data are opened
+        _usual_recipe(config)
+    _override(config, invocation)
+    return freeze(config)
+
+
+def _default_workdir(config: ExperimentConfig) -> Path:
+    """A folder for a source, data and what is trained."""
+    transfer = config.transfer
+    assert transfer is not None
+    way = "rates" if transfer.rates else transfer.strategy
+    parts = (transfer.source, config.data.name.removeprefix("folder:"), way)
+    names = [re.sub(r"[^\w.]+", "-", Path(part).name).strip("-") for part in parts]
+    return Path("runs", "-".join(names))
+
+
+def _override(config: ExperimentConfig, invocation: Invocation) -> None:
     for path, text in invocation.overrides:
         override(config, path, text)
-    anchor_paths(config.data)
-    config = adopt(config)
-    if not values.config:
-        _usual_recipe(config)
-        for path, text in invocation.overrides:
-            override(config, path, text)
-    return freeze(config)
 
 
 def _usual_recipe(config: ExperimentConfig) -> None:
@@ -130,6 +167,7 @@ def _usual_recipe(config: ExperimentConfig) -> None:
     num_train = len(choose_examples(dataset, data)[0])
     strategy = config.transfer.strategy
     chosen = choose(num_train)[0] if strategy == "auto" else strategy
+    chosen = "rates" if config.transfer.rates else chosen
     rate, num_epochs = RATE, EPOCHS
     if chosen in ("head", "logistic"):  # a frozen backbone runs once, over images as they are
         rate, num_epochs = HEAD_RATE, HEAD_EPOCHS
@@ -140,4 +178,9 @@ def _usual_recipe(config: ExperimentConfig) -> None:
     config.optim = OptimConfig(name="adamw", learning_rate=rate, schedule=schedule)
     batch_size = max(1, min(LARGEST_BATCH, num_train // FEWEST_STEPS))
     config.train = TrainConfig(num_epochs=num_epochs, batch_size=batch_size)
+    say(
+        f"Recipe: {config.optim.name} at a rate of {rate:g}, cosine, {num_epochs} epochs, batches "
+        f"of {batch_size}, augmentation {data.augment.strength}, unless fields of the config say "
+        "otherwise."
+    )
     config.train.log_every_steps = config.evaluate.every_epochs * -(-num_train // batch_size)

@@ -13,7 +13,7 @@ from absl import flags
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.train.workdir import read_config, read_record
+from cnn_lab.train.workdir import lineage_in, read_config, read_record
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -32,18 +32,30 @@ def main(invocation: Invocation) -> int:
     say(
         f"{workdir}: {config.model.name} on {config.data.name}, {record.get('status', 'not begun')}"
     )
-    lineage = record.get("transfer")
+    lineage = lineage_in(record)
     if lineage is None:
-        say("  begun with weights of its own" + _imported(record))
-    depth = 1
-    while lineage is not None:
-        for line in _told(lineage):
-            say("  " * depth + line)
-        lineage, depth = lineage.get("before"), depth + 1
+        say("  begun with weights of its own")
+    for line in _told(lineage):
+        say(f"  {line}")
     return 0
 
 
-def _told(lineage: Mapping[str, Any]) -> list[str]:
+def _told(lineage: Mapping[str, Any] | None) -> list[str]:
+    """Lines of a lineage and of what was before it, each generation further to the right."""
+    if lineage is None:
+        return []
+    lines, before = [], []
+    if "imported" in lineage:
+        lines.append("imported from {file}, SHA-256 {sha256}".format(**lineage["imported"]))
+    for member in lineage.get("members", ()):
+        lines += [f"one of its mean: {member['name']}", f"  weights  {member['digest']}"]
+        lines += [f"  {line}" for line in _told(member["lineage"])]
+    if "source" in lineage:
+        lines, before = _of_one(lineage), _told(lineage["before"])
+    return [*lines, *(f"  {line}" for line in before)]
+
+
+def _of_one(lineage: Mapping[str, Any]) -> list[str]:
     plan, source = lineage["plan"], lineage["source"]
     gone = "" if Path(source).is_dir() else " (no longer there)"
     trained = [
@@ -58,7 +70,3 @@ def _told(lineage: Mapping[str, Any]) -> list[str]:
         f"  trained  {plan['strategy']}: {', '.join(trained)}",
         *(f"  note     {note}" for note in lineage["notes"]),
     ]
-
-
-def _imported(record: Mapping[str, Any]) -> str:
-    return f" ({record['status']})" if record.get("status") in ("imported", "averaged") else ""

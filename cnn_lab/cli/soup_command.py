@@ -52,10 +52,14 @@ def main(invocation: Invocation) -> int:
             "--checkpoint."
         )
     runtime.start(None)
+    import jax
+    import numpy as np
+
+    from cnn_lab.beginning import digest_of
     from cnn_lab.cli import imported
     from cnn_lab.data.catalog import open_dataset
     from cnn_lab.soup import cook
-    from cnn_lab.train.workdir import read_record
+    from cnn_lab.train.workdir import lineage_in, read_record
     from cnn_lab.trained import Trained, checkpoint_steps, open_trained
 
     out = Path(values.out)
@@ -85,6 +89,14 @@ def main(invocation: Invocation) -> int:
         soup.variables,
         "averaged",
         averaged_from=names,
+        members=[
+            {
+                "name": name,
+                "digest": digest_of(jax.tree.map(np.asarray, member.variables)),
+                "lineage": lineage_in(read_record(workdir)),
+            }
+            for name, member, (workdir, _) in zip(names, members, found, strict=True)
+        ],
         fingerprint=soup.fingerprint,
     )
     say(f"The mean of {counted(len(members), 'network')}:")

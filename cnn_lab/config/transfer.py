@@ -20,10 +20,9 @@ class TransferConfig(Node):
             before it; `stages:A,B`, the stages of these names; `all`; `gradual`, the head first and
             then stage after stage; `logistic`, the output layer alone, fitted to its optimum by
             scikit-learn with an L2 penalty whose strength is chosen on the validation split, in
-            place of `optim` and `train`; or `auto`, by the number of training images. `rates`
-            speaks in its place.
-        rates: regular expression of parameter paths to the factor of the learning rate, 0 for
-            frozen; every parameter must match exactly one.
+            place of `optim` and `train`; or `auto`, by the number of training images.
+        rates: in place of a strategy: regular expression of parameter paths to the factor of the
+            learning rate, 0 for frozen; every parameter must match exactly one.
         stage_decay: factor of the learning rate from each stage to the one before it.
         epochs_per_stage: of `gradual`: epochs between a stage and the one before it.
         classes: rows of the output layer for classes whose name the source has too: `shared` keeps

@@ -38,7 +38,7 @@ def grouped(
         learning_rate: step -> rate.
         paces: by the path of each parameter that there is.
     """
-    names = {pace: f"{pace.factor:g} from {pace.first_step}" for pace in set(paces.values())}
+    names = {pace: f"{pace.factor!r} from {pace.first_step}" for pace in set(paces.values())}
 
     def labels(params: Tree) -> Tree:
         flat = {path: names[paces[path]] for path in trees.flatten(params)}

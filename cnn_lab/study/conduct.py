@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnn_lab.config import Study
 from cnn_lab.core.files import write_text
-from cnn_lab.diverging import has_diverged, train_or_note
+from cnn_lab.diverging import train_or_note
 from cnn_lab.study import kept
 from cnn_lab.study.claims import Judged, judge
 from cnn_lab.study.finished import Finished, Values, name_of, rows_of
@@ -57,7 +57,8 @@ def conduct(
     seconds: list[float] = []  # of each training that was not done before
     for number, run in enumerate(planned, start=1):
         start = time.perf_counter()
-        result = train_or_note(run.config, run.workdir, lambda _: None)
+        lost = run.source is not None and run.source.has_diverged
+        result = None if lost else train_or_note(run.config, run.workdir, lambda _: None)
         if result is not None and result.status == "interrupted":
             return None
         found = _measured(study, run)
@@ -84,7 +85,7 @@ def _measured(study: Study, run: Finished) -> list[Row]:
     rows = []
     for name in study.measures:
         values: Values = dict.fromkeys(levels_of(name, run.config), math.nan)
-        if not has_diverged(run.workdir):
+        if not run.has_diverged:
             values = kept.values(run.workdir, name, lambda name=name: MEASURES[name].take(run))
         rows += rows_of(run, name, values)
     return rows
@@ -96,7 +97,7 @@ def _measured_together(study: Study, group: list[Finished]) -> list[Row]:
     for name in study.over_seeds:
         over = OVER_SEEDS[name]
         values: Values = dict.fromkeys(over.levels(len(group)), math.nan)
-        if not any(has_diverged(run.workdir) for run in group):
+        if not any(run.has_diverged for run in group):
             place, key = group[0].workdir, f"{name}, {len(group)} seeds"
             values = kept.values(place, key, lambda over=over: over.take(group))
         rows += rows_of(group[0], name, values)

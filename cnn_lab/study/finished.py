@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_lab.config import ExperimentConfig, Variant
+from cnn_lab.diverging import has_diverged
 from cnn_lab.study.rows import Row
 from cnn_lab.train.log import METRICS_FILE, read_rows
 from cnn_lab.trained import Trained, open_trained
@@ -24,12 +25,20 @@ class Finished:
         seed: its.
         config: its.
         workdir: its; variants whose configs are equal share it.
+        source: whose weights it begins with, None for its own.
     """
 
     variant: Variant
     seed: int
     config: ExperimentConfig
     workdir: Path
+    source: "Finished | None" = None
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether it has, or could not begin, since its source has."""
+        lost = self.source is not None and self.source.has_diverged
+        return lost or has_diverged(self.workdir)
 
     def rows(self, split: str) -> list[dict[str, Any]]:
         """Metric rows of one split."""

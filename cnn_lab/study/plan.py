@@ -49,7 +49,7 @@ def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
     check_claims(study, None)
     planned: list[Finished] = []
     folders: dict[str, Path] = {}  # by config: equal ones are trained once
-    places: dict[tuple[Place, int], Path] = {}
+    runs: dict[tuple[Place, int], Finished] = {}
     for variant in study.variants:
         resolve_names(variant.config)
         for index in range(num_seeds):
@@ -57,13 +57,16 @@ def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
             config.seed += index
             config.data.split_seed += index // study.seeds_per_split
             config.log.tensorboard = False
+            source = None
             if variant.source is not None and config.transfer is not None:
-                config.transfer.source = str(places[variant.source, index].resolve())
+                source = runs[variant.source, index]
+                config.transfer.source = str(source.workdir.resolve())
             own = folder / RUNS / _slug(variant) / f"seed{config.seed}"
             workdir = folders.setdefault(json.dumps(to_dict(config), sort_keys=True), own)
-            places[(variant.series, variant.x), index] = workdir
             _check_folder(folder, workdir, config)
-            planned.append(Finished(variant, config.seed, freeze(config), workdir))
+            run = Finished(variant, config.seed, freeze(config), workdir, source)
+            runs[(variant.series, variant.x), index] = run
+            planned.append(run)
     return planned
 
 

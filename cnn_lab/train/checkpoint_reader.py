@@ -206,19 +206,26 @@ def _is_damage(error: Exception) -> bool:
         return False
     if isinstance(error, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError):
         return True
-    text = str(error)  # tensorstore has no exceptions of its own
-    kind = re.match(r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): ", text) or "Error decoding" in text
+    # Tensorstore has no exceptions of its own, and orbax wraps what it raises.
+    text = "\n".join(str(found) for found in _chain(error) if isinstance(found, ValueError))
+    kind = re.search(r"^(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): ", text, re.M)
     refused = re.search(rf"\bOS error (?!{errno.ENOENT}\b)|Allocation error|bad_alloc", text)
-    return isinstance(error, ValueError) and bool(kind) and not refused
+    return bool(kind or "Error decoding" in text) and not refused
 
 
 def _refusal(error: BaseException | None) -> OSError | None:
     """What the system refused, among an error and those that it followed from."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-            return error
-        error = error.__cause__ or error.__context__
+    for found in _chain(error):
+        if isinstance(found, OSError) and found.errno not in (None, errno.ENOENT):
+            return found
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it followed from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _unreadable(what: str, error: Exception) -> CheckpointError:

@@ -3,7 +3,8 @@
 What is frozen lies in a state of its own field, `TrainState.frozen`, so that it has no gradient, no
 weight decay, no memory of the optimizer and no average. A layer all of whose parameters are frozen
 runs as in evaluation: its statistics neither move nor are those of the batch, and nothing is
-dropped in it.
+dropped in it. Dropout that stands between layers, in none of them, follows what contains it: it
+ends where the whole backbone is frozen.
 """
 
 from collections.abc import Callable, Iterator

@@ -114,6 +114,18 @@ def missing_checkpoints(path: Path) -> CheckpointError:
     return CheckpointError(f"{path} has no checkpoint yet; train it first: {again}.")
 
 
+def lineage_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where the weights of a run came from, None where they are its own.
+
+    That is what `transfer` of its record says; of a mean of several networks, its `members`; of
+    weights that came in a file, `imported`.
+    """
+    for name in ("members", "imported"):
+        if name in record:
+            return {name: record[name]}
+    return record.get("transfer")
+
+
 def changes_since(path: Path, config: ExperimentConfig) -> str:
     """Lines of how a config differs from the one a folder was made by, empty where it does not."""
     if not (path / CONFIG_FILE).exists():

@@ -112,10 +112,7 @@ class FeatureMaker:
         finally:
             self._images.close()
         seconds = time.perf_counter() - start
-        stored = store_arrays(folder, made)
-        if stored:
-            write_text(folder / MADE_OF, json.dumps(made_of, indent=1))
-            _forget_oldest(folder.parent)
+        stored = _store(folder, made, made_of)
         say(f"{what} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
         return made
 
@@ -209,10 +206,23 @@ def _kept(
             (arrays[name].shape, arrays[name].dtype) == (shapes[name].shape, shapes[name].dtype)
             for name in NAMES
         ):
-            os.utime(folder)
+            with suppress(OSError):  # of another user
+                os.utime(folder)
             return arrays
     say(f"{folder} is damaged; the features are computed anew.")
     return None
+
+
+def _store(folder: Path, made: Mapping[str, np.ndarray], made_of: Mapping[str, Any]) -> bool:
+    """Whether the folder could be written."""
+    try:
+        if not store_arrays(folder, made):
+            return False
+        write_text(folder / MADE_OF, json.dumps(made_of, indent=1))
+    except OSError:
+        return False
+    _forget_oldest(folder.parent)
+    return True
 
 
 def _forget_oldest(place: Path) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 # Inverse strengths of the penalty, weakest last (`C` of scikit-learn), for standardised features.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 MOST_ITERATIONS = 1000
+ROUNDING = 1e-6  # share of a float32 feature's size
 NEVER = -30.0  # logit of a class without an example
 
 
@@ -52,7 +53,9 @@ def fit_output(
 
     values = features.astype(np.float64)
     mean, deviation = values.mean(axis=0), values.std(axis=0)
-    deviation = np.where(deviation > 0, deviation, 1.0)
+    # One that is constant up to rounding, as of a unit at its limit, tells nothing.
+    varies = deviation > ROUNDING * np.abs(values).max(axis=0)
+    deviation = np.where(varies, deviation, np.inf)
     weights = None if class_weights is None else np.asarray(class_weights)[labels]
     model = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
     with warnings.catch_warnings(record=True) as caught:

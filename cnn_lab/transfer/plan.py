@@ -114,22 +114,15 @@ def make_plan(
     if strategy == "auto":
         strategy, why = choose(num_train)
     name, _, detail = strategy.partition(":")
-    names = [stage.name for stage in stages]
-    if name == "last_stages" and detail.isdecimal():
+    trained = names = [stage.name for stage in stages]
+    if name == "last_stages":
         trained = names[-_last_stages(int(detail), stages) :]
-    elif name == "stages" and detail:
+    elif name == "stages":
         trained = _named(detail.split(","), names)
-    elif strategy in ("all", "gradual"):
-        trained = names
-    elif strategy == "head":
+    elif name == "head":
         trained = names[-1:]
-    elif strategy == "logistic":
+    elif name == "logistic":
         return Plan(strategy, why, _output_alone(stages))
-    else:
-        raise ConfigError(
-            f"{FIELD}.strategy is {transfer.strategy!r}; {suggest(name, STRATEGIES)} For other "
-            f"choices give {FIELD}.rates."
-        )
     every = transfer.epochs_per_stage if strategy == "gradual" else 0
     last_begins = every * (len(stages) - 1)
     if last_begins >= num_epochs:
@@ -144,6 +137,50 @@ def make_plan(
         rate = transfer.stage_decay**before if stage.name in trained else 0.0
         groups.append(Group(stage.name, stage.paths, rate, every * before if rate else 0))
     return Plan(strategy, why, tuple(groups))
+
+
+def check_transfer(transfer: TransferConfig) -> None:
+    """Refuses what can be told to be wrong without data and network.
+
+    Raises:
+        ConfigError: a strategy that does not exist, a rule that is none, or settings that would
+            change nothing.
+    """
+    strategy, rules = transfer.strategy, dict.fromkeys(transfer.rates)
+    if transfer.fresh is not None:
+        _compiled(transfer.fresh, "fresh")
+    for pattern in rules:
+        _compiled(pattern, "rates")
+        _rate(transfer.rates, pattern)
+    name, _, detail = strategy.partition(":")
+    with_detail = {"last_stages": detail.isdecimal(), "stages": bool(detail)}
+    if not with_detail.get(name, strategy in STRATEGIES):
+        raise ConfigError(
+            f"{FIELD}.strategy is {strategy!r}; {suggest(name, STRATEGIES)} For other choices give "
+            f"{FIELD}.rates."
+        )
+    if rules and strategy != "auto":
+        raise ConfigError(
+            f"{FIELD}.rates and {FIELD}.strategy={strategy} both say what is trained; leave out "
+            "one of them."
+        )
+    alone = "logistic" if strategy == "logistic" else ""
+    by_rules = "rates" if rules else ""
+    head = "head" if strategy == "head" else ""
+    others = strategy if strategy != "gradual" else ""
+    for field, usual, reason in (
+        ("dropout", None, alone),
+        ("l2_sp", 0, alone),
+        ("stage_decay", 1, alone or head or by_rules),
+        ("epochs_per_stage", 1, by_rules or others),
+    ):
+        value = getattr(transfer, field)
+        if value != usual and reason:
+            what = f"{FIELD}.rates" if reason == "rates" else f"{FIELD}.strategy={reason}"
+            raise ConfigError(
+                f"{FIELD}.{field} is {value!r}, which changes nothing with {what}; leave out one "
+                "of them."
+            )
 
 
 def choose(num_train: int) -> tuple[str, str]:
@@ -193,7 +230,7 @@ def _named(wanted: Sequence[str], names: Sequence[str]) -> Sequence[str]:
 
 def _by_rules(transfer: TransferConfig, stages: Sequence[Stage]) -> tuple[Group, ...]:
     paths = [path for stage in stages for path in stage.paths]
-    rules = {pattern: _compiled(pattern) for pattern in transfer.rates}
+    rules = {pattern: _compiled(pattern, "rates") for pattern in transfer.rates}
     found: dict[str, list[str]] = {pattern: [] for pattern in rules}
     uncovered = []
     for path in paths:
@@ -237,12 +274,12 @@ def _rate(rates: Mapping[str, object], pattern: str) -> float:
     return float(value)  # pyright: ignore[reportArgumentType]
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compiled(pattern: str, field: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"{FIELD}.rates: {pattern!r} is no regular expression: {error}; mend it."
+            f"{FIELD}.{field}: {pattern!r} is no regular expression: {error}; mend it."
         ) from error
 
 

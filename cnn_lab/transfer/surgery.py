@@ -79,7 +79,7 @@ def transplant(
 
     Raises:
         CheckpointError: they do not fit; lists the differences.
-        ConfigError: `fresh` is no regular expression, or matches no parameter.
+        ConfigError: `fresh` matches no parameter.
     """
     model, image = make(len(class_names)), jnp.zeros((1, *image_shape))
     init = lambda key: dict(model.init(key, image, train=False))  # noqa: E731
@@ -91,7 +91,10 @@ def transplant(
         layers = output_layers(make, len(class_names), image_shape)
         outputs = {path for path in shapes if layer_of(path) in layers} - anew
     first = _first_kernel(stages, shapes, theirs)
-    _check(shapes, theirs, skipped=anew | outputs, reshaped={first})
+    kept = _places(source.class_names, class_names) if keep_classes and outputs else {}
+    _check(
+        shapes, theirs, skipped=anew | outputs, reshaped={first}, rows=outputs if kept else set()
+    )
     given = {p: np.asarray(theirs[p]) for p in shapes if p not in anew | outputs}
     taken = {path for path in given if path != first}
     notes = []
@@ -101,7 +104,6 @@ def transplant(
         way = "summed" if here == 1 else "repeated"
         notes.append(f"{layer_of(first)}: {counted(there, 'input channel')} {way} to {here}")
     if outputs:
-        kept = _places(source.class_names, class_names) if keep_classes else {}
         number = counted(len(class_names), "class")
         notes.append(f"output layer: {len(kept)} of {number} kept by name, the others begin anew")
         if kept:
@@ -115,7 +117,8 @@ def transplant(
 def other_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """A first convolution's kernel for images of other channels.
 
-    For gray images the channels are summed: a gray image gives what three equal channels gave. For
+    For gray images the channels are summed: a gray image gives what three channels gave that were
+    equal once normalised. For
     colour images its only channel is repeated and divided by their number: an image gives what the
     mean of its channels gave.
 
@@ -132,12 +135,7 @@ def _begin_anew(fresh: str | None, shapes: Mapping[str, Any]) -> set[str]:
     """Variables of the layers that `fresh` chooses."""
     if fresh is None:
         return set()
-    try:
-        rule = re.compile(fresh)
-    except re.error as error:
-        raise ConfigError(
-            f"config.transfer.fresh is {fresh!r}, which is no regular expression: {error}; mend it."
-        ) from error
+    rule = re.compile(fresh)
     chosen = {layer_of(p) for p in shapes if rule.search(p.partition("/")[2])}
     if not chosen:
         layers = {"/".join(p.split("/")[1:3]) for p in shapes}
@@ -164,8 +162,22 @@ def _first_kernel(
 
 
 def _check(
-    shapes: Mapping[str, Any], theirs: Mapping[str, Any], *, skipped: set[str], reshaped: set[str]
+    shapes: Mapping[str, Any],
+    theirs: Mapping[str, Any],
+    *,
+    skipped: set[str],
+    reshaped: set[str],
+    rows: set[str],
 ) -> None:
+    """Refuses leaves that differ.
+
+    Args:
+        shapes: ours.
+        theirs: the source's.
+        skipped: leaves that begin anew.
+        reshaped: leaves that are brought to our shape.
+        rows: leaves of which some classes are kept: all but their last axis must be alike.
+    """
     lines = [
         f"  missing in the source: {path} {shape.shape}"
         for path, shape in shapes.items()
@@ -176,6 +188,11 @@ def _check(
         f"  other shape: {path} is {theirs[path].shape} in the source, {shape.shape} here"
         for path, shape in shapes.items()
         if path in theirs and path not in skipped | reshaped and theirs[path].shape != shape.shape
+    ]
+    lines += [
+        f"  other shape: {path} is {theirs[path].shape} in the source, {shapes[path].shape} here"
+        for path in sorted(rows)
+        if path in theirs and theirs[path].shape[:-1] != shapes[path].shape[:-1]
     ]
     if not lines:
         return

@@ -64,8 +64,9 @@ def target(name: str, way: str, size: int) -> Variant:
     num_epochs = SIZES[size] * BATCH // (len(SECOND) * size)
     made = config(data, rate, num_epochs, BATCH)
     if strategy is not None:
-        thawing = max(1, num_epochs // 8)
-        made.transfer = TransferConfig(strategy=strategy, epochs_per_stage=thawing)
+        made.transfer = TransferConfig(strategy=strategy)
+        if strategy == "gradual":
+            made.transfer.epochs_per_stage = max(1, num_epochs // 8)
     return Variant(series=way, x=size, config=made, source=source and (source, None))
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_lab.beginning import digest_of
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
+from cnn_lab.data.catalog import open_dataset
 from cnn_lab.run import run_training
 from cnn_lab.train.workdir import read_config, read_record
 from cnn_lab.trained import open_trained
@@ -53,7 +55,8 @@ def test_the_data_alone_are_enough(run, source, photos, tmp_path):
     status, text, errors = run("finetune", f"--from={source}", f"--data=folder:{photos}")
     assert (status, errors) == (0, "")
     (workdir,) = (tmp_path / "runs").iterdir()
-    assert workdir.name.startswith("mlp-folder")
+    assert workdir.name == "mlp-photos-auto"
+    assert "Recipe: adamw at a rate of 0.01, cosine, 100 epochs, batches of 9, augmentation" in text
     config, trained = read_config(workdir), open_trained(workdir, "best")
     assert config.model == read_config(source).model
     assert (config.data.image_size, config.data.channels) == ((8, 8), 1)
@@ -103,9 +106,62 @@ def test_the_recipe_may_be_a_file_and_the_model_is_the_sources(run, source, phot
     assert (config.optim.name, config.train.batch_size, config.model.name) == ("lion", 12, "mlp")
 
 
+def test_the_strategy_of_a_recipe_is_kept_unless_the_flag_gives_another(
+    run, source, photos, tmp_path
+):
+    open_dataset(f"folder:{photos}")  # which a dry run does not prepare
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from cnn_lab.config import *\n"
+        "def get_config():\n"
+        "    return ExperimentConfig(transfer=TransferConfig(strategy='all'),\n"
+        "                            data=DataConfig(pad=0),\n"
+        "                            model=ModelSpec(name='resnet20'),\n"
+        "                            train=TrainConfig(num_epochs=1, batch_size=12))\n"
+    )
+    arguments = (f"--from={source}", f"--data=folder:{photos}", f"--config={recipe}", "--dry_run")
+    status, text, _ = run("finetune", *arguments)
+    assert status == 0
+    assert "Strategy all." in text
+    assert "The model is the source's, mlp, and not that of the recipe." in text
+    assert "Strategy head." in run("finetune", *arguments, "--strategy=head")[1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_soup_and_what_follows_keep_the_lineage(run, source, photos, tmp_path):
+    data, options = f"--data=folder:{photos}", ("--config.train.num_epochs=1", "--strategy=all")
+    members = [tmp_path / str(seed) for seed in (0, 1)]
+    for seed, folder in enumerate(members):
+        arguments = (f"--workdir={folder}", f"--config.seed={seed}", *options)
+        assert run("finetune", f"--from={source}", data, *arguments)[0] == 0
+    soup, child = tmp_path / "soup", tmp_path / "child"
+    assert run("soup", f"--workdir={members[0]},{members[1]}", f"--out={soup}")[0] == 0
+    assert run("finetune", f"--from={soup}", data, f"--workdir={child}", *options)[0] == 0
+    for folder, indent in ((soup, "  "), (child, "    ")):
+        lines = run("lineage", f"--workdir={folder}")[1].splitlines()
+        for member in members:
+            step = read_record(member)["progress"]["selection"]["best_step"]
+            place = lines.index(f"{indent}one of its mean: {member}, checkpoint {step}")
+            digest = digest_of(open_trained(member, "best").variables)
+            assert lines[place + 1] == f"{indent}  weights  {digest}"
+            assert lines[place + 2].startswith(f"{indent}  from {source}, step ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--from=SOURCE/config.json", "--data=digits"],
+            "config.json is a file; give the folder of a run, which cnn-lab import-weights makes",
+        ),
+        (
+            ["--from=SOURCE", "--data=digits", "--config.transfer.source=other"],
+            "and --config.transfer.source both name a source; leave out the second one.",
+        ),
+        (
+            ["--from=SOURCE", "--data=digits", "--config.transfer.checkpoint=77"],
+            "config.transfer.checkpoint must be best, latest or one of the steps",
+        ),
         (["--data=digits"], "--from is missing: give the folder of a run"),
         (["--from=SOURCE"], "--data is missing: give a data set, such as --data=folder:photos."),
         (["--from=nowhere", "--data=digits"], "nowhere"),

@@ -1,13 +1,15 @@
 """Studies whose trainings begin with the weights of other ones of theirs."""
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 from staged import config
 from test_conduct import study
 
-from cnn_lab.config import DataConfig, Study, TransferConfig, Variant
+from cnn_lab.config import DataConfig, OptimConfig, Study, TransferConfig, Variant
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.catalog import open_dataset
 from cnn_lab.study.conduct import check_study, conduct
@@ -63,6 +65,23 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
     assert again is not None
     assert [row.value for row in again.rows] == [row.value for row in found.rows]
     assert "left" not in " ".join(said)  # as is said after a training
+
+
+def test_what_begins_with_a_source_that_diverged_has_diverged_too(tmp_path):
+    lost = source()
+    lost = dataclasses.replace(
+        lost,
+        config=config(data=lost.config.data, optim=OptimConfig(name="sgd", learning_rate=1e30)),
+    )
+    own = Variant(series="own", config=config(data=DataConfig(num_train=40, num_validation=20)))
+    said: list[str] = []
+    found = conduct(transferring(lost, target("head"), own), tmp_path, 1, said.append)
+    assert found is not None
+    values = {row.series: row.value for row in found.rows}
+    assert math.isnan(values["source"])
+    assert math.isnan(values["head"])
+    assert 0 <= values["own"] <= 1
+    assert not (tmp_path / "runs" / "head").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from cnn_lab.config import TransferConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.transfer.plan import FEW, SOME, Plan, make_plan
+from cnn_lab.transfer.plan import FEW, SOME, Plan, check_transfer, make_plan
 from cnn_lab.transfer.stages import Stage
 
 STAGES = tuple(
@@ -22,7 +22,9 @@ STAGES = tuple(
 
 
 def plan(num_train: int = 100, num_epochs: int = 10, **fields) -> Plan:
-    return make_plan(TransferConfig(source="x", **fields), STAGES, num_train, num_epochs)
+    transfer = TransferConfig(source="x", **fields)
+    check_transfer(transfer)
+    return make_plan(transfer, STAGES, num_train, num_epochs)
 
 
 def rates(found: Plan) -> dict[str, float]:
@@ -125,6 +127,26 @@ def test_rules_cover_every_parameter_once():
             "stage1, stage2); give 1 to 3, or another strategy.",
         ),
         ({"strategy": "last_stages:0"}, "the backbone has 3 stages"),
+        ({"strategy": "stages:"}, "config.transfer.strategy is 'stages:'; did you mean"),
+        ({"strategy": "last_stages:x"}, "config.transfer.strategy is 'last_stages:x'; did you"),
+        ({"fresh": "["}, "config.transfer.fresh: '[' is no regular expression: unterminated"),
+        (
+            {"strategy": "all", "rates": {".": 1}},
+            "config.transfer.rates and config.transfer.strategy=all both say what is trained; "
+            "leave out one of them.",
+        ),
+        (
+            {"strategy": "head", "stage_decay": 0.5},
+            "config.transfer.stage_decay is 0.5, which changes nothing with "
+            "config.transfer.strategy=head; leave out one of them.",
+        ),
+        (
+            {"rates": {".": 1}, "stage_decay": 0.5},
+            "stage_decay is 0.5, which changes nothing with config.transfer.rates; leave",
+        ),
+        ({"strategy": "all", "epochs_per_stage": 2}, "epochs_per_stage is 2, which changes"),
+        ({"strategy": "logistic", "dropout": 0.5}, "dropout is 0.5, which changes nothing with"),
+        ({"strategy": "logistic", "l2_sp": 0.1}, "l2_sp is 0.1, which changes nothing with"),
         (
             {"strategy": "stages:stage1,stage3"},
             "config.transfer.strategy names the stage 'stage3', which the network does not have; "

@@ -133,13 +133,16 @@ def test_differences_are_listed():
         brought(weights(make=lambda n: MODELS["resnet32"].make(n, **OPTIONS)))
 
 
-@pytest.mark.parametrize(
-    ("fresh", "message"),
-    [
-        ("backbone/stage9", "matches no parameter; did you mean backbone/st"),
-        ("[", "is no regular expression"),
-    ],
-)
-def test_a_rule_for_nothing_is_told(fresh, message):
-    with pytest.raises(ConfigError, match=message):
-        brought(weights(), fresh=fresh)
+def test_a_rule_for_nothing_is_told():
+    with pytest.raises(ConfigError, match="matches no parameter; did you mean backbone/st"):
+        brought(weights(), fresh="backbone/stage9")
+
+
+def test_rows_of_shared_classes_need_the_same_features():
+    linear = lambda num_classes: MODELS["linear"].make(num_classes)  # noqa: E731
+    source = weights(1, linear, 8)
+    shared = (*OLD[:-1], "other")
+    text = r"params/head/output/kernel is \(64, \d\) in the source, \(100, \d\) here"
+    with pytest.raises(CheckpointError, match=text):
+        brought(source, shared, 1, linear, 10)
+    assert "0 of" in brought(source, ("new", "others"), 1, linear, 10).notes[0]
