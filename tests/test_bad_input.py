@@ -231,7 +231,7 @@ COMMAND_LINES = {
     ("train", "--config={w}/good.py", "--workdir="): ("--workdir= is empty",),
     ("data", "prepare", "mnist", "--from_dir="): ("--from_dir= is empty",),
     ("evaluate", "--workdir="): ("--workdir= is empty",),
-    ("train", "{w}/good.py"): ("flags only", "did you mean --config=", "world0/good.py?"),
+    ("train", "{w}/good.py"): ("flags only", "did you mean --config=", "/good.py?"),
     ("train", "{w}/good.py:large"): ("flags only", "good.py:large?"),
     (*TRAIN, "now"): ("flags only", "'now'"),
     (*TRAIN, "--dry_run=perhaps"): ("--dry_run must be true or false", "'perhaps'"),

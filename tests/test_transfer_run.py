@@ -18,6 +18,7 @@ from cnn_lab.cli.seeds import train_seeds
 from cnn_lab.config import (
     AverageConfig,
     DataConfig,
+    EvaluateConfig,
     ExperimentConfig,
     ModelSpec,
     OptimConfig,
@@ -117,8 +118,11 @@ def test_stages_are_thawed_one_after_the_other(source, kind, whole):
 def test_a_run_cut_in_any_phase_goes_on_bit_for_bit(source, kind, step, tmp_path, whole):
     experiment, expected, _ = whole(kind)
     folder = tmp_path / "run"
-    cut = run_training(experiment, folder, lambda _: None, [SignalAt(step, "train")])
+    said: list[str] = []
+    cut = run_training(experiment, folder, said.append, [SignalAt(step, "train")])
     assert cut.status == "interrupted"
+    ended = (step - 1) // 2  # parts that were over before; that of this step ends with it at most
+    assert len([line for line in said if line.startswith("From step ")]) == ended
     train(experiment, folder)
     assert state_digests(folder) == state_digests(expected)
     assert without_rates(folder) == without_rates(expected)
@@ -332,3 +336,16 @@ def test_seeds_share_the_source_and_differ_in_the_head(source, tmp_path):
     same = {path for path in one if np.array_equal(one[path], other[path])}
     assert {stage_of(path) for path in same} == {"stem", "stage1", "stage2"}
     assert len(same) == len(one) - 2  # kernel and bias of the output layer
+
+
+def test_a_run_cut_where_a_part_ends_unseen_goes_on_bit_for_bit(source, tmp_path):
+    def experiment() -> ExperimentConfig:
+        return gradual(source, evaluate=EvaluateConfig(every_epochs=4))
+
+    train(experiment(), tmp_path / "whole")
+    folder = tmp_path / "cut"
+    cut = run_training(experiment(), folder, lambda _: None, [SignalAt(2, "train")])
+    assert (cut.status, cut.progress.step) == ("interrupted", 2)
+    train(experiment(), folder)
+    assert state_digests(folder) == state_digests(tmp_path / "whole")
+    assert without_rates(folder) == without_rates(tmp_path / "whole")

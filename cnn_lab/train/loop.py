@@ -247,6 +247,11 @@ def train(
         return Outcome("stopped early", state, progress)
     if progress.step < plan.total_steps:
         settle()  # the next part begins with what could be saved
+        if interrupted():  # before the programs of the next part are compiled
+            if progress.step not in checkpoints.steps():
+                save()
+                checkpoints.wait()
+            return Outcome("interrupted", state, progress)
         return Outcome("phase ended", state, progress)
     return Outcome("finished", state, progress)
 
