@@ -111,14 +111,16 @@ def build(
         augmentation=named.augmentation,
     )
     training = make_training(num_epochs=config.train.num_epochs)
-    shapes = [jax.eval_shape(phase.init, jax.random.key(0)) for phase in phases]
-    variables = evaluated_variables(shapes[0])
-    moves = any(STATISTICS in state.collections for state in shapes)
-    refits = average.refit_from_step is not None and moves
+    shapes = (jax.eval_shape(phase.init, jax.random.key(0)) for phase in phases)
+    first = next(shapes)
+    refits = average.refit_from_step is not None and any(
+        STATISTICS in state.collections for state in (first, *shapes)
+    )
     refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
     held_out = None
     if len(validation):
         held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.devices.size)
+    variables = evaluated_variables(first)
     features, note = plan_features(
         config,
         model,

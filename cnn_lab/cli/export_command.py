@@ -14,6 +14,7 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.reference import flag_text
 from cnn_lab.core.errors import ConfigError
 
 
@@ -56,15 +57,19 @@ def main(invocation: Invocation) -> int:
         f"{out}: {convert.num_values(tensors):,} values in {len(tensors)} tensors of step "
         f"{trained.step}, named as in {values.naming}.\n"
     )
-    options = "".join(f" --option={name}={value}" for name, value in spec.options.items())
+    options = "".join(
+        f" --option={name}={flag_text(value)}" for name, value in spec.options.items()
+    )
     mean, std = (
         ",".join(f"{value:.6g}" for value in values)
         for values in (trained.network.preprocess.mean, trained.network.preprocess.std)
     )
     shape = "x".join(map(str, trained.network.input_shape))
+    pad = trained.network.preprocess.pad
+    padding = f"; its images were padded by {pad} pixels, which no import does" if pad else ""
     sys.stdout.write(
         "The file holds weights alone. What import-weights needs beside it:\n"
         f"  --model={model}{options} --input={shape} --mean={mean} --std={std} and, a line each in "
-        f"a file for --class_names: {', '.join(trained.network.class_names)}\n"
+        f"a file for --class_names: {', '.join(trained.network.class_names)}{padding}\n"
     )
     return 0

@@ -24,7 +24,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import anchor_paths, load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
-from cnn_lab.cli.train_command import tell_where_it_is
+from cnn_lab.cli.train_command import define_dry_run, tell_where_it_is
 from cnn_lab.config import (
     AugmentConfig,
     DataConfig,
@@ -57,12 +57,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir", None, "folder of the run; named by source, data, strategy", flag_values=values
     )
-    flags.DEFINE_bool(
-        "dry_run",
-        False,
-        "say what would be trained; trains nothing and writes nothing",
-        flag_values=values,
-    )
+    define_dry_run(values)
 
 
 def main(invocation: Invocation) -> int:
@@ -123,8 +118,8 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
 def _completed(invocation: Invocation, recipe: ExperimentConfig) -> ExperimentConfig:
     """The recipe with what follows from the source, its model first, and from the data."""
     from cnn_lab.beginning import adopt, place_of_source
-    from cnn_lab.resolve import resolve_names
     from cnn_lab.train.workdir import read_config
+    from cnn_lab.transfer.plan import check_transfer
 
     assert recipe.transfer is not None
     model = read_config(place_of_source(recipe.transfer)).model
@@ -134,7 +129,8 @@ def _completed(invocation: Invocation, recipe: ExperimentConfig) -> ExperimentCo
         say(f"The model is the source's, {model.name}, and not that of the recipe.")
     config = adopt(config)
     if not invocation.flags.config:
-        resolve_names(config)  # a typo is told before the data are opened
+        assert config.transfer is not None
+        check_transfer(config.transfer)  # a typo is told before the data are opened
         _usual_recipe(config)
     _override(config, invocation)
     return freeze(config)

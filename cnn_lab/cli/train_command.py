@@ -50,6 +50,11 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "seeds", None, "runs, each from the next seed; one run by default", flag_values=values
     )
+    define_dry_run(values)
+
+
+def define_dry_run(values: flags.FlagValues) -> None:
+    """Declares the flag that only asks."""
     flags.DEFINE_bool(
         "dry_run",
         False,

@@ -65,6 +65,10 @@ def test_the_data_alone_are_enough(run, source, photos, tmp_path):
     assert "Strategy head: 36 training images are very few" in text
     assert config.train.batch_size == 9  # four steps an epoch
     assert "report" in text
+    arguments = ("--strategy=all", "--dry_run", "--config.optim.options.weight_decay=0.05")
+    asked = run("finetune", f"--from={source}", f"--data=folder:{photos}", *arguments)
+    assert asked[0] == 0  # an option of the usual recipe's optimizer
+    assert "adamw (weight_decay=0.05), rate 0.001" in asked[1]
     again = run("finetune", f"--from={source}", f"--data=folder:{photos}")
     assert again[0] == 0
     assert "Nothing to do" in again[1]
