@@ -99,7 +99,11 @@ def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, 
     assert path == str(image)
     assert sorted(said[::2]) == ["cat", "dog", "fox"]
     assert sum(map(float, said[1::2])) == pytest.approx(1.0, abs=2e-4)
-    succeed("export-weights", f"--workdir={out}", f"--out={back}")
+    said = succeed("export-weights", f"--workdir={out}", f"--out={back}")
+    needed = (
+        "--model=resnet20 --option=width=4 --input=32x32x3 --mean=0.5,0.4,0.3 --std=0.2,0.2,0.1"
+    )
+    assert f"  {needed} and, a line each in a file for --class_names: cat, dog, fox\n" in said
     found = safetensors.numpy.load_file(back)
     assert found.keys() == tensors.keys()
     assert all(found[name].tobytes() == tensors[name].tobytes() for name in tensors)
@@ -107,6 +111,9 @@ def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, 
     assert record["status"] == "imported"
     assert record["imported"]["file"] == "weights.safetensors"
     assert record["imported"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    lineage = succeed("lineage", f"--workdir={out}")
+    assert lineage.splitlines()[1] == f"  imported from weights.safetensors, SHA-256 {digest}"
     config = json.loads((out / "config.json").read_text())
     assert config["model"] == {"name": "resnet20", "options": {"width": 4}}
     assert config["data"]["mean"] == [0.5, 0.4, 0.3]
