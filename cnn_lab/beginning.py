@@ -186,11 +186,19 @@ def begin(
         "checkpoint": trained.step,
         "digest": digest_of(variables),
         "plan": dataclasses.asdict(plan),
+        "settings": _settings(transfer),
         "notes": list(transplanted.notes),
         "held": sorted(trees.flatten(source)),
         "before": lineage_in(read_record(place)),
     }
     return Beginning(plan, transplanted, source, lineage)
+
+
+def _settings(transfer: TransferConfig) -> list[str]:
+    """What changes a training beside its plan and its first weights, in words."""
+    values = {"l2_sp": transfer.l2_sp, "dropout": transfer.dropout}
+    values["augmented_passes"] = transfer.augmented_passes
+    return [f"config.transfer.{name}={value:g}" for name, value in values.items() if value]
 
 
 def _check_nothing_random_is_frozen(plan: Plan, transplanted: Transplant) -> None:

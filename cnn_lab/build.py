@@ -1,5 +1,6 @@
 """The only place that turns the names in a config into objects."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from cnn_lab.data.examples import Subset, choose_examples, fixed_shape
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.data.preprocess import Preprocess, padded_shape
 from cnn_lab.experiment import Experiment
-from cnn_lab.features import plan_features
+from cnn_lab.feature_plan import plan_features
 from cnn_lab.network import Network, make_model
 from cnn_lab.resolve import Named, class_weights, resolve_names
 from cnn_lab.train.averaging import Average, evaluated_variables
@@ -121,21 +122,7 @@ def build(
     if len(validation):
         held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.devices.size)
     variables = evaluated_variables(first)
-    features, note = plan_features(
-        config,
-        model,
-        beginning,
-        named.augmentation,
-        (train, validation),
-        (training, held_out),
-        maker,
-        mesh,
-        variables,
-    )
-    if features is not None:
-        training, held_out = features.pipelines(lambda maker: maker.shapes(variables))
-        phases = phases_of(features.module)
-    return Experiment(
+    experiment = Experiment(
         config=config,
         network=network,
         dataset=dataset,
@@ -149,8 +136,19 @@ def build(
         phases=phases,
         num_micro_batches=parts,
         beginning=beginning,
-        features=features,
-        notes=(note,) if note else (),
+        features=None,
+        notes=(),
+    )
+    features, note = plan_features(experiment, (train, validation), maker, variables)
+    experiment = dataclasses.replace(experiment, features=features, notes=(note,) if note else ())
+    if features is None:
+        return experiment
+    training, held_out = features.pipelines(lambda maker: maker.shapes(variables))
+    return dataclasses.replace(
+        experiment,
+        train_pipeline=training,
+        validation_pipeline=held_out,
+        phases=phases_of(features.module),
     )
 
 

@@ -13,6 +13,7 @@ from absl import flags
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.numbers import counted
 from cnn_lab.train.workdir import lineage_in, read_config, read_record
 
 
@@ -29,9 +30,10 @@ def main(invocation: Invocation) -> int:
         raise ConfigError("--workdir is missing: give the folder of a run.")
     workdir = Path(invocation.flags.workdir)
     config, record = read_config(workdir), read_record(workdir)
-    say(
-        f"{workdir}: {config.model.name} on {config.data.name}, {record.get('status', 'not begun')}"
-    )
+    steps = record.get("progress", {}).get("step")
+    after = "" if steps is None else f" after {counted(steps, 'step')}"
+    status = record.get("status", "not begun") + after
+    say(f"{workdir}: {config.model.name} on {config.data.name}, {status}")
     lineage = lineage_in(record)
     if lineage is None:
         say("  begun with weights of its own")
@@ -68,5 +70,6 @@ def _of_one(lineage: Mapping[str, Any]) -> list[str]:
         f"from {source}, step {lineage['checkpoint']}{gone}",
         f"  weights  {lineage['digest']}",
         f"  trained  {plan['strategy']}: {', '.join(trained)}",
+        *(f"  with     {setting}" for setting in lineage.get("settings", ())),
         *(f"  note     {note}" for note in lineage["notes"]),
     ]

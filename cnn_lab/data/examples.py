@@ -67,6 +67,7 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
     if wanted and "validation" in dataset.info.split_sizes:
         validation = _own_validation(whole(dataset.split("validation"), data), data)
     elif wanted:
+        _check_held_out(wanted, len(train), dataset.info.name)
         groups = train.source.groups
         kept, held_out = stratified_split(
             train.labels,
@@ -89,6 +90,23 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
         )
         train = train.at(chosen)
     return train, validation
+
+
+def _check_held_out(wanted: int | float, num_examples: int, name: str) -> None:
+    """Refuses to hold out all there is, or nothing, where some was asked for."""
+    number = wanted if isinstance(wanted, int) else round(wanted * num_examples)
+    if 1 <= number < num_examples:
+        return
+    examples = counted(num_examples, "training example")
+    if isinstance(wanted, int):
+        raise ConfigError(
+            f"config.data.num_validation is {wanted}, but {name} has only {examples} to hold them "
+            "out of; hold out fewer, or a share by config.data.validation_fraction."
+        )
+    raise ConfigError(
+        f"config.data.validation_fraction is {wanted:g}, which holds out {number} of the "
+        f"{examples} of {name}; hold out at least 1 and leave at least 1 to train on."
+    )
 
 
 def _own_validation(validation: Subset, data: DataConfig) -> Subset:

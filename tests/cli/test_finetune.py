@@ -79,16 +79,20 @@ def test_lineage_tells_where_the_weights_are_from(run, source, photos, tmp_path)
     first, second = tmp_path / "first", tmp_path / "second"
     data = f"--data=folder:{photos}"
     assert run("finetune", f"--from={source}", data, f"--workdir={first}", *options)[0] == 0
-    assert run("finetune", f"--from={first}", data, f"--workdir={second}", *options)[0] == 0
+    dropped = (*options, "--config.transfer.dropout=0.25", "--config.transfer.l2_sp=0.01")
+    assert run("finetune", f"--from={first}", data, f"--workdir={second}", *dropped)[0] == 0
     digest = read_record(second)["transfer"]["digest"]
     status, text, _ = run("lineage", f"--workdir={second}")
     assert status == 0
     lines = text.splitlines()
-    assert lines[0] == f"{second}: mlp on folder:{photos}, finished"
+    assert lines[0] == f"{second}: mlp on folder:{photos}, finished after 4 steps"
     assert lines[1].startswith(f"  from {first}, step ")
     assert lines[2] == f"    weights  {digest}"
     assert lines[3] == "    trained  all: dense1 x1, head x1"
-    assert lines[4].startswith(f"    from {source}, step ")
+    settings = ["config.transfer.l2_sp=0.01", "config.transfer.dropout=0.25"]
+    assert lines[4:6] == [f"    with     {setting}" for setting in settings]
+    before = next(line for line in lines if line.startswith(f"    from {source}, step "))
+    assert lines.index(before) > 5
     assert lines[-1] == (
         "      note     output layer: 0 of 2 classes kept by name, the others begin anew"
     )

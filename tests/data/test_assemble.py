@@ -1,5 +1,6 @@
 """Which examples a run trains on and which it looks at."""
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -72,6 +73,33 @@ def test_more_than_there_are_cannot_be_had(own_validation):
     )
     with pytest.raises(ConfigError, match=text):
         choose_examples(own_validation, DataConfig(num_validation=11))
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (
+            {"num_validation": 12},
+            r"^config\.data\.num_validation is 12, but folder:photos has only 12 training examples "
+            r"to hold them out of; hold out fewer, or a share by "
+            r"config\.data\.validation_fraction\.$",
+        ),
+        (
+            {"validation_fraction": 0.01},
+            r"^config\.data\.validation_fraction is 0\.01, which holds out 0 of the 12 training "
+            r"examples of folder:photos; hold out at least 1 and leave at least 1 to train on\.$",
+        ),
+    ],
+    ids=["number", "share"],
+)
+def test_what_cannot_be_held_out_is_told_by_its_field(own_validation, data, text):
+    sizes = {
+        name: size for name, size in own_validation.info.split_sizes.items() if name == "train"
+    }
+    info = dataclasses.replace(own_validation.info, split_sizes=sizes)
+    without = dataclasses.replace(own_validation, info=info)
+    with pytest.raises(ConfigError, match=text):
+        choose_examples(without, DataConfig(**data))
 
 
 def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validation, monkeypatch):
