@@ -34,12 +34,10 @@ from cnn_lab.train.log import (
     require_wandb,
 )
 from cnn_lab.train.loop import Judgement, Outcome, Progress, train
-from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.signals import StopSignals
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.storable import sharded_shapes
 from cnn_lab.train.workdir import (
     CHECKPOINTS,
     DAMAGED,
@@ -127,7 +125,7 @@ def _train(
     signals: StopSignals,
     stack: ExitStack,
 ) -> Result:
-    mesh, started = experiment.mesh, environment()
+    layout, started = experiment.layout, environment()
     checkpoints = Checkpoints(folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest)
     stack.callback(checkpoints.release)
     restored = _restore(checkpoints, experiment, folder.path)
@@ -152,7 +150,7 @@ def _train(
     evaluator, compile_seconds = experiment.evaluator(), compiled.compile_seconds
     variables = evaluated_variables(experiment.state_shapes(progress.phase))
     if evaluator is not None:
-        shapes = sharded_shapes(variables, replicated(mesh))
+        shapes = layout.placed(variables)
         compile_seconds += evaluator.compile(shapes).compile_seconds
     num_parameters = trees.count(variables["params"])
     extent = f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"
@@ -161,7 +159,7 @@ def _train(
     say(
         f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
         f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, {extent}, "
-        f"{pipeline.name}, on {devices_in_words(mesh.devices.size)}; compiled in "
+        f"{pipeline.name}, on {devices_in_words(layout.num_devices)}; compiled in "
         f"{compile_seconds:.1f} s."
     )
     signals.begin()
@@ -205,7 +203,7 @@ def _train(
                 plan=dataclasses.replace(plan, end_step=compiled.phase.end_step),
                 feeder=compiled.feeder,
                 program=compiled.program,
-                feed_sharding=stacked_batches(mesh),
+                layout=layout,
                 judgement=Judgement(
                     evaluate if evaluator else None,
                     experiment.named.selection,
@@ -248,8 +246,8 @@ def _restore(
     """Where the run stood, None when it is to begin."""
 
     def target(record: Mapping[str, Any]) -> TrainState:
-        shapes = experiment.state_shapes(Progress.from_json(record["progress"]).phase)
-        return sharded_shapes(shapes, replicated(experiment.mesh))
+        phase = Progress.from_json(record["progress"]).phase
+        return experiment.layout.placed(experiment.state_shapes(phase))
 
     restored = checkpoints.restore_newest_good(target, workdir / DAMAGED)
     if restored is not None:

@@ -13,11 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.metrics import weighted_pairs
-from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
 from cnn_lab.train.step import Step, Task
 
@@ -46,14 +45,14 @@ def prepare_key(state: TrainState) -> Key:
 
 
 def compile_train(
-    step: Step, prepare: Prepare, mesh: Mesh, state: TrainState, resident: Tree, feeds: Tree
+    step: Step, prepare: Prepare, layout: Layout, state: TrainState, resident: Tree, feeds: Tree
 ) -> Program:
     """Compiles (state, resident, feeds, first_step, num_steps) -> (state, metrics per step).
 
     Args:
         step: one training step.
         prepare: makes a batch from the resident arrays and one step's feed.
-        mesh: devices.
+        layout: devices.
         state: a state, or its shapes; given away by each call.
         resident: arrays that stay on the devices, or their shapes.
         feeds: a stack [max_steps, n, ...] of feeds, or its shapes.
@@ -85,11 +84,11 @@ def compile_train(
         _, state, history = jax.lax.while_loop(goes_on, body, (zero, state, history))
         return state, history
 
-    everywhere, split = replicated(mesh), stacked_batches(mesh)
+    everywhere, state_shardings = layout.everywhere, layout.shardings(state)
     jitted = jax.jit(
         train,
-        in_shardings=(everywhere, everywhere, split, everywhere, everywhere),
-        out_shardings=everywhere,
+        in_shardings=(state_shardings, everywhere, layout.batches, everywhere, everywhere),
+        out_shardings=(state_shardings, everywhere),
         donate_argnums=0,
     )
     index = jax.ShapeDtypeStruct((), jnp.int32)
@@ -100,7 +99,7 @@ def compile_evaluate(
     model_apply: Callable[..., Any],
     task: Task,
     prepare: Prepare,
-    mesh: Mesh,
+    layout: Layout,
     variables: Tree,
     resident: Tree,
     feeds: Tree,
@@ -123,10 +122,10 @@ def compile_evaluate(
 
         return jax.lax.fori_loop(0, num_steps, body, history)
 
-    everywhere = replicated(mesh)
+    everywhere, lie = layout.everywhere, layout.shardings(variables)
     jitted = jax.jit(
         evaluate,
-        in_shardings=(everywhere, everywhere, stacked_batches(mesh), everywhere),
+        in_shardings=(lie, everywhere, layout.batches, everywhere),
         out_shardings=everywhere,
     )
     number = jax.ShapeDtypeStruct((), jnp.int32)

@@ -15,6 +15,7 @@ from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.dispatch import Program
 from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
 from cnn_lab.train.evaluate import EvaluationInterrupted
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.log import Sink
 from cnn_lab.train.pace import Pace
 from cnn_lab.train.plan import Plan
@@ -104,7 +105,7 @@ def train(
     plan: Plan,
     feeder: Feeder,
     program: Program,
-    feed_sharding: jax.sharding.Sharding,
+    layout: Layout,
     judgement: Judgement,
     learning_rate: Callable[[int], float],
     checkpoints: Checkpoints,
@@ -122,7 +123,7 @@ def train(
         plan: when to log, evaluate and save.
         feeder: the training data.
         program: from `compile_train`.
-        feed_sharding: where the program wants its feeds.
+        layout: where the program wants its arguments.
         judgement: what is looked at after epochs.
         learning_rate: step -> rate, for the rows.
         checkpoints: where to save.
@@ -132,8 +133,7 @@ def train(
         interrupted: whether someone asked to stop; then the state is saved first.
         diagnose: (state before the bad step, bad step) -> the error to raise.
     """
-    everywhere, evaluate = jax.tree.leaves(state)[0].sharding, judgement.evaluate
-    selection, plateau = judgement.selection, judgement.plateau
+    evaluate, selection, plateau = judgement.evaluate, judgement.selection, judgement.plateau
     stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
     pending: deque[tuple[int, int, float, Tree]] = deque()
     settled = progress.step  # the state of every checkpoint was
@@ -214,8 +214,8 @@ def train(
         called = time.perf_counter()
         stopwatch.waited(called - started)
         with jax.transfer_guard("disallow"):
-            scalars = jax.device_put((np.int32(first), np.int32(stop - first)), everywhere)
-            feeds = jax.device_put(feeds, feed_sharding)
+            scalars = layout.put_everywhere((np.int32(first), np.int32(stop - first)))
+            feeds = layout.put_batches(feeds)
             state, history = program.call(state, feeder.resident, feeds, *scalars)
         pending.append((first, stop - first, called, history))
         progress.step = stop

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated, stacked_batches
+from cnn_lab.train.layout import choose_num_devices, make_layout
 
 
 @pytest.mark.parametrize(
@@ -44,10 +44,10 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(batch_size, near):
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
 def test_where_arrays_lie(num_devices):
-    mesh = make_mesh(num_devices)
-    assert mesh.devices.tolist() == jax.devices()[:num_devices]
+    layout = make_layout(num_devices)
+    assert layout.mesh.devices.flatten().tolist() == jax.devices()[:num_devices]
     stack = jnp.zeros((3, 8, 5))
-    whole, split = (jax.device_put(stack, place(mesh)) for place in (replicated, stacked_batches))
+    whole, split = layout.put_everywhere(stack), layout.put_batches(stack)
     assert {s.data.shape for s in whole.addressable_shards} == {(3, 8, 5)}
     assert [s.data.shape for s in split.addressable_shards] == [
         (3, 8 // num_devices, 5)
