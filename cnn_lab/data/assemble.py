@@ -120,6 +120,7 @@ class PipelineMaker:
         self._sharding = sharding
         self._place_split = place
         self._placed: dict[str, Tree] = {}
+        self._constants = jax.device_put(preprocess.constants, sharding)
 
     def training(
         self,
@@ -164,7 +165,12 @@ class PipelineMaker:
             return ResidentPipeline(images, self._preprocess, order, order.steps_per_epoch)
         num_workers = self._data.num_workers
         return StreamingPipeline(
-            subset.source, self._preprocess, order, num_workers=num_workers, total_steps=None
+            subset.source,
+            self._preprocess,
+            order,
+            num_workers=num_workers,
+            total_steps=None,
+            constants=self._constants,
         )
 
     def _altering(
@@ -190,9 +196,11 @@ class PipelineMaker:
             total_steps=order.steps_per_epoch * num_epochs,
             crops=crops,
             augment=augment_of(source, augmentation.without_crops()),
+            constants=self._constants,
         )
 
     def _place(self, source: Source) -> Tree:
         if source.split not in self._placed:
-            self._placed[source.split] = self._place_split(source, self._sharding)
+            images = self._place_split(source, self._sharding)
+            self._placed[source.split] = {**images, "constants": self._constants}
         return self._placed[source.split]

@@ -25,7 +25,7 @@ class FeaturePipeline(ResidentPipeline):
     def __init__(
         self, resident: Tree, order: Order, max_steps: int, name: str, num_passes: int = 1
     ):
-        super().__init__(resident, lambda features: features, order, max_steps)
+        super().__init__(resident, lambda features, _: features, order, max_steps)
         self.name = name
         self._num_passes = num_passes
         self._row_of = row_finder(order.indices)

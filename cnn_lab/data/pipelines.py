@@ -43,7 +43,8 @@ class Pipeline(Protocol):
 
     Attributes:
         name: `resident` or `streaming`.
-        resident: arrays that stay on the devices.
+        resident: arrays that stay on the devices, the `constants` of normalisation among them, so
+            that other values need no other program.
         max_steps: longest stack of steps that a feed may hold.
         order: which examples make up which step.
     """
@@ -71,14 +72,22 @@ class Pipeline(Protocol):
 
 
 class ResidentPipeline:
-    """The whole split on the devices; a feed is the positions of a batch."""
+    """The whole split on the devices; a feed is the positions of a batch.
+
+    Args:
+        resident: `image` and `label`, and perhaps `constants` of `preprocess`.
+        preprocess: (images, constants) -> what the model takes.
+        order: which examples make up which step.
+        max_steps: longest stack of steps that a feed may hold.
+        augment: alters the batch; None leaves it.
+    """
 
     name = "resident"
 
     def __init__(
         self,
         resident: Tree,
-        preprocess: Callable[[Tree], Tree],
+        preprocess: Callable[[Tree, Tree | None], Tree],
         order: Order,
         max_steps: int,
         augment: Augment | None = None,
@@ -117,7 +126,7 @@ class ResidentPipeline:
         labels = resident["label"][feed["position"]]
         images, labels = _altered(self._augment, key, images, labels)
         return {
-            "image": self._preprocess(images),
+            "image": self._preprocess(images, resident.get("constants")),
             "label": labels,
             "weight": feed["weight"],
         }
@@ -151,6 +160,7 @@ class StreamingPipeline:
         num_workers: decoding processes; 0 decodes in threads.
         crops: what the readers keep of each image; None keeps what the source shows.
         augment: alters the batch in the compiled step; None leaves it.
+        constants: of `preprocess`, on the devices; None writes them into the program.
         total_steps: steps of the whole training; None reads the epoch again and again, so that an
             evaluation does not start its readers anew each time.
     """
@@ -168,8 +178,9 @@ class StreamingPipeline:
         total_steps: int | None,
         crops: RandomCrops | None = None,
         augment: Augment | None = None,
+        constants: Tree | None = None,
     ):
-        self.resident: Tree = {}
+        self.resident: Tree = {} if constants is None else {"constants": constants}
         self.order = order
         self._read = _ReadBatch(source, order, crops)
         self._preprocess = preprocess
@@ -212,10 +223,11 @@ class StreamingPipeline:
             "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
         }
 
-    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:  # noqa: ARG002 - one interface
+    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
         """Alters and normalises the batch."""
         images, labels = _altered(self._augment, key, feed["image"], feed["label"])
-        return {**feed, "image": self._preprocess(images), "label": labels}
+        images = self._preprocess(images, resident.get("constants"))
+        return {**feed, "image": images, "label": labels}
 
     def close(self) -> None:
         """Stops the readers."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Int64, UInt8
+from jaxtyping import Array, Float, Float32, Int, Int64, UInt8
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images, RawImages
+from cnn_lab.core.shapes import Images, RawImages, Tree
 from cnn_lab.data.parallel import map_in_order
 
 # Above either, mean and deviation come from evenly spaced examples.
@@ -32,20 +32,29 @@ class Preprocess:
     std: tuple[float, ...]
     pad: int = 0
 
-    def __call__(self, images: RawImages | Images) -> Float[Array, "n padded_h padded_w c"]:
+    @property
+    def constants(self) -> dict[str, Float32[np.ndarray, "1 1 1 c"]]:
+        """What pixels in [0, 255] are shifted and scaled by."""
+        mean, std = (np.asarray(values, np.float32) * 255 for values in (self.mean, self.std))
+        return {"mean": mean[None, None, None], "scale": (1 / std)[None, None, None]}
+
+    def __call__(
+        self, images: RawImages | Images, constants: Tree | None = None
+    ) -> Float[Array, "n padded_h padded_w c"]:
         """Pads and normalises.
 
         Args:
             images: [n h w c], in [0, 255], whole numbers or not.
+            constants: `constants`, as arguments of a compiled program, which then serves whatever
+                their values are; written into it where None.
 
         Returns:
             float32 [n h+2pad w+2pad c] of zero mean and unit deviation.
         """
         pad = (self.pad, self.pad)
         padded = jnp.pad(images, ((0, 0), pad, pad, (0, 0)))
-        mean = np.asarray(self.mean, np.float32) * 255
-        std = np.asarray(self.std, np.float32) * 255
-        return (padded.astype(jnp.float32) - mean[None, None, None]) / std[None, None, None]
+        values = constants or self.constants
+        return (padded.astype(jnp.float32) - values["mean"]) * values["scale"]
 
     def output_shape(self, image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """(h, w, c) of what the model gets for stored images of `image_shape`."""

@@ -165,6 +165,7 @@ class FeatureMaker:
         return {
             "program": _digest(program),
             "weights": _digest(trees.digests(_of_backbone(variables))),
+            "constants": trees.digests(self._images.resident.get("constants", {})),
             "data": source.info.fingerprint,
             "images": [source.split, source.pixel_cache.name],
             "classes": source.info.class_names,

@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -100,6 +101,28 @@ def test_what_cannot_be_held_out_is_told_by_its_field(own_validation, data, text
     without = dataclasses.replace(own_validation, info=info)
     with pytest.raises(ConfigError, match=text):
         choose_examples(without, DataConfig(**data))
+
+
+@pytest.mark.parametrize("kind", ["resident", "streaming"])
+def test_one_program_serves_every_normalisation(own_validation, kind):
+    """A slice of other images has another mean; only the data may differ, not what is compiled."""
+
+    def lowered(mean: float) -> tuple[str, np.ndarray]:
+        data = DataConfig(pipeline=kind, mean=(mean,) * 3, std=(0.2,) * 3)
+        subset = choose_examples(own_validation, data)[0]
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        maker = assemble.PipelineMaker(data, make_preprocess(data, subset), place)
+        pipeline = maker.evaluation(subset, 4, 1)
+        feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(0, 1))
+        arguments = (pipeline.resident, feed, jax.random.key(0))
+        prepare = jax.jit(pipeline.prepare)
+        found = prepare.lower(*arguments).as_text(), np.asarray(prepare(*arguments)["image"])
+        pipeline.close()
+        return found
+
+    (dark, images), (light, others) = lowered(0.25), lowered(0.75)
+    assert dark == light
+    np.testing.assert_allclose(images - others, 0.5 / 0.2, rtol=1e-5)
 
 
 def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validation, monkeypatch):
