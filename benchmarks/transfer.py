@@ -136,8 +136,8 @@ class Measured:
             number = min(left, self._pipeline.max_steps)
             feeds = jax.device_put(self._pipeline.feed(self._step, number), self._split)
             scalars = jax.device_put((np.int32(self._step), np.int32(number)), self._everywhere)
-            self._state, history = self._program.call(
-                self._state, self._pipeline.resident, feeds, *scalars
+            self._state, history, _ = self._program.call(
+                self._state, self._pipeline.resident, feeds, *scalars, {}
             )
             jax.block_until_ready(history)
             self._step, left = self._step + number, left - number

@@ -103,7 +103,9 @@ def build(
         _phases, config, named, network, layout, beginning, learning_rate, average, steps_per_epoch
     )
     phases = phases_of(model)
-    maker = PipelineMaker(config.data, network.preprocess, layout.everywhere, place)
+    maker = PipelineMaker(
+        config.data, network.preprocess, layout.put_everywhere, place, layout.share
+    )
     make_training = functools.partial(
         maker.training,
         train,
@@ -193,5 +195,5 @@ def evaluation_pipeline(
     config: ExperimentConfig, network: Network, subset: Subset, layout: Layout
 ) -> Pipeline:
     """A pipeline over `subset`, in order, for `make_evaluator`."""
-    maker = PipelineMaker(config.data, network.preprocess, layout.everywhere)
+    maker = PipelineMaker(config.data, network.preprocess, layout.put_everywhere)
     return maker.evaluation(subset, config.evaluate.batch_size, layout.num_devices)

@@ -188,7 +188,7 @@ def _advance(
     pipeline, layout = experiment.train_pipeline, experiment.layout
     feeds: Tree = layout.put_batches(pipeline.feed(first, number))
     scalars = layout.put_everywhere((np.int32(first), np.int32(number)))
-    state, history = program.call(state, pipeline.resident, feeds, *scalars)
+    state, history, _ = program.call(state, pipeline.resident, feeds, *scalars, {})
     sums, counts = jax.device_get(history["loss"])
     done = int(jax.device_get(state.step)) - first
     return (sums[:done] / counts[:done]).astype(float).tolist(), state

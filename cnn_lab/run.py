@@ -26,6 +26,7 @@ from cnn_lab.optim.complexity import weight_complexity
 from cnn_lab.resolve import resolve_names
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.train.followers import FollowedWorkdir, Unrecorded, Unseen, open_workdir
 from cnn_lab.train.log import (
     METRICS_FILE,
     Sink,
@@ -34,6 +35,7 @@ from cnn_lab.train.log import (
     require_wandb,
 )
 from cnn_lab.train.loop import Judgement, Outcome, Progress, train
+from cnn_lab.train.processes import ALONE, Processes, check_same_data
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.signals import StopSignals
@@ -71,6 +73,7 @@ def run_training(
     workdir: Path,
     say: Callable[[str], None],
     sinks: Sequence[Sink] = (),
+    processes: Processes = ALONE,
 ) -> Result:
     """Trains what `config` describes in `workdir`, from the newest checkpoint there.
 
@@ -79,6 +82,7 @@ def run_training(
         workdir: the run's folder, made when missing.
         say: takes lines for the user.
         sinks: where metric rows go besides the ones that the config asks for.
+        processes: that train together, all of which call this alike.
 
     Raises:
         CnnLabError: anything that the user can mend; nothing already saved is lost.
@@ -88,11 +92,11 @@ def run_training(
     config = adopt(config)
     resolve_names(config)  # a typo is no difference to the config that the folder was made with
     with refusals_told(workdir), ExitStack() as stack:
-        folder = Workdir(workdir, config)
+        folder = open_workdir(processes, workdir, config)
         stack.callback(folder.release)
         signals = stack.enter_context(StopSignals())
-        record = {} if folder.fresh else read_record(workdir)
-        if record and not has_checkpoints(workdir):
+        record = processes.told({} if folder.fresh else read_record(workdir))
+        if record and not processes.told(has_checkpoints(workdir)):
             raise missing_checkpoints(workdir)
         check_same_source(config, record.get("transfer"), workdir)
         if record.get("status") in ENDED:
@@ -101,6 +105,7 @@ def run_training(
         experiment = build(config, open_data, lineage=record.get("transfer"))
         for pipeline in experiment.pipelines():
             stack.callback(pipeline.close)
+        check_same_data(processes, experiment.fingerprint)
         if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
             raise WorkdirError(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
@@ -113,20 +118,23 @@ def run_training(
                 f"{workdir} was begun with config.data.pipeline={begun}, which draws other random "
                 f"crops than {pipeline}; go on with {begun}, or give another --workdir."
             )
-        return _train(config, experiment, folder, say, sinks, signals, stack)
+        return _train(config, experiment, processes, folder, say, sinks, signals, stack)
 
 
 def _train(
     config: ExperimentConfig,
     experiment: Experiment,
-    folder: Workdir,
+    processes: Processes,
+    folder: Workdir | FollowedWorkdir,
     say: Callable[[str], None],
     more_sinks: Sequence[Sink],
     signals: StopSignals,
     stack: ExitStack,
 ) -> Result:
     layout, started = experiment.layout, environment()
-    checkpoints = Checkpoints(folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest)
+    checkpoints = Checkpoints(
+        folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest, processes=processes
+    )
     stack.callback(checkpoints.release)
     restored = _restore(checkpoints, experiment, folder.path)
     if restored:
@@ -164,31 +172,33 @@ def _train(
     )
     signals.begin()
     folder.claim(config)
-    session = Session(
-        folder,
-        started,
-        first_step,
-        config=to_dict(config),
-        fingerprint=experiment.fingerprint,
-        pipeline=pipeline.name,
-        class_names=list(experiment.network.class_names),
-        num_parameters=num_parameters,
-        compile_seconds=compile_seconds,
-        **({} if experiment.beginning is None else {"transfer": experiment.beginning.lineage}),
-    )
+    facts = {
+        "config": to_dict(config),
+        "fingerprint": experiment.fingerprint,
+        "pipeline": pipeline.name,
+        "class_names": list(experiment.network.class_names),
+        "num_parameters": num_parameters,
+        "compile_seconds": compile_seconds,
+    }
+    if experiment.beginning is not None:
+        facts["transfer"] = experiment.beginning.lineage
+    leads = isinstance(folder, Workdir)
+    session = Session(folder, started, first_step, **facts) if leads else Unrecorded()
     with session.failures_noted():
-        if progress.evaluation_owed:
-            forget_validation(folder.path / METRICS_FILE, first_step)
-        sinks = [*open_sinks(config, folder, first_step), *more_sinks]
+        sinks, display = list(more_sinks), Unseen(say)
+        if leads:
+            if progress.evaluation_owed:
+                forget_validation(folder.path / METRICS_FILE, first_step)
+            sinks += open_sinks(config, folder, first_step)
+            display = make_display(plan.total_steps, first_step, say)
         for sink in sinks:
             stack.callback(sink.close)
-        display = make_display(plan.total_steps, first_step, say)
         stack.callback(display.close)
 
         def evaluate(state: TrainState) -> dict[str, float]:
             assert evaluator is not None
             variables = evaluated_variables(state)
-            values = evaluator(variables, signals.received)
+            values = evaluator(variables, signals.received if processes.count == 1 else never)
             if config.evaluate.weight_complexity:
                 counts = jax.device_get(weight_complexity(variables["params"]))
                 values |= {f"weights_{name}": float(count) for name, count in counts.items()}
@@ -238,6 +248,11 @@ def _train(
             display.say(f"The best strength of the penalty is C={strength:g}.")
         session.end(outcome.status, dataclasses.asdict(outcome.progress))
     return Result(outcome.status, outcome.progress, ran=True)
+
+
+def never() -> bool:
+    """In place of a signal that one process alone would heed."""
+    return False
 
 
 def _restore(

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.shapes import Tree
+from cnn_lab.core.share import Share
 
 SLICE_AXIS, DATA_AXIS = "slice", "data"
 BATCH_AXES = (SLICE_AXIS, DATA_AXIS)  # a batch is shared over both
@@ -30,28 +31,52 @@ def choose_num_devices(batch_size: int, requested: int | None, num_parts: int = 
     Raises:
         ConfigError: more devices requested than there are, or a batch that they do not divide.
     """
-    available = jax.device_count()
+    available, processes = jax.device_count(), jax.process_count()
     if requested is None:
         size = batch_size // num_parts
         most = min(available, size)
         if jax.default_backend() == "cpu":
-            most = min(most, max(1, size // EXAMPLES_PER_CPU_DEVICE))
-        return max(n for n in range(1, most + 1) if size % n == 0)
+            most = min(most, max(processes, size // EXAMPLES_PER_CPU_DEVICE))
+        fitting = [n for n in range(processes, most + 1, processes) if size % n == 0]
+        if not fitting:
+            raise _uneven(batch_size, processes, num_parts, "processes")
+        return fitting[-1]
+    if requested % processes:
+        raise ConfigError(
+            f"config.mesh.num_devices is {requested}, which {processes} processes cannot give "
+            f"evenly; use a multiple of {processes}, or leave it out."
+        )
     if requested > available:
         raise ConfigError(
             f"config.mesh.num_devices is {requested}, but there are {available} "
             f"{jax.default_backend()} devices here; lower it or leave it out."
         )
-    shares = requested * num_parts
-    if batch_size % shares:
-        near = (batch_size // shares * shares, -(-batch_size // shares) * shares)
-        sizes = " or ".join(str(size) for size in near if size)
-        parts = f" in {num_parts} micro-batches" if num_parts > 1 else ""
-        raise ConfigError(
-            f"config.train.batch_size is {batch_size}, which {requested} devices cannot share "
-            f"evenly{parts}; use {sizes}, or another config.mesh.num_devices."
-        )
+    if batch_size % (requested * num_parts):
+        raise _uneven(batch_size, requested, num_parts, "devices")
     return requested
+
+
+def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigError:
+    """What to tell of a batch that devices, or processes, cannot share."""
+    shares = number * num_parts
+    near = (batch_size // shares * shares, -(-batch_size // shares) * shares)
+    sizes = " or ".join(str(size) for size in near if size)
+    parts = f" in {num_parts} micro-batches" if num_parts > 1 else ""
+    return ConfigError(
+        f"config.train.batch_size is {batch_size}, which {number} {who} cannot share "
+        f"evenly{parts}; use {sizes}, or another "
+        f"{'config.mesh.num_devices' if who == 'devices' else 'number of them'}."
+    )
+
+
+def _chosen_devices(num_devices: int) -> list[jax.Device]:
+    """So many devices, equally many of each process; those of a slice or a process adjoin."""
+    by_process: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    of_each = num_devices // len(by_process)
+    chosen = [device for devices in by_process.values() for device in devices[:of_each]]
+    return sorted(chosen, key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +112,22 @@ class Layout:
         """Arrays [step, n, ...]: every device holds its share of each step's examples."""
         return NamedSharding(self.mesh, PartitionSpec(None, BATCH_AXES))
 
+    @property
+    def rows(self) -> NamedSharding:
+        """Arrays [device, ...]: every device holds one row."""
+        return NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
+
+    @property
+    def num_processes(self) -> int:
+        """That the devices belong to."""
+        return len({device.process_index for device in self.mesh.devices.flat})
+
+    @property
+    def share(self) -> Share:
+        """Which part of every batch the devices of this process hold."""
+        order = list(dict.fromkeys(device.process_index for device in self.mesh.devices.flat))
+        return Share(order.index(jax.process_index()), len(order))
+
     def of(self, shape: tuple[int, ...]) -> NamedSharding:
         """Where an array of a state lies.
 
@@ -111,12 +152,29 @@ class Layout:
         )
 
     def put_everywhere(self, tree: Tree) -> Tree:
-        """Host arrays, whole on every device."""
-        return jax.device_put(tree, self.everywhere)
+        """Host arrays, the same in all processes, whole on every device."""
+        return self._put(tree, self.everywhere)
 
     def put_batches(self, feeds: Tree) -> Tree:
-        """Host arrays [step, n, ...], shared by the devices."""
-        return jax.device_put(feeds, self.batches)
+        """Host arrays [step, n, ...], shared by the devices.
+
+        Args:
+            feeds: this process's share of every batch.
+        """
+        return self._put(feeds, self.batches)
+
+    def put_a_row_each(self, row: np.ndarray) -> jax.Array:
+        """A row of this process's, which each of its devices gets: [device, ...]."""
+        return self._put(np.stack([row] * (self.num_devices // self.num_processes)), self.rows)
+
+    def _put(self, tree: Tree, sharding: NamedSharding) -> Tree:
+        if self.num_processes == 1:
+            return jax.device_put(tree, sharding)
+        with jax.transfer_guard("allow"):  # explicit enough
+            return jax.tree.map(
+                lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)),
+                tree,
+            )
 
     def placed(self, shapes: Shapes) -> Shapes:
         """Shapes (`jax.eval_shape`) with a sharding for every leaf, to compile and restore into."""
@@ -136,7 +194,7 @@ def choose_num_slices(num_devices: int, requested: int | None) -> int:
     Raises:
         ConfigError: slices of different sizes.
     """
-    devices = jax.devices()[:num_devices]
+    devices = _chosen_devices(num_devices)
     found = len({getattr(device, "slice_index", 0) for device in devices})
     num_slices = requested or found
     if num_devices % num_slices:
@@ -151,17 +209,12 @@ def choose_num_slices(num_devices: int, requested: int | None) -> int:
 
 
 def make_layout(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> Layout:
-    """A layout over the first `num_devices` devices.
+    """A layout over so many devices, equally many of every process.
 
     Args:
         num_devices: that share a batch.
         num_slices: closely linked groups of them; divides `num_devices`.
         shards_state: as `Layout` has it.
     """
-    devices = jax.devices()[:num_devices]
-    shape = (num_slices, num_devices // num_slices)
-    if num_slices > 1:  # in the order of the devices, of which those of a slice are neighbours
-        in_order = np.asarray(devices).reshape(shape)
-        return Layout(Mesh(in_order, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)
-    mesh = jax.make_mesh(shape, BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
-    return Layout(mesh, shards_state)
+    devices = np.asarray(_chosen_devices(num_devices)).reshape(num_slices, -1)
+    return Layout(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)

@@ -63,7 +63,7 @@ class Training:
     def run(self, state, feeds, first_step: int, num_steps: int):
         feeds = self._layout.put_batches(feeds)
         scalars = self._layout.put_everywhere((np.int32(first_step), np.int32(num_steps)))
-        state, history = self.program.call(state, {}, feeds, *scalars)
+        state, history, _ = self.program.call(state, {}, feeds, *scalars, {})
         return state, jax.device_get(history)
 
     def compiled_text(self) -> str:
@@ -173,7 +173,7 @@ def test_what_is_drawn_for_the_images_differs_from_step_to_step_and_from_the_mod
     program = compile_train(step, noise_of, layout, state, {}, feeds_of())
     scalars = layout.put_everywhere((np.int32(0), np.int32(STEPS)))
     feeds = layout.put_batches(feeds_of())
-    _, history = program.call(state, {}, feeds, *scalars)
+    _, history, _ = program.call(state, {}, feeds, *scalars, {})
     seen = {*history["prepare"][0].tolist(), *history["model"][0].tolist()}
     assert len(seen) == 2 * STEPS
 

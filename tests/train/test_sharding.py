@@ -77,7 +77,7 @@ class Trained:
         state = jax.device_put(jax.jit(init)(jax.random.key(0)), layout.shardings(shapes))
         self.bytes_before = layout.bytes_of(shapes)
         scalars = layout.put_everywhere((np.int32(0), np.int32(STEPS)))
-        self.state, history = program(state, {}, layout.put_batches(feeds), *scalars)
+        self.state, history, _ = program(state, {}, layout.put_batches(feeds), *scalars, {})
         self.losses = np.asarray(history["loss"][0]) / np.asarray(history["loss"][1])
         self.text = program.as_text()
         self.memory = program.memory_analysis()
