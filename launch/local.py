@@ -113,11 +113,14 @@ class Group:
     def wait(self) -> int:
         """Until all have ended; returns the status of the first that failed, 0 if none did."""
         first, deadline = 0, float("inf")
-        while any([p.poll() is None for p in self._processes]) and time.monotonic() < deadline:
+        while self._num_running() and time.monotonic() < deadline:
             if not first and (first := self._first_failure()):
                 deadline = time.monotonic() + GRACE_SECONDS
             time.sleep(POLL_SECONDS)
         return first or self._first_failure()
+
+    def _num_running(self) -> int:
+        return sum(process.poll() is None for process in self._processes)
 
     def _first_failure(self) -> int:
         """Status of a process that failed, as a shell has it; 0 if none has."""

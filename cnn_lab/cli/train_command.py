@@ -55,6 +55,13 @@ def define_flags(values: flags.FlagValues) -> None:
         "seeds", None, "runs, each from the next seed; one run by default", flag_values=values
     )
     define_dry_run(values)
+    flags.DEFINE_integer(
+        "interrupted_status",
+        0,
+        "exit status of a training that a signal stopped and that is saved; a scheduler may need "
+        "another one to start it again",
+        flag_values=values,
+    )
     joining.define_flags(values)
 
 
@@ -107,15 +114,15 @@ def main(invocation: Invocation) -> int:
         if cut is not None:
             _tell_how_to_resume(invocation, workdir, cut.progress.step)
         return 0
-    if not processes.leads:
-        run_training(config, workdir, lambda _: None, processes=processes)
-        return 0
-    result = run_training(config, workdir, say, processes=processes)
-    if result.status == "interrupted":
+    result = run_training(
+        config, workdir, say if processes.leads else lambda _: None, processes=processes
+    )
+    interrupted = result.status == "interrupted"
+    if processes.leads and interrupted:
         _tell_how_to_resume(invocation, workdir, result.progress.step)
-    else:
+    elif processes.leads:
         tell_where_it_is(config, workdir, result)
-    return 0
+    return invocation.flags.interrupted_status if interrupted else 0
 
 
 def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") -> None:

@@ -110,7 +110,8 @@ class JoinedProcesses(Processes):
         time.sleep(VERDICT_SECONDS)
 
     def leave(self) -> None:
-        """Says that this process has done all it had to."""
+        """Ends well, together with the others: none is to mind that another one is gone."""
+        self.wait()
         self._left = True
         self._tell({"index": self.index, "left": True})
 
