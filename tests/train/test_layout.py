@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.train.layout import choose_num_devices, make_layout
+from cnn_lab.train import layout as layouts
+from cnn_lab.train.layout import choose_num_devices, choose_num_slices, make_layout
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,30 @@ def test_every_micro_batch_is_shared_by_all_devices():
     text = "config.train.batch_size is 12, which 4 devices cannot share evenly in 2 micro-batches; "
     with pytest.raises(ConfigError, match=f"^{text}use 8 or 16, or another"):
         choose_num_devices(12, 4, num_parts=2)
+
+
+def test_slices_are_neighbours_and_arrays_lie_in_parts_within_them(monkeypatch):
+    monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 64)
+    layout = make_layout(4, num_slices=2, shards_state=True)
+    assert [[d.id for d in row] for row in layout.mesh.devices] == [[0, 1], [2, 3]]
+    for shape, part in {
+        (8, 12): (8, 6),  # the longest axis
+        (9, 12): (9, 6),
+        (13, 12): (13, 6),  # the longest one that can be divided
+        (13, 11): (13, 11),
+        (4, 4): (4, 4),  # not worth it
+    }.items():
+        assert layout.of(shape).shard_shape(shape) == part
+    assert layout.batches.shard_shape((3, 8, 5)) == (3, 2, 5)
+    assert layout.bytes_of({"a": jnp.zeros((8, 12)), "b": jnp.zeros((4, 4))}) == 4 * (48 + 16)
+
+
+def test_slices_that_devices_cannot_make_up_are_refused():
+    assert choose_num_slices(4, None) == 1
+    assert choose_num_slices(4, 2) == 2
+    text = (
+        "config.mesh.num_slices is 3, but 4 devices share the batch; give a number that divides "
+        "theirs, or another config.mesh.num_devices."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        choose_num_slices(4, 3)
