@@ -40,6 +40,7 @@ from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.signals import StopSignals
 from cnn_lab.train.state import TrainState
+from cnn_lab.train.watchdog import HANG_SECONDS, Watchdog
 from cnn_lab.train.workdir import (
     CHECKPOINTS,
     DAMAGED,
@@ -195,10 +196,15 @@ def _train(
             stack.callback(sink.close)
         stack.callback(display.close)
 
+        def asked() -> bool:
+            watchdog.beat()
+            # A signal that one of several processes alone has got must not end what all do.
+            return processes.count == 1 and signals.received()
+
         def evaluate(state: TrainState) -> dict[str, float]:
             assert evaluator is not None
             variables = evaluated_variables(state)
-            values = evaluator(variables, signals.received if processes.count == 1 else never)
+            values = evaluator(variables, asked)
             if config.evaluate.weight_complexity:
                 counts = jax.device_get(weight_complexity(variables["params"]))
                 values |= {f"weights_{name}": float(count) for name, count in counts.items()}
@@ -230,12 +236,16 @@ def _train(
                 diagnose=lambda state, step: experiment.explain_non_finite(
                     state, step, _saved(checkpoints)
                 ),
+                went_on=watchdog.beat,
             )
 
+        bound = config.mesh.hang_seconds or (HANG_SECONDS if processes.count > 1 else None)
+        watchdog = stack.enter_context(Watchdog(bound, processes.hangs))
         outcome = train_phase(state, progress, compiled)
         while outcome.status == "phase ended":
             outcome.progress.phase += 1
             compiled = CompiledPhase(experiment, outcome.progress.phase)
+            watchdog.beat()
             state = compiled.enter(outcome.state)
             number = trees.count(state.params)
             display.say(
@@ -248,11 +258,6 @@ def _train(
             display.say(f"The best strength of the penalty is C={strength:g}.")
         session.end(outcome.status, dataclasses.asdict(outcome.progress))
     return Result(outcome.status, outcome.progress, ran=True)
-
-
-def never() -> bool:
-    """In place of a signal that one process alone would heed."""
-    return False
 
 
 def _restore(

@@ -7,7 +7,7 @@ from cnn_lab.config.data import DataConfig
 from cnn_lab.config.fields import RUNTIME, Seed, runtime
 from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
 from cnn_lab.config.transfer import TransferConfig
-from cnn_lab.core.ranges import Count, NonNegative
+from cnn_lab.core.ranges import Count, NonNegative, Positive
 from cnn_lab.core.typed import Node
 
 
@@ -119,11 +119,14 @@ class MeshConfig(Node):
         fsdp: keep a part of every large array of the state (parameters, optimizer, averages) on
             each device of a slice, in place of all on each: less memory, more traffic, the same
             results up to rounding.
+        hang_seconds: longest wait for the devices, after which the training ends with a dump of its
+            stacks; None is 600 s where several processes train, and no bound for one alone.
     """
 
     num_devices: Count | None = None
     num_slices: Count | None = None
     fsdp: bool = False
+    hang_seconds: Positive | None = None
 
 
 @dataclasses.dataclass(kw_only=True)

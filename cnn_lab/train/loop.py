@@ -115,6 +115,7 @@ def train(
     display: Display,
     interrupted: Callable[[], bool],
     diagnose: Callable[[TrainState, int], Exception],
+    went_on: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Runs until the plan is done, its part ends, the selection rule says stop, or `interrupted()`.
 
@@ -133,6 +134,7 @@ def train(
         display: what is shown meanwhile.
         interrupted: whether someone asked to stop; then the state is saved first.
         diagnose: (state before the bad step, bad step) -> the error to raise.
+        went_on: called whenever a call has ended.
     """
     evaluate, selection, plateau = judgement.evaluate, judgement.selection, judgement.plateau
     stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
@@ -146,6 +148,7 @@ def train(
         while len(pending) > leave:
             first, num_steps, called, history, heard = pending.popleft()
             steps = _per_step(jax.device_get(history), num_steps)
+            went_on()
             fitting = pace.fitting(num_steps, called, time.perf_counter())
             pace.adopt(agreement.heard(heard, fitting))
             stopwatch.count(sum(metrics["loss"][1] for metrics in steps))

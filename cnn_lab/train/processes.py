@@ -11,6 +11,7 @@ import os
 import secrets
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,16 @@ class Processes:
         """Until all processes are here."""
         self.all(None)
 
+    def hangs(self, text: str) -> None:
+        """Ends this process, and with it all others, because nothing goes on.
+
+        Args:
+            text: a sentence for the user.
+        """
+        sys.stderr.write(f"error: {text}\n")
+        sys.stderr.flush()
+        os._exit(LOST_STATUS)
+
 
 ALONE = Processes()
 
@@ -108,6 +119,12 @@ class JoinedProcesses(Processes):
     def await_verdict(self) -> None:
         """Gives the lines time to tell that it was another process which failed first."""
         time.sleep(VERDICT_SECONDS)
+
+    def hangs(self, text: str) -> None:
+        """Ends this process, and with it all others, because nothing goes on."""
+        self.claim_end()
+        self._complain(f"error: {text}\n")
+        self.fail(text, LOST_STATUS)
 
     def leave(self) -> None:
         """Ends well, together with the others: none is to mind that another one is gone."""
