@@ -192,6 +192,6 @@ def test_the_table_says_what_is_trained_how_fast_and_from_when():
         "  head         3,000  yes           0.1",
     ]
     assert plan(30).table(sizes, 0.1)[0] == (
-        "Strategy head: 30 training images are very few (at most 500): only the head is trained."
+        f"Strategy head: 30 training images are very few (at most {FEW}): only the head is trained."
     )
     assert plan(30).table(sizes, 0.1)[2] == "  stem         3,000  no"
