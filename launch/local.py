@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 USAGE_STATUS = 2
+LOST_STATUS = 75  # of a process that ended because another one was gone
 GRACE_SECONDS = 20.0  # for the others to end by themselves when one has failed
 POLL_SECONDS = 0.1
 
@@ -123,12 +124,15 @@ class Group:
         return sum(process.poll() is None for process in self._processes)
 
     def _first_failure(self) -> int:
-        """Status of a process that failed, as a shell has it; 0 if none has."""
-        for index, process in enumerate(self._processes):
-            if code := process.returncode:
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-                tell(f"process {index} {how}; ending the others")
-                return code if code > 0 else 128 - code
+        """Status of a process that failed, as a shell has it; 0 if none has.
+
+        Of several it is one that did not end only because another one had.
+        """
+        failed = [(i, p.returncode) for i, p in enumerate(self._processes) if p.returncode]
+        for index, code in sorted(failed, key=lambda found: found[1] == LOST_STATUS):
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            tell(f"process {index} {how}; ending the others")
+            return code if code > 0 else 128 - code
         return 0
 
     def send(self, number: int) -> None:

@@ -16,7 +16,8 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import to_dict
 
 if TYPE_CHECKING:
-    from cnn_lab.train.processes import JoinedProcesses, Processes
+    from cnn_lab.train.joining import JoinedProcesses
+    from cnn_lab.train.processes import Processes
 
 BUG_STATUS = 1
 _joined: list["JoinedProcesses"] = []  # the processes this one has joined, if any
@@ -89,11 +90,11 @@ def join(values: flags.FlagValues, config: ExperimentConfig) -> "Processes":
     Raises:
         ConfigError: there is no cluster, or the processes differ in config, code or versions.
     """
-    from cnn_lab.train import processes
+    from cnn_lab.train import joining, processes
 
     if check(values) == 1:
         return processes.ALONE
-    joined = processes.join(
+    joined = joining.join(
         values.coordinator,
         values.num_processes,
         values.process_id,

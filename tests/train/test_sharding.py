@@ -21,8 +21,9 @@ from cnn_lab.train.layout import Layout, make_layout
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 
-BATCH, STEPS, CLASSES = 16, 3, 10
+BATCH, STEPS, CLASSES = 16, 1, 10
 TASK = classification("cross_entropy")
+QUICK = {"vgg11_bn", "wide_resnet28_10"}  # to compile
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def normalised() -> list[str]:
 def batch_of(image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
     weight = np.ones((STEPS, BATCH), np.float32)
-    weight[-1, -3:] = 0  # the last batch of an epoch is filled up
+    weight[-1, -3:] = 0  # as where the last batch of an epoch is filled up
     return {
         "image": random.normal(size=(STEPS, BATCH, *image_shape)).astype(np.float32),
         "label": random.integers(0, CLASSES, (STEPS, BATCH)).astype(np.int32),
@@ -63,7 +64,7 @@ def batch_of(image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
 
 
 class Trained:
-    """A few steps of a small model on some devices."""
+    """A step of a small model on some devices."""
 
     def __init__(self, name: str, layout: Layout, statistics: str = "global"):
         module, image_shape = module_of(name), SMALL[name][1]
@@ -94,8 +95,8 @@ alone = functools.cache(lambda name: Trained(name, make_layout(1)))
 
 
 def assert_alike(found: Trained, wanted: Trained) -> None:
-    """The same up to the order of sums."""
-    np.testing.assert_allclose(found.losses, wanted.losses, rtol=1e-4)
+    """The same after a step, up to the order of sums; later ones take other sides of kinks."""
+    np.testing.assert_allclose(found.losses, wanted.losses, rtol=1e-6)
     leaves = trees.flatten(jax.device_get(wanted.state))
     assert (
         jax.random.key_data(found.state.key).tolist()
@@ -103,14 +104,17 @@ def assert_alike(found: Trained, wanted: Trained) -> None:
     )
     for path, leaf in trees.flatten(jax.device_get(found.state)).items():
         if path != "key":
-            np.testing.assert_allclose(leaf, leaves[path], rtol=1e-3, atol=1e-4, err_msg=path)
+            np.testing.assert_allclose(leaf, leaves[path], rtol=1e-4, atol=5e-5, err_msg=path)
 
 
 def test_every_family_with_batch_normalisation_is_tried():
     assert {"resnet20", "densenet_cifar", "mobilenet_v2", "vgg11_bn"} <= {*normalised()}
 
 
-@pytest.mark.parametrize("name", normalised())
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in normalised()],
+)
 def test_shared_by_slices_and_in_parts_the_same_is_learned(name):
     assert_alike(Trained(name, make_layout(4, num_slices=2, shards_state=True)), alone(name))
 
@@ -118,11 +122,12 @@ def test_shared_by_slices_and_in_parts_the_same_is_learned(name):
 def test_whole_on_every_device_the_same_is_learned_with_one_exchange_of_gradients():
     several = Trained("vgg11_bn", make_layout(4))
     assert_alike(several, alone("vgg11_bn"))
-    # Two for each batch normalisation, forward and backward, and one for gradients and metrics.
+    # For each batch normalisation the mean and then the deviation from it, forward and backward,
+    # and one for all gradients and metrics.
     layers = sum(path.endswith("/mean") for path in trees.flatten(several.state.collections))
     assert layers == 8
     assert exchanges(several.text) == {
-        "all-reduce": 2 * layers + 1,
+        "all-reduce": 4 * layers + 1,
         "all-gather": 0,
         "all-to-all": 0,
         "reduce-scatter": 0,
@@ -146,9 +151,12 @@ def test_statistics_of_each_device_need_one_exchange_and_are_those_of_its_share(
     layout = make_layout(4)
     own = Trained("vgg11_bn", layout, "per_device")
     assert sum(exchanges(own.text).values()) == 1
-    assert abs(own.losses / alone("vgg11_bn").losses - 1).max() > 1e-3
-    same = Trained("vgg11_bn", make_layout(1), "per_device")
-    np.testing.assert_allclose(same.losses, alone("vgg11_bn").losses, rtol=1e-5)
+    found, wanted = (
+        t.state.collections["batch_stats"]["backbone"]["bn1_1"] for t in (own, alone("vgg11_bn"))
+    )
+    # The mean of the shares' means is that of the batch; each share varies less around its own.
+    np.testing.assert_allclose(found["mean"], wanted["mean"], rtol=1e-4, atol=1e-6)
+    assert (np.asarray(found["var"]) < np.asarray(wanted["var"])).all()
 
 
 def test_the_gradient_of_shares_is_that_of_the_batch():
