@@ -52,7 +52,8 @@ def check(values: flags.FlagValues) -> int:
     Raises:
         ConfigError: flags that do not go together.
     """
-    given = {name: values[name].value for name in ("coordinator", "num_processes", "process_id")}
+    coordinator, count, index = values.coordinator, values.num_processes, values.process_id
+    given = {"coordinator": coordinator, "num_processes": count, "process_id": index}
     missing = [name for name, value in given.items() if value is None]
     if values.cluster:
         if len(missing) < len(given):
@@ -63,21 +64,20 @@ def check(values: flags.FlagValues) -> int:
         return 0
     if len(missing) == len(given):
         return 1
-    if missing:
+    if coordinator is None or count is None or index is None:
         raise ConfigError(
             f"--{missing[0]} is missing: several processes need --coordinator=HOST:PORT, "
             "--num_processes and --process_id."
         )
-    count, index = given["num_processes"], given["process_id"]
     if count < 1 or not 0 <= index < count:
         raise ConfigError(
             f"--process_id is {index} of --num_processes={count}; give 0 to {max(count - 1, 0)}, "
             "each to one process."
         )
-    host, _, port = given["coordinator"].rpartition(":")
+    host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(
-            f"--coordinator must be HOST:PORT, such as node1:8476; found {given['coordinator']!r}."
+            f"--coordinator must be HOST:PORT, such as node1:8476; found {coordinator!r}."
         )
     if values.join_seconds < 1:
         raise ConfigError(f"--join_seconds must be at least 1; found {values.join_seconds}.")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -69,9 +69,9 @@ def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigErr
     )
 
 
-def _chosen_devices(num_devices: int) -> list[jax.Device]:
+def _chosen_devices(num_devices: int) -> list[Any]:
     """So many devices, equally many of each process; those of a slice or a process adjoin."""
-    by_process: dict[int, list[jax.Device]] = {}
+    by_process: dict[int, list[Any]] = {}
     for device in jax.devices():
         by_process.setdefault(device.process_index, []).append(device)
     of_each = num_devices // len(by_process)
