@@ -33,7 +33,6 @@ from cnn_lab.config import (
 from cnn_lab.core import trees
 from cnn_lab.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.mesh import replicated, stacked_batches
 
 MIB = 2**20
 ROWS = {
@@ -123,8 +122,8 @@ class Measured:
         self.once = time.perf_counter() - start if experiment.features else 0.0
         phase = CompiledPhase(experiment, 0)
         self._program, self._pipeline = phase.program, experiment.train_pipeline
-        self._everywhere = replicated(experiment.mesh)
-        self._split = stacked_batches(experiment.mesh)
+        self._everywhere = experiment.layout.everywhere
+        self._split = experiment.layout.batches
         self.num_steps, self._step = experiment.steps_per_epoch, 0
         self.optimizer = trees.num_bytes(self._state.opt_state)
         self.scratch = phase.program.temporary_bytes
@@ -137,8 +136,8 @@ class Measured:
             number = min(left, self._pipeline.max_steps)
             feeds = jax.device_put(self._pipeline.feed(self._step, number), self._split)
             scalars = jax.device_put((np.int32(self._step), np.int32(number)), self._everywhere)
-            self._state, history = self._program.call(
-                self._state, self._pipeline.resident, feeds, *scalars
+            self._state, history, _ = self._program.call(
+                self._state, self._pipeline.resident, feeds, *scalars, {}
             )
             jax.block_until_ready(history)
             self._step, left = self._step + number, left - number

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from cnn_lab.beginning import Beginning, begin
 from cnn_lab.config import DataConfig, ExperimentConfig
@@ -26,8 +25,8 @@ from cnn_lab.feature_plan import plan_features
 from cnn_lab.network import Network, make_model
 from cnn_lab.resolve import Named, class_weights, resolve_names
 from cnn_lab.train.averaging import Average, evaluated_variables
-from cnn_lab.train.gradient import make_gradient
-from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated
+from cnn_lab.train.gradient import make_gradient, per_device
+from cnn_lab.train.layout import Layout, choose_num_devices, choose_num_slices, make_layout
 from cnn_lab.train.phases import Phase, make_entry
 from cnn_lab.train.refit import STATISTICS
 from cnn_lab.train.state import make_init
@@ -60,7 +59,9 @@ def build(
     # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
     named = named or resolve_names(config)
     batch_size, parts = config.train.batch_size, config.train.num_micro_batches
-    mesh = make_mesh(choose_num_devices(batch_size, config.mesh.num_devices, parts))
+    num_devices = choose_num_devices(batch_size, config.mesh.num_devices, parts)
+    num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
+    layout = make_layout(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
     dataset = open_data(config.data.name, config.data.data_dir)
     train, validation = choose_examples(dataset, config.data)
     class_names = train.source.info.class_names
@@ -99,10 +100,12 @@ def build(
         class_weights=weights,
     )
     phases_of = functools.partial(
-        _phases, config, named, network, beginning, learning_rate, average, steps_per_epoch
+        _phases, config, named, network, layout, beginning, learning_rate, average, steps_per_epoch
     )
     phases = phases_of(model)
-    maker = PipelineMaker(config.data, network.preprocess, replicated(mesh), place)
+    maker = PipelineMaker(
+        config.data, network.preprocess, layout.put_everywhere, place, layout.share
+    )
     make_training = functools.partial(
         maker.training,
         train,
@@ -120,13 +123,13 @@ def build(
     refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
     held_out = None
     if len(validation):
-        held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.devices.size)
+        held_out = maker.evaluation(validation, config.evaluate.batch_size, layout.num_devices)
     variables = evaluated_variables(first)
     experiment = Experiment(
         config=config,
         network=network,
         dataset=dataset,
-        mesh=mesh,
+        layout=layout,
         train_pipeline=training,
         validation_pipeline=held_out,
         refit_pipeline=refitting,
@@ -156,6 +159,7 @@ def _phases(
     config: ExperimentConfig,
     named: Named,
     network: Network,
+    layout: Layout,
     beginning: Beginning | None,
     learning_rate: optax.Schedule,
     average: Average,
@@ -169,6 +173,8 @@ def _phases(
         num_micro_batches=config.train.num_micro_batches,
         rematerialise=config.train.rematerialise,
     )
+    if config.train.batch_statistics == "per_device":
+        gradient = per_device(gradient, layout)
     begins = (0,) if beginning is None else beginning.plan.phases
     phases = []
     for first, end in zip(begins, (*begins[1:], config.train.num_epochs), strict=True):
@@ -186,8 +192,8 @@ def _phases(
 
 
 def evaluation_pipeline(
-    config: ExperimentConfig, network: Network, subset: Subset, mesh: Mesh
+    config: ExperimentConfig, network: Network, subset: Subset, layout: Layout
 ) -> Pipeline:
     """A pipeline over `subset`, in order, for `make_evaluator`."""
-    maker = PipelineMaker(config.data, network.preprocess, replicated(mesh))
-    return maker.evaluation(subset, config.evaluate.batch_size, mesh.devices.size)
+    maker = PipelineMaker(config.data, network.preprocess, layout.put_everywhere)
+    return maker.evaluation(subset, config.evaluate.batch_size, layout.num_devices)

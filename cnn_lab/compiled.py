@@ -5,10 +5,8 @@ import jax
 from cnn_lab.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_parts, with_statistics
 from cnn_lab.train.dispatch import compile_train
-from cnn_lab.train.mesh import replicated
 from cnn_lab.train.refit import STATISTICS
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.storable import sharded_shapes
 
 
 class CompiledPhase:
@@ -28,13 +26,13 @@ class CompiledPhase:
 
     def __init__(self, experiment: Experiment, number: int):
         self.phase, self._average = experiment.phases[number], experiment.average
-        self._everywhere = replicated(experiment.mesh)
-        target = sharded_shapes(experiment.state_shapes(number), self._everywhere)
+        target = experiment.layout.placed(experiment.state_shapes(number))
+        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
         pipeline = experiment.train_pipeline
         self.program = compile_train(
             self.phase.step,
             pipeline.prepare,
-            experiment.mesh,
+            experiment.layout,
             target,
             pipeline.resident,
             pipeline.feed_shapes(),
@@ -47,7 +45,7 @@ class CompiledPhase:
 
     def enter(self, state: TrainState) -> TrainState:
         """The state before its first step, from the last one of the phase before, given away."""
-        enter = jax.jit(self.phase.enter, out_shardings=self._everywhere, donate_argnums=0)
+        enter = jax.jit(self.phase.enter, out_shardings=self._shardings, donate_argnums=0)
         return enter(state)
 
     def settle(self, state: TrainState) -> TrainState:

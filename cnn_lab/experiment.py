@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
-from jax.sharding import Mesh
 
 from cnn_lab.beginning import Beginning
 from cnn_lab.config import ExperimentConfig
@@ -21,7 +20,7 @@ from cnn_lab.train.diagnose import explain_non_finite
 from cnn_lab.train.dispatch import prepare_key
 from cnn_lab.train.evaluate import Evaluator
 from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.mesh import replicated
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.phases import Phase
 from cnn_lab.train.plan import Plan
 from cnn_lab.train.refit import MOST_BATCHES, Refit
@@ -37,7 +36,7 @@ class Experiment:
         config: what it was built from.
         network: the whole model, and what it needs.
         dataset: all splits.
-        mesh: devices.
+        layout: devices, and what lies where on them.
         train_pipeline: training examples.
         validation_pipeline: validation examples, None without.
         refit_pipeline: training examples again, None where no statistics are measured anew.
@@ -54,7 +53,7 @@ class Experiment:
     config: ExperimentConfig
     network: Network
     dataset: Dataset
-    mesh: Mesh
+    layout: Layout
     train_pipeline: Pipeline
     validation_pipeline: Pipeline | None
     refit_pipeline: Pipeline | None
@@ -112,7 +111,8 @@ class Experiment:
 
     def begin(self, seed: int) -> TrainState:
         """The state before the first step, on the devices."""
-        init = jax.jit(self.phases[0].init, out_shardings=replicated(self.mesh))
+        shardings = self.layout.shardings(self.state_shapes())
+        init = jax.jit(self.phases[0].init, out_shardings=shardings)
         return init(jax.random.key(seed), *self._begun())
 
     def _begun(self) -> tuple[Tree, Tree]:
@@ -129,10 +129,8 @@ class Experiment:
         """
         if self.features is None:
             return self
-        variables, everywhere = evaluated_variables(state), replicated(self.mesh)
-        training, held_out = self.features.pipelines(
-            lambda maker: jax.device_put(maker(variables, say), everywhere)
-        )
+        variables, put = evaluated_variables(state), self.layout.put_everywhere
+        training, held_out = self.features.pipelines(lambda maker: put(maker(variables, say)))
         return dataclasses.replace(self, train_pipeline=training, validation_pipeline=held_out)
 
     def evaluator(self) -> Evaluator | None:
@@ -140,7 +138,7 @@ class Experiment:
         if self.validation_pipeline is None:
             return None
         network = dataclasses.replace(self.network, model=self.module)
-        return make_evaluator(network, self.validation_pipeline, self.mesh)
+        return make_evaluator(network, self.validation_pipeline, self.layout)
 
     def refit(self) -> Refit | None:
         """Measures statistics of averaged weights on training batches, None where none need it."""
@@ -153,7 +151,7 @@ class Experiment:
             pipeline,
             pipeline.feed_shapes(),
             num_steps=min(MOST_BATCHES, pipeline.order.steps_per_epoch),
-            mesh=self.mesh,
+            layout=self.layout,
         )
 
     def explain_non_finite(self, state: TrainState, step: int, saved: str) -> Exception:
@@ -183,7 +181,7 @@ class Experiment:
         )
 
 
-def make_evaluator(network: Network, pipeline: Pipeline, mesh: Mesh) -> Evaluator:
+def make_evaluator(network: Network, pipeline: Pipeline, layout: Layout) -> Evaluator:
     """An evaluator of `network` over everything in `pipeline`."""
     return Evaluator(
         network.model.apply,
@@ -191,5 +189,5 @@ def make_evaluator(network: Network, pipeline: Pipeline, mesh: Mesh) -> Evaluato
         pipeline,
         num_steps=pipeline.order.steps_per_epoch,
         num_examples=len(pipeline.order.indices),
-        mesh=mesh,
+        layout=layout,
     )

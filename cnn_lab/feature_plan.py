@@ -119,9 +119,9 @@ def _features(
     maker: PipelineMaker,
     num_passes: int,
 ) -> Features:
-    config, mesh = experiment.config, experiment.mesh
+    config, layout = experiment.config, experiment.layout
     augmentation, training = experiment.named.augmentation, experiment.train_pipeline
-    batch_size, devices = config.evaluate.batch_size, mesh.devices.size
+    batch_size, devices = config.evaluate.batch_size, layout.num_devices
     train, validation = subsets
     facts: dict[str, Any] = {}
     if augmentation == Augmentation():
@@ -133,16 +133,17 @@ def _features(
         )
         facts = {"augmentation": repr(augmentation), "pipeline": images.name}
     altered = Split(
-        FeatureMaker(model, images, train.source, mesh, "training", num_passes, facts),
+        FeatureMaker(model, images, train.source, layout, "training", num_passes, facts),
         training.order,
         config.train.max_steps_per_dispatch,
         training.name,
         num_passes,
+        layout.share,
     )
     held_out = None
     if experiment.validation_pipeline is not None:
         images = maker.evaluation(validation, batch_size, devices)
         order, name = experiment.validation_pipeline.order, experiment.validation_pipeline.name
-        made = FeatureMaker(model, images, validation.source, mesh, "validation")
-        held_out = Split(made, order, order.steps_per_epoch, name)
+        made = FeatureMaker(model, images, validation.source, layout, "validation")
+        held_out = Split(made, order, order.steps_per_epoch, name, share=layout.share)
     return Features(HeadAlone(model.head), altered, held_out)

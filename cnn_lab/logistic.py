@@ -71,9 +71,9 @@ class FittedOutput:
         """Nothing is averaged."""
         return state
 
-    def _call(self, state: TrainState, *_: Any) -> tuple[TrainState, Tree]:
+    def _call(self, state: TrainState, *_: Any) -> tuple[TrainState, Tree, Tree]:
         with jax.transfer_guard("allow"):  # scikit-learn works on the host
-            return self._fitted(state)
+            return *self._fitted(state), {}
 
     def _fitted(self, state: TrainState) -> tuple[TrainState, Tree]:
         network, step = self._experiment.network, int(jax.device_get(state.step))

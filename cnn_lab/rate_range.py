@@ -23,7 +23,6 @@ from cnn_lab.data.catalog import Dataset
 from cnn_lab.experiment import Experiment
 from cnn_lab.resolve import resolve_names
 from cnn_lab.train.dispatch import Program, compile_train
-from cnn_lab.train.mesh import replicated, stacked_batches
 from cnn_lab.train.pace import Pace
 from cnn_lab.train.state import TrainState
 
@@ -158,11 +157,11 @@ def _train(
 ) -> np.ndarray:
     state = experiment.begin(seed)
     experiment = experiment.with_features(state, say)
-    mesh, pipeline = experiment.mesh, experiment.train_pipeline
+    layout, pipeline = experiment.layout, experiment.train_pipeline
     program = compile_train(
         experiment.phases[0].step,
         pipeline.prepare,
-        mesh,
+        layout,
         state,
         pipeline.resident,
         pipeline.feed_shapes(),
@@ -186,10 +185,10 @@ def _advance(
     program: Program, experiment: Experiment, state: TrainState, first: int, number: int
 ) -> tuple[list[float], TrainState]:
     """Finite losses of the next steps, fewer than asked for if one was not finite."""
-    pipeline, mesh = experiment.train_pipeline, experiment.mesh
-    feeds: Tree = jax.device_put(pipeline.feed(first, number), stacked_batches(mesh))
-    scalars = jax.device_put((np.int32(first), np.int32(number)), replicated(mesh))
-    state, history = program.call(state, pipeline.resident, feeds, *scalars)
+    pipeline, layout = experiment.train_pipeline, experiment.layout
+    feeds: Tree = layout.put_batches(pipeline.feed(first, number))
+    scalars = layout.put_everywhere((np.int32(first), np.int32(number)))
+    state, history, _ = program.call(state, pipeline.resident, feeds, *scalars, {})
     sums, counts = jax.device_get(history["loss"])
     done = int(jax.device_get(state.step)) - first
     return (sums[:done] / counts[:done]).astype(float).tolist(), state

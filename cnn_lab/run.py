@@ -26,6 +26,7 @@ from cnn_lab.optim.complexity import weight_complexity
 from cnn_lab.resolve import resolve_names
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.train.followers import FollowedWorkdir, Unrecorded, Unseen, open_workdir
 from cnn_lab.train.log import (
     METRICS_FILE,
     Sink,
@@ -34,12 +35,12 @@ from cnn_lab.train.log import (
     require_wandb,
 )
 from cnn_lab.train.loop import Judgement, Outcome, Progress, train
-from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.processes import ALONE, Processes, check_same_data
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.signals import StopSignals
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.storable import sharded_shapes
+from cnn_lab.train.watchdog import HANG_SECONDS, Watchdog
 from cnn_lab.train.workdir import (
     CHECKPOINTS,
     DAMAGED,
@@ -73,6 +74,7 @@ def run_training(
     workdir: Path,
     say: Callable[[str], None],
     sinks: Sequence[Sink] = (),
+    processes: Processes = ALONE,
 ) -> Result:
     """Trains what `config` describes in `workdir`, from the newest checkpoint there.
 
@@ -81,6 +83,7 @@ def run_training(
         workdir: the run's folder, made when missing.
         say: takes lines for the user.
         sinks: where metric rows go besides the ones that the config asks for.
+        processes: that train together, all of which call this alike.
 
     Raises:
         CnnLabError: anything that the user can mend; nothing already saved is lost.
@@ -90,11 +93,11 @@ def run_training(
     config = adopt(config)
     resolve_names(config)  # a typo is no difference to the config that the folder was made with
     with refusals_told(workdir), ExitStack() as stack:
-        folder = Workdir(workdir, config)
+        folder = open_workdir(processes, workdir, config)
         stack.callback(folder.release)
         signals = stack.enter_context(StopSignals())
-        record = {} if folder.fresh else read_record(workdir)
-        if record and not has_checkpoints(workdir):
+        record = processes.told({} if folder.fresh else read_record(workdir))
+        if record and not processes.told(has_checkpoints(workdir)):
             raise missing_checkpoints(workdir)
         check_same_source(config, record.get("transfer"), workdir)
         if record.get("status") in ENDED:
@@ -103,6 +106,7 @@ def run_training(
         experiment = build(config, open_data, lineage=record.get("transfer"))
         for pipeline in experiment.pipelines():
             stack.callback(pipeline.close)
+        check_same_data(processes, experiment.fingerprint)
         if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
             raise WorkdirError(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "
@@ -115,20 +119,23 @@ def run_training(
                 f"{workdir} was begun with config.data.pipeline={begun}, which draws other random "
                 f"crops than {pipeline}; go on with {begun}, or give another --workdir."
             )
-        return _train(config, experiment, folder, say, sinks, signals, stack)
+        return _train(config, experiment, processes, folder, say, sinks, signals, stack)
 
 
 def _train(
     config: ExperimentConfig,
     experiment: Experiment,
-    folder: Workdir,
+    processes: Processes,
+    folder: Workdir | FollowedWorkdir,
     say: Callable[[str], None],
     more_sinks: Sequence[Sink],
     signals: StopSignals,
     stack: ExitStack,
 ) -> Result:
-    mesh, started = experiment.mesh, environment()
-    checkpoints = Checkpoints(folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest)
+    layout, started = experiment.layout, environment()
+    checkpoints = Checkpoints(
+        folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest, processes=processes
+    )
     stack.callback(checkpoints.release)
     restored = _restore(checkpoints, experiment, folder.path)
     if restored:
@@ -152,7 +159,7 @@ def _train(
     evaluator, compile_seconds = experiment.evaluator(), compiled.compile_seconds
     variables = evaluated_variables(experiment.state_shapes(progress.phase))
     if evaluator is not None:
-        shapes = sharded_shapes(variables, replicated(mesh))
+        shapes = layout.placed(variables)
         compile_seconds += evaluator.compile(shapes).compile_seconds
     num_parameters = trees.count(variables["params"])
     extent = f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"
@@ -161,36 +168,43 @@ def _train(
     say(
         f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
         f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, {extent}, "
-        f"{pipeline.name}, on {devices_in_words(mesh.devices.size)}; compiled in "
+        f"{pipeline.name}, on {devices_in_words(layout.num_devices)}; compiled in "
         f"{compile_seconds:.1f} s."
     )
     signals.begin()
     folder.claim(config)
-    session = Session(
-        folder,
-        started,
-        first_step,
-        config=to_dict(config),
-        fingerprint=experiment.fingerprint,
-        pipeline=pipeline.name,
-        class_names=list(experiment.network.class_names),
-        num_parameters=num_parameters,
-        compile_seconds=compile_seconds,
-        **({} if experiment.beginning is None else {"transfer": experiment.beginning.lineage}),
-    )
+    facts = {
+        "config": to_dict(config),
+        "fingerprint": experiment.fingerprint,
+        "pipeline": pipeline.name,
+        "class_names": list(experiment.network.class_names),
+        "num_parameters": num_parameters,
+        "compile_seconds": compile_seconds,
+    }
+    if experiment.beginning is not None:
+        facts["transfer"] = experiment.beginning.lineage
+    leads = isinstance(folder, Workdir)
+    session = Session(folder, started, first_step, **facts) if leads else Unrecorded()
     with session.failures_noted():
-        if progress.evaluation_owed:
-            forget_validation(folder.path / METRICS_FILE, first_step)
-        sinks = [*open_sinks(config, folder, first_step), *more_sinks]
+        sinks, display = list(more_sinks), Unseen(say)
+        if leads:
+            if progress.evaluation_owed:
+                forget_validation(folder.path / METRICS_FILE, first_step)
+            sinks += open_sinks(config, folder, first_step)
+            display = make_display(plan.total_steps, first_step, say)
         for sink in sinks:
             stack.callback(sink.close)
-        display = make_display(plan.total_steps, first_step, say)
         stack.callback(display.close)
+
+        def asked() -> bool:
+            watchdog.beat()
+            # A signal that one of several processes alone has got must not end what all do.
+            return processes.count == 1 and signals.received()
 
         def evaluate(state: TrainState) -> dict[str, float]:
             assert evaluator is not None
             variables = evaluated_variables(state)
-            values = evaluator(variables, signals.received)
+            values = evaluator(variables, asked)
             if config.evaluate.weight_complexity:
                 counts = jax.device_get(weight_complexity(variables["params"]))
                 values |= {f"weights_{name}": float(count) for name, count in counts.items()}
@@ -205,7 +219,7 @@ def _train(
                 plan=dataclasses.replace(plan, end_step=compiled.phase.end_step),
                 feeder=compiled.feeder,
                 program=compiled.program,
-                feed_sharding=stacked_batches(mesh),
+                layout=layout,
                 judgement=Judgement(
                     evaluate if evaluator else None,
                     experiment.named.selection,
@@ -222,12 +236,16 @@ def _train(
                 diagnose=lambda state, step: experiment.explain_non_finite(
                     state, step, _saved(checkpoints)
                 ),
+                went_on=watchdog.beat,
             )
 
+        bound = config.mesh.hang_seconds or (HANG_SECONDS if processes.count > 1 else None)
+        watchdog = stack.enter_context(Watchdog(bound, processes.hangs))
         outcome = train_phase(state, progress, compiled)
         while outcome.status == "phase ended":
             outcome.progress.phase += 1
             compiled = CompiledPhase(experiment, outcome.progress.phase)
+            watchdog.beat()
             state = compiled.enter(outcome.state)
             number = trees.count(state.params)
             display.say(
@@ -248,8 +266,8 @@ def _restore(
     """Where the run stood, None when it is to begin."""
 
     def target(record: Mapping[str, Any]) -> TrainState:
-        shapes = experiment.state_shapes(Progress.from_json(record["progress"]).phase)
-        return sharded_shapes(shapes, replicated(experiment.mesh))
+        phase = Progress.from_json(record["progress"]).phase
+        return experiment.layout.placed(experiment.state_shapes(phase))
 
     restored = checkpoints.restore_newest_good(target, workdir / DAMAGED)
     if restored is not None:

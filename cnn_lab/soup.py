@@ -23,7 +23,6 @@ from cnn_lab.data.catalog import Dataset
 from cnn_lab.data.examples import choose_examples
 from cnn_lab.experiment import Experiment
 from cnn_lab.train.frozen import part
-from cnn_lab.train.mesh import replicated
 from cnn_lab.train.refit import STATISTICS
 from cnn_lab.trained import Trained
 
@@ -108,7 +107,7 @@ def cook(
         if refit is None or STATISTICS not in changing:
             return Soup(mean, 0, experiment.fingerprint)
         parts = {"params": changing.pop("params"), "collections": changing, "frozen": frozen}
-        measured = jax.device_get(refit(jax.device_put(parts, replicated(experiment.mesh))))
+        measured = jax.device_get(refit(experiment.layout.put_everywhere(parts)))
         variables = trees.merged(mean, {STATISTICS: measured})
         return Soup(variables, refit.num_steps, experiment.fingerprint)
     finally:

@@ -43,7 +43,6 @@ from cnn_lab.train import log, pace
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.checkpoint_reader import CheckpointReader
 from cnn_lab.train.log import METRICS_FILE, TensorBoard, read_rows
-from cnn_lab.train.mesh import replicated
 from cnn_lab.train.signals import STOPPING, StopSignals
 from cnn_lab.train.storable import sharded_shapes
 from cnn_lab.train.workdir import LOCK_FILES, count_test_opening, read_record
@@ -82,7 +81,7 @@ def test_an_unreadable_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.Mon
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     steps = checkpoints.steps()
     experiment = build(small())
-    target = sharded_shapes(experiment.state_shapes(), replicated(experiment.mesh))
+    target = sharded_shapes(experiment.state_shapes(), experiment.layout.everywhere)
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")

@@ -33,7 +33,7 @@ from cnn_lab.models.catalog import MODELS
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.run import run_training
-from cnn_lab.train.mesh import make_mesh, replicated
+from cnn_lab.train.layout import make_layout
 from cnn_lab.trained import open_trained
 
 
@@ -90,12 +90,12 @@ def test_it_resumes_bit_for_bit_and_is_used_as_it_was_judged(kind: str, tmp_path
     assert state_digests(tmp_path / "cut") == state_digests(tmp_path / "whole")
     assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")
     rows = validation(tmp_path / "cut", "loss")
-    mesh = make_mesh(1)
+    layout = make_layout(1)
     for which, step in (("latest", 16), ("12", 12)):
-        trained = open_trained(tmp_path / "cut", which, replicated(mesh))
+        trained = open_trained(tmp_path / "cut", which, layout.everywhere)
         _, held_out = choose_examples(open_dataset("digits"), config.data)
-        pipeline = evaluation_pipeline(config, trained.network, held_out, mesh)
-        found = make_evaluator(trained.network, pipeline, mesh)(trained.variables)
+        pipeline = evaluation_pipeline(config, trained.network, held_out, layout)
+        found = make_evaluator(trained.network, pipeline, layout)(trained.variables)
         assert found["loss"] == pytest.approx(rows[step], rel=1e-5)  # summed on other devices
 
 

@@ -21,7 +21,7 @@ from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.experiment import make_evaluator
 from cnn_lab.network import Network
 from cnn_lab.tasks import Classification
-from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated
+from cnn_lab.train.layout import Layout, choose_num_devices, make_layout
 from cnn_lab.train.outputs import Collected, Collector
 from cnn_lab.train.views import View
 from cnn_lab.train.workdir import read_config, read_record
@@ -95,8 +95,8 @@ class Collecting:
     def _open(self, workdir: Path, which: str) -> tuple[Trained, Dataset]:
         config = read_config(workdir)
         size = self._batch_size or config.evaluate.batch_size
-        mesh = make_mesh(choose_num_devices(size, None))
-        trained = open_trained(workdir, which, replicated(mesh))
+        layout = make_layout(choose_num_devices(size, None))
+        trained = open_trained(workdir, which, layout.everywhere)
         trained.config.evaluate.batch_size = size
         place = (config.data.name, config.data.data_dir)
         if place not in self._datasets:
@@ -160,27 +160,31 @@ class Collecting:
         batch_size = config.evaluate.batch_size
         data = json.dumps([to_dict(config.data), network.about(), batch_size])
         model = json.dumps([to_dict(config.model), to_dict(config.task)])
-        mesh = make_mesh(choose_num_devices(batch_size, None))
+        layout = make_layout(choose_num_devices(batch_size, None))
         if data not in self._makers:
-            self._makers[data] = PipelineMaker(config.data, network.preprocess, replicated(mesh))
+            self._makers[data] = PipelineMaker(
+                config.data, network.preprocess, layout.put_everywhere
+            )
         if (data, split) not in self._pipelines:
-            pipeline = self._makers[data].evaluation(subset, batch_size, mesh.devices.size)
+            pipeline = self._makers[data].evaluation(subset, batch_size, layout.num_devices)
             self._pipelines[data, split] = pipeline
         if (data, split, model) not in self._programs:
             pipeline = self._pipelines[data, split]
-            self._programs[data, split, model] = self._program(network, pipeline, mesh)
+            self._programs[data, split, model] = self._program(network, pipeline, layout)
         return self._programs[data, split, model](trained.variables)
 
-    def _program(self, network: Network, pipeline: Pipeline, mesh: Any) -> Callable[[Any], Any]:
+    def _program(
+        self, network: Network, pipeline: Pipeline, layout: Layout
+    ) -> Callable[[Any], Any]:
         if not isinstance(network.task, Classification):
-            return make_evaluator(network, pipeline, mesh)
+            return make_evaluator(network, pipeline, layout)
         return Collector(
             network.model.apply,
             network.task,
             pipeline,
             num_steps=pipeline.order.steps_per_epoch,
             num_examples=len(pipeline.order.indices),
-            mesh=mesh,
+            layout=layout,
             views=self._views,
         )
 

@@ -50,7 +50,7 @@ def dry_run(config: ExperimentConfig) -> str:
 
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     """Shapes, parameters, steps, memory and pipeline; compiles, but trains nothing."""
-    network, pipeline = experiment.network, experiment.train_pipeline
+    network, pipeline, layout = experiment.network, experiment.train_pipeline, experiment.layout
     last = len(experiment.phases) - 1  # in which most is trained
     state, plan = experiment.state_shapes(last), experiment.plan
     program = CompiledPhase(experiment, last).program
@@ -78,15 +78,15 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
         f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
         f"{pipeline.max_steps} per call",
-        f"devices     {devices_in_words(experiment.mesh.devices.size)}",
-        f"memory      {trees.num_bytes(params) / MIB:,.2f} MiB parameters, "
-        f"{trees.num_bytes(state.opt_state) / MIB:,.2f} MiB optimizer, "
+        f"devices     {devices_in_words(layout.num_devices)}",
+        f"memory      {layout.bytes_of(params) / MIB:,.2f} MiB parameters, "
+        f"{layout.bytes_of(state.opt_state) / MIB:,.2f} MiB optimizer, "
         f"{scratch / MIB:,.1f} MiB scratch",
         f"compiled    in {program.compile_seconds:.1f} s",
         f"rate        {experiment.learning_rate(0):.3g} at the first step, "
         f"{max(map(experiment.learning_rate, sampled)):.3g} at most",
     ]
-    held = trees.num_bytes(state) + scratch
+    held = layout.bytes_of(state) + scratch
     return "\n".join([*lines, *_memory_warning(experiment, held, pipeline.resident)])
 
 
@@ -131,7 +131,7 @@ def _memory_warning(experiment: Experiment, held: int, resident: Tree) -> list[s
         held: bytes that every device has for itself.
         resident: the training split, which the devices of a CPU share.
     """
-    devices = experiment.mesh.devices.flatten()
+    devices = experiment.layout.mesh.devices.flatten()
     on_cpu = devices[0].platform == "cpu"
     needed = held * (len(devices) if on_cpu else 1) + trees.num_bytes(resident)
     most = device_bytes(devices[0])

@@ -14,7 +14,7 @@ from types import ModuleType
 
 from absl import flags
 
-from cnn_lab.cli import interrupts, output
+from cnn_lab.cli import interrupts, joining, output
 from cnn_lab.core.errors import CnnLabError, ConfigError, RefusedError, suggest
 from cnn_lab.core.refusals import refusal
 
@@ -78,20 +78,29 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
     try:
         status = _main(list(arguments))
         sys.stdout.flush()  # here, since a reader that is gone makes Python's own flush a traceback
+        joining.leave()
         return status, False
     except CnnLabError as error:
+        joining.claim_end()
         output.complain(f"error: {error}\n")
+        joining.fail(str(error), USAGE_STATUS)
         return USAGE_STATUS, isinstance(error, RefusedError)
     except KeyboardInterrupt:
+        joining.claim_end()
         output.complain("\ninterrupted; what was saved before is intact.\n")
+        joining.fail("it was interrupted", interrupts.STATUS)
         return interrupts.STATUS, True
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output.drop_unread():
             return output.UNREAD_STATUS, False
+        joining.await_verdict()
+        joining.claim_end()
         sentence = refusal(error)
         if sentence is None:
+            joining.fail_with(error)
             raise
         output.complain(f"error: {sentence}\n")
+        joining.fail(sentence, USAGE_STATUS)
         return USAGE_STATUS, True
 
 

@@ -31,7 +31,8 @@ def start(num_devices: int | None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax  # after the allocator
 
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not told and "JAX_NUM_CPU_DEVICES" not in os.environ:
         # One CPU device does not use a second core for convolutions; one device per core does.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         jax.config.update("jax_num_cpu_devices", max(cores or 1, num_devices or 1))

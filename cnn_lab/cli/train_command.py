@@ -7,6 +7,10 @@ With --seeds=N the experiment is trained N times, from its seed on, and the runs
 standard deviation, interval, and a picture. A seed that diverges is noted in its folder; the others
 are trained and compared, and the status is 2.
 
+Several processes, on one machine or many, train as one: each gets the same command, and
+--coordinator, --num_processes and --process_id, or --cluster where the cluster's environment says
+that.
+
 Examples:
   cnn-lab train --config=experiments/digits/lenet5.py
   cnn-lab train --config=experiments/digits/lenet5.py --seeds=5
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from cnn_lab.cli import runtime
+from cnn_lab.cli import joining, runtime
 from cnn_lab.cli.config_flag import default_workdir, load_config, split_reference
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
@@ -51,6 +55,14 @@ def define_flags(values: flags.FlagValues) -> None:
         "seeds", None, "runs, each from the next seed; one run by default", flag_values=values
     )
     define_dry_run(values)
+    flags.DEFINE_integer(
+        "interrupted_status",
+        0,
+        "exit status of a training that a signal stopped and that is saved; a scheduler may need "
+        "another one to start it again",
+        flag_values=values,
+    )
+    joining.define_flags(values)
 
 
 def define_dry_run(values: flags.FlagValues) -> None:
@@ -79,7 +91,12 @@ def main(invocation: Invocation) -> int:
             f"--seeds must be at least 2; found {num_seeds}. Leave it out for one run, whose seed "
             "is --config.seed."
         )
-    runtime.start(config.mesh.num_devices)
+    count = joining.check(invocation.flags)
+    if count != 1 and (num_seeds is not None or invocation.flags.dry_run):
+        which = "--dry_run" if invocation.flags.dry_run else "--seeds"
+        raise ConfigError(f"{which} is for one process; leave it out, or the flags of several.")
+    runtime.start(joining.local_devices(config.mesh.num_devices, count))
+    processes = joining.join(invocation.flags, config)
     from cnn_lab.beginning import adopt
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
@@ -97,12 +114,15 @@ def main(invocation: Invocation) -> int:
         if cut is not None:
             _tell_how_to_resume(invocation, workdir, cut.progress.step)
         return 0
-    result = run_training(config, workdir, say)
-    if result.status == "interrupted":
+    result = run_training(
+        config, workdir, say if processes.leads else lambda _: None, processes=processes
+    )
+    interrupted = result.status == "interrupted"
+    if processes.leads and interrupted:
         _tell_how_to_resume(invocation, workdir, result.progress.step)
-    else:
+    elif processes.leads:
         tell_where_it_is(config, workdir, result)
-    return 0
+    return invocation.flags.interrupted_status if interrupted else 0
 
 
 def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") -> None:

@@ -1,12 +1,13 @@
 """A whole run: how long, when it is looked at and saved, on what."""
 
 import dataclasses
+from typing import Literal
 
 from cnn_lab.config.data import DataConfig
 from cnn_lab.config.fields import RUNTIME, Seed, runtime
 from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
 from cnn_lab.config.transfer import TransferConfig
-from cnn_lab.core.ranges import Count, NonNegative
+from cnn_lab.core.ranges import Count, NonNegative, Positive
 from cnn_lab.core.typed import Node
 
 
@@ -21,6 +22,10 @@ class TrainConfig(Node):
             up, for batches that do not fit in memory at once.
         rematerialise: recompute activations in the backward pass instead of keeping them: less
             memory, some more time. On CPUs the compiler undoes it.
+        batch_statistics: what batch normalisation measures in a step: `global`, the whole batch, so
+            that the number of devices changes nothing; or `per_device`, each device its share, as
+            other frameworks do by default, with no traffic between layers. Running statistics are
+            then the mean over devices, and dropout draws anew on each.
         log_every_steps: steps between training rows in the metrics; None is once an epoch.
         max_steps_per_dispatch: steps that one call of the compiled program may run.
     """
@@ -29,6 +34,7 @@ class TrainConfig(Node):
     batch_size: Count = 128
     num_micro_batches: Count = 1
     rematerialise: bool = runtime(False)
+    batch_statistics: Literal["global", "per_device"] = "global"
     log_every_steps: Count | None = None
     max_steps_per_dispatch: Count = runtime(128)
 
@@ -108,9 +114,19 @@ class MeshConfig(Node):
 
     Attributes:
         num_devices: devices that share the batch; None takes as many as divide it well.
+        num_slices: groups of devices with fast links inside and slower ones between them; None
+            takes what the hardware says (slices of TPUs).
+        fsdp: keep a part of every large array of the state (parameters, optimizer, averages) on
+            each device of a slice, in place of all on each: less memory, more traffic, the same
+            results up to rounding.
+        hang_seconds: longest wait for the devices, after which the training ends with a dump of its
+            stacks; None is 600 s where several processes train, and no bound for one alone.
     """
 
     num_devices: Count | None = None
+    num_slices: Count | None = None
+    fsdp: bool = False
+    hang_seconds: Positive | None = None
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from cnn_lab.core.shapes import Tree
 
@@ -85,7 +86,8 @@ def num_bytes(tree: Tree) -> int:
 def digests(tree: Tree) -> dict[str, str]:
     """Returns path -> SHA-256 of the leaf's dtype, shape and bytes (keys by their data).
 
-    Hashing runs in threads, one a leaf: hashlib releases the interpreter lock.
+    Hashing runs in threads, one a leaf: hashlib releases the interpreter lock. Leaves whose parts
+    other processes hold are gathered, which all of them must take part in.
     """
 
     def digest(leaf: Any) -> str:
@@ -97,6 +99,10 @@ def digests(tree: Tree) -> dict[str, str]:
     def host(leaf: Any) -> Any:
         if _is_key(leaf):
             leaf = jax.random.key_data(leaf)
+        if isinstance(leaf, jax.Array) and not (
+            leaf.is_fully_addressable or leaf.is_fully_replicated
+        ):
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
         return jax.device_get(leaf)
 
     leaves = {path: host(leaf) for path, leaf in flatten(tree).items()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from cnn_lab.core.errors import DataError
 from cnn_lab.core.memory import host_bytes
 from cnn_lab.core.numbers import human_bytes
 from cnn_lab.core.shapes import Tree
+from cnn_lab.core.share import WHOLE, Share
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import Augment, make_augment
 from cnn_lab.data.augment.recipes import Augmentation
@@ -23,7 +23,8 @@ from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.source import Source
 
 MIB = 2**20
-PlaceSplit = Callable[[Source, Any], Tree]
+Put = Callable[[Tree], Tree]  # host arrays -> the same, whole on every device
+PlaceSplit = Callable[[Source, Put], Tree]
 
 
 def is_resident(data: DataConfig, source: Source) -> bool:
@@ -59,11 +60,11 @@ def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     return make_preprocess(data, train)
 
 
-def place_split(source: Source, sharding: Any) -> Tree:
+def place_split(source: Source, put: Put) -> Tree:
     """A whole split on the devices."""
     check_fits(source)
     images, labels = source.read_all()
-    return jax.device_put({"image": images, "label": labels}, sharding)
+    return put({"image": images, "label": labels})
 
 
 def check_fits(source: Source) -> None:
@@ -81,7 +82,7 @@ def check_fits(source: Source) -> None:
         )
 
 
-def shapes_of_split(source: Source, sharding: Any) -> Tree:  # noqa: ARG001 - as `place_split`
+def shapes_of_split(source: Source, put: Put) -> Tree:  # noqa: ARG001 - as `place_split`
     """Shapes of what `place_split` would return; no pixel is read."""
     return {
         "image": jax.ShapeDtypeStruct((len(source), *fixed_shape(source)), np.uint8),
@@ -104,23 +105,25 @@ class PipelineMaker:
     Args:
         data: the config.
         preprocess: what happens to the images in the compiled step.
-        sharding: where resident data lie.
-        place: (split, sharding) -> its arrays there, `place_split` or `shapes_of_split`.
+        put: host arrays -> the same, whole on every device.
+        place: (split, put) -> its arrays there, `place_split` or `shapes_of_split`.
+        share: the part of every batch that this process feeds.
     """
 
     def __init__(
         self,
         data: DataConfig,
         preprocess: Preprocess,
-        sharding: Any,
+        put: Put,
         place: PlaceSplit = place_split,
+        share: Share = WHOLE,
     ):
         self._data = data
         self._preprocess = preprocess
-        self._sharding = sharding
+        self._put, self._share = put, share
         self._place_split = place
         self._placed: dict[str, Tree] = {}
-        self._constants = jax.device_put(preprocess.constants, sharding)
+        self._constants = put(preprocess.constants)
 
     def training(
         self,
@@ -162,7 +165,9 @@ class PipelineMaker:
         order = Order(subset.indices, rounded, None)
         if is_resident(self._data, subset.source):
             images = self._place(subset.source)
-            return ResidentPipeline(images, self._preprocess, order, order.steps_per_epoch)
+            return ResidentPipeline(
+                images, self._preprocess, order, order.steps_per_epoch, share=self._share
+            )
         num_workers = self._data.num_workers
         return StreamingPipeline(
             subset.source,
@@ -171,6 +176,7 @@ class PipelineMaker:
             num_workers=num_workers,
             total_steps=None,
             constants=self._constants,
+            share=self._share,
         )
 
     def _altering(
@@ -184,7 +190,7 @@ class PipelineMaker:
     ) -> Pipeline:
         if is_resident(self._data, source):
             images, augment = self._place(source), augment_of(source, augmentation)
-            return ResidentPipeline(images, self._preprocess, order, longest, augment)
+            return ResidentPipeline(images, self._preprocess, order, longest, augment, self._share)
         crops = None
         if augmentation.crops:
             crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
@@ -197,10 +203,11 @@ class PipelineMaker:
             crops=crops,
             augment=augment_of(source, augmentation.without_crops()),
             constants=self._constants,
+            share=self._share,
         )
 
     def _place(self, source: Source) -> Tree:
         if source.split not in self._placed:
-            images = self._place_split(source, self._sharding)
+            images = self._place_split(source, self._put)
             self._placed[source.split] = {**images, "constants": self._constants}
         return self._placed[source.split]

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Int
 
 from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.core.share import WHOLE, Share
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.order import Order
 from cnn_lab.data.preprocess import Preprocess
@@ -55,11 +56,11 @@ class Pipeline(Protocol):
     order: Order
 
     def feed(self, first_step: int, num_steps: int) -> Tree:
-        """Feeds of consecutive steps, stacked and filled up to `max_steps`, on the host."""
+        """This process's share of consecutive steps, stacked and filled up to `max_steps`."""
         ...
 
     def feed_shapes(self) -> Tree:
-        """Shapes of what `feed` returns."""
+        """Shapes of what `feed` returns, over all processes."""
         ...
 
     def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
@@ -80,6 +81,7 @@ class ResidentPipeline:
         order: which examples make up which step.
         max_steps: longest stack of steps that a feed may hold.
         augment: alters the batch; None leaves it.
+        share: the part of every batch that `feed` gives.
     """
 
     name = "resident"
@@ -91,8 +93,10 @@ class ResidentPipeline:
         order: Order,
         max_steps: int,
         augment: Augment | None = None,
+        share: Share = WHOLE,
     ):
         self.resident = resident
+        self._share = share
         self.order = order
         self.max_steps = max_steps
         self._preprocess = preprocess
@@ -101,6 +105,8 @@ class ResidentPipeline:
     def feed(self, first_step: int, num_steps: int) -> Tree:
         """Positions and weights [max_steps n]; rows after `num_steps` are never used."""
         positions, weights = self.order.batches(first_step, num_steps)
+        mine = self._share.of(self.order.batch_size)
+        positions, weights = positions[:, mine], weights[:, mine]
         fill = ((0, self.max_steps - num_steps), (0, 0))
         return {
             "position": np.pad(self.rows(first_step, positions).astype(np.int32), fill),
@@ -138,16 +144,19 @@ class ResidentPipeline:
 
 @dataclasses.dataclass(frozen=True)
 class _ReadBatch:
-    """Reads the batch of a step; sent to Grain's workers."""
+    """Reads a share of the batch of a step; sent to Grain's workers."""
 
     source: Source
     order: Order
     crops: RandomCrops | None
+    share: Share
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         positions, weights = self.order.batches(int(step), 1)
-        parts = None if self.crops is None else self.crops(int(step), self.order.batch_size)
-        return {**self.source.gather(positions[0], parts), "weight": weights[0]}
+        mine, parts = self.share.of(self.order.batch_size), None
+        if self.crops is not None:  # of the whole batch, whoever reads which part of it
+            parts = self.crops(int(step), self.order.batch_size)[mine]
+        return {**self.source.gather(positions[0, mine], parts), "weight": weights[0, mine]}
 
 
 class StreamingPipeline:
@@ -161,6 +170,7 @@ class StreamingPipeline:
         crops: what the readers keep of each image; None keeps what the source shows.
         augment: alters the batch in the compiled step; None leaves it.
         constants: of `preprocess`, on the devices; None writes them into the program.
+        share: the part of every batch that `feed` gives.
         total_steps: steps of the whole training; None reads the epoch again and again, so that an
             evaluation does not start its readers anew each time.
     """
@@ -179,10 +189,11 @@ class StreamingPipeline:
         crops: RandomCrops | None = None,
         augment: Augment | None = None,
         constants: Tree | None = None,
+        share: Share = WHOLE,
     ):
         self.resident: Tree = {} if constants is None else {"constants": constants}
         self.order = order
-        self._read = _ReadBatch(source, order, crops)
+        self._read = _ReadBatch(source, order, crops, share)
         self._preprocess = preprocess
         self._augment = augment
         self._num_workers = num_workers

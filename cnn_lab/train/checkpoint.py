@@ -34,6 +34,7 @@ from cnn_lab.train.checkpoint_reader import (
     orbax_quiet,
     record_digest,
 )
+from cnn_lab.train.processes import ALONE, Processes
 from cnn_lab.train.state import TrainState
 
 
@@ -58,10 +59,12 @@ class Checkpoints(CheckpointReader):
     Args:
         folder: where they are; made by the first save.
         keep_latest: newest checkpoints kept beside the best one.
+        processes: that write them together.
     """
 
-    def __init__(self, folder: Path, *, keep_latest: int = 2):
+    def __init__(self, folder: Path, *, keep_latest: int = 2, processes: Processes = ALONE):
         super().__init__(folder)
+        self._processes = processes
         self._policy = _KeepNewestAndBest(keep_latest)
 
     def _options(self) -> ocp.CheckpointManagerOptions:
@@ -115,7 +118,9 @@ class Checkpoints(CheckpointReader):
         """
         amended = _sealed({**self.read_record(step), **record})
         with self._writing():
-            write_text(self.folder / str(step) / RECORD_FILE, json.dumps(amended))
+            if self._processes.leads:
+                write_text(self.folder / str(step) / RECORD_FILE, json.dumps(amended))
+            self._processes.wait()
             self._policy.best_step = best_step
             steps = self.steps()
             for other, kept in zip(steps, self._policy.keeps(steps), strict=True):
@@ -151,10 +156,11 @@ class Checkpoints(CheckpointReader):
             except DamagedError as error:
                 damaged[step] = error
                 continue
-            for number, error in damaged.items():
+            for number, error in damaged.items() if self._processes.leads else ():
                 place = _set_aside(self.folder / str(number), damaged_folder)
                 logging.warning("%s It was moved to %s; using the one before.", error, place)
             if damaged:
+                self._processes.wait()
                 self._manager.reload()
             return restored
         if steps:

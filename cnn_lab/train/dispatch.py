@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.metrics import weighted_pairs
-from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.agreement import Agreement, most_of
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
 from cnn_lab.train.step import Step, Task
 
@@ -46,25 +46,26 @@ def prepare_key(state: TrainState) -> Key:
 
 
 def compile_train(
-    step: Step, prepare: Prepare, mesh: Mesh, state: TrainState, resident: Tree, feeds: Tree
+    step: Step, prepare: Prepare, layout: Layout, state: TrainState, resident: Tree, feeds: Tree
 ) -> Program:
-    """Compiles (state, resident, feeds, first_step, num_steps) -> (state, metrics per step).
+    """Compiles (state, resident, feeds, first_step, num_steps, told) -> (state, metrics, heard).
 
     Args:
         step: one training step.
         prepare: makes a batch from the resident arrays and one step's feed.
-        mesh: devices.
+        layout: devices.
         state: a state, or its shapes; given away by each call.
         resident: arrays that stay on the devices, or their shapes.
         feeds: a stack [max_steps, n, ...] of feeds, or its shapes.
 
     Returns:
         A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
-        that was not finite are not run.
+        that was not finite are not run. It hears the most of what all processes told
+        (`train/agreement.py`).
     """
     max_steps = jax.tree.leaves(feeds)[0].shape[0]
 
-    def train(state, resident, feeds, first_step, num_steps):  # names its compiled program
+    def train(state, resident, feeds, first_step, num_steps, told):  # names its compiled program
         def one(state: TrainState, index) -> tuple[TrainState, Tree]:
             feed = jax.tree.map(lambda stack: stack[index], feeds)
             return step(state, prepare(resident, feed, prepare_key(state)))
@@ -83,24 +84,32 @@ def compile_train(
 
         zero = jnp.zeros((), jnp.int32)
         _, state, history = jax.lax.while_loop(goes_on, body, (zero, state, history))
-        return state, history
+        return state, history, most_of(told)
 
-    everywhere, split = replicated(mesh), stacked_batches(mesh)
+    everywhere, state_shardings = layout.everywhere, layout.shardings(state)
     jitted = jax.jit(
         train,
-        in_shardings=(everywhere, everywhere, split, everywhere, everywhere),
-        out_shardings=everywhere,
+        in_shardings=(
+            state_shardings,
+            everywhere,
+            layout.batches,
+            everywhere,
+            everywhere,
+            layout.rows,
+        ),
+        out_shardings=(state_shardings, everywhere, everywhere),
         donate_argnums=0,
     )
     index = jax.ShapeDtypeStruct((), jnp.int32)
-    return compile_program(jitted, state, resident, feeds, index, index)
+    told = Agreement(layout, lambda: False).told(1)
+    return compile_program(jitted, state, resident, feeds, index, index, told)
 
 
 def compile_evaluate(
     model_apply: Callable[..., Any],
     task: Task,
     prepare: Prepare,
-    mesh: Mesh,
+    layout: Layout,
     variables: Tree,
     resident: Tree,
     feeds: Tree,
@@ -123,10 +132,10 @@ def compile_evaluate(
 
         return jax.lax.fori_loop(0, num_steps, body, history)
 
-    everywhere = replicated(mesh)
+    everywhere, lie = layout.everywhere, layout.shardings(variables)
     jitted = jax.jit(
         evaluate,
-        in_shardings=(everywhere, everywhere, stacked_batches(mesh), everywhere),
+        in_shardings=(lie, everywhere, layout.batches, everywhere),
         out_shardings=everywhere,
     )
     number = jax.ShapeDtypeStruct((), jnp.int32)

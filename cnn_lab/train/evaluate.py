@@ -7,12 +7,11 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from cnn_lab.core.errors import TrainingError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train.dispatch import Prepare, Program, compile_evaluate
-from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.pace import Pace
 from cnn_lab.train.step import Task
 
@@ -46,7 +45,7 @@ class Evaluator:
         task: per-example metrics.
         feeder: the split, in order, the tail filled up with examples of weight 0.
         num_examples: size of the split.
-        mesh: devices; they must divide the batch size.
+        layout: devices; they must divide the batch size.
     """
 
     def __init__(
@@ -57,15 +56,15 @@ class Evaluator:
         *,
         num_steps: int,
         num_examples: int,
-        mesh: Mesh,
+        layout: Layout,
     ):
         self._make = lambda variables: compile_evaluate(
-            apply, task, feeder.prepare, mesh, variables, feeder.resident, feeder.feed_shapes()
+            apply, task, feeder.prepare, layout, variables, feeder.resident, feeder.feed_shapes()
         )
         self._feeder = feeder
         self._num_steps = num_steps
         self._num_examples = num_examples
-        self._everywhere, self._split = replicated(mesh), stacked_batches(mesh)
+        self._layout = layout
         self._pace = Pace(feeder.max_steps)
         self._program: Program | None = None
 
@@ -96,8 +95,8 @@ class Evaluator:
             if interrupted():
                 raise EvaluationInterrupted
             num_steps = min(self._pace.num_steps, self._num_steps - first)
-            feeds = jax.device_put(feeder.feed(first, num_steps), self._split)
-            number = jax.device_put(np.int32(num_steps), self._everywhere)
+            feeds = self._layout.put_batches(feeder.feed(first, num_steps))
+            number = self._layout.put_everywhere(np.int32(num_steps))
             start = time.perf_counter()
             history = jax.device_get(program.call(variables, feeder.resident, feeds, number))
             self._pace.measure(num_steps, start, time.perf_counter())

@@ -7,10 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.metrics import Pair, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
+from cnn_lab.train.layout import BATCH_AXES, Layout
 from cnn_lab.train.state import MICRO_BATCH_STREAM
 
 Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
@@ -89,6 +91,35 @@ def make_gradient(
         return gradients, (pairs, collections)
 
     return of_part if num_micro_batches == 1 else of_parts
+
+
+def per_device(gradient: Gradient, layout: Layout) -> Gradient:
+    """A gradient that every device takes of its share of the batch, and the sums of them all.
+
+    Batch normalisation measures each share for itself. Collections are the mean over devices, and
+    dropout draws anew on each, so that the number of devices matters.
+
+    Args:
+        gradient: from `make_gradient`.
+        layout: devices.
+    """
+
+    def of_share(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
+        key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
+        gradients, (pairs, collections) = gradient(params, collections, frozen, batch, key)
+        gradients, pairs = jax.lax.psum((gradients, pairs), BATCH_AXES)
+        return gradients, (pairs, jax.lax.pmean(collections, BATCH_AXES))
+
+    whole, shared = PartitionSpec(), PartitionSpec(BATCH_AXES)
+    # Gradients stay those of a share until they are summed here, since nothing is checked to be the
+    # same on all devices; with that check they would be summed already, and then once more.
+    return jax.shard_map(
+        of_share,
+        mesh=layout.mesh,
+        in_specs=(whole, whole, whole, shared, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
 
 
 def micro_batch_key(key: Key, index: jax.Array | int) -> Key:

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 
 from cnn_lab.core.shapes import Tree
+from cnn_lab.train.agreement import Agreement
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.dispatch import Program
 from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
 from cnn_lab.train.evaluate import EvaluationInterrupted
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.log import Sink
 from cnn_lab.train.pace import Pace
 from cnn_lab.train.plan import Plan
@@ -104,7 +106,7 @@ def train(
     plan: Plan,
     feeder: Feeder,
     program: Program,
-    feed_sharding: jax.sharding.Sharding,
+    layout: Layout,
     judgement: Judgement,
     learning_rate: Callable[[int], float],
     checkpoints: Checkpoints,
@@ -113,6 +115,7 @@ def train(
     display: Display,
     interrupted: Callable[[], bool],
     diagnose: Callable[[TrainState, int], Exception],
+    went_on: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Runs until the plan is done, its part ends, the selection rule says stop, or `interrupted()`.
 
@@ -122,7 +125,7 @@ def train(
         plan: when to log, evaluate and save.
         feeder: the training data.
         program: from `compile_train`.
-        feed_sharding: where the program wants its feeds.
+        layout: where the program wants its arguments.
         judgement: what is looked at after epochs.
         learning_rate: step -> rate, for the rows.
         checkpoints: where to save.
@@ -131,19 +134,23 @@ def train(
         display: what is shown meanwhile.
         interrupted: whether someone asked to stop; then the state is saved first.
         diagnose: (state before the bad step, bad step) -> the error to raise.
+        went_on: called whenever a call has ended.
     """
-    everywhere, evaluate = jax.tree.leaves(state)[0].sharding, judgement.evaluate
-    selection, plateau = judgement.selection, judgement.plateau
+    evaluate, selection, plateau = judgement.evaluate, judgement.selection, judgement.plateau
     stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
-    pending: deque[tuple[int, int, float, Tree]] = deque()
+    agreement, fitting = Agreement(layout, interrupted), 1
+    pending: deque[tuple[int, int, float, Tree, Tree]] = deque()
     settled = progress.step  # the state of every checkpoint was
 
     def collect(leave: int) -> None:
         """Adds up finished calls' metrics; one call is left running while the next is prepared."""
+        nonlocal fitting
         while len(pending) > leave:
-            first, num_steps, called, history = pending.popleft()
+            first, num_steps, called, history, heard = pending.popleft()
             steps = _per_step(jax.device_get(history), num_steps)
-            pace.measure(num_steps, called, time.perf_counter())
+            went_on()
+            fitting = pace.fitting(num_steps, called, time.perf_counter())
+            pace.adopt(agreement.heard(heard, fitting))
             stopwatch.count(sum(metrics["loss"][1] for metrics in steps))
             for index, metrics in enumerate(steps):
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):
@@ -202,22 +209,23 @@ def train(
         look(evaluate)
         if not progress.evaluation_owed:
             checkpoints.amend(progress.step, record(), best_step=progress.selection.best_step)
-    while not ended() and not interrupted():
+    while not ended() and not agreement.stops():
         started, first = time.perf_counter(), progress.step
         stop = plan.next_stop(first, pace.num_steps)
         try:
             feeds = feeder.feed(first, stop - first)
         except Exception:
-            if not interrupted():
+            if not agreement.stops():
                 raise
             break  # the signal ended the readers too
         called = time.perf_counter()
         stopwatch.waited(called - started)
         with jax.transfer_guard("disallow"):
-            scalars = jax.device_put((np.int32(first), np.int32(stop - first)), everywhere)
-            feeds = jax.device_put(feeds, feed_sharding)
-            state, history = program.call(state, feeder.resident, feeds, *scalars)
-        pending.append((first, stop - first, called, history))
+            scalars = layout.put_everywhere((np.int32(first), np.int32(stop - first)))
+            feeds = layout.put_batches(feeds)
+            told = agreement.told(fitting)
+            state, history, heard = program.call(state, feeder.resident, feeds, *scalars, told)
+        pending.append((first, stop - first, called, history, heard))
         progress.step = stop
         collect(leave=0 if plan.logs_at(stop) or plan.saves_at(stop) else 1)
         progress.seconds += time.perf_counter() - started
@@ -247,7 +255,7 @@ def train(
         return Outcome("stopped early", state, progress)
     if progress.step < plan.total_steps:
         settle()  # the next part begins with what could be saved
-        if interrupted():  # before the programs of the next part are compiled
+        if agreement.stops():  # before the programs of the next part are compiled
             if progress.step not in checkpoints.steps():
                 save()
                 checkpoints.wait()

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
 from cnn_lab.core.errors import TrainingError
@@ -17,7 +16,7 @@ from cnn_lab.core.outputs import WithAuxiliary
 from cnn_lab.core.shapes import Images, Tree
 from cnn_lab.metrics import weighted_pairs
 from cnn_lab.train.evaluate import EvaluationFeeder, exact_sum
-from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.pace import Pace
 from cnn_lab.train.step import Task
 from cnn_lab.train.views import View, whole
@@ -50,7 +49,7 @@ class Collector:
         feeder: the split, in order, the tail filled up with examples of weight 0.
         num_steps: of the feeder, for the whole split.
         num_examples: size of the split.
-        mesh: devices; they must divide the batch size.
+        layout: devices; they must divide the batch size.
         views: what the network sees of each image, normalised; probabilities are averaged.
         most_bytes: of the outputs that one call may return, as far as one step allows.
     """
@@ -63,7 +62,7 @@ class Collector:
         *,
         num_steps: int,
         num_examples: int,
-        mesh: Mesh,
+        layout: Layout,
         views: Sequence[View] = (whole,),
         most_bytes: int = MOST_BYTES,
     ):
@@ -72,7 +71,7 @@ class Collector:
         self._feeder = feeder
         self._num_steps = num_steps
         self._num_examples = num_examples
-        self._mesh = mesh
+        self._layout = layout
         self._most_bytes = most_bytes
         self._program: Any = None
         self._pace = Pace(1)
@@ -85,13 +84,12 @@ class Collector:
         """
         if self._program is None:
             self._program = self._make(variables)
-        split, everywhere = stacked_batches(self._mesh), replicated(self._mesh)
         logits, labels, sums = [], [], {}
         first = 0
         while first < self._num_steps:
             num_steps = min(self._pace.num_steps, self._num_steps - first)
-            feeds = jax.device_put(self._feeder.feed(first, num_steps), split)
-            number = jax.device_put(np.int32(num_steps), everywhere)
+            feeds = self._layout.put_batches(self._feeder.feed(first, num_steps))
+            number = self._layout.put_everywhere(np.int32(num_steps))
             start = time.perf_counter()
             rows, pairs = self._program(variables, self._feeder.resident, feeds, number)
             rows, pairs = jax.device_get((rows, pairs))
@@ -139,10 +137,10 @@ class Collector:
 
             return jax.lax.fori_loop(0, num_steps, body, history)
 
-        everywhere, split = replicated(self._mesh), stacked_batches(self._mesh)
+        everywhere, split = self._layout.everywhere, self._layout.batches
         return jax.jit(
             collect,
-            in_shardings=(everywhere, everywhere, split, everywhere),
+            in_shardings=(self._layout.shardings(variables), everywhere, split, everywhere),
             out_shardings=(split, everywhere),  # rows stay where they were computed
         )
 

@@ -19,11 +19,18 @@ class Pace:
         self._last_end = 0.0
 
     def measure(self, num_steps: int, start: float, end: float) -> None:
-        """Takes a call's steps and the times at which it was made and was found to have ended.
+        """Takes a call's steps and the times at which it was made and was found to have ended."""
+        self.adopt(self.fitting(num_steps, start, end))
+
+    def fitting(self, num_steps: int, start: float, end: float) -> int:
+        """How many steps would have been long enough, going by one call.
 
         The devices began it when the call before ended, if that was later.
         """
         seconds = max(end - max(start, self._last_end), 1e-6)
         self._last_end = end
-        fitting = int(num_steps * SECONDS_PER_CALL / seconds)
+        return int(num_steps * SECONDS_PER_CALL / seconds)
+
+    def adopt(self, fitting: int) -> None:
+        """Sets the number of steps to one that fits, growing to it little by little."""
         self.num_steps = max(1, min(fitting, GROWTH * self.num_steps, self._most))

@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train.dispatch import Prepare, Program, compile_program
+from cnn_lab.train.layout import Layout
 from cnn_lab.train.loop import Feeder
-from cnn_lab.train.mesh import replicated, stacked_batches
 
 STATISTICS = "batch_stats"
 MOST_BATCHES = 100
@@ -39,7 +38,7 @@ class Refit:
         feeder: training batches, from step 0 on.
         feed_shapes: shapes of a feed.
         num_steps: batches to measure.
-        mesh: devices.
+        layout: devices.
     """
 
     def __init__(
@@ -50,14 +49,14 @@ class Refit:
         feed_shapes: Tree,
         *,
         num_steps: int,
-        mesh: Mesh,
+        layout: Layout,
     ):
         self._make = lambda variables: _compile(
-            apply, prepare, mesh, variables, feeder.resident, feed_shapes
+            apply, prepare, layout, variables, feeder.resident, feed_shapes
         )
         self._feeder = feeder
         self.num_steps = num_steps
-        self._everywhere, self._split = replicated(mesh), stacked_batches(mesh)
+        self._layout = layout
         self._program: Program | None = None
 
     def compile(self, variables: Tree) -> Program:
@@ -77,11 +76,11 @@ class Refit:
         first = 0
         while first < self.num_steps:
             num_steps = min(feeder.max_steps, self.num_steps - first)
-            feeds = jax.device_put(feeder.feed(first, num_steps), self._split)
+            feeds = self._layout.put_batches(feeder.feed(first, num_steps))
 
             def run(begun: float, number: int, feeds: Tree = feeds, first: int = first) -> Tree:
                 numbers = (np.float32(begun), np.int32(first), np.int32(number))
-                scalars = jax.device_put(numbers, self._everywhere)
+                scalars = self._layout.put_everywhere(numbers)
                 return program.call(variables, feeder.resident, feeds, *scalars)
 
             if momentum is None:
@@ -104,7 +103,7 @@ def _momentum(run: Callable[[float, int], Tree], from_zero: Tree, begun: float) 
 def _compile(
     apply: Callable[..., Any],
     prepare: Prepare,
-    mesh: Mesh,
+    layout: Layout,
     variables: Tree,
     resident: Tree,
     feeds: Tree,
@@ -133,11 +132,11 @@ def _compile(
         zeros = jax.tree.map(jnp.zeros_like, start)
         return jax.lax.fori_loop(0, num_steps, add, zeros)
 
-    everywhere = replicated(mesh)
+    everywhere, lie = layout.everywhere, layout.shardings(variables)
     jitted = jax.jit(
         refit,
-        in_shardings=(everywhere, everywhere, stacked_batches(mesh), *(everywhere,) * 3),
-        out_shardings=everywhere,
+        in_shardings=(lie, everywhere, layout.batches, *(everywhere,) * 3),
+        out_shardings=lie["collections"][STATISTICS],
     )
     scalars = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32, jnp.int32))
     return compile_program(jitted, variables, resident, feeds, *scalars)

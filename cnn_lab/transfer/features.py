@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from cnn_lab.core import trees
 from cnn_lab.core.files import write_text
@@ -29,7 +28,7 @@ from cnn_lab.data.feature_pipeline import row_finder
 from cnn_lab.data.pipelines import Pipeline
 from cnn_lab.data.progress import Ticker
 from cnn_lab.data.source import Source
-from cnn_lab.train.mesh import replicated, stacked_batches
+from cnn_lab.train.layout import Layout
 
 BACKBONE = "backbone"
 NAMES = ("image", "label")
@@ -44,7 +43,7 @@ class FeatureMaker:
         model: with `features`.
         images: the split, every example once a pass.
         source: the split that they are of.
-        mesh: devices.
+        layout: devices.
         what: `training` or `validation`, for the user.
         num_passes: over the images, each altered anew.
         facts: what else the images depend on, such as how readers crop them.
@@ -55,12 +54,12 @@ class FeatureMaker:
         model: Any,
         images: Pipeline,
         source: Source,
-        mesh: Mesh,
+        layout: Layout,
         what: str,
         num_passes: int = 1,
         facts: Mapping[str, Any] | None = None,
     ):
-        self._images, self._source, self._mesh = images, source, mesh
+        self._images, self._source, self._layout = images, source, layout
         self._what, self._num_passes, self._facts = what, num_passes, dict(facts or {})
 
         def features(variables: Tree, resident: Tree, feeds: Tree, step: jax.Array) -> Tree:
@@ -70,10 +69,10 @@ class FeatureMaker:
             made = model.apply(variables, batch["image"], method="features")
             return {"image": made.astype(np.float32), "label": batch["label"]}
 
-        everywhere = replicated(mesh)
+        everywhere = layout.everywhere
         self._program = jax.jit(
             features,
-            in_shardings=(everywhere, everywhere, stacked_batches(mesh), everywhere),
+            in_shardings=(None, everywhere, layout.batches, everywhere),  # weights lie as they lie
             out_shardings=everywhere,
         )
 
@@ -135,7 +134,6 @@ class FeatureMaker:
             for name, shape in self.shapes(variables).items()
         }
         start, done = time.perf_counter(), 0
-        everywhere, split = replicated(self._mesh), stacked_batches(self._mesh)
 
         def collect(step: int, batch: Tree) -> int:
             positions, weights = order.batches(step, 1)
@@ -147,8 +145,8 @@ class FeatureMaker:
 
         pending: list[tuple[int, Tree]] = []
         for step in range(self._num_passes * order.steps_per_epoch):
-            feeds = jax.device_put(images.feed(step, 1), split)
-            number = jax.device_put(np.int32(step), everywhere)
+            feeds = self._layout.put_batches(images.feed(step, 1))
+            number = self._layout.put_everywhere(np.int32(step))
             pending.append((step, program(frozen, images.resident, feeds, number)))
             if len(pending) > 1:  # one is left running while the next is read
                 done += collect(*pending.pop(0))
@@ -163,7 +161,7 @@ class FeatureMaker:
         return made
 
     def _made_of(self, variables: Tree, program: str) -> dict[str, Any]:
-        source, device = self._source, self._mesh.devices.flat[0]
+        source, device = self._source, self._layout.mesh.devices.flat[0]
         return {
             "program": _digest(program),
             "weights": _digest(trees.digests(_of_backbone(variables))),

@@ -53,7 +53,7 @@ def maker_and_examples(dataset: Dataset, data: DataConfig) -> tuple[PipelineMake
     train, _ = choose_examples(dataset, data)
     num_channels = train.source.info.image_shape[2]
     preprocess = Preprocess((0.5,) * num_channels, (0.25,) * num_channels, 0)
-    return PipelineMaker(data, preprocess, jax.devices()[0]), train
+    return PipelineMaker(data, preprocess, jax.device_put), train
 
 
 def training(dataset: Dataset, augmentation: Augmentation, **options: Any) -> Any:

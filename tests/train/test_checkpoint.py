@@ -17,7 +17,7 @@ from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
-from cnn_lab.train.mesh import make_mesh, replicated
+from cnn_lab.train.layout import make_layout
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.storable import sharded_shapes
 
@@ -33,11 +33,11 @@ def state_of(step: int, dtype=jnp.float32) -> TrainState:
         opt_state=optimizer.init(params),
         key=jax.random.key(0),
     )
-    return jax.device_put(state, replicated(make_mesh(1)))
+    return jax.device_put(state, make_layout(1).everywhere)
 
 
 def target_of(state: TrainState) -> TrainState:
-    return sharded_shapes(jax.eval_shape(lambda: state), replicated(make_mesh(1)))
+    return sharded_shapes(jax.eval_shape(lambda: state), make_layout(1).everywhere)
 
 
 def target_of_step_0(_record):

@@ -16,7 +16,7 @@ from cnn_lab.models.simple import mlp
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.tasks import classification
 from cnn_lab.train.dispatch import Program, compile_evaluate, compile_train
-from cnn_lab.train.mesh import make_mesh, replicated, stacked_batches
+from cnn_lab.train.layout import make_layout
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 
@@ -51,21 +51,19 @@ class Training:
         transformation = OPTIMIZERS["adam"](optax.constant_schedule(1e-2))
         step = make_train_step(MODELS[model], classification("cross_entropy"), transformation)
         self._init = jax.jit(make_init(MODELS[model], transformation, IMAGE))
-        self._mesh = make_mesh(num_devices)
+        self._layout = make_layout(num_devices)
         shapes = jax.eval_shape(self._init, jax.random.key(0))
         self.program: Program = compile_train(
-            step, feed_as_it_is, self._mesh, shapes, {}, feeds_of()
+            step, feed_as_it_is, self._layout, shapes, {}, feeds_of()
         )
 
     def state(self):
-        return jax.device_put(self._init(jax.random.key(0)), replicated(self._mesh))
+        return self._layout.put_everywhere(self._init(jax.random.key(0)))
 
     def run(self, state, feeds, first_step: int, num_steps: int):
-        feeds = jax.device_put(feeds, stacked_batches(self._mesh))
-        scalars = jax.device_put(
-            (np.int32(first_step), np.int32(num_steps)), replicated(self._mesh)
-        )
-        state, history = self.program.call(state, {}, feeds, *scalars)
+        feeds = self._layout.put_batches(feeds)
+        scalars = self._layout.put_everywhere((np.int32(first_step), np.int32(num_steps)))
+        state, history, _ = self.program.call(state, {}, feeds, *scalars, {})
         return state, jax.device_get(history)
 
     def compiled_text(self) -> str:
@@ -171,11 +169,11 @@ def test_what_is_drawn_for_the_images_differs_from_step_to_step_and_from_the_mod
         }
         return state.replace(step=state.step + 1), metrics
 
-    mesh, state = make_mesh(1), training("mlp", 1).state()
-    program = compile_train(step, noise_of, mesh, state, {}, feeds_of())
-    scalars = jax.device_put((np.int32(0), np.int32(STEPS)), replicated(mesh))
-    feeds = jax.device_put(feeds_of(), stacked_batches(mesh))
-    _, history = program.call(state, {}, feeds, *scalars)
+    layout, state = make_layout(1), training("mlp", 1).state()
+    program = compile_train(step, noise_of, layout, state, {}, feeds_of())
+    scalars = layout.put_everywhere((np.int32(0), np.int32(STEPS)))
+    feeds = layout.put_batches(feeds_of())
+    _, history, _ = program.call(state, {}, feeds, *scalars, {})
     seen = {*history["prepare"][0].tolist(), *history["model"][0].tolist()}
     assert len(seen) == 2 * STEPS
 
@@ -187,7 +185,7 @@ def test_the_two_programs_have_names_of_their_own_in_the_compilation_cache():
         MODELS["mlp"].apply,
         classification("cross_entropy"),
         feed_as_it_is,
-        make_mesh(1),
+        make_layout(1),
         {"params": several.state().params},
         {},
         feeds_of(),

@@ -13,7 +13,7 @@ from cnn_lab.models.simple import mlp
 from cnn_lab.tasks import classification
 from cnn_lab.train import pace
 from cnn_lab.train.evaluate import EvaluationInterrupted, Evaluator
-from cnn_lab.train.mesh import make_mesh, replicated
+from cnn_lab.train.layout import make_layout
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 100, (4, 5, 1), 0.25, 0.5
 MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")
@@ -59,9 +59,9 @@ def wanted(images, labels, variables) -> dict[str, float]:
 
 
 def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None, num_examples=None):
-    mesh = make_mesh(num_devices)
+    layout = make_layout(num_devices)
     order = Order(np.arange(NUM_EXAMPLES), batch_size, None)
-    resident = jax.device_put({"image": images, "label": labels}, replicated(mesh))
+    resident = layout.put_everywhere({"image": images, "label": labels})
     steps = order.steps_per_epoch
     pipeline = ResidentPipeline(resident, Preprocess((MEAN,), (STD,), 0), order, max_steps or steps)
     return Evaluator(
@@ -70,8 +70,8 @@ def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None,
         pipeline,
         num_steps=steps,
         num_examples=num_examples or NUM_EXAMPLES,
-        mesh=mesh,
-    ), mesh
+        layout=layout,
+    ), layout
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
@@ -80,24 +80,24 @@ def test_the_batch_size_and_the_devices_do_not_matter(
     images, labels, variables, wanted, batch_size, num_devices
 ):
     shared = -(-batch_size // num_devices) * num_devices  # devices must divide a batch
-    evaluate, mesh = evaluator(images, labels, shared, num_devices)
-    found = evaluate(jax.device_put(variables, replicated(mesh)))
+    evaluate, layout = evaluator(images, labels, shared, num_devices)
+    found = evaluate(layout.put_everywhere(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)  # 100 roundings of float32
 
 
 @pytest.mark.parametrize("max_steps", [1, 3])
 def test_neither_does_the_length_of_a_stack(images, labels, variables, wanted, max_steps):
-    evaluate, mesh = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
-    found = evaluate(jax.device_put(variables, replicated(mesh)))
+    evaluate, layout = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
+    found = evaluate(layout.put_everywhere(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
 
 
 def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wanted):
-    evaluate, mesh = evaluator(images, labels, 64, 1)
+    evaluate, layout = evaluator(images, labels, 64, 1)
     program = evaluate.compile(variables)
-    placed = jax.device_put(variables, replicated(mesh))
+    placed = layout.put_everywhere(variables)
     first = evaluate(placed)
     assert evaluate.compile(variables) is program
     zeros = jax.tree.map(jnp.zeros_like, placed)
@@ -106,10 +106,10 @@ def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wan
 
 
 def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables):
-    evaluate, mesh = evaluator(images, labels, 64, 1, num_examples=99)
+    evaluate, layout = evaluator(images, labels, 64, 1, num_examples=99)
     text = r"^The evaluation counted \{'accuracy': 100, 'loss': 100\} examples instead of 99\.$"
     with pytest.raises(TrainingError, match=text):
-        evaluate(jax.device_put(variables, replicated(mesh)))
+        evaluate(layout.put_everywhere(variables))
 
 
 def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, monkeypatch):
@@ -117,15 +117,15 @@ def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, mo
     for seconds, growth in [(1.0, 4), (1e-9, 4), (1e9, 1000)]:
         monkeypatch.setattr(pace, "SECONDS_PER_CALL", seconds)
         monkeypatch.setattr(pace, "GROWTH", growth)
-        evaluate, mesh = evaluator(images, labels, 8, 2)  # 13 steps
-        placed = jax.device_put(variables, replicated(mesh))
+        evaluate, layout = evaluator(images, labels, 8, 2)  # 13 steps
+        placed = layout.put_everywhere(variables)
         found += [evaluate(placed), evaluate(placed)]
     assert all(metrics == found[0] for metrics in found)
 
 
 def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypatch):
-    evaluate, mesh = evaluator(images, labels, 8, 2)
-    placed, lengths = jax.device_put(variables, replicated(mesh)), []
+    evaluate, layout = evaluator(images, labels, 8, 2)
+    placed, lengths = layout.put_everywhere(variables), []
     feed = evaluate._feeder.feed
     monkeypatch.setattr(evaluate._feeder, "feed", lambda f, n: lengths.append(n) or feed(f, n))
     evaluate(placed)
@@ -135,8 +135,8 @@ def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypa
 
 
 def test_an_evaluation_stops_between_calls(images, labels, variables):
-    evaluate, mesh = evaluator(images, labels, 8, 1, max_steps=3)
-    placed, answers = jax.device_put(variables, replicated(mesh)), iter([False, False, True])
+    evaluate, layout = evaluator(images, labels, 8, 1, max_steps=3)
+    placed, answers = layout.put_everywhere(variables), iter([False, False, True])
     with pytest.raises(EvaluationInterrupted):
         evaluate(placed, lambda: next(answers))
     assert list(answers) == []

@@ -13,7 +13,7 @@ from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks import classification
 from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.mesh import make_mesh, replicated, stacked_batches
+from cnn_lab.train.layout import make_layout
 from cnn_lab.train.outputs import Collector
 from cnn_lab.train.views import TTA, make_views, mirrored, shifted
 
@@ -59,12 +59,12 @@ def normalised(images: np.ndarray) -> np.ndarray:
 
 
 def parts(images, labels, batch_size: int, num_devices: int):
-    mesh = make_mesh(num_devices)
+    layout = make_layout(num_devices)
     order = Order(CHOSEN, batch_size, None)
-    resident = jax.device_put({"image": images, "label": labels}, replicated(mesh))
+    resident = layout.put_everywhere({"image": images, "label": labels})
     steps = order.steps_per_epoch
     pipeline = ResidentPipeline(resident, Preprocess((MEAN,), (STD,), 0), order, steps)
-    return pipeline, {"num_steps": steps, "num_examples": NUM_EXAMPLES, "mesh": mesh}
+    return pipeline, {"num_steps": steps, "num_examples": NUM_EXAMPLES, "layout": layout}
 
 
 def collector(images, labels, batch_size: int, num_devices: int, **options) -> Collector:
@@ -83,7 +83,7 @@ def test_the_batch_size_and_the_devices_do_not_matter(
     wanted = logits_of(variables, normalised(images))
     np.testing.assert_allclose(found.logits, wanted, atol=1e-5)
     pipeline, plan = parts(images, labels, batch_size, num_devices)
-    placed = jax.device_put(variables, replicated(plan["mesh"]))
+    placed = plan["layout"].put_everywhere(variables)
     assert found.means == pytest.approx(Evaluator(MODEL.apply, TASK, pipeline, **plan)(placed))
 
 
@@ -91,9 +91,9 @@ def test_streamed_examples_come_in_the_same_order():
     source = open_dataset("digits").split("train")
     preprocess = Preprocess((MEAN,), (STD,), 0)
     variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
-    order, mesh = Order(CHOSEN, 8, None), make_mesh(2)
+    order, layout = Order(CHOSEN, 8, None), make_layout(2)
     pipeline = StreamingPipeline(source, preprocess, order, num_workers=0, total_steps=None)
-    plan = {"num_steps": order.steps_per_epoch, "num_examples": NUM_EXAMPLES, "mesh": mesh}
+    plan = {"num_steps": order.steps_per_epoch, "num_examples": NUM_EXAMPLES, "layout": layout}
     collect = Collector(MODEL.apply, TASK, pipeline, **plan)
     for _ in range(2):  # a second network reads them anew
         found = collect(variables)
@@ -133,7 +133,7 @@ def test_it_is_compiled_once_for_all_weights(images, labels, variables):
 def test_devices_do_not_exchange_outputs(images, labels, variables):
     collect = collector(images, labels, 16, 2)
     collect(variables)
-    split = stacked_batches(make_mesh(2))
+    split = make_layout(2).batches
     feeds = jax.device_put(collect._feeder.feed(0, 1), split)
     lowered = collect._program.lower(variables, collect._feeder.resident, feeds, np.int32(1))
     text = lowered.compile().as_text()

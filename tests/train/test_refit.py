@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.mesh import make_mesh
+from cnn_lab.train.layout import make_layout
 from cnn_lab.train.refit import Refit
 
 BATCHES = np.random.default_rng(0).normal(size=(6, 32, 4)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
         feeder,
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), feeder.feed(0, 1)),
         num_steps=len(BATCHES),
-        mesh=make_mesh(1),
+        layout=make_layout(1),
     )
     parts = {"params": variables.pop("params"), "collections": variables, "frozen": {}}
     found = refit(jax.device_put(parts))

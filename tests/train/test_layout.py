@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.train.mesh import choose_num_devices, make_mesh, replicated, stacked_batches
+from cnn_lab.train import layout as layouts
+from cnn_lab.train.layout import choose_num_devices, choose_num_slices, make_layout
 
 
 @pytest.mark.parametrize(
@@ -44,10 +45,10 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(batch_size, near):
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
 def test_where_arrays_lie(num_devices):
-    mesh = make_mesh(num_devices)
-    assert mesh.devices.tolist() == jax.devices()[:num_devices]
+    layout = make_layout(num_devices)
+    assert layout.mesh.devices.flatten().tolist() == jax.devices()[:num_devices]
     stack = jnp.zeros((3, 8, 5))
-    whole, split = (jax.device_put(stack, place(mesh)) for place in (replicated, stacked_batches))
+    whole, split = layout.put_everywhere(stack), layout.put_batches(stack)
     assert {s.data.shape for s in whole.addressable_shards} == {(3, 8, 5)}
     assert [s.data.shape for s in split.addressable_shards] == [
         (3, 8 // num_devices, 5)
@@ -60,3 +61,30 @@ def test_every_micro_batch_is_shared_by_all_devices():
     text = "config.train.batch_size is 12, which 4 devices cannot share evenly in 2 micro-batches; "
     with pytest.raises(ConfigError, match=f"^{text}use 8 or 16, or another"):
         choose_num_devices(12, 4, num_parts=2)
+
+
+def test_slices_are_neighbours_and_arrays_lie_in_parts_within_them(monkeypatch):
+    monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 64)
+    layout = make_layout(4, num_slices=2, shards_state=True)
+    assert [[d.id for d in row] for row in layout.mesh.devices] == [[0, 1], [2, 3]]
+    for shape, part in {
+        (8, 12): (8, 6),  # the longest axis
+        (9, 12): (9, 6),
+        (13, 12): (13, 6),  # the longest one that can be divided
+        (13, 11): (13, 11),
+        (4, 4): (4, 4),  # not worth it
+    }.items():
+        assert layout.of(shape).shard_shape(shape) == part
+    assert layout.batches.shard_shape((3, 8, 5)) == (3, 2, 5)
+    assert layout.bytes_of({"a": jnp.zeros((8, 12)), "b": jnp.zeros((4, 4))}) == 4 * (48 + 16)
+
+
+def test_slices_that_devices_cannot_make_up_are_refused():
+    assert choose_num_slices(4, None) == 1
+    assert choose_num_slices(4, 2) == 2
+    text = (
+        "config.mesh.num_slices is 3, but 4 devices share the batch; give a number that divides "
+        "theirs, or another config.mesh.num_devices."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        choose_num_slices(4, 3)

@@ -1,0 +1,159 @@
+"""Flags by which several processes train as one, and how such a process ends."""
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from cnn_lab.cli import output
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.typed import to_dict
+
+if TYPE_CHECKING:
+    from cnn_lab.train.joining import JoinedProcesses
+    from cnn_lab.train.processes import Processes
+
+BUG_STATUS = 1
+_joined: list["JoinedProcesses"] = []  # the processes this one has joined, if any
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Declares the flags."""
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of the first of several processes that train as one",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("num_processes", None, "how many there are", flag_values=values)
+    flags.DEFINE_integer(
+        "process_id", None, "which one of them this is, from 0", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "cluster",
+        False,
+        "take the three flags above from SLURM, Cloud TPU, Kubernetes or Open MPI",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "join_seconds", 300, "longest wait for the other processes", flag_values=values
+    )
+
+
+def check(values: flags.FlagValues) -> int:
+    """Number of processes that the flags name: 0 asks the cluster.
+
+    Raises:
+        ConfigError: flags that do not go together.
+    """
+    coordinator, count, index = values.coordinator, values.num_processes, values.process_id
+    given = {"coordinator": coordinator, "num_processes": count, "process_id": index}
+    missing = [name for name, value in given.items() if value is None]
+    if values.cluster:
+        if len(missing) < len(given):
+            raise ConfigError(
+                "--cluster takes coordinator, number and place of the processes from the cluster; "
+                "leave out --coordinator, --num_processes and --process_id, or --cluster."
+            )
+        return 0
+    if len(missing) == len(given):
+        return 1
+    if coordinator is None or count is None or index is None:
+        raise ConfigError(
+            f"--{missing[0]} is missing: several processes need --coordinator=HOST:PORT, "
+            "--num_processes and --process_id."
+        )
+    if count < 1 or not 0 <= index < count:
+        raise ConfigError(
+            f"--process_id is {index} of --num_processes={count}; give 0 to {max(count - 1, 0)}, "
+            "each to one process."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(
+            f"--coordinator must be HOST:PORT, such as node1:8476; found {coordinator!r}."
+        )
+    if values.join_seconds < 1:
+        raise ConfigError(f"--join_seconds must be at least 1; found {values.join_seconds}.")
+    return count
+
+
+def join(values: flags.FlagValues, config: ExperimentConfig) -> "Processes":
+    """Joins the processes that the flags name, and refuses any that would do something else.
+
+    Raises:
+        ConfigError: there is no cluster, or the processes differ in config, code or versions.
+    """
+    from cnn_lab.train import joining, processes
+
+    if check(values) == 1:
+        return processes.ALONE
+    joined = joining.join(
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+        wait_seconds=values.join_seconds,
+        complain=output.complain,
+    )
+    _joined.append(joined)
+    import jax
+
+    same = "start all of them from the same installation"
+    processes.check_same(joined, "version of jax", jax.__version__, same)
+    processes.check_same(joined, "version of cnn_lab's code", _digest_of_code(), same)
+    text = json.dumps(to_dict(config), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    remedy = "give all of them the same --config and overrides"
+    processes.check_same(joined, "config", digest, remedy)
+    return joined
+
+
+def claim_end() -> None:
+    """Called before an error is told: where another process's end was told, this one is silent."""
+    for processes in _joined:
+        processes.claim_end()
+
+
+def await_verdict() -> None:
+    """Called on an error that may only follow from the end of another process."""
+    for processes in _joined:
+        processes.await_verdict()
+
+
+def leave() -> None:
+    """Called at a good end: the others are not to mind that this process is gone."""
+    for processes in _joined:
+        processes.leave()
+
+
+def fail(text: str, status: int) -> None:
+    """Ends this process and all others, if it has joined any; they are told why."""
+    for processes in _joined:
+        sys.stdout.flush()
+        processes.fail(text, status)
+
+
+def fail_with(error: Exception) -> None:
+    """As `fail`, after a traceback."""
+    if _joined:
+        traceback.print_exception(error)
+        fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", BUG_STATUS)
+
+
+def local_devices(num_devices: int | None, count: int) -> int | None:
+    """How many of the devices that a config asks for are to be this process's."""
+    return None if num_devices is None else -(-num_devices // max(count, 1))
+
+
+def _digest_of_code() -> str:
+    root = Path(__file__).parents[1]
+    found = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        found.update(os.fsencode(file.relative_to(root)) + b"\0" + file.read_bytes())
+    return found.hexdigest()

@@ -1,0 +1,97 @@
+"""The processes of a training: one alone, or several that make the same calls.
+
+Several train as one by JAX's own distributed runtime; each holds a part of the devices.
+"""
+
+import os
+import sys
+from typing import Any
+
+from cnn_lab.core.errors import ConfigError
+
+LOST_STATUS = 75  # "temporary failure": the same command goes on from the last checkpoint
+
+
+class Processes:
+    """The processes of a training, seen from one of them.
+
+    Attributes:
+        index: of this one, from 0.
+        count: of all.
+    """
+
+    index, count = 0, 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes what is written once."""
+        return self.index == 0
+
+    def all(self, value: Any) -> list[Any]:
+        """What every process gave, in their order.
+
+        Args:
+            value: JSON.
+        """
+        return [value]
+
+    def told(self, value: Any) -> Any:
+        """What the first process gave.
+
+        Args:
+            value: JSON; that of the others is left.
+        """
+        return self.all(value)[0]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.all(None)
+
+    def hangs(self, text: str) -> None:
+        """Ends this process, and with it all others, because nothing goes on.
+
+        Args:
+            text: a sentence for the user.
+        """
+        sys.stderr.write(f"error: {text}\n")
+        sys.stderr.flush()
+        os._exit(LOST_STATUS)
+
+
+ALONE = Processes()
+
+
+def check_same(processes: Processes, what: str, value: Any, remedy: str) -> None:
+    """Refuses processes that differ in something.
+
+    Args:
+        processes: all of them call this.
+        what: they may differ in.
+        value: of this process; JSON.
+        remedy: what the user can do.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    values = processes.all(value)
+    other = next((index for index, found in enumerate(values) if found != values[0]), None)
+    if other is not None:
+        raise ConfigError(
+            f"Process {other} has another {what} than process 0 ({_short(values[other])} and "
+            f"{_short(values[0])}); {remedy}."
+        )
+
+
+def check_same_data(processes: Processes, fingerprint: str) -> None:
+    """Refuses processes that read other data.
+
+    Raises:
+        ConfigError: they do.
+    """
+    remedy = "let all of them read the same data set, or copies of it"
+    check_same(processes, "fingerprint of its data", fingerprint, remedy)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else f"{text[:12]}..."

@@ -1,0 +1,61 @@
+"""Ends a training that hangs: a device or a network that never answers raises no error."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+HANG_SECONDS = 600.0  # where several processes train and nothing else is asked for
+SPARE_SECONDS = 10.0  # for the sentence, before the stacks are dumped without it
+
+
+class Watchdog:
+    """Watches inside a `with` that `beat` is called again and again.
+
+    Args:
+        seconds: longest time between two beats; None watches nothing.
+        end: told in a sentence what happened, ends the process; it is called on a thread.
+    """
+
+    def __init__(self, seconds: float | None, end: Callable[[str], None]):
+        self._seconds, self._end = seconds, end
+        self._last = time.monotonic()
+        self._over = threading.Event()
+
+    def __enter__(self) -> "Watchdog":
+        self.beat()
+        if self._seconds is not None:
+            threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        faulthandler.cancel_dump_traceback_later()
+
+    def beat(self) -> None:
+        """Says that the training goes on."""
+        self._last = time.monotonic()
+        if self._seconds is not None:  # in case that nothing lets go of the interpreter
+            after = self._seconds + SPARE_SECONDS
+            faulthandler.dump_traceback_later(after, exit=True, file=sys.__stderr__ or 2)
+
+    def _watch(self) -> None:
+        assert self._seconds is not None
+        while not self._over.wait(min(1.0, self._seconds / 4)):
+            silent = time.monotonic() - self._last
+            if silent > self._seconds:
+                faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+                self._end(
+                    f"nothing has come back from the devices for {silent:.0f} s (the stacks above "
+                    "say where it waits); start it again to go on from the last checkpoint, or "
+                    "raise config.mesh.hang_seconds."
+                )
+                os._exit(1)

@@ -1,0 +1,138 @@
+"""Several processes that train as one: the same bits, one end, and one sentence for a mistake."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launching import ROOT, children, digests, environment, kill, launched, until
+
+LENET = "--config=experiments/digits/lenet5.py"
+EPOCHS = 6
+
+
+def train(*arguments: str) -> tuple[str, ...]:
+    return ("train", LENET, f"--config.train.num_epochs={EPOCHS}", *arguments)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, data_dir):
+    """The run of one process with two devices."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    command = [sys.executable, "-m", "cnn_lab.cli.main", *train(f"--workdir={workdir}")]
+    done = subprocess.run(command, env=environment(2), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def rows(workdir: Path) -> list[str]:
+    """Metrics without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [line.partition(', "examples_per_second"')[0] for line in lines]
+
+
+def test_two_processes_train_what_one_does_bit_for_bit_and_stop_and_go_on_as_one(
+    undisturbed, tmp_path
+):
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs)
+    until(lambda: (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()))
+    group.send_signal(signal.SIGTERM)
+    output, _ = group.communicate(timeout=120)
+    assert group.returncode == 0, output
+    assert "[0] Interrupted at step" in output
+    assert "error" not in (logs / "process1.log").read_text()
+    step, _ = digests(workdir)
+    assert step < digests(undisturbed)[0]
+    again = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert f"[0] Resuming {workdir} from step {step}." in output
+    assert digests(workdir) == digests(undisturbed)
+    assert rows(workdir) == rows(undisturbed)
+
+
+def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undisturbed, tmp_path):
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs, max_restarts=1)
+    until(lambda: (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()))
+    kill(children(group)[1])
+    output, _ = group.communicate(timeout=180)
+    assert group.returncode == 0, output
+    assert "launch: process 1 was killed by signal 9; ending the others" in output
+    assert "launch: restart 1 of 1: status 137" in output
+    assert (
+        "[0] error: process 1 of 2 is gone (killed, or cut off); what was saved before is intact: "
+        "start all processes again to go on from there." in output
+    )
+    assert digests(workdir) == digests(undisturbed)
+
+
+def failing(tmp_path: Path, *flags: tuple[str, ...], seconds: int = 60) -> list[tuple[int, str]]:
+    """Status and words of processes that are started with flags of their own."""
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "cnn_lab.cli.main",
+                *train(f"--workdir={tmp_path / 'run'}"),
+                *own,
+            ],
+            env=environment(1),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for own in flags
+    ]
+    said = [process.communicate(timeout=seconds)[1] for process in started]
+    return [(p.returncode, text) for p, text in zip(started, said, strict=True)]
+
+
+def joined(port: int, *more: tuple[str, ...]) -> list[tuple[str, ...]]:
+    at = (f"--coordinator=localhost:{port}", "--num_processes=2")
+    return [(*at, f"--process_id={index}", *own) for index, own in enumerate(more)]
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.create_server(("", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("mine", "text"),
+    [
+        (("--config.optim.learning_rate=0.5",), "another config than process 0"),
+        (("--workdir=/tmp/elsewhere",), "is not the folder of process 0"),
+    ],
+    ids=["config", "workdir"],
+)
+def test_processes_that_would_not_do_the_same_are_refused(tmp_path, data_dir, mine, text):
+    ended = failing(tmp_path, *joined(free_port(), (), mine))
+    for status, said in ended:
+        assert status == 2, said
+        assert text in said
+        assert said.count("error:") == 1
+        assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_nobody_at_the_coordinators_address_is_told_in_time(tmp_path):
+    alone = joined(free_port(), (), ())[1]
+    ((status, said),) = failing(tmp_path, (*alone, "--join_seconds=2"))
+    assert status == 75
+    assert "Process 1 of 2 found nobody at --coordinator=localhost:" in said
+    assert "Traceback" not in said
+
+
+def test_a_process_that_never_comes_is_told_in_time(tmp_path):
+    first = joined(free_port(), (), ())[0]
+    ((status, said),) = failing(tmp_path, (*first, "--join_seconds=3"))
+    assert status == 75
+    assert "Process 0 of 2 waited 3 s at --coordinator=localhost:" in said
+    assert "start the others, or raise --join_seconds." in said
