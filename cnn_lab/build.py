@@ -103,9 +103,7 @@ def build(
         _phases, config, named, network, layout, beginning, learning_rate, average, steps_per_epoch
     )
     phases = phases_of(model)
-    maker = PipelineMaker(
-        config.data, network.preprocess, layout.put_everywhere, place, layout.share
-    )
+    maker = PipelineMaker(config.data, network.preprocess, layout, place)
     make_training = functools.partial(
         maker.training,
         train,
@@ -195,5 +193,5 @@ def evaluation_pipeline(
     config: ExperimentConfig, network: Network, subset: Subset, layout: Layout
 ) -> Pipeline:
     """A pipeline over `subset`, in order, for `make_evaluator`."""
-    maker = PipelineMaker(config.data, network.preprocess, layout.put_everywhere)
+    maker = PipelineMaker(config.data, network.preprocess, layout)
     return maker.evaluation(subset, config.evaluate.batch_size, layout.num_devices)

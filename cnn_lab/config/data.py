@@ -48,9 +48,10 @@ class DataConfig(Node):
             equally often, the examples of small ones repeatedly and not all of large ones.
         augment: how training images are altered.
         split_seed: seed of these choices, apart from the training seed.
-        pipeline: `resident` keeps the whole data set on the devices, `streaming` decodes in
-            workers, `auto` decides by size. Random resized crops, alone of all, differ between the
-            two: a run that draws any goes on as it began.
+        pipeline: `resident` keeps the whole data set on each of the devices, `sharded` a part of it
+            on each, `streaming` decodes in workers; `auto` decides by size between the first and
+            the last. Random resized crops, alone of all, differ where
+            they are streamed: a run that draws any goes on as it began.
         resident_limit_mib: largest data set that `auto` keeps resident.
         num_workers: decoding processes of the streaming pipeline; 0 decodes in threads.
         data_dir: where prepared data sets live; None is the user's cache.
@@ -69,7 +70,7 @@ class DataConfig(Node):
     sampling: Literal["uniform", "balanced"] = "uniform"
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     split_seed: Seed = 0
-    pipeline: Literal["auto", "resident", "streaming"] = runtime("auto")
+    pipeline: Literal["auto", "resident", "sharded", "streaming"] = runtime("auto")
     resident_limit_mib: Natural = runtime(2048)
     num_workers: Natural = runtime(0)
     data_dir: str | None = runtime(None)

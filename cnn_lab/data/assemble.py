@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -11,27 +12,58 @@ from cnn_lab.core.errors import DataError
 from cnn_lab.core.memory import host_bytes
 from cnn_lab.core.numbers import human_bytes
 from cnn_lab.core.shapes import Tree
-from cnn_lab.core.share import WHOLE, Share
+from cnn_lab.core.share import Share
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import Augment, make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.examples import Subset, fixed_shape
 from cnn_lab.data.moments import moments_of
 from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline
+from cnn_lab.data.pipelines import Pipeline, ResidentPipeline, StreamingPipeline, take
 from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.source import Source
 
 MIB = 2**20
-Put = Callable[[Tree], Tree]  # host arrays -> the same, whole on every device
-PlaceSplit = Callable[[Source, Put], Tree]
+PlaceSplit = Callable[..., Tree]  # as `place_split`
+
+
+@runtime_checkable
+class Devices(Protocol):
+    """What pipelines need to know of the devices, and of the processes that they belong to.
+
+    Attributes:
+        num_devices: that share a batch.
+        share: the part of every batch, and of rows in parts, that this process's devices hold.
+        rows: where arrays in parts lie.
+    """
+
+    @property
+    def num_devices(self) -> int: ...
+
+    @property
+    def share(self) -> Share: ...
+
+    @property
+    def rows(self) -> jax.sharding.Sharding: ...
+
+    def put_everywhere(self, tree: Tree) -> Tree:
+        """Host arrays, whole on every device."""
+        ...
+
+    def put_rows(self, tree: Tree) -> Tree:
+        """This process's share of the rows of arrays, in parts on its devices."""
+        ...
+
+    def take(self, array: Tree, positions: Tree) -> Tree:
+        """Rows of an array in parts, in a compiled step, each on the device that wants it."""
+        ...
 
 
 def is_resident(data: DataConfig, source: Source) -> bool:
     """Whether the config keeps a split on the devices: when told to, or when it is small."""
     num_bytes = len(source) * int(np.prod(fixed_shape(source)))
     small = num_bytes <= data.resident_limit_mib * MIB
-    return data.pipeline == "resident" or (data.pipeline == "auto" and small)
+    return data.pipeline in ("resident", "sharded") or (data.pipeline == "auto" and small)
 
 
 def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
@@ -60,11 +92,21 @@ def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     return make_preprocess(data, train)
 
 
-def place_split(source: Source, put: Put) -> Tree:
-    """A whole split on the devices."""
+def place_split(source: Source, devices: Devices, *, in_parts: bool = False) -> Tree:
+    """A split on the devices: whole on each, or each with a part of it."""
     check_fits(source)
-    images, labels = source.read_all()
-    return put({"image": images, "label": labels})
+    if not in_parts:
+        images, labels = source.read_all()
+        return devices.put_everywhere({"image": images, "label": labels})
+    share = devices.share
+    mine = np.arange(_filled_up(source, devices))[share.of(_filled_up(source, devices))]
+    # What fills up the last part is never asked for.
+    return devices.put_rows(source.gather(np.minimum(mine, len(source) - 1)))
+
+
+def _filled_up(source: Source, devices: Devices) -> int:
+    """Rows of a split in equal parts."""
+    return -(-len(source) // devices.num_devices) * devices.num_devices
 
 
 def check_fits(source: Source) -> None:
@@ -82,11 +124,13 @@ def check_fits(source: Source) -> None:
         )
 
 
-def shapes_of_split(source: Source, put: Put) -> Tree:  # noqa: ARG001 - as `place_split`
+def shapes_of_split(source: Source, devices: Devices, *, in_parts: bool = False) -> Tree:
     """Shapes of what `place_split` would return; no pixel is read."""
+    number = _filled_up(source, devices) if in_parts else len(source)
+    lies = devices.rows if in_parts else None
     return {
-        "image": jax.ShapeDtypeStruct((len(source), *fixed_shape(source)), np.uint8),
-        "label": jax.ShapeDtypeStruct((len(source),), np.int32),
+        "image": jax.ShapeDtypeStruct((number, *fixed_shape(source)), np.uint8, sharding=lies),
+        "label": jax.ShapeDtypeStruct((number,), np.int32, sharding=lies),
     }
 
 
@@ -105,25 +149,25 @@ class PipelineMaker:
     Args:
         data: the config.
         preprocess: what happens to the images in the compiled step.
-        put: host arrays -> the same, whole on every device.
-        place: (split, put) -> its arrays there, `place_split` or `shapes_of_split`.
-        share: the part of every batch that this process feeds.
+        devices: where resident data lie.
+        place: `place_split` or `shapes_of_split`.
     """
 
     def __init__(
         self,
         data: DataConfig,
         preprocess: Preprocess,
-        put: Put,
+        devices: Devices,
         place: PlaceSplit = place_split,
-        share: Share = WHOLE,
     ):
         self._data = data
         self._preprocess = preprocess
-        self._put, self._share = put, share
+        self._devices, self._share = devices, devices.share
+        self._in_parts = data.pipeline == "sharded"
+        self._take = devices.take if self._in_parts else take
         self._place_split = place
         self._placed: dict[str, Tree] = {}
-        self._constants = put(preprocess.constants)
+        self._constants = devices.put_everywhere(preprocess.constants)
 
     def training(
         self,
@@ -166,7 +210,12 @@ class PipelineMaker:
         if is_resident(self._data, subset.source):
             images = self._place(subset.source)
             return ResidentPipeline(
-                images, self._preprocess, order, order.steps_per_epoch, share=self._share
+                images,
+                self._preprocess,
+                order,
+                order.steps_per_epoch,
+                share=self._share,
+                take=self._take,
             )
         num_workers = self._data.num_workers
         return StreamingPipeline(
@@ -190,7 +239,9 @@ class PipelineMaker:
     ) -> Pipeline:
         if is_resident(self._data, source):
             images, augment = self._place(source), augment_of(source, augmentation)
-            return ResidentPipeline(images, self._preprocess, order, longest, augment, self._share)
+            return ResidentPipeline(
+                images, self._preprocess, order, longest, augment, self._share, self._take
+            )
         crops = None
         if augmentation.crops:
             crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
@@ -208,6 +259,6 @@ class PipelineMaker:
 
     def _place(self, source: Source) -> Tree:
         if source.split not in self._placed:
-            images = self._place_split(source, self._put)
+            images = self._place_split(source, self._devices, in_parts=self._in_parts)
             self._placed[source.split] = {**images, "constants": self._constants}
         return self._placed[source.split]

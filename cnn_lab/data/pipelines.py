@@ -72,6 +72,11 @@ class Pipeline(Protocol):
         ...
 
 
+def take(array: Tree, positions: Tree) -> Tree:
+    """Rows of an array that every device has whole."""
+    return array[positions]
+
+
 class ResidentPipeline:
     """The whole split on the devices; a feed is the positions of a batch.
 
@@ -82,6 +87,7 @@ class ResidentPipeline:
         max_steps: longest stack of steps that a feed may hold.
         augment: alters the batch; None leaves it.
         share: the part of every batch that `feed` gives.
+        take: (array, positions) -> rows, where the arrays lie in parts.
     """
 
     name = "resident"
@@ -94,8 +100,10 @@ class ResidentPipeline:
         max_steps: int,
         augment: Augment | None = None,
         share: Share = WHOLE,
+        take: Callable[[Tree, Tree], Tree] = take,
     ):
         self.resident = resident
+        self._take = take
         self._share = share
         self.order = order
         self.max_steps = max_steps
@@ -128,8 +136,9 @@ class ResidentPipeline:
 
     def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
         """Gathers the batch on the devices, alters and normalises it."""
-        images = resident["image"][feed["position"]]
-        labels = resident["label"][feed["position"]]
+        images, labels = (
+            self._take(resident[name], feed["position"]) for name in ("image", "label")
+        )
         images, labels = _altered(self._augment, key, images, labels)
         return {
             "image": self._preprocess(images, resident.get("constants")),

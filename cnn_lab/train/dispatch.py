@@ -135,7 +135,7 @@ def compile_evaluate(
     everywhere, lie = layout.everywhere, layout.shardings(variables)
     jitted = jax.jit(
         evaluate,
-        in_shardings=(lie, everywhere, layout.batches, everywhere),
+        in_shardings=(lie, layout.as_it_lies(resident), layout.batches, everywhere),
         out_shardings=everywhere,
     )
     number = jax.ShapeDtypeStruct((), jnp.int32)

@@ -5,6 +5,7 @@ import math
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -144,6 +145,10 @@ class Layout:
         """The sharding of every leaf of a state, or of a part of one."""
         return jax.tree.map(lambda leaf: self.of(leaf.shape), shapes)
 
+    def as_it_lies(self, resident: Tree) -> Tree:
+        """The sharding of every resident array, or shape; whole on every device unless it says."""
+        return jax.tree.map(lambda leaf: leaf.sharding or self.everywhere, resident)
+
     def bytes_of(self, shapes: Tree) -> int:
         """That a state, or a part of one, takes on each device."""
         return sum(
@@ -162,6 +167,35 @@ class Layout:
             feeds: this process's share of every batch.
         """
         return self._put(feeds, self.batches)
+
+    def put_rows(self, tree: Tree) -> Tree:
+        """This process's share of the rows of host arrays, in parts on its devices."""
+        return self._put(tree, self.rows)
+
+    def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
+        """Rows of an array in parts, each on the device that asks for it.
+
+        Every device looks up all that are asked for among its own, and they are added up: what
+        travels is a batch, not the data.
+
+        Args:
+            array: [rows ...], in equal parts on the devices.
+            positions: int [n], which the devices share.
+        """
+        rows = PartitionSpec(BATCH_AXES)
+
+        def from_part(part: jax.Array, mine: jax.Array) -> jax.Array:
+            asked = jax.lax.all_gather(mine, BATCH_AXES, tiled=True)
+            at = asked - jax.lax.axis_index(BATCH_AXES) * len(part)
+            here = (at >= 0) & (at < len(part))
+            found = part[jnp.where(here, at, 0)]
+            axes = (slice(None), *[None] * (part.ndim - 1))
+            found = jnp.where(here[axes], found, 0)
+            return jax.lax.psum_scatter(found, BATCH_AXES, scatter_dimension=0, tiled=True)
+
+        return jax.shard_map(
+            from_part, mesh=self.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False
+        )(array, positions)
 
     def put_a_row_each(self, row: np.ndarray) -> jax.Array:
         """A row of this process's, which each of its devices gets: [device, ...]."""

@@ -135,7 +135,7 @@ def _compile(
     everywhere, lie = layout.everywhere, layout.shardings(variables)
     jitted = jax.jit(
         refit,
-        in_shardings=(lie, everywhere, layout.batches, *(everywhere,) * 3),
+        in_shardings=(lie, layout.as_it_lies(resident), layout.batches, *(everywhere,) * 3),
         out_shardings=lie["collections"][STATISTICS],
     )
     scalars = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32, jnp.int32))

@@ -16,6 +16,7 @@ from cnn_lab.data import assemble
 from cnn_lab.data.assemble import make_preprocess, place_split
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
+from cnn_lab.train.layout import make_layout
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_one_program_serves_every_normalisation(own_validation, kind):
     def lowered(mean: float) -> tuple[str, np.ndarray]:
         data = DataConfig(pipeline=kind, mean=(mean,) * 3, std=(0.2,) * 3)
         subset = choose_examples(own_validation, data)[0]
-        maker = assemble.PipelineMaker(data, make_preprocess(data, subset), jax.device_put)
+        maker = assemble.PipelineMaker(data, make_preprocess(data, subset), make_layout(1))
         pipeline = maker.evaluation(subset, 4, 1)
         feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(0, 1))
         arguments = (pipeline.resident, feed, jax.random.key(0))
@@ -127,11 +128,11 @@ def test_one_program_serves_every_normalisation(own_validation, kind):
 def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validation, monkeypatch):
     source = own_validation.split("train")
     monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3)
-    assert place_split(source, jax.device_put)["image"].shape == (12, 4, 4, 3)
+    assert place_split(source, make_layout(1))["image"].shape == (12, 4, 4, 3)
     monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3 - 1)
     text = r"^The images of split 'train' of folder:photos take 576 B, but there are 575 B of mem.*"
     with pytest.raises(DataError, match=text + "pipeline=streaming"):
-        place_split(source, jax.device_put)
+        place_split(source, make_layout(1))
     monkeypatch.setattr(type(source), "read_all", lambda _: pytest.fail("read"))
     with pytest.raises(DataError, match=text):
         make_preprocess(DataConfig(), Subset(source, np.arange(12)))

@@ -21,6 +21,7 @@ from cnn_lab.data.examples import Subset, choose_examples
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
 from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.train.layout import make_layout
 
 AREA, ASPECT = (0.1, 0.8), (0.75, 4 / 3)
 CROPPED = Augmentation(crop_area=AREA, crop_aspect=ASPECT)
@@ -53,7 +54,7 @@ def maker_and_examples(dataset: Dataset, data: DataConfig) -> tuple[PipelineMake
     train, _ = choose_examples(dataset, data)
     num_channels = train.source.info.image_shape[2]
     preprocess = Preprocess((0.5,) * num_channels, (0.25,) * num_channels, 0)
-    return PipelineMaker(data, preprocess, jax.device_put), train
+    return PipelineMaker(data, preprocess, make_layout(1)), train
 
 
 def training(dataset: Dataset, augmentation: Augmentation, **options: Any) -> Any:
