@@ -94,8 +94,9 @@ def get_study(data: str = "cifar10") -> Study:
     return Study(
         title="Transfer between the halves of CIFAR-10, and from MNIST",
         question="A network of 68,000 parameters has learned to tell five classes of "
-        f"{'CIFAR-10' if data == 'cifar10' else data}, or digits. Told to learn the other five classes from 10 to 1,000 images of each, by 150 to "
-        "600 updates: what of it should be trained, and how many unseen images are then right?",
+        f"{'CIFAR-10' if data == 'cifar10' else data}, or digits. Told to learn the other five "
+        "classes from 10 to 1,000 images of each, by 150 to 600 updates: what of it should be "
+        "trained, and how many unseen images are then right?",
         variants=(
             *(
                 Variant(series=series, config=config(own, 3e-3, num_epochs, 128))
