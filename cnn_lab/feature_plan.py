@@ -61,7 +61,9 @@ def plan_features(
     if fits:
         _check_fit(model, subsets, augmentation, variables)
     features, why_not = None, ""
-    if not isinstance(model, Classifier) or model.auxiliary:
+    if experiment.layout.num_processes > 1:
+        why_not = "several processes train, of which each sees a part of the images."
+    elif not isinstance(model, Classifier) or model.auxiliary:
         why_not = "not only the head reads its maps."
     elif alters and not num_passes:
         why_not = (

@@ -162,9 +162,7 @@ class Collecting:
         model = json.dumps([to_dict(config.model), to_dict(config.task)])
         layout = make_layout(choose_num_devices(batch_size, None))
         if data not in self._makers:
-            self._makers[data] = PipelineMaker(
-                config.data, network.preprocess, layout.put_everywhere
-            )
+            self._makers[data] = PipelineMaker(config.data, network.preprocess, layout)
         if (data, split) not in self._pipelines:
             pipeline = self._makers[data].evaluation(subset, batch_size, layout.num_devices)
             self._pipelines[data, split] = pipeline

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cnn_lab.cli import runtime
+from cnn_lab.cli import joining, runtime
 from cnn_lab.cli.config_flag import anchor_paths, load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
@@ -58,6 +58,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "workdir", None, "folder of the run; named by source, data, strategy", flag_values=values
     )
     define_dry_run(values)
+    joining.define_flags(values)
 
 
 def main(invocation: Invocation) -> int:
@@ -81,16 +82,25 @@ def main(invocation: Invocation) -> int:
             "second one."
         )
     recipe = _recipe(invocation, source)
-    runtime.start(recipe.mesh.num_devices)
+    count = joining.check(values)
+    if count != 1 and values.dry_run:
+        raise ConfigError("--dry_run is for one process; leave it out, or the flags of several.")
+    runtime.start(joining.local_devices(recipe.mesh.num_devices, count))
+    processes = joining.join(values)
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
 
     config = _completed(invocation, recipe)
+    joining.check_alike(processes, config)
     if values.dry_run:
         say(dry_run(config))
         return 0
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
-    result = run_training(config, workdir, say)
+    result = run_training(
+        config, workdir, say if processes.leads else lambda _: None, processes=processes
+    )
+    if not processes.leads:
+        return 0
     if result.status == "interrupted":
         say(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
         say(f"  cnn-lab train --config={workdir / 'config.json'}")

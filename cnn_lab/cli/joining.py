@@ -84,11 +84,11 @@ def check(values: flags.FlagValues) -> int:
     return count
 
 
-def join(values: flags.FlagValues, config: ExperimentConfig) -> "Processes":
-    """Joins the processes that the flags name, and refuses any that would do something else.
+def join(values: flags.FlagValues) -> "Processes":
+    """Joins the processes that the flags name; before any device is touched.
 
     Raises:
-        ConfigError: there is no cluster, or the processes differ in config, code or versions.
+        ConfigError: there is no cluster.
     """
     from cnn_lab.train import joining, processes
 
@@ -102,16 +102,27 @@ def join(values: flags.FlagValues, config: ExperimentConfig) -> "Processes":
         complain=output.complain,
     )
     _joined.append(joined)
+    return joined
+
+
+def check_alike(processes: "Processes", config: ExperimentConfig) -> None:
+    """Refuses processes of which one would do something else.
+
+    Raises:
+        ConfigError: they differ in config, code or versions.
+    """
+    if processes.count == 1:
+        return
     import jax
 
+    from cnn_lab.train.processes import check_same
+
     same = "start all of them from the same installation"
-    processes.check_same(joined, "version of jax", jax.__version__, same)
-    processes.check_same(joined, "version of cnn_lab's code", _digest_of_code(), same)
+    check_same(processes, "version of jax", jax.__version__, same)
+    check_same(processes, "version of cnn_lab's code", _digest_of_code(), same)
     text = json.dumps(to_dict(config), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
     remedy = "give all of them the same --config and overrides"
-    processes.check_same(joined, "config", digest, remedy)
-    return joined
+    check_same(processes, "config", hashlib.sha256(text.encode()).hexdigest(), remedy)
 
 
 def claim_end() -> None:

@@ -62,6 +62,12 @@ def define_flags(values: flags.FlagValues) -> None:
         "another one to start it again",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "FIRST:LAST, such as 10:15: trace the steps between, for TensorBoard or Perfetto",
+        flag_values=values,
+    )
     joining.define_flags(values)
 
 
@@ -92,11 +98,14 @@ def main(invocation: Invocation) -> int:
             "is --config.seed."
         )
     count = joining.check(invocation.flags)
+    profiled = invocation.flags.profile_steps
+    profile_steps = None if profiled is None else parse_steps(profiled)
     if count != 1 and (num_seeds is not None or invocation.flags.dry_run):
         which = "--dry_run" if invocation.flags.dry_run else "--seeds"
         raise ConfigError(f"{which} is for one process; leave it out, or the flags of several.")
     runtime.start(joining.local_devices(config.mesh.num_devices, count))
-    processes = joining.join(invocation.flags, config)
+    processes = joining.join(invocation.flags)
+    joining.check_alike(processes, config)
     from cnn_lab.beginning import adopt
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
@@ -115,7 +124,11 @@ def main(invocation: Invocation) -> int:
             _tell_how_to_resume(invocation, workdir, cut.progress.step)
         return 0
     result = run_training(
-        config, workdir, say if processes.leads else lambda _: None, processes=processes
+        config,
+        workdir,
+        say if processes.leads else lambda _: None,
+        processes=processes,
+        profile_steps=profile_steps,
     )
     interrupted = result.status == "interrupted"
     if processes.leads and interrupted:
@@ -171,3 +184,18 @@ def require_data(config: ExperimentConfig, reference: str) -> None:
             f"{reference} is the config of imported weights, to which no data set belongs; set "
             "--config.data.name to train the same model anew, without those weights."
         )
+
+
+def parse_steps(text: str) -> tuple[int, int]:
+    """Reads `10:15`.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    first, _, last = text.partition(":")
+    if not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
+        raise ConfigError(
+            "--profile_steps must be FIRST:LAST, such as 10:15, with LAST above FIRST; found "
+            f"{text!r}."
+        )
+    return int(first), int(last)

@@ -38,13 +38,16 @@ class Devices(Protocol):
     """
 
     @property
-    def num_devices(self) -> int: ...
+    def num_devices(self) -> int:  # noqa: D102 - above
+        ...
 
     @property
-    def share(self) -> Share: ...
+    def share(self) -> Share:  # noqa: D102
+        ...
 
     @property
-    def rows(self) -> jax.sharding.Sharding: ...
+    def rows(self) -> jax.sharding.Sharding:  # noqa: D102
+        ...
 
     def put_everywhere(self, tree: Tree) -> Tree:
         """Host arrays, whole on every device."""

@@ -91,7 +91,7 @@ def compile_train(
         train,
         in_shardings=(
             state_shardings,
-            everywhere,
+            layout.as_it_lies(resident),
             layout.batches,
             everywhere,
             everywhere,

@@ -147,7 +147,9 @@ class Layout:
 
     def as_it_lies(self, resident: Tree) -> Tree:
         """The sharding of every resident array, or shape; whole on every device unless it says."""
-        return jax.tree.map(lambda leaf: leaf.sharding or self.everywhere, resident)
+        return jax.tree.map(
+            lambda leaf: getattr(leaf, "sharding", None) or self.everywhere, resident
+        )
 
     def bytes_of(self, shapes: Tree) -> int:
         """That a state, or a part of one, takes on each device."""

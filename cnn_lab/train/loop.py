@@ -116,6 +116,7 @@ def train(
     interrupted: Callable[[], bool],
     diagnose: Callable[[TrainState, int], Exception],
     went_on: Callable[[], None] = lambda: None,
+    watch: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Runs until the plan is done, its part ends, the selection rule says stop, or `interrupted()`.
 
@@ -135,6 +136,7 @@ def train(
         interrupted: whether someone asked to stop; then the state is saved first.
         diagnose: (state before the bad step, bad step) -> the error to raise.
         went_on: called whenever a call has ended.
+        watch: told the updates made where the plan says so, when nothing runs.
     """
     evaluate, selection, plateau = judgement.evaluate, judgement.selection, judgement.plateau
     stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
@@ -210,6 +212,9 @@ def train(
         if not progress.evaluation_owed:
             checkpoints.amend(progress.step, record(), best_step=progress.selection.best_step)
     while not ended() and not agreement.stops():
+        if progress.step in plan.watched_at:
+            collect(leave=0)
+            watch(progress.step)
         started, first = time.perf_counter(), progress.step
         stop = plan.next_stop(first, pace.num_steps)
         try:

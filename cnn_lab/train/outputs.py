@@ -140,7 +140,12 @@ class Collector:
         everywhere, split = self._layout.everywhere, self._layout.batches
         return jax.jit(
             collect,
-            in_shardings=(self._layout.shardings(variables), everywhere, split, everywhere),
+            in_shardings=(
+                self._layout.shardings(variables),
+                self._layout.as_it_lies(feeder.resident),
+                split,
+                everywhere,
+            ),
             out_shardings=(split, everywhere),  # rows stay where they were computed
         )
 

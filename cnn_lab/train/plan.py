@@ -14,6 +14,7 @@ class Plan:
         evaluate_every_epochs: epochs between evaluations; the last epoch is always evaluated.
         save_every_steps: steps between saves besides the ones after evaluations.
         end_step: updates made when this part of the run ends; None where it is all of it.
+        watched_at: updates after which whoever watches the steps is to be told of them.
     """
 
     steps_per_epoch: int
@@ -22,6 +23,7 @@ class Plan:
     evaluate_every_epochs: int
     save_every_steps: int | None = None
     end_step: int | None = None
+    watched_at: tuple[int, ...] = ()
 
     @property
     def last_step(self) -> int:
@@ -50,5 +52,8 @@ class Plan:
     def next_stop(self, step: int, longest: int) -> int:
         """First step after `step`, at most `longest` later, at which something happens."""
         last = min(step + longest, self.last_step)
-        stops = (s for s in range(step + 1, last) if self.logs_at(s) or self.saves_at(s))
+        stops = (s for s in range(step + 1, last) if self._stops_at(s))
         return next(stops, last)
+
+    def _stops_at(self, step: int) -> bool:
+        return self.logs_at(step) or self.saves_at(step) or step in self.watched_at

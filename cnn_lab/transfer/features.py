@@ -72,7 +72,8 @@ class FeatureMaker:
         everywhere = layout.everywhere
         self._program = jax.jit(
             features,
-            in_shardings=(None, everywhere, layout.batches, everywhere),  # weights lie as they lie
+            # Weights and images lie as they do.
+            in_shardings=(None, layout.as_it_lies(images.resident), layout.batches, everywhere),
             out_shardings=everywhere,
         )
 

@@ -14,6 +14,7 @@ from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.data import assemble
 from cnn_lab.data.assemble import make_preprocess, place_split
+from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
 from cnn_lab.train.layout import make_layout
@@ -123,6 +124,27 @@ def test_one_program_serves_every_normalisation(own_validation, kind):
     (dark, images), (light, others) = lowered(0.25), lowered(0.75)
     assert dark == light
     np.testing.assert_allclose(images - others, 0.5 / 0.2, rtol=1e-5)
+
+
+def test_a_split_in_parts_gives_the_batches_of_a_whole_one(own_validation):
+    """Ten of its twelve images, the last batch filled up."""
+    layout, found = make_layout(4), {}
+    for kind in ("resident", "sharded"):
+        data = DataConfig(pipeline=kind, mean=(0.5,) * 3, std=(0.2,) * 3)
+        subset = choose_examples(own_validation, data)[0]
+        subset = subset.at(np.arange(10))
+        maker = assemble.PipelineMaker(data, make_preprocess(data, subset), layout)
+        pipeline = maker.training(
+            subset, 4, seed=3, num_epochs=1, longest=8, augmentation=Augmentation()
+        )
+        feed = jax.tree.map(lambda stack: stack[2], pipeline.feed(0, 3))
+        prepare = jax.jit(pipeline.prepare)
+        found[kind] = jax.device_get(prepare(pipeline.resident, feed, jax.random.key(0)))
+        held = pipeline.resident["image"].addressable_shards[0].data
+        assert len(held) == (12 if kind == "resident" else 3)
+        pipeline.close()
+    for name, values in found["resident"].items():
+        np.testing.assert_array_equal(found["sharded"][name], values)
 
 
 def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validation, monkeypatch):

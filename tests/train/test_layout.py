@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
@@ -88,3 +89,20 @@ def test_slices_that_devices_cannot_make_up_are_refused():
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         choose_num_slices(4, 3)
+
+
+@pytest.mark.parametrize("num_slices", [1, 2])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
+def test_rows_of_an_array_in_parts_are_those_that_were_asked_for(num_slices, dtype):
+    layout = make_layout(4, num_slices=num_slices)
+    rows = np.arange(12 * 2 * 3).reshape(12, 2, 3).astype(dtype)
+    asked = np.asarray([11, 0, 5, 5, 3, 7, 2, 0], np.int32)
+    held = layout.put_rows(rows)
+    assert held.addressable_shards[0].data.shape == (3, 2, 3)
+    positions = jax.device_put(asked, layout.rows)
+    found = jax.jit(layout.take)(held, positions)
+    assert found.dtype == rows.dtype
+    assert found.sharding.shard_shape(found.shape) == (2, 2, 3)
+    np.testing.assert_array_equal(found, rows[asked])
+    labels = jax.jit(layout.take)(layout.put_rows(rows[:, 0, 0]), positions)
+    np.testing.assert_array_equal(labels, rows[asked, 0, 0])

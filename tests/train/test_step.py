@@ -231,3 +231,30 @@ def test_other_collections_are_updated_and_kept_when_a_step_fails():
     )
     failed, _ = step(after, batch_of(8, image=batch["image"].at[0].set(jnp.nan)))
     assert_same_bits(failed, after)
+
+
+def test_seeds_and_rates_may_be_axes_of_one_step():
+    """Nothing in `init` and `step` stands in the way of `jax.vmap`: sixteen trainings in one call."""
+    model, task = lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), classification("cross_entropy")
+    batch = batch_of(8)
+    seeds, rates = jnp.arange(4), jnp.asarray([0.01, 0.03, 0.1, 0.3])
+
+    def trained(seed, rate):
+        optimizer = OPTIMIZERS["adam"](lambda _: rate)
+        init = make_init(model, optimizer, (16, 16, 1))
+        step = make_train_step(model, task, optimizer)
+        state, first = step(init(jax.random.key(seed)), batch)
+        state, second = step(state, batch)
+        return state.params, jnp.stack([first["loss"][0], second["loss"][0]])
+
+    of_rates = jax.vmap(trained, in_axes=(None, 0))
+    params, losses = jax.jit(jax.vmap(of_rates, in_axes=(0, None)))(seeds, rates)
+    assert losses.shape == (4, 4, 2)
+    assert len(np.unique(np.asarray(losses[:, 0, 0]))) == 4  # by seed,
+    assert (losses[:, :1, 0] == losses[..., 0]).all()  # not by rate until it was applied
+    for seed, rate in ((0, 0), (3, 2)):
+        alone, found = jax.jit(trained)(seeds[seed], rates[rate])
+        np.testing.assert_allclose(losses[seed, rate], found, rtol=1e-4)
+        for path, leaf in trees.flatten(alone).items():
+            of_all = trees.flatten(params)[path][seed, rate]
+            np.testing.assert_allclose(of_all, leaf, rtol=1e-3, atol=1e-4, err_msg=path)
