@@ -1,8 +1,11 @@
 """Several processes that train as one: the same bits, one end, and one sentence for a mistake."""
 
+import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +40,7 @@ def test_two_processes_train_what_one_does_bit_for_bit_and_stop_and_go_on_as_one
 ):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs)
-    until(lambda: (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()))
+    until(lambda: checkpoint_in(workdir))
     group.send_signal(signal.SIGTERM)
     output, _ = group.communicate(timeout=120)
     assert group.returncode == 0, output
@@ -56,7 +59,7 @@ def test_two_processes_train_what_one_does_bit_for_bit_and_stop_and_go_on_as_one
 def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undisturbed, tmp_path):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs, max_restarts=1)
-    until(lambda: (workdir / "checkpoints").is_dir() and any((workdir / "checkpoints").iterdir()))
+    until(lambda: checkpoint_in(workdir))
     kill(children(group)[1])
     output, _ = group.communicate(timeout=180)
     assert group.returncode == 0, output
@@ -66,6 +69,55 @@ def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undistur
         "[0] error: process 1 of 2 is gone (killed, or cut off); what was saved before is intact: "
         "start all processes again to go on from there." in output
     )
+    assert digests(workdir) == digests(undisturbed)
+
+
+def checkpoint_in(workdir: Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
+def test_when_the_first_one_is_killed_the_others_say_so(tmp_path, data_dir):
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs)
+    until(lambda: checkpoint_in(workdir))
+    killed = time.monotonic()
+    kill(children(group)[0])
+    output, _ = group.communicate(timeout=60)
+    assert time.monotonic() - killed < 60
+    assert group.returncode == 137
+    assert "[1] error: process 0 of 2 is gone" in output
+    assert "Traceback" not in output
+
+
+def test_a_process_that_hangs_ends_the_others_with_their_stacks(tmp_path, data_dir):
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    command = train(f"--workdir={workdir}", "--config.mesh.hang_seconds=4")
+    group = launched(*command, processes=2, logs=logs)
+    until(lambda: checkpoint_in(workdir))
+    os.kill(children(group)[1], signal.SIGSTOP)
+    output, _ = group.communicate(timeout=90)
+    assert group.returncode == 75
+    assert "[0] error: nothing has come back from the devices for" in output
+    assert "most recent call first" in (logs / "process0.log").read_text()
+
+
+def test_the_variables_of_a_slurm_step_are_enough(undisturbed, tmp_path):
+    workdir, job = tmp_path / "run", {"SLURM_JOB_ID": str(free_port()), "SLURM_NTASKS": "2"}
+    job |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cnn_lab.cli.main", *train(f"--workdir={workdir}", "--cluster")],
+            env={**environment(1), **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
     assert digests(workdir) == digests(undisturbed)
 
 
@@ -98,8 +150,6 @@ def joined(port: int, *more: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
 

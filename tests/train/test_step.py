@@ -234,7 +234,7 @@ def test_other_collections_are_updated_and_kept_when_a_step_fails():
 
 
 def test_seeds_and_rates_may_be_axes_of_one_step():
-    """Nothing in `init` and `step` stands in the way of `jax.vmap`: sixteen trainings in one call."""
+    """Nothing in `init` and `step` stands in the way of `jax.vmap`: 16 trainings in one call."""
     model, task = lenet5(10, dropout_rates=(0.0, 0.5, 0.5)), classification("cross_entropy")
     batch = batch_of(8)
     seeds, rates = jnp.arange(4), jnp.asarray([0.01, 0.03, 0.1, 0.3])

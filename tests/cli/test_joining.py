@@ -1,0 +1,57 @@
+"""Flags by which processes find each other, refused before any of them waits."""
+
+import re
+
+import pytest
+from absl import flags
+
+from cnn_lab.cli import joining
+from cnn_lab.cli.train_command import parse_steps
+from cnn_lab.core.errors import ConfigError
+
+
+def values_of(*arguments: str) -> flags.FlagValues:
+    values = flags.FlagValues()
+    joining.define_flags(values)
+    values(["train", *arguments])
+    return values
+
+
+ALL = ("--coordinator=node1:8476", "--num_processes=4", "--process_id=3")
+
+
+def test_without_flags_a_process_is_alone():
+    assert joining.check(values_of()) == 1
+    assert joining.check(values_of(*ALL)) == 4
+    assert joining.check(values_of("--cluster")) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (ALL[:2], "--process_id is missing: several processes need --coordinator=HOST:PORT"),
+        (ALL[1:], "--coordinator is missing"),
+        ((*ALL, "--cluster"), "leave out --coordinator, --num_processes and --process_id, or"),
+        ((*ALL[:2], "--process_id=4"), "--process_id is 4 of --num_processes=4; give 0 to 3"),
+        (("--coordinator=node1", *ALL[1:]), "must be HOST:PORT, such as node1:8476; found 'node1'"),
+        (("--coordinator=node1:99999", *ALL[1:]), "must be HOST:PORT"),
+        ((*ALL, "--join_seconds=0"), "--join_seconds must be at least 1; found 0."),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_flags_that_do_not_go_together_are_refused(arguments, text):
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        joining.check(values_of(*arguments))
+
+
+def test_devices_are_those_of_all_processes_together():
+    assert joining.local_devices(None, 4) is None
+    assert joining.local_devices(8, 4) == 2
+    assert joining.local_devices(8, 0) == 8  # how many there are is up to the cluster
+
+
+def test_the_steps_of_a_trace_are_two_numbers():
+    assert parse_steps("10:15") == (10, 15)
+    for text in ("10", "15:10", "a:b", ":5", "5:5", "-1:5"):
+        with pytest.raises(ConfigError, match="--profile_steps must be FIRST:LAST"):
+            parse_steps(text)
