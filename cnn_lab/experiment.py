@@ -9,6 +9,7 @@ import jax
 
 from cnn_lab.beginning import Beginning
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import TrainingError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.data.catalog import Dataset
 from cnn_lab.data.pipelines import Pipeline
@@ -165,6 +166,8 @@ class Experiment:
         pipeline = self.train_pipeline
 
         def make_batch() -> Tree:
+            if self.layout.num_processes > 1:
+                raise TrainingError("each process has a part of its batch")
             feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
             return pipeline.prepare(pipeline.resident, feed, prepare_key(state))
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnn_lab.analysis.exchanges import exchanges_in
 from cnn_lab.build import build
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.compiled import CompiledPhase
@@ -24,6 +25,7 @@ from cnn_lab.data.assemble import MIB, shapes_of_split, unmeasured_preprocess
 from cnn_lab.data.catalog import Dataset, open_dataset
 from cnn_lab.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_variables
+from cnn_lab.train.dispatch import Program
 from cnn_lab.train.session import devices_in_words
 
 
@@ -78,7 +80,7 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
         f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
         f"{pipeline.max_steps} per call",
-        f"devices     {devices_in_words(layout.num_devices)}",
+        f"devices     {devices_in_words(layout.num_devices)}{_exchanged(program)}",
         f"memory      {layout.bytes_of(params) / MIB:,.2f} MiB parameters, "
         f"{layout.bytes_of(state.opt_state) / MIB:,.2f} MiB optimizer, "
         f"{scratch / MIB:,.1f} MiB scratch",
@@ -121,6 +123,16 @@ def learning(config: ExperimentConfig) -> list[str]:
 def _named(name: str, options: Mapping[str, Any]) -> str:
     values = ", ".join(f"{key}={flag_text(value)}" for key, value in options.items())
     return f"{name} ({values})".strip() if values else name
+
+
+def _exchanged(program: Program) -> str:
+    """What the devices exchange in a step."""
+    found = exchanges_in(program.call.as_text())  # pyright: ignore[reportFunctionMemberAccess]
+    parts = [
+        f"{exchange.count} x {kind} of {exchange.num_bytes / MIB:,.2f} MiB in all"
+        for kind, exchange in found.items()
+    ]
+    return f", exchange a step {', '.join(parts)}" if parts else ""
 
 
 def _memory_warning(experiment: Experiment, held: int, resident: Tree) -> list[str]:

@@ -1,0 +1,199 @@
+"""Throughput, memory and traffic by number of devices and processes, at the same total work.
+
+python benchmarks/scaling.py
+python benchmarks/scaling.py --model=resnet18 --size=64 --batch=64 --rounds=3
+
+On a CPU the devices are virtual and share its cores, so that more of them do not make a step
+faster: what it shows there is what sharing costs. Figures are in BUILD_NOTES.md.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+DEVICES = (1, 2, 4)
+STEPS = 8  # a call
+MIB = 2**20
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments)
+        return
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", max(DEVICES))
+    from cnn_lab.train.layout import make_layout
+
+    layouts = {
+        f"{number}, {'in parts' if shards else 'whole'}": make_layout(number, shards_state=shards)
+        for number in DEVICES
+        if number <= jax.device_count()
+        for shards in ((False,) if number == 1 else (False, True))
+    }
+    rows = interleaved(arguments, layouts)
+    rows += two_processes(arguments)
+    show(arguments, rows)
+
+
+def interleaved(arguments: argparse.Namespace, layouts: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a layout; the rounds of all take turns."""
+    sides = {name: Side(arguments, layout) for name, layout in layouts.items()}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(arguments.rounds):
+        for name, side in sides.items():
+            times[name].append(side.seconds_a_step())
+    return [{"name": name, "seconds": times[name], **side.facts()} for name, side in sides.items()]
+
+
+class Side:
+    """A training of a model on synthetic images, on some devices."""
+
+    def __init__(self, arguments: argparse.Namespace, layout: Any):
+        import jax
+        import numpy as np
+        import optax
+
+        from cnn_lab.data.order import Order
+        from cnn_lab.data.pipelines import ResidentPipeline
+        from cnn_lab.data.preprocess import Preprocess
+        from cnn_lab.models.catalog import MODELS
+        from cnn_lab.optim.optimizers import OPTIMIZERS
+        from cnn_lab.tasks import classification
+        from cnn_lab.train.dispatch import compile_train
+        from cnn_lab.train.state import make_init
+        from cnn_lab.train.step import make_train_step
+
+        shape = (arguments.size, arguments.size, 3)
+        number = arguments.batch * STEPS
+        random = np.random.default_rng(0)
+        preprocess = Preprocess((0.5,) * 3, (0.25,) * 3)
+        images = {
+            "image": random.integers(0, 256, (number, *shape), np.uint8),
+            "label": random.integers(0, 10, number, np.int32),
+        }
+        resident = layout.put_everywhere({**images, "constants": preprocess.constants})
+        order = Order(np.arange(number), arguments.batch, 0)
+        self._pipeline = ResidentPipeline(resident, preprocess, order, STEPS, share=layout.share)
+        model, task = MODELS[arguments.model].make(10), classification("cross_entropy")
+        optimizer = OPTIMIZERS["adamw"](optax.constant_schedule(1e-3))
+        init = make_init(model, optimizer, shape)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        program = compile_train(
+            make_train_step(model, task, optimizer),
+            self._pipeline.prepare,
+            layout,
+            layout.placed(shapes),
+            resident,
+            self._pipeline.feed_shapes(),
+        )
+        self._layout, self._program, self._step = layout, program, 0
+        self._state_bytes = layout.bytes_of(shapes)
+        self._state = jax.jit(init, out_shardings=layout.shardings(shapes))(jax.random.key(0))
+        self.seconds_a_step()  # the first call warms up
+
+    def seconds_a_step(self) -> float:
+        """Of one call."""
+        import jax
+        import numpy as np
+
+        from cnn_lab.train.agreement import Agreement
+
+        layout, start = self._layout, time.perf_counter()
+        feeds = layout.put_batches(self._pipeline.feed(self._step, STEPS))
+        scalars = layout.put_everywhere((np.int32(self._step), np.int32(STEPS)))
+        told = Agreement(layout, lambda: False).told(1)
+        self._state, history, _ = self._program.call(
+            self._state, self._pipeline.resident, feeds, *scalars, told
+        )
+        jax.block_until_ready(history)
+        self._step += STEPS
+        return (time.perf_counter() - start) / STEPS
+
+    def facts(self) -> dict[str, Any]:
+        """Bytes on each device, and what a step exchanges."""
+        from cnn_lab.analysis.exchanges import exchanges_in
+
+        found = exchanges_in(self._program.call.as_text())
+        return {
+            "state": self._state_bytes,
+            "scratch": self._program.temporary_bytes,
+            "exchanges": {kind: [e.count, e.num_bytes] for kind, e in found.items()},
+        }
+
+
+def two_processes(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for two processes of two devices each, by themselves."""
+    with socket.create_server(("", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+    own = [f"--{n}={getattr(arguments, n)}" for n in ("model", "size", "batch", "rounds")]
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, *own, f"--worker={index},{address}"],
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    said = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        sys.exit("a process of the two failed")
+    return [json.loads(said[0].splitlines()[-1])]
+
+
+def worker(arguments: argparse.Namespace) -> None:
+    """One of the two processes."""
+    index, _, address = arguments.worker.partition(",")
+    from cnn_lab.train.joining import join
+    from cnn_lab.train.layout import make_layout
+
+    processes = join(address, 2, int(index), wait_seconds=120, complain=sys.stderr.write)
+    (row,) = interleaved(arguments, {"2 processes x 2, whole": make_layout(4)})
+    if processes.leads:
+        sys.stdout.write(json.dumps(row) + "\n")
+    processes.leave()
+
+
+def show(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    """Prints the table."""
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    print(
+        f"{arguments.model}, {arguments.size} pixels, batches of {arguments.batch} in all, AdamW; "
+        f"{kind}, {os.cpu_count()} cores, jax {jax.__version__}; median of {arguments.rounds} "
+        f"calls of {STEPS} steps (least to most)"
+    )
+    print("| devices, state | ms a step | images/s | state, MiB a device | scratch | exchanges |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        middle = statistics.median(row["seconds"])
+        least, most = (1e3 * f(row["seconds"]) for f in (min, max))
+        listed = ", ".join(
+            f"{count} {kind} ({size / MIB:.2f} MiB)"
+            for kind, (count, size) in row["exchanges"].items()
+        )
+        print(
+            f"| {row['name']} | {1e3 * middle:.1f} ({least:.1f} to {most:.1f}) | "
+            f"{arguments.batch / middle:,.0f} | {row['state'] / MIB:.2f} | "
+            f"{row['scratch'] / MIB:.1f} | {listed or 'none'} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

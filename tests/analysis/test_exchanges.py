@@ -1,0 +1,63 @@
+"""Exchanges between devices, counted in a compiled program."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from cnn_lab.analysis.exchanges import Exchange, exchanges_in
+from cnn_lab.train.layout import BATCH_AXES, make_layout
+
+
+def compiled(function, *shapes: tuple[int, ...]) -> str:
+    layout = make_layout(4)
+    rows = PartitionSpec(BATCH_AXES)
+    spread = jax.shard_map(
+        function, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False
+    )
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout.rows) for shape in shapes]
+    text = jax.jit(spread).lower(*arrays).compile().as_text()
+    assert text is not None
+    return text
+
+
+def test_each_kind_is_found_with_the_bytes_of_its_result():
+    def all_kinds(x):
+        whole = jax.lax.all_gather(x, BATCH_AXES, tiled=True)  # [8 6]
+        summed = jax.lax.psum(x, BATCH_AXES)  # [2 6]
+        part = jax.lax.psum_scatter(whole * 2, BATCH_AXES, scatter_dimension=0, tiled=True)
+        return summed + part + whole[:2]
+
+    found = exchanges_in(compiled(all_kinds, (8, 6)))
+    assert found["all-gather"] == Exchange(1, 8 * 6 * 4)
+    assert found["all-reduce"].num_bytes + found.get("reduce-scatter", Exchange()).num_bytes > 0
+    assert "all-to-all" not in found
+
+
+def test_several_arrays_at_once_are_one_exchange():
+    def sums(x, y):
+        return jax.lax.psum((x, y), BATCH_AXES)
+
+    found = exchanges_in(compiled(sums, (4, 6), (4, 3)))
+    assert found == {"all-reduce": Exchange(1, (6 + 3) * 4)}
+
+
+def test_programs_of_accelerators_name_the_operands_too():
+    text = """
+      %a = (f32[2,6]{1,0}, f32[8,6]{1,0}) all-gather-start(%x), channel_id=1
+      %b = bf16[16]{0} all-reduce-start(%y), channel_id=2
+      %c = pred[3]{0} all-to-all(%z)
+      %d = f32[8,6]{1,0} all-gather-done(%a)
+    """
+    assert exchanges_in(text) == {
+        "all-gather": Exchange(1, 8 * 6 * 4),
+        "all-reduce": Exchange(1, 32),
+        "all-to-all": Exchange(1, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "bytes_sent"), [("all-reduce", 150), ("all-gather", 75), ("reduce-scatter", 300)]
+)
+def test_the_traffic_of_a_ring(kind, bytes_sent):
+    assert Exchange(1, 100).traffic(kind, 4) == bytes_sent
