@@ -128,7 +128,7 @@ class Side:
         """Bytes on each device, and what a step exchanges."""
         from cnn_lab.analysis.exchanges import exchanges_in
 
-        found = exchanges_in(self._program.call.as_text())
+        found = exchanges_in(self._program.text)
         return {
             "state": self._state_bytes,
             "scratch": self._program.temporary_bytes,
@@ -162,7 +162,13 @@ def worker(arguments: argparse.Namespace) -> None:
     from cnn_lab.train.joining import join
     from cnn_lab.train.layout import make_layout
 
-    processes = join(address, 2, int(index), wait_seconds=120, complain=sys.stderr.write)
+    processes = join(
+        address,
+        2,
+        int(index),
+        wait_seconds=120,
+        complain=lambda text: print(text, end="", file=sys.stderr),
+    )
     (row,) = interleaved(arguments, {"2 processes x 2, whole": make_layout(4)})
     if processes.leads:
         sys.stdout.write(json.dumps(row) + "\n")

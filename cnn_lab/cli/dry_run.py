@@ -127,7 +127,7 @@ def _named(name: str, options: Mapping[str, Any]) -> str:
 
 def _exchanged(program: Program) -> str:
     """What the devices exchange in a step."""
-    found = exchanges_in(program.call.as_text())  # pyright: ignore[reportFunctionMemberAccess]
+    found = exchanges_in(program.text)
     parts = [
         f"{exchange.count} x {kind} of {exchange.num_bytes / MIB:,.2f} MiB in all"
         for kind, exchange in found.items()

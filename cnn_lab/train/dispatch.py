@@ -39,6 +39,12 @@ class Program:
     compile_seconds: float
     temporary_bytes: int
 
+    @property
+    def text(self) -> str:
+        """Its optimized HLO."""
+        compiled: Any = self.call
+        return compiled.as_text()
+
 
 def prepare_key(state: TrainState) -> Key:
     """The key that `prepare` gets at this step; the model draws from another stream."""
