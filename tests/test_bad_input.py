@@ -222,7 +222,7 @@ COMMAND_LINES = {
     ("help", "trian"): ("no command 'trian'", "did you mean train"),
     ("help", "config", "optm"): ("no field 'optm'", "did you mean optim"),
     ("help", "config", "train.batch_sze"): ("'train.batch_sze'", "train.batch_size"),
-    ("train", "--confg=x"): ("train has no flag --confg", "did you mean --config?"),
+    ("train", "--confg=x"): ("train has no flag --confg", "did you mean --config"),
     ("train", "--workdir"): ("Missing value for flag --workdir", "cnn-lab help train"),
     ("train",): ("--config is missing", "experiments/digits/lenet5.py", "cnn-lab list"),
     ("--versoin",): ("no flag '--versoin' before a command", "did you mean --version?"),
@@ -300,7 +300,10 @@ COMMAND_LINES = {
     training("data.mean=0.5", "data.std=1,1"): ("config.data.std has 2 value(s)",),
     training("data.pipeline=fast"): ("one of auto, resident, streaming", "'fast'"),
     training("data.validation_fraction=1"): ("config.data.validation_fraction", PART),
-    training("data.num_validation=1437"): ("1437 validation examples", "out of 1437"),
+    training("data.num_validation=1437"): (
+        "config.data.num_validation is 1437",
+        "has only 1,437 training examples to hold them out of",
+    ),
     training("model.options=3"): ("config.model.options must be a table", "'3'"),
     # Names and options of models, optimizers, schedules, losses.
     training("model.name=lenet"): ("no model named 'lenet'", "did you mean lenet5"),

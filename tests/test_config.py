@@ -314,7 +314,7 @@ BROKEN = {
         "FILE, line 5: ExperimentConfig has no field 'sed'; did you mean seed?"
     ),
     "def get_config():\n    config = ExperimentConfig()\n    config.train.batch_sze = 1\n": (
-        "FILE, line 6: TrainConfig has no field 'batch_sze'; did you mean batch_size?"
+        "FILE, line 6: TrainConfig has no field 'batch_sze'; did you mean batch_size"
     ),
     "def get_config():\n    config = ExperimentConfig()\n    config.data.pad = '2'\n": (
         "FILE, line 6: DataConfig.pad must be a whole number of at least 0; found '2'."

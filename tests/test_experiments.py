@@ -18,7 +18,20 @@ def test_there_are_experiments():
     assert len(FILES) >= 3
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def named(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+SLOW = {"cifar10/densenet"}  # to compile, a minute
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=named(path), marks=[pytest.mark.slow] if named(path) in SLOW else [])
+        for path in FILES
+    ],
+)
 def test_experiment_runs_two_steps(path: Path, tmp_path: Path):
     result = run_training(smoke(load_config(str(path), [])), tmp_path / "run", lambda _: None)
     assert result.status == "finished"

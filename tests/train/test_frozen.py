@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_models import SMALL
 
 from cnn_lab.core import trees
 from cnn_lab.layers.normalization import BatchNorm
@@ -24,14 +25,14 @@ TASK = classification("cross_entropy")
 LARGE = {"efficientnet_b0", "googlenet", "inception_v3", "resnext50_32x4d"}  # slow to compile
 FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "densenet_cifar": (8, {"depth": 10, "growth": 4}),
-    "efficientnet_b0": (32, {}),
-    "googlenet": (32, {}),
-    "inception_v3": (75, {}),
-    "mobilenet_v2": (32, {}),
+    "efficientnet_b0": (8, SMALL["efficientnet_b0"][0]),
+    "googlenet": (16, SMALL["googlenet"][0]),
+    "inception_v3": (16, SMALL["inception_v3"][0]),
+    "mobilenet_v2": (8, SMALL["mobilenet_v2"][0]),
     "plain20": (8, {"width": 4}),
     "resnet18": (32, {}),
     "resnet20": (8, {"width": 4}),
-    "resnext50_32x4d": (32, {}),
+    "resnext50_32x4d": (32, SMALL["resnext50_32x4d"][0]),
     "vgg11_bn": (32, {"hidden": ()}),
     "wide_resnet28_10": (8, {"width": 1, "depth": 10}),
 }

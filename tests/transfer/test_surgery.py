@@ -24,7 +24,8 @@ def make(num_classes: int) -> Any:
 def weights(channels: int = 3, make=make, side: int = 8) -> Weights:
     """Of random values, so that nothing is alike by chance."""
     image = jnp.zeros((1, side, side, channels))
-    variables = make(len(OLD)).init(jax.random.key(0), image, train=False)
+    init = lambda key: make(len(OLD)).init(key, image, train=False)  # noqa: E731
+    variables = jax.eval_shape(init, jax.random.key(0))
     generator = np.random.default_rng(0)
     draw = lambda leaf: generator.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
     return Weights(jax.tree.map(draw, dict(variables)), OLD)
