@@ -298,7 +298,10 @@ COMMAND_LINES = {
     training("data.mean=0.5", "data.std=0"): ("config.data.std", ABOVE_0, "'0'"),
     training("data.mean=0.5,0.5,0.5", "data.std=1,1,1"): ("mean has 3 value(s)", "1 channel(s)"),
     training("data.mean=0.5", "data.std=1,1"): ("config.data.std has 2 value(s)",),
-    training("data.pipeline=fast"): ("one of auto, resident, streaming", "'fast'"),
+    training("data.pipeline=fast"): (
+        "one of auto, resident, sharded, streaming",
+        "'fast'",
+    ),
     training("data.validation_fraction=1"): ("config.data.validation_fraction", PART),
     training("data.num_validation=1437"): (
         "config.data.num_validation is 1437",

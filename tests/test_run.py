@@ -16,7 +16,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import pytest
 
-from cnn_lab import run
+from cnn_lab import run, training
 from cnn_lab.build import build
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
@@ -164,11 +164,13 @@ def test_where_calls_are_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("place", ["build", "CompiledPhase"])
+@pytest.mark.parametrize(
+    ("module", "place"), [(run, "build"), (training, "CompiledPhase")], ids=["build", "compile"]
+)
 def test_a_signal_before_the_loop_leaves_nothing_behind(
-    number: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, module: Any, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(run, place, lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(module, place, lambda *_, **__: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt):
         run_training(small(), tmp_path / "runs" / "a", lambda _: None)
     assert not list(tmp_path.iterdir())

@@ -26,6 +26,7 @@ from cnn_lab.train.processes import LOST_STATUS, Processes
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 45, 60
 MOST_BYTES = 4096  # of a message
 VERDICT_SECONDS = 3.0
+TIDY_SECONDS = 1.5
 
 
 class JoinedProcesses(Processes):
@@ -110,6 +111,8 @@ class JoinedProcesses(Processes):
 
     def _end(self, index: int, text: str, status: int) -> None:
         """Ends this process since another one has ended."""
+        if text:  # a mistake that this one may find too, and tidy up after
+            time.sleep(TIDY_SECONDS)
         if self._left or not self._ending.acquire(blocking=False):
             return
         if self.leads:
