@@ -140,12 +140,11 @@ def _features(
         config.train.max_steps_per_dispatch,
         training.name,
         num_passes,
-        layout.share,
     )
     held_out = None
     if experiment.validation_pipeline is not None:
         images = maker.evaluation(validation, batch_size, devices)
         order, name = experiment.validation_pipeline.order, experiment.validation_pipeline.name
         made = FeatureMaker(model, images, validation.source, layout, "validation")
-        held_out = Split(made, order, order.steps_per_epoch, name, share=layout.share)
+        held_out = Split(made, order, order.steps_per_epoch, name)
     return Features(HeadAlone(model.head), altered, held_out)

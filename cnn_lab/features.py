@@ -7,7 +7,6 @@ import flax.linen as nn
 
 from cnn_lab.core import trees
 from cnn_lab.core.shapes import Tree
-from cnn_lab.core.share import WHOLE, Share
 from cnn_lab.data.feature_pipeline import FeaturePipeline
 from cnn_lab.data.order import Order
 from cnn_lab.transfer.features import FeatureMaker
@@ -23,7 +22,6 @@ class Split:
         max_steps: longest stack of steps that a feed may hold.
         name: of the pipeline of the images.
         num_passes: over the images.
-        share: the part of every batch that this process feeds.
     """
 
     maker: FeatureMaker
@@ -31,14 +29,11 @@ class Split:
     max_steps: int
     name: str
     num_passes: int = 1
-    share: Share = WHOLE
 
     def pipeline(self, arrays: Callable[[FeatureMaker], Tree]) -> FeaturePipeline:
         """The pipeline over features, or over their shapes."""
         resident = arrays(self.maker)
-        return FeaturePipeline(
-            resident, self.order, self.max_steps, self.name, self.num_passes, self.share
-        )
+        return FeaturePipeline(resident, self.order, self.max_steps, self.name, self.num_passes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ import numpy as np
 from jaxtyping import Int
 
 from cnn_lab.core.shapes import Tree
-from cnn_lab.core.share import WHOLE, Share
 from cnn_lab.data.order import Order
 from cnn_lab.data.pipelines import ResidentPipeline
 
@@ -21,19 +20,12 @@ class FeaturePipeline(ResidentPipeline):
         max_steps: longest stack of steps that a feed may hold.
         name: of the pipeline that the images came from.
         num_passes: over the images; epochs see them in turn.
-        share: the part of every batch that `feed` gives.
     """
 
     def __init__(
-        self,
-        resident: Tree,
-        order: Order,
-        max_steps: int,
-        name: str,
-        num_passes: int = 1,
-        share: Share = WHOLE,
+        self, resident: Tree, order: Order, max_steps: int, name: str, num_passes: int = 1
     ):
-        super().__init__(resident, lambda features, _: features, order, max_steps, share=share)
+        super().__init__(resident, lambda features, _: features, order, max_steps)
         self.name = name
         self._num_passes = num_passes
         self._row_of = row_finder(order.indices)

@@ -1,6 +1,7 @@
 """Devices as a mesh, and where arrays lie on it."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, TypeVar
 
@@ -103,22 +104,22 @@ class Layout:
         """That share a batch."""
         return self.mesh.devices.size
 
-    @property
+    @functools.cached_property
     def everywhere(self) -> NamedSharding:
         """The whole array on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    @property
+    @functools.cached_property
     def batches(self) -> NamedSharding:
         """Arrays [step, n, ...]: every device holds its share of each step's examples."""
         return NamedSharding(self.mesh, PartitionSpec(None, BATCH_AXES))
 
-    @property
+    @functools.cached_property
     def rows(self) -> NamedSharding:
         """Arrays [device, ...]: every device holds one row."""
         return NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
 
-    @property
+    @functools.cached_property
     def num_processes(self) -> int:
         """That the devices belong to."""
         return len({device.process_index for device in self.mesh.devices.flat})

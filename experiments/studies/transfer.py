@@ -3,7 +3,7 @@
 cnn-lab study transfer
 
 Run as --data=folder:cifar10 on CIFAR-10 (JPEG copy), which is harder than CIFAR-10 itself; 2 CPU
-cores (Zen 5): 126 trainings in about 75 minutes, those of the sources 20 of them. With 10, 30, 100,
+cores (Zen 5): 126 trainings in about 80 minutes, partly as two processes. With 10, 30, 100,
 300, 1,000 images a class and 3 seeds, unseen accuracy in %: from scratch 37, 47, 57, 61, 67; a new
 head 49, 55, 59, 60, 61; the last stage too 53, 60, 68, 71, 73; all 50, 61, 69, 75, 77; gradual 54,
 61, 70, 75, 76; logistic 49, 56, 61, 63, 63. From digits: head 30 to 38, all 37, 48, 59, 67, 70.

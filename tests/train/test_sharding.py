@@ -83,7 +83,6 @@ class Trained:
         self.state, history, _ = program(state, {}, layout.put_batches(feeds), *scalars, {})
         self.losses = np.asarray(history["loss"][0]) / np.asarray(history["loss"][1])
         self.text = program.as_text()
-        self.memory = program.memory_analysis()
 
 
 def exchanges(text: str) -> dict[str, int]:
