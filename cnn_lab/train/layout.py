@@ -114,7 +114,7 @@ class Layout:
         """Arrays [step, n, ...]: every device holds its share of each step's examples."""
         return NamedSharding(self.mesh, PartitionSpec(None, BATCH_AXES))
 
-    @functools.cached_property
+    @property
     def rows(self) -> NamedSharding:
         """Arrays [device, ...]: every device holds one row."""
         return NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
