@@ -23,7 +23,18 @@ from cnn_lab.train.step import make_train_step
 
 BATCH, STEPS, CLASSES = 16, 1, 10
 TASK = classification("cross_entropy")
-QUICK = {"vgg11_bn", "wide_resnet28_10"}  # to compile
+QUICK = ("vgg11_bn", "wide_resnet28_10")  # to compile
+SLOW = (
+    "densenet_cifar",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "mobilenet_v2",
+    "plain20",
+    "resnet18",
+    "resnet20",
+    "resnext50_32x4d",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,18 +49,6 @@ def as_it_is(resident, feed, key):
 @functools.cache
 def module_of(name: str):
     return MODELS[name].make(CLASSES, **SMALL[name][0])
-
-
-@functools.cache
-def normalised() -> list[str]:
-    """Models with batch normalisation that tell classes apart."""
-
-    def statistics(name: str) -> bool:
-        images = jnp.zeros((1, *SMALL[name][1]))
-        init = functools.partial(module_of(name).init, train=False)
-        return "batch_stats" in jax.eval_shape(init, jax.random.key(0), images)
-
-    return [name for name in SMALL if MODELS[name].outputs == "logits" and statistics(name)]
 
 
 def batch_of(image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
@@ -94,24 +93,30 @@ alone = functools.cache(lambda name: Trained(name, make_layout(1)))
 
 def assert_alike(found: Trained, wanted: Trained) -> None:
     """The same after a step, up to the order of sums; later ones take other sides of kinks."""
-    np.testing.assert_allclose(found.losses, wanted.losses, rtol=1e-6)
+    np.testing.assert_allclose(found.losses, wanted.losses, rtol=5e-6)
     leaves = trees.flatten(jax.device_get(wanted.state))
     assert (
         jax.random.key_data(found.state.key).tolist()
         == jax.random.key_data(wanted.state.key).tolist()
     )
     for path, leaf in trees.flatten(jax.device_get(found.state)).items():
-        if path != "key":
-            np.testing.assert_allclose(leaf, leaves[path], rtol=1e-4, atol=5e-5, err_msg=path)
+        if path != "key":  # gradients of scales which the next layer divides out are all rounding
+            margin = 1e-4 * np.abs(leaves[path]).max() + 2e-6
+            np.testing.assert_allclose(leaf, leaves[path], rtol=0, atol=margin, err_msg=path)
 
 
 def test_every_family_with_batch_normalisation_is_tried():
-    assert {"resnet20", "densenet_cifar", "mobilenet_v2", "vgg11_bn"} <= {*normalised()}
+    def normalised(name: str) -> bool:
+        images = jnp.zeros((1, *SMALL[name][1]))
+        init = functools.partial(module_of(name).init, train=False)
+        return "batch_stats" in jax.eval_shape(init, jax.random.key(0), images)
+
+    classifiers = [name for name in SMALL if MODELS[name].outputs == "logits"]
+    assert {*filter(normalised, classifiers)} == {*QUICK, *SLOW}
 
 
 @pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in normalised()],
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_shared_by_slices_and_in_parts_the_same_is_learned(name):
     assert_alike(Trained(name, make_layout(4, num_slices=2, shards_state=True)), alone(name))
