@@ -161,12 +161,15 @@ def smoke(config: ExperimentConfig) -> ExperimentConfig:
     return small
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Lists the fields that differ between two configs as dicts, runtime fields left out.
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, runtime: bool = False
+) -> dict[str, tuple[Any, Any]]:
+    """Lists the fields that differ between two configs as dicts.
 
     Args:
         old: `to_dict` of one config, possibly read back from JSON.
         new: `to_dict` of the other.
+        runtime: whether runtime fields count too.
 
     Returns:
         Dotted path -> (old value, new value).
@@ -178,7 +181,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
             hints = typing.get_type_hints(node_type) if node_type else {}
             for name in sorted({*a, *b}):
                 field = fields.get(name)
-                if field is None or not field.metadata.get("runtime"):
+                if runtime or field is None or not field.metadata.get("runtime"):
                     walk(a.get(name), b.get(name), node_in(hints.get(name)), f"{path}{name}.")
         elif _plain(a) != _plain(b):
             found[path[:-1]] = (a, b)

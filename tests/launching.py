@@ -39,12 +39,18 @@ def digests(workdir: Path) -> tuple[int, dict[str, str]]:
     return int(newest.name), record["digests"]
 
 
-def until(condition, seconds: float = 120.0) -> None:
+def checkpoint_in(workdir: Path) -> bool:
+    """Whether one is there."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
+
+
+def until(condition, seconds: float = 120.0, pause: float = 0.05) -> None:
     """Waits for something; fails the test if it does not come."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 def children(process: subprocess.Popen) -> list[int]:

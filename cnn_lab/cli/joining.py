@@ -1,7 +1,6 @@
 """Flags by which several processes train as one, and how such a process ends."""
 
 import hashlib
-import json
 import os
 import sys
 import traceback
@@ -12,6 +11,7 @@ from absl import flags
 
 from cnn_lab.cli import output
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config_rules import differences
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import to_dict
 
@@ -120,9 +120,13 @@ def check_alike(processes: "Processes", config: ExperimentConfig) -> None:
     same = "start all of them from the same installation"
     check_same(processes, "version of jax", jax.__version__, same)
     check_same(processes, "version of cnn_lab's code", _digest_of_code(), same)
-    text = json.dumps(to_dict(config), sort_keys=True)
-    remedy = "give all of them the same --config and overrides"
-    check_same(processes, "config", hashlib.sha256(text.encode()).hexdigest(), remedy)
+    configs = processes.all(to_dict(config))
+    for index, other in enumerate(configs):
+        for path, (wanted, found) in differences(configs[0], other, runtime=True).items():
+            raise ConfigError(
+                f"Process {index} has another config than process 0: config.{path} is {found!r} "
+                f"and {wanted!r}; give all of them the same --config and overrides."
+            )
 
 
 def claim_end() -> None:

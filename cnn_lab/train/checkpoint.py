@@ -148,7 +148,7 @@ class Checkpoints(CheckpointReader):
             CheckpointError: one belongs to another model or cannot be read, or all are damaged;
                 nothing was moved.
         """
-        steps = self.steps()
+        steps = self._processes.told(self.steps())
         damaged: dict[int, DamagedError] = {}
         for step in reversed(steps):
             try:
@@ -170,6 +170,21 @@ class Checkpoints(CheckpointReader):
                 f"{damaged[steps[-1]]}"
             )
         return None
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """As before, and what one process finds damaged is so for all of them."""
+        damage = None
+        try:
+            with super()._reading(step):
+                yield
+        except DamagedError as error:
+            damage = error
+        found = self._processes.all(None if damage is None else str(damage))
+        if damage is not None:
+            raise damage
+        if text := next(filter(None, found), None):
+            raise DamagedError(text)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

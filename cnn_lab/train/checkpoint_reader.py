@@ -147,10 +147,11 @@ class CheckpointReader:
                 partial_restore=True,
             )
             values = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        with self._reading(step):  # which leaves in parts may need the other processes for
             digests = trees.digests(values)
-        changed = [path for path in digests if record["digests"].get(path) != digests[path]]
-        if changed:
-            raise self._damaged(step, f"the bytes of {', '.join(changed[:3])} changed")
+            changed = [path for path in digests if record["digests"].get(path) != digests[path]]
+            if changed:
+                raise self._damaged(step, f"the bytes of {', '.join(changed[:3])} changed")
         return values
 
     def read_record(self, step: int) -> dict[str, Any]:
@@ -162,10 +163,10 @@ class CheckpointReader:
         with self._reading(step):
             arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
             record = self._manager.restore(step, args=arguments)["record"]
-        if not isinstance(record, dict) or record.get("sha256") != record_digest(record):
-            raise self._damaged(step, "its record changed")
-        if record["step"] != step:
-            raise self._damaged(step, f"its record is that of step {record['step']}")
+            if not isinstance(record, dict) or record.get("sha256") != record_digest(record):
+                raise self._damaged(step, "its record changed")
+            if record["step"] != step:
+                raise self._damaged(step, f"its record is that of step {record['step']}")
         return record
 
     @contextlib.contextmanager
@@ -177,6 +178,8 @@ class CheckpointReader:
                     if not (self.folder / str(step) / name).exists():
                         raise FileNotFoundError(f"{name} is missing")
                 yield
+        except DamagedError:
+            raise
         except Exception as error:
             if not (self.folder / str(step)).is_dir():
                 raise CheckpointError(

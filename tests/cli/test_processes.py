@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import ROOT, children, digests, environment, kill, launched, until
+from launching import ROOT, checkpoint_in, children, digests, environment, kill, launched, until
 
 LENET = "--config=experiments/digits/lenet5.py"
 EPOCHS = 6
@@ -72,11 +72,6 @@ def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undistur
     assert digests(workdir) == digests(undisturbed)
 
 
-def checkpoint_in(workdir: Path) -> bool:
-    folder = workdir / "checkpoints"
-    return folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())
-
-
 @pytest.mark.slow
 def test_when_the_first_one_is_killed_the_others_say_so(tmp_path, data_dir):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
@@ -104,14 +99,40 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(tmp_path, data_d
     assert "most recent call first" in (logs / "process0.log").read_text()
 
 
-def test_the_variables_of_a_slurm_step_are_enough(tmp_path, data_dir):
-    workdir, job = tmp_path / "run", {"SLURM_JOB_ID": str(free_port()), "SLURM_NTASKS": "2"}
-    job |= {"SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+def slurm(rank: int, port: int) -> dict[str, str]:
+    """Variables of a task of two (jax takes the port from the number of the job)."""
+    return {
+        "SLURM_JOB_ID": str(port),
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+    }
+
+
+def cloud_tpu(rank: int, port: int) -> dict[str, str]:
+    """Variables of a worker of two, as GKE sets them; and that there is a TPU at all."""
+    return {
+        "JAX_FORCE_TPU_INIT": "1",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost,localhost",
+        "TPU_WORKER_ID": str(rank),
+        "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+        "MEGASCALE_NUM_SLICES": "1",
+        "MEGASCALE_SLICE_ID": "0",
+        "JAX_COORDINATOR_PORT": str(port),
+    }
+
+
+@pytest.mark.parametrize("variables", [slurm, pytest.param(cloud_tpu, marks=pytest.mark.slow)])
+def test_the_variables_of_a_cluster_are_enough(tmp_path, data_dir, variables):
+    workdir, port = tmp_path / "run", free_port()
     command = train(f"--workdir={workdir}", "--cluster", "--config.train.num_epochs=2")
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "cnn_lab.cli.main", *command],
-            env={**environment(1), **job, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            env={**environment(1), **variables(rank, port)},
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -161,7 +182,10 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("mine", "text"),
     [
-        (("--config.optim.learning_rate=0.5",), "another config than process 0"),
+        (
+            ("--config.optim.learning_rate=0.5",),
+            "Process 1 has another config than process 0: config.optim.learning_rate is 0.5 and 0.",
+        ),
         (("--workdir=/tmp/elsewhere",), "is not the folder of process 0"),
     ],
     ids=["config", "workdir"],

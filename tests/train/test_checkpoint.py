@@ -18,6 +18,7 @@ from cnn_lab.core.shapes import Tree
 from cnn_lab.train.checkpoint import Checkpoints
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
 from cnn_lab.train.layout import make_layout
+from cnn_lab.train.processes import Processes
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.storable import sharded_shapes
 
@@ -130,6 +131,24 @@ def test_the_training_itself_sets_damage_aside(folder: Path):
         assert int(restored[0].step) == 2
         assert checkpoints.steps() == [1, 2]
     assert {path.name for path in (folder.parent / "damaged").iterdir()} == {"3", "3-2"}
+
+
+def test_what_another_process_finds_damaged_is_so_here(folder: Path):
+    class Pair(Processes):
+        """Of which the second one cannot read what this one can, the first time."""
+
+        count, reads = 2, 0
+
+        def all(self, value):
+            self.reads += value is None
+            text = "Checkpoint 3 in /elsewhere is damaged (half of it)."
+            return [value, text if value is None and self.reads == 1 else value]
+
+    with Checkpoints(folder, processes=Pair()) as checkpoints:
+        restored = checkpoints.restore_newest_good(target_of_step_0, folder.parent / "damaged")
+        assert restored is not None
+        assert int(restored[0].step) == 2
+    assert [path.name for path in (folder.parent / "damaged").iterdir()] == ["3"]
 
 
 class WithAverage(TrainState):
