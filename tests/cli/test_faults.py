@@ -53,7 +53,7 @@ class Round:
         self.workdir, self.random = workdir, random
         self.group = launched(*train(workdir), processes=2, logs=logs)
         log = logs / "process0.log"
-        until(lambda: log.exists() and "] Training" in f"] {log.read_text()}")
+        until(lambda: log.exists() and "Training lenet5" in log.read_text())
         self.ids = children(self.group)
 
     def wait(self) -> None:
@@ -117,7 +117,7 @@ def truncate(file: Path, random: np.random.Generator) -> None:
 def harmed(workdir: Path, harm: Callable, random: np.random.Generator) -> int | None:
     """Step of the newest checkpoint, after damage to it; None where there is no other one."""
     folder = workdir / "checkpoints"
-    steps = sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+    steps = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
     if len(steps) < 2:
         return None
     files = [p for p in (folder / str(steps[-1])).glob("state/**/d/*") if p.stat().st_size]

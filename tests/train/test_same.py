@@ -1,0 +1,59 @@
+"""Processes that would not do the same are refused, with what they differ in."""
+
+import dataclasses
+
+import pytest
+
+from cnn_lab.cli.joining import check_alike
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.train.processes import ALONE, Processes, check_same, check_same_data
+
+
+class Two(Processes):
+    """Of which the other one gives what `other` makes of this one's value."""
+
+    count = 2
+
+    def __init__(self, other):
+        self._other = other
+
+    def all(self, value):
+        return [value, self._other(value)]
+
+
+def test_one_alone_and_those_that_agree_go_on():
+    for processes in (ALONE, Two(lambda value: value)):
+        check_same_data(processes, "abc")
+        check_alike(processes, ExperimentConfig())
+
+
+def test_other_data_are_named():
+    with pytest.raises(ConfigError, match=r"Process 1 has another fingerprint of its data than"):
+        check_same_data(Two(lambda value: value[::-1]), "0123456789abcdef0123")
+    text = r"^Process 1 has another colour than process 0 \(blue and red\); paint it\.$"
+    with pytest.raises(ConfigError, match=text):
+        check_same(Two(lambda _: "blue"), "colour", "red", "paint it")
+
+
+@pytest.mark.parametrize("field", ["seed", "mesh"])
+def test_the_field_that_differs_is_named_runtime_ones_too(field):
+    def other(value):
+        if not isinstance(value, dict):
+            return value
+        return {**value, field: 7 if field == "seed" else {**value["mesh"], "num_devices": 7}}
+
+    where = {"seed": "seed is 7 and 0", "mesh": "mesh.num_devices is 7 and None"}[field]
+    text = f"Process 1 has another config than process 0: config.{where}; give all of them the same"
+    with pytest.raises(ConfigError, match=text):
+        check_alike(Two(other), dataclasses.replace(ExperimentConfig(), seed=0))
+
+
+def test_another_code_or_jax_is_named():
+    def other(value):
+        return "0" * 64 if isinstance(value, str) and len(value) == 64 else value
+
+    with pytest.raises(ConfigError, match="another version of cnn_lab's code than process 0"):
+        check_alike(Two(other), ExperimentConfig())
+    with pytest.raises(ConfigError, match="another version of jax than process 0"):
+        check_alike(Two(lambda _: "0.1"), ExperimentConfig())
