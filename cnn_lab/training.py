@@ -122,6 +122,7 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
         shapes = layout.placed(variables)
         compile_seconds += evaluator.compile(shapes).compile_seconds
     num_parameters = trees.count(variables["params"])
+    processes.wait()  # so that a signal to all finds all either before the training or in it
     extent = f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"
     if experiment.fits:
         extent = f"fitted at {counted(plan.num_epochs, 'strength')} of the penalty"

@@ -101,7 +101,10 @@ AVERAGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", AVERAGES)
+RARE = {kind: pytest.param(kind, marks=pytest.mark.slow) for kind in ("swa", "schedule free")}
+
+
+@pytest.mark.parametrize("kind", [RARE.get(kind, kind) for kind in AVERAGES])
 def test_stages_are_thawed_one_after_the_other(source, kind, whole):
     _, folder, said = whole(kind)
     numbers = [line.split()[3] for line in said if line.startswith("From step ")]
@@ -113,7 +116,14 @@ def test_stages_are_thawed_one_after_the_other(source, kind, whole):
 
 @pytest.mark.parametrize(  # a phase is an epoch, of two steps
     ("kind", "step"),
-    [("none", 1), ("none", 2), ("none", 7), ("ema", 3), ("swa", 4), ("schedule free", 5)],
+    [
+        ("none", 1),
+        ("none", 2),
+        ("none", 7),
+        ("ema", 3),
+        pytest.param("swa", 4, marks=pytest.mark.slow),
+        pytest.param("schedule free", 5, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_cut_in_any_phase_goes_on_bit_for_bit(source, kind, step, tmp_path, whole):
     experiment, expected, _ = whole(kind)

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,12 @@ class Checkpoints(CheckpointReader):
         self._policy = _KeepNewestAndBest(keep_latest)
 
     def _options(self) -> ocp.CheckpointManagerOptions:
-        return ocp.CheckpointManagerOptions(preservation_policy=self._policy)
+        together = None
+        if self._processes.count > 1:
+            together = ocp.options.AsyncOptions(barrier_sync_fn=_unless_failed())
+        return ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy, async_options=together
+        )
 
     def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
         """Starts saving; returns once the values are copied, before they are on disk.
@@ -200,6 +206,22 @@ class Checkpoints(CheckpointReader):
                 f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "
                 f"before is intact; {remedy}, then run the command again."
             ) from error
+
+
+def _unless_failed() -> Callable[..., None]:
+    """Orbax's barrier, at which a process does not wait whose own save has just failed.
+
+    The others never come there. It is to tell its error at once, which ends them all; otherwise it
+    would be told after the 20 minutes that orbax waits.
+    """
+    wait = ocp.multihost.get_barrier_sync_fn()
+
+    def meet(*, key: str, timeout_ms: int) -> None:
+        if (error := sys.exc_info()[1]) is not None:  # orbax calls this while it tidies up after it
+            raise error
+        wait(key=key, timeout_ms=timeout_ms)
+
+    return meet
 
 
 def _sealed(record: dict[str, Any]) -> dict[str, Any]:

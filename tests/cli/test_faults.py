@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from launching import ROOT, checkpoint_in, children, digests, environment, kill, launched, until
 
-EPOCHS, ROUNDS = 60, 20
+EPOCHS, ROUNDS = 200, 20
 MOST_SECONDS = 60.0  # until the other process has ended too
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ class Round:
         self.ids = children(self.group)
 
     def wait(self) -> None:
-        time.sleep(self.random.uniform(0, 3))
+        time.sleep(self.random.uniform(0, 5))
 
     def wait_for_a_save(self) -> None:
         """Until a checkpoint is being written."""
@@ -90,11 +90,13 @@ def kill_both(it: Round) -> None:
 
 
 def kill_first_in_a_save(it: Round) -> None:
+    it.wait()
     it.wait_for_a_save()
     kill(it.ids[0])
 
 
 def kill_second_in_a_save(it: Round) -> None:
+    it.wait()
     it.wait_for_a_save()
     kill(it.ids[1])
 
@@ -126,7 +128,6 @@ def harmed(workdir: Path, harm: Callable, random: np.random.Generator) -> int | 
 
 
 FAULTS = [kill_first, kill_second, kill_both, kill_first_in_a_save, kill_second_in_a_save, preempt]
-STATUS = {preempt: 0}
 
 
 def test_whatever_happens_at_random_it_ends_with_the_same_bits(undisturbed, tmp_path):
@@ -141,7 +142,8 @@ def test_whatever_happens_at_random_it_ends_with_the_same_bits(undisturbed, tmp_
         happened = time.monotonic()
         status, output = it.end()
         seconds = time.monotonic() - happened
-        assert status == STATUS.get(fault, 137), output
+        # 130 where the signal came before the training had begun.
+        assert status in ((0, 130) if fault is preempt else (137,)), output
         assert "Traceback" not in output
         if fault not in (kill_both, preempt):
             assert output.count(" error: ") == 1, output
@@ -183,7 +185,10 @@ def test_it_goes_on_with_other_numbers_of_processes_and_devices(tmp_path, data_d
     output, _ = last.communicate(timeout=120)
     assert last.returncode == 0, output
     assert "Resuming" in output
-    found, expected = ([json.loads(row + "}") for row in rows(w)] for w in (workdir, wanted))
+    found, expected = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (workdir, wanted)
+    )
     assert [row["step"] for row in found] == [row["step"] for row in expected]
     for row, other in zip(found, expected, strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=0.02), row["step"]

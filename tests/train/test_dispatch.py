@@ -75,7 +75,10 @@ class Training:
 training = functools.cache(Training)  # compiling costs more than running
 
 
-@pytest.mark.parametrize(("name", "num_devices"), [("lenet5", 2), ("mlp", 2), ("mlp", 4)])
+@pytest.mark.parametrize(
+    ("name", "num_devices"),
+    [("mlp", 2), ("mlp", 4), pytest.param("lenet5", 2, marks=pytest.mark.slow)],
+)
 def test_the_number_of_devices_does_not_change_what_is_learned(name, num_devices):
     alone, several = training(name, 1), training(name, num_devices)
     start = trees.flatten(jax.device_get(alone.state().params))

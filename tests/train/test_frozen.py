@@ -60,7 +60,9 @@ def after_steps(model, side: int, trainable, num_steps: int = 2):
     return before, state
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in FAMILIES]
+)
 def test_frozen_leaves_are_the_same_bits_after_steps(name):
     side, options = FAMILIES[name]
     model = MODELS[name].make(3, **options)
