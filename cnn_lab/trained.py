@@ -13,6 +13,7 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.network import Network, network_from_about
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
+from cnn_lab.train.layout import make_layout
 from cnn_lab.train.workdir import CHECKPOINTS, missing_checkpoints, read_config
 
 Found = TypeVar("Found")
@@ -46,7 +47,8 @@ def open_trained(
     Args:
         workdir: the run's folder.
         which: `best` (the newest where nothing was validated), `latest` or a step.
-        sharding: where the variables go; the first device by default.
+        sharding: where the variables go; by default the first device, or, where several processes
+            call this together, all devices.
         named: what the user calls `which`.
 
     Raises:
@@ -57,7 +59,10 @@ def open_trained(
     with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
         if not checkpoints.steps():
             raise missing_checkpoints(workdir)
-        place = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        if jax.process_count() > 1:
+            everywhere = make_layout(jax.device_count()).everywhere
+        place = sharding or everywhere
         return _open(config, checkpoints, which, place, named)
 
 

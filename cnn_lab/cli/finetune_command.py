@@ -16,6 +16,7 @@ Examples:
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -90,15 +91,14 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training
 
-    config = _completed(invocation, recipe)
+    tell = say if processes.leads else lambda _: None
+    config = _completed(invocation, recipe, tell)
     joining.check_alike(processes, config)
     if values.dry_run:
         say(dry_run(config))
         return 0
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
-    result = run_training(
-        config, workdir, say if processes.leads else lambda _: None, processes=processes
-    )
+    result = run_training(config, workdir, tell, processes=processes)
     if not processes.leads:
         return 0
     if result.status == "interrupted":
@@ -125,7 +125,9 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
     return config
 
 
-def _completed(invocation: Invocation, recipe: ExperimentConfig) -> ExperimentConfig:
+def _completed(
+    invocation: Invocation, recipe: ExperimentConfig, tell: Callable[[str], None]
+) -> ExperimentConfig:
     """The recipe with what follows from the source, its model first, and from the data."""
     from cnn_lab.beginning import adopt, place_of_source
     from cnn_lab.train.workdir import read_config
@@ -136,12 +138,12 @@ def _completed(invocation: Invocation, recipe: ExperimentConfig) -> ExperimentCo
     config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
     _override(config, invocation)
     if invocation.flags.config and recipe.model not in (model, ExperimentConfig().model):
-        say(f"The model is the source's, {model.name}, and not that of the recipe.")
+        tell(f"The model is the source's, {model.name}, and not that of the recipe.")
     config = adopt(config)
     if not invocation.flags.config:
         assert config.transfer is not None
         check_transfer(config.transfer)  # a typo is told before the data are opened
-        _usual_recipe(config)
+        _usual_recipe(config, tell)
     _override(config, invocation)
     return freeze(config)
 
@@ -161,7 +163,7 @@ def _override(config: ExperimentConfig, invocation: Invocation) -> None:
         override(config, path, text)
 
 
-def _usual_recipe(config: ExperimentConfig) -> None:
+def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None:
     """What suits so many images."""
     from cnn_lab.data.catalog import open_dataset
     from cnn_lab.data.examples import choose_examples
@@ -169,7 +171,7 @@ def _usual_recipe(config: ExperimentConfig) -> None:
 
     data = config.data
     assert config.transfer is not None
-    dataset = open_dataset(data.name, data.data_dir, progress=say)
+    dataset = open_dataset(data.name, data.data_dir, progress=tell)
     num_train = len(choose_examples(dataset, data)[0])
     strategy = config.transfer.strategy
     chosen = choose(num_train)[0] if strategy == "auto" else strategy
@@ -184,7 +186,7 @@ def _usual_recipe(config: ExperimentConfig) -> None:
     config.optim = OptimConfig(name="adamw", learning_rate=rate, schedule=schedule)
     batch_size = max(1, min(LARGEST_BATCH, num_train // FEWEST_STEPS))
     config.train = TrainConfig(num_epochs=num_epochs, batch_size=batch_size)
-    say(
+    tell(
         f"Recipe: {config.optim.name} at a rate of {rate:g}, cosine, {num_epochs} epochs, batches "
         f"of {batch_size}, augmentation {data.augment.strength}, unless fields of the config say "
         "otherwise."
