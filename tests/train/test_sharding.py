@@ -132,15 +132,20 @@ def test_whole_on_every_device_the_same_is_learned_with_one_exchange_of_gradient
     assert exchanges(several.text) == {"all-reduce": 4 * layers + 1}
 
 
-def test_in_parts_each_device_holds_its_share():
+def test_in_parts_each_device_holds_its_share_and_gathers_kernels_to_use_them(monkeypatch):
+    monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 4096)  # as it is
     whole, parts = (Trained("vgg11_bn", make_layout(4, shards_state=s)) for s in (False, True))
-    assert parts.bytes_before < 0.3 * whole.bytes_before
+    assert parts.bytes_before < 0.35 * whole.bytes_before
     held = {path: leaf for path, leaf in trees.flatten(parts.state).items() if path != "key"}
     for path, leaf in held.items():
-        share = 4 if leaf.size >= 16 and any(n % 4 == 0 for n in leaf.shape) else 1
+        share = 4 if leaf.size >= 4096 else 1
         assert leaf.addressable_shards[0].data.size == leaf.size // share, path
-    assert exchanges(parts.text)["all-gather"] > 0
-    assert "all-gather" not in exchanges(whole.text)
+    kernels = sum(leaf.size >= 4096 for leaf in jax.tree.leaves(parts.state.params))
+    found, before = exchanges(parts.text), exchanges(whole.text)
+    assert kernels == 6
+    assert kernels <= found.pop("all-gather") <= 2 * kernels  # forward, and once more backward
+    assert found.keys() == before.keys() == {"all-reduce"}
+    assert found["all-reduce"] - before["all-reduce"] in (0, 1)
 
 
 def test_statistics_of_each_device_need_one_exchange_and_are_those_of_its_share():
