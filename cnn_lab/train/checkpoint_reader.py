@@ -8,12 +8,16 @@ checked first; what it says of the leaves then tells another model from damage.
 import contextlib
 import errno
 import functools
+import gc
 import hashlib
+import inspect
 import json
 import logging as std_logging
 import os
 import re
+import sys
 import textwrap
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -245,16 +249,30 @@ def _unreadable(what: str, error: Exception) -> CheckpointError:
 def orbax_quiet() -> Iterator[None]:
     """Orbax logs pages for every save and every failure; errors reach the caller anyway.
 
+    Where one of many reads fails, those beside it are dropped half-way, and complain one by one.
+
     Raises:
         OSError: too few files can still be opened.
     """
+
+    def complain(found: Any) -> None:
+        if not inspect.iscoroutine(found.object):
+            complain_before(found)
+
     with contextlib.ExitStack() as spare:
         for _ in range(SPARE_DESCRIPTORS):
             spare.callback(os.close, os.open(os.devnull, os.O_RDONLY))
     logger = logging.get_absl_logger()
-    level = logger.level
+    level, complain_before = logger.level, sys.unraisablehook
     logger.setLevel(std_logging.CRITICAL)
+    sys.unraisablehook = complain
     try:
         yield
+    except Exception as error:
+        for found in _chain(error):
+            traceback.clear_frames(found.__traceback__)  # which hold reads
+        gc.collect()
+        raise
     finally:
         logger.setLevel(level)
+        sys.unraisablehook = complain_before

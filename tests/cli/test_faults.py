@@ -122,8 +122,9 @@ def harmed(workdir: Path, harm: Callable, random: np.random.Generator) -> int | 
     steps = sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
     if len(steps) < 2:
         return None
-    files = [p for p in (folder / str(steps[-1])).glob("state/**/d/*") if p.stat().st_size]
-    harm(files[random.integers(len(files))], random)
+    files = list((folder / str(steps[-1])).glob("state/**/d/*"))
+    sizes = np.array([file.stat().st_size for file in files])
+    harm(files[random.choice(len(files), p=sizes / sizes.sum())], random)
     return steps[-1]
 
 
@@ -149,7 +150,7 @@ def test_whatever_happens_at_random_it_ends_with_the_same_bits(undisturbed, tmp_
             assert output.count(" error: ") == 1, output
             assert "is gone (killed, or cut off); what was saved before is intact" in output
         resumed = output.partition("from step ")[2].partition(".")[0] or "0"
-        if damaged is not None and resumed != str(damaged):  # else those bytes belong to no value
+        if damaged is not None and resumed != str(damaged):  # else those bytes were of no value
             assert f"Checkpoint {damaged} in " in output, output
             assert "It was moved to" in output
             assert int(resumed) < damaged

@@ -1,10 +1,12 @@
 """Checkpoints, and a reader of them that leaves a live training alone."""
 
+import asyncio
 import dataclasses
 import errno
 import json
 import resource
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -16,7 +18,7 @@ from strict import leftovers
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train.checkpoint import Checkpoints
-from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
+from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError, orbax_quiet
 from cnn_lab.train.layout import make_layout
 from cnn_lab.train.processes import Processes
 from cnn_lab.train.state import TrainState
@@ -283,6 +285,33 @@ def test_every_kind_of_damage_is_noticed(folder: Path, how: str):
         checkpoints.save(state_of(3), {"note": 3}, best_step=None)
         checkpoints.wait()
         assert checkpoints.restore(3, target_of(state_of(0)))[1]["note"] == 3
+
+
+def test_reads_that_are_dropped_half_way_say_nothing_and_other_mistakes_still_do(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: told.append(str(found.exc_value)))
+
+    class Unlucky:
+        def __del__(self):
+            raise ValueError("of something else")
+
+    async def read():
+        try:
+            await asyncio.sleep(0)
+        except BaseException:
+            raise ValueError("of a read") from None
+
+    def fail():
+        reading = read()
+        reading.send(None)
+        raise FileNotFoundError(str(reading))
+
+    with pytest.raises(FileNotFoundError), orbax_quiet():
+        fail()
+    assert not told
+    with orbax_quiet():
+        Unlucky()
+    assert told == ["of something else"]
 
 
 @leftovers
