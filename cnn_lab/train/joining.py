@@ -11,6 +11,7 @@ import os
 import secrets
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -229,7 +230,8 @@ def _linked(processes: Processes) -> dict[int, socket.socket]:
             server = stack.enter_context(socket.create_server(("", 0), backlog=processes.count))
             place = [_own_address(), server.getsockname()[1]]
         told = json.dumps([token, place]).ljust(512).encode()
-        told = multihost_utils.broadcast_one_to_all(np.frombuffer(told, np.uint8))
+        with _stdout_dropped():  # where Gloo, by which CPUs talk, greets
+            told = multihost_utils.broadcast_one_to_all(np.frombuffer(told, np.uint8))
         token, place = json.loads(np.asarray(told, np.uint8).tobytes())
         if server is None:
             link = socket.create_connection(tuple(place), timeout=30)
@@ -247,6 +249,20 @@ def _linked(processes: Processes) -> dict[int, socket.socket]:
                     link.settimeout(None)
                     links[int(index)] = link
         return links
+
+
+@contextlib.contextmanager
+def _stdout_dropped() -> Iterator[None]:
+    """Nothing reaches standard output inside a `with`, from other languages' code either."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _own_address() -> str:
