@@ -62,7 +62,7 @@ def plan_features(
         _check_fit(model, subsets, augmentation, variables)
     features, why_not = None, ""
     if experiment.layout.num_processes > 1:
-        why_not = "several processes train, of which each sees a part of the images."
+        why_not = "several processes train, each on a part of the images; features are for one."
     elif not isinstance(model, Classifier) or model.auxiliary:
         why_not = "not only the head reads its maps."
     elif alters and not num_passes:

@@ -10,7 +10,7 @@ import jax
 
 from cnn_lab.compiled import CompiledPhase
 from cnn_lab.core import trees
-from cnn_lab.core.errors import CnnLabError
+from cnn_lab.core.errors import CnnLabError, ConfigError
 from cnn_lab.core.numbers import counted
 from cnn_lab.core.typed import to_dict
 from cnn_lab.experiment import Experiment
@@ -92,7 +92,12 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
     """
     processes, folder, say = around.processes, around.folder, around.say
     signals, config = around.signals, experiment.config
-    layout, started = experiment.layout, environment()
+    layout, started, traced = experiment.layout, environment(), around.profile_steps
+    if traced is not None and traced[0] >= experiment.plan.total_steps:
+        raise ConfigError(
+            f"--profile_steps begins after step {traced[0]}, but the run has only "
+            f"{experiment.plan.total_steps}; give earlier ones."
+        )
     checkpoints = Checkpoints(
         folder.path / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest, processes=processes
     )
@@ -129,7 +134,7 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
     say(
         f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
         f"{config.data.name}: {counted(len(pipeline.order.indices), 'image')}, {extent}, "
-        f"{pipeline.name}, on {devices_in_words(layout.num_devices)}; compiled in "
+        f"{pipeline_in_words(experiment)}, on {devices_in_words(layout.num_devices)}; compiled in "
         f"{compile_seconds:.1f} s."
     )
     signals.begin()
@@ -153,8 +158,8 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
                 forget_validation(folder.path / METRICS_FILE, first_step)
             sinks += open_sinks(config, folder, first_step)
             display = make_display(plan.total_steps, first_step, say)
-            if around.profile_steps is not None:
-                profile = Profile(*around.profile_steps, folder.path, display.say)
+            if traced is not None:
+                profile = Profile(*traced, folder.path, display.say)
                 stack.callback(profile.close)
         for sink in sinks:
             stack.callback(sink.close)
@@ -183,7 +188,7 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
                 plan=dataclasses.replace(
                     plan,
                     end_step=compiled.phase.end_step,
-                    watched_at=around.profile_steps or (),
+                    watched_at=traced or (),
                 ),
                 feeder=compiled.feeder,
                 program=compiled.program,
@@ -227,6 +232,12 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
             display.say(f"The best strength of the penalty is C={strength:g}.")
         session.end(outcome.status, dataclasses.asdict(outcome.progress))
     return Result(outcome.status, outcome.progress, ran=True)
+
+
+def pipeline_in_words(experiment: Experiment) -> str:
+    """By what a training is fed."""
+    parts = ", a part on each device" if experiment.config.data.pipeline == "sharded" else ""
+    return f"{experiment.train_pipeline.name}{parts}"
 
 
 def _restore(

@@ -1,7 +1,7 @@
 """Starts several processes on this machine that train as one, and ends them together.
 
 Examples:
-  python launch/local.py --processes=2 -- train --config=experiments/digits/lenet5.py
+  python launch/local.py --processes=2 --cpu_devices=1 -- train --config=FILE.py
   python launch/local.py --processes=4 --gpus=1 --max_restarts=3 -- train --config=FILE.py
 
 What follows `--` is a cnn-lab command; the flags that join the processes are added to it. Every
@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+COMMANDS = ("train", "finetune")
 USAGE_STATUS = 2
 LOST_STATUS = 75  # of a process that ended because another one was gone
 GRACE_SECONDS = 20.0  # for the others to end by themselves when one has failed
@@ -33,10 +34,12 @@ POLL_SECONDS = 0.1
 def main() -> int:
     """Starts, watches and restarts; returns the exit status."""
     arguments = parse()
-    stop = Stop()
+    stop, status = Stop(), 0
     for attempt in range(arguments.max_restarts + 1):
         group = Group(arguments, attempt)
-        with group, stop.sent_to(group):
+        with stop.sent_to(group), group:
+            if stop.asked:  # before they were there
+                group.send(signal.SIGTERM)
             status = group.wait()
         done = status in (0, USAGE_STATUS) or stop.asked
         if done or attempt == arguments.max_restarts:
@@ -65,6 +68,13 @@ def parse() -> argparse.Namespace:
         value = getattr(found, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1; found {value}")
+    if found.command[0] not in COMMANDS:
+        parser.error(
+            f"only {' and '.join(COMMANDS)} run in several processes, without cnn-lab before "
+            f"them; found {found.command[0]!r}"
+        )
+    if found.logs.exists() and not found.logs.is_dir():
+        parser.error(f"--logs={found.logs} is a file; give a folder")
     if found.max_restarts < 0:
         parser.error(f"--max_restarts must be at least 0; found {found.max_restarts}")
     return found
@@ -148,7 +158,12 @@ class Group:
             return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(arguments.cpu_devices)}
         if arguments.gpus:
             chosen = range(index * arguments.gpus, (index + 1) * arguments.gpus)
-            return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, chosen))}
+            given = os.environ.get("CUDA_VISIBLE_DEVICES")
+            names = given.split(",") if given else [str(number) for number in range(chosen.stop)]
+            return {
+                "CUDA_VISIBLE_DEVICES": ",".join(names[chosen.start : chosen.stop]),
+                "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cuda"),  # never the CPU instead
+            }
         return {}
 
     def _show(self, index: int, process: subprocess.Popen[bytes]) -> None:

@@ -1,6 +1,7 @@
 """What a training would be, in words."""
 
 import dataclasses
+import math
 import os
 import shutil
 import tempfile
@@ -75,7 +76,7 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"data        {config.data.name}: {len(pipeline.order.indices):,} training and "
         f"{counted(num_validation, 'validation image')}",
         *learning(config),
-        f"pipeline    {pipeline.name}, {trees.num_bytes(pipeline.resident) / MIB:,.1f} MiB of data "
+        f"pipeline    {pipeline.name}, {_lying_bytes(pipeline.resident) / MIB:,.1f} MiB of data "
         "on every device",
         f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
         f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
@@ -123,6 +124,15 @@ def learning(config: ExperimentConfig) -> list[str]:
 def _named(name: str, options: Mapping[str, Any]) -> str:
     values = ", ".join(f"{key}={flag_text(value)}" for key, value in options.items())
     return f"{name} ({values})".strip() if values else name
+
+
+def _lying_bytes(resident: Tree) -> int:
+    """That a split, or a part of one, takes on each device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape)
+        * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(resident)
+    )
 
 
 def _exchanged(program: Program) -> str:

@@ -93,7 +93,7 @@ def main(invocation: Invocation) -> int:
 
     tell = say if processes.leads else lambda _: None
     config = _completed(invocation, recipe, tell)
-    joining.check_alike(processes, config)
+    joining.check_alike(processes, config, {"num_processes": values.num_processes})
     if values.dry_run:
         say(dry_run(config))
         return 0

@@ -4,8 +4,9 @@ import hashlib
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from cnn_lab.train.joining import JoinedProcesses
     from cnn_lab.train.processes import Processes
 
-BUG_STATUS = 1
+BUG_STATUS, LOST_STATUS = 1, 75  # the second: others are gone, and the same command may do later
 _joined: list["JoinedProcesses"] = []  # the processes this one has joined, if any
 
 
@@ -52,6 +53,8 @@ def check(values: flags.FlagValues) -> int:
     Raises:
         ConfigError: flags that do not go together.
     """
+    if values.join_seconds < 1:
+        raise ConfigError(f"--join_seconds must be at least 1; found {values.join_seconds}.")
     coordinator, count, index = values.coordinator, values.num_processes, values.process_id
     given = {"coordinator": coordinator, "num_processes": count, "process_id": index}
     missing = [name for name, value in given.items() if value is None]
@@ -79,8 +82,6 @@ def check(values: flags.FlagValues) -> int:
         raise ConfigError(
             f"--coordinator must be HOST:PORT, such as node1:8476; found {coordinator!r}."
         )
-    if values.join_seconds < 1:
-        raise ConfigError(f"--join_seconds must be at least 1; found {values.join_seconds}.")
     return count
 
 
@@ -105,20 +106,29 @@ def join(values: flags.FlagValues) -> "Processes":
     return joined
 
 
-def check_alike(processes: "Processes", config: ExperimentConfig) -> None:
+def check_alike(
+    processes: "Processes", config: ExperimentConfig, flags: Mapping[str, Any] | None = None
+) -> None:
     """Refuses processes of which one would do something else.
 
+    Args:
+        processes: all of them call this.
+        config: of this one.
+        flags: of this one, as far as all must have the same; JSON.
+
     Raises:
-        ConfigError: they differ in config, code or versions.
+        ConfigError: they differ in config, flags, code or versions.
     """
     if processes.count == 1:
         return
-    import jax
-
     from cnn_lab.train.processes import check_same
+    from cnn_lab.train.session import versions
 
+    for name, value in (flags or {}).items():
+        check_same(processes, f"--{name}", value, "give all of them the same one")
     same = "start all of them from the same installation"
-    check_same(processes, "version of jax", jax.__version__, same)
+    for name, version in versions().items():
+        check_same(processes, f"version of {name}", version, same)
     check_same(processes, "version of cnn_lab's code", _digest_of_code(), same)
     configs = processes.all(to_dict(config))
     for index, other in enumerate(configs):

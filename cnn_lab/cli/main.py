@@ -15,7 +15,7 @@ from types import ModuleType
 from absl import flags
 
 from cnn_lab.cli import interrupts, joining, output
-from cnn_lab.core.errors import CnnLabError, ConfigError, RefusedError, suggest
+from cnn_lab.core.errors import CnnLabError, ConfigError, LostError, RefusedError, suggest
 from cnn_lab.core.refusals import refusal
 
 USAGE_STATUS = 2
@@ -83,8 +83,9 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
     except CnnLabError as error:
         joining.claim_end()
         output.complain(f"error: {error}\n")
-        joining.fail(str(error), USAGE_STATUS)
-        return USAGE_STATUS, isinstance(error, RefusedError)
+        status = joining.LOST_STATUS if isinstance(error, LostError) else USAGE_STATUS
+        joining.fail(str(error), status)
+        return status, isinstance(error, RefusedError)
     except KeyboardInterrupt:
         joining.claim_end()
         output.complain("\ninterrupted; what was saved before is intact.\n")

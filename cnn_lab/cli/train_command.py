@@ -91,6 +91,11 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"train takes flags only; found {found!r}: {hint}")
     config = freeze(load_config(reference, invocation.overrides))
     require_data(config, reference)
+    if not 0 <= invocation.flags.interrupted_status < 256:
+        raise ConfigError(
+            "--interrupted_status must be 0 to 255, as all exit statuses; found "
+            f"{invocation.flags.interrupted_status}."
+        )
     num_seeds = invocation.flags.seeds
     if num_seeds is not None and num_seeds < 2:
         raise ConfigError(
@@ -100,12 +105,16 @@ def main(invocation: Invocation) -> int:
     count = joining.check(invocation.flags)
     profiled = invocation.flags.profile_steps
     profile_steps = None if profiled is None else parse_steps(profiled)
+    if profiled and (num_seeds is not None or invocation.flags.dry_run):
+        which = "--dry_run" if invocation.flags.dry_run else "--seeds"
+        raise ConfigError(f"--profile_steps traces one training; leave it out, or {which}.")
     if count != 1 and (num_seeds is not None or invocation.flags.dry_run):
         which = "--dry_run" if invocation.flags.dry_run else "--seeds"
         raise ConfigError(f"{which} is for one process; leave it out, or the flags of several.")
     runtime.start(joining.local_devices(config.mesh.num_devices, count))
     processes = joining.join(invocation.flags)
-    joining.check_alike(processes, config)
+    together = {"num_processes": invocation.flags.num_processes, "profile_steps": profiled}
+    joining.check_alike(processes, config, together)
     from cnn_lab.beginning import adopt
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training

@@ -2,8 +2,8 @@
 
 Every mistake of the user's (a name, a file, a flag, a shape) is raised as a subclass of
 `CnnLabError`, whose text is one sentence saying what was found, what was expected and what to
-do. The command line prints that sentence and exits with status 2; anything else is a bug and
-keeps its traceback.
+do. The command line prints that sentence and exits with status 2 (75 for what may pass); anything
+else is a bug and keeps its traceback.
 """
 
 import difflib
@@ -35,6 +35,10 @@ class WorkdirError(CnnLabError):
 
 class TrainingError(CnnLabError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
+
+
+class LostError(CnnLabError):
+    """Other processes of a training that cannot be reached; the same command may do later."""
 
 
 class DivergedError(TrainingError):

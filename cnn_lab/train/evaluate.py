@@ -37,6 +37,9 @@ class EvaluationInterrupted(Exception):  # noqa: N818 - no error
     """Someone asked to stop before every example was seen."""
 
 
+STEPS_TOGETHER = 16  # of a call, where several processes evaluate
+
+
 class Evaluator:
     """Evaluates variables on one split; compiles on first use.
 
@@ -94,7 +97,10 @@ class Evaluator:
         while first < self._num_steps:
             if interrupted():
                 raise EvaluationInterrupted
-            num_steps = min(self._pace.num_steps, self._num_steps - first)
+            # Each of several processes has a clock of its own, and all must make the same calls.
+            alone = self._layout.num_processes == 1
+            most = self._pace.num_steps if alone else min(STEPS_TOGETHER, feeder.max_steps)
+            num_steps = min(most, self._num_steps - first)
             feeds = self._layout.put_batches(feeder.feed(first, num_steps))
             number = self._layout.put_everywhere(np.int32(num_steps))
             start = time.perf_counter()

@@ -1,33 +1,38 @@
 """Joining other processes, and hearing at once when one of them is gone.
 
 JAX's runtime notices a process that died only after its heartbeats fail, and then aborts without a
-word. So the processes also hold a line to the first one, over which each hears that another is
-gone, and why.
+word. So the processes also hold lines to the first one, over which each hears that another is gone,
+and why (`lines`).
 """
 
 import contextlib
 import json
 import os
-import secrets
-import selectors
+import select
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cnn_lab.core.errors import CnnLabError, ConfigError
+from cnn_lab.core.errors import ConfigError, LostError
+from cnn_lab.train.lines import SILENT_SECONDS, Lines, linked
 from cnn_lab.train.processes import LOST_STATUS, Processes
 
-HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 45, 60
-MOST_BYTES = 4096  # of a message
+# JAX's own bounds: beyond those of the lines, which have a sentence for it.
+HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 120, 60
 VERDICT_SECONDS = 3.0
 TIDY_SECONDS = 1.5
+LINGER_SECONDS = TIDY_SECONDS + 3
+INTERRUPTED_STATUS = 130
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class JoinedProcesses(Processes):
@@ -35,15 +40,18 @@ class JoinedProcesses(Processes):
 
     Args:
         complain: writes a line for the user.
+        coordinator: HOST:PORT of JAX's runtime, if known.
     """
 
-    def __init__(self, complain: Callable[[str], None]):
+    def __init__(self, complain: Callable[[str], None], coordinator: str | None = None):
         self.index, self.count = jax.process_index(), jax.process_count()
         self._complain = complain
         self._ending = threading.Lock()
         self._left = False
-        self._links = _linked(self)
-        threading.Thread(target=self._listen, daemon=True, name="other processes").start()
+        with _stdout_dropped():  # where Gloo, by which CPUs talk, greets
+            links = linked(self, coordinator)
+        self._lines = Lines(links, self._end)
+        self._lines.listen()
 
     def all(self, value: Any) -> list[Any]:
         """What every process gave, in their order."""
@@ -60,7 +68,13 @@ class JoinedProcesses(Processes):
             text: why.
             status: of this process.
         """
-        self._tell({"index": self.index, "text": text, "status": status})
+        self._lines.tell({"index": self.index, "text": text, "status": status})
+        self._go(status)
+
+    def _go(self, status: int) -> NoReturn:
+        """Ends this process: JAX's runtime lives in the first one, and aborts those it leaves."""
+        if self.leads:
+            self._lines.linger(LINGER_SECONDS)
         os._exit(status)
 
     def claim_end(self) -> None:
@@ -82,53 +96,29 @@ class JoinedProcesses(Processes):
         """Ends well, together with the others: none is to mind that another one is gone."""
         self.wait()
         self._left = True
-        self._tell({"index": self.index, "left": True})
+        self._lines.tell({"index": self.index, "left": True})
 
-    def _tell(self, message: dict[str, Any]) -> None:
-        line = json.dumps({**message, "text": str(message.get("text", ""))[:1000]}) + "\n"
-        for link in self._links.values():
-            with contextlib.suppress(OSError):
-                link.sendall(line.encode())
-
-    def _listen(self) -> None:
-        selector = selectors.DefaultSelector()
-        for index, link in self._links.items():
-            selector.register(link, selectors.EVENT_READ, [index, b""])
-        while selector.get_map():
-            for key, _ in selector.select():
-                index, before = key.data
-                with contextlib.suppress(OSError):
-                    found = key.fileobj.recv(MOST_BYTES)  # pyright: ignore[reportAttributeAccessIssue]
-                    *lines, key.data[1] = (before + found).split(b"\n")
-                    for message in map(json.loads, lines):
-                        if "left" in message:
-                            selector.unregister(key.fileobj)
-                            break
-                        self._end(message["index"], message["text"], message["status"])
-                    if found:
-                        continue
-                if key.fileobj in selector.get_map():
-                    self._end(index, "", LOST_STATUS)
-
-    def _end(self, index: int, text: str, status: int) -> None:
-        """Ends this process since another one has ended."""
+    def _end(self, index: int, message: Mapping[str, Any]) -> None:
+        """Ends this process since another one has ended, or is about to."""
+        text, status = str(message.get("text", "")), int(message.get("status", LOST_STATUS))
         if text:  # a mistake that this one may find too, and tidy up after
             time.sleep(TIDY_SECONDS)
         if self._left or not self._ending.acquire(blocking=False):
             return
-        if self.leads:
-            self._tell({"index": index, "text": text, "status": status})
+        index = int(message.get("index", index))
         who = f"process {index} of {self.count}"
         reason = (
             f"{who} ended: {text}"
             if text
             else (
-                f"{who} is gone (killed, or cut off); what was saved before is intact: start all "
-                "processes again to go on from there."
+                f"{who} is gone (killed, cut off, or silent for {SILENT_SECONDS:.0f} s); what was "
+                "saved before is intact: start all processes again to go on from there."
             )
         )
         self._complain(f"error: {reason}\n")
-        os._exit(status)
+        if self.leads:
+            self._lines.tell({"index": index, "text": text, "status": status})
+        self._go(status)
 
 
 def join(
@@ -150,9 +140,12 @@ def join(
         complain: writes a line for the user.
 
     Raises:
-        ConfigError: the environment names no cluster.
+        ConfigError: the environment names no cluster, or the processes have other numbers of
+            devices.
+        LostError: others cannot be reached.
     """
     with _bounded(wait_seconds, _why_not(coordinator, count, index, wait_seconds), complain):
+        jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
         try:
             jax.distributed.initialize(
                 coordinator,
@@ -166,12 +159,13 @@ def join(
         except ValueError as error:
             raise ConfigError(
                 "--cluster found no SLURM step, Cloud TPU, Kubernetes or Open MPI job around this "
-                f"process ({error}); give --coordinator, --num_processes and --process_id."
+                "process; give --coordinator, --num_processes and --process_id."
             ) from error
         except RuntimeError as error:
             first_line = str(error).strip().partition("\n")[0]
-            raise CnnLabError(f"The processes could not be joined: {first_line}") from error
-        return JoinedProcesses(complain)
+            raise LostError(f"The processes could not be joined: {first_line}") from error
+        _check_devices()
+        return JoinedProcesses(complain, coordinator)
 
 
 @contextlib.contextmanager
@@ -179,18 +173,46 @@ def _bounded(
     seconds: int, why_not: Callable[[], str], complain: Callable[[str], None]
 ) -> Iterator[None]:
     """Ends the process with a sentence if what is inside a `with` takes longer."""
-    done = threading.Event()
+    done, (told, signalled) = threading.Event(), socket.socketpair()
+    signalled.setblocking(False)
+    until = time.monotonic() + seconds
 
     def watch() -> None:
-        if not done.wait(seconds):
-            complain(f"error: {why_not()}\n")
-            os._exit(LOST_STATUS)
+        while not done.is_set():
+            if select.select([told], [], [], 0.2)[0] and {*told.recv(64)} & {*STOPS}:
+                complain("\ninterrupted; what was saved before is intact.\n")
+                os._exit(INTERRUPTED_STATUS)
+            if time.monotonic() > until and not done.is_set():
+                complain(f"error: {why_not()}\n")
+                os._exit(LOST_STATUS)
 
-    threading.Thread(target=watch, daemon=True, name="joining").start()
+    # Python's handlers would wait until JAX's runtime, which is not Python, has come back.
+    before = signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, daemon=True, name="joining")
+    thread.start()
     try:
         yield
     finally:
         done.set()
+        thread.join()
+        signal.set_wakeup_fd(before)
+        told.close()
+        signalled.close()
+
+
+def _check_devices() -> None:
+    """Refuses processes with different numbers of devices; each of them finds the same.
+
+    Raises:
+        ConfigError: they have.
+    """
+    numbers = Counter(device.process_index for device in jax.devices())
+    if len({*numbers.values()}) > 1:
+        listed = ", ".join(f"{numbers[index]} in process {index}" for index in sorted(numbers))
+        raise ConfigError(
+            f"All processes must have equally many devices; found {listed}. Look for a device that "
+            "is missing, or give each of them the same ones."
+        )
 
 
 def _why_not(
@@ -221,36 +243,6 @@ def _why_not(
     return why_not
 
 
-def _linked(processes: Processes) -> dict[int, socket.socket]:
-    """A line from every process to the first one, by the index of who is at its other end."""
-    token, place = secrets.token_hex(16), None
-    with contextlib.ExitStack() as stack:
-        server = None
-        if processes.leads:
-            server = stack.enter_context(socket.create_server(("", 0), backlog=processes.count))
-            place = [_own_address(), server.getsockname()[1]]
-        told = json.dumps([token, place]).ljust(512).encode()
-        with _stdout_dropped():  # where Gloo, by which CPUs talk, greets
-            told = multihost_utils.broadcast_one_to_all(np.frombuffer(told, np.uint8))
-        token, place = json.loads(np.asarray(told, np.uint8).tobytes())
-        if server is None:
-            link = socket.create_connection(tuple(place), timeout=30)
-            link.sendall(f"{token} {processes.index}\n".encode())
-            link.settimeout(None)
-            return {0: link}
-        links: dict[int, socket.socket] = {}
-        server.settimeout(30)
-        while len(links) < processes.count - 1:
-            link, _ = server.accept()
-            link.settimeout(5)
-            with contextlib.suppress(OSError, ValueError):
-                given, index = link.recv(MOST_BYTES).decode().split()
-                if secrets.compare_digest(given, token):  # else a stranger, of no concern
-                    link.settimeout(None)
-                    links[int(index)] = link
-        return links
-
-
 @contextlib.contextmanager
 def _stdout_dropped() -> Iterator[None]:
     """Nothing reaches standard output inside a `with`, from other languages' code either."""
@@ -263,10 +255,3 @@ def _stdout_dropped() -> Iterator[None]:
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)
-
-
-def _own_address() -> str:
-    """At which other machines reach this one."""
-    with contextlib.suppress(OSError):
-        return socket.gethostbyname(socket.gethostname())
-    return "127.0.0.1"

@@ -40,4 +40,4 @@ class Profile:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            self._say(f"The trace of steps {self.cuts[0]} to {self.cuts[1]} is in {self._folder}.")
+            self._say(f"The trace of what follows step {self.cuts[0]} is in {self._folder}.")

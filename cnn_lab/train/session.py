@@ -64,12 +64,17 @@ def environment() -> dict[str, Any]:
     return {
         "command": shlex.join(sys.argv),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "platform": platform.platform(),
         "git": _git_state(Path(__file__)),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that a training depends on."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def devices_in_words(num_used: int) -> str:

@@ -66,8 +66,8 @@ def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undistur
     assert "launch: process 1 was killed by signal 9; ending the others" in output
     assert "launch: restart 1 of 1: status 137" in output
     assert (
-        "[0] error: process 1 of 2 is gone (killed, or cut off); what was saved before is intact: "
-        "start all processes again to go on from there." in output
+        "[0] error: process 1 of 2 is gone (killed, cut off, or silent for 45 s); what was saved "
+        "before is intact: start all processes again to go on from there." in output
     )
     assert digests(workdir) == digests(undisturbed)
 
@@ -146,7 +146,9 @@ def test_the_variables_of_a_cluster_are_enough(tmp_path, data_dir, variables):
     assert digests(workdir)[0] == 36
 
 
-def failing(tmp_path: Path, *flags: tuple[str, ...], seconds: int = 60) -> list[tuple[int, str]]:
+def failing(
+    tmp_path: Path, *flags: tuple[str, ...], seconds: int = 120, devices: tuple[int, ...] = (1, 1)
+) -> list[tuple[int, str]]:
     """Status and words of processes that are started with flags of their own."""
     started = [
         subprocess.Popen(
@@ -157,15 +159,18 @@ def failing(tmp_path: Path, *flags: tuple[str, ...], seconds: int = 60) -> list[
                 *train(f"--workdir={tmp_path / 'run'}"),
                 *own,
             ],
-            env=environment(1),
+            env=environment(number),
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for own in flags
+        for own, number in zip(flags, devices, strict=False)
     ]
     said = [process.communicate(timeout=seconds)[1] for process in started]
+    for text in said:  # of Python, of JAX's runtime
+        assert "Traceback" not in text
+        assert "Check failure" not in text
     return [(p.returncode, text) for p, text in zip(started, said, strict=True)]
 
 
@@ -196,8 +201,51 @@ def test_processes_that_would_not_do_the_same_are_refused(tmp_path, data_dir, mi
         assert status == 2, said
         assert text in said
         assert said.count("error:") == 1
-        assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_that_the_first_one_alone_finds_is_told_by_all(tmp_path, data_dir):
+    (tmp_path / "run").write_text("no folder")
+    for index, (status, said) in enumerate(failing(tmp_path, *joined(free_port(), (), ()))):
+        assert status == 2, said
+        assert "is a file; give the path of a folder as --workdir." in said
+        assert said.count("error:") == 1
+        assert ("error: process 0 of 2 ended: " in said) == (index == 1)
+
+
+@pytest.mark.slow
+def test_processes_with_other_numbers_of_devices_are_refused(tmp_path, data_dir):
+    for status, said in failing(tmp_path, *joined(free_port(), (), ()), devices=(3, 1)):
+        assert status == 2, said
+        assert "equally many devices; found 3 in process 0, 1 in process 1. Look for" in said
+
+
+@pytest.mark.slow
+def test_a_signal_is_answered_while_the_others_are_waited_for(tmp_path):
+    first = joined(free_port(), (), ())[0]
+    command = [sys.executable, "-m", "cnn_lab.cli.main", *train(*first)]
+    process = subprocess.Popen(
+        command, env=environment(1), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(15)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=5)
+    assert process.returncode == 130, said
+    assert said.strip() == "interrupted; what was saved before is intact."
+
+
+@pytest.mark.slow
+def test_a_process_that_answers_no_more_ends_the_others(tmp_path, data_dir):
+    """As where its machine lost power: the line stays open."""
+    logs = tmp_path / "logs"
+    command = train(f"--workdir={tmp_path / 'run'}", "--config.train.num_epochs=1000")
+    group = launched(*command, processes=2, logs=logs)
+    until(lambda: checkpoint_in(tmp_path / "run") or group.poll() is not None)
+    os.kill(children(group)[1], signal.SIGSTOP)
+    output, _ = group.communicate(timeout=120)
+    assert group.returncode == 75
+    assert "[0] error: process 1 of 2 is gone (killed, cut off, or silent for 45 s)" in output
+    assert "Check failure" not in output
 
 
 def test_nobody_at_the_coordinators_address_is_told_in_time(tmp_path):
@@ -205,7 +253,6 @@ def test_nobody_at_the_coordinators_address_is_told_in_time(tmp_path):
     ((status, said),) = failing(tmp_path, (*alone, "--join_seconds=2"))
     assert status == 75
     assert "Process 1 of 2 found nobody at --coordinator=localhost:" in said
-    assert "Traceback" not in said
 
 
 def test_a_process_that_never_comes_is_told_in_time(tmp_path):

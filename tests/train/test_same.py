@@ -55,5 +55,12 @@ def test_another_code_or_jax_is_named():
 
     with pytest.raises(ConfigError, match="another version of cnn_lab's code than process 0"):
         check_alike(Two(other), ExperimentConfig())
-    with pytest.raises(ConfigError, match="another version of jax than process 0"):
+    with pytest.raises(ConfigError, match=r"another version of jax than process 0 \(0.1 and"):
         check_alike(Two(lambda _: "0.1"), ExperimentConfig())
+
+
+def test_another_flag_is_named():
+    other = Two(lambda value: "3:5" if value == "10:15" else value)
+    text = r"^Process 1 has another --profile_steps than process 0 \(3:5 and 10:15\); give all"
+    with pytest.raises(ConfigError, match=text):
+        check_alike(other, ExperimentConfig(), {"profile_steps": "10:15"})
