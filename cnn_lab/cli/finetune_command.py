@@ -99,14 +99,13 @@ def main(invocation: Invocation) -> int:
         return 0
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
     result = run_training(config, workdir, tell, processes=processes)
-    if not processes.leads:
-        return 0
-    if result.status == "interrupted":
-        say(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
-        say(f"  cnn-lab train --config={workdir / 'config.json'}")
-    else:
+    interrupted = result.status == "interrupted"
+    if interrupted:
+        tell(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
+        tell(f"  cnn-lab train --config={workdir / 'config.json'}")
+    elif processes.leads:
         tell_where_it_is(config, workdir, result)
-    return 0
+    return values.interrupted_status if interrupted else 0
 
 
 def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:

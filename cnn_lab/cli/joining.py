@@ -45,6 +45,13 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "join_seconds", 300, "longest wait for the other processes", flag_values=values
     )
+    flags.DEFINE_integer(
+        "interrupted_status",
+        0,
+        "exit status of a training that a signal stopped and that is saved; a scheduler may need "
+        "another one to start it again",
+        flag_values=values,
+    )
 
 
 def check(values: flags.FlagValues) -> int:
@@ -55,6 +62,11 @@ def check(values: flags.FlagValues) -> int:
     """
     if values.join_seconds < 1:
         raise ConfigError(f"--join_seconds must be at least 1; found {values.join_seconds}.")
+    if not 0 <= values.interrupted_status < 256:
+        raise ConfigError(
+            "--interrupted_status must be 0 to 255, as all exit statuses; found "
+            f"{values.interrupted_status}."
+        )
     coordinator, count, index = values.coordinator, values.num_processes, values.process_id
     given = {"coordinator": coordinator, "num_processes": count, "process_id": index}
     missing = [name for name, value in given.items() if value is None]

@@ -55,13 +55,6 @@ def define_flags(values: flags.FlagValues) -> None:
         "seeds", None, "runs, each from the next seed; one run by default", flag_values=values
     )
     define_dry_run(values)
-    flags.DEFINE_integer(
-        "interrupted_status",
-        0,
-        "exit status of a training that a signal stopped and that is saved; a scheduler may need "
-        "another one to start it again",
-        flag_values=values,
-    )
     flags.DEFINE_string(
         "profile_steps",
         None,
@@ -91,11 +84,6 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"train takes flags only; found {found!r}: {hint}")
     config = freeze(load_config(reference, invocation.overrides))
     require_data(config, reference)
-    if not 0 <= invocation.flags.interrupted_status < 256:
-        raise ConfigError(
-            "--interrupted_status must be 0 to 255, as all exit statuses; found "
-            f"{invocation.flags.interrupted_status}."
-        )
     num_seeds = invocation.flags.seeds
     if num_seeds is not None and num_seeds < 2:
         raise ConfigError(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections import Counter
 from typing import Any, TypeVar
 
 import jax
@@ -229,20 +230,27 @@ def choose_num_slices(num_devices: int, requested: int | None) -> int:
         requested: from the config; None asks the devices.
 
     Raises:
-        ConfigError: slices of different sizes.
+        ConfigError: slices of different sizes, or parts of several that would make up one.
     """
-    devices = _chosen_devices(num_devices)
-    found = len({getattr(device, "slice_index", 0) for device in devices})
-    num_slices = requested or found
-    if num_devices % num_slices:
+    found = Counter(getattr(device, "slice_index", 0) for device in _chosen_devices(num_devices))
+    if requested is None:
+        if len({*found.values()}) > 1:
+            raise ConfigError(
+                f"{num_devices} devices lie in {len(found)} slices, not the same number in each; "
+                "set config.mesh.num_devices to a number that whole slices make up."
+            )
+        return len(found)
+    if num_devices % requested:
         raise ConfigError(
             f"config.mesh.num_slices is {requested}, but {num_devices} devices share the batch; "
             "give a number that divides theirs, or another config.mesh.num_devices."
-            if requested
-            else f"{num_devices} devices lie in {found} slices, not the same number in each; set "
-            "config.mesh.num_devices to a number that whole slices make up."
         )
-    return num_slices
+    if requested > 1 and any(number % (num_devices // requested) for number in found.values()):
+        raise ConfigError(
+            f"config.mesh.num_slices is {requested}, but the {num_devices} devices lie in "
+            f"{len(found)} slices, and parts of several would make up one; leave it out."
+        )
+    return requested
 
 
 def make_layout(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> Layout:

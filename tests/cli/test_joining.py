@@ -36,6 +36,8 @@ def test_without_flags_a_process_is_alone():
         (("--coordinator=node1", *ALL[1:]), "must be HOST:PORT, such as node1:8476; found 'node1'"),
         (("--coordinator=node1:99999", *ALL[1:]), "must be HOST:PORT"),
         ((*ALL, "--join_seconds=0"), "--join_seconds must be at least 1; found 0."),
+        (("--cluster", "--join_seconds=0"), "--join_seconds must be at least 1; found 0."),
+        (("--interrupted_status=300",), "--interrupted_status must be 0 to 255, as all exit"),
     ],
     ids=lambda value: str(value)[:40],
 )

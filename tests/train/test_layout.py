@@ -1,6 +1,7 @@
 """How many devices share a batch; the tests have four."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,26 @@ def test_slices_that_devices_cannot_make_up_are_refused():
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         choose_num_slices(4, 3)
+
+
+def test_slices_of_different_sizes_are_refused(monkeypatch):
+    def lying(*slices: int) -> None:
+        devices = [
+            SimpleNamespace(process_index=number // 4, slice_index=index, id=number)
+            for number, index in enumerate(slices)
+        ]
+        monkeypatch.setattr(jax, "devices", lambda: devices)
+
+    lying(*[0] * 8, *[1] * 4)
+    with pytest.raises(ConfigError, match="12 devices lie in 2 slices, not the same number in ea"):
+        choose_num_slices(12, None)
+    with pytest.raises(ConfigError, match="but the 12 devices lie in 2 slices, and parts of sev"):
+        choose_num_slices(12, 2)
+    assert choose_num_slices(12, 1) == 1
+    assert choose_num_slices(12, 3) == 3
+    lying(*[0] * 4, *[1] * 4)
+    assert choose_num_slices(8, None) == 2
+    assert choose_num_slices(8, 4) == 4
 
 
 @pytest.mark.parametrize("num_slices", [1, 2])
