@@ -29,7 +29,6 @@ import re
 import statistics
 import sys
 import time
-from importlib import metadata
 from typing import Any
 
 SIDES = ("step", "pipeline", "streaming", "torch")
@@ -155,6 +154,7 @@ def show(
     import jax
 
     from cnn_lab.analysis.footprint import TRAINING_PASSES
+    from cnn_lab.train.session import version_of
 
     images, device = arguments.batch * arguments.steps, jax.devices()[0]
     peak, said = peak_of(device.device_kind, arguments.dtype, layout)
@@ -202,14 +202,6 @@ def spread(values: list[float], form: str) -> str:
     """The median, least and largest."""
     middle, least, most = (format(f(values), form) for f in (statistics.median, min, max))
     return f"{middle} ({least} to {most})"
-
-
-def version_of(package: str) -> str:
-    """What is installed of a package."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def peak_of(kind: str, dtype: str, layout: Any) -> tuple[float, str]:

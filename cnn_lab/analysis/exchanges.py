@@ -24,16 +24,6 @@ class Exchange:
     count: int = 0
     num_bytes: int = 0
 
-    def traffic(self, kind: str, num_devices: int) -> float:
-        """Bytes that each device sends in a ring of so many (Patarasuk and Yuan 2009).
-
-        Args:
-            kind: of the exchange.
-            num_devices: that take part.
-        """
-        passes = {"all-reduce": 2, "reduce-scatter": num_devices}.get(kind, 1)
-        return passes * (num_devices - 1) / num_devices * self.num_bytes
-
 
 def exchanges_in(text: str) -> dict[str, Exchange]:
     """The exchanges of a compiled program by kind, those that it has none of left out.

@@ -155,7 +155,9 @@ def _memory_warning(experiment: Experiment, held: int, resident: Tree) -> list[s
     """
     devices = experiment.layout.mesh.devices.flatten()
     on_cpu = devices[0].platform == "cpu"
-    needed = held * (len(devices) if on_cpu else 1) + trees.num_bytes(resident)
+    needed = held + _lying_bytes(resident)
+    if on_cpu:
+        needed = held * len(devices) + trees.num_bytes(resident)
     most = device_bytes(devices[0])
     if most is None or needed <= most:
         return []

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-STATUS = 130
+from cnn_lab.core.errors import INTERRUPTED_STATUS
+
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -59,4 +60,4 @@ _raise_again = _RaiseAgain()
 
 def _leave() -> None:
     os.write(2, b"\ninterrupted; nothing had begun.\n")
-    os._exit(STATUS)
+    os._exit(INTERRUPTED_STATUS)

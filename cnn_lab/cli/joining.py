@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cnn_lab.train.joining import JoinedProcesses
     from cnn_lab.train.processes import Processes
 
-BUG_STATUS, LOST_STATUS = 1, 75  # the second: others are gone, and the same command may do later
+BUG_STATUS = 1
 _joined: list["JoinedProcesses"] = []  # the processes this one has joined, if any
 
 

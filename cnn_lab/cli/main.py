@@ -15,7 +15,15 @@ from types import ModuleType
 from absl import flags
 
 from cnn_lab.cli import interrupts, joining, output
-from cnn_lab.core.errors import CnnLabError, ConfigError, LostError, RefusedError, suggest
+from cnn_lab.core.errors import (
+    INTERRUPTED_STATUS,
+    LOST_STATUS,
+    CnnLabError,
+    ConfigError,
+    LostError,
+    RefusedError,
+    suggest,
+)
 from cnn_lab.core.refusals import refusal
 
 USAGE_STATUS = 2
@@ -83,14 +91,14 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
     except CnnLabError as error:
         joining.claim_end()
         output.complain(f"error: {error}\n")
-        status = joining.LOST_STATUS if isinstance(error, LostError) else USAGE_STATUS
+        status = LOST_STATUS if isinstance(error, LostError) else USAGE_STATUS
         joining.fail(str(error), status)
         return status, isinstance(error, RefusedError)
     except KeyboardInterrupt:
         joining.claim_end()
         output.complain("\ninterrupted; what was saved before is intact.\n")
-        joining.fail("it was interrupted", interrupts.STATUS)
-        return interrupts.STATUS, True
+        joining.fail("it was interrupted", INTERRUPTED_STATUS)
+        return INTERRUPTED_STATUS, True
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output.drop_unread():
             return output.UNREAD_STATUS, False

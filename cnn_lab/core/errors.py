@@ -10,6 +10,10 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+# Exit statuses of a training: "temporary failure", after which the same command goes on from the
+# last checkpoint, and a signal before there was anything to save.
+LOST_STATUS, INTERRUPTED_STATUS = 75, 130
+
 Value = TypeVar("Value")
 
 

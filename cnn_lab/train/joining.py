@@ -22,16 +22,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cnn_lab.core.errors import ConfigError, LostError
+from cnn_lab.core.errors import INTERRUPTED_STATUS, LOST_STATUS, ConfigError, LostError
 from cnn_lab.train.lines import SILENT_SECONDS, Lines, linked
-from cnn_lab.train.processes import LOST_STATUS, Processes
+from cnn_lab.train.processes import Processes
 
 # JAX's own bounds: beyond those of the lines, which have a sentence for it.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 120, 60
 VERDICT_SECONDS = 3.0
 TIDY_SECONDS = 1.5
 LINGER_SECONDS = TIDY_SECONDS + 3
-INTERRUPTED_STATUS = 130
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 

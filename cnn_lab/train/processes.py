@@ -7,9 +7,7 @@ import os
 import sys
 from typing import Any
 
-from cnn_lab.core.errors import ConfigError
-
-LOST_STATUS = 75  # "temporary failure": the same command goes on from the last checkpoint
+from cnn_lab.core.errors import LOST_STATUS, ConfigError
 
 
 class Processes:

@@ -72,9 +72,9 @@ def environment() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str | None]:
+def versions() -> dict[str, str]:
     """Of the packages that a training depends on."""
-    return {name: _version(name) for name in PACKAGES}
+    return {name: version_of(name) for name in PACKAGES}
 
 
 def devices_in_words(num_used: int) -> str:
@@ -84,7 +84,8 @@ def devices_in_words(num_used: int) -> str:
     return f"{others}{counted(num_devices, f'{kind} device')}"
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """What is installed of a package."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

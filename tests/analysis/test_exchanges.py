@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax.sharding import PartitionSpec
 
 from cnn_lab.analysis.exchanges import Exchange, exchanges_in
@@ -54,10 +53,3 @@ def test_programs_of_accelerators_name_the_operands_too():
         "all-reduce": Exchange(1, 32),
         "all-to-all": Exchange(1, 3),
     }
-
-
-@pytest.mark.parametrize(
-    ("kind", "bytes_sent"), [("all-reduce", 150), ("all-gather", 75), ("reduce-scatter", 300)]
-)
-def test_the_traffic_of_a_ring(kind, bytes_sent):
-    assert Exchange(1, 100).traffic(kind, 4) == bytes_sent
