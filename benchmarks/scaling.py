@@ -24,7 +24,9 @@ MIB = 2**20
 
 def main() -> None:
     """Prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=128)
@@ -52,9 +54,13 @@ def main() -> None:
 
 def interleaved(arguments: argparse.Namespace, layouts: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a layout; the rounds of all take turns."""
-    sides = {name: Side(arguments, layout) for name, layout in layouts.items()}
+    sides = {}
+    for name, layout in layouts.items():
+        progress(arguments, f"compiling for {name}")
+        sides[name] = Side(arguments, layout)
     times: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(arguments.rounds):
+    for number in range(arguments.rounds):
+        progress(arguments, f"round {number + 1} of {arguments.rounds}")
         for name, side in sides.items():
             times[name].append(side.seconds_a_step())
     return [{"name": name, "seconds": times[name], **side.facts()} for name, side in sides.items()]
@@ -173,6 +179,12 @@ def worker(arguments: argparse.Namespace) -> None:
     if processes.leads:
         sys.stdout.write(json.dumps(row) + "\n")
     processes.leave()
+
+
+def progress(arguments: argparse.Namespace, text: str) -> None:
+    """A line on standard error, of one process only."""
+    if not arguments.worker or arguments.worker.startswith("0,"):
+        sys.stderr.write(text + "\n")
 
 
 def show(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

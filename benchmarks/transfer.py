@@ -45,7 +45,9 @@ ROWS = {
 
 def main() -> None:
     """Prints one line a strategy."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--num_train", type=int, default=512)

@@ -23,7 +23,9 @@ EXPERIMENTS = ("experiments/digits/lenet5.py", "experiments/mnist/lenet5.py")
 
 def main() -> None:
     """Prints one line per experiment."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     print(f"{'experiment':<32}{'cold s':>8}{'warm median s':>15}{'min':>7}{'max':>7}")

@@ -9,6 +9,7 @@ from cnn_lab.beginning import adopt, check_same_source
 from cnn_lab.build import build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
+from cnn_lab.core.processes import ALONE, Processes, check_same_data
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.data.catalog import open_dataset
 from cnn_lab.resolve import resolve_names
@@ -18,7 +19,6 @@ from cnn_lab.train.log import (
     require_wandb,
 )
 from cnn_lab.train.loop import Progress
-from cnn_lab.train.processes import ALONE, Processes, check_same_data
 from cnn_lab.train.signals import StopSignals
 from cnn_lab.train.workdir import (
     has_checkpoints,

@@ -11,6 +11,7 @@ from absl import logging
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
+from cnn_lab.core.processes import present
 from cnn_lab.network import Network, network_from_about
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
 from cnn_lab.train.layout import make_layout
@@ -56,14 +57,12 @@ def open_trained(
         CheckpointError: no such checkpoint, or a damaged one.
     """
     config = read_config(workdir)
-    with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
-        if not checkpoints.steps():
-            raise missing_checkpoints(workdir)
-        everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        if jax.process_count() > 1:
-            everywhere = make_layout(jax.device_count()).everywhere
-        place = sharding or everywhere
-        return _open(config, checkpoints, which, place, named)
+    checkpoints = _checkpoints(workdir)
+    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if jax.process_count() > 1:
+        everywhere = make_layout(jax.device_count()).everywhere
+    place = sharding or everywhere
+    return _open(config, checkpoints, which, place, named)
 
 
 def open_network(
@@ -80,22 +79,31 @@ def open_network(
         CnnLabError: as `open_trained`, unless it is the weights that are damaged.
     """
     config = read_config(workdir)
-    with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
-        if not checkpoints.steps():
-            raise missing_checkpoints(workdir)
+    checkpoints = _checkpoints(workdir)
 
-        def look(step: int) -> tuple[ExperimentConfig, Network]:
-            about = checkpoints.read_record(step)["about"]
-            return config, network_from_about(config, about)
+    def look(step: int) -> tuple[ExperimentConfig, Network]:
+        about = checkpoints.read_record(step)["about"]
+        return config, network_from_about(config, about)
 
-        steps = _candidates(checkpoints, checkpoints.steps(), which, named)
-        return _first_good(steps, look, named)
+    steps = _candidates(checkpoints, checkpoints.steps(), which, named)
+    return _first_good(steps, look, named)
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
-    """Steps of a run's checkpoints, ascending."""
-    with CheckpointReader(workdir / CHECKPOINTS) as checkpoints:
-        return checkpoints.steps()
+    """Steps of a run's checkpoints, ascending.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    return _checkpoints(workdir).steps()
+
+
+def _checkpoints(workdir: Path) -> CheckpointReader:
+    """Those of a run that has some."""
+    reader = CheckpointReader(workdir / CHECKPOINTS, present())
+    if not reader.steps():
+        raise missing_checkpoints(workdir)
+    return reader
 
 
 def _open(

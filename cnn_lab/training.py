@@ -12,6 +12,7 @@ from cnn_lab.compiled import CompiledPhase
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, ConfigError
 from cnn_lab.core.numbers import counted
+from cnn_lab.core.processes import Processes
 from cnn_lab.core.typed import to_dict
 from cnn_lab.experiment import Experiment
 from cnn_lab.logistic import FittedOutput
@@ -27,7 +28,6 @@ from cnn_lab.train.log import (
     open_sinks,
 )
 from cnn_lab.train.loop import Judgement, Outcome, Progress, train
-from cnn_lab.train.processes import Processes
 from cnn_lab.train.profiling import Profile
 from cnn_lab.train.progress import make_display
 from cnn_lab.train.session import Session, devices_in_words, environment

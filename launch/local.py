@@ -5,7 +5,7 @@ Examples:
   python launch/local.py --processes=4 --gpus=1 --max_restarts=3 -- train --config=FILE.py
 
 What follows `--` is a cnn-lab command; the flags that join the processes are added to it. Every
-line of theirs is shown behind the number of its process, and kept in a log a process. When one
+line of theirs is shown behind the number of its process, and added to a log a process. When one
 fails, the others are ended too, and all are started again as often as --max_restarts allows: they
 go on from the last checkpoint. Mistakes in the command (status 2) are not tried again. Ctrl-C, or
 SIGTERM, lets all processes save and stop; a second one kills them. The status is that of the first
@@ -15,6 +15,7 @@ failure.
 import argparse
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -141,7 +142,8 @@ class Group:
         failed = [(i, p.returncode) for i, p in enumerate(self._processes) if p.returncode]
         for index, code in sorted(failed, key=lambda found: found[1] == LOST_STATUS):
             how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-            tell(f"process {index} {how}; ending the others")
+            rest = f"; waiting up to {GRACE_SECONDS:.0f} s for the others to end"
+            tell(f"process {index} {how}{rest if self._num_running() else ''}")
             return code if code > 0 else 128 - code
         return 0
 
@@ -169,7 +171,10 @@ class Group:
     def _show(self, index: int, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         path = self._arguments.logs / f"process{index}.log"
-        with path.open("wb" if self._attempt == 0 else "ab") as log:
+        of, command = self._arguments.processes, shlex.join(self._arguments.command)
+        begun = f"{time.strftime('%Y-%m-%d %H:%M:%S')}, attempt {self._attempt + 1}"
+        with path.open("ab") as log:
+            log.write(f"--- {begun}, process {index} of {of}: {command}\n".encode())
             for line in process.stdout:
                 log.write(line)
                 log.flush()

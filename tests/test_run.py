@@ -135,8 +135,8 @@ def test_a_signal_to_a_training_with_workers_saves(number: int, tmp_path: Path, 
 
 def state_digests(workdir: Path) -> dict[str, str]:
     """Digests of every leaf of the newest checkpoint."""
-    with CheckpointReader(workdir / "checkpoints") as reader:
-        return reader.read_record(reader.steps()[-1])["digests"]
+    reader = CheckpointReader(workdir / "checkpoints")
+    return reader.read_record(reader.steps()[-1])["digests"]
 
 
 def without_rates(workdir: Path) -> list[dict[str, Any]]:
@@ -286,8 +286,8 @@ class SignalAt:
 
 def record_of(workdir: Path) -> dict[str, Any]:
     """The newest checkpoint's record without its one measurement of time."""
-    with CheckpointReader(workdir / "checkpoints") as reader:
-        record = reader.read_record(reader.steps()[-1])
+    reader = CheckpointReader(workdir / "checkpoints")
+    record = reader.read_record(reader.steps()[-1])
     del record["sha256"], record["progress"]["seconds"]
     return record
 
@@ -386,8 +386,8 @@ def test_batch_statistics_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest
     assert {"mean", "var"} == {p.rpartition("/")[2] for p in digests if "batch_stats" in p}
     assert state_digests(tmp_path / "cut") == digests
     assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")
-    with CheckpointReader(tmp_path / "cut" / "checkpoints") as reader:
-        first, last = reader.read_record(reader.steps()[0]), reader.read_record(16)
+    reader = CheckpointReader(tmp_path / "cut" / "checkpoints")
+    first, last = reader.read_record(reader.steps()[0]), reader.read_record(16)
     for path in digests:
         if "batch_stats" in path:
             assert first["digests"][path] != last["digests"][path]

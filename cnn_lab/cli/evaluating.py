@@ -20,9 +20,9 @@ from cnn_lab.cli.agreement import (
 )
 from cnn_lab.cli.collecting import Collecting, Seen
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.train.checkpoint_reader import CheckpointReader
 from cnn_lab.train.views import check_pixels, make_views
-from cnn_lab.train.workdir import CHECKPOINTS, count_test_opening, missing_checkpoints
+from cnn_lab.train.workdir import count_test_opening
+from cnn_lab.trained import checkpoint_steps
 
 
 def evaluate_all(
@@ -211,11 +211,7 @@ class _Ensemble:
 def _steps(collecting: Collecting, workdir: Path, checkpoints: Sequence[str]) -> list[str]:
     """The checkpoints of a run by their steps, each once; a single name stays as it is."""
     if checkpoints[0] == "all":
-        with CheckpointReader(workdir / CHECKPOINTS) as reader:
-            steps = [str(step) for step in reader.steps()]
-        if not steps:
-            raise missing_checkpoints(workdir)
-        return steps
+        return [str(step) for step in checkpoint_steps(workdir)]
     if len(checkpoints) == 1:
         return list(checkpoints)
     found = [collecting.open(workdir, which)[0].step for which in checkpoints]

@@ -21,11 +21,15 @@ from pathlib import Path
 
 from absl import flags
 
-from cnn_lab.cli import joining, runtime
+from cnn_lab.cli import interrupts, joining, runtime
 from cnn_lab.cli.config_flag import anchor_paths, load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
-from cnn_lab.cli.train_command import define_dry_run, tell_where_it_is
+from cnn_lab.cli.train_command import (
+    define_dry_run,
+    tell_how_processes_resume,
+    tell_where_it_is,
+)
 from cnn_lab.config import (
     AugmentConfig,
     DataConfig,
@@ -84,6 +88,7 @@ def main(invocation: Invocation) -> int:
         )
     recipe = _recipe(invocation, source)
     count = joining.check(values)
+    interrupts.ends_with(values.interrupted_status)
     if count != 1 and values.dry_run:
         raise ConfigError("--dry_run is for one process; leave it out, or the flags of several.")
     runtime.start(joining.local_devices(recipe.mesh.num_devices, count))
@@ -100,7 +105,9 @@ def main(invocation: Invocation) -> int:
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
     result = run_training(config, workdir, tell, processes=processes)
     interrupted = result.status == "interrupted"
-    if interrupted:
+    if interrupted and processes.count > 1 and processes.leads:
+        tell_how_processes_resume(result.progress.step)
+    elif interrupted:
         tell(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
         tell(f"  cnn-lab train --config={workdir / 'config.json'}")
     elif processes.leads:

@@ -10,6 +10,20 @@ from typing import Any
 from cnn_lab.core.errors import INTERRUPTED_STATUS
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_status = [INTERRUPTED_STATUS]
+
+
+def ends_with(status: int) -> None:
+    """From now on a process that a signal ends before it trains ends with another status; not 0.
+
+    A scheduler that starts a training again when it was interrupted is to do so then too.
+    """
+    _status[:] = [status or INTERRUPTED_STATUS]
+
+
+def status() -> int:
+    """Of a process that a signal ends."""
+    return _status[0]
 
 
 def leave_at_once() -> None:
@@ -60,4 +74,4 @@ _raise_again = _RaiseAgain()
 
 def _leave() -> None:
     os.write(2, b"\ninterrupted; nothing had begun.\n")
-    os._exit(INTERRUPTED_STATUS)
+    os._exit(status())

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from cnn_lab.cli import output
+from cnn_lab.cli import interrupts, output
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config_rules import differences
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.typed import to_dict
 
 if TYPE_CHECKING:
+    from cnn_lab.core.processes import Processes
     from cnn_lab.train.joining import JoinedProcesses
-    from cnn_lab.train.processes import Processes
 
 BUG_STATUS = 1
 _joined: list["JoinedProcesses"] = []  # the processes this one has joined, if any
@@ -49,7 +49,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "interrupted_status",
         0,
         "exit status of a training that a signal stopped and that is saved; a scheduler may need "
-        "another one to start it again",
+        "another one to start it again, and gets it too where nothing had begun (130 by default)",
         flag_values=values,
     )
 
@@ -103,15 +103,17 @@ def join(values: flags.FlagValues) -> "Processes":
     Raises:
         ConfigError: there is no cluster.
     """
-    from cnn_lab.train import joining, processes
+    from cnn_lab.core.processes import ALONE
+    from cnn_lab.train import joining
 
     if check(values) == 1:
-        return processes.ALONE
+        return ALONE
     joined = joining.join(
         values.coordinator,
         values.num_processes,
         values.process_id,
         wait_seconds=values.join_seconds,
+        interrupted_status=interrupts.status(),
         complain=output.complain,
     )
     _joined.append(joined)
@@ -129,11 +131,16 @@ def check_alike(
         flags: of this one, as far as all must have the same; JSON.
 
     Raises:
-        ConfigError: they differ in config, flags, code or versions.
+        ConfigError: they differ in config, flags, code or versions, or it is nothing for several.
     """
     if processes.count == 1:
         return
-    from cnn_lab.train.processes import check_same
+    if config.transfer is not None and config.transfer.strategy == "logistic":
+        raise ConfigError(
+            f"config.transfer.strategy=logistic is fitted by one process, not by {processes.count}; "
+            "start one, or take the strategy head."
+        )
+    from cnn_lab.core.processes import check_same
     from cnn_lab.train.session import versions
 
     for name, value in (flags or {}).items():

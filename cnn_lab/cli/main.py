@@ -16,7 +16,6 @@ from absl import flags
 
 from cnn_lab.cli import interrupts, joining, output
 from cnn_lab.core.errors import (
-    INTERRUPTED_STATUS,
     LOST_STATUS,
     CnnLabError,
     ConfigError,
@@ -97,8 +96,9 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
     except KeyboardInterrupt:
         joining.claim_end()
         output.complain("\ninterrupted; what was saved before is intact.\n")
-        joining.fail("it was interrupted", INTERRUPTED_STATUS)
-        return INTERRUPTED_STATUS, True
+        status = interrupts.status()
+        joining.fail("it was interrupted", status)
+        return status, True
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output.drop_unread():
             return output.UNREAD_STATUS, False

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from cnn_lab.cli import joining, runtime
+from cnn_lab.cli import interrupts, joining, runtime
 from cnn_lab.cli.config_flag import default_workdir, load_config, split_reference
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
@@ -91,6 +91,7 @@ def main(invocation: Invocation) -> int:
             "is --config.seed."
         )
     count = joining.check(invocation.flags)
+    interrupts.ends_with(invocation.flags.interrupted_status)
     profiled = invocation.flags.profile_steps
     profile_steps = None if profiled is None else parse_steps(profiled)
     if profiled and (num_seeds is not None or invocation.flags.dry_run):
@@ -128,7 +129,9 @@ def main(invocation: Invocation) -> int:
         profile_steps=profile_steps,
     )
     interrupted = result.status == "interrupted"
-    if processes.leads and interrupted:
+    if processes.count > 1 and processes.leads and interrupted:
+        tell_how_processes_resume(result.progress.step)
+    elif processes.leads and interrupted:
         _tell_how_to_resume(invocation, workdir, result.progress.step)
     elif processes.leads:
         tell_where_it_is(config, workdir, result)
@@ -159,6 +162,16 @@ def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") 
 def _default_workdir(reference: str, num_seeds: int | None) -> Path:
     path = default_workdir(*split_reference(reference))
     return path if num_seeds is None else path.with_name(f"{path.name}-seeds")
+
+
+def tell_how_processes_resume(step: int) -> None:
+    """Says how several processes that were stopped together go on."""
+    say(
+        f"Interrupted at step {step}; everything is saved. Start all processes again, as they were "
+        "started, to go on from there."
+        if step
+        else "Interrupted before the first step, so nothing was trained. Start all processes again."
+    )
 
 
 def _tell_how_to_resume(invocation: Invocation, workdir: Path, step: int) -> None:

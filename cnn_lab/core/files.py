@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -47,6 +48,17 @@ def lock_file(file: IO[Any], *, wait: bool) -> bool:
             return False
         raise
     return True
+
+
+def appears(path: Path, seconds: float) -> bool:
+    """Whether there is something at `path`, or comes to be so within some seconds.
+
+    A file system that several machines share may show late what another one wrote.
+    """
+    until = time.monotonic() + seconds
+    while not (found := path.exists()) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
 
 
 def is_at(file: IO[Any], path: Path) -> bool:

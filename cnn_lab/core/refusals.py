@@ -27,6 +27,9 @@ NO_BUGS = {
 # XLA and tensorstore have no exceptions of their own.
 _NO_MEMORY = re.compile(r"out of memory|bad_alloc|unable to allocate|RESOURCE_EXHAUSTED", re.I)
 _NO_FILES = re.compile("too many open files", re.I)
+_NO_DEVICES = re.compile(
+    "Unable to initialize backend|Invalid value .* for JAX flag|Unknown backend"
+)
 _MOST_CHARACTERS = 160
 
 
@@ -56,6 +59,11 @@ def refusal(error: BaseException, place: Path | None = None) -> str | None:
             )
         if isinstance(cause, MemoryError) or _NO_MEMORY.search(text):
             return no_memory(text)
+        if _NO_DEVICES.search(text):
+            return (
+                f"JAX cannot use the devices asked for ({_first_line(text)}); mend or unset the "
+                "variables JAX_... of the environment, or install JAX for these devices."
+            )
     return None
 
 
@@ -85,13 +93,18 @@ def _wants_files(cause: BaseException) -> bool:
 
 def no_memory(reason: str) -> str:
     """The sentence for too little memory, on the host or on a device."""
-    line = textwrap.shorten(reason.strip().partition("\n")[0], _MOST_CHARACTERS, placeholder=" ...")
-    found = f" ({line.rstrip('.')})" if line else ""
+    line = _first_line(reason)
+    found = f" ({line})" if line else ""
     return (
         f"The memory does not suffice{found}; lower config.train.batch_size, the size of the model "
         "or config.evaluate.batch_size (--batch_size of `cnn-lab evaluate`), or set "
         "config.data.pipeline=streaming."
     )
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return textwrap.shorten(line, _MOST_CHARACTERS, placeholder=" ...").rstrip(".")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

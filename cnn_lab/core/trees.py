@@ -1,8 +1,9 @@
 """Parameter trees as flat tables of slash-separated paths."""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cnn_lab.core.shapes import Tree
+
+_LEAVES_AT_ONCE = 8  # on the host, to be hashed
 
 
 def path_of(key_path: Iterable[Any]) -> str:
@@ -87,7 +90,8 @@ def digests(tree: Tree) -> dict[str, str]:
     """Returns path -> SHA-256 of the leaf's dtype, shape and bytes (keys by their data).
 
     Hashing runs in threads, one a leaf: hashlib releases the interpreter lock. Leaves whose parts
-    other processes hold are gathered, which all of them must take part in.
+    other processes hold are gathered, which all of them must take part in; of these, and of what is
+    copied from other devices, the host holds only a few at a time.
     """
 
     def digest(leaf: Any) -> str:
@@ -105,9 +109,15 @@ def digests(tree: Tree) -> dict[str, str]:
             leaf = multihost_utils.process_allgather(leaf, tiled=True)
         return jax.device_get(leaf)
 
-    leaves = {path: host(leaf) for path, leaf in flatten(tree).items()}
+    found: dict[str, Future[str]] = {}
     with ThreadPoolExecutor() as pool:
-        return dict(zip(leaves, pool.map(digest, leaves.values()), strict=True))
+        waiting: deque[Future[str]] = deque()
+        for path, leaf in flatten(tree).items():
+            if len(waiting) == _LEAVES_AT_ONCE:
+                waiting.popleft().result()
+            found[path] = pool.submit(digest, host(leaf))
+            waiting.append(found[path])
+        return {path: future.result() for path, future in found.items()}
 
 
 def first_non_finite(tree: Tree) -> str | None:

@@ -11,8 +11,9 @@ from cnn_lab.config import DataConfig
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.memory import host_bytes
 from cnn_lab.core.numbers import human_bytes
+from cnn_lab.core.processes import present
 from cnn_lab.core.shapes import Tree
-from cnn_lab.core.share import Share
+from cnn_lab.core.share import WHOLE, Share
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import Augment, make_augment
 from cnn_lab.data.augment.recipes import Augmentation
@@ -78,10 +79,16 @@ def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     if data.mean is not None and data.std is not None:
         mean, std = data.mean, data.std
     else:
+        processes = present()
         in_memory = is_resident(data, train.source)
+        if data.pipeline == "sharded" and processes.count > 1:
+            in_memory = False
         if in_memory:
             check_fits(train.source)
-        mean, std = moments_of(train.source, train.indices, in_memory=in_memory)
+        measured = None
+        if processes.leads:  # others' arithmetic may differ in the last bit
+            measured = moments_of(train.source, train.indices, in_memory=in_memory)
+        mean, std = map(tuple, processes.told(measured))
     preprocess = Preprocess(mean, std, data.pad)
     check_channels(preprocess, train.source.info.image_shape[2])
     return preprocess
@@ -97,14 +104,18 @@ def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
 
 def place_split(source: Source, devices: Devices, *, in_parts: bool = False) -> Tree:
     """A split on the devices: whole on each, or each with a part of it."""
-    check_fits(source)
+    share = devices.share if in_parts else WHOLE
+    check_fits(source, share)
     if not in_parts:
         images, labels = source.read_all()
         return devices.put_everywhere({"image": images, "label": labels})
-    share = devices.share
-    mine = np.arange(_filled_up(source, devices))[share.of(_filled_up(source, devices))]
+    filled_up = np.arange(_filled_up(source, devices))
     # What fills up the last part is never asked for.
-    return devices.put_rows(source.gather(np.minimum(mine, len(source) - 1)))
+    mine = np.minimum(filled_up[share.of(len(filled_up))], len(source) - 1)
+    if share.count > 1:
+        return devices.put_rows(source.gather(mine))
+    images, labels = source.read_all()  # keeps what it decodes for the next time
+    return devices.put_rows({"image": images[mine], "label": labels[mine]})
 
 
 def _filled_up(source: Source, devices: Devices) -> int:
@@ -112,16 +123,18 @@ def _filled_up(source: Source, devices: Devices) -> int:
     return -(-len(source) // devices.num_devices) * devices.num_devices
 
 
-def check_fits(source: Source) -> None:
-    """Refuses a split that is larger than the memory, before it is read as a whole.
+def check_fits(source: Source, share: Share = WHOLE) -> None:
+    """Refuses a split whose share is larger than the memory, before it is read.
 
     Raises:
         DataError: it is; the system would answer by a kill.
     """
-    num_bytes, most = len(source) * int(np.prod(fixed_shape(source))), host_bytes()
+    num_bytes = len(source) * int(np.prod(fixed_shape(source))) // share.count
+    most = host_bytes()
     if most is not None and num_bytes > most:
+        part = f"Process {share.index}'s part of the images" if share.count > 1 else "The images"
         raise DataError(
-            f"The images of split {source.split!r} of {source.info.name} take "
+            f"{part} of split {source.split!r} of {source.info.name} would take "
             f"{human_bytes(num_bytes)}, but there are {human_bytes(most)} of memory; set "
             "config.data.pipeline=streaming or lower config.data.image_size."
         )

@@ -11,13 +11,14 @@ A checkpoint holds the `TrainState` and a JSON record: what continues the run be
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -26,17 +27,20 @@ from absl import logging
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.files import write_text
+from cnn_lab.core.processes import ALONE, Processes
 from cnn_lab.core.refusals import too_many_open
 from cnn_lab.train import storable
 from cnn_lab.train.checkpoint_reader import (
     RECORD_FILE,
+    STATE_FOLDER,
     CheckpointReader,
     DamagedError,
     orbax_quiet,
     record_digest,
 )
-from cnn_lab.train.processes import ALONE, Processes
 from cnn_lab.train.state import TrainState
+
+Writer = TypeVar("Writer", bound="Checkpoints")
 
 
 @dataclasses.dataclass
@@ -64,17 +68,44 @@ class Checkpoints(CheckpointReader):
     """
 
     def __init__(self, folder: Path, *, keep_latest: int = 2, processes: Processes = ALONE):
-        super().__init__(folder)
-        self._processes = processes
+        super().__init__(folder, processes)
         self._policy = _KeepNewestAndBest(keep_latest)
 
-    def _options(self) -> ocp.CheckpointManagerOptions:
+    def __enter__(self: Writer) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
         together = None
         if self._processes.count > 1:
             together = ocp.options.AsyncOptions(barrier_sync_fn=_unless_failed())
-        return ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy, async_options=together
+        handlers = {
+            STATE_FOLDER: ocp.PyTreeCheckpointHandler(),
+            RECORD_FILE.parts[0]: ocp.JsonCheckpointHandler(),
+        }
+        return ocp.CheckpointManager(
+            self.folder,
+            item_names=tuple(handlers),
+            item_handlers=handlers,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy, async_options=together
+            ),
         )
+
+    def _listed(self) -> list[int]:
+        """As before, and what is being saved."""
+        if "_manager" not in vars(self):
+            return super()._listed()
+        return sorted(self._manager.all_steps())
+
+    def release(self) -> None:
+        """Ends the background threads; `wait` before, to hear of a save that failed."""
+        if manager := self.__dict__.pop("_manager", None):
+            with contextlib.suppress(Exception), orbax_quiet():
+                manager.close()
 
     def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
         """Starts saving; returns once the values are copied, before they are on disk.
@@ -154,7 +185,7 @@ class Checkpoints(CheckpointReader):
             CheckpointError: one belongs to another model or cannot be read, or all are damaged;
                 nothing was moved.
         """
-        steps = self._processes.told(self.steps())
+        steps = self.steps()
         damaged: dict[int, DamagedError] = {}
         for step in reversed(steps):
             try:
@@ -167,7 +198,7 @@ class Checkpoints(CheckpointReader):
                 logging.warning("%s It was moved to %s; using the one before.", error, place)
             if damaged:
                 self._processes.wait()
-                self._manager.reload()
+                self.release()  # it knows the ones that were moved
             return restored
         if steps:
             raise CheckpointError(
@@ -176,21 +207,6 @@ class Checkpoints(CheckpointReader):
                 f"{damaged[steps[-1]]}"
             )
         return None
-
-    @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """As before, and what one process finds damaged is so for all of them."""
-        damage = None
-        try:
-            with super()._reading(step):
-                yield
-        except DamagedError as error:
-            damage = error
-        found = self._processes.all(None if damage is None else str(damage))
-        if damage is not None:
-            raise damage
-        if text := next(filter(None, found), None):
-            raise DamagedError(text)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -7,7 +7,6 @@ checked first; what it says of the leaves then tells another model from damage.
 
 import contextlib
 import errno
-import functools
 import gc
 import hashlib
 import inspect
@@ -20,22 +19,26 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
+from cnn_lab.core.files import appears
+from cnn_lab.core.processes import ALONE, Processes
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train import storable
 from cnn_lab.train.state import TrainState
 
-Reader = TypeVar("Reader", bound="CheckpointReader")
 RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON
-NEEDED_FILES = (RECORD_FILE, Path("state", "_METADATA"))
+STATE_FOLDER = "state"
+NEEDED_FILES = (RECORD_FILE, Path(STATE_FOLDER, "_METADATA"))
+WAIT_FOR_FILES = 10.0  # seconds that a shared file system may take to show what another process saw
 SPARE_DESCRIPTORS = 8  # orbax breaks in odd ways where it gets none
 
 
@@ -46,47 +49,31 @@ class DamagedError(CheckpointError):
 class CheckpointReader:
     """Reads the checkpoints of one folder and changes nothing there, so that a training may go on.
 
+    Several processes read the same: the first one says which checkpoints there are, and what one of
+    them finds damaged is so for all. Nothing waits for another process half-way: where one fails
+    alone, all of them still meet at the end of what is read.
+
     Args:
         folder: where they are; a missing one counts as empty.
+        processes: that make the same calls.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, processes: Processes = ALONE):
         self.folder = folder.resolve()
-
-    def __enter__(self: Reader) -> Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def _options(self) -> ocp.CheckpointManagerOptions:
-        return ocp.CheckpointManagerOptions(read_only=True)
-
-    @functools.cached_property
-    def _manager(self) -> ocp.CheckpointManager:
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(
-            self.folder,
-            item_names=tuple(handlers),
-            item_handlers=handlers,
-            options=self._options(),
-        )
+        self._processes = processes
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints there are, ascending."""
+        """Steps of the checkpoints there are, ascending; as the first process sees them."""
+        return self._processes.told(self._listed())
+
+    def _listed(self) -> list[int]:
         if not self.folder.is_dir():
             return []
         try:
             with orbax_quiet():
-                return sorted(self._manager.all_steps())
+                return sorted(ocp.step.checkpoint_steps(self.folder))
         except Exception as error:
             raise _unreadable(f"The checkpoints in {self.folder}", error) from error
-
-    def release(self) -> None:
-        """Ends the background threads; `wait` before, to hear of a save that failed."""
-        if manager := self.__dict__.pop("_manager", None):
-            with contextlib.suppress(Exception), orbax_quiet():
-                manager.close()
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Reads one checkpoint and checks every leaf.
@@ -150,7 +137,9 @@ class CheckpointReader:
                 restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
                 partial_restore=True,
             )
-            values = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+            with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+                place = epath.Path(self.folder / str(step) / STATE_FOLDER)
+                values = handler.restore(place, args=arguments)
         with self._reading(step):  # which leaves in parts may need the other processes for
             digests = trees.digests(values)
             changed = [path for path in digests if record["digests"].get(path) != digests[path]]
@@ -160,13 +149,8 @@ class CheckpointReader:
 
     def read_record(self, step: int) -> dict[str, Any]:
         """Reads and checks the JSON record of one checkpoint, or raises a `CheckpointError`."""
-        if step not in self.steps():
-            raise CheckpointError(
-                f"{self.folder} has no checkpoint of step {step}; it has {self.steps() or 'none'}."
-            )
         with self._reading(step):
-            arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
-            record = self._manager.restore(step, args=arguments)["record"]
+            record = json.loads((self.folder / str(step) / RECORD_FILE).read_text(encoding="utf-8"))
             if not isinstance(record, dict) or record.get("sha256") != record_digest(record):
                 raise self._damaged(step, "its record changed")
             if record["step"] != step:
@@ -175,24 +159,33 @@ class CheckpointReader:
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
-        """Turns what goes wrong while a checkpoint is read into a `CheckpointError`."""
+        """Turns what goes wrong while a checkpoint is read into a `CheckpointError`, for all."""
+        wait = 0 if self._processes.leads else WAIT_FOR_FILES
+        damage = None
         try:
             with orbax_quiet():
                 for name in NEEDED_FILES:
-                    if not (self.folder / str(step) / name).exists():
+                    if not appears(self.folder / str(step) / name, wait):
                         raise FileNotFoundError(f"{name} is missing")
                 yield
-        except DamagedError:
-            raise
+        except DamagedError as error:
+            damage = error
         except Exception as error:
             if not (self.folder / str(step)).is_dir():
                 raise CheckpointError(
-                    f"Checkpoint {step} was removed from {self.folder} meanwhile, by a training "
-                    "that saved newer ones; run the same command again."
+                    f"{self.folder} has no checkpoint of step {step}, but those of "
+                    f"{self._listed() or 'none'} (a training removes old ones as it saves new "
+                    "ones); name one of these, or run the same command again."
                 ) from error
-            if _is_damage(error):
-                raise self._damaged(step, error) from error
-            raise _unreadable(f"Checkpoint {step} in {self.folder}", error) from error
+            if not _is_damage(error):
+                raise _unreadable(f"Checkpoint {step} in {self.folder}", error) from error
+            damage = self._damaged(step, error)
+            damage.__cause__ = error
+        found = self._processes.all(None if damage is None else str(damage))
+        if damage is not None:
+            raise damage
+        if text := next(filter(None, found), None):
+            raise DamagedError(text)
 
     def _damaged(self, step: int, reason: object) -> DamagedError:
         text = textwrap.shorten(str(reason) or repr(reason), 120, placeholder=" ...")

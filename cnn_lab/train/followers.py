@@ -5,7 +5,6 @@ run is. Checkpoints are written by all, each its part.
 """
 
 import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
-from cnn_lab.train.processes import Processes
+from cnn_lab.core.files import appears
+from cnn_lab.core.processes import Processes
+from cnn_lab.train.checkpoint_reader import WAIT_FOR_FILES
 from cnn_lab.train.workdir import Workdir
-
-WAIT_FOR_FILES = 10.0  # seconds that a shared file system may take to show a file
 
 
 class FollowedWorkdir:
@@ -83,7 +82,7 @@ def open_workdir(
     try:
         with _marked(path, folder is not None) as mark:
             mark, fresh = processes.told([mark, folder is None or folder.fresh])
-            alike = processes.all(_sees(path, mark))
+            alike = processes.all(appears(path / mark, WAIT_FOR_FILES))
         if not all(alike):
             raise WorkdirError(
                 f"--workdir={path} of process {alike.index(False)} is not the folder of process 0; "
@@ -108,10 +107,3 @@ def _marked(path: Path, marks: bool) -> Iterator[str]:
     finally:
         if marks:
             (path / mark).unlink(missing_ok=True)
-
-
-def _sees(path: Path, mark: str) -> bool:
-    until = time.monotonic() + WAIT_FOR_FILES
-    while not (found := (path / mark).exists()) and time.monotonic() < until:
-        time.sleep(0.2)
-    return found

@@ -6,7 +6,7 @@ and why (`lines`).
 """
 
 import contextlib
-import json
+import faulthandler
 import os
 import select
 import signal
@@ -19,22 +19,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from cnn_lab.core.errors import INTERRUPTED_STATUS, LOST_STATUS, ConfigError, LostError
+from cnn_lab.core.processes import Together
 from cnn_lab.train.lines import SILENT_SECONDS, Lines, linked
-from cnn_lab.train.processes import Processes
 
 # JAX's own bounds: beyond those of the lines, which have a sentence for it.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 120, 60
 VERDICT_SECONDS = 3.0
 TIDY_SECONDS = 1.5
 LINGER_SECONDS = TIDY_SECONDS + 3
+WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-class JoinedProcesses(Processes):
+class JoinedProcesses(Together):
     """Processes that have joined; a thread listens for the end of the others.
 
     Args:
@@ -43,7 +42,7 @@ class JoinedProcesses(Processes):
     """
 
     def __init__(self, complain: Callable[[str], None], coordinator: str | None = None):
-        self.index, self.count = jax.process_index(), jax.process_count()
+        super().__init__()
         self._complain = complain
         self._ending = threading.Lock()
         self._left = False
@@ -53,12 +52,22 @@ class JoinedProcesses(Processes):
         self._lines.listen()
 
     def all(self, value: Any) -> list[Any]:
-        """What every process gave, in their order."""
-        mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        sizes = multihost_utils.process_allgather(np.int32(len(mine)))
-        rows = multihost_utils.process_allgather(np.pad(mine, (0, sizes.max() - len(mine))))
-        parts = zip(np.asarray(rows).reshape(self.count, -1), sizes.tolist(), strict=True)
-        return [json.loads(row[:size].tobytes()) for row, size in parts]
+        """What every process gave, in their order; ends all if one does not come to give it."""
+        waiting = threading.Timer(WAIT_SECONDS, self._waited_in_vain)
+        waiting.daemon = True
+        waiting.start()
+        try:
+            return super().all(value)
+        finally:
+            waiting.cancel()
+
+    def _waited_in_vain(self) -> None:
+        faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+        self.hangs(
+            f"process {self.index} of {self.count} has waited {WAIT_SECONDS:.0f} s for another one "
+            "(the stacks above say where); look at the others' logs, then start all processes "
+            "again to go on from what was saved."
+        )
 
     def fail(self, text: str, status: int) -> NoReturn:
         """Ends this process, and with it all others; `claim_end` comes before.
@@ -127,6 +136,7 @@ def join(
     *,
     wait_seconds: int,
     complain: Callable[[str], None],
+    interrupted_status: int = INTERRUPTED_STATUS,
 ) -> JoinedProcesses:
     """Joins the processes of a training; before any device is touched.
 
@@ -137,13 +147,15 @@ def join(
         index: of this one.
         wait_seconds: for the others, at most.
         complain: writes a line for the user.
+        interrupted_status: exit status of this process where a signal ends the wait.
 
     Raises:
         ConfigError: the environment names no cluster, or the processes have other numbers of
             devices.
         LostError: others cannot be reached.
     """
-    with _bounded(wait_seconds, _why_not(coordinator, count, index, wait_seconds), complain):
+    why_not = _why_not(coordinator, count, index, wait_seconds)
+    with _bounded(wait_seconds, why_not, interrupted_status, complain):
         jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
         try:
             jax.distributed.initialize(
@@ -169,7 +181,10 @@ def join(
 
 @contextlib.contextmanager
 def _bounded(
-    seconds: int, why_not: Callable[[], str], complain: Callable[[str], None]
+    seconds: int,
+    why_not: Callable[[], str],
+    interrupted_status: int,
+    complain: Callable[[str], None],
 ) -> Iterator[None]:
     """Ends the process with a sentence if what is inside a `with` takes longer."""
     done, (told, signalled) = threading.Event(), socket.socketpair()
@@ -180,7 +195,7 @@ def _bounded(
         while not done.is_set():
             if select.select([told], [], [], 0.2)[0] and {*told.recv(64)} & {*STOPS}:
                 complain("\ninterrupted; what was saved before is intact.\n")
-                os._exit(INTERRUPTED_STATUS)
+                os._exit(interrupted_status)
             if time.monotonic() > until and not done.is_set():
                 complain(f"error: {why_not()}\n")
                 os._exit(LOST_STATUS)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cnn_lab.core.errors import LostError
-from cnn_lab.train.processes import Processes
+from cnn_lab.core.processes import Processes
 
 ALIVE_SECONDS = 5.0  # from one sign of life to the next
 SILENT_SECONDS = 45.0  # after which a process counts as gone

@@ -54,8 +54,18 @@ def followed_from(cause: Exception) -> Exception:
             "some/file cannot be used (Permission denied)",
             "permissions",
         ),
+        (
+            RuntimeError("Unable to initialize backend 'cuda': no such platform."),
+            "JAX cannot use the devices asked for (Unable to initialize backend 'cuda': no such",
+            "variables JAX_... of the environment",
+        ),
+        (
+            ValueError('Invalid value "abc" for JAX flag jax_num_cpu_devices'),
+            'JAX cannot use the devices asked for (Invalid value "abc" for JAX flag jax_num_cpu_',
+            "unset",
+        ),
     ],
-    ids=["memory", "XLA", "EMFILE", "EMFILE as text", "cause", "named file"],
+    ids=["memory", "XLA", "EMFILE", "EMFILE as text", "cause", "named file", "backend", "setting"],
 )
 def test_what_is_refused_is_told_in_one_sentence(error, start, remedy):
     found = refusal(error, PLACE)

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from cnn_lab.core.errors import LostError
+from cnn_lab.core.processes import Processes
 from cnn_lab.train import lines
 from cnn_lab.train.lines import Lines
-from cnn_lab.train.processes import Processes
 
 
 class Three(Processes):

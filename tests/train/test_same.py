@@ -7,7 +7,7 @@ import pytest
 from cnn_lab.cli.joining import check_alike
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.train.processes import ALONE, Processes, check_same, check_same_data
+from cnn_lab.core.processes import ALONE, Processes, check_same, check_same_data
 
 
 class Two(Processes):

@@ -3,9 +3,14 @@
 Several train as one by JAX's own distributed runtime; each holds a part of the devices.
 """
 
+import json
 import os
 import sys
 from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from cnn_lab.core.errors import LOST_STATUS, ConfigError
 
@@ -56,7 +61,27 @@ class Processes:
         os._exit(LOST_STATUS)
 
 
+class Together(Processes):
+    """Those that share JAX's distributed runtime."""
+
+    def __init__(self) -> None:
+        self.index, self.count = jax.process_index(), jax.process_count()
+
+    def all(self, value: Any) -> list[Any]:
+        """What every process gave, in their order."""
+        mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        sizes = multihost_utils.process_allgather(np.int32(len(mine)))
+        rows = multihost_utils.process_allgather(np.pad(mine, (0, sizes.max() - len(mine))))
+        parts = zip(np.asarray(rows).reshape(self.count, -1), sizes.tolist(), strict=True)
+        return [json.loads(row[:size].tobytes()) for row, size in parts]
+
+
 ALONE = Processes()
+
+
+def present() -> Processes:
+    """The processes that have joined, for whoever is not told; `ALONE` where none have."""
+    return Together() if jax.distributed.is_initialized() else ALONE
 
 
 def check_same(processes: Processes, what: str, value: Any, remedy: str) -> None:
