@@ -137,8 +137,8 @@ def check_alike(
         return
     if config.transfer is not None and config.transfer.strategy == "logistic":
         raise ConfigError(
-            f"config.transfer.strategy=logistic is fitted by one process, not by {processes.count}; "
-            "start one, or take the strategy head."
+            "config.transfer.strategy=logistic is fitted by one process, not by "
+            f"{processes.count}; start one, or take the strategy head."
         )
     from cnn_lab.core.processes import check_same
     from cnn_lab.train.session import versions

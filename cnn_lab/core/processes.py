@@ -3,9 +3,13 @@
 Several train as one by JAX's own distributed runtime; each holds a part of the devices.
 """
 
+import contextlib
+import faulthandler
 import json
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +17,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cnn_lab.core.errors import LOST_STATUS, ConfigError
+
+WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
 
 
 class Processes:
@@ -68,7 +74,29 @@ class Together(Processes):
         self.index, self.count = jax.process_index(), jax.process_count()
 
     def all(self, value: Any) -> list[Any]:
-        """What every process gave, in their order."""
+        """What every process gave, in their order; ends them if one does not come to give it."""
+        with self._bounded():
+            return self._gathered(value)
+
+    @contextlib.contextmanager
+    def _bounded(self) -> Iterator[None]:
+        waiting = threading.Timer(WAIT_SECONDS, self._waited_in_vain)
+        waiting.daemon = True
+        waiting.start()
+        try:
+            yield
+        finally:
+            waiting.cancel()
+
+    def _waited_in_vain(self) -> None:
+        faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+        self.hangs(
+            f"process {self.index} of {self.count} has waited {WAIT_SECONDS:.0f} s for another one "
+            "(the stacks above say where); look at the others' logs, then start all processes "
+            "again to go on from what was saved."
+        )
+
+    def _gathered(self, value: Any) -> list[Any]:
         mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
         sizes = multihost_utils.process_allgather(np.int32(len(mine)))
         rows = multihost_utils.process_allgather(np.pad(mine, (0, sizes.max() - len(mine))))

@@ -132,9 +132,9 @@ def check_fits(source: Source, share: Share = WHOLE) -> None:
     num_bytes = len(source) * int(np.prod(fixed_shape(source))) // share.count
     most = host_bytes()
     if most is not None and num_bytes > most:
-        part = f"Process {share.index}'s part of the images" if share.count > 1 else "The images"
+        whose = f" that process {share.index} of {share.count} holds" if share.count > 1 else ""
         raise DataError(
-            f"{part} of split {source.split!r} of {source.info.name} would take "
+            f"The images of split {source.split!r} of {source.info.name}{whose} take "
             f"{human_bytes(num_bytes)}, but there are {human_bytes(most)} of memory; set "
             "config.data.pipeline=streaming or lower config.data.image_size."
         )

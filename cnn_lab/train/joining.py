@@ -6,7 +6,6 @@ and why (`lines`).
 """
 
 import contextlib
-import faulthandler
 import os
 import select
 import signal
@@ -29,7 +28,6 @@ HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 120, 60
 VERDICT_SECONDS = 3.0
 TIDY_SECONDS = 1.5
 LINGER_SECONDS = TIDY_SECONDS + 3
-WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -50,24 +48,6 @@ class JoinedProcesses(Together):
             links = linked(self, coordinator)
         self._lines = Lines(links, self._end)
         self._lines.listen()
-
-    def all(self, value: Any) -> list[Any]:
-        """What every process gave, in their order; ends all if one does not come to give it."""
-        waiting = threading.Timer(WAIT_SECONDS, self._waited_in_vain)
-        waiting.daemon = True
-        waiting.start()
-        try:
-            return super().all(value)
-        finally:
-            waiting.cancel()
-
-    def _waited_in_vain(self) -> None:
-        faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
-        self.hangs(
-            f"process {self.index} of {self.count} has waited {WAIT_SECONDS:.0f} s for another one "
-            "(the stacks above say where); look at the others' logs, then start all processes "
-            "again to go on from what was saved."
-        )
 
     def fail(self, text: str, status: int) -> NoReturn:
         """Ends this process, and with it all others; `claim_end` comes before.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, digests, environment, launched, until
 
+pytestmark = pytest.mark.slow
 PARTS = (
     "--config.mesh.fsdp=true",
     "--config.data.pipeline=sharded",
@@ -72,7 +73,6 @@ def test_a_part_that_only_its_process_reads_is_damaged_for_all(tmp_path, data_di
     assert digests(workdir) == digests(tmp_path / "one")
 
 
-@pytest.mark.slow
 def test_two_that_stream_and_average_and_lower_the_rate_are_one(tmp_path, data_dir):
     ended(*train(tmp_path / "two", *STREAMED), logs=tmp_path / "logs")
     alone(*train(tmp_path / "one", *STREAMED))

@@ -223,14 +223,14 @@ def test_processes_with_other_numbers_of_devices_are_refused(tmp_path, data_dir)
 @pytest.mark.slow
 def test_a_signal_is_answered_while_the_others_are_waited_for(tmp_path):
     first = joined(free_port(), (), ())[0]
-    command = [sys.executable, "-m", "cnn_lab.cli.main", *train(*first)]
+    command = [sys.executable, "-m", "cnn_lab.cli.main", *train(*first, "--interrupted_status=75")]
     process = subprocess.Popen(
         command, env=environment(1), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
     time.sleep(15)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=5)
-    assert process.returncode == 130, said
+    assert process.returncode == 75, said
     assert said.strip() == "interrupted; what was saved before is intact."
 
 

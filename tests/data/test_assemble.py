@@ -12,6 +12,8 @@ from PIL import Image
 from cnn_lab.build import build
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError, DataError
+from cnn_lab.core.processes import Processes
+from cnn_lab.core.share import Share
 from cnn_lab.data import assemble
 from cnn_lab.data.assemble import make_preprocess, place_split
 from cnn_lab.data.augment.recipes import Augmentation
@@ -158,6 +160,34 @@ def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validat
     monkeypatch.setattr(type(source), "read_all", lambda _: pytest.fail("read"))
     with pytest.raises(DataError, match=text):
         make_preprocess(DataConfig(), Subset(source, np.arange(12)))
+
+
+def test_a_process_needs_memory_for_its_share_alone(own_validation, monkeypatch):
+    source = own_validation.split("train")
+    monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3 // 2)
+    assemble.check_fits(source, Share(1, 2))
+    with pytest.raises(DataError, match="The images of split 'train' of folder:photos take 576 B"):
+        assemble.check_fits(source)
+    monkeypatch.setattr(assemble, "host_bytes", lambda: 12)
+    text = r"of folder:photos that process 1 of 2 holds take 288 B, but there are 12 B of memory"
+    with pytest.raises(DataError, match=text):
+        assemble.check_fits(source, Share(1, 2))
+
+
+def test_the_first_process_measures_for_all(own_validation, monkeypatch):
+    """The arithmetic of another machine may differ in the last bit, and then the programs would."""
+
+    class Second(Processes):
+        index, count = 1, 2
+
+        def all(self, value):
+            assert value is None
+            return [[[0.5, 0.4, 0.3], [0.2, 0.2, 0.1]], value]
+
+    monkeypatch.setattr(assemble, "present", Second)
+    monkeypatch.setattr(assemble, "moments_of", lambda *_, **__: pytest.fail("measured"))
+    found = make_preprocess(DataConfig(), Subset(own_validation.split("train"), np.arange(12)))
+    assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
 
 
 def test_more_training_examples_than_there_are_cannot_be_had(own_validation):

@@ -1,11 +1,13 @@
 """Processes that would not do the same are refused, with what they differ in."""
 
 import dataclasses
+import threading
 
 import pytest
 
 from cnn_lab.cli.joining import check_alike
-from cnn_lab.config import ExperimentConfig
+from cnn_lab.config import ExperimentConfig, TransferConfig
+from cnn_lab.core import processes
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.processes import ALONE, Processes, check_same, check_same_data
 
@@ -23,9 +25,9 @@ class Two(Processes):
 
 
 def test_one_alone_and_those_that_agree_go_on():
-    for processes in (ALONE, Two(lambda value: value)):
-        check_same_data(processes, "abc")
-        check_alike(processes, ExperimentConfig())
+    for those in (ALONE, Two(lambda value: value)):
+        check_same_data(those, "abc")
+        check_alike(those, ExperimentConfig())
 
 
 def test_other_data_are_named():
@@ -47,6 +49,29 @@ def test_the_field_that_differs_is_named_runtime_ones_too(field):
     text = f"Process 1 has another config than process 0: config.{where}; give all of them the same"
     with pytest.raises(ConfigError, match=text):
         check_alike(Two(other), dataclasses.replace(ExperimentConfig(), seed=0))
+
+
+def test_what_one_process_fits_is_nothing_for_two():
+    config = dataclasses.replace(ExperimentConfig(), transfer=TransferConfig(strategy="logistic"))
+    text = r"strategy=logistic is fitted by one process, not by 2; start one, or take the strategy"
+    with pytest.raises(ConfigError, match=text):
+        check_alike(Two(lambda value: value), config)
+
+
+def test_another_process_is_not_waited_for_without_end(monkeypatch, capfd):
+    """One whose disk never answers still gives signs of life."""
+    told, waits = [], threading.Event()
+
+    class Waiting(processes.Together):
+        def hangs(self, text):
+            told.append(text)
+            waits.set()
+
+    monkeypatch.setattr(processes, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(Waiting, "_gathered", lambda *_: waits.wait(20) and ["late"])
+    assert Waiting().all("here") == ["late"]
+    assert [text[:53] for text in told] == ["process 0 of 1 has waited 0 s for another one (the st"]
+    assert "most recent call first" in capfd.readouterr().err
 
 
 def test_another_code_or_jax_is_named():
