@@ -12,6 +12,7 @@ from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.processes import ALONE, Processes, check_same_data
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.data.catalog import open_dataset
+from cnn_lab.phase_runner import Surroundings
 from cnn_lab.resolve import resolve_names
 from cnn_lab.train.followers import open_workdir
 from cnn_lab.train.log import (
@@ -25,7 +26,7 @@ from cnn_lab.train.workdir import (
     missing_checkpoints,
     read_record,
 )
-from cnn_lab.training import Result, Surroundings, train_in
+from cnn_lab.training import Result, train_in
 
 ENDED = ("finished", "stopped early", "averaged")
 

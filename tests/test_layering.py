@@ -22,6 +22,7 @@ FLOORS |= {"resolve": 6.1, "network": 6.2, "trained": 6.3, "beginning": 6.4}
 FLOORS |= {"features": 6.41, "experiment": 6.42, "feature_plan": 6.43, "build": 6.5}
 FLOORS |= {"compiled": 6.6, "logistic": 6.6, "rate_range": 6.7}
 FLOORS |= {
+    "phase_runner": 6.75,
     "training": 6.8,
     "run": 7,
     "diverging": 7.1,
