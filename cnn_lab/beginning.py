@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from cnn_lab.config import ExperimentConfig, TransferConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
+from cnn_lab.core.processes import ALONE, Processes
 from cnn_lab.core.shapes import Tree
 from cnn_lab.core.typed import from_dict, to_dict
 from cnn_lab.optim.groups import Pace
@@ -227,7 +229,10 @@ def _begun_before(
 
 
 def check_same_source(
-    config: ExperimentConfig, lineage: Mapping[str, Any] | None, workdir: Path
+    config: ExperimentConfig,
+    lineage: Mapping[str, Any] | None,
+    workdir: Path,
+    processes: Processes = ALONE,
 ) -> None:
     """Refuses to go on with a run that was begun from other weights than the config names.
 
@@ -237,18 +242,20 @@ def check_same_source(
         config: of the run, adopted.
         lineage: what its record says.
         workdir: its folder.
+        processes: all of them call this; the first one looks.
 
     Raises:
         WorkdirError: the source is another one.
     """
     if config.transfer is None or lineage is None or config.transfer.source == lineage["source"]:
         return
-    try:
-        place = place_of_source(config.transfer)
-        trained = open_trained(place, config.transfer.checkpoint, named=CHECKPOINT)
-    except CnnLabError:
-        return
-    if digest_of(trained.variables) != lineage["digest"]:
+    digest = None
+    if processes.leads:
+        with suppress(CnnLabError):
+            place, which = place_of_source(config.transfer), config.transfer.checkpoint
+            trained = open_trained(place, which, named=CHECKPOINT, processes=ALONE)
+            digest = digest_of(trained.variables)
+    if processes.told(digest) not in (None, lineage["digest"]):
         raise WorkdirError(
             f"{workdir} was begun with the weights of {lineage['source']}, which are not those of "
             f"{config.transfer.source}; give another --workdir, or that source."

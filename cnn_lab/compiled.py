@@ -1,5 +1,7 @@
 """The compiled programs of one part of a training."""
 
+from collections.abc import Callable
+
 import jax
 
 from cnn_lab.experiment import Experiment
@@ -48,9 +50,14 @@ class CompiledPhase:
         enter = jax.jit(self.phase.enter, out_shardings=self._shardings, donate_argnums=0)
         return enter(state)
 
-    def settle(self, state: TrainState) -> TrainState:
-        """The state with statistics of averaged weights measured anew, where that is due."""
+    def settle(self, state: TrainState, went_on: Callable[[], None] = lambda: None) -> TrainState:
+        """The state with statistics of averaged weights measured anew, where that is due.
+
+        Args:
+            state: as it was trained.
+            went_on: called again and again meanwhile.
+        """
         begins = self._average.refit_from_step
         if self._refit is None or begins is None or int(jax.device_get(state.step)) < begins:
             return state
-        return with_statistics(state, {STATISTICS: self._refit(evaluated_parts(state))})
+        return with_statistics(state, {STATISTICS: self._refit(evaluated_parts(state), went_on)})

@@ -67,8 +67,9 @@ class FittedOutput:
         """There is no phase before."""
         return state
 
-    def settle(self, state: TrainState) -> TrainState:
+    def settle(self, state: TrainState, went_on: Callable[[], None] = lambda: None) -> TrainState:
         """Nothing is averaged."""
+        del went_on
         return state
 
     def _call(self, state: TrainState, *_: Any) -> tuple[TrainState, Tree, Tree]:

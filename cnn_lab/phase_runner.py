@@ -1,6 +1,7 @@
 """What a training has around it while it runs, phase after phase."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
@@ -133,7 +134,7 @@ class PhaseRunner:
             judgement=Judgement(
                 self._evaluate if self._evaluator else None,
                 experiment.named.selection,
-                compiled.settle,
+                functools.partial(compiled.settle, went_on=self._watchdog.beat),
                 experiment.named.plateau,
                 _with_rate_scale,
             ),
@@ -160,9 +161,9 @@ class PhaseRunner:
         return values
 
     def _asked(self) -> bool:
+        """Whether someone asked any of the processes to stop."""
         self._watchdog.beat()
-        # A signal that one of several processes alone has got must not end what all do.
-        return self._around.processes.count == 1 and self._around.signals.received()
+        return any(self._around.processes.all(self._around.signals.received()))
 
 
 def _with_rate_scale(state: TrainState, scale: float) -> TrainState:

@@ -9,7 +9,7 @@ from cnn_lab.beginning import adopt, check_same_source
 from cnn_lab.build import build
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
-from cnn_lab.core.processes import ALONE, Processes, check_same_data
+from cnn_lab.core.processes import ALONE, Processes, check_same, check_same_data
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.data.catalog import open_dataset
 from cnn_lab.phase_runner import Surroundings
@@ -63,7 +63,7 @@ def run_training(
         record = processes.told({} if folder.fresh else read_record(workdir))
         if record and not processes.told(has_checkpoints(workdir)):
             raise missing_checkpoints(workdir)
-        check_same_source(config, record.get("transfer"), workdir)
+        check_same_source(config, record.get("transfer"), workdir, processes)
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
         open_data = functools.partial(open_dataset, progress=say)
@@ -71,6 +71,10 @@ def run_training(
         for pipeline in experiment.pipelines():
             stack.callback(pipeline.close)
         check_same_data(processes, experiment.fingerprint)
+        if experiment.beginning is not None:
+            digest = experiment.beginning.lineage["digest"]
+            remedy = "let all of them read the same source, or copies of it"
+            check_same(processes, "source of its weights", digest, remedy)
         if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
             raise WorkdirError(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "

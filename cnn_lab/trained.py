@@ -11,7 +11,7 @@ from absl import logging
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
-from cnn_lab.core.processes import present
+from cnn_lab.core.processes import Processes, present
 from cnn_lab.network import Network, network_from_about
 from cnn_lab.train.checkpoint_reader import CheckpointReader, DamagedError
 from cnn_lab.train.layout import make_layout
@@ -42,27 +42,29 @@ def open_trained(
     which: str,
     sharding: jax.sharding.Sharding | None = None,
     named: str = "--checkpoint",
+    processes: Processes | None = None,
 ) -> Trained:
     """Opens a checkpoint of a run.
 
     Args:
         workdir: the run's folder.
         which: `best` (the newest where nothing was validated), `latest` or a step.
-        sharding: where the variables go; by default the first device, or, where several processes
-            call this together, all devices.
+        sharding: where the variables go; by default the first device of this process, or, where
+            several processes call this together, all devices.
         named: what the user calls `which`.
+        processes: that call this together; by default all that have joined.
 
     Raises:
         WorkdirError: no run there.
         CheckpointError: no such checkpoint, or a damaged one.
     """
     config = read_config(workdir)
-    checkpoints = _checkpoints(workdir)
-    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    if jax.process_count() > 1:
+    processes = processes or present()
+    checkpoints = _checkpoints(workdir, processes)
+    everywhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if processes.count > 1:
         everywhere = make_layout(jax.device_count()).everywhere
-    place = sharding or everywhere
-    return _open(config, checkpoints, which, place, named)
+    return _open(config, checkpoints, which, sharding or everywhere, named)
 
 
 def open_network(
@@ -98,9 +100,9 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     return _checkpoints(workdir).steps()
 
 
-def _checkpoints(workdir: Path) -> CheckpointReader:
+def _checkpoints(workdir: Path, processes: Processes | None = None) -> CheckpointReader:
     """Those of a run that has some."""
-    reader = CheckpointReader(workdir / CHECKPOINTS, present())
+    reader = CheckpointReader(workdir / CHECKPOINTS, processes or present())
     if not reader.steps():
         raise missing_checkpoints(workdir)
     return reader

@@ -14,8 +14,9 @@ from cnn_lab.core.typed import to_dict
 from cnn_lab.experiment import Experiment
 from cnn_lab.logistic import FittedOutput
 from cnn_lab.phase_runner import PhaseRunner, Surroundings
+from cnn_lab.train import storable
 from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.train.checkpoint import Checkpoints, check_replicas
 from cnn_lab.train.followers import Unrecorded
 from cnn_lab.train.loop import Progress
 from cnn_lab.train.session import Session, devices_in_words, environment
@@ -64,6 +65,9 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
             say(line)
     for note in experiment.notes:
         say(note)
+    if around.processes.count > 1:
+        digests = trees.digests(storable.to_storable(state))
+        check_replicas(around.processes, digests, progress.step)
     experiment = experiment.with_features(state, say)
     if experiment.fits:
         compiled = FittedOutput(experiment, say)

@@ -9,6 +9,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 # hold comments with any sign in them.
 _CALL = re.compile(rf"= (.*?)[ }})]({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_CONTEXT = ("u32", "")  # scalars of an accelerator's own, beside operand and result of a start
 _WIDTHS = {"pred": 1, "bf": 2}  # bytes, of types that numpy names otherwise
 
 
@@ -33,7 +34,8 @@ def exchanges_in(text: str) -> dict[str, Exchange]:
     """
     found: dict[str, Exchange] = {}
     for result, kind, start in _CALL.findall(text):
-        sizes = [_num_bytes(*array) for array in _ARRAY.findall(result)]
+        arrays = [array for array in _ARRAY.findall(result) if array != _CONTEXT]
+        sizes = [_num_bytes(*array) for array in arrays]
         if start and kind != "all-reduce":
             sizes = sizes[len(sizes) // 2 :]  # the operands are part of what a start returns
         before = found.get(kind, Exchange())

@@ -97,8 +97,9 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.run import run_training
 
     tell = say if processes.leads else lambda _: None
+    joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
     config = _completed(invocation, recipe, tell)
-    joining.check_alike(processes, config, {"num_processes": values.num_processes})
+    joining.check_same_config(processes, config)
     if values.dry_run:
         say(dry_run(config))
         return 0

@@ -13,7 +13,7 @@ from absl import flags
 from cnn_lab.cli import interrupts, output
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config_rules import differences
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.errors import LOST_STATUS, ConfigError
 from cnn_lab.core.typed import to_dict
 
 if TYPE_CHECKING:
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from cnn_lab.train.joining import JoinedProcesses
 
 BUG_STATUS = 1
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)
 _joined: list["JoinedProcesses"] = []  # the processes this one has joined, if any
 
 
@@ -131,7 +138,8 @@ def check_alike(
         flags: of this one, as far as all must have the same; JSON.
 
     Raises:
-        ConfigError: they differ in config, flags, code or versions, or it is nothing for several.
+        ConfigError: they differ in config, flags, code, versions or settings, or it is nothing for
+            several.
     """
     if processes.count == 1:
         return
@@ -149,6 +157,17 @@ def check_alike(
     for name, version in versions().items():
         check_same(processes, f"version of {name}", version, same)
     check_same(processes, "version of cnn_lab's code", _digest_of_code(), same)
+    for name, value in _settings().items():
+        check_same(processes, f"setting of {name}", value, "give all of them the same environment")
+    check_same_config(processes, config)
+
+
+def check_same_config(processes: "Processes", config: ExperimentConfig) -> None:
+    """Refuses processes whose configs differ, in any field.
+
+    Raises:
+        ConfigError: names the field.
+    """
     configs = processes.all(to_dict(config))
     for index, other in enumerate(configs):
         for path, (wanted, found) in differences(configs[0], other, runtime=True).items():
@@ -184,15 +203,29 @@ def fail(text: str, status: int) -> None:
 
 
 def fail_with(error: Exception) -> None:
-    """As `fail`, after a traceback."""
+    """As `fail`, after a traceback; devices that fail may do so for want of another process."""
     if _joined:
+        import jax
+
         traceback.print_exception(error)
-        fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", BUG_STATUS)
+        status = LOST_STATUS if isinstance(error, jax.errors.JaxRuntimeError) else BUG_STATUS
+        fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", status)
 
 
 def local_devices(num_devices: int | None, count: int) -> int | None:
     """How many of the devices that a config asks for are to be this process's."""
     return None if num_devices is None else -(-num_devices // max(count, 1))
+
+
+def _settings() -> dict[str, str]:
+    """What changes the numbers that the same program computes, as far as users set it."""
+    import jax
+
+    found = {name: str(getattr(jax.config, name, None)) for name in SETTINGS}
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        given = os.environ.get(name, "").split()
+        found[name] = " ".join(sorted(flag for flag in given if "_dump" not in flag))
+    return found
 
 
 def _digest_of_code() -> str:

@@ -17,6 +17,7 @@ from absl import flags
 from cnn_lab.cli import interrupts, joining, output
 from cnn_lab.core.errors import (
     LOST_STATUS,
+    CheckpointError,
     CnnLabError,
     ConfigError,
     LostError,
@@ -88,6 +89,8 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
         joining.leave()
         return status, False
     except CnnLabError as error:
+        if isinstance(error, LostError | CheckpointError):
+            joining.await_verdict()
         joining.claim_end()
         output.complain(f"error: {error}\n")
         status = LOST_STATUS if isinstance(error, LostError) else USAGE_STATUS

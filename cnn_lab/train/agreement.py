@@ -33,6 +33,10 @@ class Agreement:
         """Whether all processes are to stop now."""
         return self._interrupted() if self._alone else self._heard_stop
 
+    def stop(self) -> None:
+        """Told by every process that all have heard elsewhere that someone asked to stop."""
+        self._heard_stop = True
+
     def told(self, fitting: int) -> Tree:
         """What goes into a call, on the devices.
 

@@ -35,6 +35,8 @@ from cnn_lab.train.checkpoint_reader import (
     STATE_FOLDER,
     CheckpointReader,
     DamagedError,
+    is_loss,
+    lost,
     orbax_quiet,
     record_digest,
 )
@@ -82,14 +84,9 @@ class Checkpoints(CheckpointReader):
         together = None
         if self._processes.count > 1:
             together = ocp.options.AsyncOptions(barrier_sync_fn=_unless_failed())
-        handlers = {
-            STATE_FOLDER: ocp.PyTreeCheckpointHandler(),
-            RECORD_FILE.parts[0]: ocp.JsonCheckpointHandler(),
-        }
         return ocp.CheckpointManager(
             self.folder,
-            item_names=tuple(handlers),
-            item_handlers=handlers,
+            handler_registry=_handlers(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self._policy, async_options=together
             ),
@@ -124,10 +121,12 @@ class Checkpoints(CheckpointReader):
                 return
             self._policy.best_step = best_step
             values = storable.to_storable(state)
+            digests = trees.digests(values)
+            check_replicas(self._processes, digests, step)
             checked = {
                 **record,
                 "step": step,
-                "digests": trees.digests(values),
+                "digests": digests,
                 "shapes": storable.shapes_and_dtypes(values),
             }
             saved = self._manager.save(
@@ -214,6 +213,8 @@ class Checkpoints(CheckpointReader):
             with orbax_quiet():
                 yield
         except (OSError, ValueError, RuntimeError) as error:
+            if self._processes.count > 1 and is_loss(error):
+                raise lost("written", error) from error
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             remedy = "free disk space or permissions"
             if too_many_open(error):
@@ -222,6 +223,49 @@ class Checkpoints(CheckpointReader):
                 f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "
                 f"before is intact; {remedy}, then run the command again."
             ) from error
+
+
+def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) -> None:
+    """Refuses a state of which processes hold other copies: each trains on with its own.
+
+    Args:
+        processes: all of them call this.
+        digests: of every leaf, path -> digest, of this process's copy.
+        step: updates made.
+
+    Raises:
+        CheckpointError: copies differ.
+    """
+    if len({*processes.all(record_digest(digests))}) == 1:
+        return
+    first, *others = processes.all(dict(digests))
+    for index, other in enumerate(others, start=1):
+        for path, digest in first.items():
+            if other.get(path) != digest:
+                raise CheckpointError(
+                    f"After step {step} process {index} has another copy of {path} than process 0, "
+                    "so they did not begin or compute alike; give all processes the same files, "
+                    "kind of devices and settings (XLA_FLAGS, JAX_...), then start them again: "
+                    "what was saved before is intact."
+                )
+
+
+def _handlers() -> Any:
+    """What writes the parts of a checkpoint.
+
+    Every array is written from its first copy, of which the record holds the digest. By default
+    orbax takes a slice of each copy, and decides by the text of JAX_PLATFORMS whether to.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    types = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    states, records = (
+        ocp.PyTreeCheckpointHandler(type_handler_registry=types),
+        ocp.JsonCheckpointHandler(),
+    )
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    registry.add(STATE_FOLDER, ocp.args.PyTreeSave, states)
+    registry.add(RECORD_FILE.parts[0], ocp.args.JsonSave, records)
+    return registry
 
 
 def _unless_failed() -> Callable[..., None]:

@@ -28,9 +28,10 @@ from absl import logging
 from etils import epath
 
 from cnn_lab.core import trees
-from cnn_lab.core.errors import CheckpointError
+from cnn_lab.core.errors import CheckpointError, LostError
 from cnn_lab.core.files import appears
 from cnn_lab.core.processes import ALONE, Processes
+from cnn_lab.core.refusals import refusal
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train import storable
 from cnn_lab.train.state import TrainState
@@ -177,6 +178,8 @@ class CheckpointReader:
                     f"{self._listed() or 'none'} (a training removes old ones as it saves new "
                     "ones); name one of these, or run the same command again."
                 ) from error
+            if self._processes.count > 1 and is_loss(error):
+                raise lost("read", error) from error
             if not _is_damage(error):
                 raise _unreadable(f"Checkpoint {step} in {self.folder}", error) from error
             damage = self._damaged(step, error)
@@ -190,6 +193,20 @@ class CheckpointReader:
     def _damaged(self, step: int, reason: object) -> DamagedError:
         text = textwrap.shorten(str(reason) or repr(reason), 120, placeholder=" ...")
         return DamagedError(f"Checkpoint {step} in {self.folder} is damaged ({text}).")
+
+
+def is_loss(error: Exception) -> bool:
+    """Whether devices failed, and not for memory: among several processes, for want of another."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and refusal(error) is None
+
+
+def lost(done: str, error: Exception) -> LostError:
+    """What to tell of a checkpoint that could not be `done` for want of another process."""
+    reason = textwrap.shorten(str(error).partition("\n")[0], 120, placeholder=" ...")
+    return LostError(
+        f"Another process did not answer while a checkpoint was {done} ({reason}); what was saved "
+        "before is intact: start all processes again to go on from there."
+    )
 
 
 def record_digest(record: Mapping[str, Any]) -> str:

@@ -142,7 +142,8 @@ def linked(processes: Processes, coordinator: str | None) -> dict[int, socket.so
         word, place = json.loads(np.asarray(told, np.uint8).tobytes())
         if server is None:
             hello = f"{word} {processes.index}\n".encode()
-            return {0: _reached(place[0], place[1], hello, processes)}
+            hosts = list(dict.fromkeys([*_host_of(coordinator), *place[0]]))
+            return {0: _reached(hosts, place[1], hello, processes)}
         return _welcomed(server, word.encode(), processes)
 
 
@@ -156,13 +157,17 @@ def _server(count: int) -> socket.socket:
 
 def _own_hosts(coordinator: str | None) -> list[str]:
     """Under what this machine may be known to the others, the likeliest first."""
-    found = [] if coordinator is None else [coordinator.rpartition(":")[0].strip("[]")]
-    found += [socket.gethostname(), socket.getfqdn()]
+    found = [*_host_of(coordinator), socket.gethostname(), socket.getfqdn()]
     for family, somewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as outward:
             outward.connect((somewhere, 9))  # sends nothing: tells by which address it would
             found.append(outward.getsockname()[0])
     return list(dict.fromkeys(found))
+
+
+def _host_of(coordinator: str | None) -> list[str]:
+    """The first process's machine as this process was told it, by which it has reached it."""
+    return [] if coordinator is None else [coordinator.rpartition(":")[0].strip("[]")]
 
 
 def _welcomed(server: socket.socket, word: bytes, processes: Processes) -> dict[int, socket.socket]:

@@ -178,6 +178,7 @@ def train(
         try:
             values = evaluate(state)
         except EvaluationInterrupted:
+            agreement.stop()
             return
         progress.evaluation_owed = False
         write("validation", values)

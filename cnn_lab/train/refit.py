@@ -65,11 +65,12 @@ class Refit:
             self._program = self._make(variables)
         return self._program
 
-    def __call__(self, variables: Tree) -> Tree:
+    def __call__(self, variables: Tree, went_on: Callable[[], None] = lambda: None) -> Tree:
         """Returns new statistics of batch normalisation.
 
         Args:
             variables: `params`, `collections` and `frozen` of a state.
+            went_on: called whenever a call has ended.
         """
         program, feeder = self.compile(variables), self._feeder
         sums = momentum = None
@@ -87,6 +88,8 @@ class Refit:
                 from_zero = run(0.0, 1)
                 largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(from_zero))
                 momentum = _momentum(run, from_zero, 2.0**20 * max(1.0, largest))
+            jax.block_until_ready(sums)  # of the call before; the next was fed meanwhile
+            went_on()
             part = run(0.0, num_steps)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
             first += num_steps

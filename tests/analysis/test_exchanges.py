@@ -47,9 +47,11 @@ def test_programs_of_accelerators_name_the_operands_too():
       %b = bf16[16]{0} all-reduce-start(%y), channel_id=2
       %c = pred[3]{0} all-to-all(%z)
       %d = f32[8,6]{1,0} all-gather-done(%a)
+      %e = (f32[1024]{0}, f32[1024]{0}, u32[], u32[]) collective-permute-start(f32[1024]{0} %p)
     """
     assert exchanges_in(text) == {
         "all-gather": Exchange(1, 8 * 6 * 4),
         "all-reduce": Exchange(1, 32),
         "all-to-all": Exchange(1, 3),
+        "collective-permute": Exchange(1, 4096),
     }

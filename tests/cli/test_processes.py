@@ -1,5 +1,6 @@
 """Several processes that train as one: the same bits, one end, and one sentence for a mistake."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -73,6 +74,22 @@ def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undistur
 
 
 @pytest.mark.slow
+def test_all_of_three_hear_of_the_last_one_through_the_first(tmp_path, data_dir):
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    command = train(f"--workdir={workdir}", "--config.train.batch_size=48")
+    group = launched(*command, "--config.train.num_epochs=200", processes=3, logs=logs)
+    until(lambda: checkpoint_in(workdir) or group.poll() is not None)
+    kill(children(group)[2])
+    output, _ = group.communicate(timeout=60)
+    assert group.returncode == 137
+    for index in (0, 1):
+        said = (logs / f"process{index}.log").read_text()
+        assert "error: process 2 of 3 is gone (killed, cut off, or silent for 45 s)" in said
+        assert said.count("error:") == 1
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
 def test_when_the_first_one_is_killed_the_others_say_so(tmp_path, data_dir):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs)
@@ -97,6 +114,41 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(tmp_path, data_d
     assert group.returncode == 75
     assert "[0] error: nothing has come back from the devices for" in output
     assert "most recent call first" in (logs / "process0.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_signal_in_an_evaluation_of_two_saves_at_once_and_it_is_caught_up_on(
+    undisturbed, tmp_path
+):
+    """Which takes most of the time here: batches of two images, one a call."""
+    own = ("--config.evaluate.batch_size=2", "--config.data.pipeline=streaming")
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    whole = launched(*train(f"--workdir={tmp_path / 'whole'}", *own), processes=2, logs=logs)
+    output, _ = whole.communicate(timeout=180)
+    assert whole.returncode == 0, output
+    stopped = 0
+    for attempt in range(8):
+        group = launched(*train(f"--workdir={workdir}", *own), processes=2, logs=tmp_path / "l")
+        begun = len(rows_in(workdir))
+        until(lambda: group.poll() is not None or len(rows_in(workdir)) > begun)  # noqa: B023
+        time.sleep(0.05 * attempt)
+        group.send_signal(signal.SIGTERM)
+        output, _ = group.communicate(timeout=120)
+        assert group.returncode == 0, output
+        assert "Traceback" not in output
+        stopped += "Interrupted at step" in output
+        if "Run finished" in output or "Nothing to do" in output:
+            break
+    last = launched(*train(f"--workdir={workdir}", *own), processes=2, logs=tmp_path / "l")
+    output, _ = last.communicate(timeout=180)
+    assert last.returncode == 0, output
+    assert stopped
+    assert digests(workdir) == digests(tmp_path / "whole")
+    assert rows(workdir) == rows(tmp_path / "whole")
+
+
+def rows_in(workdir: Path) -> list[str]:
+    return rows(workdir) if (workdir / "metrics.jsonl").exists() else []
 
 
 def slurm(rank: int, port: int) -> dict[str, str]:
@@ -179,6 +231,12 @@ def joined(port: int, *more: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [(*at, f"--process_id={index}", *own) for index, own in enumerate(more)]
 
 
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+        return True
+    return False
+
+
 def free_port() -> int:
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
@@ -222,12 +280,13 @@ def test_processes_with_other_numbers_of_devices_are_refused(tmp_path, data_dir)
 
 @pytest.mark.slow
 def test_a_signal_is_answered_while_the_others_are_waited_for(tmp_path):
-    first = joined(free_port(), (), ())[0]
+    port = free_port()
+    first = joined(port, (), ())[0]
     command = [sys.executable, "-m", "cnn_lab.cli.main", *train(*first, "--interrupted_status=75")]
     process = subprocess.Popen(
         command, env=environment(1), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(15)
+    until(lambda: answers(port))
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=5)
     assert process.returncode == 75, said

@@ -16,7 +16,8 @@ import orbax.checkpoint as ocp
 import pytest
 from strict import leftovers
 
-from cnn_lab.core.errors import CheckpointError
+from cnn_lab.core import trees
+from cnn_lab.core.errors import CheckpointError, LostError
 from cnn_lab.core.processes import Processes
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train import checkpoint_reader
@@ -149,6 +150,45 @@ def test_what_another_process_finds_damaged_is_so_here(folder: Path):
         assert restored is not None
         assert int(restored[0].step) == 2
     assert [path.name for path in (folder.parent / "damaged").iterdir()] == ["3"]
+
+
+def test_copies_that_differ_are_refused_before_they_are_saved(folder: Path):
+    """Files and digests would be of different ones, and no checkpoint of the run could be read."""
+
+    class Drifted(Processes):
+        """Of which the second one holds another copy of a leaf."""
+
+        count = 2
+
+        def all(self, value):
+            if isinstance(value, dict):
+                return [value, {**value, "params/dense/kernel": "0"}]
+            return [value, f"{value}, other" if isinstance(value, str) else value]
+
+    with (
+        Checkpoints(folder, processes=Drifted()) as checkpoints,
+        pytest.raises(CheckpointError, match="After step 4 process 1 has another copy of params/d"),
+    ):
+        checkpoints.save(state_of(4), {}, best_step=None)
+    assert CheckpointReader(folder).steps() == [1, 2, 3]
+
+
+def test_another_process_that_is_gone_is_no_full_disk(folder: Path, monkeypatch):
+    class Two(Processes):
+        count = 2
+
+        def all(self, value):
+            return [value, value]
+
+    def fail(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed")
+
+    monkeypatch.setattr(trees, "digests", fail)
+    with Checkpoints(folder, processes=Two()) as checkpoints:
+        with pytest.raises(LostError, match="did not answer while a checkpoint was written"):
+            checkpoints.save(state_of(4), {}, best_step=None)
+        with pytest.raises(LostError, match="did not answer while a checkpoint was read"):
+            checkpoints.restore_newest_good(target_of_step_0, folder.parent / "damaged")
 
 
 class WithAverage(TrainState):
