@@ -179,23 +179,42 @@ class Layout:
     def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of an array in parts, each on the device that asks for it.
 
-        Every device looks up all that are asked for among its own, and they are added up: what
-        travels is a batch, not the data.
+        Every device hears which rows all of them ask for, and sends those that it holds to each:
+        what it sends and receives are a few times the rows of its own share, however many devices
+        there are. Where many rows lie on one device, they come in several rounds.
 
         Args:
             array: [rows ...], in equal parts on the devices.
             positions: int [n], which the devices share.
         """
-        rows = PartitionSpec(BATCH_AXES)
+        rows, number = PartitionSpec(BATCH_AXES), self.num_devices
+        share = len(positions) // number
+        mean = share / number  # of the rows that one device asks another one for
+        at_once = min(share, math.ceil(mean + 2 * math.sqrt(mean)))
 
         def from_part(part: jax.Array, mine: jax.Array) -> jax.Array:
-            asked = jax.lax.all_gather(mine, BATCH_AXES, tiled=True)
-            at = asked - jax.lax.axis_index(BATCH_AXES) * len(part)
-            here = (at >= 0) & (at < len(part))
-            found = part[jnp.where(here, at, 0)]
-            axes = (slice(None), *[None] * (part.ndim - 1))
-            found = jnp.where(here[axes], found, 0)
-            return jax.lax.psum_scatter(found, BATCH_AXES, scatter_dimension=0, tiled=True)
+            asked = jax.lax.all_gather(mine, BATCH_AXES)  # [device, share]
+            here = jax.lax.axis_index(BATCH_AXES)
+            held = asked // len(part) == here
+            turn = jnp.cumsum(held, axis=1) - 1  # of a row among those for the same device
+            of_owner = jax.nn.one_hot(mine // len(part), number, dtype=jnp.int32)
+            own_turn = (of_owner * (jnp.cumsum(of_owner, axis=0) - 1)).sum(axis=1)
+            most = jax.lax.pmax(held.sum(axis=1).max(), BATCH_AXES)
+
+            def exchange(index: jax.Array, found: jax.Array) -> jax.Array:
+                now = held & (turn // at_once == index)
+                slot = jnp.where(now, turn % at_once, at_once)  # beyond the last: dropped
+                sent = jnp.zeros((number, at_once), jnp.int32)
+                sent = sent.at[jnp.arange(number)[:, None], slot].set(
+                    asked - here * len(part), mode="drop"
+                )
+                received = jax.lax.all_to_all(part[sent], BATCH_AXES, 0, 0)
+                arrived = own_turn // at_once == index
+                arrived = arrived.reshape(-1, *[1] * (part.ndim - 1))
+                return jnp.where(arrived, received[mine // len(part), own_turn % at_once], found)
+
+            found = jnp.zeros((len(mine), *part.shape[1:]), part.dtype)
+            return jax.lax.fori_loop(0, -(-most // at_once), exchange, found)
 
         return jax.shard_map(
             from_part, mesh=self.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False

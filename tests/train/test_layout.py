@@ -1,5 +1,6 @@
 """How many devices share a batch; the tests have four."""
 
+import math
 import re
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_lab.analysis.exchanges import exchanges_in
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.train import layout as layouts
 from cnn_lab.train.layout import choose_num_devices, choose_num_slices, make_layout
@@ -113,11 +115,18 @@ def test_slices_of_different_sizes_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("num_slices", [1, 2])
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
-def test_rows_of_an_array_in_parts_are_those_that_were_asked_for(num_slices, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "asked"),
+    [
+        ("uint8", [11, 0, 5, 5, 3, 7, 2, 0]),
+        ("int32", [3] * 8),  # all of one device, in several rounds
+        ("float32", [0, 1, 11, 10, 2, 0, 1, 2]),
+    ],
+)
+def test_rows_of_an_array_in_parts_are_those_that_were_asked_for(num_slices, dtype, asked):
     layout = make_layout(4, num_slices=num_slices)
     rows = np.arange(12 * 2 * 3).reshape(12, 2, 3).astype(dtype)
-    asked = np.asarray([11, 0, 5, 5, 3, 7, 2, 0], np.int32)
+    asked = np.asarray(asked, np.int32)
     held = layout.put_rows(rows)
     assert held.addressable_shards[0].data.shape == (3, 2, 3)
     positions = jax.device_put(asked, layout.rows)
@@ -127,3 +136,20 @@ def test_rows_of_an_array_in_parts_are_those_that_were_asked_for(num_slices, dty
     np.testing.assert_array_equal(found, rows[asked])
     labels = jax.jit(layout.take)(layout.put_rows(rows[:, 0, 0]), positions)
     np.testing.assert_array_equal(labels, rows[asked, 0, 0])
+
+
+def test_what_rows_in_parts_need_does_not_grow_with_the_number_of_devices():
+    """Of 128 images a device; a batch is twice the share of one of two, and four times."""
+    images = (64, 64, 3)
+    share = 128 * math.prod(images)
+    for number in (2, 4):
+        layout = make_layout(number)
+        array, positions = (
+            jax.ShapeDtypeStruct((128 * number, *shape), dtype, sharding=layout.rows)
+            for shape, dtype in ((images, jnp.uint8), ((), jnp.int32))
+        )
+        compiled = jax.jit(layout.take).lower(array, positions).compile()
+        exchanged = exchanges_in(compiled.as_text() or "")
+        assert exchanged["all-to-all"].count == 1
+        assert share < exchanged["all-to-all"].num_bytes < 1.5 * share
+        assert compiled.memory_analysis().temp_size_in_bytes < 4 * share
