@@ -10,6 +10,7 @@ faster: what it shows there is what sharing costs. Figures are in BUILD_NOTES.md
 import argparse
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -27,15 +28,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="resnet20", help="of cnn-lab list models; resnet20")
+    parser.add_argument("--size", type=int, default=32, help="of the images, in pixels; 32")
+    parser.add_argument("--batch", type=int, default=128, help="of all devices together; 128")
+    parser.add_argument("--rounds", type=int, default=5, help=f"of {STEPS} steps, in turns; 5")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    from cnn_lab.core.errors import ConfigError, lookup
+    from cnn_lab.models.catalog import MODELS
+
+    try:
+        lookup(MODELS, arguments.model, "model")
+    except ConfigError as error:
+        parser.error(str(error))
     if arguments.worker:
         worker(arguments)
         return
+    together = two_processes(arguments)  # before this one takes the devices
     import jax
 
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
@@ -47,9 +56,7 @@ def main() -> None:
         if number <= jax.device_count()
         for shards in ((False,) if number == 1 else (False, True))
     }
-    rows = interleaved(arguments, layouts)
-    rows += two_processes(arguments)
-    show(arguments, rows)
+    show(arguments, interleaved(arguments, layouts) + together)
 
 
 def interleaved(arguments: argparse.Namespace, layouts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -143,14 +150,21 @@ class Side:
 
 
 def two_processes(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for two processes of two devices each, by themselves."""
+    """A row for two processes of two devices each, by themselves; none where GPUs are too few."""
+    own_devices = [{"JAX_NUM_CPU_DEVICES": "2"}] * 2
+    if os.environ.get("JAX_PLATFORMS") != "cpu" and shutil.which("nvidia-smi"):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+        if len(listed.stdout.splitlines()) < 4:
+            sys.stderr.write("fewer than 4 GPUs: left out two processes of 2 each\n")
+            return []
+        own_devices = [{"CUDA_VISIBLE_DEVICES": numbers} for numbers in ("0,1", "2,3")]
     with socket.create_server(("", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
     own = [f"--{n}={getattr(arguments, n)}" for n in ("model", "size", "batch", "rounds")]
     started = [
         subprocess.Popen(
             [sys.executable, __file__, *own, f"--worker={index},{address}"],
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+            env={**os.environ, **own_devices[index]},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -11,6 +11,7 @@ measured (benchmarks/throughput.py), give it as --images_per_second.
 import argparse
 import dataclasses
 import math
+import sys
 
 CHIPS = (1, 8, 32, 128, 512, 2048)
 DECODED = 300  # JPEGs a second and core: 500x375 cropped to 224 pixels (benchmarks/streaming.py)
@@ -125,13 +126,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=256, help="of a chip")
-    parser.add_argument("--whole_batch", type=int, default=8192, help="of all chips together")
+    parser.add_argument("--model", default="resnet50", help="of cnn-lab list models; resnet50")
+    parser.add_argument("--size", type=int, default=224, help="of the images, in pixels; 224")
+    parser.add_argument("--batch", type=int, default=256, help="of a chip; 256")
+    parser.add_argument("--whole_batch", type=int, default=8192, help="of all chips together; 8192")
     parser.add_argument("--images_per_second", type=float, help="of a chip, as measured")
     parser.add_argument("--per_device", action="store_true", help="statistics of each chip's share")
     given = parser.parse_args()
+    from cnn_lab.core.errors import ConfigError, lookup
+    from cnn_lab.models.catalog import MODELS
+
+    try:
+        lookup(MODELS, given.model, "model")
+    except ConfigError as error:
+        parser.error(str(error))
+    sys.stderr.write("counting exchanges in a compiled step, which takes a minute\n")
     work = work_of(given.model, given.size, given.per_device)
     print(
         f"{given.model}, {given.size} pixels: {work.bytes_per_image / 1e6:.0f} MB of memory "

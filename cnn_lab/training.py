@@ -18,6 +18,7 @@ from cnn_lab.train import storable
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.checkpoint import Checkpoints, check_replicas
 from cnn_lab.train.followers import Unrecorded
+from cnn_lab.train.layout import SLICE_AXIS, Layout
 from cnn_lab.train.loop import Progress
 from cnn_lab.train.session import Session, devices_in_words, environment
 from cnn_lab.train.state import TrainState
@@ -121,6 +122,7 @@ def _in_words(experiment: Experiment, num_parameters: int) -> str:
         f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
         f"{config.data.name}: {counted(num_images, 'image')}, {extent}, "
         f"{pipeline_in_words(experiment)}, on {devices_in_words(experiment.layout.num_devices)}"
+        f"{layout_in_words(experiment.layout)}"
     )
 
 
@@ -128,6 +130,13 @@ def pipeline_in_words(experiment: Experiment) -> str:
     """By what a training is fed."""
     parts = ", a part on each device" if experiment.config.data.pipeline == "sharded" else ""
     return f"{experiment.train_pipeline.name}{parts}"
+
+
+def layout_in_words(layout: Layout) -> str:
+    """How devices share a state, where it is not whole on each of them."""
+    slices = layout.mesh.shape[SLICE_AXIS]
+    parts = ", a part of the state on each" if layout.shards_state else ""
+    return parts + (f", in {slices} slices" if slices > 1 else "")
 
 
 def _begun_or_restored(

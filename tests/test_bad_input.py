@@ -186,7 +186,8 @@ def damage(step: Path, how: str) -> None:
     for file in files:
         content = bytearray(file.read_bytes())
         if how == "flip":
-            content[len(content) // 2] ^= 0x10
+            for place in range(len(content) // 8, len(content), len(content) // 8):
+                content[place] ^= 0x10
             file.write_bytes(content)
         elif how == "truncate":
             file.write_bytes(content[: len(content) // 2])
@@ -236,6 +237,7 @@ COMMAND_LINES = {
     (*TRAIN, "now"): ("flags only", "'now'"),
     (*TRAIN, "--dry_run=perhaps"): ("--dry_run must be true or false", "'perhaps'"),
     (*TRAIN, "--config.seed"): ("--config.seed needs a value",),
+    (*TRAIN, "--config.mesh.fspd"): ("config.mesh has no field 'fspd'", "did you mean fsdp?"),
     (*EVALUATE, "now"): ("flags only", "'now'"),
     (*EVALUATE, "--config.seed=1"): ("no --config.* overrides", "--config.seed"),
     ("list", "model"): ("no kind of thing to list named 'model'", "did you mean models"),

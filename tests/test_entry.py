@@ -100,6 +100,8 @@ def test_killed_and_resumed_equals_uninterrupted(command, finished: Path, tmp_pa
     assert "Resuming" in output
     assert record(workdir) == record(finished)  # digests of every leaf, selection, sums
     assert rows(workdir) == rows(finished)
+    sessions = json.loads((workdir / "run.json").read_text())["sessions"]
+    assert [session["status"] for session in sessions] == ["cut off"] * 3 + ["finished"]
     assert [row["step"] for row in rows(finished) if row["split"] == "validation"] == [
         18 * epoch for epoch in range(1, 7)
     ]

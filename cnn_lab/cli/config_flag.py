@@ -13,7 +13,7 @@ from pathlib import Path
 from cnn_lab.cli.experiment_file import call_in_file
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.typed import from_dict, is_bool_field, override
+from cnn_lab.core.typed import from_dict, is_bool_field, override, require_field
 
 PREFIX = "--config."
 
@@ -43,6 +43,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], li
             text = "true"
         elif not equals:
             if position == len(arguments) or arguments[position].startswith("--"):
+                require_field(ExperimentConfig, path)
                 raise ConfigError(f"{PREFIX}{path} needs a value: {PREFIX}{path}=VALUE.")
             text = arguments[position]
             position += 1

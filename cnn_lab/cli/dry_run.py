@@ -28,6 +28,7 @@ from cnn_lab.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.dispatch import Program
 from cnn_lab.train.session import devices_in_words
+from cnn_lab.training import layout_in_words, pipeline_in_words
 
 
 def dry_run(config: ExperimentConfig) -> str:
@@ -76,13 +77,14 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         f"data        {config.data.name}: {len(pipeline.order.indices):,} training and "
         f"{counted(num_validation, 'validation image')}",
         *learning(config),
-        f"pipeline    {pipeline.name}, {_lying_bytes(pipeline.resident) / MIB:,.1f} MiB of data "
-        "on every device",
+        f"pipeline    {pipeline_in_words(experiment)}, "
+        f"{_lying_bytes(pipeline.resident) / MIB:,.1f} MiB of data on every device",
         f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
         f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
         f"{pipeline.max_steps} per call",
-        f"devices     {devices_in_words(layout.num_devices)}{_exchanged(program)}",
-        f"memory      {layout.bytes_of(params) / MIB:,.2f} MiB parameters, "
+        f"devices     {devices_in_words(layout.num_devices)}{layout_in_words(layout)}"
+        f"{_exchanged(program)}",
+        f"memory      on every device {layout.bytes_of(params) / MIB:,.2f} MiB parameters, "
         f"{layout.bytes_of(state.opt_state) / MIB:,.2f} MiB optimizer, "
         f"{scratch / MIB:,.1f} MiB scratch",
         f"compiled    in {program.compile_seconds:.1f} s",

@@ -91,7 +91,7 @@ def main(invocation: Invocation) -> int:
     interrupts.ends_with(values.interrupted_status)
     if count != 1 and values.dry_run:
         raise ConfigError("--dry_run is for one process; leave it out, or the flags of several.")
-    runtime.start(joining.local_devices(recipe.mesh.num_devices, count))
+    runtime.start(joining.local_devices(recipe, count))
     processes = joining.join(values)
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.run import run_training

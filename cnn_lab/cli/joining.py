@@ -212,9 +212,13 @@ def fail_with(error: Exception) -> None:
         fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", status)
 
 
-def local_devices(num_devices: int | None, count: int) -> int | None:
-    """How many of the devices that a config asks for are to be this process's."""
-    return None if num_devices is None else -(-num_devices // max(count, 1))
+def local_devices(config: ExperimentConfig, count: int) -> int | None:
+    """How many of the devices that a config asks for are to be this process's.
+
+    Never more than there are examples in a batch: such a request is refused, but later.
+    """
+    asked = config.mesh.num_devices
+    return None if asked is None else -(-min(asked, config.train.batch_size) // max(count, 1))
 
 
 def _settings() -> dict[str, str]:

@@ -100,7 +100,7 @@ def main(invocation: Invocation) -> int:
     if count != 1 and (num_seeds is not None or invocation.flags.dry_run):
         which = "--dry_run" if invocation.flags.dry_run else "--seeds"
         raise ConfigError(f"{which} is for one process; leave it out, or the flags of several.")
-    runtime.start(joining.local_devices(config.mesh.num_devices, count))
+    runtime.start(joining.local_devices(config, count))
     processes = joining.join(invocation.flags)
     together = {"num_processes": invocation.flags.num_processes, "profile_steps": profiled}
     joining.check_alike(processes, config, together)

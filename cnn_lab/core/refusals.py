@@ -6,6 +6,7 @@ traceback nor the advice to delete anything.
 
 import contextlib
 import errno
+import os
 import re
 import textwrap
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ NO_BUGS = {
 _NO_MEMORY = re.compile(r"out of memory|bad_alloc|unable to allocate|RESOURCE_EXHAUSTED", re.I)
 _NO_FILES = re.compile("too many open files", re.I)
 _NO_DEVICES = re.compile(
-    "Unable to initialize backend|Invalid value .* for JAX flag|Unknown backend"
+    "Unable to initialize backend|Invalid value .* for JAX flag|invalid truth value|Unknown backend"
 )
 _MOST_CHARACTERS = 160
 
@@ -60,10 +61,9 @@ def refusal(error: BaseException, place: Path | None = None) -> str | None:
         if isinstance(cause, MemoryError) or _NO_MEMORY.search(text):
             return no_memory(text)
         if _NO_DEVICES.search(text):
-            return (
-                f"JAX cannot use the devices asked for ({_first_line(text)}); mend or unset the "
-                "variables JAX_... of the environment, or install JAX for these devices."
-            )
+            return _no_devices(text.partition(" (")[0])
+        if isinstance(cause, AssertionError) and _raised_in(cause) == "xla_bridge.py":
+            return _no_devices("found none of them")  # a platform that JAX knows, not installed
     return None
 
 
@@ -100,6 +100,25 @@ def no_memory(reason: str) -> str:
         "or config.evaluate.batch_size (--batch_size of `cnn-lab evaluate`), or set "
         "config.data.pipeline=streaming."
     )
+
+
+def _no_devices(reason: str) -> str:
+    given = " ".join(
+        f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("JAX_")
+    )
+    return (
+        f"JAX cannot use the devices asked for ({_first_line(reason)}); mend or unset what the "
+        f"environment says ({given or 'no variable JAX_...'}), or install JAX for these devices, "
+        "as by pip install '.[cuda13]'."
+    )
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the file that an error was raised in."""
+    frame, name = error.__traceback__, ""
+    while frame is not None:
+        name, frame = Path(frame.tb_frame.f_code.co_filename).name, frame.tb_next
+    return name
 
 
 def _first_line(text: str) -> str:

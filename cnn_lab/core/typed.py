@@ -134,6 +134,16 @@ def is_bool_field(root: type[Node], path: str) -> bool:
     return bool in alternatives(annotation)
 
 
+def require_field(root: type[Node], path: str) -> None:
+    """Raises a `ConfigError` with the nearest names where there is no field at dotted `path`."""
+    node_type, seen = root, "config"
+    for name in path.split("."):
+        annotation, seen = _require_field(node_type, name, seen), f"{seen}.{name}"
+        node_type = node_in(annotation)
+        if node_type is None:  # a value, or the keys of a table
+            return
+
+
 def node_in(annotation: Any) -> type[Node] | None:
     """The node type among the alternatives of an annotation, None where there is none."""
     return next((option for option in alternatives(annotation) if _is_node(option)), None)

@@ -227,7 +227,8 @@ def _is_damage(error: Exception) -> bool:
     text = "\n".join(str(found) for found in _chain(error) if isinstance(found, ValueError))
     kind = re.search(r"^(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): ", text, re.M)
     refused = re.search(rf"\bOS error (?!{errno.ENOENT}\b)|Allocation error|bad_alloc", text)
-    return bool(kind or "Error decoding" in text) and not refused
+    undone = re.search("Error decoding|Truncated Zstd-compressed stream", text)
+    return bool(kind or undone) and not refused
 
 
 def _refusal(error: BaseException | None) -> OSError | None:

@@ -81,13 +81,13 @@ def open_workdir(
     folder = Workdir(path, config) if processes.leads else None
     try:
         with _marked(path, folder is not None) as mark:
-            mark, fresh = processes.told([mark, folder is None or folder.fresh])
+            mark, fresh, first = processes.told([mark, folder is None or folder.fresh, str(path)])
             alike = processes.all(appears(path / mark, WAIT_FOR_FILES))
         if not all(alike):
             raise WorkdirError(
-                f"--workdir={path} of process {alike.index(False)} is not the folder of process 0; "
-                "all processes must see the same files: give one on a file system that their "
-                "machines share."
+                f"The --workdir of process {alike.index(False)} is not the folder of process 0, "
+                f"{first}; all processes must see the same files: give all of them the same one, "
+                "on a file system that their machines share."
             )
     except BaseException:
         if folder is not None:

@@ -223,6 +223,11 @@ def _why_not(
         host, _, port = coordinator.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except socket.gaierror:
+            return (
+                f"Process {index} of {count} knows no machine named {host}; give as --coordinator "
+                "a name or an address by which it reaches the one of process 0."
+            )
         except OSError as error:
             return (
                 f"Process {index} of {count} found nobody at --coordinator={coordinator} within "
@@ -231,7 +236,8 @@ def _why_not(
             )
         return (
             f"Process {index} of {count} waited {seconds} s at --coordinator={coordinator}, but "
-            f"not all {count} processes came; start the others, or raise --join_seconds."
+            f"not all {count} processes came; start the others, each with a --process_id of its "
+            "own, or raise --join_seconds."
         )
 
     return why_not

@@ -280,5 +280,7 @@ def make_layout(num_devices: int, *, num_slices: int = 1, shards_state: bool = F
         num_slices: closely linked groups of them; divides `num_devices`.
         shards_state: as `Layout` has it.
     """
-    devices = np.asarray(_chosen_devices(num_devices)).reshape(num_slices, -1)
+    chosen = _chosen_devices(num_devices)
+    assert len(chosen) == num_devices, f"{len(chosen)} devices of {num_devices}"
+    devices = np.asarray(chosen).reshape(num_slices, -1)
     return Layout(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)

@@ -22,7 +22,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 class Session:
-    """An entry of the record's `sessions`; that of a process that was killed stays at `running`.
+    """An entry of the record's `sessions`; the next one corrects that of a process that was killed.
 
     Args:
         folder: the run's.
@@ -33,7 +33,12 @@ class Session:
 
     def __init__(self, folder: Workdir, started: Mapping[str, Any], first_step: int, **facts: Any):
         self._folder = folder
-        self._earlier = read_record(folder.path).get("sessions", [])
+        earlier = read_record(folder.path).get("sessions", [])
+        # The folder is held by one process at a time: these did not come to note their end.
+        self._earlier = [
+            {**entry, "status": "cut off"} if entry["status"] == "running" else entry
+            for entry in earlier
+        ]
         self._entry = {**started, "first_step": first_step}
         self._write("running", None, error=None, **facts)
 
@@ -66,6 +71,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": jax.process_count(),
         "platform": platform.platform(),
         "git": _git_state(Path(__file__)),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -5,7 +5,7 @@ import signal
 from contextlib import suppress
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
-STOPPING = "Stopping after this step; press Ctrl-C again to stop at once."
+STOPPING = "Stopping after the steps under way; press Ctrl-C again to stop at once."
 
 
 class StopSignals:

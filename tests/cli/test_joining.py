@@ -7,6 +7,7 @@ from absl import flags
 
 from cnn_lab.cli import joining
 from cnn_lab.cli.train_command import parse_steps
+from cnn_lab.config import ExperimentConfig, MeshConfig
 from cnn_lab.core.errors import ConfigError
 
 
@@ -47,9 +48,15 @@ def test_flags_that_do_not_go_together_are_refused(arguments, text):
 
 
 def test_devices_are_those_of_all_processes_together():
-    assert joining.local_devices(None, 4) is None
-    assert joining.local_devices(8, 4) == 2
-    assert joining.local_devices(8, 0) == 8  # how many there are is up to the cluster
+    def local(asked: int | None, count: int) -> int | None:
+        config = ExperimentConfig(mesh=MeshConfig(num_devices=asked))
+        config.train.batch_size = 64
+        return joining.local_devices(config, count)
+
+    assert local(None, 4) is None
+    assert local(8, 4) == 2
+    assert local(8, 0) == 8  # how many there are is up to the cluster
+    assert local(100_000, 1) == 64
 
 
 def test_the_steps_of_a_trace_are_two_numbers():

@@ -249,7 +249,10 @@ def free_port() -> int:
             ("--config.optim.learning_rate=0.5",),
             "Process 1 has another config than process 0: config.optim.learning_rate is 0.5 and 0.",
         ),
-        (("--workdir=/tmp/elsewhere",), "is not the folder of process 0"),
+        (
+            ("--workdir=/tmp/elsewhere",),
+            "The --workdir of process 1 is not the folder of process 0,",
+        ),
     ],
     ids=["config", "workdir"],
 )
@@ -319,4 +322,4 @@ def test_a_process_that_never_comes_is_told_in_time(tmp_path):
     ((status, said),) = failing(tmp_path, (*first, "--join_seconds=3"))
     assert status == 75
     assert "Process 0 of 2 waited 3 s at --coordinator=localhost:" in said
-    assert "start the others, or raise --join_seconds." in said
+    assert "start the others, each with a --process_id of its own, or raise" in said

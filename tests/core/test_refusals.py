@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ def followed_from(cause: Exception) -> Exception:
         (
             RuntimeError("Unable to initialize backend 'cuda': no such platform."),
             "JAX cannot use the devices asked for (Unable to initialize backend 'cuda': no such",
-            "variables JAX_... of the environment",
+            "unset what the environment says (JAX_",
         ),
         (
             ValueError('Invalid value "abc" for JAX flag jax_num_cpu_devices'),
@@ -73,6 +75,22 @@ def test_what_is_refused_is_told_in_one_sentence(error, start, remedy):
     assert found.startswith(start)
     assert remedy in found
     assert "\n" not in found
+
+
+def test_devices_that_jax_knows_and_has_not_are_told_in_one_sentence():
+    environment = {**os.environ, "JAX_PLATFORMS": "cuda"}
+    command = [sys.executable, "-m", "cnn_lab.cli.main", "train", "--dry_run"]
+    done = subprocess.run(
+        [*command, "--config=experiments/digits/lenet5.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: JAX cannot use the devices asked for (found none of the")
+    assert "unset what the environment says (JAX_" in done.stderr
+    assert "JAX_PLATFORMS=cuda" in done.stderr
 
 
 def test_numpy_without_memory_is_told_how_much_it_asked_for():
