@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from cnn_lab.cli.joining import check_alike
+from cnn_lab.cli.joining import _settings, check_alike
 from cnn_lab.config import ExperimentConfig, TransferConfig
 from cnn_lab.core import processes
 from cnn_lab.core.errors import ConfigError
@@ -49,6 +49,20 @@ def test_the_field_that_differs_is_named_runtime_ones_too(field):
     text = f"Process 1 has another config than process 0: config.{where}; give all of them the same"
     with pytest.raises(ConfigError, match=text):
         check_alike(Two(other), dataclasses.replace(ExperimentConfig(), seed=0))
+
+
+def test_another_setting_that_changes_numbers_is_named():
+    def other(value):
+        return "True" if value == "False" else value
+
+    text = r"another setting of jax_enable_x64 than process 0 \(True and False\); give all of them"
+    with pytest.raises(ConfigError, match=text):
+        check_alike(Two(other), ExperimentConfig())
+
+
+def test_flags_of_the_compiler_must_be_the_same_but_for_where_dumps_go(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_b=2 --xla_dump_to=/tmp/mine --xla_a=1")
+    assert _settings()["XLA_FLAGS"] == "--xla_a=1 --xla_b=2"
 
 
 def test_what_one_process_fits_is_nothing_for_two():
