@@ -8,9 +8,9 @@ faster: what it shows there is what sharing costs. Figures are in BUILD_NOTES.md
 """
 
 import argparse
+import importlib.util
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -20,6 +20,7 @@ from typing import Any
 
 DEVICES = (1, 2, 4)
 STEPS = 8  # a call
+PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 MIB = 2**20
 
 
@@ -152,12 +153,14 @@ class Side:
 def two_processes(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for two processes of two devices each, by themselves; none where GPUs are too few."""
     own_devices = [{"JAX_NUM_CPU_DEVICES": "2"}] * 2
-    if os.environ.get("JAX_PLATFORMS") != "cpu" and shutil.which("nvidia-smi"):
+    if os.environ.get("JAX_PLATFORMS") != "cpu" and any(map(importlib.util.find_spec, PLUGINS)):
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-        if len(listed.stdout.splitlines()) < 4:
+        numbers = [str(number) for number in range(len(listed.stdout.splitlines()))]
+        numbers = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(numbers)).split(",")
+        if len(numbers) < 4:
             sys.stderr.write("fewer than 4 GPUs: left out two processes of 2 each\n")
             return []
-        own_devices = [{"CUDA_VISIBLE_DEVICES": numbers} for numbers in ("0,1", "2,3")]
+        own_devices = [{"CUDA_VISIBLE_DEVICES": ",".join(n)} for n in (numbers[:2], numbers[2:4])]
     with socket.create_server(("", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
     own = [f"--{n}={getattr(arguments, n)}" for n in ("model", "size", "batch", "rounds")]

@@ -174,8 +174,11 @@ def _with_rate_scale(state: TrainState, scale: float) -> TrainState:
 
 def _saved(checkpoints: Checkpoints) -> str:
     """A clause on the checkpoints of a run that is about to fail."""
+    steps: list[int] = []
     with suppress(CnnLabError):
         checkpoints.wait()
-        if checkpoints.steps():
-            return "the checkpoints saved before are intact."
+    with suppress(CnnLabError):  # also where this process alone has failed: all ask together
+        steps = checkpoints.steps()
+    if steps:
+        return "the checkpoints saved before are intact."
     return "no checkpoint had been saved before."

@@ -99,7 +99,7 @@ def main(invocation: Invocation) -> int:
     tell = say if processes.leads else lambda _: None
     joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
     config = _completed(invocation, recipe, tell)
-    joining.check_same_config(processes, config)
+    joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
     if values.dry_run:
         say(dry_run(config))
         return 0

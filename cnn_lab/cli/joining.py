@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnn_lab.train.joining import JoinedProcesses
 
 BUG_STATUS = 1
+MAY_LIE_ELSEWHERE = ("transfer.source",)  # whose weights are compared
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -157,13 +158,25 @@ def check_alike(
     for name, version in versions().items():
         check_same(processes, f"version of {name}", version, same)
     check_same(processes, "version of cnn_lab's code", _digest_of_code(), same)
-    for name, value in _settings().items():
-        check_same(processes, f"setting of {name}", value, "give all of them the same environment")
+    settings = processes.all(_settings())
+    for index, other in enumerate(settings):
+        for differing in sorted({*settings[0]} ^ {*other}):
+            raise ConfigError(
+                f"{differing} is set for process {index} or for process 0, and not for both; give "
+                "all of them the same environment."
+            )
     check_same_config(processes, config)
 
 
-def check_same_config(processes: "Processes", config: ExperimentConfig) -> None:
+def check_same_config(
+    processes: "Processes", config: ExperimentConfig, but: Sequence[str] = ()
+) -> None:
     """Refuses processes whose configs differ, in any field.
+
+    Args:
+        processes: all of them call this.
+        config: of this one.
+        but: fields that may differ.
 
     Raises:
         ConfigError: names the field.
@@ -171,6 +184,8 @@ def check_same_config(processes: "Processes", config: ExperimentConfig) -> None:
     configs = processes.all(to_dict(config))
     for index, other in enumerate(configs):
         for path, (wanted, found) in differences(configs[0], other, runtime=True).items():
+            if path in but:
+                continue
             raise ConfigError(
                 f"Process {index} has another config than process 0: config.{path} is {found!r} "
                 f"and {wanted!r}; give all of them the same --config and overrides."
@@ -203,12 +218,12 @@ def fail(text: str, status: int) -> None:
 
 
 def fail_with(error: Exception) -> None:
-    """As `fail`, after a traceback; devices that fail may do so for want of another process."""
+    """As `fail`, after a traceback."""
     if _joined:
-        import jax
+        from cnn_lab.core.processes import is_loss
 
         traceback.print_exception(error)
-        status = LOST_STATUS if isinstance(error, jax.errors.JaxRuntimeError) else BUG_STATUS
+        status = LOST_STATUS if is_loss(error) else BUG_STATUS
         fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", status)
 
 
@@ -221,15 +236,15 @@ def local_devices(config: ExperimentConfig, count: int) -> int | None:
     return None if asked is None else -(-min(asked, config.train.batch_size) // max(count, 1))
 
 
-def _settings() -> dict[str, str]:
+def _settings() -> list[str]:
     """What changes the numbers that the same program computes, as far as users set it."""
     import jax
 
-    found = {name: str(getattr(jax.config, name, None)) for name in SETTINGS}
+    found = [f"{name}={getattr(jax.config, name, None)}" for name in SETTINGS]
     for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
         given = os.environ.get(name, "").split()
-        found[name] = " ".join(sorted(flag for flag in given if "_dump" not in flag))
-    return found
+        found += [f"{flag} of {name}" for flag in given if "_dump" not in flag]
+    return sorted(found)
 
 
 def _digest_of_code() -> str:

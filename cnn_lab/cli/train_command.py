@@ -109,7 +109,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.run import run_training
 
     config = freeze(adopt(config))
-    joining.check_same_config(processes, config)
+    joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
     if invocation.flags.dry_run:
         say(dry_run(config))
         return 0

@@ -17,6 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cnn_lab.core.errors import LOST_STATUS, ConfigError
+from cnn_lab.core.refusals import causes, refusal
 
 WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
 
@@ -105,6 +106,16 @@ class Together(Processes):
 
 
 ALONE = Processes()
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether devices failed, which those of one of several processes do for want of another.
+
+    Not so where memory is short, or a program cannot be compiled: that strikes all alike.
+    """
+    failed = [e for e in causes(error) if isinstance(e, jax.errors.JaxRuntimeError)]
+    alike = any(str(e).startswith(("INVALID_ARGUMENT", "UNIMPLEMENTED")) for e in failed)
+    return bool(failed) and not alike and refusal(error) is None
 
 
 def present() -> Processes:

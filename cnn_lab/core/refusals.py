@@ -31,6 +31,7 @@ _NO_FILES = re.compile("too many open files", re.I)
 _NO_DEVICES = re.compile(
     "Unable to initialize backend|Invalid value .* for JAX flag|invalid truth value|Unknown backend"
 )
+_FOR_NOW = re.compile("already in use|UNAVAILABLE|ABORTED|NOT_READY|busy", re.I)
 _MOST_CHARACTERS = 160
 
 
@@ -41,7 +42,7 @@ def refusal(error: BaseException, place: Path | None = None) -> str | None:
         error: what was raised; what it followed from is looked at too.
         place: the folder that was written, for an error that names no file.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         text = str(cause)
         number = cause.errno if isinstance(cause, OSError) else None
         if _wants_files(cause):
@@ -60,7 +61,7 @@ def refusal(error: BaseException, place: Path | None = None) -> str | None:
             )
         if isinstance(cause, MemoryError) or _NO_MEMORY.search(text):
             return no_memory(text)
-        if _NO_DEVICES.search(text):
+        if _NO_DEVICES.search(text) and not _FOR_NOW.search(text):
             return _no_devices(text.partition(" (")[0])
         if isinstance(cause, AssertionError) and _raised_in(cause) == "xla_bridge.py":
             return _no_devices("found none of them")  # a platform that JAX knows, not installed
@@ -83,7 +84,7 @@ def refusals_told(place: Path | None = None) -> Iterator[None]:
 
 def too_many_open(error: BaseException) -> bool:
     """Whether files could not be opened because too many are."""
-    return any(map(_wants_files, _causes(error)))
+    return any(map(_wants_files, causes(error)))
 
 
 def _wants_files(cause: BaseException) -> bool:
@@ -126,7 +127,8 @@ def _first_line(text: str) -> str:
     return textwrap.shorten(line, _MOST_CHARACTERS, placeholder=" ...").rstrip(".")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it followed from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

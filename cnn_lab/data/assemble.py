@@ -126,6 +126,8 @@ def _filled_up(source: Source, devices: Devices) -> int:
 def check_fits(source: Source, share: Share = WHOLE) -> None:
     """Refuses a split whose share is larger than the memory, before it is read.
 
+    Other processes of this machine may need as much.
+
     Raises:
         DataError: it is; the system would answer by a kill.
     """

@@ -27,7 +27,7 @@ from absl import logging
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.files import write_text
-from cnn_lab.core.processes import ALONE, Processes
+from cnn_lab.core.processes import ALONE, Processes, is_loss
 from cnn_lab.core.refusals import too_many_open
 from cnn_lab.train import storable
 from cnn_lab.train.checkpoint_reader import (
@@ -35,7 +35,6 @@ from cnn_lab.train.checkpoint_reader import (
     STATE_FOLDER,
     CheckpointReader,
     DamagedError,
-    is_loss,
     lost,
     orbax_quiet,
     record_digest,

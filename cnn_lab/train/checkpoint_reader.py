@@ -17,7 +17,7 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,7 @@ from etils import epath
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, LostError
 from cnn_lab.core.files import appears
-from cnn_lab.core.processes import ALONE, Processes
-from cnn_lab.core.refusals import refusal
+from cnn_lab.core.processes import ALONE, Processes, is_loss
 from cnn_lab.core.shapes import Tree
 from cnn_lab.train import storable
 from cnn_lab.train.state import TrainState
@@ -68,13 +67,13 @@ class CheckpointReader:
         return self._processes.told(self._listed())
 
     def _listed(self) -> list[int]:
-        if not self.folder.is_dir():
+        try:  # a folder has its own name only once orbax has written it whole
+            names = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        except FileNotFoundError:
             return []
-        try:
-            with orbax_quiet():
-                return sorted(ocp.step.checkpoint_steps(self.folder))
-        except Exception as error:
+        except OSError as error:
             raise _unreadable(f"The checkpoints in {self.folder}", error) from error
+        return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Reads one checkpoint and checks every leaf.
@@ -141,7 +140,7 @@ class CheckpointReader:
             with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
                 place = epath.Path(self.folder / str(step) / STATE_FOLDER)
                 values = handler.restore(place, args=arguments)
-        with self._reading(step):  # which leaves in parts may need the other processes for
+        with self._reading(step, needed=()):  # leaves in parts need the other processes for it
             digests = trees.digests(values)
             changed = [path for path in digests if record["digests"].get(path) != digests[path]]
             if changed:
@@ -159,13 +158,13 @@ class CheckpointReader:
         return record
 
     @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
+    def _reading(self, step: int, needed: Sequence[Path] = NEEDED_FILES) -> Iterator[None]:
         """Turns what goes wrong while a checkpoint is read into a `CheckpointError`, for all."""
         wait = 0 if self._processes.leads else WAIT_FOR_FILES
         damage = None
         try:
             with orbax_quiet():
-                for name in NEEDED_FILES:
+                for name in needed:
                     if not appears(self.folder / str(step) / name, wait):
                         raise FileNotFoundError(f"{name} is missing")
                 yield
@@ -193,11 +192,6 @@ class CheckpointReader:
     def _damaged(self, step: int, reason: object) -> DamagedError:
         text = textwrap.shorten(str(reason) or repr(reason), 120, placeholder=" ...")
         return DamagedError(f"Checkpoint {step} in {self.folder} is damaged ({text}).")
-
-
-def is_loss(error: Exception) -> bool:
-    """Whether devices failed, and not for memory: among several processes, for want of another."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and refusal(error) is None
 
 
 def lost(done: str, error: Exception) -> LostError:

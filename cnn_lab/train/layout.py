@@ -179,9 +179,10 @@ class Layout:
     def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of an array in parts, each on the device that asks for it.
 
-        Every device hears which rows all of them ask for, and sends those that it holds to each:
-        what it sends and receives are a few times the rows of its own share, however many devices
-        there are. Where many rows lie on one device, they come in several rounds.
+        Every device hears which rows all of them ask for, and sends those that it holds to each.
+        Asked for at random, they mostly come in one round, of a few times the rows of a device's
+        own share while that is at least the number of devices. Where many lie on one device, as in
+        an evaluation in order, they come in as many rounds as it takes.
 
         Args:
             array: [rows ...], in equal parts on the devices.
@@ -190,7 +191,9 @@ class Layout:
         rows, number = PartitionSpec(BATCH_AXES), self.num_devices
         share = len(positions) // number
         mean = share / number  # of the rows that one device asks another one for
-        at_once = min(share, math.ceil(mean + 2 * math.sqrt(mean)))
+        # The largest of number^2 draws of a Poisson distribution, about.
+        most_likely = mean + math.sqrt(4 * mean * math.log(number)) + 1
+        at_once = max(1, min(share, math.ceil(most_likely)))
 
         def from_part(part: jax.Array, mine: jax.Array) -> jax.Array:
             asked = jax.lax.all_gather(mine, BATCH_AXES)  # [device, share]

@@ -98,7 +98,12 @@ def test_numpy_without_memory_is_told_how_much_it_asked_for():
         np.empty((10**12,), np.float64)
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(2, "No such file", "x")])
+IN_USE = RuntimeError("Unable to initialize backend 'tpu': ABORTED: The TPU is already in use")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), FileNotFoundError(2, "No such file", "x"), IN_USE]
+)
 def test_a_bug_stays_one(error):
     assert refusal(error, PLACE) is None
     with pytest.raises(type(error)), refusals_told(PLACE):

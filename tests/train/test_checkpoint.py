@@ -98,6 +98,12 @@ def test_a_reader_changes_nothing_not_even_damage(folder: Path):
     assert tree(folder.parent) == before
 
 
+def test_copies_under_other_names_are_no_checkpoints(folder: Path):
+    for name in ("best_700", "007", "8.copy"):
+        shutil.copytree(folder / "3", folder / name)
+    assert CheckpointReader(folder).steps() == Checkpoints(folder).steps() == [1, 2, 3]
+
+
 def test_a_reader_reads_while_a_training_saves(folder: Path):
     reader = CheckpointReader(folder)
     with Checkpoints(folder, keep_latest=1) as training:

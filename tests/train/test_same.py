@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 
+import jax
 import pytest
 
 from cnn_lab.cli.joining import _settings, check_alike
@@ -53,16 +54,19 @@ def test_the_field_that_differs_is_named_runtime_ones_too(field):
 
 def test_another_setting_that_changes_numbers_is_named():
     def other(value):
-        return "True" if value == "False" else value
+        if isinstance(value, list):
+            return ["jax_enable_x64=True", *(v for v in value if "enable_x64" not in v)]
+        return value
 
-    text = r"another setting of jax_enable_x64 than process 0 \(True and False\); give all of them"
+    text = r"^jax_enable_x64=False is set for process 1 or for process 0, and not for both; give"
     with pytest.raises(ConfigError, match=text):
         check_alike(Two(other), ExperimentConfig())
 
 
 def test_flags_of_the_compiler_must_be_the_same_but_for_where_dumps_go(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_b=2 --xla_dump_to=/tmp/mine --xla_a=1")
-    assert _settings()["XLA_FLAGS"] == "--xla_a=1 --xla_b=2"
+    flags = [value for value in _settings() if value.endswith(" of XLA_FLAGS")]
+    assert flags == ["--xla_a=1 of XLA_FLAGS", "--xla_b=2 of XLA_FLAGS"]
 
 
 def test_what_one_process_fits_is_nothing_for_two():
@@ -70,6 +74,22 @@ def test_what_one_process_fits_is_nothing_for_two():
     text = r"strategy=logistic is fitted by one process, not by 2; start one, or take the strategy"
     with pytest.raises(ConfigError, match=text):
         check_alike(Two(lambda value: value), config)
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection closed by peer", True),
+        ("INTERNAL: NCCL operation failed", True),
+        ("INVALID_ARGUMENT: Executable expected another shape", False),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes", False),
+    ],
+)
+def test_devices_fail_for_want_of_another_process_unless_all_fail_alike(text, lost):
+    error = TimeoutError("at a barrier")
+    error.__cause__ = jax.errors.JaxRuntimeError(text)
+    assert processes.is_loss(error) == lost
+    assert not processes.is_loss(ValueError(text))
 
 
 def test_another_process_is_not_waited_for_without_end(monkeypatch, capfd):
