@@ -78,7 +78,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+RARE = {kind: pytest.param(kind, marks=pytest.mark.slow) for kind in ("sam", "constrained")}
+
+
+@pytest.mark.parametrize("kind", [RARE.get(kind, kind) for kind in KINDS])
 def test_it_resumes_bit_for_bit_and_is_used_as_it_was_judged(kind: str, tmp_path: Path):
     config = small(**KINDS[kind])
     run_training(config, tmp_path / "whole", lambda _: None)

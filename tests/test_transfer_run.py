@@ -257,7 +257,10 @@ def test_what_is_learned_does_not_depend_on_the_devices(source, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("there", "here"), [(1, 2), (2, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [(1, 2), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((2, 1), (4, 2)))],
+)
 def test_the_source_may_come_from_another_number_of_devices(there, here, tmp_path):
     before = config()
     before.mesh.num_devices = there

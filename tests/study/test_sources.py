@@ -67,6 +67,7 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
     assert "left" not in " ".join(said)  # as is said after a training
 
 
+@pytest.mark.slow
 def test_what_begins_with_a_source_that_diverged_has_diverged_too(tmp_path):
     lost = source()
     lost = dataclasses.replace(

@@ -23,6 +23,7 @@ from cnn_lab.transfer.stages import stages_of
 TASK = classification("cross_entropy")
 # One of each family that normalises over batches, small.
 LARGE = {"efficientnet_b0", "googlenet", "inception_v3", "resnext50_32x4d"}  # slow to compile
+RARE = {"plain20", "wide_resnet28_10"}  # residual networks beside resnet20
 FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "densenet_cifar": (8, {"depth": 10, "growth": 4}),
     "efficientnet_b0": (8, SMALL["efficientnet_b0"][0]),
@@ -61,7 +62,8 @@ def after_steps(model, side: int, trainable, num_steps: int = 2):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in FAMILIES]
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in {*LARGE, *RARE} else n for n in FAMILIES],
 )
 def test_frozen_leaves_are_the_same_bits_after_steps(name):
     side, options = FAMILIES[name]
