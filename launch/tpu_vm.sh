@@ -6,7 +6,7 @@
 #   launch/tpu_vm.sh install
 #   launch/tpu_vm.sh data cifar10
 #   launch/tpu_vm.sh run --config=experiments/cifar10/resnet20.py
-#   launch/tpu_vm.sh fetch runs/resnet20
+#   launch/tpu_vm.sh fetch runs
 #   launch/tpu_vm.sh delete
 #
 # The hosts share no disk, so SHARE, an NFS export such as that of a Filestore instance, is mounted on

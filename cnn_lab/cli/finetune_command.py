@@ -106,8 +106,8 @@ def main(invocation: Invocation) -> int:
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
     result = run_training(config, workdir, tell, processes=processes)
     interrupted = result.status == "interrupted"
-    if interrupted and processes.count > 1 and processes.leads:
-        tell_how_processes_resume(result.progress.step)
+    if interrupted and processes.count > 1:
+        tell_how_processes_resume(tell, result.progress.step)
     elif interrupted:
         tell(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
         tell(f"  cnn-lab train --config={workdir / 'config.json'}")

@@ -20,6 +20,7 @@ Examples:
 """
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,17 +122,18 @@ def main(invocation: Invocation) -> int:
         if cut is not None:
             _tell_how_to_resume(invocation, workdir, cut.progress.step)
         return 0
+    tell = say if processes.leads else lambda _: None
     result = run_training(
         config,
         workdir,
-        say if processes.leads else lambda _: None,
+        tell,
         processes=processes,
         profile_steps=profile_steps,
     )
     interrupted = result.status == "interrupted"
-    if processes.count > 1 and processes.leads and interrupted:
-        tell_how_processes_resume(result.progress.step)
-    elif processes.leads and interrupted:
+    if interrupted and processes.count > 1:
+        tell_how_processes_resume(tell, result.progress.step)
+    elif interrupted:
         _tell_how_to_resume(invocation, workdir, result.progress.step)
     elif processes.leads:
         tell_where_it_is(config, workdir, result)
@@ -164,9 +166,9 @@ def _default_workdir(reference: str, num_seeds: int | None) -> Path:
     return path if num_seeds is None else path.with_name(f"{path.name}-seeds")
 
 
-def tell_how_processes_resume(step: int) -> None:
+def tell_how_processes_resume(tell: Callable[[str], None], step: int) -> None:
     """Says how several processes that were stopped together go on."""
-    say(
+    tell(
         f"Interrupted at step {step}; everything is saved. Start all processes again, as they were "
         "started, to go on from there."
         if step

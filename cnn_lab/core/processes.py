@@ -3,13 +3,11 @@
 Several train as one by JAX's own distributed runtime; each holds a part of the devices.
 """
 
-import contextlib
 import faulthandler
 import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -76,16 +74,11 @@ class Together(Processes):
 
     def all(self, value: Any) -> list[Any]:
         """What every process gave, in their order; ends them if one does not come to give it."""
-        with self._bounded():
-            return self._gathered(value)
-
-    @contextlib.contextmanager
-    def _bounded(self) -> Iterator[None]:
         waiting = threading.Timer(WAIT_SECONDS, self._waited_in_vain)
         waiting.daemon = True
         waiting.start()
         try:
-            yield
+            return self._gathered(value)
         finally:
             waiting.cancel()
 

@@ -84,7 +84,8 @@ class Evaluator:
 
         Args:
             variables: parameters and statistics.
-            interrupted: whether someone asked to stop; asked about every second.
+            interrupted: whether someone asked to stop; asked about every second, or every 16 steps
+                where several processes evaluate, all of which then answer alike.
 
         Raises:
             EvaluationInterrupted: someone did.
@@ -95,10 +96,10 @@ class Evaluator:
         counts: dict[str, list[float]] = {}
         first = 0
         while first < self._num_steps:
-            if interrupted():
+            alone = self._layout.num_processes == 1
+            if (alone or first % STEPS_TOGETHER == 0) and interrupted():
                 raise EvaluationInterrupted
             # Each of several processes has a clock of its own, and all must make the same calls.
-            alone = self._layout.num_processes == 1
             most = self._pace.num_steps if alone else min(STEPS_TOGETHER, feeder.max_steps)
             num_steps = min(most, self._num_steps - first)
             feeds = self._layout.put_batches(feeder.feed(first, num_steps))
