@@ -17,6 +17,15 @@ def environment(num_devices: int) -> dict[str, str]:
     return {**kept, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
 
 
+def alone(*arguments: str, devices: int) -> None:
+    """One process with some devices, which ends well."""
+    command = [sys.executable, "-m", "cnn_lab.cli.main", *arguments]
+    done = subprocess.run(
+        command, env=environment(devices), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def launched(*arguments: str, processes: int, logs: Path, **options: object) -> subprocess.Popen:
     """The launcher with a command, on one CPU device a process."""
     flags = [f"--{name}={value}" for name, value in options.items()]

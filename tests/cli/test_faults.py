@@ -10,7 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import ROOT, checkpoint_in, children, digests, environment, kill, launched, until
+from launching import (
+    ROOT,
+    alone,
+    checkpoint_in,
+    children,
+    digests,
+    environment,
+    kill,
+    launched,
+    until,
+)
 
 EPOCHS, ROUNDS = 200, 20
 MOST_SECONDS = 60.0  # until the other process has ended too
@@ -20,16 +30,6 @@ pytestmark = pytest.mark.slow
 def train(workdir: Path, epochs: int = EPOCHS, *more: str) -> tuple[str, ...]:
     config = "--config=experiments/digits/lenet5.py"
     return ("train", config, f"--config.train.num_epochs={epochs}", f"--workdir={workdir}", *more)
-
-
-def alone(*arguments: str, devices: int) -> subprocess.CompletedProcess:
-    """One process with some devices."""
-    command = [sys.executable, "-m", "cnn_lab.cli.main", *arguments]
-    done = subprocess.run(
-        command, env=environment(devices), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

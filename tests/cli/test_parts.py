@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import ROOT, digests, environment, launched, until
+from launching import ROOT, alone, digests, environment, launched, until
 
 pytestmark = pytest.mark.slow
 PARTS = (
@@ -29,15 +29,6 @@ STREAMED = (
 def train(workdir: Path, *more: str) -> tuple[str, ...]:
     config = ("--config=experiments/digits/lenet5.py", "--config.train.num_epochs=6")
     return ("train", *config, f"--workdir={workdir}", *more)
-
-
-def alone(*arguments: str) -> None:
-    """One process of two devices."""
-    command = [sys.executable, "-m", "cnn_lab.cli.main", *arguments]
-    done = subprocess.run(
-        command, env=environment(2), cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def steps_in(workdir: Path) -> list[int]:
@@ -90,11 +81,11 @@ def test_what_one_process_alone_finds_damaged_is_so_for_all(tmp_path, data_dir):
     assert f"Checkpoint {newest} in {workdir}/checkpoints is damaged" in output
     assert f"from step {before}." in output
     assert "Exception" not in output + said
-    alone(*train(tmp_path / "one", *PARTS))
+    alone(*train(tmp_path / "one", *PARTS), devices=2)
     assert digests(workdir) == digests(tmp_path / "one")
 
 
 def test_two_that_stream_and_average_and_lower_the_rate_are_one(tmp_path, data_dir):
     ended(*train(tmp_path / "two", *STREAMED), logs=tmp_path / "logs")
-    alone(*train(tmp_path / "one", *STREAMED))
+    alone(*train(tmp_path / "one", *STREAMED), devices=2)
     assert digests(tmp_path / "two") == digests(tmp_path / "one")

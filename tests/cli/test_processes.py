@@ -10,7 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
-from launching import ROOT, checkpoint_in, children, digests, environment, kill, launched, until
+from launching import (
+    ROOT,
+    alone,
+    checkpoint_in,
+    children,
+    digests,
+    environment,
+    kill,
+    launched,
+    until,
+)
 
 LENET = "--config=experiments/digits/lenet5.py"
 EPOCHS = 6
@@ -24,9 +34,7 @@ def train(*arguments: str) -> tuple[str, ...]:
 def undisturbed(tmp_path_factory, data_dir):
     """The run of one process with two devices."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    command = [sys.executable, "-m", "cnn_lab.cli.main", *train(f"--workdir={workdir}")]
-    done = subprocess.run(command, env=environment(2), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    alone(*train(f"--workdir={workdir}"), devices=2)
     return workdir
 
 
