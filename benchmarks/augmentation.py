@@ -107,7 +107,7 @@ def prepared(
     from jax.sharding import NamedSharding, PartitionSpec
 
     from cnn_lab.data.augment.make import make_augment
-    from cnn_lab.train.layout import BATCH_AXES, choose_num_devices, make_layout
+    from cnn_lab.distributed.mesh import BATCH_AXES, choose_num_devices, make_layout
 
     augment = make_augment(augmentation, shape, 10)
     layout = make_layout(choose_num_devices(batch_size, None))

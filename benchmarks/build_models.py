@@ -19,7 +19,7 @@ def measure(name: str) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
 
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.registry import MODELS
 
     entry = MODELS[name]
     module = entry.make(entry.num_classes)
@@ -44,7 +44,7 @@ def measure(name: str) -> dict[str, float]:
 
 def main(patterns: list[str]) -> None:
     """Prints a line for every model whose name matches."""
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.registry import MODELS
 
     print("| model | parameters | trace, s | compile and draw, s | memory, MiB |")
     print("| --- | --- | --- | --- | --- |")

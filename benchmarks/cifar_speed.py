@@ -48,12 +48,12 @@ from cnn_lab.config import (
     TrainConfig,
 )
 from cnn_lab.core.errors import CnnLabError, TrainingError
-from cnn_lab.data.assemble import make_preprocess
-from cnn_lab.data.catalog import open_dataset
+from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.examples import choose_examples
-from cnn_lab.run import run_training
-from cnn_lab.train.layout import choose_num_devices
-from cnn_lab.train.workdir import read_record
+from cnn_lab.data.loaders.assemble import make_preprocess
+from cnn_lab.distributed.mesh import choose_num_devices
+from cnn_lab.runs.run import run_training
+from cnn_lab.workdir.run_dir import read_record
 
 NUM_VALIDATION = 5000
 TIMES = ("compile", "steps", "training", "wall")

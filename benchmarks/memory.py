@@ -61,8 +61,8 @@ def prepared(
     import jax.numpy as jnp
     import optax
 
-    from cnn_lab.models.catalog import MODELS
-    from cnn_lab.tasks import classification
+    from cnn_lab.models.registry import MODELS
+    from cnn_lab.tasks.classification import classification
     from cnn_lab.train.gradient import make_gradient, make_summed_loss
     from cnn_lab.train.state import make_init
     from cnn_lab.train.step import make_train_step

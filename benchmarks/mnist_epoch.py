@@ -95,7 +95,7 @@ def train_cnn_lab(
     overrides = [("train.num_epochs", str(num_epochs)), ("train.batch_size", str(batch_size))]
     config = load_config(str(ROOT / "experiments/mnist/lenet5.py"), overrides)
     runtime.start(config.mesh.num_devices)
-    from cnn_lab.run import run_training
+    from cnn_lab.runs.run import run_training
 
     class Turns:
         def write(self, row) -> None:
@@ -114,7 +114,7 @@ def train_torch(
 ) -> None:
     """The same net, recipe and work per epoch in PyTorch."""
     torch = importlib.import_module("torch")
-    from cnn_lab.data.catalog import open_dataset
+    from cnn_lab.data.datasets.catalog import open_dataset
 
     nn, functional = torch.nn, torch.nn.functional
     images, labels = open_dataset("mnist").split("train").read_all()

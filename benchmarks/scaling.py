@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     from cnn_lab.core.errors import ConfigError, lookup
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.registry import MODELS
 
     try:
         lookup(MODELS, arguments.model, "model")
@@ -49,7 +49,7 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
-    from cnn_lab.train.layout import make_layout
+    from cnn_lab.distributed.mesh import make_layout
 
     layouts = {
         f"{number}, {'in parts' if shards else 'whole'}": make_layout(number, shards_state=shards)
@@ -82,12 +82,12 @@ class Side:
         import numpy as np
         import optax
 
-        from cnn_lab.data.order import Order
-        from cnn_lab.data.pipelines import ResidentPipeline
+        from cnn_lab.data.loaders.pipelines import ResidentPipeline
         from cnn_lab.data.preprocess import Preprocess
-        from cnn_lab.models.catalog import MODELS
+        from cnn_lab.data.sampler import Order
+        from cnn_lab.models.registry import MODELS
         from cnn_lab.optim.optimizers import OPTIMIZERS
-        from cnn_lab.tasks import classification
+        from cnn_lab.tasks.classification import classification
         from cnn_lab.train.dispatch import compile_train
         from cnn_lab.train.state import make_init
         from cnn_lab.train.step import make_train_step
@@ -125,7 +125,7 @@ class Side:
         import jax
         import numpy as np
 
-        from cnn_lab.train.agreement import Agreement
+        from cnn_lab.distributed.consensus import Agreement
 
         layout, start = self._layout, time.perf_counter()
         feeds = layout.put_batches(self._pipeline.feed(self._step, STEPS))
@@ -182,8 +182,8 @@ def two_processes(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def worker(arguments: argparse.Namespace) -> None:
     """One of the two processes."""
     index, _, address = arguments.worker.partition(",")
-    from cnn_lab.train.joining import join
-    from cnn_lab.train.layout import make_layout
+    from cnn_lab.distributed.initialize import join
+    from cnn_lab.distributed.mesh import make_layout
 
     processes = join(
         address,

@@ -97,8 +97,8 @@ def work_of(name: str, size: int, per_device: bool) -> Work:
     from scaling import Side
 
     from cnn_lab.analysis.cost import cost_of
-    from cnn_lab.models.catalog import MODELS
-    from cnn_lab.train.layout import make_layout
+    from cnn_lab.distributed.mesh import make_layout
+    from cnn_lab.models.registry import MODELS
 
     cost = cost_of(MODELS[name].make(1000), (size, size, 3))
     outputs = sum(
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--per_device", action="store_true", help="statistics of each chip's share")
     given = parser.parse_args()
     from cnn_lab.core.errors import ConfigError, lookup
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.registry import MODELS
 
     try:
         lookup(MODELS, given.model, "model")

@@ -125,10 +125,10 @@ def batches_of_cnn_lab(
 
     runtime.start(None)
     from cnn_lab.data.augment.crops import RandomCrops
-    from cnn_lab.data.catalog import open_dataset
-    from cnn_lab.data.order import Order
-    from cnn_lab.data.pipelines import MANY_STEPS, StreamingPipeline
+    from cnn_lab.data.datasets.catalog import open_dataset
+    from cnn_lab.data.loaders.pipelines import MANY_STEPS, StreamingPipeline
     from cnn_lab.data.preprocess import Preprocess
+    from cnn_lab.data.sampler import Order
 
     dataset = open_dataset(f"folder:{folder / 'photographs'}", folder / "data")
     source = dataset.split("train").with_image_size(SIZE)

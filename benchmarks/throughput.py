@@ -101,10 +101,10 @@ def run(arguments: argparse.Namespace) -> None:
     from throughput_sides import LeftOut, Side, Torch
 
     from cnn_lab.analysis.cost import cost_of
+    from cnn_lab.config.options import check_options
     from cnn_lab.core.errors import ConfigError, lookup
-    from cnn_lab.core.options import check_options
-    from cnn_lab.models.catalog import MODELS
-    from cnn_lab.train.layout import choose_num_devices, make_layout
+    from cnn_lab.distributed.mesh import choose_num_devices, make_layout
+    from cnn_lab.models.registry import MODELS
 
     entry, on_cpu = lookup(MODELS, arguments.model, "model"), jax.default_backend() == "cpu"
     if entry.outputs != "logits":
@@ -154,7 +154,7 @@ def show(
     import jax
 
     from cnn_lab.analysis.footprint import TRAINING_PASSES
-    from cnn_lab.train.session import version_of
+    from cnn_lab.workdir.session import version_of
 
     images, device = arguments.batch * arguments.steps, jax.devices()[0]
     peak, said = peak_of(device.device_kind, arguments.dtype, layout)

@@ -16,8 +16,7 @@ from cnn_lab.config import DataConfig
 from cnn_lab.core import trees
 from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import RECIPES
-from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import (
+from cnn_lab.data.loaders.pipelines import (
     BATCHES_AHEAD,
     MANY_STEPS,
     Pipeline,
@@ -25,11 +24,12 @@ from cnn_lab.data.pipelines import (
     StreamingPipeline,
 )
 from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.sampler import Order
+from cnn_lab.distributed.mesh import Layout
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import l2
-from cnn_lab.tasks import classification
+from cnn_lab.tasks.classification import classification
 from cnn_lab.train.dispatch import compile_train
-from cnn_lab.train.layout import Layout
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 

@@ -18,10 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_lab.beginning import adopt
-from cnn_lab.build import build
-from cnn_lab.cli import imported, runtime
-from cnn_lab.compiled import CompiledPhase
+from cnn_lab.cli import runtime
 from cnn_lab.config import (
     DataConfig,
     ExperimentConfig,
@@ -31,7 +28,11 @@ from cnn_lab.config import (
     TransferConfig,
 )
 from cnn_lab.core import trees
-from cnn_lab.experiment import Experiment
+from cnn_lab.experiment.build import build
+from cnn_lab.experiment.experiment import Experiment
+from cnn_lab.experiment.initialization import adopt
+from cnn_lab.runs import import_weights
+from cnn_lab.runs.compiled import CompiledPhase
 from cnn_lab.train.averaging import evaluated_variables
 
 MIB = 2**20
@@ -59,7 +60,7 @@ def main() -> None:
         source = Path(folder, "source")
         experiment = build(config(options))
         variables = jax.device_get(evaluated_variables(experiment.begin(0)))
-        imported.write_run(source, config(options), experiment.network, variables, "imported")
+        import_weights.write_run(source, config(options), experiment.network, variables, "imported")
         measured = {}
         for name, (strategy, cached) in ROWS.items():
             transfer = TransferConfig(

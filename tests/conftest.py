@@ -25,7 +25,7 @@ flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 # Small programs, many of them: compiling costs more than these tests compute.
 QUICKLY_COMPILED = {"analysis", "layers", "models", "optim", "study"}
 QUICKLY_COMPILED |= {"test_experiments", "test_frozen", "test_gradient", "test_soup"}
-QUICKLY_COMPILED |= {"test_features", "test_logistic", "test_sharding", "test_transfer_run"}
+QUICKLY_COMPILED |= {"test_features", "test_linear_probe", "test_sharding", "test_transfer_run"}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,11 +14,11 @@ from cnn_lab.config import (
     TrainConfig,
     TransferConfig,
 )
-from cnn_lab.layers.style import Style
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.layers.blocks import Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.run import run_training
+from cnn_lab.models.registry import MODELS
+from cnn_lab.runs.run import run_training
 
 
 class _Staged(nn.Module):

@@ -16,9 +16,9 @@ from absl import logging
 from PIL import Image
 from strict import leftovers
 
+from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = """

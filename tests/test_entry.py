@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.checkpoint.writer import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 CONFIG = [

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from cnn_lab.analysis.receptive_field import Field, field_of_images
 from cnn_lab.analysis.walk import Scope, walk
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 from cnn_lab.layers.convolution import as_asked
 from cnn_lab.layers.scopes import is_call
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.core import trees
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Tree
 
 PICOJOULES_PER_MAC = {"float32": 4.6, "bfloat16": 1.5, "float16": 1.5}
 TRAINING_PASSES = 3  # forward, and one pass each for the gradients of the maps and of the weights

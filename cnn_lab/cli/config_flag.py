@@ -2,7 +2,7 @@
 
 `ml_collections.config_flags` offers the same syntax, but cannot set an optional back to none, does
 not check tuple entries, and answers a misspelt field with a traceback; here every value passes the
-one typed check of `cnn_lab.core.typed`.
+one typed check of `cnn_lab.config.node`.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cnn_lab.cli.experiment_file import call_in_file
 from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config.node import from_dict, is_bool_field, override, require_field
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.typed import from_dict, is_bool_field, override, require_field
 
 PREFIX = "--config."
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from cnn_lab.cli.reference import entry, explained, first_line, wrapped
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.node import Node, node_in
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.typed import Node, node_in
 
 ABOUT = """\
 Fields of the config, with their defaults. An experiment file sets them by name, the command line

@@ -9,7 +9,7 @@ from cnn_lab.analysis.footprint import (
     energy_kwh,
     training_memory,
 )
-from cnn_lab.core.numbers import human_bytes, human_count
+from cnn_lab.core.formatting import human_bytes, human_count
 
 IMAGES = 1_000_000  # that the energies are told for
 HEADINGS = ("layer", "kind", "output", "parameters", "MACs", "field", "stride", "output bytes")

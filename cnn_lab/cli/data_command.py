@@ -23,7 +23,7 @@ from absl import flags
 from cnn_lab.cli import runtime, sheet
 from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.numbers import counted
+from cnn_lab.core.formatting import counted
 
 SHOWN = 10
 LEAK_STATUS = 1
@@ -65,7 +65,7 @@ def main(invocation: Invocation) -> int:
     else:
         sheet.refuse_flags(invocation, action)
     runtime.start_logging()
-    from cnn_lab.data.catalog import open_dataset
+    from cnn_lab.data.datasets.catalog import open_dataset
 
     dataset = open_dataset(
         name,
@@ -78,7 +78,7 @@ def main(invocation: Invocation) -> int:
 
 
 def _prepare(dataset) -> int:
-    from cnn_lab.data.prepared import check_files_of
+    from cnn_lab.data.storage.prepared import check_files_of
 
     info = dataset.info
     check_files_of(dataset.storage, info)
@@ -93,8 +93,12 @@ def _prepare(dataset) -> int:
 
 
 def _check(dataset) -> int:
-    from cnn_lab.data.catalog import unlock_test
-    from cnn_lab.data.duplicates import describe_duplicate, find_duplicates, summarise_duplicates
+    from cnn_lab.data.datasets.catalog import unlock_test
+    from cnn_lab.data.datasets.duplicates import (
+        describe_duplicate,
+        find_duplicates,
+        summarise_duplicates,
+    )
 
     sources = {}
     # Train first, so that a leaked image is told as one of the other split's.

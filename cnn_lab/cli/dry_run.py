@@ -13,22 +13,22 @@ import jax
 import numpy as np
 
 from cnn_lab.analysis.exchanges import exchanges_in
-from cnn_lab.build import build
 from cnn_lab.cli.reference import flag_text
-from cnn_lab.compiled import CompiledPhase
 from cnn_lab.config import ExperimentConfig, OptimConfig
+from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.formatting import counted, human_bytes
 from cnn_lab.core.memory import device_bytes
-from cnn_lab.core.numbers import counted, human_bytes
-from cnn_lab.core.shapes import Tree
-from cnn_lab.core.typed import to_dict
-from cnn_lab.data.assemble import MIB, shapes_of_split, unmeasured_preprocess
-from cnn_lab.data.catalog import Dataset, open_dataset
-from cnn_lab.experiment import Experiment
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
+from cnn_lab.data.loaders.assemble import MIB, shapes_of_split, unmeasured_preprocess
+from cnn_lab.experiment.build import build
+from cnn_lab.experiment.experiment import Experiment
+from cnn_lab.runs.compiled import CompiledPhase
+from cnn_lab.runs.training import layout_in_words, pipeline_in_words
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.dispatch import Program
-from cnn_lab.train.session import devices_in_words
-from cnn_lab.training import layout_in_words, pipeline_in_words
+from cnn_lab.workdir.session import devices_in_words
 
 
 def dry_run(config: ExperimentConfig) -> str:

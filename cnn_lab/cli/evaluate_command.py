@@ -20,16 +20,11 @@ from typing import Any
 from absl import flags
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.agreement import read_runs
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.members import (
-    find_checkpoints,
-    find_workdirs,
-    folder_of_results,
-    short_names,
-)
 from cnn_lab.cli.output import say
 from cnn_lab.core.errors import ConfigError, WorkdirError
+from cnn_lab.runs.comparable import read_runs
+from cnn_lab.runs.select import find_checkpoints, find_workdirs, folder_of_results, short_names
 
 SPLITS = ("train", "validation", "test")
 FEWEST_RESAMPLES = 100  # 2.5 % of fewer are no tail
@@ -93,10 +88,10 @@ def main(invocation: Invocation) -> int:
     out = Path(values.out) if values.out else folder_of_results(workdirs)
     _check_out(out)
     runtime.start(None)
-    from cnn_lab.cli.evaluating import evaluate_all
     from cnn_lab.cli.evaluation_text import evaluation_text
     from cnn_lab.report.evaluation import write_evaluation
     from cnn_lab.report.page import write_report
+    from cnn_lab.runs.evaluate import evaluate_all
 
     results, openings = evaluate_all(values, runs, checkpoints)
     say(evaluation_text(results, openings))

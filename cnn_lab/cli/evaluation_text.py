@@ -2,7 +2,7 @@
 
 from cnn_lab.analysis.evaluation import CONFIDENCE, Evaluation
 from cnn_lab.analysis.results import Member, Results
-from cnn_lab.core.numbers import counted
+from cnn_lab.core.formatting import counted
 
 SHORT, WIDE = 9, 16  # width of a column of figures, and of intervals
 EMPTY = "  without a mistake to draw, this says nothing"

@@ -41,10 +41,10 @@ def main(invocation: Invocation) -> int:
     if not out.parent.is_dir():
         raise ConfigError(f"--out={out}: there is no folder {out.parent}; make it first.")
     runtime.start(None)
-    from cnn_lab.train.workdir import read_config
-    from cnn_lab.trained import open_trained
+    from cnn_lab.experiment.restore import open_trained
     from cnn_lab.transfer import convert, weight_files
     from cnn_lab.transfer.naming import catalog
+    from cnn_lab.workdir.run_dir import read_config
 
     spec = read_config(Path(values.workdir)).model
     model = spec.name

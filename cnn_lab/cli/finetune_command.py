@@ -39,8 +39,8 @@ from cnn_lab.config import (
     TrainConfig,
     TransferConfig,
 )
+from cnn_lab.config.node import freeze, from_dict, override, to_dict
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.typed import freeze, from_dict, override, to_dict
 
 RATE, EPOCHS, LARGEST_BATCH, FEWEST_STEPS = 1e-3, 20, 32, 4  # steps an epoch
 HEAD_RATE, HEAD_EPOCHS = 1e-2, 100  # on features, which take no time
@@ -94,7 +94,7 @@ def main(invocation: Invocation) -> int:
     runtime.start(joining.local_devices(recipe, count))
     processes = joining.join(values)
     from cnn_lab.cli.dry_run import dry_run
-    from cnn_lab.run import run_training
+    from cnn_lab.runs.run import run_training
 
     tell = say if processes.leads else lambda _: None
     joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
@@ -136,9 +136,9 @@ def _completed(
     invocation: Invocation, recipe: ExperimentConfig, tell: Callable[[str], None]
 ) -> ExperimentConfig:
     """The recipe with what follows from the source, its model first, and from the data."""
-    from cnn_lab.beginning import adopt, place_of_source
-    from cnn_lab.train.workdir import read_config
+    from cnn_lab.experiment.initialization import adopt, place_of_source
     from cnn_lab.transfer.plan import check_transfer
+    from cnn_lab.workdir.run_dir import read_config
 
     assert recipe.transfer is not None
     model = read_config(place_of_source(recipe.transfer)).model
@@ -172,7 +172,7 @@ def _override(config: ExperimentConfig, invocation: Invocation) -> None:
 
 def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None:
     """What suits so many images."""
-    from cnn_lab.data.catalog import open_dataset
+    from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.data.examples import choose_examples
     from cnn_lab.transfer.plan import choose
 

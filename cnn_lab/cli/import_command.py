@@ -24,9 +24,9 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.model_flags import parse_options, parse_shape
+from cnn_lab.config.node import parse_text
+from cnn_lab.config.ranges import Fraction, Positive
 from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.ranges import Fraction, Positive
-from cnn_lab.core.typed import parse_text
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
@@ -71,11 +71,11 @@ def main(invocation: Invocation) -> int:
     mean = _per_channel("mean", values.mean, Fraction)
     std = _per_channel("std", values.std, Positive)
     runtime.start(None)
-    from cnn_lab.cli import imported
     from cnn_lab.data.preprocess import Preprocess
-    from cnn_lab.models.catalog import MODELS
-    from cnn_lab.network import Network
-    from cnn_lab.tasks import classification
+    from cnn_lab.experiment.network import Network
+    from cnn_lab.models.registry import MODELS
+    from cnn_lab.runs import import_weights
+    from cnn_lab.tasks.classification import classification
     from cnn_lab.transfer import convert, fit, weight_files
     from cnn_lab.transfer.naming import catalog
 
@@ -95,7 +95,7 @@ def main(invocation: Invocation) -> int:
         _fitting("std", std or ((0.5,) * 3 if plain else STD), shape[2]),
     )
     renames = weight_files.parse_renames(values.rename)
-    imported.require_new(out)
+    import_weights.require_new(out)
     make = lambda num_classes: entry.make(num_classes, **options)  # noqa: E731
     tensors = weight_files.rename(weight_files.read_weights(source), renames)
     fitted = fit.fit(
@@ -112,8 +112,8 @@ def main(invocation: Invocation) -> int:
         "left_at_initial_values": list(fitted.fresh),
         "interpolation": "bilinear",
     }
-    config = imported.config_of(values.model, options, network)
-    imported.write_run(out, config, network, fitted.variables, "imported", imported=origin)
+    config = import_weights.config_of(values.model, options, network)
+    import_weights.write_run(out, config, network, fitted.variables, "imported", imported=origin)
     lines = [
         f"{values.model}: {convert.num_values(tensors):,} values of "
         f"{source}, named as in {fitted.naming}."

@@ -12,13 +12,13 @@ from absl import flags
 
 from cnn_lab.cli import interrupts, output
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.config_rules import differences
+from cnn_lab.config.node import to_dict
+from cnn_lab.config.rules import differences
 from cnn_lab.core.errors import LOST_STATUS, ConfigError
-from cnn_lab.core.typed import to_dict
 
 if TYPE_CHECKING:
-    from cnn_lab.core.processes import Processes
-    from cnn_lab.train.joining import JoinedProcesses
+    from cnn_lab.distributed.initialize import JoinedProcesses
+    from cnn_lab.distributed.processes import Processes
 
 BUG_STATUS = 1
 MAY_LIE_ELSEWHERE = ("transfer.source",)  # whose weights are compared
@@ -111,12 +111,12 @@ def join(values: flags.FlagValues) -> "Processes":
     Raises:
         ConfigError: there is no cluster.
     """
-    from cnn_lab.core.processes import ALONE
-    from cnn_lab.train import joining
+    from cnn_lab.distributed import initialize
+    from cnn_lab.distributed.processes import ALONE
 
     if check(values) == 1:
         return ALONE
-    joined = joining.join(
+    joined = initialize.join(
         values.coordinator,
         values.num_processes,
         values.process_id,
@@ -149,8 +149,8 @@ def check_alike(
             "config.transfer.strategy=logistic is fitted by one process, not by "
             f"{processes.count}; start one, or take the strategy head."
         )
-    from cnn_lab.core.processes import check_same
-    from cnn_lab.train.session import versions
+    from cnn_lab.distributed.processes import check_same
+    from cnn_lab.workdir.session import versions
 
     for name, value in (flags or {}).items():
         check_same(processes, f"--{name}", value, "give all of them the same one")
@@ -220,7 +220,7 @@ def fail(text: str, status: int) -> None:
 def fail_with(error: Exception) -> None:
     """As `fail`, after a traceback."""
     if _joined:
-        from cnn_lab.core.processes import is_loss
+        from cnn_lab.distributed.processes import is_loss
 
         traceback.print_exception(error)
         status = LOST_STATUS if is_loss(error) else BUG_STATUS

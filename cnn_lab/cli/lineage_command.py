@@ -13,8 +13,8 @@ from absl import flags
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.numbers import counted
-from cnn_lab.train.workdir import lineage_in, read_config, read_record
+from cnn_lab.core.formatting import counted
+from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record
 
 
 def define_flags(values: flags.FlagValues) -> None:

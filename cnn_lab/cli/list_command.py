@@ -24,8 +24,8 @@ from absl import flags
 
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.reference import entry, explained, first_line, flag_text
+from cnn_lab.config.options import declared_options
 from cnn_lab.core.errors import ConfigError, lookup, suggest
-from cnn_lab.core.options import declared_options
 
 EXPERIMENTS = Path("experiments")
 STUDIES = EXPERIMENTS / "studies"  # listed by `cnn-lab study`
@@ -81,9 +81,9 @@ def _details(detailed: "Detailed", name: str, row: str) -> str:
 
 
 def _models() -> dict[str, str]:
-    from cnn_lab.core.numbers import human_count
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.core.formatting import human_count
     from cnn_lab.models.macs import MACS
+    from cnn_lab.models.registry import MODELS
 
     def shape(entry) -> str:
         return "x".join(map(str, entry.image_shape))
@@ -99,7 +99,7 @@ def _models() -> dict[str, str]:
 
 
 def _datasets() -> dict[str, str]:
-    from cnn_lab.data.catalog import DATASETS
+    from cnn_lab.data.datasets.catalog import DATASETS
 
     named = {
         name: f"{'x'.join(map(str, d.image_shape)):<9}  {d.num_classes:>3} classes  "
@@ -142,7 +142,7 @@ def _named(table: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, str]]:
 
 
 def _make_functions() -> dict[str, Callable]:
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.registry import MODELS
 
     return {name: model.make for name, model in MODELS.items()}
 
@@ -160,13 +160,13 @@ def _schedules() -> dict[str, Callable]:
 
 
 def _losses() -> dict[str, Callable]:
-    from cnn_lab.losses import LOSSES
+    from cnn_lab.tasks.losses import LOSSES
 
     return LOSSES
 
 
 def _tasks() -> dict[str, Callable]:
-    from cnn_lab.tasks import TASKS
+    from cnn_lab.tasks.classification import TASKS
 
     return TASKS
 

@@ -18,9 +18,9 @@ from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import picture_path, say
 from cnn_lab.cli.train_command import require_data
+from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import write_bytes, write_text
-from cnn_lab.core.typed import freeze
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -45,10 +45,10 @@ def main(invocation: Invocation) -> int:
     runtime.start(config.mesh.num_devices)
     from functools import partial
 
-    from cnn_lab.beginning import adopt
-    from cnn_lab.data.catalog import open_dataset
-    from cnn_lab.rate_range import find_rate
+    from cnn_lab.data.datasets.catalog import open_dataset
+    from cnn_lab.experiment.initialization import adopt
     from cnn_lab.report.rates import rate_chart
+    from cnn_lab.runs.lr_finder import find_rate
 
     found = find_rate(
         adopt(config),

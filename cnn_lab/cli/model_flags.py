@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from cnn_lab.config.node import parse_text
+from cnn_lab.config.options import check_options, declared_options
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.options import check_options, declared_options
-from cnn_lab.core.typed import parse_text
 
 
 def parse_options(model: str, make: Callable[..., Any], texts: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.numbers import counted
+from cnn_lab.core.formatting import counted
 
 BATCH_SIZE = 64
 SHOWN = 5
@@ -44,8 +44,8 @@ def main(invocation: Invocation) -> int:
     import jax.numpy as jnp
     import numpy as np
 
-    from cnn_lab.data.image_file import looks_inverted, read_image_file
-    from cnn_lab.trained import open_trained
+    from cnn_lab.data.datasets.image_file import looks_inverted, read_image_file
+    from cnn_lab.experiment.restore import open_trained
 
     trained = open_trained(Path(values.workdir), values.checkpoint)
     network = trained.network

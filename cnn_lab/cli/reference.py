@@ -9,7 +9,7 @@ import shlex
 import textwrap
 from typing import Any
 
-from cnn_lab.core.annotations import describe
+from cnn_lab.config.annotations import describe
 
 WIDTH = 100
 _ENTRY = re.compile(r"\*{0,2}(\w+): (.*)")

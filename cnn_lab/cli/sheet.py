@@ -12,12 +12,12 @@ from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import picture_path, say
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config.node import override
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import write_bytes
-from cnn_lab.core.typed import override
 
 if TYPE_CHECKING:
-    from cnn_lab.data.catalog import Dataset
+    from cnn_lab.data.datasets.catalog import Dataset
 
 STRENGTHS = ("none", "light", "heavy")
 BATCH = 8  # altered versions of each image

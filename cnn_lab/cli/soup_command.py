@@ -17,10 +17,10 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.members import find_checkpoints, find_workdirs
 from cnn_lab.cli.output import say
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.numbers import counted
+from cnn_lab.core.formatting import counted
+from cnn_lab.runs.select import find_checkpoints, find_workdirs
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,15 +55,15 @@ def main(invocation: Invocation) -> int:
     import jax
     import numpy as np
 
-    from cnn_lab.beginning import digest_of
-    from cnn_lab.cli import imported
-    from cnn_lab.data.catalog import open_dataset
-    from cnn_lab.soup import cook
-    from cnn_lab.train.workdir import lineage_in, read_record
-    from cnn_lab.trained import Trained, checkpoint_steps, open_trained
+    from cnn_lab.data.datasets.catalog import open_dataset
+    from cnn_lab.experiment.initialization import digest_of
+    from cnn_lab.experiment.restore import Trained, checkpoint_steps, open_trained
+    from cnn_lab.runs import import_weights
+    from cnn_lab.runs.soup import cook
+    from cnn_lab.workdir.run_dir import lineage_in, read_record
 
     out = Path(values.out)
-    imported.require_new(out)
+    import_weights.require_new(out)
     if which == ["all"]:
         which = [str(step) for step in checkpoint_steps(workdirs[0])]
     # Two names, such as best and latest, may be of one checkpoint.
@@ -82,7 +82,7 @@ def main(invocation: Invocation) -> int:
     first = members[0]
     fingerprints = [read_record(workdir).get("fingerprint") for workdir, _ in found]
     soup = cook(members, names, fingerprints, functools.partial(open_dataset, progress=say))
-    imported.write_run(
+    import_weights.write_run(
         out,
         first.config,
         first.network,

@@ -62,8 +62,8 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"{name} trains nothing, and its seeds are fixed; leave out --seeds.")
     runtime.start(None)
     from cnn_lab.report.study import write_study
-    from cnn_lab.study.conduct import conduct
     from cnn_lab.study.plan import check_study
+    from cnn_lab.study.run import conduct
 
     folder = Path(values.workdir or Path("runs", "studies", name))
     check_study(study, folder, num_seeds)

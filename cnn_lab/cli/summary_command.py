@@ -58,7 +58,7 @@ def main(invocation: Invocation) -> int:
     runtime.start_logging()
     from cnn_lab.analysis.cost import cost_of
     from cnn_lab.cli.cost_text import cost_text
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.registry import MODELS
 
     entry = lookup(MODELS, values.model, "model")
     options = parse_options(values.model, entry.make, values.option)

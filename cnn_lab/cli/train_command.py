@@ -31,11 +31,11 @@ from cnn_lab.cli.config_flag import default_workdir, load_config, split_referenc
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as say
 from cnn_lab.config import NO_DATA, ExperimentConfig
+from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.typed import freeze
 
 if TYPE_CHECKING:
-    from cnn_lab.run import Result
+    from cnn_lab.runs.run import Result
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -105,9 +105,9 @@ def main(invocation: Invocation) -> int:
     processes = joining.join(invocation.flags)
     together = {"num_processes": invocation.flags.num_processes, "profile_steps": profiled}
     joining.check_alike(processes, config, together)
-    from cnn_lab.beginning import adopt
     from cnn_lab.cli.dry_run import dry_run
-    from cnn_lab.run import run_training
+    from cnn_lab.experiment.initialization import adopt
+    from cnn_lab.runs.run import run_training
 
     config = freeze(adopt(config))
     joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
@@ -116,9 +116,9 @@ def main(invocation: Invocation) -> int:
         return 0
     workdir = Path(invocation.flags.workdir or _default_workdir(reference, num_seeds))
     if num_seeds is not None:
-        from cnn_lab.cli.seeds import train_seeds
+        from cnn_lab.study.seeds import train_seeds
 
-        cut = train_seeds(config, workdir, num_seeds)
+        cut = train_seeds(config, workdir, num_seeds, say)
         if cut is not None:
             _tell_how_to_resume(invocation, workdir, cut.progress.step)
         return 0

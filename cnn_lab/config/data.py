@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any, Literal
 
 from cnn_lab.config.fields import Seed, runtime
-from cnn_lab.core.ranges import Count, Fraction, Natural, Positive, ProperFraction
-from cnn_lab.core.typed import Node
+from cnn_lab.config.node import Node
+from cnn_lab.config.ranges import Count, Fraction, Natural, Positive, ProperFraction
 
 NO_DATA = "none"  # the name of the data of a run whose weights came from elsewhere
 

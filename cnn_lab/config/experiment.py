@@ -6,9 +6,9 @@ from typing import Literal
 from cnn_lab.config.data import DataConfig
 from cnn_lab.config.fields import RUNTIME, Seed, runtime
 from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
+from cnn_lab.config.node import Node
+from cnn_lab.config.ranges import Count, NonNegative, Positive
 from cnn_lab.config.transfer import TransferConfig
-from cnn_lab.core.ranges import Count, NonNegative, Positive
-from cnn_lab.core.typed import Node
 
 
 @dataclasses.dataclass(kw_only=True)

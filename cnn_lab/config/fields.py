@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Annotated, Any
 
-from cnn_lab.core.ranges import Range
+from cnn_lab.config.ranges import Range
 
 RUNTIME = {"runtime": True}
 Seed = Annotated[int, Range(least=0, below=2**32)]

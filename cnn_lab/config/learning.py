@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
-from cnn_lab.core.ranges import Count, Natural, NonNegative, Positive, ProperFraction
-from cnn_lab.core.typed import Node
+from cnn_lab.config.node import Node
+from cnn_lab.config.ranges import Count, Natural, NonNegative, Positive, ProperFraction
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -26,6 +26,14 @@ class Variant:
     config: ExperimentConfig
     source: Place | None = None
 
+    @property
+    def name(self) -> str:
+        """Series and place, in words."""
+        if self.x is None:
+            return self.series
+        place = f"{self.x:g}" if isinstance(self.x, int | float) else self.x
+        return f"{self.series} {place}".strip()
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Computation:

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any, Literal
 
 from cnn_lab.config.fields import runtime
-from cnn_lab.core.ranges import Count, Natural, NonNegative, ProperFraction, Share
-from cnn_lab.core.typed import Node
+from cnn_lab.config.node import Node
+from cnn_lab.config.ranges import Count, Natural, NonNegative, ProperFraction, Share
 
 
 @dataclasses.dataclass(kw_only=True)

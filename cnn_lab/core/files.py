@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+WAIT_FOR_FILES = 10.0  # seconds that a shared file system may take to show what another process saw
 # How file systems of some clusters (Lustre, NFS) answer where they were mounted without locks.
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 

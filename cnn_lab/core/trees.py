@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 
 _LEAVES_AT_ONCE = 8  # on the host, to be hashed
 

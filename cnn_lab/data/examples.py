@@ -7,8 +7,8 @@ from jaxtyping import Int32, Int64
 
 from cnn_lab.config import DataConfig
 from cnn_lab.core.errors import ConfigError, DataError
-from cnn_lab.core.numbers import counted
-from cnn_lab.data.catalog import Dataset
+from cnn_lab.core.formatting import counted
+from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.source import Source
 from cnn_lab.data.splits import stratified_split
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int64, UInt8
 
+from cnn_lab.core.arrays import Images, RawImages, Tree
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images, RawImages, Tree
 from cnn_lab.data.parallel import map_in_order
 
 # Above either, mean and deviation come from evenly spaced examples.

@@ -15,7 +15,11 @@ import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
 from cnn_lab.core.errors import ConfigError, DataError, lookup
-from cnn_lab.data.array_cache import (
+from cnn_lab.data.augment.crops import Part
+from cnn_lab.data.parallel import map_in_order
+from cnn_lab.data.pixels import DECODER, decode, decode_part
+from cnn_lab.data.source_info import ImageShape, SourceInfo
+from cnn_lab.data.storage.array_cache import (
     aligned_empty,
     cache_folder,
     load_arrays,
@@ -23,12 +27,8 @@ from cnn_lab.data.array_cache import (
     store_arrays,
     store_rows,
 )
-from cnn_lab.data.augment.crops import Part
-from cnn_lab.data.manifest import unusable
-from cnn_lab.data.parallel import map_in_order
-from cnn_lab.data.pixels import DECODER, decode, decode_part
-from cnn_lab.data.source_info import ImageShape, SourceInfo
-from cnn_lab.data.storage import Storage
+from cnn_lab.data.storage.location import Storage
+from cnn_lab.data.storage.manifest import unusable
 
 _READ_AT_ONCE = 1024
 _READ_BYTES = 2**23

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_lab.layers import written_out
-from cnn_lab.layers.written_out import Pairs
+from cnn_lab.layers import im2col
+from cnn_lab.layers.im2col import Pairs
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 NARROW_CHANNELS = 16  # with at most so many channels on both sides the library refuses
@@ -94,11 +94,11 @@ def conv_general_dilated(
         pads = ((top, bottom), (left, right))
         outputs = _output_sides(lhs.shape, rhs.shape, strides, pads)
         if min(outputs) >= 1 and depthwise:
-            return written_out.depthwise(lhs, rhs, strides, pads, outputs)
+            return im2col.depthwise(lhs, rhs, strides, pads, outputs)
         if min(outputs) >= 1:
             sides = zip(lhs.shape[1:3], outputs, rhs.shape[:2], strict=True)
             if any(min(side, output) < kernel for side, output, kernel in sides):
-                return written_out.product(lhs, rhs, strides, pads, outputs)
+                return im2col.product(lhs, rhs, strides, pads, outputs)
             return _conv(lhs, rhs, strides, pads)
     return lax.conv_general_dilated(
         lhs,

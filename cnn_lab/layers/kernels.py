@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.shapes import Images, Maps
 
 Kernel = Float32[np.ndarray, "height width"]
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from cnn_lab.core.arrays import Key
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Key
 from cnn_lab.layers.windows import Size, per_axis, times
 
 

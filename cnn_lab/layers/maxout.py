@@ -3,8 +3,8 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from cnn_lab.layers.blocks import Padding, Style
 from cnn_lab.layers.pooling import maxout
-from cnn_lab.layers.style import Padding, Style
 from cnn_lab.layers.windows import Size
 
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from cnn_lab.core.arrays import Images, Key, Maps
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.random import random_bits
-from cnn_lab.core.shapes import Images, Key, Maps
 from cnn_lab.layers.convolution import NHWC, conv_general_dilated
 from cnn_lab.layers.dropout import share_kept
 from cnn_lab.layers.windows import Size, per_axis

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from cnn_lab.core.shapes import Images
+from cnn_lab.core.arrays import Images
 from cnn_lab.layers.activations import activation
 from cnn_lab.layers.convolution import Conv
 

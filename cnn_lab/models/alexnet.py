@@ -15,11 +15,11 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from cnn_lab.core.ranges import Count, Natural, Positive, ProperFraction
-from cnn_lab.core.shapes import Images
+from cnn_lab.config.ranges import Count, Natural, Positive, ProperFraction
+from cnn_lab.core.arrays import Images
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
 from cnn_lab.models.sizes import require_size

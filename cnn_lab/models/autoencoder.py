@@ -17,13 +17,13 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from cnn_lab.config.ranges import Count
+from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.ranges import Count
-from cnn_lab.core.shapes import Images
 from cnn_lab.layers.activations import activation as activation_of
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.layers.unpooling import (
     ConvTranspose,
     max_pool_with_indices,

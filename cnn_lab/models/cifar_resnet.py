@@ -8,8 +8,8 @@ Goyal et al. 2017, arXiv:1706.02677).
 
 from collections.abc import Callable
 
-from cnn_lab.core.ranges import Count, ProperFraction
-from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.resnet import ResNetBackbone, Shortcut

@@ -10,10 +10,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
-from cnn_lab.core.ranges import Count, Positive, ProperFraction
-from cnn_lab.core.shapes import Images
+from cnn_lab.config.ranges import Count, Positive, ProperFraction
+from cnn_lab.core.arrays import Images
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.noise import DropPath
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.sizes import require_size

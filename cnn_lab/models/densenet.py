@@ -12,11 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnn_lab.config.ranges import Count, Fraction, ProperFraction
+from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.ranges import Count, Fraction, ProperFraction
-from cnn_lab.core.shapes import Images, Maps
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.sizes import require_size

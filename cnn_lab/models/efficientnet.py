@@ -11,9 +11,9 @@ import math
 import flax.linen as nn
 import jax
 
-from cnn_lab.core.ranges import Positive, ProperFraction
-from cnn_lab.core.shapes import Images
-from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.config.ranges import Positive, ProperFraction
+from cnn_lab.core.arrays import Images
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.mobilenet_v2 import SMALLER, InvertedResidual, Stem, round_channels

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from cnn_lab.core.ranges import Positive, ProperFraction, Range
-from cnn_lab.core.shapes import Images, Logits, Maps
+from cnn_lab.config.ranges import Positive, ProperFraction, Range
+from cnn_lab.core.arrays import Images, Logits, Maps
+from cnn_lab.layers.blocks import Dtype, Padding, Style
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import adaptive_average_pool, max_pool
-from cnn_lab.layers.style import Dtype, Padding, Style
 from cnn_lab.layers.windows import Size
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnn_lab.core.outputs import WithAuxiliary
-from cnn_lab.core.shapes import Images, Logits
+from cnn_lab.core.arrays import Images, Logits
 from cnn_lab.layers.activations import activation
+from cnn_lab.layers.blocks import Style
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.noise import DropConnect
 from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
-from cnn_lab.layers.style import Style
+from cnn_lab.tasks.outputs import WithAuxiliary
 
 
 class Classifier(nn.Module):

@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from cnn_lab.core.ranges import Positive, ProperFraction, Range
-from cnn_lab.core.shapes import Images, Logits, Maps
+from cnn_lab.config.ranges import Positive, ProperFraction, Range
+from cnn_lab.core.arrays import Images, Logits, Maps
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.pooling import (
     adaptive_average_pool,
     average_pool,
     global_average_pool,
     max_pool,
 )
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.googlenet import ConvNorm, scaled
 from cnn_lab.models.heads import Classifier, PooledHead

@@ -13,14 +13,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from cnn_lab.core.ranges import ProperFraction
-from cnn_lab.core.shapes import Images
+from cnn_lab.config.ranges import ProperFraction
+from cnn_lab.core.arrays import Images
 from cnn_lab.layers.activations import MONOTONE
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.convolution import Conv, conv_general_dilated
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.noise import DropConnectConv
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
 from cnn_lab.models.sizes import require_size

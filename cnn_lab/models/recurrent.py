@@ -14,11 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.core.ranges import Count, ProperFraction
-from cnn_lab.core.shapes import Images
+from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.core.arrays import Images
 from cnn_lab.layers.activations import activation
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.initializers import initializer
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
 from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences

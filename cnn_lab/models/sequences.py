@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Float
 
-from cnn_lab.core.shapes import Images
+from cnn_lab.core.arrays import Images
 
 Order = Literal["rows", "pixels"]
 Sequences = Float[Array, "n t d"]

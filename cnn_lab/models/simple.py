@@ -5,13 +5,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
+from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.ranges import Count, ProperFraction
-from cnn_lab.core.shapes import Images
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.maxout import Maxout
 from cnn_lab.layers.noise import DropConnect
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
 

@@ -1,7 +1,7 @@
 """What images a network can take."""
 
+from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images
 
 
 def require_size(images: Images, least: int, model: str, instead: str = "") -> None:

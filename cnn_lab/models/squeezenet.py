@@ -13,10 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.core.ranges import Positive, ProperFraction
-from cnn_lab.core.shapes import Images, Maps
+from cnn_lab.config.ranges import Positive, ProperFraction
+from cnn_lab.core.arrays import Images, Maps
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, ConvHead
 from cnn_lab.models.sizes import require_size

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from cnn_lab.core.ranges import Count, ProperFraction, Range
-from cnn_lab.core.shapes import Images
+from cnn_lab.config.ranges import Count, ProperFraction, Range
+from cnn_lab.core.arrays import Images
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.convolution import conv_general_dilated
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
 from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences

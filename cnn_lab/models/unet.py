@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnn_lab.core.ranges import Count, ProperFraction
-from cnn_lab.core.shapes import Images, Maps
+from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.core.arrays import Images, Maps
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.layers.style import Dtype, Style
 from cnn_lab.layers.unpooling import ConvTranspose
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import ImageToImage

@@ -8,10 +8,10 @@ the activated input by a 1x1 convolution, and dropout stands before the second c
 import flax.linen as nn
 import jax
 
+from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.ranges import Count, ProperFraction
-from cnn_lab.core.shapes import Images, Maps
-from cnn_lab.layers.style import Dtype, Style
+from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.sizes import require_size

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Scalar, Tree
 from cnn_lab.optim.schedule_free import has_averages
 
 

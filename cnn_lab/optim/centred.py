@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 
 
 class DeviationState(NamedTuple):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from optax.transforms import unitwise_clip, unitwise_norm
 
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.trees import path_of
 from cnn_lab.optim.kernels import incoming_axes
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from cnn_lab.core.shapes import Scalar, Tree
+from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.optim.kernels import kernels_of
 
 

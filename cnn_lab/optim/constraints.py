@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 from cnn_lab.optim.kernels import incoming_axes, is_kernel
 
 

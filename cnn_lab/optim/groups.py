@@ -7,7 +7,7 @@ import jax
 import optax
 
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 
 Make = Callable[[optax.Schedule], optax.GradientTransformationExtraArgs]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.trees import path_of
 
 

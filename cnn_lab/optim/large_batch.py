@@ -2,7 +2,7 @@
 
 import optax
 
-from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
 from cnn_lab.optim.kernels import decayed, kernels_only
 
 

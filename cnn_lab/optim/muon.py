@@ -5,9 +5,9 @@ import math
 import jax
 import optax
 
+from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
-from cnn_lab.core.shapes import Tree
 from cnn_lab.core.trees import flatten
 from cnn_lab.optim.kernels import decayed, incoming_axes, kernels_only
 

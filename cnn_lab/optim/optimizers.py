@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import optax
 
-from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
 from cnn_lab.optim.centred import scale_by_deviation
 from cnn_lab.optim.kernels import decayed
 from cnn_lab.optim.large_batch import lamb, lars

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Scalar, Tree
+from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.optim.kernels import kernels_of
 
 NO_SOURCE: Mapping[str, Tree] = {}

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.core.ranges import Positive, ProperFraction
-from cnn_lab.core.shapes import Tree
+from cnn_lab.config.ranges import Positive, ProperFraction
+from cnn_lab.core.arrays import Tree
 
 
 def sam(

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import jax
 import optax
 
-from cnn_lab.core.ranges import NonNegative, Positive, ProperFraction, Range
-from cnn_lab.core.shapes import Tree
+from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction, Range
+from cnn_lab.core.arrays import Tree
 from cnn_lab.optim.kernels import decayed
 
 # The average is worked out from y by a division by it.

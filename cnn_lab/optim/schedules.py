@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import optax
 
+from cnn_lab.config.ranges import Count, Fraction, NonNegative, Positive, Range
 from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.numbers import counted
-from cnn_lab.core.ranges import Count, Fraction, NonNegative, Positive, Range
+from cnn_lab.core.formatting import counted
 
 OPTIONS = "config.optim.schedule.options"
 InnerFraction = Annotated[float, Range(above=0, below=1)]

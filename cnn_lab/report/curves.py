@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cnn_lab.report.png import as_png
-from cnn_lab.train.log import metric_names
+from cnn_lab.workdir.metric_writers import metric_names
 
 COLOURS = {"train": "#4878a8", "validation": "#c8553d"}
 MOST_COLUMNS = 3

@@ -12,7 +12,7 @@ import numpy as np
 from cnn_lab.analysis.evaluation import CONFIDENCE, TOP, Evaluation, most_confused, pooled
 from cnn_lab.analysis.results import Results
 from cnn_lab.core.files import write_json, write_text
-from cnn_lab.core.numbers import counted
+from cnn_lab.core.formatting import counted
 from cnn_lab.report.charts import MOST_DRAWN, confusion_chart, reliability_chart
 from cnn_lab.report.pages import render
 

@@ -11,8 +11,8 @@ from typing import Any
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.curves import learning_curves
 from cnn_lab.report.pages import render
-from cnn_lab.train.log import METRICS_FILE, metric_names, read_rows
-from cnn_lab.train.workdir import CONFIG_FILE, read_record
+from cnn_lab.workdir.metric_writers import METRICS_FILE, metric_names, read_rows
+from cnn_lab.workdir.run_dir import CONFIG_FILE, read_record
 
 TEMPLATE = "run.html.jinja"  # beside this file
 

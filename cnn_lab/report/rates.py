@@ -3,13 +3,13 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from cnn_lab.rate_range import RateRange
+from cnn_lab.analysis.lr_range import LrRange
 from cnn_lab.report.png import as_png
 
 GRAY, BLUE, RED = "#b8b8b4", "#4878a8", "#c8553d"
 
 
-def rate_chart(found: RateRange, *, title: str = "") -> bytes:
+def rate_chart(found: LrRange, *, title: str = "") -> bytes:
     """Draws the loss over the rate, and marks the suggestion.
 
     Args:

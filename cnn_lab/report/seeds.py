@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cnn_lab.report.curves import COLOURS
 from cnn_lab.report.png import as_png
-from cnn_lab.train.log import metric_names
+from cnn_lab.workdir.metric_writers import metric_names
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -15,12 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cnn_lab.analysis.intervals import over_runs
+from cnn_lab.analysis.records import Row
+from cnn_lab.analysis.verdict import Judged
 from cnn_lab.config import Panel, Study
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.pages import render
-from cnn_lab.study.claims import Judged
-from cnn_lab.study.finished import name_of
-from cnn_lab.study.rows import Row
 
 TEMPLATE = "study.html.jinja"
 MOST_COLUMNS = 2
@@ -119,7 +118,7 @@ def _colours(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
     One variant with levels of its own, such as epochs, has the colour of its series, unless a panel
     shows several of that series.
     """
-    series_of = {name_of(variant): variant.series for variant in study.variants}
+    series_of = {variant.name: variant.series for variant in study.variants}
     drawn = [_names(panel, rows) for panel in study.panels]
     crowded = set()
     for names in drawn:

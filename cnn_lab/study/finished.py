@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cnn_lab.analysis.records import Row
 from cnn_lab.config import ExperimentConfig, Variant
-from cnn_lab.diverging import has_diverged
-from cnn_lab.study.rows import Row
-from cnn_lab.train.log import METRICS_FILE, read_rows
-from cnn_lab.trained import Trained, open_trained
+from cnn_lab.experiment.restore import Trained, open_trained
+from cnn_lab.runs.diverging import has_diverged
+from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 
 Values = Mapping[float | None, float]  # by a level of the measure's own, None where it has none
 
@@ -53,17 +53,9 @@ class Finished:
         return open_trained(self.workdir, "best" if chosen else "latest")
 
 
-def name_of(variant: Variant) -> str:
-    """Series and place of a variant, in words."""
-    if variant.x is None:
-        return variant.series
-    place = f"{variant.x:g}" if isinstance(variant.x, int | float) else variant.x
-    return f"{variant.series} {place}".strip()
-
-
 def place_of(variant: Variant, level: float | None) -> tuple[str, float | str | None]:
     """Where a value belongs: a level of the measure's own makes the variant the series."""
-    return (variant.series, variant.x) if level is None else (name_of(variant), level)
+    return (variant.series, variant.x) if level is None else (variant.name, level)
 
 
 def rows_of(run: Finished, measure: str, values: Values) -> list[Row]:

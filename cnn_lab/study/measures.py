@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int64
 
 from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Images
-from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples, whole
 from cnn_lab.data.splits import stratified_split
+from cnn_lab.experiment.restore import Trained
 from cnn_lab.study.finished import Finished, Values
 from cnn_lab.train.views import PLACES, shifted
-from cnn_lab.trained import Trained
 
 VERSION = 2  # of what the measures mean; values kept of another one are taken again
 MOST_UNSEEN = 10_000

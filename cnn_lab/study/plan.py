@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cnn_lab.beginning import adopt
+from cnn_lab.analysis.records import Row, nothing_at
 from cnn_lab.config import Comparison, ExperimentConfig, Place, Study, Variant
+from cnn_lab.config.node import freeze, from_dict, to_dict
+from cnn_lab.config.options import check_options
 from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
-from cnn_lab.core.options import check_options
-from cnn_lab.core.typed import freeze, from_dict, to_dict
-from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import choose_examples
-from cnn_lab.resolve import resolve_names
+from cnn_lab.experiment.components import resolve_names
+from cnn_lab.experiment.initialization import adopt
 from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.finished import Finished, name_of, place_of
+from cnn_lab.study.finished import Finished, place_of
 from cnn_lab.study.measures import MEASURES, OVER_SEEDS, unseen_positions
-from cnn_lab.study.rows import Row, nothing_at
-from cnn_lab.train.workdir import changes_since, has_checkpoints, read_record
+from cnn_lab.workdir.run_dir import changes_since, has_checkpoints, read_record
 
 RUNS = "runs"
 
@@ -133,14 +133,14 @@ def check_data(study: Study, planned: Sequence[Finished], say: Callable[[str], N
                 f"The data of {data.name} changed since {run.workdir} was trained; bring the old "
                 "data back, or give the study another --workdir."
             )
-        if name_of(run.variant) in checked:
+        if run.variant.name in checked:
             continue
-        checked.add(name_of(run.variant))
+        checked.add(run.variant.name)
         _, validation = choose_examples(datasets[key], data)
         needing = [name for name in study.measures if MEASURES[name].validation]
         if needing and not len(validation):
             raise ConfigError(
-                f"The study measures {needing[0]!r}, but {name_of(run.variant)!r} holds nothing "
+                f"The study measures {needing[0]!r}, but {run.variant.name!r} holds nothing "
                 "out; set its config.data.num_validation above 0, or leave the measure out."
             )
         if unseen:
@@ -178,7 +178,7 @@ def _check_seeds(study: Study, claim: Comparison) -> None:
     seeds: dict[tuple[str, float | str | None], tuple[int, int]] = {}
     for variant in study.variants:
         first = (variant.config.seed, variant.config.data.split_seed)
-        seeds[variant.series, variant.x] = seeds[name_of(variant), None] = first
+        seeds[variant.series, variant.x] = seeds[variant.name, None] = first
     found = {
         seeds.get((series, x), seeds.get((series, None)))
         for series, x in (claim.larger, claim.smaller)
@@ -228,4 +228,4 @@ def _check_folder(study_folder: Path, workdir: Path, config: ExperimentConfig) -
 
 
 def _slug(variant: Variant) -> str:
-    return re.sub(r"[^a-zA-Z0-9.]+", "_", name_of(variant)).strip("_").lower()
+    return re.sub(r"[^a-zA-Z0-9.]+", "_", variant.name).strip("_").lower()

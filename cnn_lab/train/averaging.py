@@ -3,7 +3,7 @@
 An average is a pure function of the states that it sees, kept in the `TrainState` beside the
 weights, and saved with it. Statistics of normalisation belong to the weights that they were
 measured with: a moving average averages them too, which follows closely; where weights far apart
-are averaged, they are measured anew (`train/refit.py`).
+are averaged, they are measured anew (`train/recalibration.py`).
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Scalar, Tree
+from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.train.state import TrainState
 
 

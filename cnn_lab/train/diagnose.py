@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from cnn_lab.core import trees
+from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.core.errors import DivergedError
-from cnn_lab.core.shapes import Key, Tree
 from cnn_lab.train.frozen import as_evaluated, frozen_layers
 from cnn_lab.train.gradient import micro_batch_key, split
 from cnn_lab.train.state import TrainState, step_key

@@ -14,10 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.core.shapes import Key, Tree
-from cnn_lab.metrics import weighted_pairs
-from cnn_lab.train.agreement import Agreement, most_of
-from cnn_lab.train.layout import Layout
+from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.distributed.consensus import Agreement, most_of
+from cnn_lab.distributed.mesh import Layout
+from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
 from cnn_lab.train.step import Step, Task
 
@@ -67,7 +67,7 @@ def compile_train(
     Returns:
         A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
         that was not finite are not run. It hears the most of what all processes told
-        (`train/agreement.py`).
+        (`distributed/consensus.py`).
     """
     max_steps = jax.tree.leaves(feeds)[0].shape[0]
 

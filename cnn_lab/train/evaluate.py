@@ -8,12 +8,12 @@ from typing import Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.core.shapes import Tree
+from cnn_lab.distributed.mesh import Layout
 from cnn_lab.train.dispatch import Prepare, Program, compile_evaluate
-from cnn_lab.train.layout import Layout
-from cnn_lab.train.pace import Pace
 from cnn_lab.train.step import Task
+from cnn_lab.train.steps_per_call import Pace
 
 
 @runtime_checkable

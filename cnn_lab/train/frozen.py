@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.layers.normalization import BatchNorm
 
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from cnn_lab.core.shapes import Key, Tree
-from cnn_lab.metrics import Pair, weighted_pairs
+from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.distributed.mesh import BATCH_AXES, Layout
+from cnn_lab.tasks.metrics import Pair, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.layout import BATCH_AXES, Layout
 from cnn_lab.train.state import MICRO_BATCH_STREAM
 
 Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]

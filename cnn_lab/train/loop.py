@@ -10,19 +10,39 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from cnn_lab.core.shapes import Tree
-from cnn_lab.train.agreement import Agreement
-from cnn_lab.train.checkpoint import Checkpoints
+from cnn_lab.core.arrays import Tree
+from cnn_lab.distributed.consensus import Agreement
+from cnn_lab.distributed.mesh import Layout
 from cnn_lab.train.dispatch import Program
 from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
 from cnn_lab.train.evaluate import EvaluationInterrupted
-from cnn_lab.train.layout import Layout
-from cnn_lab.train.log import Sink
-from cnn_lab.train.pace import Pace
 from cnn_lab.train.plan import Plan
 from cnn_lab.train.plateau import Plateau, PlateauRecord, after
-from cnn_lab.train.progress import Display, Stopwatch
 from cnn_lab.train.state import TrainState
+from cnn_lab.train.steps_per_call import Pace
+from cnn_lab.workdir.metric_writers import Sink
+from cnn_lab.workdir.progress_bar import Display, Stopwatch
+
+
+@runtime_checkable
+class Checkpointer(Protocol):
+    """Saves the state of a run."""
+
+    def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
+        """Saves in the background."""
+        ...
+
+    def amend(self, step: int, record: dict[str, Any], *, best_step: int | None) -> None:
+        """Replaces the record of a checkpoint."""
+        ...
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that there are."""
+        ...
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        ...
 
 
 @runtime_checkable
@@ -109,7 +129,7 @@ def train(
     layout: Layout,
     judgement: Judgement,
     learning_rate: Callable[[int], float],
-    checkpoints: Checkpoints,
+    checkpoints: Checkpointer,
     about: Mapping[str, Any],
     sinks: Iterable[Sink],
     display: Display,

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from cnn_lab.core.arrays import Images, Tree
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.core.outputs import WithAuxiliary
-from cnn_lab.core.shapes import Images, Tree
-from cnn_lab.metrics import weighted_pairs
+from cnn_lab.distributed.mesh import Layout
+from cnn_lab.tasks.metrics import weighted_pairs
+from cnn_lab.tasks.outputs import WithAuxiliary
 from cnn_lab.train.evaluate import EvaluationFeeder, exact_sum
-from cnn_lab.train.layout import Layout
-from cnn_lab.train.pace import Pace
 from cnn_lab.train.step import Task
+from cnn_lab.train.steps_per_call import Pace
 from cnn_lab.train.views import View, whole
 
 MOST_BYTES = 64 * 2**20  # of the outputs of one call

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 from cnn_lab.train.averaging import Average
 from cnn_lab.train.frozen import part
 from cnn_lab.train.state import TrainState

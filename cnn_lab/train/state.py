@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Key, Tree
+from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.train.frozen import part
 
 NONE: Tree = {}

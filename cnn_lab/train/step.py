@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.core.shapes import PerExample, Scalar, Tree
-from cnn_lab.metrics import Pair
+from cnn_lab.core.arrays import PerExample, Scalar, Tree
+from cnn_lab.tasks.metrics import Pair
 from cnn_lab.train.averaging import NO_AVERAGE, Average
 from cnn_lab.train.gradient import Gradient, make_gradient
 from cnn_lab.train.state import TrainState, step_key

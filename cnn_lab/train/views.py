@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 
+from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError, lookup
-from cnn_lab.core.shapes import Images
 
 View = Callable[[Images], Images]
 PLACES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # down and right, in shifts

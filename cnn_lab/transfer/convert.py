@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from cnn_lab.core import trees
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError
-from cnn_lab.core.shapes import Tree
 from cnn_lab.transfer.naming.rules import Naming
 
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]

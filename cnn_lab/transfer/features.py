@@ -20,15 +20,15 @@ import jax
 import numpy as np
 
 from cnn_lab.core import trees
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.files import write_text
-from cnn_lab.core.numbers import counted
-from cnn_lab.core.shapes import Tree
-from cnn_lab.data.array_cache import load_arrays, store_arrays
-from cnn_lab.data.feature_pipeline import row_finder
-from cnn_lab.data.pipelines import Pipeline
+from cnn_lab.core.formatting import counted
+from cnn_lab.data.loaders.feature_pipeline import row_finder
+from cnn_lab.data.loaders.pipelines import Pipeline
 from cnn_lab.data.progress import Ticker
 from cnn_lab.data.source import Source
-from cnn_lab.train.layout import Layout
+from cnn_lab.data.storage.array_cache import load_arrays, store_arrays
+from cnn_lab.distributed.mesh import Layout
 
 BACKBONE = "backbone"
 NAMES = ("image", "label")

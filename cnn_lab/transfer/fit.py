@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core import trees
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.arrays import Tree
 from cnn_lab.transfer import convert
 from cnn_lab.transfer.convert import Leaf, Tensors
 from cnn_lab.transfer.naming.rules import Naming

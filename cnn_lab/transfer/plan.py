@@ -7,7 +7,7 @@ from typing import Any
 
 from cnn_lab.config.transfer import TransferConfig
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.numbers import counted
+from cnn_lab.core.formatting import counted
 from cnn_lab.transfer.stages import Stage
 
 STRATEGIES = ("auto", "head", "last_stages:N", "stages:A,B", "all", "gradual", "logistic")

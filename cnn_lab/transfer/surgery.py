@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core import trees
+from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, ConfigError, suggest
-from cnn_lab.core.numbers import counted
-from cnn_lab.core.shapes import Tree
+from cnn_lab.core.formatting import counted
 from cnn_lab.transfer.convert import layer_of
 from cnn_lab.transfer.fit import output_layers
 from cnn_lab.transfer.stages import Stage

@@ -15,15 +15,15 @@ from cnn_lab.analysis.footprint import (
     training_memory,
 )
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.numbers import human_bytes, human_count
+from cnn_lab.core.formatting import human_bytes, human_count
+from cnn_lab.layers.blocks import Style
 from cnn_lab.layers.convolution import Conv
 from cnn_lab.layers.locally_connected import LocallyConnected
 from cnn_lab.layers.maxout import Maxout
 from cnn_lab.layers.noise import DropConnect, DropConnectConv
 from cnn_lab.layers.pooling import adaptive_average_pool, average_pool, max_pool
-from cnn_lab.layers.style import Style
 from cnn_lab.layers.unpooling import ConvTranspose
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.registry import MODELS
 
 STYLE = Style()
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from cnn_lab.analysis.exchanges import Exchange, exchanges_in
-from cnn_lab.train.layout import BATCH_AXES, make_layout
+from cnn_lab.distributed.mesh import BATCH_AXES, make_layout
 
 
 def compiled(function, *shapes: tuple[int, ...]) -> str:

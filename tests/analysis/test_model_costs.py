@@ -9,8 +9,8 @@ import pytest
 
 from cnn_lab.analysis.cost import cost_of
 from cnn_lab.models import macs
-from cnn_lab.models.catalog import MODELS
 from cnn_lab.models.macs import MACS
+from cnn_lab.models.registry import MODELS
 
 # In units of 1e9, of the nets with 1000 classes: torchvision's and timm's counts.
 PUBLIC = {

@@ -12,10 +12,10 @@ import pytest
 from cnn_lab.analysis.cost import cost_of
 from cnn_lab.analysis.receptive_field import Field, field_of_images
 from cnn_lab.analysis.walk import walk
+from cnn_lab.layers.blocks import Style
 from cnn_lab.layers.convolution import as_asked
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.layers.squeeze_excite import SqueezeExcite
-from cnn_lab.layers.style import Style
 from cnn_lab.layers.unpooling import ConvTranspose, nearest_unpool
 
 STYLE = Style()
@@ -132,7 +132,7 @@ def test_what_depends_on_everything():
 def test_known_fields():
     """Araujo, Norris, Sim 2019, table 1: AlexNet v2 195, VGG-16 212; its ResNet-50, whose strides
     lie at the first 1x1 convolutions, has 483."""
-    from cnn_lab.models.catalog import MODELS
+    from cnn_lab.models.registry import MODELS
 
     for name, path, side in (
         ("alexnet", "backbone", 195),  # the last pooling

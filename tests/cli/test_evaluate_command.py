@@ -12,18 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.cli import collecting, runtime
-from cnn_lab.cli.agreement import Opened, check_alike
+from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.cli.members import (
-    common_folder,
-    find_checkpoints,
-    find_workdirs,
-    folder_of_results,
-)
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.runs import predictions
+from cnn_lab.runs.comparable import Opened, check_alike
+from cnn_lab.runs.select import common_folder, find_checkpoints, find_workdirs, folder_of_results
 from cnn_lab.train.outputs import Collector
-from cnn_lab.train.workdir import read_record
+from cnn_lab.workdir.run_dir import read_record
 
 EXPERIMENT = """
 from cnn_lab.config import *
@@ -324,10 +320,10 @@ def test_runs_that_differ_in_weights_alone_share_data_and_programs(
             made.append("program")
             super().__init__(*arguments, **options)
 
-    opened = collecting.open_dataset
-    monkeypatch.setattr(collecting, "Collector", Counted)
+    opened = predictions.open_dataset
+    monkeypatch.setattr(predictions, "Collector", Counted)
     monkeypatch.setattr(
-        collecting, "open_dataset", lambda *a, **o: made.append("data") or opened(*a, **o)
+        predictions, "open_dataset", lambda *a, **o: made.append("data") or opened(*a, **o)
     )
     accepted(f"--workdir={runs}/runs/seed*", "--bootstrap=0")
     assert made == ["data", "program"]
@@ -385,7 +381,7 @@ def test_checkpoints_of_one_run_are_snapshots(accepted, refused, runs: Path):
 
 def test_another_task_has_its_means_only(accepted, refused, runs: Path, monkeypatch):
     # Here every task is another one than the one that has more.
-    monkeypatch.setattr(collecting, "Classification", type("Segmentation", (), {}))
+    monkeypatch.setattr(predictions, "Classification", type("Segmentation", (), {}))
     output = accepted(f"--workdir={runs}/runs/seed1")
     said = [text.split()[0] for text in output.splitlines()[1:]]
     assert sorted(said) == ["accuracy", "errors", "figures", "loss", "page"]

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.beginning import digest_of
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
-from cnn_lab.data.catalog import open_dataset
-from cnn_lab.run import run_training
-from cnn_lab.train.workdir import read_config, read_record
-from cnn_lab.trained import open_trained
+from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.experiment.initialization import digest_of
+from cnn_lab.experiment.restore import open_trained
+from cnn_lab.runs.run import run_training
+from cnn_lab.workdir.run_dir import read_config, read_record
 
 
 @pytest.fixture(scope="module")

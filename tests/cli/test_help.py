@@ -17,9 +17,9 @@ from cnn_lab.cli.list_command import DETAILED, KINDS
 from cnn_lab.cli.main import main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.core.annotations import describe
-from cnn_lab.core.options import declared_options
-from cnn_lab.core.typed import Node, check_value, node_in, override, parse_literal
+from cnn_lab.config.annotations import describe
+from cnn_lab.config.node import Node, check_value, node_in, override, parse_literal
+from cnn_lab.config.options import declared_options
 from cnn_lab.layers.initializers import INITIALIZERS
 
 NAMED = [(k, name) for k, detailed in DETAILED.items() for name in detailed.functions()]

@@ -14,15 +14,15 @@ import safetensors.numpy
 from PIL import Image
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.imported import write_run
 from cnn_lab.cli.main import main
 from cnn_lab.config import ExperimentConfig, ModelSpec
 from cnn_lab.core import trees
 from cnn_lab.data.preprocess import Preprocess
-from cnn_lab.models.catalog import MODELS
-from cnn_lab.network import Network
-from cnn_lab.resolve import task_maker
-from cnn_lab.trained import open_trained
+from cnn_lab.experiment.components import task_maker
+from cnn_lab.experiment.network import Network
+from cnn_lab.experiment.restore import open_trained
+from cnn_lab.models.registry import MODELS
+from cnn_lab.runs.import_weights import write_run
 from cnn_lab.transfer import convert
 from cnn_lab.transfer.naming.catalog import NAMINGS
 

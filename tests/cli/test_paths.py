@@ -10,9 +10,9 @@ from PIL import Image
 
 from cnn_lab.cli.config_flag import load_config
 from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import DataError
-from cnn_lab.core.typed import to_dict
-from cnn_lab.data.catalog import open_dataset
+from cnn_lab.data.datasets.catalog import open_dataset
 
 EXPERIMENT = "from cnn_lab.config import *\n\ndef get_config():\n    return ExperimentConfig()\n"
 

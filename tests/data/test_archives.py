@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.archives import parse_cifar, parse_idx, read_members
-from cnn_lab.data.catalog import DATASETS, DatasetDescription, open_dataset, unlock_test
-from cnn_lab.data.descriptions import Member, RemoteFile
+from cnn_lab.data.datasets.archives import parse_cifar, parse_idx, read_members
+from cnn_lab.data.datasets.catalog import DATASETS, DatasetDescription, open_dataset, unlock_test
+from cnn_lab.data.datasets.descriptions import Member, RemoteFile
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 needs_mnist = pytest.mark.skipif(

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.build import build
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError, DataError
-from cnn_lab.core.processes import Processes
-from cnn_lab.core.share import Share
-from cnn_lab.data import assemble
-from cnn_lab.data.assemble import make_preprocess, place_split
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
-from cnn_lab.train.layout import make_layout
+from cnn_lab.data.loaders import assemble
+from cnn_lab.data.loaders.assemble import make_preprocess, place_split
+from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.distributed.processes import Processes
+from cnn_lab.distributed.shard import Share
+from cnn_lab.experiment.build import build
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnn_lab.data.order import Order
+from cnn_lab.data.sampler import Order
 
 CLASSES = np.array([0] * 70 + [1] * 20 + [2] * 10)
 INDICES = np.arange(500, 600)

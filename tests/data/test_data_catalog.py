@@ -18,9 +18,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cnn_lab.core.errors import ConfigError, DataError
-from cnn_lab.data import catalog
-from cnn_lab.data.catalog import default_data_dir, open_dataset, unlock_test
-from cnn_lab.data.duplicates import find_duplicates
+from cnn_lab.data.datasets import catalog
+from cnn_lab.data.datasets.catalog import default_data_dir, open_dataset, unlock_test
+from cnn_lab.data.datasets.duplicates import find_duplicates
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 

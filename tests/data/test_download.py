@@ -9,9 +9,9 @@ import time
 import pytest
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.catalog import DATASETS, open_dataset
-from cnn_lab.data.descriptions import Member, RemoteFile
-from cnn_lab.data.download import fetch, missing_files, obtain_files
+from cnn_lab.data.datasets.catalog import DATASETS, open_dataset
+from cnn_lab.data.datasets.descriptions import Member, RemoteFile
+from cnn_lab.data.datasets.download import fetch, missing_files, obtain_files
 
 CONTENT = bytes(range(256)) * 4000
 DEAD = "http://127.0.0.1:9"

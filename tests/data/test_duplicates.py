@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.data.catalog import open_dataset, unlock_test
-from cnn_lab.data.duplicates import (
+from cnn_lab.data.datasets.catalog import open_dataset, unlock_test
+from cnn_lab.data.datasets.duplicates import (
     Example,
     describe_duplicate,
     find_duplicates,

@@ -15,9 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.refusals import refusal
-from cnn_lab.data import catalog, check_images, progress
-from cnn_lab.data.builders import FolderImages
-from cnn_lab.data.catalog import open_dataset, unlock_test
+from cnn_lab.data import progress
+from cnn_lab.data.datasets import catalog, check_images
+from cnn_lab.data.datasets.builders import FolderImages
+from cnn_lab.data.datasets.catalog import open_dataset, unlock_test
 from cnn_lab.data.pixels import open_image
 
 SHARED = Path(__file__).parents[3] / "shared/data"

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_lab.build import build
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec
 from cnn_lab.data import source as source_module
-from cnn_lab.data.assemble import make_preprocess, unmeasured_preprocess
-from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import choose_examples
+from cnn_lab.data.loaders.assemble import make_preprocess, unmeasured_preprocess
 from cnn_lab.data.source import Source
+from cnn_lab.experiment.build import build
 
 
 @pytest.fixture

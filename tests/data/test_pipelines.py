@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from cnn_lab.data import preprocess
-from cnn_lab.data.catalog import open_dataset
-from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.data.loaders.pipelines import ResidentPipeline, StreamingPipeline
 from cnn_lab.data.preprocess import Preprocess, measure
+from cnn_lab.data.sampler import Order
 from cnn_lab.data.source import Source
 
 PREPROCESS = Preprocess(mean=(0.3,), std=(0.4,), pad=1)

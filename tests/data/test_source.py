@@ -14,7 +14,7 @@ from PIL import Image
 from cnn_lab.core.errors import DataError
 from cnn_lab.data import pixels
 from cnn_lab.data import source as source_module
-from cnn_lab.data.catalog import Dataset, open_dataset, unlock_test
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset, unlock_test
 from cnn_lab.data.source import Source
 
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.build import build
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.assemble import PipelineMaker
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.catalog import Dataset, open_dataset
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
-from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.loaders.assemble import PipelineMaker
+from cnn_lab.data.loaders.pipelines import ResidentPipeline, StreamingPipeline
 from cnn_lab.data.preprocess import Preprocess
-from cnn_lab.train.layout import make_layout
+from cnn_lab.data.sampler import Order
+from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.experiment.build import build
 
 AREA, ASPECT = (0.1, 0.8), (0.75, 4 / 3)
 CROPPED = Augmentation(crop_area=AREA, crop_aspect=ASPECT)

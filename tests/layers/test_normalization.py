@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from cnn_lab.layers.blocks import Style
 from cnn_lab.layers.normalization import BatchNorm, GroupNorm, local_response_norm
-from cnn_lab.layers.style import Style
 
 KEY = jax.random.key(0)
 

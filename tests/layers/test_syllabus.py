@@ -14,7 +14,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.convolution import Conv
 from cnn_lab.layers.kernels import KERNELS, filter_images
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.registry import MODELS
 
 DIAGONAL = np.array([[1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32) / 9
 CROSS = np.array([[1, -1, 1], [-1, 1, -1], [1, -1, 1]], np.float32) / 9

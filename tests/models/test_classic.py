@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_lab.config.options import check_options
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.options import check_options
-from cnn_lab.core.outputs import WithAuxiliary
-from cnn_lab.layers.style import Style
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.layers.blocks import Style
 from cnn_lab.models.heads import ConvHead, DenseHead
-from cnn_lab.tasks import classification
+from cnn_lab.models.registry import MODELS
+from cnn_lab.tasks.classification import classification
+from cnn_lab.tasks.outputs import WithAuxiliary
 
 TINY = {"stem": "small", "width_multiplier": 0.0625}  # for 8 and 13 pixels and more
 

@@ -11,8 +11,8 @@ import pytest
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.blocks import Style
 from cnn_lab.layers.noise import DropPath
-from cnn_lab.layers.style import Style
 from cnn_lab.models.convnext import ConvNeXtBlock, convnext_tiny
 from cnn_lab.models.efficientnet import efficientnet_b0
 from cnn_lab.models.mobilenet_v2 import InvertedResidual, mobilenet_v2, round_channels

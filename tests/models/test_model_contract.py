@@ -21,10 +21,10 @@ from jax.extend.core import Literal
 from small_models import SMALL
 
 from cnn_lab.core import trees
-from cnn_lab.core.outputs import WithAuxiliary
-from cnn_lab.core.shapes import Tree
-from cnn_lab.models.catalog import MODELS
-from cnn_lab.tasks import classification
+from cnn_lab.core.arrays import Tree
+from cnn_lab.models.registry import MODELS
+from cnn_lab.tasks.classification import classification
+from cnn_lab.tasks.outputs import WithAuxiliary
 
 GOLDEN = Path(__file__).parent / "parameters"
 # Threshold units are trained by squared error: the cross-entropy of zeros and ones says nothing.

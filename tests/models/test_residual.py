@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.style import Style
+from cnn_lab.layers.blocks import Style
 from cnn_lab.models import cifar_resnet, densenet, plain, resnet, wide_resnet
 from cnn_lab.models.resnet import BasicBlock
 

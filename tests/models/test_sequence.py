@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cnn_lab.core import trees
-from cnn_lab.layers.style import Style
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.layers.blocks import Style
 from cnn_lab.models.recurrent import RecurrentBackbone
+from cnn_lab.models.registry import MODELS
 from cnn_lab.models.sequences import as_sequences
 from cnn_lab.models.temporal import TemporalBackbone, TimeConv, blocks_to_see, reach
 

@@ -10,10 +10,10 @@ import pytest
 
 from cnn_lab.config import ExperimentConfig, ModelSpec
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.experiment.network import make_model
 from cnn_lab.models.simple import linear, mlp, perceptron
-from cnn_lab.network import make_model
 from cnn_lab.optim.optimizers import OPTIMIZERS
-from cnn_lab.tasks import classification
+from cnn_lab.tasks.classification import classification
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 

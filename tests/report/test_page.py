@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cnn_lab.config import AugmentConfig, AverageConfig, DataConfig, ExperimentConfig
-from cnn_lab.core.typed import to_dict
+from cnn_lab.config.node import to_dict
 from cnn_lab.report.page import write_report
-from cnn_lab.train.log import METRICS_FILE, JsonLines
-from cnn_lab.train.workdir import CONFIG_FILE, RECORD_FILE, count_test_opening
+from cnn_lab.workdir.metric_writers import METRICS_FILE, JsonLines
+from cnn_lab.workdir.run_dir import CONFIG_FILE, RECORD_FILE, count_test_opening
 
 SESSION = {
     "started": "2026-01-01T00:00:00",

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from cnn_lab.analysis.calibration import Reliability
-from cnn_lab.rate_range import RateRange
+from cnn_lab.analysis.lr_range import LrRange
 from cnn_lab.report.charts import reliability_chart
 from cnn_lab.report.curves import COLOURS, learning_curves
 from cnn_lab.report.rates import BLUE, rate_chart
@@ -70,14 +70,14 @@ def test_without_looks_at_validation_the_training_loss_is_drawn(figures: list[Fi
 
 
 @pytest.fixture
-def found() -> RateRange:
+def found() -> LrRange:
     rates = np.geomspace(1e-4, 1, 40)
     smoothed = 2 + (np.log10(rates) + 1.5) ** 2
     smoothed[-1] = 900.0  # it diverged
-    return RateRange(rates, smoothed + 0.5, smoothed, 1e-3, 10**-1.5, still_falling=False)
+    return LrRange(rates, smoothed + 0.5, smoothed, 1e-3, 10**-1.5, still_falling=False)
 
 
-def test_the_loss_is_drawn_over_the_rate_with_the_suggestion(found: RateRange, figures):
+def test_the_loss_is_drawn_over_the_rate_with_the_suggestion(found: LrRange, figures):
     rate_chart(found, title="lenet5 on digits, sgd")
     (axis,) = figures[0].axes
     assert axis.get_title() == "lenet5 on digits, sgd"
@@ -96,7 +96,7 @@ def test_the_loss_is_drawn_over_the_rate_with_the_suggestion(found: RateRange, f
     assert labels[2:] == ["steepest fall: 0.001", "lowest loss: 0.032"]
 
 
-def test_what_users_call_things_is_no_mathematics(found: RateRange, figures: list[Figure]):
+def test_what_users_call_things_is_no_mathematics(found: LrRange, figures: list[Figure]):
     rate_chart(found, title=ODD)
     seeds_chart({s: [row(1, "validation", **{ODD: 1.0})] for s in (0, 1)})
     learning_curves([row(1, "validation", **{ODD: 1.0})], title=ODD)

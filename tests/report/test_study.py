@@ -6,11 +6,11 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from cnn_lab.analysis.intervals import over_runs
+from cnn_lab.analysis.records import Row
+from cnn_lab.analysis.verdict import Judged
 from cnn_lab.config import ExperimentConfig, Panel, Study, Variant
 from cnn_lab.report import study as drawing
 from cnn_lab.report.study import draw, write_study
-from cnn_lab.study.claims import Judged
-from cnn_lab.study.rows import Row
 
 LOSS, ACCURACY, BY_EPOCH = "training loss", "unseen accuracy", "training loss by epoch"
 

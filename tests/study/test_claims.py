@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from cnn_lab.analysis.records import Row, from_json, to_csv, to_json
+from cnn_lab.analysis.verdict import judge
 from cnn_lab.config import Bounds, Comparison
-from cnn_lab.study.claims import judge
-from cnn_lab.study.rows import Row, from_json, to_csv, to_json
 
 
 def rows(exact=False, **values) -> list[Row]:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_lab.analysis.records import values_of
 from cnn_lab.study.computations.polynomial import (
     TAUGHT,
     X,
@@ -16,7 +17,6 @@ from cnn_lab.study.computations.polynomial import (
 )
 from cnn_lab.study.computations.signal import root_mean_square, signal
 from cnn_lab.study.computations.xor import guessed_accuracy, xor
-from cnn_lab.study.rows import values_of
 
 
 @pytest.mark.parametrize("degree", TAUGHT)

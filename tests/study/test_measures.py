@@ -19,10 +19,10 @@ from cnn_lab.config import (
     TrainConfig,
     Variant,
 )
-from cnn_lab.core.typed import freeze, from_dict, to_dict
-from cnn_lab.data.catalog import open_dataset
+from cnn_lab.config.node import freeze, from_dict, to_dict
+from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.examples import choose_examples
-from cnn_lab.run import run_training
+from cnn_lab.runs.run import run_training
 from cnn_lab.study import measures
 from cnn_lab.study.finished import Finished
 from cnn_lab.study.measures import (
@@ -34,8 +34,8 @@ from cnn_lab.study.measures import (
     unseen_accuracy,
     unseen_positions,
 )
-from cnn_lab.train.log import METRICS_FILE, read_rows
-from cnn_lab.train.workdir import read_record
+from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
+from cnn_lab.workdir.run_dir import read_record
 
 HIDDEN = 16
 

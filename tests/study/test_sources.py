@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 from staged import config
-from test_conduct import study
+from test_run_study import study
 
 from cnn_lab.config import DataConfig, OptimConfig, Study, TransferConfig, Variant
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.catalog import open_dataset
-from cnn_lab.study.conduct import check_study, conduct
-from cnn_lab.train.workdir import read_record
-from cnn_lab.trained import open_trained
+from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.experiment.restore import open_trained
+from cnn_lab.study.run import check_study, conduct
+from cnn_lab.workdir.run_dir import read_record
 
 pytestmark = pytest.mark.usefixtures("staged_model")
 MEASURE = "unseen accuracy"

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cnn_lab.models.simple import mlp
-from cnn_lab.tasks import classification
+from cnn_lab.tasks.classification import classification
 from cnn_lab.train.diagnose import explain_non_finite
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import Task

@@ -12,12 +12,12 @@ import pytest
 
 from cnn_lab.analysis.exchanges import exchanges_in
 from cnn_lab.core import trees
+from cnn_lab.distributed.mesh import make_layout
 from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.simple import mlp
 from cnn_lab.optim.optimizers import OPTIMIZERS
-from cnn_lab.tasks import classification
+from cnn_lab.tasks.classification import classification
 from cnn_lab.train.dispatch import Program, compile_evaluate, compile_train
-from cnn_lab.train.layout import make_layout
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 

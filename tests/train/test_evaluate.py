@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import ResidentPipeline
+from cnn_lab.data.loaders.pipelines import ResidentPipeline
 from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.sampler import Order
+from cnn_lab.distributed.mesh import make_layout
 from cnn_lab.models.simple import mlp
-from cnn_lab.tasks import classification
-from cnn_lab.train import pace
+from cnn_lab.tasks.classification import classification
+from cnn_lab.train import steps_per_call
 from cnn_lab.train.evaluate import EvaluationInterrupted, Evaluator
-from cnn_lab.train.layout import make_layout
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 100, (4, 5, 1), 0.25, 0.5
 MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")
@@ -115,8 +115,8 @@ def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables):
 def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, monkeypatch):
     found = []
     for seconds, growth in [(1.0, 4), (1e-9, 4), (1e9, 1000)]:
-        monkeypatch.setattr(pace, "SECONDS_PER_CALL", seconds)
-        monkeypatch.setattr(pace, "GROWTH", growth)
+        monkeypatch.setattr(steps_per_call, "SECONDS_PER_CALL", seconds)
+        monkeypatch.setattr(steps_per_call, "GROWTH", growth)
         evaluate, layout = evaluator(images, labels, 8, 2)  # 13 steps
         placed = layout.put_everywhere(variables)
         found += [evaluate(placed), evaluate(placed)]

@@ -11,9 +11,9 @@ from small_models import SMALL
 
 from cnn_lab.core import trees
 from cnn_lab.layers.normalization import BatchNorm
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.registry import MODELS
 from cnn_lab.optim.penalties import l2
-from cnn_lab.tasks import classification
+from cnn_lab.tasks.classification import classification
 from cnn_lab.train.averaging import ema, evaluated_variables
 from cnn_lab.train.frozen import apply_in_training, part
 from cnn_lab.train.state import make_init

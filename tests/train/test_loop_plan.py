@@ -7,7 +7,7 @@ import pytest
 
 from cnn_lab.train.early_stopping import SelectionRecord
 from cnn_lab.train.loop import Plan, Progress
-from cnn_lab.train.pace import Pace
+from cnn_lab.train.steps_per_call import Pace
 
 PLANS = [
     Plan(

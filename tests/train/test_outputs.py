@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError, TrainingError
-from cnn_lab.data.catalog import open_dataset
-from cnn_lab.data.order import Order
-from cnn_lab.data.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.data.loaders.pipelines import ResidentPipeline, StreamingPipeline
 from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.sampler import Order
+from cnn_lab.distributed.mesh import make_layout
 from cnn_lab.models.simple import mlp
-from cnn_lab.tasks import classification
+from cnn_lab.tasks.classification import classification
 from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.layout import make_layout
 from cnn_lab.train.outputs import Collector
 from cnn_lab.train.views import TTA, make_views, mirrored, shifted
 

@@ -9,7 +9,7 @@ import pytest
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, ConfigError
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.registry import MODELS
 from cnn_lab.transfer import convert, fit
 from cnn_lab.transfer.naming.catalog import NAMINGS, choose, namings_of
 

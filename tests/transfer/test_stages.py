@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnn_lab.core import trees
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.registry import MODELS
 from cnn_lab.transfer.stages import stage_name, stages_of
 
 STAGES = {

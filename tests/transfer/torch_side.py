@@ -13,7 +13,7 @@ import numpy as np
 
 from cnn_lab.core import trees
 from cnn_lab.models import cifar_resnet
-from cnn_lab.models.catalog import MODELS
+from cnn_lab.models.registry import MODELS
 from cnn_lab.transfer import convert
 from cnn_lab.transfer.naming.catalog import NAMINGS
 

@@ -3,10 +3,10 @@
 import dataclasses
 
 from cnn_lab.config import DataConfig
+from cnn_lab.config.options import check_options
 from cnn_lab.core.errors import lookup
-from cnn_lab.core.options import check_options
 from cnn_lab.data.augment.recipes import RECIPES, Augmentation
-from cnn_lab.data.descriptions import DATASETS
+from cnn_lab.data.datasets.descriptions import DATASETS
 
 PATH = "config.data.augment"
 USUAL = "photos"

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt32
 
+from cnn_lab.core.arrays import Key
 from cnn_lab.core.random import random_bits
-from cnn_lab.core.shapes import Key
 
 WORDS = (
     *("flip", "shift_y", "shift_x", "crop_area", "crop_aspect", "crop_y", "crop_x"),

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
+from cnn_lab.core.arrays import Key
 from cnn_lab.core.random import random_bits
-from cnn_lab.core.shapes import Key
 from cnn_lab.data.augment.draws import computed_once
 
 REACH = 3  # standard deviations after which a Gaussian counts as ended

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
+from cnn_lab.core.arrays import Key, Labels, RawImages
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.shapes import Key, Labels, RawImages
 from cnn_lab.data.augment import affine, colour, elastic, erasing, mixing, randaugment, resample
 from cnn_lab.data.augment.draws import Draws, draw
 from cnn_lab.data.augment.erasing import Pixels

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 from scipy.special import betaincinv
 
-from cnn_lab.core.shapes import Labels
+from cnn_lab.core.arrays import Labels
 from cnn_lab.data.augment import boxes
 from cnn_lab.data.augment.draws import Draws, computed_once
 from cnn_lab.data.augment.erasing import Pixels

@@ -12,7 +12,7 @@ to visual document analysis", section 2).
 import dataclasses
 from typing import Annotated, Literal
 
-from cnn_lab.core.ranges import Fraction, Natural, NonNegative, Positive, Range
+from cnn_lab.config.ranges import Fraction, Natural, NonNegative, Positive, Range
 
 Fill = Literal["black", "reflect", "edge"]
 Share = Annotated[float, Range(above=0, most=1)]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, UInt8, UInt32
 
-from cnn_lab.core.shapes import RawImages
+from cnn_lab.core.arrays import RawImages
 from cnn_lab.data.augment.affine import Map
 from cnn_lab.data.augment.draws import computed_once
 from cnn_lab.data.augment.recipes import Fill

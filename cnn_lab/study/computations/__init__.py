@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from cnn_lab.analysis.records import Row
 from cnn_lab.study.computations.polynomial import polynomial
 from cnn_lab.study.computations.signal import signal
 from cnn_lab.study.computations.xor import xor
-from cnn_lab.study.rows import Row
 
 VERSION = 2  # of what they compute; rows kept of another one are computed again
 COMPUTATIONS: dict[str, Callable[..., list[Row]]] = {

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from cnn_lab.study.rows import Row
+from cnn_lab.analysis.records import Row
 
 X = np.linspace(0.0, 1.0, 10)
 T = np.array(

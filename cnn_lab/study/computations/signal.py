@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cnn_lab.analysis.records import Row
 from cnn_lab.models.simple import mlp
-from cnn_lab.study.rows import Row
-from cnn_lab.tasks import classification
+from cnn_lab.tasks.classification import classification
 
 
 def signal(

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cnn_lab.core.shapes import Scalar
+from cnn_lab.analysis.records import Row
+from cnn_lab.core.arrays import Scalar
 from cnn_lab.models.simple import mlp, perceptron
-from cnn_lab.study.rows import Row
-from cnn_lab.tasks import Classification, classification
+from cnn_lab.tasks.classification import Classification, classification
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 

@@ -1,0 +1,75 @@
+"""The learning rate at which the training loss of a range test falls fastest.
+
+Smith 2015, "Cyclical learning rates for training neural networks" (arXiv:1506.01186), section 3.3.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float64
+
+from cnn_lab.core.errors import TrainingError
+
+SMOOTHED_OVER = 0.02  # width of the weights, as a share of all steps
+REACH = 5  # standard deviations after which a Gaussian counts as ended
+CLEAR = 6.0  # standard errors that a fall must be, for chance makes some between two of many values
+
+
+@dataclasses.dataclass(frozen=True)
+class LrRange:
+    """What a range test found.
+
+    Attributes:
+        rates: of each step that was made [s], rising.
+        losses: mean training loss of each step [s].
+        smoothed: the same, averaged over neighbouring steps [s].
+        steepest: rate at which the smoothed loss fell fastest; the suggestion.
+        lowest: rate of the lowest smoothed loss.
+        still_falling: the lowest loss was at the end, so that higher rates may be good too.
+    """
+
+    rates: Float64[np.ndarray, " s"]
+    losses: Float64[np.ndarray, " s"]
+    smoothed: Float64[np.ndarray, " s"]
+    steepest: float
+    lowest: float
+    still_falling: bool
+
+
+def analyse(rates: Float64[np.ndarray, " s"], losses: Float64[np.ndarray, " s"]) -> LrRange:
+    """Where the loss fell fastest, and where it was lowest.
+
+    Args:
+        rates: rising by a constant factor.
+        losses: of the steps at those rates, finite.
+
+    Raises:
+        TrainingError: the loss never fell by more than chance may let it.
+    """
+    smoothed = _smooth(losses)
+    best = int(np.argmin(smoothed))
+    slopes = np.gradient(smoothed)[: best + 1]
+    steepest = int(np.argmin(slopes))
+    fall = smoothed[: best + 1].max() - smoothed[best]
+    # The standard error of a smoothed value: a Gaussian's weights are as good as so many even ones.
+    num_even = max(1.0, 2 * np.sqrt(np.pi) * SMOOTHED_OVER * len(losses))
+    noise = np.std((losses - smoothed)[: best + 1]) / np.sqrt(num_even)
+    if slopes[steepest] >= 0 or fall < CLEAR * noise:
+        raise TrainingError(
+            f"The loss never clearly fell between rates of {rates[0]:.3g} and {rates[-1]:.3g}; "
+            "widen --lowest and --highest, or look at the data and the model."
+        )
+    # The last values are averaged over neighbours on one side only.
+    still_falling = best >= len(smoothed) - max(1, round(2 * SMOOTHED_OVER * len(smoothed)))
+    found = float(rates[steepest]), float(rates[best])
+    return LrRange(rates, losses, smoothed, *found, still_falling)
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Means over neighbours, weighted by a Gaussian, without delay."""
+    width = max(1.0, SMOOTHED_OVER * len(values))
+    reach = math.ceil(REACH * width)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    sums, totals = (np.convolve(v, weights)[reach:-reach] for v in (values, np.ones(len(values))))
+    return sums / totals

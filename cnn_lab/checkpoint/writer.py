@@ -1,0 +1,295 @@
+"""Checkpoints of a run: saved atomically in the background, checked when read.
+
+Orbax writes the arrays and commits a checkpoint by renaming its folder, so a killed save leaves
+the ones before untouched. A checkpoint that was damaged later is noticed by its digests, and a
+training falls back to the newest one that is good. The newest `keep_latest` checkpoints and the
+best one are kept.
+
+A checkpoint holds the `TrainState` and a JSON record: what continues the run beside the state
+(`progress`), and what is needed to use the weights elsewhere (`about`: class names, normalisation).
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+from cnn_lab.checkpoint import storable
+from cnn_lab.checkpoint.reader import (
+    RECORD_FILE,
+    STATE_FOLDER,
+    CheckpointReader,
+    DamagedError,
+    lost,
+    orbax_quiet,
+    record_digest,
+)
+from cnn_lab.core import trees
+from cnn_lab.core.errors import CheckpointError
+from cnn_lab.core.files import write_text
+from cnn_lab.core.refusals import too_many_open
+from cnn_lab.distributed.processes import ALONE, Processes, is_loss
+from cnn_lab.train.state import TrainState
+
+Writer = TypeVar("Writer", bound="Checkpoints")
+
+
+@dataclasses.dataclass
+class _KeepNewestAndBest:
+    """Orbax preservation policy; orbax's own `best_fn` would delete the newest."""
+
+    num_newest: int
+    best_step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:  # noqa: ARG002
+        return self.keeps([info.step for info in checkpoints])
+
+    def keeps(self, steps: Sequence[int]) -> list[bool]:
+        newest = steps[-self.num_newest :]
+        return [step in newest or step == self.best_step for step in steps]
+
+
+class Checkpoints(CheckpointReader):
+    """The checkpoints of a training, which alone may write there.
+
+    Args:
+        folder: where they are; made by the first save.
+        keep_latest: newest checkpoints kept beside the best one.
+        processes: that write them together.
+    """
+
+    def __init__(self, folder: Path, *, keep_latest: int = 2, processes: Processes = ALONE):
+        super().__init__(folder, processes)
+        self._policy = _KeepNewestAndBest(keep_latest)
+
+    def __enter__(self: Writer) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        together = None
+        if self._processes.count > 1:
+            together = ocp.options.AsyncOptions(barrier_sync_fn=_unless_failed())
+        return ocp.CheckpointManager(
+            self.folder,
+            handler_registry=_handlers(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy, async_options=together
+            ),
+        )
+
+    def _listed(self) -> list[int]:
+        """As before, and what is being saved."""
+        if "_manager" not in vars(self):
+            return super()._listed()
+        return sorted(self._manager.all_steps())
+
+    def release(self) -> None:
+        """Ends the background threads; `wait` before, to hear of a save that failed."""
+        if manager := self.__dict__.pop("_manager", None):
+            with contextlib.suppress(Exception), orbax_quiet():
+                manager.close()
+
+    def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
+        """Starts saving; returns once the values are copied, before they are on disk.
+
+        Args:
+            state: what to save, under its own step; a step that is saved already is skipped.
+            record: JSON values to save with it.
+            best_step: step whose checkpoint must be kept.
+
+        Raises:
+            CheckpointError: this save was refused, or the one before failed (a full disk, say).
+        """
+        step = int(jax.device_get(state.step))
+        with self._writing():
+            if step in self.steps():
+                return
+            self._policy.best_step = best_step
+            values = storable.to_storable(state)
+            digests = trees.digests(values)
+            check_replicas(self._processes, digests, step)
+            checked = {
+                **record,
+                "step": step,
+                "digests": digests,
+                "shapes": storable.shapes_and_dtypes(values),
+            }
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(values), record=ocp.args.JsonSave(_sealed(checked))
+                ),
+                force=True,
+            )
+        if not saved:
+            raise CheckpointError(
+                f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
+            )
+
+    def amend(self, step: int, record: dict[str, Any], *, best_step: int | None) -> None:
+        """Replaces values in the record of a checkpoint that is on disk, atomically.
+
+        Args:
+            step: which one; its state stays.
+            record: JSON values, as given to `save`.
+            best_step: step whose checkpoint must be kept.
+
+        Raises:
+            CheckpointError: the checkpoint cannot be read, or the record not be written.
+        """
+        amended = _sealed({**self.read_record(step), **record})
+        with self._writing():
+            if self._processes.leads:
+                write_text(self.folder / str(step) / RECORD_FILE, json.dumps(amended))
+            self._processes.wait()
+            self._policy.best_step = best_step
+            steps = self.steps()
+            for other, kept in zip(steps, self._policy.keeps(steps), strict=True):
+                if not kept:
+                    self._manager.delete(other)
+
+    def wait(self) -> None:
+        """Waits until what was saved is on disk; raises a `CheckpointError` if that failed."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def restore_newest_good(
+        self, target: Callable[[Mapping[str, Any]], TrainState], damaged_folder: Path
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """Restores the newest undamaged checkpoint; None when there is none at all.
+
+        Once one was found, damaged ones after it are moved to `damaged_folder`, with a warning, so
+        that the run can save over their steps.
+
+        Args:
+            target: record of a checkpoint -> what `restore` is to find in it.
+            damaged_folder: where damaged ones go.
+
+        Raises:
+            CheckpointError: one belongs to another model or cannot be read, or all are damaged;
+                nothing was moved.
+        """
+        steps = self.steps()
+        damaged: dict[int, DamagedError] = {}
+        for step in reversed(steps):
+            try:
+                restored = self.restore(step, target(self.read_record(step)))
+            except DamagedError as error:
+                damaged[step] = error
+                continue
+            for number, error in damaged.items() if self._processes.leads else ():
+                place = _set_aside(self.folder / str(number), damaged_folder)
+                logging.warning("%s It was moved to %s; using the one before.", error, place)
+            if damaged:
+                self._processes.wait()
+                self.release()  # it knows the ones that were moved
+            return restored
+        if steps:
+            raise CheckpointError(
+                f"All {len(steps)} checkpoints in {self.folder} are damaged, so none was moved "
+                f"away; bring back a copy, or start again with another --workdir. The newest: "
+                f"{damaged[steps[-1]]}"
+            )
+        return None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with orbax_quiet():
+                yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if self._processes.count > 1 and is_loss(error):
+                raise lost("written", error) from error
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            remedy = "free disk space or permissions"
+            if too_many_open(error):
+                reason, remedy = "Too many open files", "allow more open files (ulimit -n)"
+            raise CheckpointError(
+                f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "
+                f"before is intact; {remedy}, then run the command again."
+            ) from error
+
+
+def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) -> None:
+    """Refuses a state of which processes hold other copies: each trains on with its own.
+
+    Args:
+        processes: all of them call this.
+        digests: of every leaf, path -> digest, of this process's copy.
+        step: updates made.
+
+    Raises:
+        CheckpointError: copies differ.
+    """
+    if len({*processes.all(record_digest(digests))}) == 1:
+        return
+    first, *others = processes.all(dict(digests))
+    for index, other in enumerate(others, start=1):
+        for path, digest in first.items():
+            if other.get(path) != digest:
+                raise CheckpointError(
+                    f"After step {step} process {index} has another copy of {path} than process 0, "
+                    "so they did not begin or compute alike; give all processes the same files, "
+                    "kind of devices and settings (XLA_FLAGS, JAX_...), then start them again: "
+                    "what was saved before is intact."
+                )
+
+
+def _handlers() -> Any:
+    """What writes the parts of a checkpoint.
+
+    Every array is written from its first copy, of which the record holds the digest. By default
+    orbax takes a slice of each copy, and decides by the text of JAX_PLATFORMS whether to.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    types = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    states, records = (
+        ocp.PyTreeCheckpointHandler(type_handler_registry=types),
+        ocp.JsonCheckpointHandler(),
+    )
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    registry.add(STATE_FOLDER, ocp.args.PyTreeSave, states)
+    registry.add(RECORD_FILE.parts[0], ocp.args.JsonSave, records)
+    return registry
+
+
+def _unless_failed() -> Callable[..., None]:
+    """Orbax's barrier, at which a process does not wait whose own save has just failed.
+
+    The others never come there. It is to tell its error at once, which ends them all; otherwise it
+    would be told after the 20 minutes that orbax waits.
+    """
+    wait = ocp.multihost.get_barrier_sync_fn()
+
+    def meet(*, key: str, timeout_ms: int) -> None:
+        if (error := sys.exc_info()[1]) is not None:  # orbax calls this while it tidies up after it
+            raise error
+        wait(key=key, timeout_ms=timeout_ms)
+
+    return meet
+
+
+def _sealed(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "sha256": record_digest(record)}
+
+
+def _set_aside(path: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (f"{path.name}-{number}" if number > 1 else path.name for number in itertools.count(1))
+    place = next(folder / name for name in names if not (folder / name).exists())
+    shutil.move(path, place)
+    return place

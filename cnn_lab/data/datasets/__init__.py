@@ -1,0 +1,1 @@
+"""Published data sets, folders of images, and data prepared by TFDS."""

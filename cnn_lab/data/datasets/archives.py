@@ -1,0 +1,216 @@
+"""Reads the published archives: gzipped IDX files and the binary CIFAR tar balls.
+
+Members are read by name, straight from the archive into memory, and parsed with numpy: nothing is
+extracted, so no archive can write anywhere, and nothing is unpickled.
+"""
+
+import gzip
+import hashlib
+import struct
+import tarfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from cnn_lab.core.errors import DataError
+from cnn_lab.data.datasets.descriptions import DATASETS, Member, RemoteFile
+
+CIFAR_IMAGE_BYTES = 3 * 32 * 32
+_DAMAGED = (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Returns the sha256 of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unpacked_paths(remote: RemoteFile, folder: Path) -> dict[str, Path] | None:
+    """Finds a file's members where someone unpacked them, with or without the archive's folder.
+
+    Returns:
+        Member name to path, or None unless every member is there.
+    """
+    paths = {}
+    for member in remote.members:
+        places = (folder / member.name, folder / PurePosixPath(member.name).name)
+        place = next((place for place in places if place.is_file()), None)
+        if place is None:
+            return None
+        paths[member.name] = place
+    return paths
+
+
+def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
+    """Reads and checks every member of one published file.
+
+    Args:
+        remote: what should be there.
+        folder: holds the archive, or else its members unpacked.
+
+    Returns:
+        Member name to its bytes, sizes and digests checked.
+
+    Raises:
+        DataError: the file is missing, damaged, or not the one that was published.
+    """
+    archive = folder / remote.name
+    if archive.is_file():
+        # A digest of the content says more than one of its wrapper, which depends on the packer.
+        if any(member.sha256 is None for member in remote.members):
+            _check_archive(archive, remote)
+        contents = (
+            _read_tar(archive, remote) if ".tar" in remote.name else _read_gzip(archive, remote)
+        )
+    else:
+        paths = unpacked_paths(remote, folder)
+        if paths is None:
+            raise DataError(f"{folder} holds neither {remote.name} nor its unpacked content.")
+        contents = {name: path.read_bytes() for name, path in paths.items()}
+    for member in remote.members:
+        _check_member(member, contents[member.name], remote, folder)
+    return contents
+
+
+def _check_archive(path: Path, remote: RemoteFile) -> None:
+    if remote.sha256 is not None and (found := sha256_of_file(path)) != remote.sha256:
+        raise DataError(
+            f"{path} has sha256 {found}, but {remote.name} was published with {remote.sha256}; the "
+            "file is damaged or another one: delete it and download it again."
+        )
+
+
+def _check_member(member: Member, content: bytes, remote: RemoteFile, folder: Path) -> None:
+    where = f"{member.name} of {folder / remote.name}"
+    if len(content) != member.num_bytes:
+        raise DataError(
+            f"{where} holds {len(content)} bytes or more, expected {member.num_bytes}; the file is "
+            "damaged or another one: get it again."
+        )
+    found = hashlib.sha256(content).hexdigest()
+    if member.sha256 is not None and found != member.sha256:
+        raise DataError(
+            f"{where} has sha256 {found} once unpacked, expected {member.sha256}; the file is "
+            "damaged or another one: get it again."
+        )
+    # Fashion-MNIST copies the file names of MNIST, so a mix-up would pass every other check.
+    for description in DATASETS.values():
+        known = {m.sha256 for file in description.files for m in file.members}
+        if member.sha256 is None and found in known:
+            raise DataError(
+                f"{where} is the file of {description.name}; point at the right folder."
+            )
+
+
+def _read_gzip(path: Path, remote: RemoteFile) -> dict[str, bytes]:
+    (member,) = remote.members
+    try:
+        with gzip.open(path) as file:
+            # One byte too many is enough to see a wrong size, and caps what a bomb can unpack to.
+            return {member.name: file.read(member.num_bytes + 1)}
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+
+
+def _read_tar(path: Path, remote: RemoteFile) -> dict[str, bytes]:
+    wanted = {member.name: member for member in remote.members}
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for entry in archive:
+                name = entry.name.removeprefix("./")
+                if name in wanted and entry.isreg():
+                    file = archive.extractfile(entry)
+                    assert file is not None
+                    contents[name] = file.read(wanted[name].num_bytes + 1)
+    except _DAMAGED as error:
+        raise _damaged(path, error) from error
+    if missing := sorted(wanted.keys() - contents.keys()):
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}; it is not the binary version of the archive: "
+            f"get {remote.urls[0]}."
+        )
+    return contents
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be unpacked ({error}); it is damaged or cut short: get it again."
+    )
+
+
+def parse_idx(content: bytes, name: str, num_dims: int) -> UInt8[np.ndarray, "..."]:
+    """Parses an IDX file of unsigned bytes.
+
+    Args:
+        content: the unpacked file.
+        name: the file's name, for messages.
+        num_dims: 3 for images, 1 for labels.
+
+    Returns:
+        The array, of `num_dims` axes.
+
+    Raises:
+        DataError: the magic number, the sizes or the length is wrong.
+    """
+    header_bytes = 4 + 4 * num_dims
+    magic = 0x0800 + num_dims
+    if len(content) < header_bytes or struct.unpack(">I", content[:4])[0] != magic:
+        raise DataError(
+            f"{name} starts with {content[:4].hex() or 'nothing'}, expected {magic:08x}; it is not "
+            f"an IDX file of bytes with {num_dims} axes: get it again."
+        )
+    shape = struct.unpack(f">{num_dims}I", content[4:header_bytes])
+    if len(content) != header_bytes + int(np.prod(shape, dtype=object)):
+        raise DataError(
+            f"{name} announces shape {shape} but holds {len(content) - header_bytes} values; it is "
+            "damaged: get it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=header_bytes).reshape(shape)
+
+
+def parse_cifar(
+    content: bytes, name: str, num_label_bytes: int
+) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int32[np.ndarray, " n"]]:
+    """Parses a binary CIFAR file: label bytes, then red, green and blue planes, per record.
+
+    Args:
+        content: the unpacked file.
+        name: the file's name, for messages.
+        num_label_bytes: 1 for CIFAR-10; 2 for CIFAR-100, of which the last (fine) one is used.
+
+    Returns:
+        Images and labels.
+
+    Raises:
+        DataError: the length is not a whole number of records.
+    """
+    record_bytes = num_label_bytes + CIFAR_IMAGE_BYTES
+    if not content or len(content) % record_bytes:
+        raise DataError(
+            f"{name} holds {len(content)} bytes, which is no whole number of records of "
+            f"{record_bytes}; it is damaged or another file: get it again."
+        )
+    records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
+    planes = records[:, num_label_bytes:].reshape(-1, 3, 32, 32)
+    return planes.transpose(0, 2, 3, 1), records[:, num_label_bytes - 1].astype(np.int32)
+
+
+def join_parts(
+    contents: Mapping[str, bytes], names: list[str], num_label_bytes: int
+) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int32[np.ndarray, " n"]]:
+    """Parses several CIFAR files and joins them in the order given.
+
+    Args:
+        contents: member name to bytes.
+        names: the members that make up the split.
+        num_label_bytes: see `parse_cifar`.
+
+    Returns:
+        Images and labels of the split.
+    """
+    parts = [parse_cifar(contents[name], name, num_label_bytes) for name in names]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

@@ -1,0 +1,290 @@
+"""Opens data sets by name: published ones, a folder of images, or any prepared by TFDS.
+
+The test split is locked: `Dataset.split` refuses it, so that nothing that trains, stops or tunes
+can look at it by accident. `unlock_test` is for `cnn-lab evaluate --split=test` alone.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from absl import logging
+
+from cnn_lab.core.errors import ConfigError, DataError, suggest
+from cnn_lab.data.datasets.check_images import check_files, describe_bad
+from cnn_lab.data.datasets.descriptions import DATASETS, PREPARED_VERSION, DatasetDescription
+from cnn_lab.data.datasets.download import Progress, obtain_files
+from cnn_lab.data.datasets.folder import list_folder
+from cnn_lab.data.source import Source
+from cnn_lab.data.source_info import SourceInfo
+from cnn_lab.data.storage.location import Storage
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "DatasetDescription",
+    "default_data_dir",
+    "open_dataset",
+    "unlock_test",
+]
+
+_INFO_FILE = "dataset_info.json"
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_NUM_FOLDER_COPIES = 2
+_OTHER_NAMES = (
+    "a folder of images is written folder:PATH, a data set prepared by TFDS tfds:NAME or tfds:PATH"
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened data set.
+
+    Attributes:
+        info: what is known of it.
+        storage: where it lies.
+    """
+
+    info: SourceInfo
+    storage: Storage
+
+    def split(self, name: str) -> Source:
+        """Opens a split other than the test split.
+
+        Args:
+            name: `train`, or `validation` where the data set has its own.
+
+        Raises:
+            DataError: the split is locked or does not exist.
+        """
+        if name == "test":
+            raise DataError(
+                f"The test split of {self.info.name} is locked, so that no choice can depend on "
+                "it; only `cnn-lab evaluate --split=test` opens it."
+            )
+        return _open_split(self, name)
+
+
+def unlock_test(dataset: Dataset) -> Source:
+    """Opens the test split, for the final evaluation only.
+
+    Args:
+        dataset: the data set.
+
+    Raises:
+        DataError: the data set has no test split.
+    """
+    return _open_split(dataset, "test")
+
+
+def _open_split(dataset: Dataset, name: str) -> Source:
+    if name not in dataset.info.split_sizes:
+        raise DataError(
+            f"{dataset.info.name} has no split {name!r}; it has "
+            f"{', '.join(sorted(dataset.info.split_sizes))}."
+        )
+    return Source(dataset.storage, name, dataset.info)
+
+
+def default_data_dir() -> Path:
+    """Returns where data are kept: `$CNN_LAB_DATA_DIR`, or a folder in the user's cache."""
+    chosen = os.environ.get("CNN_LAB_DATA_DIR")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "cnn_lab" / "data"
+
+
+def open_dataset(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    from_dir: str | os.PathLike[str] | None = None,
+    on_bad_files: Literal["error", "skip"] = "error",
+    progress: Progress | None = None,
+    prepare: bool = True,
+    descriptions: Mapping[str, DatasetDescription] = DATASETS,
+) -> Dataset:
+    """Opens a data set, preparing it first if this was not done before.
+
+    Args:
+        name: a name of `descriptions`, `folder:PATH`, `tfds:PATH` or
+            `tfds:NAME[/config][:version]`.
+        data_dir: where prepared data are kept; by default `default_data_dir()`.
+        from_dir: holds the published files; without it they are downloaded. Once a data set is
+            prepared, neither is looked at.
+        on_bad_files: what to do about files of a folder that are no usable images.
+        progress: receives lines about downloads and checks.
+        prepare: False refuses a data set that is not prepared; nothing is written then.
+        descriptions: the published data sets that are known.
+
+    Raises:
+        ConfigError: there is no such name.
+        DataError: the data are missing, damaged or unfit.
+    """
+    _check_options(name, from_dir, on_bad_files, descriptions)
+    root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
+    refusal = None if prepare else _not_prepared(name, data_dir)
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "folder":
+        path = Path(rest).expanduser()
+        directory = _folder_directory(path, root, on_bad_files, progress, refusal)
+        name = f"folder:{directory.parent.name.rpartition('-')[0]}"
+    elif colon and kind == "tfds":
+        directory = _tfds_directory(rest, root)
+    elif name in descriptions:
+        directory = _published_directory(descriptions[name], root, from_dir, progress, refusal)
+    else:
+        raise ConfigError(
+            f"There is no data set named {name!r}; {suggest(name, descriptions)} ({_OTHER_NAMES})"
+        )
+    from cnn_lab.data.storage.prepared import read_prepared
+
+    storage, info = read_prepared(directory, name)
+    return Dataset(info, storage)
+
+
+def _check_options(
+    name: str,
+    from_dir: str | os.PathLike[str] | None,
+    on_bad_files: str,
+    descriptions: Mapping[str, DatasetDescription],
+) -> None:
+    """Refuses a name without its path, and what would be ignored silently."""
+    kind, colon, place = name.partition(":")
+    if colon and not place and kind in ("folder", "tfds"):
+        what = "a folder of images" if kind == "folder" else "a data set or its folder"
+        raise ConfigError(f"{name!r} lacks what follows the colon; write {name}PATH with {what}.")
+    published = descriptions.get(name)
+    if from_dir is not None and (kind in ("folder", "tfds") or (published and not published.files)):
+        raise ConfigError(
+            f"--from_dir={os.fspath(from_dir)} was given, but {name} is not made from published "
+            "files; leave it out."
+        )
+    if on_bad_files == "skip" and kind != "folder":
+        raise ConfigError(f"--skip_bad_files is for folder:PATH only; leave it out for {name}.")
+
+
+def _not_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> DataError:
+    command = ["cnn-lab", "data", "prepare", name]
+    if data_dir is not None:
+        command.append(f"--data_dir={os.fspath(data_dir)}")
+    return DataError(f"{name} is not prepared yet; run `{shlex.join(command)}` first.")
+
+
+def _published_directory(
+    description: DatasetDescription,
+    root: Path,
+    from_dir: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    refusal: DataError | None,
+) -> Path:
+    directory = root / description.name / PREPARED_VERSION
+    if _has_info(directory):
+        return directory
+    if refusal is not None:
+        raise refusal
+    from cnn_lab.data.datasets.builders import BUILDERS, ArraysBuilder
+    from cnn_lab.data.storage.prepared import prepare
+
+    def make_builder(temporary: Path) -> ArraysBuilder:
+        downloads = root / "downloads" / description.name
+        files = obtain_files(description, downloads, from_dir=from_dir, progress=progress)
+        if progress is not None:
+            progress(f"preparing {description.name} in {directory}")
+        builder = BUILDERS[description.name]
+        return builder(description=description, folder=files, data_dir=temporary)
+
+    prepare(make_builder, directory, progress=progress)
+    return directory
+
+
+def _folder_directory(
+    path: Path,
+    root: Path,
+    on_bad_files: str,
+    progress: Progress | None,
+    refusal: DataError | None,
+) -> Path:
+    path = path.resolve()
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    place = root / "folder" / f"{path.name}-{digest}"
+    copies = sorted(
+        (copy for copy in place.glob("*") if _has_info(copy)),
+        key=lambda copy: (copy / _INFO_FILE).stat().st_mtime_ns,
+    )
+    if copies and not path.exists():
+        logging.info("%s is gone; using the copy that was prepared from it.", path)
+        return copies[-1]
+    listing = list_folder(path, progress)
+    directory = place / listing.fingerprint[:16]
+    if _has_info(directory):
+        return directory
+    if refusal is not None:
+        raise refusal
+    if copies:
+        logging.info("%s has changed since it was prepared; preparing it again.", path)
+    from cnn_lab.data.datasets.builders import FolderImages
+    from cnn_lab.data.storage.prepared import prepare
+
+    def make_builder(temporary: Path) -> FolderImages:
+        checked = check_files(path, listing, on_bad_files=on_bad_files, progress=progress)
+        if checked.bad:
+            bad = describe_bad(checked.bad)
+            logging.warning("Left out %d bad files of %s: %s.", len(checked.bad), path, bad)
+        if progress is not None:
+            progress(f"preparing {path} in {directory}")
+        return FolderImages(
+            root=path,
+            files=checked.files,
+            class_names=listing.class_names,
+            image_shape=checked.image_shape,
+            metadata={"folder": os.fspath(path), "num_skipped": len(checked.bad)},
+            progress=progress,
+            data_dir=temporary,
+        )
+
+    prepare(make_builder, directory, num_bytes=listing.num_bytes, progress=progress)
+    # A training that still reads the copy before this one keeps it; older ones would only add up.
+    for copy in copies[: max(0, len(copies) + 1 - _NUM_FOLDER_COPIES)]:
+        shutil.rmtree(copy, ignore_errors=True)
+    return directory
+
+
+def _tfds_directory(reference: str, root: Path) -> Path:
+    path = Path(reference).expanduser()
+    if _has_info(path):
+        return path
+    roots = (root, Path.home() / "tensorflow_datasets")
+    if reference.startswith(("/", ".", "~")) or not reference:
+        raise DataError(
+            f"tfds:{reference} holds no {_INFO_FILE}; name the folder of one version of a data "
+            "set, such as ~/tensorflow_datasets/mnist/3.0.1."
+        )
+    name, _, version = reference.partition(":")
+    for parent in roots:
+        candidates = [
+            found.parent
+            for pattern in (f"*/{_INFO_FILE}", f"*/*/{_INFO_FILE}")
+            for found in (parent / name).glob(pattern)
+            if _VERSION.fullmatch(found.parent.name) and version in ("", found.parent.name)
+        ]
+        if len({candidate.parent for candidate in candidates}) > 1:
+            configs = sorted(candidate.parent.name for candidate in candidates)
+            raise DataError(
+                f"{parent / name} holds several configurations; choose one as in "
+                f"tfds:{name}/CONFIG: {', '.join(dict.fromkeys(configs))}."
+            )
+        if candidates:
+            return max(candidates, key=lambda found: [int(x) for x in found.name.split(".")])
+    raise DataError(
+        f"tfds:{reference} is not prepared below {' or '.join(map(str, roots))}; prepare it there "
+        "with tfds's download_and_prepare(file_format='array_record'), or name its folder."
+    )
+
+
+def _has_info(directory: Path) -> bool:
+    return (directory / _INFO_FILE).is_file()

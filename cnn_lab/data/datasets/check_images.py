@@ -1,0 +1,120 @@
+"""Decodes every file of a listed folder once, before anything is trained on it.
+
+A damaged file that surfaces in hour three costs more than a minute now. A file that announces more
+pixels than PIL allows is refused without being decoded.
+"""
+
+import functools
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from cnn_lab.core.errors import DataError
+from cnn_lab.core.refusals import too_many_open
+from cnn_lab.data.datasets.folder import ImageFile, Listing
+from cnn_lab.data.parallel import map_in_order
+from cnn_lab.data.pixels import GRAY_MODES, is_turned, open_file
+from cnn_lab.data.progress import Progress, Ticker
+
+_LISTED = 10
+_FILES_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A folder whose files were all decoded once."""
+
+    files: dict[str, list[ImageFile]]
+    image_shape: tuple[int | None, int | None, int]
+    bad: tuple[tuple[str, str], ...]
+
+
+def check_files(
+    root: Path,
+    listing: Listing,
+    *,
+    on_bad_files: str,
+    progress: Progress | None = None,
+) -> Checked:
+    """Decodes every file once.
+
+    Args:
+        root: the folder, for messages.
+        listing: what it holds.
+        on_bad_files: `error` to refuse the folder if a file cannot be used, `skip` to leave such
+            files out.
+        progress: told how many files have been checked.
+
+    Returns:
+        The usable files by split, and the shape of their images.
+
+    Raises:
+        DataError: files cannot be used, or a class has none that can.
+    """
+    good, bad = [], list(listing.unusable)
+    shapes: Counter[tuple[int, int, int]] = Counter()
+    tick, num_files = Ticker(progress), len(listing.files)
+    if progress is not None:
+        progress(f"checking {num_files:,} files of {root}")
+    with warnings.catch_warnings():
+        # `open_file` compares every size with PIL's limit, so the warning adds nothing.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        inspect = functools.partial(_inspect, root)
+        outcomes = map_in_order(inspect, listing.files, at_once=_FILES_AT_ONCE)
+        for number, (file, outcome) in enumerate(zip(listing.files, outcomes, strict=True), 1):
+            if isinstance(outcome, str):
+                bad.append((file.name, outcome))
+            else:
+                good.append(file)
+                shapes[outcome] += 1
+            tick(f"checked {number:,} of {num_files:,} files, {len(bad):,} bad")
+    bad.sort()
+    if bad and on_bad_files == "error":
+        raise DataError(
+            f"{len(bad)} of {len(listing.files) + len(listing.unusable)} files in {root} cannot be "
+            f"used: {describe_bad(bad)}; repair or remove them, or leave them out with `cnn-lab "
+            f"data prepare folder:{root} --skip_bad_files`."
+        )
+    by_split: dict[str, list[ImageFile]] = {split: [] for split in listing.splits}
+    for file in good:
+        by_split[file.split].append(file)
+    for split, files in by_split.items():
+        for label in sorted(set(range(len(listing.class_names))) - {f.label for f in files}):
+            raise DataError(
+                f"Class {listing.class_names[label]!r} has no usable image in split {split!r} of "
+                f"{root}; add some or remove the class."
+            )
+    heights, widths, channels = (set(sizes) for sizes in zip(*shapes, strict=True))
+    if len(heights) == len(widths) == 1:
+        return Checked(by_split, (heights.pop(), widths.pop(), max(channels)), tuple(bad))
+    return Checked(by_split, (None, None, max(channels)), tuple(bad))
+
+
+def describe_bad(bad: Sequence[tuple[str, str]]) -> str:
+    """Words a list of files and reasons, cut after the tenth."""
+    listing = ", ".join(f"{name} ({reason})" for name, reason in bad[:_LISTED])
+    return listing + (f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else "")
+
+
+def _inspect(root: Path, file: ImageFile) -> tuple[int, int, int] | str:
+    """Returns height, width and channels of an image, or the reason why it cannot be used."""
+    path = root / file.name
+    try:
+        if not path.stat().st_size:
+            return "an empty file"
+        with path.open("rb") as encoded, open_file(encoded) as image:
+            image.load()
+            width, height = image.size
+            if is_turned(image):
+                width, height = height, width
+            return (height, width, 1 if image.mode in GRAY_MODES else 3)
+    except UnidentifiedImageError:
+        return "not a JPEG or PNG image"
+    except Exception as error:  # PIL raises many kinds for damaged files, SyntaxError among them
+        if isinstance(error, MemoryError) or too_many_open(error):
+            raise  # the file may be good, and must not be left out for what the computer lacks
+        return " ".join(str(error).split()) or type(error).__name__

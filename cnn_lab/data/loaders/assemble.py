@@ -1,0 +1,282 @@
+"""From a `DataConfig` to examples and pipelines."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from cnn_lab.config import DataConfig
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import DataError
+from cnn_lab.core.formatting import human_bytes
+from cnn_lab.core.memory import host_bytes
+from cnn_lab.data.augment.crops import RandomCrops
+from cnn_lab.data.augment.make import Augment, make_augment
+from cnn_lab.data.augment.recipes import Augmentation
+from cnn_lab.data.examples import Subset, fixed_shape
+from cnn_lab.data.loaders.pipelines import Pipeline, ResidentPipeline, StreamingPipeline, take
+from cnn_lab.data.moments import moments_of
+from cnn_lab.data.preprocess import Preprocess, check_channels
+from cnn_lab.data.sampler import Order
+from cnn_lab.data.source import Source
+from cnn_lab.distributed.processes import present
+from cnn_lab.distributed.shard import WHOLE, Share
+
+MIB = 2**20
+PlaceSplit = Callable[..., Tree]  # as `place_split`
+
+
+@runtime_checkable
+class Devices(Protocol):
+    """What pipelines need to know of the devices, and of the processes that they belong to.
+
+    Attributes:
+        num_devices: that share a batch.
+        share: the part of every batch, and of rows in parts, that this process's devices hold.
+        rows: where arrays in parts lie.
+    """
+
+    @property
+    def num_devices(self) -> int:  # noqa: D102 - above
+        ...
+
+    @property
+    def share(self) -> Share:  # noqa: D102
+        ...
+
+    @property
+    def rows(self) -> jax.sharding.Sharding:  # noqa: D102
+        ...
+
+    def put_everywhere(self, tree: Tree) -> Tree:
+        """Host arrays, whole on every device."""
+        ...
+
+    def put_rows(self, tree: Tree) -> Tree:
+        """This process's share of the rows of arrays, in parts on its devices."""
+        ...
+
+    def take(self, array: Tree, positions: Tree) -> Tree:
+        """Rows of an array in parts, in a compiled step, each on the device that wants it."""
+        ...
+
+
+def is_resident(data: DataConfig, source: Source) -> bool:
+    """Whether the config keeps a split on the devices: when told to, or when it is small."""
+    num_bytes = len(source) * int(np.prod(fixed_shape(source)))
+    small = num_bytes <= data.resident_limit_mib * MIB
+    return data.pipeline in ("resident", "sharded") or (data.pipeline == "auto" and small)
+
+
+def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
+    """Padding and normalisation, measured on the training examples where the config says nothing.
+
+    Raises:
+        ConfigError: mean or std have another number of channels than the images.
+    """
+    if data.mean is not None and data.std is not None:
+        mean, std = data.mean, data.std
+    else:
+        processes = present()
+        in_memory = is_resident(data, train.source)
+        if data.pipeline == "sharded" and processes.count > 1:
+            in_memory = False
+        if in_memory:
+            check_fits(train.source)
+        measured = None
+        if processes.leads:  # others' arithmetic may differ in the last bit
+            measured = moments_of(train.source, train.indices, in_memory=in_memory)
+        mean, std = map(tuple, processes.told(measured))
+    preprocess = Preprocess(mean, std, data.pad)
+    check_channels(preprocess, train.source.info.image_shape[2])
+    return preprocess
+
+
+def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
+    """As `make_preprocess`, with a half where it would look at pixels: for shapes only."""
+    if data.mean is None or data.std is None:
+        half = (0.5,) * train.source.info.image_shape[2]
+        data = dataclasses.replace(data, mean=half, std=half)
+    return make_preprocess(data, train)
+
+
+def place_split(source: Source, devices: Devices, *, in_parts: bool = False) -> Tree:
+    """A split on the devices: whole on each, or each with a part of it."""
+    share = devices.share if in_parts else WHOLE
+    check_fits(source, share)
+    if not in_parts:
+        images, labels = source.read_all()
+        return devices.put_everywhere({"image": images, "label": labels})
+    filled_up = np.arange(_filled_up(source, devices))
+    # What fills up the last part is never asked for.
+    mine = np.minimum(filled_up[share.of(len(filled_up))], len(source) - 1)
+    if share.count > 1:
+        return devices.put_rows(source.gather(mine))
+    images, labels = source.read_all()  # keeps what it decodes for the next time
+    return devices.put_rows({"image": images[mine], "label": labels[mine]})
+
+
+def _filled_up(source: Source, devices: Devices) -> int:
+    """Rows of a split in equal parts."""
+    return -(-len(source) // devices.num_devices) * devices.num_devices
+
+
+def check_fits(source: Source, share: Share = WHOLE) -> None:
+    """Refuses a split whose share is larger than the memory, before it is read.
+
+    Other processes of this machine may need as much.
+
+    Raises:
+        DataError: it is; the system would answer by a kill.
+    """
+    num_bytes = len(source) * int(np.prod(fixed_shape(source))) // share.count
+    most = host_bytes()
+    if most is not None and num_bytes > most:
+        whose = f" that process {share.index} of {share.count} holds" if share.count > 1 else ""
+        raise DataError(
+            f"The images of split {source.split!r} of {source.info.name}{whose} take "
+            f"{human_bytes(num_bytes)}, but there are {human_bytes(most)} of memory; set "
+            "config.data.pipeline=streaming or lower config.data.image_size."
+        )
+
+
+def shapes_of_split(source: Source, devices: Devices, *, in_parts: bool = False) -> Tree:
+    """Shapes of what `place_split` would return; no pixel is read."""
+    number = _filled_up(source, devices) if in_parts else len(source)
+    lies = devices.rows if in_parts else None
+    return {
+        "image": jax.ShapeDtypeStruct((number, *fixed_shape(source)), np.uint8, sharding=lies),
+        "label": jax.ShapeDtypeStruct((number,), np.int32, sharding=lies),
+    }
+
+
+def augment_of(source: Source, augmentation: Augmentation) -> Augment:
+    """The augmentation of a source's images in the compiled step.
+
+    Raises:
+        ConfigError: it does not fit images of their size.
+    """
+    return make_augment(augmentation, fixed_shape(source), source.info.num_classes)
+
+
+class PipelineMaker:
+    """Makes pipelines of the kind that a config asks for; splits are placed on devices once.
+
+    Args:
+        data: the config.
+        preprocess: what happens to the images in the compiled step.
+        devices: where resident data lie.
+        place: `place_split` or `shapes_of_split`.
+    """
+
+    def __init__(
+        self,
+        data: DataConfig,
+        preprocess: Preprocess,
+        devices: Devices,
+        place: PlaceSplit = place_split,
+    ):
+        self._data = data
+        self._preprocess = preprocess
+        self._devices, self._share = devices, devices.share
+        self._in_parts = data.pipeline == "sharded"
+        self._take = devices.take if self._in_parts else take
+        self._place_split = place
+        self._placed: dict[str, Tree] = {}
+        self._constants = devices.put_everywhere(preprocess.constants)
+
+    def training(
+        self,
+        subset: Subset,
+        batch_size: int,
+        *,
+        seed: int,
+        num_epochs: int,
+        longest: int,
+        augmentation: Augmentation,
+    ) -> Pipeline:
+        """Shuffled and altered anew every epoch; a feed holds at most `longest` steps.
+
+        Where images are streamed, random crops are taken while they are decoded, when all their
+        pixels are there; all other changes, and of resident images all, are left to the step.
+        """
+        classes = None
+        if self._data.sampling == "balanced":
+            classes = subset.labels
+        order = Order(subset.indices, batch_size, seed, classes)
+        return self._altering(subset.source, order, seed, num_epochs, longest, augmentation)
+
+    def passes(
+        self,
+        subset: Subset,
+        batch_size: int,
+        *,
+        seed: int,
+        num_passes: int,
+        augmentation: Augmentation,
+    ) -> Pipeline:
+        """Every example once a pass, shuffled and altered anew; a feed holds one step."""
+        order = Order(subset.indices, batch_size, seed)
+        return self._altering(subset.source, order, seed, num_passes, 1, augmentation)
+
+    def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Pipeline:
+        """One pass in order; the batch is at most the data, rounded up to what devices share."""
+        rounded = -(-min(batch_size, len(subset)) // num_devices) * num_devices
+        order = Order(subset.indices, rounded, None)
+        if is_resident(self._data, subset.source):
+            images = self._place(subset.source)
+            return ResidentPipeline(
+                images,
+                self._preprocess,
+                order,
+                order.steps_per_epoch,
+                share=self._share,
+                take=self._take,
+            )
+        num_workers = self._data.num_workers
+        return StreamingPipeline(
+            subset.source,
+            self._preprocess,
+            order,
+            num_workers=num_workers,
+            total_steps=None,
+            constants=self._constants,
+            share=self._share,
+        )
+
+    def _altering(
+        self,
+        source: Source,
+        order: Order,
+        seed: int,
+        num_epochs: int,
+        longest: int,
+        augmentation: Augmentation,
+    ) -> Pipeline:
+        if is_resident(self._data, source):
+            images, augment = self._place(source), augment_of(source, augmentation)
+            return ResidentPipeline(
+                images, self._preprocess, order, longest, augment, self._share, self._take
+            )
+        crops = None
+        if augmentation.crops:
+            crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
+        return StreamingPipeline(
+            source,
+            self._preprocess,
+            order,
+            num_workers=self._data.num_workers,
+            total_steps=order.steps_per_epoch * num_epochs,
+            crops=crops,
+            augment=augment_of(source, augmentation.without_crops()),
+            constants=self._constants,
+            share=self._share,
+        )
+
+    def _place(self, source: Source) -> Tree:
+        if source.split not in self._placed:
+            images = self._place_split(source, self._devices, in_parts=self._in_parts)
+            self._placed[source.split] = {**images, "constants": self._constants}
+        return self._placed[source.split]

@@ -1,0 +1,1 @@
+"""Prepared data on disk, checked before they are read."""

@@ -1,0 +1,253 @@
+"""Prepares a data set once, and opens what was prepared, by us or by any other TFDS user.
+
+A preparation happens in a temporary folder that takes its final name when it is complete, under a
+lock: a killed one leaves nothing that looks prepared, and of two at once one waits for the other.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from cnn_lab.core.errors import DataError
+from cnn_lab.core.files import is_at, lock_file
+from cnn_lab.core.refusals import refusal, too_many_open
+from cnn_lab.data.progress import Progress
+from cnn_lab.data.source import Source
+from cnn_lab.data.source_info import SourceInfo
+from cnn_lab.data.storage.fingerprint import fingerprint_of, fingerprint_of_files
+from cnn_lab.data.storage.location import Storage
+from cnn_lab.data.storage.manifest import check_manifest, write_manifest
+
+_INFO_FILE = "dataset_info.json"
+_PATH_KEYS = ("path", "file_name", "filename")  # ours, and what published data sets call it
+
+
+def is_prepared(directory: Path) -> bool:
+    """Returns whether a prepared data set lies in `directory`."""
+    return (directory / _INFO_FILE).is_file()
+
+
+def prepare(
+    make_builder: Callable[[Path], tfds.core.DatasetBuilder],
+    directory: Path,
+    *,
+    num_bytes: int = 0,
+    progress: Progress | None = None,
+) -> None:
+    """Prepares a data set into `directory`, unless it is there already.
+
+    Args:
+        make_builder: gives a builder that writes below the temporary folder it is handed. What
+            takes long belongs in here, so that of many processes one does it.
+        directory: where the data set is to be found afterwards.
+        num_bytes: space that it will take, about.
+        progress: told if another process is at work on the same.
+
+    Raises:
+        DataError: the directory cannot be written, has too little space, or something else is in
+            the way.
+    """
+    lock = directory.with_name(f".{directory.name}.lock")
+    made = [folder for folder in directory.parents if not folder.exists()]
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(lock, progress) as locked, _removed_if_refused(directory, lock, made, locked):
+            if is_prepared(directory):
+                return  # by another process, while this one waited
+            prefix = f".{directory.name}.preparing-"
+            if locked:  # nobody else is at work here, so these are left from one that was killed
+                for leftover in directory.parent.glob(f"{prefix}*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            _check_space(directory.parent, num_bytes)
+            temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+            try:
+                tfds.disable_progress_bar()
+                builder = make_builder(temporary)
+                builder.download_and_prepare(file_format="array_record")
+                write_manifest(Path(builder.data_dir))
+                _move(Path(builder.data_dir), directory)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        if too_many_open(error):
+            raise  # room elsewhere is no remedy
+        raise DataError(
+            f"Preparing {directory} failed ({error}); free some space, or choose another place "
+            "with --data_dir or CNN_LAB_DATA_DIR."
+        ) from error
+
+
+def _move(prepared: Path, directory: Path) -> None:
+    try:
+        prepared.rename(directory)
+    except OSError:
+        if is_prepared(directory):
+            return  # another process was quicker, on a file system without locks
+        if directory.is_dir() and any(directory.iterdir()):
+            raise DataError(
+                f"{directory} is there but holds no complete data set; delete it and try again."
+            ) from None
+        raise
+
+
+def _check_space(folder: Path, num_bytes: int) -> None:
+    """Says now what would otherwise surface after an hour of copying."""
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise DataError(
+            f"{folder} has {free / 1e9:.1f} GB free, but the prepared data take about "
+            f"{num_bytes / 1e9:.1f} GB; free some space, or choose another place with --data_dir "
+            "or CNN_LAB_DATA_DIR."
+        )
+
+
+@contextlib.contextmanager
+def _lock(path: Path, progress: Progress | None) -> Iterator[bool]:
+    """Waits for an exclusive lock; gives False where the file system has none."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("a"))
+            try:
+                locked = lock_file(file, wait=False)
+            except BlockingIOError:
+                if progress is not None:
+                    progress(f"waiting for another process to prepare {path.parent.name}")
+                locked = lock_file(file, wait=True)
+            if not locked:
+                yield False
+                return
+            if is_at(file, path):  # else its owner has just removed it, for want of data
+                break
+        yield True
+
+
+@contextlib.contextmanager
+def _removed_if_refused(
+    directory: Path, lock: Path, made: list[Path], locked: bool
+) -> Iterator[None]:
+    """Leaves no empty folders behind where nothing was prepared."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if locked and not directory.exists():
+                lock.unlink()
+            for folder in made:
+                folder.rmdir()
+        raise
+
+
+def check_files_of(storage: Storage, info: SourceInfo) -> None:
+    """Compares the files of a prepared data set with what was noted when it was prepared.
+
+    Where nothing was (others' data), the ends of every split are read: a file cut short lacks them.
+
+    Raises:
+        DataError: a file is missing, changed or cut short.
+    """
+    if check_manifest(Path(storage.directory)):
+        return
+    for split, size in info.split_sizes.items():
+        source = Source(storage, split, info)
+        for index in {0, size - 1} if size else ():
+            source[index]
+
+
+def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
+    """Reads what a prepared data set says of itself.
+
+    Args:
+        directory: holds `dataset_info.json`.
+        name: the name the data set was asked for by.
+
+    Returns:
+        How to read it, and what is known of it.
+
+    Raises:
+        DataError: it is damaged, or cannot be read without TensorFlow, or is no classification
+            data set of images.
+    """
+    try:
+        file_format = json.loads((directory / _INFO_FILE).read_text()).get("fileFormat", "tfrecord")
+    except (OSError, ValueError) as error:
+        raise _unreadable(directory, error) from error
+    if file_format != "array_record":
+        raise DataError(
+            f"{directory} was prepared as {file_format}, which needs TensorFlow to read; prepare "
+            "it again with tfds's download_and_prepare(file_format='array_record')."
+        )
+    try:
+        builder = tfds.builder_from_directory(directory)
+        info: Any = builder.info
+        splits = {split: int(part.num_examples) for split, part in info.splits.items()}
+        shards = [Path(path) for part in info.splits.values() for path in part.filepaths]
+    except Exception as error:
+        raise _unreadable(directory, error) from error
+    if absent := [path.name for path in shards if not path.is_file()]:
+        raise DataError(
+            f"{directory} lacks {', '.join(absent[:3])}; delete it and prepare the data again."
+        )
+    storage, shape, class_names = _features(directory, info.features)
+    metadata: dict[str, Any] = dict(info.metadata or {})
+    if "content_sha256" in metadata:
+        content = {"classes": class_names, "splits": metadata["content_sha256"]}
+        fingerprint = fingerprint_of(content)
+    else:
+        fingerprint = fingerprint_of_files(directory)
+    if num_skipped := metadata.get("num_skipped", 0):
+        logging.warning("%s was prepared without %d bad files.", name, num_skipped)
+    return storage, SourceInfo(
+        name=name,
+        class_names=class_names,
+        image_shape=shape,
+        split_sizes=splits,
+        licence=info.redistribution_info.license or "not stated",
+        citation=info.citation or "",
+        fingerprint=fingerprint,
+    )
+
+
+def _features(
+    directory: Path, features: Any
+) -> tuple[Storage, tuple[int | None, int | None, int], tuple[str, ...]]:
+    by_name = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    listing = ", ".join(f"{key} ({type(value).__name__})" for key, value in by_name.items())
+    image: Any = by_name.get("image")
+    is_encoded = isinstance(image, tfds.features.Image)
+    shape = getattr(image, "shape", ())
+    if len(shape) != 3 or image.np_dtype != np.uint8 or shape[2] not in (None, 1, 3):
+        raise DataError(
+            f"{directory} has no 8-bit gray or RGB feature named 'image' (it has {listing}); only "
+            "such data sets can be used."
+        )
+    label: Any = by_name.get("label")
+    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        raise DataError(
+            f"{directory} has no ClassLabel feature named 'label' (it has {listing}); only data "
+            "sets for classification can be used."
+        )
+    storage = Storage(
+        directory=os.fspath(directory.absolute()),
+        group_key="group" if "group" in by_name else None,
+        path_key=next((key for key in _PATH_KEYS if key in by_name), None),
+        encoded=is_encoded,
+    )
+    return storage, (shape[0], shape[1], shape[2] or 3), tuple(label.names)
+
+
+def _unreadable(directory: Path, error: Exception) -> DataError:
+    if refused := refusal(error, directory):
+        return DataError(refused)
+    return DataError(
+        f"{directory / _INFO_FILE} cannot be read ({error}); delete {directory} and prepare the "
+        "data again."
+    )

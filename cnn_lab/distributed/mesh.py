@@ -1,0 +1,289 @@
+"""Devices as a mesh, and where arrays lie on it."""
+
+import dataclasses
+import functools
+import math
+from collections import Counter
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.distributed.shard import Share
+
+SLICE_AXIS, DATA_AXIS = "slice", "data"
+BATCH_AXES = (SLICE_AXIS, DATA_AXIS)  # a batch is shared over both
+SMALLEST_SHARDED = 2**12  # values; smaller arrays cost more to gather than they take
+EXAMPLES_PER_CPU_DEVICE = 16  # fewer make a virtual CPU device cost more than it gives
+Shapes = TypeVar("Shapes")
+
+
+def choose_num_devices(batch_size: int, requested: int | None, num_parts: int = 1) -> int:
+    """Number of devices that share a batch.
+
+    Args:
+        batch_size: examples per step.
+        num_parts: micro-batches that it is taken in, each shared by all devices; divides it.
+        requested: from the config; None takes the most devices that divide the batch (on CPU: with
+            at least 16 examples each).
+
+    Raises:
+        ConfigError: more devices requested than there are, or a batch that they do not divide.
+    """
+    available, processes = jax.device_count(), jax.process_count()
+    if requested is None:
+        size = batch_size // num_parts
+        most = min(available, size)
+        if jax.default_backend() == "cpu":
+            most = min(most, max(processes, size // EXAMPLES_PER_CPU_DEVICE))
+        fitting = [n for n in range(processes, most + 1, processes) if size % n == 0]
+        if not fitting:
+            raise _uneven(batch_size, processes, num_parts, "processes")
+        return fitting[-1]
+    if requested % processes:
+        raise ConfigError(
+            f"config.mesh.num_devices is {requested}, which {processes} processes cannot give "
+            f"evenly; use a multiple of {processes}, or leave it out."
+        )
+    if requested > available:
+        raise ConfigError(
+            f"config.mesh.num_devices is {requested}, but there are {available} "
+            f"{jax.default_backend()} devices here; lower it or leave it out."
+        )
+    if batch_size % (requested * num_parts):
+        raise _uneven(batch_size, requested, num_parts, "devices")
+    return requested
+
+
+def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigError:
+    """What to tell of a batch that devices, or processes, cannot share."""
+    shares = number * num_parts
+    near = (batch_size // shares * shares, -(-batch_size // shares) * shares)
+    sizes = " or ".join(str(size) for size in near if size)
+    parts = f" in {num_parts} micro-batches" if num_parts > 1 else ""
+    return ConfigError(
+        f"config.train.batch_size is {batch_size}, which {number} {who} cannot share "
+        f"evenly{parts}; use {sizes}, or another "
+        f"{'config.mesh.num_devices' if who == 'devices' else 'number of them'}."
+    )
+
+
+def _chosen_devices(num_devices: int) -> list[Any]:
+    """So many devices, equally many of each process; those of a slice or a process adjoin."""
+    by_process: dict[int, list[Any]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    of_each = num_devices // len(by_process)
+    chosen = [device for devices in by_process.values() for device in devices[:of_each]]
+    return sorted(chosen, key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which devices work together, and where arrays lie on them.
+
+    Every batch is shared by all devices. What a training remembers (parameters, statistics, the
+    optimizer's state, averages) lies whole on each of them or, with `shards_state`, in parts: each
+    device keeps a part of every large array, and gathers the others just when they are needed
+    (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, stage 3; "fully sharded data parallel").
+
+    Attributes:
+        mesh: of the axes `slice` and `data`; the devices of a slice are closely linked, and parts
+            of arrays are spread within a slice only.
+        shards_state: whether large arrays lie in parts.
+    """
+
+    mesh: Mesh
+    shards_state: bool = False
+
+    @property
+    def num_devices(self) -> int:
+        """That share a batch."""
+        return self.mesh.devices.size
+
+    @functools.cached_property
+    def everywhere(self) -> NamedSharding:
+        """The whole array on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @functools.cached_property
+    def batches(self) -> NamedSharding:
+        """Arrays [step, n, ...]: every device holds its share of each step's examples."""
+        return NamedSharding(self.mesh, PartitionSpec(None, BATCH_AXES))
+
+    @property
+    def rows(self) -> NamedSharding:
+        """Arrays [device, ...]: every device holds one row."""
+        return NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
+
+    @functools.cached_property
+    def num_processes(self) -> int:
+        """That the devices belong to."""
+        return len({device.process_index for device in self.mesh.devices.flat})
+
+    @property
+    def share(self) -> Share:
+        """Which part of every batch the devices of this process hold."""
+        order = list(dict.fromkeys(device.process_index for device in self.mesh.devices.flat))
+        return Share(order.index(jax.process_index()), len(order))
+
+    def of(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Where an array of a state lies.
+
+        In parts along its longest axis that the devices of a slice divide, unless it is small.
+        """
+        num_parts = self.mesh.shape[DATA_AXIS]
+        if self.shards_state and math.prod(shape) >= SMALLEST_SHARDED:
+            for axis in sorted(range(len(shape)), key=lambda axis: (-shape[axis], axis)):
+                if shape[axis] % num_parts == 0:
+                    return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, DATA_AXIS))
+        return self.everywhere
+
+    def shardings(self, shapes: Tree) -> Tree:
+        """The sharding of every leaf of a state, or of a part of one."""
+        return jax.tree.map(lambda leaf: self.of(leaf.shape), shapes)
+
+    def as_it_lies(self, resident: Tree) -> Tree:
+        """The sharding of every resident array, or shape; whole on every device unless it says."""
+        return jax.tree.map(
+            lambda leaf: getattr(leaf, "sharding", None) or self.everywhere, resident
+        )
+
+    def bytes_of(self, shapes: Tree) -> int:
+        """That a state, or a part of one, takes on each device."""
+        return sum(
+            math.prod(self.of(leaf.shape).shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            for leaf in jax.tree.leaves(shapes)
+        )
+
+    def put_everywhere(self, tree: Tree) -> Tree:
+        """Host arrays, the same in all processes, whole on every device."""
+        return self._put(tree, self.everywhere)
+
+    def put_batches(self, feeds: Tree) -> Tree:
+        """Host arrays [step, n, ...], shared by the devices.
+
+        Args:
+            feeds: this process's share of every batch.
+        """
+        return self._put(feeds, self.batches)
+
+    def put_rows(self, tree: Tree) -> Tree:
+        """This process's share of the rows of host arrays, in parts on its devices."""
+        return self._put(tree, self.rows)
+
+    def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
+        """Rows of an array in parts, each on the device that asks for it.
+
+        Every device hears which rows all of them ask for, and sends those that it holds to each.
+        Asked for at random, they mostly come in one round, of a few times the rows of a device's
+        own share while that is at least the number of devices. Where many lie on one device, as in
+        an evaluation in order, they come in as many rounds as it takes.
+
+        Args:
+            array: [rows ...], in equal parts on the devices.
+            positions: int [n], which the devices share.
+        """
+        rows, number = PartitionSpec(BATCH_AXES), self.num_devices
+        share = len(positions) // number
+        mean = share / number  # of the rows that one device asks another one for
+        # The largest of number^2 draws of a Poisson distribution, about.
+        most_likely = mean + math.sqrt(4 * mean * math.log(number)) + 1
+        at_once = max(1, min(share, math.ceil(most_likely)))
+
+        def from_part(part: jax.Array, mine: jax.Array) -> jax.Array:
+            asked = jax.lax.all_gather(mine, BATCH_AXES)  # [device, share]
+            here = jax.lax.axis_index(BATCH_AXES)
+            held = asked // len(part) == here
+            turn = jnp.cumsum(held, axis=1) - 1  # of a row among those for the same device
+            of_owner = jax.nn.one_hot(mine // len(part), number, dtype=jnp.int32)
+            own_turn = (of_owner * (jnp.cumsum(of_owner, axis=0) - 1)).sum(axis=1)
+            most = jax.lax.pmax(held.sum(axis=1).max(), BATCH_AXES)
+
+            def exchange(index: jax.Array, found: jax.Array) -> jax.Array:
+                now = held & (turn // at_once == index)
+                slot = jnp.where(now, turn % at_once, at_once)  # beyond the last: dropped
+                sent = jnp.zeros((number, at_once), jnp.int32)
+                sent = sent.at[jnp.arange(number)[:, None], slot].set(
+                    asked - here * len(part), mode="drop"
+                )
+                received = jax.lax.all_to_all(part[sent], BATCH_AXES, 0, 0)
+                arrived = own_turn // at_once == index
+                arrived = arrived.reshape(-1, *[1] * (part.ndim - 1))
+                return jnp.where(arrived, received[mine // len(part), own_turn % at_once], found)
+
+            found = jnp.zeros((len(mine), *part.shape[1:]), part.dtype)
+            return jax.lax.fori_loop(0, -(-most // at_once), exchange, found)
+
+        return jax.shard_map(
+            from_part, mesh=self.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False
+        )(array, positions)
+
+    def put_a_row_each(self, row: np.ndarray) -> jax.Array:
+        """A row of this process's, which each of its devices gets: [device, ...]."""
+        return self._put(np.stack([row] * (self.num_devices // self.num_processes)), self.rows)
+
+    def _put(self, tree: Tree, sharding: NamedSharding) -> Tree:
+        if self.num_processes == 1:
+            return jax.device_put(tree, sharding)
+        with jax.transfer_guard("allow"):  # explicit enough
+            return jax.tree.map(
+                lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)),
+                tree,
+            )
+
+    def placed(self, shapes: Shapes) -> Shapes:
+        """Shapes (`jax.eval_shape`) with a sharding for every leaf, to compile and restore into."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.of(leaf.shape)),
+            shapes,
+        )
+
+
+def choose_num_slices(num_devices: int, requested: int | None) -> int:
+    """Number of slices that the first `num_devices` devices make up.
+
+    Args:
+        num_devices: that share a batch.
+        requested: from the config; None asks the devices.
+
+    Raises:
+        ConfigError: slices of different sizes, or parts of several that would make up one.
+    """
+    found = Counter(getattr(device, "slice_index", 0) for device in _chosen_devices(num_devices))
+    if requested is None:
+        if len({*found.values()}) > 1:
+            raise ConfigError(
+                f"{num_devices} devices lie in {len(found)} slices, not the same number in each; "
+                "set config.mesh.num_devices to a number that whole slices make up."
+            )
+        return len(found)
+    if num_devices % requested:
+        raise ConfigError(
+            f"config.mesh.num_slices is {requested}, but {num_devices} devices share the batch; "
+            "give a number that divides theirs, or another config.mesh.num_devices."
+        )
+    if requested > 1 and any(number % (num_devices // requested) for number in found.values()):
+        raise ConfigError(
+            f"config.mesh.num_slices is {requested}, but the {num_devices} devices lie in "
+            f"{len(found)} slices, and parts of several would make up one; leave it out."
+        )
+    return requested
+
+
+def make_layout(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> Layout:
+    """A layout over so many devices, equally many of every process.
+
+    Args:
+        num_devices: that share a batch.
+        num_slices: closely linked groups of them; divides `num_devices`.
+        shards_state: as `Layout` has it.
+    """
+    chosen = _chosen_devices(num_devices)
+    assert len(chosen) == num_devices, f"{len(chosen)} devices of {num_devices}"
+    devices = np.asarray(chosen).reshape(num_slices, -1)
+    return Layout(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)

@@ -1,0 +1,287 @@
+"""What the names in a config stand for, looked up and checked before anything is opened."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optax
+from jaxtyping import Int
+
+from cnn_lab.config import ExperimentConfig, OptimConfig
+from cnn_lab.config.options import check_options, declared_options
+from cnn_lab.config.rules import validate
+from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.formatting import counted
+from cnn_lab.data.augment.choose import choose_augmentation
+from cnn_lab.data.augment.recipes import Augmentation
+from cnn_lab.models.registry import MODELS
+from cnn_lab.optim import clipping, constraints, penalties
+from cnn_lab.optim.assemble import assemble, clipped
+from cnn_lab.optim.groups import Pace, grouped
+from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
+from cnn_lab.optim.penalties import Penalty
+from cnn_lab.optim.schedule_free import evaluation_params
+from cnn_lab.optim.schedules import SCHEDULES, make_schedule
+from cnn_lab.tasks.classification import TASKS, Classification
+from cnn_lab.tasks.losses import LOSSES, NEEDS_ONE_CLASS
+from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
+from cnn_lab.train.early_stopping import Selection
+from cnn_lab.train.plateau import Plateau
+from cnn_lab.transfer.plan import check_transfer
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """What the names in a config stand for, beside the model.
+
+    Attributes:
+        make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
+        make_optimizer: (step -> learning rate, paces by the path of a parameter) -> optimizer, with
+            what goes before and after it.
+        penalty: (params, source) -> what is added to the mean loss.
+        make_task: (class weights or None) -> losses and metrics.
+        make_average: (steps_per_epoch) -> average of the weights.
+        selection: which validation metric decides, in which direction, and how patiently.
+        plateau: when the learning rate is lowered; None never does.
+        augmentation: of the training images.
+    """
+
+    make_schedule: Callable[[int, int], optax.Schedule]
+    make_optimizer: Callable[..., optax.GradientTransformationExtraArgs]
+    penalty: Penalty
+    make_task: Callable[[Sequence[float] | None], Classification]
+    make_average: Callable[[int], Average]
+    selection: Selection
+    plateau: Plateau | None
+    augmentation: Augmentation
+
+
+def resolve_names(config: ExperimentConfig) -> Named:
+    """Looks up every name in a config and checks every option; touches neither data nor devices.
+
+    Raises:
+        ConfigError: a name, option or combination of settings that cannot be.
+    """
+    validate(config)
+    if config.transfer is not None:
+        check_transfer(config.transfer)
+    model_options(config)
+    optim, schedule = config.optim, config.optim.schedule
+    optimizer_options = _optimizer_options(optim)
+    if optim.name in SCHEDULE_FREE and config.average is not None:
+        raise ConfigError(
+            f"config.average is set, but {optim.name} keeps an average of the weights itself; set "
+            "config.average to none, or take another optimizer."
+        )
+    schedule_options = check_options(
+        lookup(SCHEDULES, schedule.name, "schedule"),
+        schedule.options,
+        "config.optim.schedule.options",
+    )
+    make_task = task_maker(config)
+    task = make_task(None)
+    if config.selection.metric not in task.better:
+        raise ConfigError(
+            f"config.selection.metric is {config.selection.metric!r}, which the task does not "
+            f"measure; {suggest(config.selection.metric, task.better)}"
+        )
+    selection = _selection(config, task)
+    plateau = None
+    if schedule.name == "plateau":
+        declared = declared_options(SCHEDULES["plateau"])
+        rule = {name: default for name, (_, default) in declared.items()} | schedule_options
+        watch = Selection(selection.metric, selection.mode, 1, rule["patience"], rule["min_delta"])
+        plateau = Plateau(watch, rule["factor"], rule["min_fraction"])
+        num_epochs, every = config.train.num_epochs, config.evaluate.every_epochs
+        num_looks = -(-num_epochs // every)
+        if rule["patience"] + 1 >= num_looks:  # the first look sets the best, the last is the end
+            raise ConfigError(
+                f"config.optim.schedule.options.patience is {rule['patience']}, but the run has "
+                f"only {counted(num_looks, 'evaluation')}, so the rate could never be lowered: "
+                "lower it or config.evaluate.every_epochs, or train longer."
+            )
+    return Named(
+        make_schedule=functools.partial(_make_schedule, config, schedule_options),
+        make_optimizer=functools.partial(
+            _make_optimizer, optim, optimizer_options, plateau is not None
+        ),
+        penalty=_penalty(config),
+        make_task=make_task,
+        make_average=functools.partial(_make_average, config),
+        selection=selection,
+        plateau=plateau,
+        augmentation=_augmentation(config),
+    )
+
+
+def model_options(config: ExperimentConfig) -> dict[str, Any]:
+    """The options of the model that a config names, checked."""
+    entry = lookup(MODELS, config.model.name, "model")
+    return check_options(entry.make, config.model.options, "config.model.options")
+
+
+def task_maker(config: ExperimentConfig) -> Callable[[Sequence[float] | None], Classification]:
+    """(class weights or None) -> the task that a config names."""
+    make = lookup(TASKS, config.task.name, "task")
+    loss, options = config.task.loss, dict(config.task.loss_options)
+    return lambda class_weights: make(loss, options, class_weights)
+
+
+def class_weights(
+    config: ExperimentConfig, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
+) -> tuple[float, ...] | None:
+    """One factor a class, None where none were asked for.
+
+    Args:
+        config: says which.
+        labels: of the training examples.
+        class_names: of all classes.
+
+    Raises:
+        ConfigError: as many weights as classes were not given.
+    """
+    wanted = config.task.class_weights
+    if wanted is None:
+        return None
+    if wanted != "balanced":
+        if not any(wanted):
+            raise ConfigError(
+                "config.task.class_weights are all 0, so nothing would be learned; set at least "
+                "one above 0."
+            )
+        if len(wanted) != len(class_names):
+            raise ConfigError(
+                f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
+                f"{len(class_names)} classes; give one value a class, or 'balanced'."
+            )
+        return tuple(wanted)
+    counts = np.bincount(labels, minlength=len(class_names))
+    present = counts > 0
+    weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 1.0)
+    return tuple(weights.tolist())
+
+
+def _augmentation(config: ExperimentConfig) -> Augmentation:
+    augmentation = choose_augmentation(config.data)
+    if augmentation.mixes and config.task.loss in NEEDS_ONE_CLASS:
+        others = ", ".join(sorted(LOSSES.keys() - NEEDS_ONE_CLASS))
+        raise ConfigError(
+            f"config.task.loss is {config.task.loss!r}, which needs one class an example, but "
+            "mixup or CutMix mixes images; set --config.data.augment.options.mixup=0 and "
+            f"--config.data.augment.options.cutmix=0, or take one of {others}."
+        )
+    return augmentation
+
+
+def _optimizer_options(optim: OptimConfig) -> dict[str, Any]:
+    make = lookup(OPTIMIZERS, optim.name, "optimizer")
+    declared = declared_options(make)
+    asked = [name for name in ("weight_decay", "decay_vectors") if name in optim.options]
+    if asked and "weight_decay" not in declared:
+        others = sorted(n for n, f in OPTIMIZERS.items() if "weight_decay" in declared_options(f))
+        raise ConfigError(
+            f"config.optim.options.{asked[0]} is set, but {optim.name} has no weight decay; take "
+            f"one that has ({', '.join(others)}), or a penalty by config.optim.l2 "
+            "(and l2_vectors, for biases too)."
+        )
+    options = check_options(make, optim.options, "config.optim.options")
+    if options.get("decay_vectors") and not options.get(
+        "weight_decay", declared["weight_decay"][1]
+    ):
+        raise ConfigError(
+            "config.optim.options.decay_vectors is set, but there is no decay; set "
+            "config.optim.options.weight_decay too."
+        )
+    return options
+
+
+def _make_schedule(
+    config: ExperimentConfig, options: dict[str, Any], num_steps: int, steps_per_epoch: int = 1
+) -> optax.Schedule:
+    optim, schedule = config.optim, config.optim.schedule
+    warmup_steps = schedule.warmup_steps or round(schedule.warmup_epochs * steps_per_epoch)
+    return make_schedule(
+        schedule.name,
+        peak=optim.learning_rate,
+        num_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+        warmup_steps=warmup_steps,
+        warmup_field="warmup_steps" if schedule.warmup_steps else "warmup_epochs",
+        **options,
+    )
+
+
+def _make_optimizer(
+    optim: OptimConfig,
+    options: dict[str, Any],
+    adjustable: bool,
+    learning_rate: optax.Schedule,
+    paces: Mapping[str, Pace] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    if optim.name == "sam" and paces is not None:
+        raise ConfigError(
+            "config.optim.name is sam, which looks for one worst point of all weights together; "
+            "it cannot train them at different rates: take another optimizer, or "
+            "config.transfer.strategy=head, last_stages:N or all."
+        )
+    clips = [
+        clip(limit)
+        for clip, limit in (
+            (clipping.by_value, optim.clip_value),
+            (clipping.adaptive, optim.clip_adaptive),
+            (clipping.by_global_norm, optim.clip_norm),
+        )
+        if limit is not None
+    ]
+
+    def make(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+        after = []
+        if optim.l1 and optim.l1_method == "proximal":
+            after.append(constraints.proximal_l1(optim.l1, learning_rate))
+        if optim.max_norm is not None:
+            after.append(constraints.max_norm(optim.max_norm))
+        base = OPTIMIZERS[optim.name](learning_rate, **options)
+        return assemble(base, after=after, adjustable=adjustable)
+
+    optimizer = make(learning_rate) if paces is None else grouped(make, learning_rate, paces)
+    return clipped(optax.chain(*clips), optimizer) if clips else optimizer
+
+
+def _penalty(config: ExperimentConfig) -> Penalty:
+    optim, transfer = config.optim, config.transfer
+    parts = [penalties.l2(optim.l2, optim.l2_vectors)] if optim.l2 else []
+    if optim.l1 and optim.l1_method == "subgradient":
+        parts.append(penalties.l1(optim.l1))
+    if transfer is not None and transfer.l2_sp:
+        parts.append(penalties.l2_sp(transfer.l2_sp, optim.l2_vectors))
+    return penalties.sum_of(*parts)
+
+
+def _make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
+    average = config.average
+    if config.transfer is not None and config.transfer.strategy == "logistic":
+        return NO_AVERAGE
+    if config.optim.name in SCHEDULE_FREE:
+        return of_optimizer(evaluation_params)
+    if average is None:
+        return NO_AVERAGE
+    if average.kind == "ema":
+        return ema(average.decay)
+    every = average.every_epochs
+    first = average.start_epoch or every
+    return swa(first * steps_per_epoch, every * steps_per_epoch)
+
+
+def _selection(config: ExperimentConfig, task: Classification) -> Selection:
+    metric, stopping = config.selection.metric, config.early_stopping
+    if stopping is None:
+        return Selection(metric, task.better[metric])
+    return Selection(
+        metric,
+        task.better[metric],
+        check_every_epochs=stopping.every_epochs,
+        patience=stopping.patience,
+        min_delta=stopping.min_delta,
+    )

@@ -1,0 +1,196 @@
+"""What a config describes, as objects."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import TrainingError
+from cnn_lab.data.datasets.catalog import Dataset
+from cnn_lab.data.loaders.pipelines import Pipeline
+from cnn_lab.distributed.mesh import Layout
+from cnn_lab.experiment.components import Named
+from cnn_lab.experiment.features import Features
+from cnn_lab.experiment.initialization import Beginning
+from cnn_lab.experiment.network import Network
+from cnn_lab.train.averaging import Average, evaluated_variables
+from cnn_lab.train.diagnose import explain_non_finite
+from cnn_lab.train.dispatch import prepare_key
+from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.train.frozen import apply_in_training
+from cnn_lab.train.phases import Phase
+from cnn_lab.train.plan import Plan
+from cnn_lab.train.recalibration import MOST_BATCHES, Refit
+from cnn_lab.train.state import TrainState
+from cnn_lab.transfer.logistic import STRENGTHS
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a run of a config needs.
+
+    Attributes:
+        config: what it was built from.
+        network: the whole model, and what it needs.
+        dataset: all splits.
+        layout: devices, and what lies where on them.
+        train_pipeline: training examples.
+        validation_pipeline: validation examples, None without.
+        refit_pipeline: training examples again, None where no statistics are measured anew.
+        named: what the names in the config stand for.
+        average: of the weights.
+        learning_rate: step -> rate.
+        phases: parts of the training.
+        num_micro_batches: of a step.
+        beginning: the weights of another run that it begins with, None where it begins anew.
+        features: what takes the place of images, None where nothing does.
+        notes: sentences for the user.
+    """
+
+    config: ExperimentConfig
+    network: Network
+    dataset: Dataset
+    layout: Layout
+    train_pipeline: Pipeline
+    validation_pipeline: Pipeline | None
+    refit_pipeline: Pipeline | None
+    named: Named
+    average: Average
+    learning_rate: Callable[[int], float]
+    phases: tuple[Phase, ...]
+    num_micro_batches: int
+    beginning: Beginning | None
+    features: Features | None
+    notes: tuple[str, ...]
+
+    @property
+    def module(self) -> nn.Module:
+        """What the steps and the evaluations run: the model, or its head alone."""
+        return self.network.model if self.features is None else self.features.module
+
+    @property
+    def fits(self) -> bool:
+        """Whether the output layer is fitted to its optimum, in place of a training in steps."""
+        return self.beginning is not None and self.beginning.plan.fits
+
+    @property
+    def fingerprint(self) -> str:
+        """What the data are, whatever they are called."""
+        return self.dataset.info.fingerprint
+
+    @property
+    def plan(self) -> Plan:
+        """When the run logs, evaluates and saves."""
+        if self.fits:
+            return Plan(1, len(STRENGTHS), log_every_steps=1, evaluate_every_epochs=1)
+        config = self.config
+        return Plan(
+            steps_per_epoch=self.steps_per_epoch,
+            num_epochs=config.train.num_epochs,
+            log_every_steps=config.train.log_every_steps or self.steps_per_epoch,
+            evaluate_every_epochs=config.evaluate.every_epochs,
+            save_every_steps=config.checkpoint.every_steps,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """ceil(training examples / batch size)."""
+        return self.train_pipeline.order.steps_per_epoch
+
+    def pipelines(self) -> list[Pipeline]:
+        """All there are; to be closed at the end."""
+        found = (self.train_pipeline, self.validation_pipeline, self.refit_pipeline)
+        return [pipeline for pipeline in found if pipeline is not None]
+
+    def state_shapes(self, phase: int = 0) -> TrainState:
+        """Shapes of the state in a phase; nothing is computed."""
+        return jax.eval_shape(self.phases[phase].init, jax.random.key(0), *self._begun())
+
+    def begin(self, seed: int) -> TrainState:
+        """The state before the first step, on the devices."""
+        shardings = self.layout.shardings(self.state_shapes())
+        init = jax.jit(self.phases[0].init, out_shardings=shardings)
+        return init(jax.random.key(seed), *self._begun())
+
+    def _begun(self) -> tuple[Tree, Tree]:
+        if self.beginning is None:
+            return {}, {}
+        return self.beginning.transplant.given, self.beginning.source
+
+    def with_features(self, state: TrainState, say: Callable[[str], None]) -> "Experiment":
+        """The experiment with what the frozen backbone gives, where that takes the images' place.
+
+        Args:
+            state: any of the run, for the backbone never changes.
+            say: takes lines for the user.
+        """
+        if self.features is None:
+            return self
+        variables, put = evaluated_variables(state), self.layout.put_everywhere
+        training, held_out = self.features.pipelines(lambda maker: put(maker(variables, say)))
+        return dataclasses.replace(self, train_pipeline=training, validation_pipeline=held_out)
+
+    def evaluator(self) -> Evaluator | None:
+        """Metrics on the validation split, None without one."""
+        if self.validation_pipeline is None:
+            return None
+        network = dataclasses.replace(self.network, model=self.module)
+        return make_evaluator(network, self.validation_pipeline, self.layout)
+
+    def refit(self) -> Refit | None:
+        """Measures statistics of averaged weights on training batches, None where none need it."""
+        if self.refit_pipeline is None:
+            return None
+        pipeline = self.refit_pipeline
+        return Refit(
+            functools.partial(apply_in_training, self.network.model),
+            pipeline.prepare,
+            pipeline,
+            pipeline.feed_shapes(),
+            num_steps=min(MOST_BATCHES, pipeline.order.steps_per_epoch),
+            layout=self.layout,
+        )
+
+    def explain_non_finite(self, state: TrainState, step: int, saved: str) -> Exception:
+        """What is to be said of a step whose numbers were not finite.
+
+        Args:
+            state: before it.
+            step: updates made before it.
+            saved: a clause on the checkpoints.
+        """
+        pipeline = self.train_pipeline
+
+        def make_batch() -> Tree:
+            if self.layout.num_processes > 1:
+                raise TrainingError("each process has a part of its batch")
+            feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
+            return pipeline.prepare(pipeline.resident, feed, prepare_key(state))
+
+        positions, _ = pipeline.order.batches(step, 1)
+        return explain_non_finite(
+            self.module,
+            self.network.task,
+            state,
+            make_batch,
+            example_ids=positions[0].tolist(),
+            step=step,
+            num_micro_batches=self.num_micro_batches,
+            advice=f"Lower config.optim.learning_rate, or look at those examples; {saved}",
+        )
+
+
+def make_evaluator(network: Network, pipeline: Pipeline, layout: Layout) -> Evaluator:
+    """An evaluator of `network` over everything in `pipeline`."""
+    return Evaluator(
+        network.model.apply,
+        network.task,
+        pipeline,
+        num_steps=pipeline.order.steps_per_epoch,
+        num_examples=len(pipeline.order.indices),
+        layout=layout,
+    )

@@ -1,0 +1,284 @@
+"""What a run begins with where it begins with the weights of another one."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_lab.config import ExperimentConfig, TransferConfig
+from cnn_lab.config.node import from_dict, to_dict
+from cnn_lab.core import trees
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
+from cnn_lab.distributed.processes import ALONE, Processes
+from cnn_lab.experiment.restore import open_network, open_trained
+from cnn_lab.optim.groups import Pace
+from cnn_lab.transfer.plan import Plan, make_plan
+from cnn_lab.transfer.stages import stages_of
+from cnn_lab.transfer.surgery import Transplant, Weights, transplant
+from cnn_lab.workdir.run_dir import lineage_in, read_record
+
+CHECKPOINT = "config.transfer.checkpoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What is trained of which weights.
+
+    Attributes:
+        plan: which parameters are trained, how fast and from when.
+        transplant: what the network begins with.
+        source: parameters that the penalty `l2_sp` pulls towards; empty without it.
+        lineage: the source and the plan as JSON values, for the run's record.
+    """
+
+    plan: Plan
+    transplant: Transplant
+    source: Tree
+    lineage: dict[str, Any]
+
+    def trainable(self, epoch: int) -> Callable[[str], bool]:
+        """Whether a parameter is trained in an epoch, by its path."""
+        return {path for group in self.plan.trained(epoch) for path in group.paths}.__contains__
+
+    def told(self, params: Tree, learning_rate: float) -> list[str]:
+        """Lines that say what is trained of what.
+
+        Args:
+            params: of the model, or their shapes.
+            learning_rate: at its peak.
+        """
+        sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params).items()}
+        source = f"Weights of {self.lineage['source']}, step {self.lineage['checkpoint']}"
+        notes = [f"  {note}" for note in self.transplant.notes]
+        first = f"{source}, {self.lineage['digest'][:12]}."
+        return [first, *notes, *self.plan.table(sizes, learning_rate)]
+
+    def paces(self, epoch: int, steps_per_epoch: int) -> Mapping[str, Pace] | None:
+        """How each of the parameters is trained that are, in an epoch.
+
+        None where all that ever are, are trained at the learning rate itself from the start.
+        """
+        if {(group.rate, group.first_epoch) for group in self.plan.groups if group.rate} == {
+            (1, 0)
+        }:
+            return None
+        return {
+            path: Pace(group.rate, group.first_epoch * steps_per_epoch)
+            for group in self.plan.trained(epoch)
+            for path in group.paths
+        }
+
+
+def place_of_source(transfer: TransferConfig) -> Path:
+    """The folder of the run that a config names as its source.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if not transfer.source:
+        raise ConfigError(
+            "config.transfer has no source; set config.transfer.source to the folder of a run, "
+            "such as runs/resnet18."
+        )
+    return Path(transfer.source).expanduser().resolve()
+
+
+def adopt(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with what follows from its source, where it says nothing itself.
+
+    That is the size, the padding, the channels and the normalisation of the images; the source's
+    folder becomes an absolute path.
+
+    Raises:
+        ConfigError: no source, or one of another model.
+        WorkdirError: no run there.
+        CheckpointError: no such checkpoint, or a damaged one.
+    """
+    if config.transfer is None:
+        return config
+    place = place_of_source(config.transfer)
+    config = from_dict(ExperimentConfig, to_dict(config))
+    assert config.transfer is not None
+    config.transfer.source, data = str(place), config.data
+    if None not in (data.image_size, data.channels, data.mean, data.std):
+        return config
+    theirs, network = open_network(place, config.transfer.checkpoint, CHECKPOINT)
+    _check_model(config, theirs)
+    height, width, channels = network.image_shape
+    if config.data.image_size is None:
+        config.data.image_size = (height, width)
+        config.data.pad = config.data.pad or network.preprocess.pad
+    if config.data.channels is None:
+        config.data.channels = 1 if channels == 1 else 3
+    if config.data.mean is None and config.data.std is None:
+        mean, std = network.preprocess.mean, network.preprocess.std
+        config.data.mean = _of_channels(mean, config.data.channels)
+        config.data.std = _of_channels(std, config.data.channels)
+    return config
+
+
+def begin(
+    config: ExperimentConfig,
+    make: Callable[[int], nn.Module],
+    class_names: tuple[str, ...],
+    input_shape: tuple[int, int, int],
+    num_train: int,
+    lineage: Mapping[str, Any] | None = None,
+) -> Beginning | None:
+    """What a config begins with; None where it begins anew.
+
+    Args:
+        config: the experiment.
+        make: number of classes -> module.
+        class_names: of the data.
+        input_shape: (h, w, c) of what the model takes.
+        num_train: training images.
+        lineage: of a run that goes on, whose source may be gone.
+
+    Raises:
+        ConfigError: a plan that cannot be.
+        CheckpointError: the source is missing, damaged or of another model.
+    """
+    transfer = config.transfer
+    if transfer is None:
+        return None
+    model = make(len(class_names))
+    if lineage is not None:
+        return _begun_before(lineage, model, input_shape)
+    place = place_of_source(transfer)
+    trained = open_trained(place, transfer.checkpoint, named=CHECKPOINT)
+    _check_model(config, trained.config)
+    stages = stages_of(model, input_shape)
+    plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
+    variables = jax.tree.map(np.asarray, trained.variables)
+    transplanted = transplant(
+        Weights(variables, trained.network.class_names),
+        make,
+        class_names,
+        input_shape,
+        stages,
+        keep_classes=transfer.classes == "shared",
+        fresh=transfer.fresh,
+        seed=config.seed,
+    )
+    _check_nothing_random_is_frozen(plan, transplanted)
+    source: Tree = {}
+    if transfer.l2_sp:
+        held = transplanted.taken.__contains__
+        source, _ = trees.parted(transplanted.given["params"], held)
+        trained_paths = {path for group in plan.groups if group.rate for path in group.paths}
+        if not trained_paths & transplanted.taken:
+            raise ConfigError(
+                f"config.transfer.l2_sp is {transfer.l2_sp:g}, but nothing that is trained has "
+                "weights of the source to be pulled towards; leave it out, or train more by "
+                "config.transfer.strategy."
+            )
+    lineage = {
+        "source": str(place),
+        "checkpoint": trained.step,
+        "digest": digest_of(variables),
+        "plan": dataclasses.asdict(plan),
+        "settings": _settings(transfer),
+        "notes": list(transplanted.notes),
+        "held": sorted(trees.flatten(source)),
+        "before": lineage_in(read_record(place)),
+    }
+    return Beginning(plan, transplanted, source, lineage)
+
+
+def _settings(transfer: TransferConfig) -> list[str]:
+    """What changes a training beside its plan and its first weights, in words."""
+    values = {"l2_sp": transfer.l2_sp, "dropout": transfer.dropout}
+    values["augmented_passes"] = transfer.augmented_passes
+    return [f"config.transfer.{name}={value:g}" for name, value in values.items() if value]
+
+
+def _check_nothing_random_is_frozen(plan: Plan, transplanted: Transplant) -> None:
+    given = trees.flatten(transplanted.given["params"])
+    for group in plan.groups:
+        lost = [path for path in group.paths if path not in given and not group.rate]
+        if lost:
+            raise ConfigError(
+                f"{lost[0]} begins anew, since the source has nothing for it or config.transfer "
+                f"says so, but the plan freezes it ({group.name}), so that it would stay random; "
+                "let it be trained by config.transfer.strategy or config.transfer.rates."
+            )
+
+
+def _begun_before(
+    lineage: Mapping[str, Any], model: nn.Module, input_shape: tuple[int, int, int]
+) -> Beginning:
+    """That of a run that goes on: its plan, and the shapes of what lies in its checkpoints."""
+    image = jnp.zeros((1, *input_shape))
+    shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+    held = frozenset(lineage["held"])
+    source, _ = trees.parted(shapes["params"], held.__contains__)
+    notes = tuple(lineage["notes"])
+    plan = Plan.from_json(lineage["plan"])
+    return Beginning(plan, Transplant({}, held, notes), source, dict(lineage))
+
+
+def check_same_source(
+    config: ExperimentConfig,
+    lineage: Mapping[str, Any] | None,
+    workdir: Path,
+    processes: Processes = ALONE,
+) -> None:
+    """Refuses to go on with a run that was begun from other weights than the config names.
+
+    A source that was moved, or is gone, is no other one.
+
+    Args:
+        config: of the run, adopted.
+        lineage: what its record says.
+        workdir: its folder.
+        processes: all of them call this; the first one looks.
+
+    Raises:
+        WorkdirError: the source is another one.
+    """
+    if config.transfer is None or lineage is None or config.transfer.source == lineage["source"]:
+        return
+    digest = None
+    if processes.leads:
+        with suppress(CnnLabError):
+            place, which = place_of_source(config.transfer), config.transfer.checkpoint
+            trained = open_trained(place, which, named=CHECKPOINT, processes=ALONE)
+            digest = digest_of(trained.variables)
+    if processes.told(digest) not in (None, lineage["digest"]):
+        raise WorkdirError(
+            f"{workdir} was begun with the weights of {lineage['source']}, which are not those of "
+            f"{config.transfer.source}; give another --workdir, or that source."
+        )
+
+
+def digest_of(variables: Tree) -> str:
+    """SHA-256 of all variables, by path."""
+    text = json.dumps(trees.digests(variables), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_model(config: ExperimentConfig, theirs: ExperimentConfig) -> None:
+    wanted, found = config.model.name, theirs.model.name
+    if wanted != found:
+        assert config.transfer is not None
+        raise ConfigError(
+            f"config.model.name is {wanted}, but the source {config.transfer.source} is a {found}; "
+            f"set config.model.name={found}, or give another config.transfer.source."
+        )
+
+
+def _of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return values
+    return (sum(values) / len(values),) * channels

@@ -1,0 +1,90 @@
+"""A model with what is needed to run it, made from a config and what travels with a checkpoint."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.experiment.components import model_options, task_maker
+from cnn_lab.models.heads import Classifier
+from cnn_lab.models.registry import MODELS
+from cnn_lab.tasks.classification import Classification
+
+# Fields of heads: the share of the features that are dropped, the first that there is.
+BEFORE_HEAD = ("input_dropout_rate", "dropout_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is needed to run a trained model: no data, no optimizer.
+
+    Attributes:
+        model: the module.
+        task: losses and metrics.
+        class_names: label to name.
+        image_shape: (h, w, c) of stored images, before `preprocess`.
+        preprocess: from stored pixels to the model's input.
+        class_weights: factors of the losses of each class, None without.
+    """
+
+    model: nn.Module
+    task: Classification
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    preprocess: Preprocess
+    class_weights: tuple[float, ...] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(h, w, c) of what the model takes."""
+        return self.preprocess.output_shape(self.image_shape)
+
+    def about(self) -> dict[str, Any]:
+        """What travels with a checkpoint, as JSON values; `network_from_about` reads it back."""
+        return {
+            "class_weights": self.class_weights,
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "preprocess": self.preprocess.to_json(),
+        }
+
+
+def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
+    """The model that a config names, for that many classes."""
+    options = model_options(config)  # which knows what to say of an unknown name
+    model = MODELS[config.model.name].make(num_classes, **options)
+    if config.transfer is None or config.transfer.dropout is None:
+        return model
+    return _with_dropout(model, config.model.name, config.transfer.dropout)
+
+
+def _with_dropout(model: nn.Module, name: str, rate: float) -> nn.Module:
+    """The model whose head drops a share of the features that it gets, in training."""
+    head = getattr(model, "head", None)
+    fields = {field.name for field in dataclasses.fields(head)} if head is not None else set()
+    found = [field for field in BEFORE_HEAD if field in fields]
+    if not found:
+        raise ConfigError(
+            f"config.transfer.dropout is {rate:g}, but the head of {name} has no place for it; set "
+            "it to none."
+        )
+    assert isinstance(model, Classifier)
+    changed: dict[str, Any] = {found[0]: rate}
+    return model.clone(head=model.head.clone(**changed))
+
+
+def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:
+    """Rebuilds the network of a checkpoint from its config and what travelled with it."""
+    weights = about.get("class_weights")
+    return Network(
+        model=make_model(config, len(about["class_names"])),
+        task=task_maker(config)(weights),
+        class_names=tuple(about["class_names"]),
+        image_shape=tuple(about["image_shape"]),
+        preprocess=Preprocess.from_json(about["preprocess"]),
+        class_weights=tuple(weights) if weights else None,
+    )

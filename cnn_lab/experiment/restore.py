@@ -1,0 +1,170 @@
+"""A trained run, opened for use: its network and the variables of one checkpoint."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core.errors import CheckpointError, ConfigError
+from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.distributed.processes import Processes, present
+from cnn_lab.experiment.network import Network, network_from_about
+from cnn_lab.workdir.run_dir import CHECKPOINTS, missing_checkpoints, read_config
+
+Found = TypeVar("Found")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """One checkpoint of a run.
+
+    Attributes:
+        config: the run's.
+        network: the model and what it needs.
+        variables: parameters and statistics.
+        step: the checkpoint's.
+    """
+
+    config: ExperimentConfig
+    network: Network
+    variables: dict[str, Any]
+    step: int
+
+
+def open_trained(
+    workdir: Path,
+    which: str,
+    sharding: jax.sharding.Sharding | None = None,
+    named: str = "--checkpoint",
+    processes: Processes | None = None,
+) -> Trained:
+    """Opens a checkpoint of a run.
+
+    Args:
+        workdir: the run's folder.
+        which: `best` (the newest where nothing was validated), `latest` or a step.
+        sharding: where the variables go; by default the first device of this process, or, where
+            several processes call this together, all devices.
+        named: what the user calls `which`.
+        processes: that call this together; by default all that have joined.
+
+    Raises:
+        WorkdirError: no run there.
+        CheckpointError: no such checkpoint, or a damaged one.
+    """
+    config = read_config(workdir)
+    processes = processes or present()
+    checkpoints = _checkpoints(workdir, processes)
+    everywhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if processes.count > 1:
+        everywhere = make_layout(jax.device_count()).everywhere
+    return _open(config, checkpoints, which, sharding or everywhere, named)
+
+
+def open_network(
+    workdir: Path, which: str, named: str = "--checkpoint"
+) -> tuple[ExperimentConfig, Network]:
+    """The config of a run and the network of a checkpoint, whose weights are not read.
+
+    Args:
+        workdir: as `open_trained`.
+        which: as `open_trained`.
+        named: as `open_trained`.
+
+    Raises:
+        CnnLabError: as `open_trained`, unless it is the weights that are damaged.
+    """
+    config = read_config(workdir)
+    checkpoints = _checkpoints(workdir)
+
+    def look(step: int) -> tuple[ExperimentConfig, Network]:
+        about = checkpoints.read_record(step)["about"]
+        return config, network_from_about(config, about)
+
+    steps = _candidates(checkpoints, checkpoints.steps(), which, named)
+    return _first_good(steps, look, named)
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Steps of a run's checkpoints, ascending.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    return _checkpoints(workdir).steps()
+
+
+def _checkpoints(workdir: Path, processes: Processes | None = None) -> CheckpointReader:
+    """Those of a run that has some."""
+    reader = CheckpointReader(workdir / CHECKPOINTS, processes or present())
+    if not reader.steps():
+        raise missing_checkpoints(workdir)
+    return reader
+
+
+def _open(
+    config: ExperimentConfig,
+    checkpoints: CheckpointReader,
+    which: str,
+    place: jax.sharding.Sharding,
+    named: str,
+) -> Trained:
+    def look(step: int) -> Trained:
+        record = checkpoints.read_record(step)
+        network = network_from_about(config, record["about"])
+        image = jnp.zeros((1, *network.input_shape))
+        init = lambda key: dict(network.model.init(key, image, train=False))  # noqa: E731
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        variables = checkpoints.restore_variables(step, record, shapes, place)
+        return Trained(config, network, variables, step)
+
+    steps = _candidates(checkpoints, checkpoints.steps(), which, named)
+    return _first_good(steps, look, named)
+
+
+def _first_good(candidates: list[int], look: Callable[[int], Found], named: str) -> Found:
+    """What `look` finds at the first of the steps that is not damaged."""
+    for step in candidates:
+        try:
+            return look(step)
+        except DamagedError as error:
+            if step == candidates[-1]:
+                raise CheckpointError(
+                    f"{error} There is none to use in its place; train again with another "
+                    f"--workdir, or give another {named}."
+                ) from error
+            other = candidates[candidates.index(step) + 1]
+            logging.warning("%s Trying that of step %d in its place.", error, other)
+    raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+def _candidates(
+    checkpoints: CheckpointReader, steps: list[int], which: str, named: str
+) -> list[int]:
+    if which == "latest":
+        return steps[::-1]
+    if which == "best":
+        best = None
+        for step in reversed(steps):
+            try:
+                best = checkpoints.read_record(step)["progress"]["selection"]["best_step"]
+                break
+            except DamagedError:
+                continue
+        if best is not None and best not in steps:
+            logging.warning(
+                "The best checkpoint, of step %d, is gone from %s; using that of step %d.",
+                *(best, checkpoints.folder, steps[-1]),
+            )
+        return [s for s in dict.fromkeys((best, *reversed(steps))) if s in steps]
+    if not which.isdecimal() or int(which) not in steps:
+        raise ConfigError(
+            f"{named} must be best, latest or one of the steps {steps}; found {which!r}."
+        )
+    return [int(which)]

@@ -1,0 +1,1 @@
+"""Trainings, evaluations and whatever else is done with one experiment."""

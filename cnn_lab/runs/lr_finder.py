@@ -1,0 +1,177 @@
+"""Which learning rate? One short training in which it rises from step to step.
+
+The range test of Smith 2015, "Cyclical learning rates for training neural networks"
+(arXiv:1506.01186), section 3.3, with an exponential rise.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_lab.analysis.lr_range import SMOOTHED_OVER, LrRange, analyse
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.node import from_dict, to_dict
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import ConfigError, TrainingError
+from cnn_lab.data.datasets.catalog import Dataset
+from cnn_lab.experiment.build import build
+from cnn_lab.experiment.components import resolve_names
+from cnn_lab.experiment.experiment import Experiment
+from cnn_lab.train.dispatch import Program, compile_train
+from cnn_lab.train.state import TrainState
+from cnn_lab.train.steps_per_call import Pace
+
+RISEN = 0.5  # at least this share of the lowest loss above it, and above where it began
+FEWEST_STEPS = 20
+
+
+def find_rate(
+    config: ExperimentConfig,
+    open_data: Callable[..., Dataset],
+    say: Callable[[str], None],
+    *,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    num_steps: int = 200,
+) -> LrRange:
+    """Trains `num_steps` steps of a config, at rates from `lowest` to `highest`.
+
+    It stops once the loss has risen far above what it was, or is no longer finite. The config's own
+    learning rate and schedule do not matter, nor do averages of the weights.
+
+    Args:
+        config: the experiment.
+        open_data: as of `build`.
+        say: takes lines for the user.
+        lowest: first rate, positive.
+        highest: last rate, above the first.
+        num_steps: steps from one to the other, at least 20.
+
+    Raises:
+        ConfigError: limits that cannot be.
+        TrainingError: the loss was not finite from the start, or never fell.
+    """
+    if not 0 < lowest < highest < np.inf:
+        raise ConfigError(
+            f"--lowest and --highest must be positive, the second one larger; found {lowest:g} and "
+            f"{highest:g}."
+        )
+    if num_steps < FEWEST_STEPS:
+        raise ConfigError(f"--num_steps must be at least {FEWEST_STEPS}; found {num_steps}.")
+    if config.transfer is not None and config.transfer.strategy == "logistic":
+        raise ConfigError(
+            "config.transfer.strategy=logistic has no learning rate to look for; take another one."
+        )
+    rates = np.geomspace(lowest, highest, num_steps)
+    experiment = _build(config, rates, open_data)
+    try:
+        losses = _train(experiment, config.seed, num_steps, say)
+    finally:
+        for pipeline in experiment.pipelines():
+            pipeline.close()
+    if len(losses) < FEWEST_STEPS // 2:
+        raise TrainingError(
+            f"The loss rose or was not finite after {len(losses)} steps, at a rate of "
+            f"{rates[len(losses)]:.3g}; give a lower --lowest, or look at the data and the model."
+        )
+    return analyse(rates[: len(losses)], losses)
+
+
+def _build(
+    config: ExperimentConfig, rates: np.ndarray, open_data: Callable[..., Dataset]
+) -> Experiment:
+    config = from_dict(ExperimentConfig, to_dict(config))
+    config.average = None
+    table = jnp.asarray(rates, jnp.float32)
+    named = resolve_names(config)
+    rising = dataclasses.replace(named, make_schedule=lambda *_: lambda step: table[step])
+    experiment = build(config, open_data, named=rising)
+    epochs = -(-len(rates) // experiment.steps_per_epoch)
+    if epochs <= config.train.num_epochs:
+        return experiment
+    # A streaming pipeline ends with the run's last epoch.
+    config.train.num_epochs = epochs
+    return build(config, open_data, named=rising)
+
+
+def _train(
+    experiment: Experiment, seed: int, num_steps: int, say: Callable[[str], None]
+) -> np.ndarray:
+    state = experiment.begin(seed)
+    experiment = experiment.with_features(state, say)
+    layout, pipeline = experiment.layout, experiment.train_pipeline
+    program = compile_train(
+        experiment.phases[0].step,
+        pipeline.prepare,
+        layout,
+        state,
+        pipeline.resident,
+        pipeline.feed_shapes(),
+    )
+    say(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
+    losses: list[float] = []
+    pace, watch = Pace(pipeline.max_steps), Watch(num_steps)
+    while len(losses) < num_steps:
+        first, called = len(losses), time.perf_counter()
+        number = min(pace.num_steps, num_steps - first)
+        found, state = _advance(program, experiment, state, first, number)
+        pace.measure(number, called, time.perf_counter())
+        losses += watch.until_risen(found)
+        if len(found) < number or watch.risen:
+            break
+    say(f"Stopped after {len(losses)} of {num_steps} steps.")
+    return np.asarray(losses)
+
+
+def _advance(
+    program: Program, experiment: Experiment, state: TrainState, first: int, number: int
+) -> tuple[list[float], TrainState]:
+    """Finite losses of the next steps, fewer than asked for if one was not finite."""
+    pipeline, layout = experiment.train_pipeline, experiment.layout
+    feeds: Tree = layout.put_batches(pipeline.feed(first, number))
+    scalars = layout.put_everywhere((np.int32(first), np.int32(number)))
+    state, history, _ = program.call(state, pipeline.resident, feeds, *scalars, {})
+    sums, counts = jax.device_get(history["loss"])
+    done = int(jax.device_get(state.step)) - first
+    return (sums[:done] / counts[:done]).astype(float).tolist(), state
+
+
+class Watch:
+    """Says at which step the loss has risen far above what it was.
+
+    It looks at a mean over the steps so far, the last ones weighing most, so that the answer does
+    not depend on how many steps are shown to it at once.
+
+    Args:
+        num_steps: that the test may have.
+
+    Attributes:
+        risen: whether it has.
+    """
+
+    def __init__(self, num_steps: int):
+        self.risen = False
+        self._kept = math.exp(-1 / max(1.0, SMOOTHED_OVER * num_steps))
+        self._sum = self._weight = 0.0
+        self._first: float | None = None
+        self._lowest = math.inf
+
+    def until_risen(self, losses: Iterable[float]) -> list[float]:
+        """The next steps' losses, up to the step at which it had risen."""
+        seen: list[float] = []
+        for loss in losses:
+            if self.risen:
+                break
+            seen.append(loss)
+            self._sum = self._kept * self._sum + loss
+            self._weight = self._kept * self._weight + 1
+            mean = self._sum / self._weight
+            self._first = mean if self._first is None else self._first
+            self._lowest = min(self._lowest, mean)
+            self.risen = mean > max(self._first, (1 + RISEN) * self._lowest)
+        return seen

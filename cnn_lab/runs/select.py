@@ -1,0 +1,133 @@
+"""Which runs, and which of their checkpoints, a command line means."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from cnn_lab.core.errors import ConfigError, suggest
+from cnn_lab.core.formatting import counted
+from cnn_lab.workdir.run_dir import CONFIG_FILE
+
+PATTERN = re.compile(r"[*?\[]")
+MANY = 2000  # folders that are looked through for the nearest names
+SHOWN = 5
+
+
+def find_workdirs(text: str) -> list[Path]:
+    """The folders that `--workdir` names, each once, patterns in natural order.
+
+    Args:
+        text: a folder, a pattern such as `runs/seed*`, or several of these between commas. A
+            folder of exactly that name is itself.
+
+    Raises:
+        ConfigError: a pattern that no run matches, or a folder of runs.
+    """
+    if not ("," in text or PATTERN.search(text)) or os.path.exists(text):  # noqa: PTH110 - no raise
+        _require_one(Path(text))
+        return [Path(text)]
+    found: list[Path] = []
+    for part in (part.strip() for part in text.split(",")):
+        if not part:
+            raise ConfigError(f"--workdir={text} has nothing between two commas; leave one out.")
+        is_pattern = PATTERN.search(part) and not os.path.exists(part)  # noqa: PTH110
+        found += _matching(part) if is_pattern else [Path(part)]
+    return list({path.resolve(): path for path in found}.values())
+
+
+def find_checkpoints(text: str) -> list[str]:
+    """What `--checkpoint` names, each once: `best`, `latest`, steps or `all`."""
+    names = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if "" in names or ("all" in names and len(names) > 1):
+        raise ConfigError(
+            f"--checkpoint must be best, latest, a step, several of these between commas, or all; "
+            f"found {text!r}."
+        )
+    return names
+
+
+def common_folder(workdirs: list[Path]) -> Path:
+    """The one run's own folder, or the deepest one that holds all."""
+    if len(workdirs) == 1:
+        return workdirs[0]
+    parents = [path.resolve().parent for path in workdirs]
+    shared = [
+        p for p in (parents[0], *parents[0].parents) if all(q.is_relative_to(p) for q in parents)
+    ]
+    return shared[0]
+
+
+def folder_of_results(workdirs: list[Path]) -> Path:
+    """Where the results of all runs go by default: `common_folder`, if that is of the runs.
+
+    Raises:
+        ConfigError: the runs lie so far apart that it is a folder of other things.
+    """
+    folder = common_folder(workdirs)
+    places = [path.resolve().parent for path in workdirs]
+    if len(workdirs) > 1 and (
+        folder == Path(folder.anchor) or any(folder not in (p, p.parent) for p in places)
+    ):
+        raise ConfigError(
+            f"The runs have no folder of their own in common, only {folder}; say by --out where "
+            "their figures and page are to go."
+        )
+    return folder
+
+
+def short_names(workdirs: list[Path]) -> list[str]:
+    """The folders as seen from the one that holds all."""
+    if len(workdirs) == 1:
+        return [str(workdirs[0])]
+    folder = common_folder(workdirs)
+    return [str(path.resolve().relative_to(folder)) for path in workdirs]
+
+
+def _require_one(folder: Path) -> None:
+    """Refuses a folder of runs, such as that of `train --seeds`, and says how to name them."""
+    # Path.is_file raises where a name is too long for the file system.
+    if os.path.isfile(folder / CONFIG_FILE) or not os.path.isdir(folder):  # noqa: PTH112, PTH113
+        return
+    runs = sorted((file.parent for file in folder.glob(f"*/{CONFIG_FILE}")), key=_natural)
+    if runs:
+        raise ConfigError(
+            f"{folder} is no run, but holds {counted(len(runs), 'run')}; give one of them, as "
+            f"--workdir={runs[0]}, or all of them, as --workdir='{folder}/*'."
+        )
+
+
+def _matching(pattern: str) -> list[Path]:
+    root, rest = _fixed_part(pattern)
+    found = [path for path in root.glob(rest) if (path / CONFIG_FILE).is_file()]
+    if not found:
+        runs = sorted(_runs_below(root), key=_natural)
+        near = difflib.get_close_matches(pattern, runs, n=SHOWN, cutoff=0.4) or runs[:SHOWN]
+        raise ConfigError(f"No run matches --workdir={pattern}; {suggest(pattern, near)}")
+    return sorted(found, key=_natural)
+
+
+def _fixed_part(pattern: str) -> tuple[Path, str]:
+    """A pattern's folder before its first wildcard, and the rest."""
+    parts = Path(pattern).parts
+    first = next(index for index, part in enumerate(parts) if PATTERN.search(part))
+    return Path(*parts[:first]), str(Path(*parts[first:]))
+
+
+def _runs_below(folder: Path) -> list[str]:
+    """Runs in a folder and two levels below it, or in the nearest one above that exists."""
+    while not folder.is_dir():
+        folder = folder.parent
+    found = []
+    for depth in ("*", "*/*", "*/*/*"):
+        for path in folder.glob(f"{depth}/{CONFIG_FILE}"):
+            found.append(str(path.parent))
+            if len(found) >= MANY:
+                return found
+    return found
+
+
+def _natural(path: Path | str) -> list[tuple[int, int | str]]:
+    """Sorts seed2 before seed10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]

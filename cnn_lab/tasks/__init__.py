@@ -1,0 +1,1 @@
+"""Tasks: targets, losses and metrics, one file per task."""

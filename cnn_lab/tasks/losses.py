@@ -1,0 +1,148 @@
+"""Losses: one value per example, so that weights, padding and accumulation stay exact.
+
+A target is a class per example [n], or shares of classes [n k] that add up to 1, which mixing
+images makes of them.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnn_lab.config.options import check_options
+from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.core.arrays import Logits, PerExample, Targets
+from cnn_lab.core.errors import ConfigError, lookup
+
+Loss = Callable[[Logits, Targets], PerExample]
+
+
+def cross_entropy(
+    logits: Logits, targets: Targets, label_smoothing: ProperFraction = 0.0
+) -> PerExample:
+    """Softmax cross-entropy, in nats.
+
+    Args:
+        logits: [n k], unbounded.
+        targets: classes [n], in [0, k), or shares [n k].
+        label_smoothing: share of every target that is spread evenly over all classes, in [0, 1)
+            (Szegedy et al. 2015, arXiv:1512.00567, section 7).
+
+    Returns:
+        [n], at least 0; log k for uniform logits.
+    """
+    logits = logits.astype(jnp.float32)
+    if targets.ndim == 1 and not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    shares = optax.smooth_labels(_shares(targets, logits.shape[-1]), label_smoothing)
+    return optax.softmax_cross_entropy(logits, shares)
+
+
+def hinge(scores: Logits, targets: Targets, margin: Positive = 1.0) -> PerExample:
+    """Multi-class support vector loss: every other class should stay `margin` below the label.
+
+    The sum over the other classes of max(0, score - score of the label + margin) (Weston & Watkins
+    1998, "Multi-class support vector machines").
+
+    Args:
+        scores: [n k].
+        targets: classes [n], in [0, k); shares of classes have no margin.
+        margin: distance that is enough, positive.
+
+    Returns:
+        [n], at least 0; (k - 1) * margin for equal scores.
+    """
+    if targets.ndim != 1:
+        raise ConfigError(
+            "config.task.loss is 'hinge', which needs one class an example, but the images are "
+            "mixed; set mixup and cutmix in config.data.augment.options to 0 or take cross_entropy."
+        )
+    scores = scores.astype(jnp.float32)
+    of_label = jnp.take_along_axis(scores, targets[:, None], axis=-1)
+    lacking = jnp.maximum(scores - of_label + margin, 0.0)
+    return jnp.sum(lacking, axis=-1) - margin  # the label's own entry is the margin
+
+
+def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExample:
+    """Cross-entropy in which examples that are right already count less (Lin et al. 2017).
+
+    arXiv:1708.02002, section 3. The factor of a class of probability p is (1 - p)^gamma. Differs
+    from the paper: softmax over the classes instead of a sigmoid each; the balance alpha is
+    `config.task.class_weights`.
+
+    Args:
+        logits: [n k], unbounded.
+        targets: classes [n], in [0, k), or shares [n k].
+        gamma: at least 0; 0 is cross-entropy.
+
+    Returns:
+        [n], at least 0.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    # 1 - p without cancellation; the power's gradient at 0 must not be infinite for gamma < 1.
+    others = jnp.maximum(-jnp.expm1(log_p), 1e-12)
+    shares = _shares(targets, logits.shape[-1])
+    return -jnp.sum(shares * others**gamma * log_p, axis=-1)
+
+
+def squared_error(outputs: Logits, targets: Targets) -> PerExample:
+    """Half the squared distance to the one-hot label, summed over classes.
+
+    Args:
+        outputs: [n k].
+        targets: classes [n], in [0, k), or shares [n k].
+
+    Returns:
+        [n], at least 0.
+    """
+    shares = _shares(targets, outputs.shape[-1])
+    return 0.5 * jnp.sum(jnp.square(outputs.astype(jnp.float32) - shares), axis=-1)
+
+
+LOSSES: dict[str, Callable[..., PerExample]] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "hinge": hinge,
+    "squared_error": squared_error,
+}
+NEEDS_ONE_CLASS = frozenset({"hinge"})
+
+
+def make_loss(
+    name: str, options: Mapping[str, Any], class_weights: Sequence[float] | None = None
+) -> Loss:
+    """The loss of that name.
+
+    Args:
+        name: a key of `LOSSES`.
+        options: what its function declares.
+        class_weights: one factor a class, at least 0, of the losses of its examples; an example of
+            mixed classes gets the mean of theirs. The mean over a batch is taken over examples, not
+            over factors, so that the parts of a batch add up to the whole.
+
+    Raises:
+        ConfigError: unknown name or option.
+    """
+    loss = lookup(LOSSES, name, "loss")
+    chosen = check_options(loss, options, "config.task.loss_options", "config.task.loss")
+    plain = functools.partial(loss, **chosen) if chosen else loss
+    if class_weights is None:
+        return plain
+    factors = tuple(class_weights)
+
+    def weighted(logits: Logits, targets: Targets) -> PerExample:
+        """The loss times the factor of the target."""
+        table = jnp.asarray(factors, jnp.float32)
+        factor = table[targets] if targets.ndim == 1 else targets @ table
+        return plain(logits, targets) * factor
+
+    return weighted
+
+
+def _shares(targets: Targets, num_classes: int) -> jax.Array:
+    if targets.ndim == 2:
+        return targets
+    return (targets[:, None] == jnp.arange(num_classes)[None]).astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""A run's folder: its record, metric rows, progress bar and signals."""

@@ -1,0 +1,230 @@
+"""Heads trained on what a frozen backbone gave once."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from run_folders import SignalAt, state_digests, without_rates
+from staged import train, tuned
+
+from cnn_lab.config import AugmentConfig, DataConfig, ExperimentConfig
+from cnn_lab.core import trees
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.experiment.build import build
+from cnn_lab.experiment.initialization import adopt
+from cnn_lab.experiment.restore import open_trained
+from cnn_lab.runs.run import run_training
+
+pytestmark = pytest.mark.usefixtures("staged_model")
+ALTERED = AugmentConfig(strength="light", recipe="strokes")
+
+
+@pytest.fixture(autouse=True)
+def _own_data(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    """Data without features of other tests."""
+    shutil.copytree(data_dir, tmp_path / "data", ignore=shutil.ignore_patterns("features-*"))
+    monkeypatch.setenv("CNN_LAB_DATA_DIR", str(tmp_path / "data"))
+
+
+def caches(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "data").rglob("features-*"))
+
+
+def with_data(source: Path, strategy: str = "head", **data: Any) -> ExperimentConfig:
+    options = data.pop("transfer", {})
+    fields = {"num_train": 64, "num_validation": 64, **data}
+    return tuned(source, strategy, transfer=options, data=DataConfig(**fields))
+
+
+@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_a_head_learns_the_same_from_features_as_from_images(source, pipeline, sampling, tmp_path):
+    found, said = [], []
+    for name, cached in (("features", True), ("images", False)):
+        experiment = with_data(
+            source,
+            pipeline=pipeline,
+            sampling=sampling,
+            transfer={"cache_features": cached},
+        )
+        said += train(experiment, tmp_path / name)
+        found.append(without_rates(tmp_path / name))
+    assert len(found[0]) == len(found[1]) > 4
+    for one, other in zip(*found, strict=True):
+        assert one.pop("split") == other.pop("split")
+        assert one == pytest.approx(other, rel=2e-5)
+    assert len([line for line in said if "computed in" in line]) == 2  # training and validation
+    leaves = [
+        trees.flatten(open_trained(tmp_path / n, "latest").variables)
+        for n in ("features", "images")
+    ]
+    for path, leaf in leaves[0].items():
+        np.testing.assert_allclose(leaf, leaves[1][path], rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_passes_over_altered_images_come_in_turn(source, tmp_path):
+    experiment = adopt(with_data(source, augment=ALTERED, transfer={"augmented_passes": 2}))
+    built = build(experiment)
+    state = built.begin(0)
+    said: list[str] = []
+    pipeline = built.with_features(state, said.append).train_pipeline
+    shown = [_epoch(pipeline, epoch) for epoch in range(4)]
+    for one, other in ((0, 2), (1, 3)):
+        np.testing.assert_array_equal(shown[one], shown[other])
+    differ = np.abs(shown[0] - shown[1]).max(axis=1)
+    assert (differ > 1e-3).mean() > 0.9
+    # A pass shows what the backbone makes of the images, altered: close to those as they are.
+    plain = build(adopt(with_data(source)))
+    still = _epoch(plain.with_features(state, said.append).train_pipeline, 0)
+    assert np.corrcoef(still.ravel(), shown[0].ravel())[0, 1] > 0.7
+
+
+def _epoch(pipeline: Any, epoch: int) -> np.ndarray:
+    """Features by the position of their example."""
+    found = {}
+    for step in range(
+        epoch * pipeline.order.steps_per_epoch, (epoch + 1) * pipeline.order.steps_per_epoch
+    ):
+        feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
+        batch = pipeline.prepare(pipeline.resident, feed, jax.random.key(0))
+        positions, _ = pipeline.order.batches(step, 1)
+        found |= dict(zip(positions[0].tolist(), np.asarray(batch["image"]), strict=True))
+    return np.stack([found[position] for position in sorted(found)]).reshape(len(found), -1)
+
+
+def test_mixed_images_keep_their_mixed_labels(source, tmp_path):
+    mixing = AugmentConfig(strength="light", recipe="strokes", options={"mixup": 0.4})
+    experiment = with_data(source, augment=mixing, transfer={"augmented_passes": 1})
+    pipeline = (
+        build(adopt(experiment))
+        .with_features(build(adopt(experiment)).begin(0), lambda _: None)
+        .train_pipeline
+    )
+    labels = np.asarray(pipeline.resident["label"])
+    assert labels.shape == (64, 10)
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
+    assert (labels.max(axis=1) < 0.999).any()
+
+
+def test_features_are_found_again_and_never_those_of_something_else(source, tmp_path):
+    def said(name: str, experiment: ExperimentConfig) -> tuple[int, int]:
+        text = " ".join(train(experiment, tmp_path / name))
+        return text.count("found in"), text.count("computed in")
+
+    assert said("first", with_data(source)) == (0, 2)
+    assert said("again", with_data(source)) == (2, 0)
+    other_rate = with_data(source)
+    other_rate.optim.learning_rate, other_rate.seed = 1e-2, 5
+    assert said("same", other_rate) == (2, 0)
+    assert said("split", with_data(source, split_seed=1)) == (0, 2)
+    assert said("fewer", with_data(source, num_train=48)) == (1, 1)
+    assert said("size", with_data(source, image_size=(8, 8))) == (0, 2)
+    assert said("mean", with_data(source, mean=(0.5,), std=(0.3,))) == (0, 2)
+    train(tuned(source, "all"), tmp_path / "other")
+    assert said("weights", with_data(tmp_path / "other")) == (0, 2)
+    assert state_digests(tmp_path / "first") == state_digests(tmp_path / "again")
+
+
+def test_damaged_and_foreign_features_are_computed_anew(source, tmp_path):
+    train(with_data(source), tmp_path / "first")
+    expected = state_digests(tmp_path / "first")
+    one, other = caches(tmp_path)
+    with (one / "image.npy").open("r+b") as file:
+        file.seek(200)
+        file.write(b"\xff\xff\xff")
+    made_of = json.loads((other / "made_of.json").read_text())
+    (other / "made_of.json").write_text(json.dumps({**made_of, "weights": "0" * 64}))
+    said = train(with_data(source), tmp_path / "second")
+    assert any(line == f"{one} is damaged; the features are computed anew." for line in said)
+    text = f"{other} holds features of other weights; they are computed anew."
+    assert any(line == text for line in said)
+    assert state_digests(tmp_path / "second") == expected
+    assert json.loads((other / "made_of.json").read_text()) == made_of
+
+
+def test_a_folder_that_cannot_be_written_only_costs_the_cache(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("cnn_lab.transfer.features.store_arrays", lambda *_: False)
+    said = train(with_data(source), tmp_path / "run")
+    assert any(
+        line.startswith("Features of 64 training images computed in") and line.endswith(" s.")
+        for line in said
+    )
+    assert caches(tmp_path) == []
+
+
+def test_a_cache_of_another_user_is_used(source, tmp_path, monkeypatch):
+    train(with_data(source), tmp_path / "first")
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.utime", refuse)
+    text = " ".join(train(with_data(source), tmp_path / "second"))
+    assert text.count("found in") == 2
+
+
+def test_a_disk_that_fills_up_after_the_features_only_costs_the_cache(
+    source, tmp_path, monkeypatch
+):
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cnn_lab.transfer.features.write_text", refuse)
+    text = " ".join(train(with_data(source), tmp_path / "run"))
+    assert text.count("computed in") == 2
+    assert "kept in" not in text
+
+
+def test_few_caches_are_kept(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("cnn_lab.transfer.features.MOST_KEPT", 3)
+    for number in (32, 40, 48):
+        train(with_data(source, num_train=number), tmp_path / str(number))
+    assert len(caches(tmp_path)) == 3
+    assert not any(
+        "computed" in line for line in train(with_data(source, num_train=48), tmp_path / "x")
+    )
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_run_on_features_that_was_cut_goes_on_bit_for_bit(source, step, tmp_path):
+    train(with_data(source), tmp_path / "whole")
+    cut = run_training(
+        with_data(source), tmp_path / "cut", lambda _: None, [SignalAt(step, "train")]
+    )
+    assert cut.status == "interrupted"
+    for folder in caches(tmp_path):
+        shutil.rmtree(folder)
+    train(with_data(source), tmp_path / "cut")
+    assert state_digests(tmp_path / "cut") == state_digests(tmp_path / "whole")
+
+
+def test_where_the_backbone_runs_all_the_same_the_user_is_told_why(source, tmp_path):
+    def notes(experiment: ExperimentConfig) -> tuple[str, ...]:
+        return build(adopt(experiment)).notes
+
+    assert notes(with_data(source)) == ()
+    assert notes(with_data(source, "all")) == ()
+    assert notes(with_data(source, transfer={"cache_features": False})) == ()
+    (note,) = notes(with_data(source, augment=ALTERED))
+    assert note.startswith(
+        "The backbone runs at every step: the images are altered anew each time;"
+    )
+    (note,) = notes(with_data(source, resident_limit_mib=0))
+    assert "more than config.data.resident_limit_mib allows" in note
+
+
+@pytest.mark.parametrize(
+    ("strategy", "data", "text"),
+    [
+        ("all", {"augment": ALTERED}, "augmented_passes is 2, but more than the head is trained"),
+        ("head", {}, "augmented_passes is 2, but the images are not altered"),
+    ],
+)
+def test_passes_that_make_no_sense_are_refused(source, strategy, data, text):
+    with pytest.raises(ConfigError, match=text):
+        build(adopt(with_data(source, strategy, transfer={"augmented_passes": 2}, **data)))
