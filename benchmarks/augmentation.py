@@ -107,11 +107,11 @@ def prepared(
     from jax.sharding import NamedSharding, PartitionSpec
 
     from cnn_lab.data.augment.make import make_augment
-    from cnn_lab.distributed.mesh import BATCH_AXES, choose_num_devices, make_layout
+    from cnn_lab.distributed.mesh import BATCH_AXES, choose_num_devices, make_mesh
 
     augment = make_augment(augmentation, shape, 10)
-    layout = make_layout(choose_num_devices(batch_size, None))
-    split, everywhere = NamedSharding(layout.mesh, PartitionSpec(BATCH_AXES)), layout.everywhere
+    mesh = make_mesh(choose_num_devices(batch_size, None))
+    split, everywhere = NamedSharding(mesh.device_grid, PartitionSpec(BATCH_AXES)), mesh.replicated
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (batch_size, *shape), dtype=np.uint8)
     labels = random.integers(0, 10, batch_size).astype(np.int32)

@@ -129,7 +129,7 @@ def make_config(arguments: argparse.Namespace, seed: int = 0) -> ExperimentConfi
             num_validation=NUM_VALIDATION,
             num_train=arguments.num_train,
             augment=AugmentConfig(recipe="cifar", strength="light", options=SQUARE),
-            pipeline="resident",
+            loader="in_memory",
         ),
         model=ModelSpec(
             name=arguments.model,
@@ -192,7 +192,7 @@ def train_once(config: ExperimentConfig, target: float, num_train: int) -> dict[
         workdir, clock = Path(folder, "run"), Clock(target, num_train)
         result, failed = None, None
         try:
-            result = run_training(config, workdir, lambda _: None, sinks=[clock])
+            result = run_training(config, workdir, lambda _: None, metric_writers=[clock])
         except TrainingError as error:
             failed = str(error)
         if result is not None and result.status == "interrupted":

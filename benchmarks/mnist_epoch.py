@@ -106,7 +106,7 @@ def train_cnn_lab(
             pass
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        run_training(config, Path(folder) / "run", lambda _: None, sinks=[Turns()])
+        run_training(config, Path(folder) / "run", lambda _: None, metric_writers=[Turns()])
 
 
 def train_torch(

@@ -49,10 +49,10 @@ def main() -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
-    from cnn_lab.distributed.mesh import make_layout
+    from cnn_lab.distributed.mesh import make_mesh
 
     layouts = {
-        f"{number}, {'in parts' if shards else 'whole'}": make_layout(number, shards_state=shards)
+        f"{number}, {'in parts' if shards else 'whole'}": make_mesh(number, shards_state=shards)
         for number in DEVICES
         if number <= jax.device_count()
         for shards in ((False,) if number == 1 else (False, True))
@@ -63,9 +63,9 @@ def main() -> None:
 def interleaved(arguments: argparse.Namespace, layouts: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a layout; the rounds of all take turns."""
     sides = {}
-    for name, layout in layouts.items():
+    for name, mesh in layouts.items():
         progress(arguments, f"compiling for {name}")
-        sides[name] = Side(arguments, layout)
+        sides[name] = Side(arguments, mesh)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(arguments.rounds):
         progress(arguments, f"round {number + 1} of {arguments.rounds}")
@@ -77,14 +77,14 @@ def interleaved(arguments: argparse.Namespace, layouts: dict[str, Any]) -> list[
 class Side:
     """A training of a model on synthetic images, on some devices."""
 
-    def __init__(self, arguments: argparse.Namespace, layout: Any):
+    def __init__(self, arguments: argparse.Namespace, mesh: Any):
         import jax
         import numpy as np
         import optax
 
-        from cnn_lab.data.loaders.pipelines import ResidentPipeline
+        from cnn_lab.data.loaders.loaders import InMemoryLoader
         from cnn_lab.data.preprocess import Preprocess
-        from cnn_lab.data.sampler import Order
+        from cnn_lab.data.sampler import Sampler
         from cnn_lab.models.registry import MODELS
         from cnn_lab.optim.optimizers import OPTIMIZERS
         from cnn_lab.tasks.classification import classification
@@ -100,24 +100,24 @@ class Side:
             "image": random.integers(0, 256, (number, *shape), np.uint8),
             "label": random.integers(0, 10, number, np.int32),
         }
-        resident = layout.put_everywhere({**images, "constants": preprocess.constants})
-        order = Order(np.arange(number), arguments.batch, 0)
-        self._pipeline = ResidentPipeline(resident, preprocess, order, STEPS, share=layout.share)
+        in_memory = mesh.put_replicated({**images, "constants": preprocess.constants})
+        order = Sampler(np.arange(number), arguments.batch, 0)
+        self._loader = InMemoryLoader(in_memory, preprocess, order, STEPS, shard=mesh.shard)
         model, task = MODELS[arguments.model].make(10), classification("cross_entropy")
         optimizer = OPTIMIZERS["adamw"](optax.constant_schedule(1e-3))
         init = make_init(model, optimizer, shape)
         shapes = jax.eval_shape(init, jax.random.key(0))
         program = compile_train(
             make_train_step(model, task, optimizer),
-            self._pipeline.prepare,
-            layout,
-            layout.placed(shapes),
-            resident,
-            self._pipeline.feed_shapes(),
+            self._loader.prepare,
+            mesh,
+            mesh.with_shardings(shapes),
+            in_memory,
+            self._loader.raw_shapes(),
         )
-        self._layout, self._program, self._step = layout, program, 0
-        self._state_bytes = layout.bytes_of(shapes)
-        self._state = jax.jit(init, out_shardings=layout.shardings(shapes))(jax.random.key(0))
+        self._mesh, self._program, self._step = mesh, program, 0
+        self._state_bytes = mesh.bytes_of(shapes)
+        self._state = jax.jit(init, out_shardings=mesh.shardings(shapes))(jax.random.key(0))
         self.seconds_a_step()  # the first call warms up
 
     def seconds_a_step(self) -> float:
@@ -125,14 +125,14 @@ class Side:
         import jax
         import numpy as np
 
-        from cnn_lab.distributed.consensus import Agreement
+        from cnn_lab.distributed.consensus import Consensus
 
-        layout, start = self._layout, time.perf_counter()
-        feeds = layout.put_batches(self._pipeline.feed(self._step, STEPS))
-        scalars = layout.put_everywhere((np.int32(self._step), np.int32(STEPS)))
-        told = Agreement(layout, lambda: False).told(1)
+        mesh, start = self._mesh, time.perf_counter()
+        raw_batches = mesh.put_batches(self._loader.load(self._step, STEPS))
+        scalars = mesh.put_replicated((np.int32(self._step), np.int32(STEPS)))
+        told = Consensus(mesh, lambda: False).propose(1)
         self._state, history, _ = self._program.call(
-            self._state, self._pipeline.resident, feeds, *scalars, told
+            self._state, self._loader.in_memory, raw_batches, *scalars, told
         )
         jax.block_until_ready(history)
         self._step += STEPS
@@ -183,7 +183,7 @@ def worker(arguments: argparse.Namespace) -> None:
     """One of the two processes."""
     index, _, address = arguments.worker.partition(",")
     from cnn_lab.distributed.initialize import join
-    from cnn_lab.distributed.mesh import make_layout
+    from cnn_lab.distributed.mesh import make_mesh
 
     processes = join(
         address,
@@ -192,8 +192,8 @@ def worker(arguments: argparse.Namespace) -> None:
         wait_seconds=120,
         complain=lambda text: print(text, end="", file=sys.stderr),
     )
-    (row,) = interleaved(arguments, {"2 processes x 2, whole": make_layout(4)})
-    if processes.leads:
+    (row,) = interleaved(arguments, {"2 processes x 2, whole": make_mesh(4)})
+    if processes.is_primary:
         sys.stdout.write(json.dumps(row) + "\n")
     processes.leave()
 

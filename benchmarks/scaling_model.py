@@ -97,7 +97,7 @@ def work_of(name: str, size: int, per_device: bool) -> Work:
     from scaling import Side
 
     from cnn_lab.analysis.cost import cost_of
-    from cnn_lab.distributed.mesh import make_layout
+    from cnn_lab.distributed.mesh import make_mesh
     from cnn_lab.models.registry import MODELS
 
     cost = cost_of(MODELS[name].make(1000), (size, size, 3))
@@ -105,7 +105,7 @@ def work_of(name: str, size: int, per_device: bool) -> Work:
         math.prod(layer.output_shape or ()) for layer in cost.layers if "Conv" in layer.kind
     )
     small = argparse.Namespace(model=name, size=32, batch=4)  # size and batch change no exchange
-    found = Side(small, make_layout(4)).facts()["exchanges"]
+    found = Side(small, make_mesh(4)).facts()["exchanges"]
     statistics = found["all-reduce"][0] - 1
     gradient_bytes = 4 * cost.num_parameters
     return Work(2.0 * PASSES * outputs, 0 if per_device else statistics, gradient_bytes)

@@ -5,7 +5,7 @@ is (amplitudes fall with frequency), as JPEG of quality 90, some 85 KB each. Bot
 with the same PIL, crop 8 to 100 % of the area at aspects 3/4 to 4/3, resize to 224 pixels, and give
 uint8 batches, which the reader copies once, as a transfer to a device does. PyTorch reads the files
 as ImageFolder does and crops by torchvision's RandomResizedCrop, or without it by the same calls of
-PIL, written out below; cnn_lab reads them as it prepares them, by `StreamingPipeline`.
+PIL, written out below; cnn_lab reads them as it prepares them, by `StreamingLoader`.
 
 The sides live in processes of their own, which take turns: each first throws away what was read
 ahead during the others' turns, then is timed in full swing, then waits until its readers rest.
@@ -120,22 +120,22 @@ def work(side: str, pipe: Connection, folder: str, batch_size: int, num_batches:
 def batches_of_cnn_lab(
     folder: Path, batch_size: int, num_workers: int
 ) -> tuple[Iterator[np.ndarray], Callable[[], None]]:
-    """The pipeline of a training, started as the command does."""
+    """The loader of a training, started as the command does."""
     from cnn_lab.cli import runtime
 
     runtime.start(None)
     from cnn_lab.data.augment.crops import RandomCrops
     from cnn_lab.data.datasets.catalog import open_dataset
-    from cnn_lab.data.loaders.pipelines import MANY_STEPS, StreamingPipeline
+    from cnn_lab.data.loaders.loaders import MANY_STEPS, StreamingLoader
     from cnn_lab.data.preprocess import Preprocess
-    from cnn_lab.data.sampler import Order
+    from cnn_lab.data.sampler import Sampler
 
     dataset = open_dataset(f"folder:{folder / 'photographs'}", folder / "data")
     source = dataset.split("train").with_image_size(SIZE)
-    pipeline = StreamingPipeline(
+    loader = StreamingLoader(
         source,
         Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3, pad=0),
-        Order(np.arange(len(source)), batch_size, seed=0),
+        Sampler(np.arange(len(source)), batch_size, seed=0),
         num_workers=num_workers,
         total_steps=MANY_STEPS,
         crops=RandomCrops(AREA, ASPECT, seed=0),
@@ -144,10 +144,10 @@ def batches_of_cnn_lab(
     def batches() -> Iterator[np.ndarray]:
         step = 0
         while True:
-            yield pipeline.feed(step, 1)["image"][0]
+            yield loader.load(step, 1)["image"][0]
             step += 1
 
-    return batches(), pipeline.close
+    return batches(), loader.close
 
 
 def batches_of_torch(

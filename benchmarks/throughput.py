@@ -3,7 +3,7 @@
 The sides take turns in one process, a number of steps in every round:
 
   step       cnn_lab's compiled steps on a batch that lies on the device; nothing is moved
-  pipeline   the same on uint8 images, altered in the step, fed as `data.pipeline=auto` would: from
+  pipeline   the same on uint8 images, altered in the step, fed as `data.loader=auto` would: from
              the device where all of them take up to 2 GiB, else as below
   streaming  the same, every batch put together by Grain and moved to the device; no file is decoded
              (benchmarks/streaming.py measures that)
@@ -31,7 +31,7 @@ import sys
 import time
 from typing import Any
 
-SIDES = ("step", "pipeline", "streaming", "torch")
+SIDES = ("step", "loader", "streaming", "torch")
 DTYPES = ("bfloat16", "float16", "float32")
 MIB = 2**20
 # Dense TFLOP/s of a JAX device in the order of DTYPES, by the first pattern found in its kind.
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--batch", type=int, help="default: 256, on a CPU 16")
-    parser.add_argument("--images", type=int, help="of the pipelines; default: 8 batches")
+    parser.add_argument("--images", type=int, help="of the loaders; default: 8 batches")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="of each side in a round")
     parser.add_argument("--sides", default=",".join(SIDES), help="default: %(default)s")
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
     from cnn_lab.analysis.cost import cost_of
     from cnn_lab.config.options import check_options
     from cnn_lab.core.errors import ConfigError, lookup
-    from cnn_lab.distributed.mesh import choose_num_devices, make_layout
+    from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
     from cnn_lab.models.registry import MODELS
 
     entry, on_cpu = lookup(MODELS, arguments.model, "model"), jax.default_backend() == "cpu"
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.recipe = "cifar" if arguments.size <= 64 else "photos"
     options = {} if arguments.dtype == "float32" else {"dtype": arguments.dtype}
     model = entry.make(entry.num_classes, **check_options(entry.make, options, "--dtype"))
-    layout = make_layout(choose_num_devices(arguments.batch, None) if on_cpu else 1)
+    mesh = make_mesh(choose_num_devices(arguments.batch, None) if on_cpu else 1)
     macs = cost_of(model, arguments.shape, train=True).macs
     sides: dict[str, Any] = {}
     for name in arguments.sides:
@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
             if name == "torch":
                 sides[name] = Torch(arguments, known)
             else:
-                sides[name] = Side(name, arguments, model, layout)
+                sides[name] = Side(name, arguments, model, mesh)
         except LeftOut as reason:
             print(f"{name} is left out: {reason}", flush=True)
             continue
@@ -134,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
     for _ in range(arguments.rounds):
         for name, side in sides.items():
             seconds[name].append(side.turn())
-    show(arguments, layout, macs, sides, seconds)
+    show(arguments, mesh, macs, sides, seconds)
     if arguments.profile:
         with jax.profiler.trace(arguments.profile, create_perfetto_trace=True):
             sides["step"].turn()
@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def show(
     arguments: argparse.Namespace,
-    layout: Any,
+    mesh: Any,
     macs: int,
     sides: dict[str, Any],
     seconds: dict[str, list[float]],
@@ -157,12 +157,12 @@ def show(
     from cnn_lab.workdir.session import version_of
 
     images, device = arguments.batch * arguments.steps, jax.devices()[0]
-    peak, said = peak_of(device.device_kind, arguments.dtype, layout)
+    peak, said = peak_of(device.device_kind, arguments.dtype, mesh)
     flops = 2 * TRAINING_PASSES * macs
     versions = ", ".join(f"{name} {version_of(name)}" for name in ("jax", "jaxlib", "torch"))
     print(
         f"\n{arguments.model}, {arguments.size} pixels, {arguments.dtype}, batches of "
-        f"{arguments.batch}, SGD with momentum; {layout.num_devices} x {device.device_kind}, "
+        f"{arguments.batch}, SGD with momentum; {mesh.num_devices} x {device.device_kind}, "
         f"{os.cpu_count()} cores; {versions}; median of {arguments.rounds} rounds of "
         f"{arguments.steps} steps (least to most)\n"
     )
@@ -183,8 +183,8 @@ def show(
     counted = [f"{side.flops / 1e9:.3g} ({name})" for name, side in sides.items() if side.flops]
     if counted:
         print(f"XLA counts in the compiled programs, in GFLOP an image: {', '.join(counted)}.")
-    if "pipeline" in sides or "streaming" in sides:
-        print(f"The pipelines feed {arguments.images:,} images; {arguments.recipe}, light.")
+    if "loader" in sides or "streaming" in sides:
+        print(f"The loaders feed {arguments.images:,} images; {arguments.recipe}, light.")
     print(
         "compile: for torch until two steps had ended. memory: for cnn_lab what the compiler "
         "plans, data included; for torch the most it has used (not known on a CPU)."
@@ -204,20 +204,20 @@ def spread(values: list[float], form: str) -> str:
     return f"{middle} ({least} to {most})"
 
 
-def peak_of(kind: str, dtype: str, layout: Any) -> tuple[float, str]:
+def peak_of(kind: str, dtype: str, mesh: Any) -> tuple[float, str]:
     """FLOP/s of the devices of a layout, and where the number comes from."""
     found = next((peaks for pattern, peaks in PEAKS.items() if re.search(pattern, kind)), None)
     published = None if found is None else found[DTYPES.index(dtype)]
     if published is not None:
         unit = "float32 (on TF32 units where there are any)" if dtype == "float32" else dtype
-        return published * 1e12 * layout.num_devices, f"as published for {unit}"
+        return published * 1e12 * mesh.num_devices, f"as published for {unit}"
     import jax
 
     side = MEASURED_SIDE_CPU if jax.default_backend() == "cpu" else MEASURED_SIDE
     draw = jax.jit(lambda key: jax.random.normal(key, (side, side), dtype))
     rows, columns = (jax.device_get(draw(jax.random.key(seed))) for seed in (0, 1))
-    rows, columns = layout.put_rows(rows), layout.put_everywhere(columns)
-    multiply = jax.jit(lambda a, b: a @ b, out_shardings=layout.rows)
+    rows, columns = mesh.put_sharded(rows), mesh.put_replicated(columns)
+    multiply = jax.jit(lambda a, b: a @ b, out_shardings=mesh.sharded)
 
     def seconds() -> float:
         start = time.perf_counter()

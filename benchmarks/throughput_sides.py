@@ -16,16 +16,16 @@ from cnn_lab.config import DataConfig
 from cnn_lab.core import trees
 from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import RECIPES
-from cnn_lab.data.loaders.pipelines import (
+from cnn_lab.data.loaders.loaders import (
     BATCHES_AHEAD,
     MANY_STEPS,
-    Pipeline,
-    ResidentPipeline,
-    StreamingPipeline,
+    InMemoryLoader,
+    Loader,
+    StreamingLoader,
 )
 from cnn_lab.data.preprocess import Preprocess
-from cnn_lab.data.sampler import Order
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.data.sampler import Sampler
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import l2
 from cnn_lab.tasks.classification import classification
@@ -55,32 +55,32 @@ class Side:
         flops: of an image, as XLA counts them in the compiled step.
     """
 
-    def __init__(self, name: str, arguments: argparse.Namespace, model: Any, layout: Layout):
+    def __init__(self, name: str, arguments: argparse.Namespace, model: Any, mesh: DeviceMesh):
         begun = time.perf_counter()
-        self._pipeline = pipeline = make_pipeline(name, arguments, layout)
-        self.title = f"{name} ({pipeline.name})" if name == "pipeline" else name
-        self._steps, self._layout, self._step = arguments.steps, layout, 0
-        self._lead = BATCHES_AHEAD if pipeline.name == "streaming" else 0
+        self._loader = loader = make_loader(name, arguments, mesh)
+        self.title = f"{name} ({loader.name})" if name == "loader" else name
+        self._steps, self._mesh, self._step = arguments.steps, mesh, 0
+        self._lead = BATCHES_AHEAD if loader.name == "streaming" else 0
         optimizer = OPTIMIZERS["momentum"](optax.constant_schedule(RATE), momentum=MOMENTUM)
         init = make_init(model, optimizer, arguments.shape)
         shapes = jax.eval_shape(init, jax.random.key(0))
         self.num_parameters = trees.count(shapes.params)
         program = compile_train(
             make_train_step(model, classification("cross_entropy"), optimizer, l2(DECAY)),
-            pipeline.prepare,
-            layout,
-            layout.placed(shapes),
-            pipeline.resident,
-            pipeline.feed_shapes(),
+            loader.prepare,
+            mesh,
+            mesh.with_shardings(shapes),
+            loader.in_memory,
+            loader.raw_shapes(),
         )
         self.compile_seconds, self._call = program.compile_seconds, program.call
-        self._state = jax.jit(init, out_shardings=layout.shardings(shapes))(jax.random.key(0))
+        self._state = jax.jit(init, out_shardings=mesh.shardings(shapes))(jax.random.key(0))
         compiled: Any = program.call
         planned = compiled.memory_analysis()
         self.num_bytes = program.temporary_bytes + getattr(planned, "argument_size_in_bytes", 0)
         # XLA counts the body of a loop once, and the share of one device.
         flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-        self.flops = flops * layout.num_devices / arguments.batch
+        self.flops = flops * mesh.num_devices / arguments.batch
         self.turn()
         self.ready_seconds = time.perf_counter() - begun
 
@@ -93,16 +93,16 @@ class Side:
 
     def _run(self, num_steps: int) -> None:
         """As the training loop does: while one call runs, the next is prepared."""
-        pipeline, layout, pending = self._pipeline, self._layout, deque()
+        loader, mesh, pending = self._loader, self._mesh, deque()
         end = self._step + num_steps
         while self._step < end:
-            number = min(end - self._step, pipeline.max_steps)
-            feeds = pipeline.feed(self._step, number)
+            number = min(end - self._step, loader.max_steps)
+            raw_batches = loader.load(self._step, number)
             with jax.transfer_guard("disallow"):  # nothing moves but what is put here
-                scalars = layout.put_everywhere((np.int32(self._step), np.int32(number)))
-                feeds = layout.put_batches(feeds)
+                scalars = mesh.put_replicated((np.int32(self._step), np.int32(number)))
+                raw_batches = mesh.put_batches(raw_batches)
                 self._state, history, _ = self._call(
-                    self._state, pipeline.resident, feeds, *scalars, {}
+                    self._state, loader.in_memory, raw_batches, *scalars, {}
                 )
             self._step += number
             pending.append(history)
@@ -114,68 +114,71 @@ class Side:
 
     def close(self) -> None:
         """Ends what reads."""
-        self._pipeline.close()
+        self._loader.close()
 
 
 class OnDevice:
-    """A pipeline of one batch that lies on the devices from the beginning."""
+    """A loader of one batch that lies on the devices from the beginning."""
 
     name = "on the device"
 
-    def __init__(self, arguments: argparse.Namespace, layout: Layout):
+    def __init__(self, arguments: argparse.Namespace, mesh: DeviceMesh):
         images, labels = drawn(arguments, arguments.batch)
         images = images.astype(np.float32) / 64 - 2
-        self.resident = layout.put_rows({"image": images, "label": labels})
-        self.max_steps, self.order = arguments.steps, Order(np.arange(len(labels)), len(labels), 0)
+        self.in_memory = mesh.put_sharded({"image": images, "label": labels})
+        self.max_steps, self.sampler = (
+            arguments.steps,
+            Sampler(np.arange(len(labels)), len(labels), 0),
+        )
         weights = np.ones((arguments.steps, len(labels)), np.float32)
-        self._feed = layout.put_batches({"weight": weights})
+        self._feed = mesh.put_batches({"weight": weights})
 
-    def feed(self, first_step: int, num_steps: int) -> Any:  # noqa: ARG002 - a Pipeline
+    def load(self, first_step: int, num_steps: int) -> Any:  # noqa: ARG002 - a Loader
         """What lies there already."""
         return self._feed
 
-    def feed_shapes(self) -> Any:
+    def raw_shapes(self) -> Any:
         """Of the feed."""
         return jax.eval_shape(lambda: self._feed)
 
-    def prepare(self, resident: Any, feed: Any, key: Any) -> Any:  # noqa: ARG002
+    def prepare(self, in_memory: Any, raw_batch: Any, key: Any) -> Any:  # noqa: ARG002
         """Leaves the batch alone."""
-        return {**resident, **feed}
+        return {**in_memory, **raw_batch}
 
     def close(self) -> None:
         """Lets go of the batch."""
-        self.resident = {}
+        self.in_memory = {}
 
 
-def make_pipeline(name: str, arguments: argparse.Namespace, layout: Layout) -> Pipeline:
+def make_loader(name: str, arguments: argparse.Namespace, mesh: DeviceMesh) -> Loader:
     """What feeds a side.
 
     Raises:
         LeftOut: Grain is not installed.
     """
     if name == "step":
-        return OnDevice(arguments, layout)
+        return OnDevice(arguments, mesh)
     images, labels = drawn(arguments, arguments.images)
     half = (0.5,) * images.shape[-1]
     preprocess = Preprocess(mean=half, std=half)
-    order = Order(np.arange(len(images)), arguments.batch, seed=0)
+    order = Sampler(np.arange(len(images)), arguments.batch, seed=0)
     augment = make_augment(
         RECIPES[arguments.recipe]["light"], arguments.shape, arguments.num_classes
     )
-    constants = layout.put_everywhere(preprocess.constants)
-    if name == "pipeline" and images.nbytes <= DataConfig().resident_limit_mib * MIB:
-        resident = layout.put_everywhere({"image": images, "label": labels})
-        resident = {**resident, "constants": constants}
-        return ResidentPipeline(resident, preprocess, order, arguments.steps, augment)
+    constants = mesh.put_replicated(preprocess.constants)
+    if name == "loader" and images.nbytes <= DataConfig().in_memory_limit_mib * MIB:
+        in_memory = mesh.put_replicated({"image": images, "label": labels})
+        in_memory = {**in_memory, "constants": constants}
+        return InMemoryLoader(in_memory, preprocess, order, arguments.steps, augment)
     try:
-        importlib.import_module("grain")  # which the pipeline itself imports at its first batch
+        importlib.import_module("grain")  # which the loader itself imports at its first batch
     except ImportError as error:
         raise LeftOut(str(error)) from None
     source: Any = SimpleNamespace(
         info=SimpleNamespace(image_shape=arguments.shape),
         gather=lambda rows, _: {"image": images[rows], "label": labels[rows]},
     )
-    return StreamingPipeline(
+    return StreamingLoader(
         source,
         preprocess,
         order,

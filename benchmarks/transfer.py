@@ -124,9 +124,9 @@ class Measured:
         experiment = experiment.with_features(self._state, lambda _: None)
         self.once = time.perf_counter() - start if experiment.features else 0.0
         phase = CompiledPhase(experiment, 0)
-        self._program, self._pipeline = phase.program, experiment.train_pipeline
-        self._everywhere = experiment.layout.everywhere
-        self._split = experiment.layout.batches
+        self._program, self._loader = phase.program, experiment.train_loader
+        self._everywhere = experiment.mesh.replicated
+        self._split = experiment.mesh.batches
         self.num_steps, self._step = experiment.steps_per_epoch, 0
         self.optimizer = trees.num_bytes(self._state.opt_state)
         self.scratch = phase.program.temporary_bytes
@@ -136,11 +136,11 @@ class Measured:
         """Trains an epoch; returns its seconds."""
         start, left = time.perf_counter(), self.num_steps
         while left:
-            number = min(left, self._pipeline.max_steps)
-            feeds = jax.device_put(self._pipeline.feed(self._step, number), self._split)
+            number = min(left, self._loader.max_steps)
+            raw_batches = jax.device_put(self._loader.load(self._step, number), self._split)
             scalars = jax.device_put((np.int32(self._step), np.int32(number)), self._everywhere)
             self._state, history, _ = self._program.call(
-                self._state, self._pipeline.resident, feeds, *scalars, {}
+                self._state, self._loader.in_memory, raw_batches, *scalars, {}
             )
             jax.block_until_ready(history)
             self._step, left = self._step + number, left - number

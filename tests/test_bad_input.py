@@ -300,8 +300,8 @@ COMMAND_LINES = {
     training("data.mean=0.5", "data.std=0"): ("config.data.std", ABOVE_0, "'0'"),
     training("data.mean=0.5,0.5,0.5", "data.std=1,1,1"): ("mean has 3 value(s)", "1 channel(s)"),
     training("data.mean=0.5", "data.std=1,1"): ("config.data.std has 2 value(s)",),
-    training("data.pipeline=fast"): (
-        "one of auto, resident, sharded, streaming",
+    training("data.loader=fast"): (
+        "one of auto, in_memory, sharded, streaming",
         "'fast'",
     ),
     training("data.validation_fraction=1"): ("config.data.validation_fraction", PART),
@@ -452,7 +452,7 @@ COMMAND_LINES = {
             "selection.metric=acuracy": ("did you mean accuracy",),
         }.items()
     },
-    # Trained runs.
+    # RestoredRun runs.
     ("evaluate",): ("--workdir is missing",),
     ("evaluate", "--workdir={w}/nowhere"): ("nowhere holds no run", "--workdir of a training"),
     ("evaluate", "--workdir={w}/no_run"): ("no_run holds no run",),
@@ -575,13 +575,13 @@ def test_an_evaluation_after_the_last_epoch_is_that_of_the_last(accepted, tmp_pa
     output, _ = accepted(*command, "--config.evaluate.every_epochs=3")
     assert output.count("validation loss") == 1
     assert "step 36/36 epoch 2 validation" in output
-    assert "2 epochs of 18 steps, resident, on 4 cpu devices" in output
+    assert "2 epochs of 18 steps, in_memory, on 4 cpu devices" in output
 
 
 def test_too_little_memory_is_told_in_one_sentence(refused):
     sentence = refused(*training("model.name=mlp", "model.options.hidden=1000000,1000000"))
     assert "The memory does not suffice (" in sentence
-    for remedy in ("train.batch_size", "evaluate.batch_size", "data.pipeline=streaming"):
+    for remedy in ("train.batch_size", "evaluate.batch_size", "data.loader=streaming"):
         assert f"config.{remedy}" in sentence
 
 

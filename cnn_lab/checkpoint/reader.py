@@ -32,7 +32,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, LostError
 from cnn_lab.core.files import WAIT_FOR_FILES, appears
-from cnn_lab.distributed.processes import ALONE, Processes, is_loss
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
 from cnn_lab.train.state import TrainState
 
 RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON
@@ -57,13 +57,13 @@ class CheckpointReader:
         processes: that make the same calls.
     """
 
-    def __init__(self, folder: Path, processes: Processes = ALONE):
+    def __init__(self, folder: Path, processes: Processes = SINGLE_PROCESS):
         self.folder = folder.resolve()
         self._processes = processes
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints there are, ascending; as the first process sees them."""
-        return self._processes.told(self._listed())
+        return self._processes.broadcast(self._listed())
 
     def _listed(self) -> list[int]:
         try:  # a folder has its own name only once orbax has written it whole
@@ -110,7 +110,7 @@ class CheckpointReader:
             CheckpointError: as `restore`.
         """
         shapes, paths = storable.sharded_shapes(target, sharding), record["shapes"]
-        frozen, changing = trees.parted(shapes, lambda path: f"frozen/{path}" in paths)
+        frozen, changing = trees.partition(shapes, lambda path: f"frozen/{path}" in paths)
         wanted = {"params": changing.pop("params", {}), "collections": changing}
         averaged = any(path.startswith("averaged/") for path in paths)
         wanted = {"averaged": wanted} if averaged else wanted
@@ -118,7 +118,7 @@ class CheckpointReader:
         stored = {p: s for p, s in paths.items() if p.partition("/")[0] in wanted}
         values = self._restore_checked(step, record, wanted, stored)
         part = values["averaged"] if averaged else values
-        return trees.merged({"params": part["params"], **part["collections"]}, values["frozen"])
+        return trees.merge({"params": part["params"], **part["collections"]}, values["frozen"])
 
     def _restore_checked(
         self, step: int, record: dict[str, Any], expected: Tree, stored: Mapping[str, Any]
@@ -159,7 +159,7 @@ class CheckpointReader:
     @contextlib.contextmanager
     def _reading(self, step: int, needed: Sequence[Path] = NEEDED_FILES) -> Iterator[None]:
         """Turns what goes wrong while a checkpoint is read into a `CheckpointError`, for all."""
-        wait = 0 if self._processes.leads else WAIT_FOR_FILES
+        wait = 0 if self._processes.is_primary else WAIT_FOR_FILES
         damage = None
         try:
             with orbax_quiet():
@@ -182,7 +182,7 @@ class CheckpointReader:
                 raise _unreadable(f"Checkpoint {step} in {self.folder}", error) from error
             damage = self._damaged(step, error)
             damage.__cause__ = error
-        found = self._processes.all(None if damage is None else str(damage))
+        found = self._processes.all_gather(None if damage is None else str(damage))
         if damage is not None:
             raise damage
         if text := next(filter(None, found), None):

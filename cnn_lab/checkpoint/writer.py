@@ -38,7 +38,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.files import write_text
 from cnn_lab.core.refusals import too_many_open
-from cnn_lab.distributed.processes import ALONE, Processes, is_loss
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
 from cnn_lab.train.state import TrainState
 
 Writer = TypeVar("Writer", bound="Checkpoints")
@@ -68,7 +68,9 @@ class Checkpoints(CheckpointReader):
         processes: that write them together.
     """
 
-    def __init__(self, folder: Path, *, keep_latest: int = 2, processes: Processes = ALONE):
+    def __init__(
+        self, folder: Path, *, keep_latest: int = 2, processes: Processes = SINGLE_PROCESS
+    ):
         super().__init__(folder, processes)
         self._policy = _KeepNewestAndBest(keep_latest)
 
@@ -153,9 +155,9 @@ class Checkpoints(CheckpointReader):
         """
         amended = _sealed({**self.read_record(step), **record})
         with self._writing():
-            if self._processes.leads:
+            if self._processes.is_primary:
                 write_text(self.folder / str(step) / RECORD_FILE, json.dumps(amended))
-            self._processes.wait()
+            self._processes.barrier()
             self._policy.best_step = best_step
             steps = self.steps()
             for other, kept in zip(steps, self._policy.keeps(steps), strict=True):
@@ -191,11 +193,11 @@ class Checkpoints(CheckpointReader):
             except DamagedError as error:
                 damaged[step] = error
                 continue
-            for number, error in damaged.items() if self._processes.leads else ():
+            for number, error in damaged.items() if self._processes.is_primary else ():
                 place = _set_aside(self.folder / str(number), damaged_folder)
                 logging.warning("%s It was moved to %s; using the one before.", error, place)
             if damaged:
-                self._processes.wait()
+                self._processes.barrier()
                 self.release()  # it knows the ones that were moved
             return restored
         if steps:
@@ -235,9 +237,9 @@ def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) 
     Raises:
         CheckpointError: copies differ.
     """
-    if len({*processes.all(record_digest(digests))}) == 1:
+    if len({*processes.all_gather(record_digest(digests))}) == 1:
         return
-    first, *others = processes.all(dict(digests))
+    first, *others = processes.all_gather(dict(digests))
     for index, other in enumerate(others, start=1):
         for path, digest in first.items():
             if other.get(path) != digest:

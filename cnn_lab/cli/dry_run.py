@@ -25,7 +25,7 @@ from cnn_lab.data.loaders.assemble import MIB, shapes_of_split, unmeasured_prepr
 from cnn_lab.experiment.build import build
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.runs.compiled import CompiledPhase
-from cnn_lab.runs.training import layout_in_words, pipeline_in_words
+from cnn_lab.runs.training import describe_loader, describe_mesh
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.dispatch import Program
 from cnn_lab.workdir.session import devices_in_words
@@ -53,8 +53,8 @@ def dry_run(config: ExperimentConfig) -> str:
 
 
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:
-    """Shapes, parameters, steps, memory and pipeline; compiles, but trains nothing."""
-    network, pipeline, layout = experiment.network, experiment.train_pipeline, experiment.layout
+    """Shapes, parameters, steps, memory and loader; compiles, but trains nothing."""
+    network, loader, mesh = experiment.network, experiment.train_loader, experiment.mesh
     last = len(experiment.phases) - 1  # in which most is trained
     state, plan = experiment.state_shapes(last), experiment.plan
     program = CompiledPhase(experiment, last).program
@@ -62,37 +62,37 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     if evaluator is not None:
         evaluation = evaluator.compile(evaluated_variables(state))
         scratch = max(scratch, evaluation.temporary_bytes)
-    validation = experiment.validation_pipeline
-    num_validation = len(validation.order.indices) if validation else 0
+    validation = experiment.validation_loader
+    num_validation = len(validation.sampler.indices) if validation else 0
     sampled = np.linspace(0, plan.total_steps - 1, 50, dtype=int)
     params, beginning = evaluated_variables(state)["params"], experiment.beginning
     rate = config.optim.learning_rate
     lines = [
         f"model       {config.model.name}: {trees.count(params):,} parameters",
         *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
-        *([] if beginning is None else beginning.told(params, rate)),
+        *([] if beginning is None else beginning.describe(params, rate)),
         *experiment.notes,
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
         f"{len(network.class_names)} classes",
-        f"data        {config.data.name}: {len(pipeline.order.indices):,} training and "
+        f"data        {config.data.name}: {len(loader.sampler.indices):,} training and "
         f"{counted(num_validation, 'validation image')}",
         *learning(config),
-        f"pipeline    {pipeline_in_words(experiment)}, "
-        f"{_lying_bytes(pipeline.resident) / MIB:,.1f} MiB of data on every device",
+        f"pipeline    {describe_loader(experiment)}, "
+        f"{_lying_bytes(loader.in_memory) / MIB:,.1f} MiB of data on every device",
         f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
         f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
-        f"{pipeline.max_steps} per call",
-        f"devices     {devices_in_words(layout.num_devices)}{layout_in_words(layout)}"
+        f"{loader.max_steps} per call",
+        f"devices     {devices_in_words(mesh.num_devices)}{describe_mesh(mesh)}"
         f"{_exchanged(program)}",
-        f"memory      on every device {layout.bytes_of(params) / MIB:,.2f} MiB parameters, "
-        f"{layout.bytes_of(state.opt_state) / MIB:,.2f} MiB optimizer, "
+        f"memory      on every device {mesh.bytes_of(params) / MIB:,.2f} MiB parameters, "
+        f"{mesh.bytes_of(state.opt_state) / MIB:,.2f} MiB optimizer, "
         f"{scratch / MIB:,.1f} MiB scratch",
         f"compiled    in {program.compile_seconds:.1f} s",
         f"rate        {experiment.learning_rate(0):.3g} at the first step, "
         f"{max(map(experiment.learning_rate, sampled)):.3g} at most",
     ]
-    held = layout.bytes_of(state) + scratch
-    return "\n".join([*lines, *_memory_warning(experiment, held, pipeline.resident)])
+    held = mesh.bytes_of(state) + scratch
+    return "\n".join([*lines, *_memory_warning(experiment, held, loader.in_memory)])
 
 
 def learning(config: ExperimentConfig) -> list[str]:
@@ -128,12 +128,12 @@ def _named(name: str, options: Mapping[str, Any]) -> str:
     return f"{name} ({values})".strip() if values else name
 
 
-def _lying_bytes(resident: Tree) -> int:
+def _lying_bytes(in_memory: Tree) -> int:
     """That a split, or a part of one, takes on each device."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape)
         * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(resident)
+        for leaf in jax.tree.leaves(in_memory)
     )
 
 
@@ -147,19 +147,19 @@ def _exchanged(program: Program) -> str:
     return f", exchange a step {', '.join(parts)}" if parts else ""
 
 
-def _memory_warning(experiment: Experiment, held: int, resident: Tree) -> list[str]:
+def _memory_warning(experiment: Experiment, held: int, in_memory: Tree) -> list[str]:
     """A line when a training needs more memory than its devices have.
 
     Args:
         experiment: knows the devices.
         held: bytes that every device has for itself.
-        resident: the training split, which the devices of a CPU share.
+        in_memory: the training split, which the devices of a CPU share.
     """
-    devices = experiment.layout.mesh.devices.flatten()
+    devices = experiment.mesh.device_grid.devices.flatten()
     on_cpu = devices[0].platform == "cpu"
-    needed = held + _lying_bytes(resident)
+    needed = held + _lying_bytes(in_memory)
     if on_cpu:
-        needed = held * len(devices) + trees.num_bytes(resident)
+        needed = held * len(devices) + trees.num_bytes(in_memory)
     most = device_bytes(devices[0])
     if most is None or needed <= most:
         return []
@@ -167,5 +167,5 @@ def _memory_warning(experiment: Experiment, held: int, resident: Tree) -> list[s
     return [
         f"WARNING     it needs about {human_bytes(needed)} of memory, but {whose} has "
         f"{human_bytes(most)}: lower config.train.batch_size, config.evaluate.batch_size or the "
-        "size of the model, or set config.data.pipeline=streaming"
+        "size of the model, or set config.data.loader=streaming"
     ]

@@ -21,7 +21,7 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say
+from cnn_lab.cli.output import log
 from cnn_lab.core.errors import ConfigError, WorkdirError
 from cnn_lab.runs.comparable import read_runs
 from cnn_lab.runs.select import find_checkpoints, find_workdirs, folder_of_results, short_names
@@ -94,15 +94,15 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.runs.evaluate import evaluate_all
 
     results, openings = evaluate_all(values, runs, checkpoints)
-    say(evaluation_text(results, openings))
+    log(evaluation_text(results, openings))
     if openings:
         reports = [write_report(workdir).page for workdir in workdirs]
-        say(f"  report       {', '.join(map(str, reports))}")
+        log(f"  report       {', '.join(map(str, reports))}")
     try:
         written = write_evaluation(out, results)
     except OSError as error:
         raise _unwritable(out, error.strerror) from error
-    say(f"  figures      {written.figures}\n  page         {written.page}")
+    log(f"  figures      {written.figures}\n  page         {written.page}")
     return 0
 
 

@@ -41,7 +41,7 @@ def main(invocation: Invocation) -> int:
     if not out.parent.is_dir():
         raise ConfigError(f"--out={out}: there is no folder {out.parent}; make it first.")
     runtime.start(None)
-    from cnn_lab.experiment.restore import open_trained
+    from cnn_lab.experiment.restore import restore_run
     from cnn_lab.transfer import convert, weight_files
     from cnn_lab.transfer.naming import catalog
     from cnn_lab.workdir.run_dir import read_config
@@ -49,7 +49,7 @@ def main(invocation: Invocation) -> int:
     spec = read_config(Path(values.workdir)).model
     model = spec.name
     naming = catalog.choose(catalog.namings_of(model), values.naming)
-    trained = open_trained(Path(values.workdir), values.checkpoint)
+    trained = restore_run(Path(values.workdir), values.checkpoint)
     table = convert.make_table(trained.network.model, trained.variables, naming)
     tensors = convert.to_theirs(trained.variables, table)
     weight_files.write_safetensors(out, tensors, {"model": model, "naming": values.naming})

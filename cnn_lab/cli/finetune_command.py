@@ -24,7 +24,7 @@ from absl import flags
 from cnn_lab.cli import interrupts, joining, runtime
 from cnn_lab.cli.config_flag import anchor_paths, load_config
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say_if_read as say
+from cnn_lab.cli.output import say_if_read as log
 from cnn_lab.cli.train_command import (
     define_dry_run,
     tell_how_processes_resume,
@@ -96,12 +96,12 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.cli.dry_run import dry_run
     from cnn_lab.runs.run import run_training
 
-    tell = say if processes.leads else lambda _: None
+    tell = log if processes.is_primary else lambda _: None
     joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
     config = _completed(invocation, recipe, tell)
     joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
     if values.dry_run:
-        say(dry_run(config))
+        log(dry_run(config))
         return 0
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
     result = run_training(config, workdir, tell, processes=processes)
@@ -111,7 +111,7 @@ def main(invocation: Invocation) -> int:
     elif interrupted:
         tell(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
         tell(f"  cnn-lab train --config={workdir / 'config.json'}")
-    elif processes.leads:
+    elif processes.is_primary:
         tell_where_it_is(config, workdir, result)
     return values.interrupted_status if interrupted else 0
 

@@ -112,10 +112,10 @@ def join(values: flags.FlagValues) -> "Processes":
         ConfigError: there is no cluster.
     """
     from cnn_lab.distributed import initialize
-    from cnn_lab.distributed.processes import ALONE
+    from cnn_lab.distributed.processes import SINGLE_PROCESS
 
     if check(values) == 1:
-        return ALONE
+        return SINGLE_PROCESS
     joined = initialize.join(
         values.coordinator,
         values.num_processes,
@@ -158,7 +158,7 @@ def check_alike(
     for name, version in versions().items():
         check_same(processes, f"version of {name}", version, same)
     check_same(processes, "version of cnn_lab's code", _digest_of_code(), same)
-    settings = processes.all(_settings())
+    settings = processes.all_gather(_settings())
     for index, other in enumerate(settings):
         for differing in sorted({*settings[0]} ^ {*other}):
             raise ConfigError(
@@ -181,7 +181,7 @@ def check_same_config(
     Raises:
         ConfigError: names the field.
     """
-    configs = processes.all(to_dict(config))
+    configs = processes.all_gather(to_dict(config))
     for index, other in enumerate(configs):
         for path, (wanted, found) in differences(configs[0], other, runtime=True).items():
             if path in but:

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say
+from cnn_lab.cli.output import log
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
 from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record
@@ -33,12 +33,12 @@ def main(invocation: Invocation) -> int:
     steps = record.get("progress", {}).get("step")
     after = "" if steps is None else f" after {counted(steps, 'step')}"
     status = record.get("status", "not begun") + after
-    say(f"{workdir}: {config.model.name} on {config.data.name}, {status}")
+    log(f"{workdir}: {config.model.name} on {config.data.name}, {status}")
     lineage = lineage_in(record)
     if lineage is None:
-        say("  begun with weights of its own")
+        log("  begun with weights of its own")
     for line in _told(lineage):
-        say(f"  {line}")
+        log(f"  {line}")
     return 0
 
 

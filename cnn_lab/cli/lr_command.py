@@ -16,7 +16,7 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import picture_path, say
+from cnn_lab.cli.output import log, picture_path
 from cnn_lab.cli.train_command import require_data
 from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError
@@ -52,8 +52,8 @@ def main(invocation: Invocation) -> int:
 
     found = find_rate(
         adopt(config),
-        partial(open_dataset, progress=say),
-        say,
+        partial(open_dataset, progress=log),
+        log,
         lowest=values.lowest,
         highest=values.highest,
         num_steps=values.num_steps,
@@ -62,13 +62,13 @@ def main(invocation: Invocation) -> int:
     write_bytes(out, rate_chart(found, title=title))
     table = {"rates": found.rates.tolist(), "losses": found.losses.tolist()}
     write_text(out.with_suffix(".json"), json.dumps({**table, "steepest": found.steepest}))
-    say(f"The loss fell fastest at a rate of {found.steepest:.2g}.")
+    log(f"The loss fell fastest at a rate of {found.steepest:.2g}.")
     if found.still_falling:
-        say(f"It was still falling at {found.lowest:.2g}: a --highest above that would tell more.")
+        log(f"It was still falling at {found.lowest:.2g}: a --highest above that would tell more.")
     else:
-        say(f"It was lowest at {found.lowest:.2g}, beyond which it rose.")
-    say("Try as the peak of a schedule:")
-    say(f"  --config.optim.learning_rate={found.steepest:.2g}")
-    say(f"  picture  {out}")
-    say(f"  figures  {out.with_suffix('.json')}")
+        log(f"It was lowest at {found.lowest:.2g}, beyond which it rose.")
+    log("Try as the peak of a schedule:")
+    log(f"  --config.optim.learning_rate={found.steepest:.2g}")
+    log(f"  picture  {out}")
+    log(f"  figures  {out.with_suffix('.json')}")
     return 0

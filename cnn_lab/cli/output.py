@@ -11,7 +11,7 @@ from cnn_lab.core.errors import ConfigError
 UNREAD_STATUS = 141  # what a shell shows for a program that SIGPIPE ended
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Prints a line at once."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -23,7 +23,7 @@ def say_if_read(text: str) -> None:
     A training is worth more than its lines, which the metrics hold too.
     """
     try:
-        say(text)
+        log(text)
     except BrokenPipeError:
         drop_unread()
         complain("Nobody reads the standard output any more; going on without it.\n")

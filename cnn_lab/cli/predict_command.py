@@ -45,9 +45,9 @@ def main(invocation: Invocation) -> int:
     import numpy as np
 
     from cnn_lab.data.datasets.image_file import looks_inverted, read_image_file
-    from cnn_lab.experiment.restore import open_trained
+    from cnn_lab.experiment.restore import restore_run
 
-    trained = open_trained(Path(values.workdir), values.checkpoint)
+    trained = restore_run(Path(values.workdir), values.checkpoint)
     network = trained.network
     images = np.stack([read_image_file(path, network.image_shape) for path in paths])
     if values.invert:

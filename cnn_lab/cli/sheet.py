@@ -9,7 +9,7 @@ from absl import flags
 
 from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import picture_path, say
+from cnn_lab.cli.output import log, picture_path
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.config.node import override
@@ -147,9 +147,9 @@ def show(invocation: Invocation, data: DataConfig, dataset: "Dataset") -> int:
     )
     recipe = f"{data.augment.recipe or usual_recipe(data.name)}, {data.augment.strength}"
     options = "".join(f", {n} {flag_text(v)}" for n, v in data.augment.options.items())
-    say(f"{len(positions)} training images of {dataset.info.name}, each with {BATCH} versions")
-    say(f"  augmentation  {recipe}{options}")
-    say(f"  picture       {values.out}")
+    log(f"{len(positions)} training images of {dataset.info.name}, each with {BATCH} versions")
+    log(f"  augmentation  {recipe}{options}")
+    log(f"  picture       {values.out}")
     return 0
 
 

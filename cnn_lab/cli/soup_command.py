@@ -17,7 +17,7 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say
+from cnn_lab.cli.output import log
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
 from cnn_lab.runs.select import find_checkpoints, find_workdirs
@@ -57,7 +57,7 @@ def main(invocation: Invocation) -> int:
 
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.experiment.initialization import digest_of
-    from cnn_lab.experiment.restore import Trained, checkpoint_steps, open_trained
+    from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
     from cnn_lab.runs import import_weights
     from cnn_lab.runs.soup import cook
     from cnn_lab.workdir.run_dir import lineage_in, read_record
@@ -67,10 +67,10 @@ def main(invocation: Invocation) -> int:
     if which == ["all"]:
         which = [str(step) for step in checkpoint_steps(workdirs[0])]
     # Two names, such as best and latest, may be of one checkpoint.
-    found: dict[tuple[Path, int], Trained] = {}
+    found: dict[tuple[Path, int], RestoredRun] = {}
     for workdir in workdirs:
         for name in which:
-            member = open_trained(workdir, name)
+            member = restore_run(workdir, name)
             found.setdefault((workdir, member.step), member)
     names = [f"{workdir}, checkpoint {step}" for workdir, step in found]
     if len(names) == 1 and len(which) > 1:
@@ -81,7 +81,7 @@ def main(invocation: Invocation) -> int:
     members = list(found.values())
     first = members[0]
     fingerprints = [read_record(workdir).get("fingerprint") for workdir, _ in found]
-    soup = cook(members, names, fingerprints, functools.partial(open_dataset, progress=say))
+    soup = cook(members, names, fingerprints, functools.partial(open_dataset, progress=log))
     import_weights.write_run(
         out,
         first.config,
@@ -99,10 +99,10 @@ def main(invocation: Invocation) -> int:
         ],
         fingerprint=soup.fingerprint,
     )
-    say(f"The mean of {counted(len(members), 'network')}:")
+    log(f"The mean of {counted(len(members), 'network')}:")
     for name in names:
-        say(f"  {name}")
+        log(f"  {name}")
     if soup.num_refit:
-        say(f"Statistics measured on {counted(soup.num_refit, 'training batch')}.")
-    say(f"Use it by: cnn-lab evaluate --workdir={out}")
+        log(f"Statistics measured on {counted(soup.num_refit, 'training batch')}.")
+    log(f"Use it by: cnn-lab evaluate --workdir={out}")
     return 0

@@ -20,7 +20,7 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import anchor_paths
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say_if_read as say
+from cnn_lab.cli.output import say_if_read as log
 from cnn_lab.cli.study_file import STUDIES, load_study, study_files
 from cnn_lab.config import DataConfig
 from cnn_lab.core.errors import ConfigError, WorkdirError
@@ -48,9 +48,9 @@ def main(invocation: Invocation) -> int:
     names, values = invocation.arguments, invocation.flags
     if not names:
         for name, path in study_files().items():
-            say(f"{name:<16} {load_study(str(path))[1].title}")
+            log(f"{name:<16} {load_study(str(path))[1].title}")
         if not study_files():
-            say(f"There are no studies in {STUDIES}.")
+            log(f"There are no studies in {STUDIES}.")
         return 0
     if len(names) > 1:
         raise ConfigError(f"study takes one name; found {' '.join(names)!r}.")
@@ -68,23 +68,23 @@ def main(invocation: Invocation) -> int:
     folder = Path(values.workdir or Path("runs", "studies", name))
     check_study(study, folder, num_seeds)
     _claim(folder, name)
-    say(study.title)
-    found = conduct(study, folder, num_seeds, say)
+    log(study.title)
+    found = conduct(study, folder, num_seeds, log)
     if found is None:
         again = ["cnn-lab", "study", names[0]]
         again += [] if values.data is None else [f"--data={values.data}"]
         again += [] if values.seeds is None else [f"--seeds={values.seeds}"]
         again += [] if values.workdir is None else [f"--workdir={values.workdir}"]
-        say("Interrupted; everything is saved. Go on with:")
-        say(f"  {shlex.join(again)}")
+        log("Interrupted; everything is saved. Go on with:")
+        log(f"  {shlex.join(again)}")
         return 0
     report = write_study(folder, study, found.rows, found.judged)
     for claim in found.judged:
-        say(f"{SIGNS[claim.verdict]} {claim.verdict:<9}  {claim.text}")
-        say(textwrap.indent(claim.evidence, " " * 13))
-    say(f"  numbers  {folder / 'results.csv'}")
-    say(f"  picture  {report.picture}")
-    say(f"  page     {report.page}")
+        log(f"{SIGNS[claim.verdict]} {claim.verdict:<9}  {claim.text}")
+        log(textwrap.indent(claim.evidence, " " * 13))
+    log(f"  numbers  {folder / 'results.csv'}")
+    log(f"  picture  {report.picture}")
+    log(f"  page     {report.page}")
     return 0
 
 

@@ -29,7 +29,7 @@ from absl import flags
 from cnn_lab.cli import interrupts, joining, runtime
 from cnn_lab.cli.config_flag import default_workdir, load_config, split_reference
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say_if_read as say
+from cnn_lab.cli.output import say_if_read as log
 from cnn_lab.config import NO_DATA, ExperimentConfig
 from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError
@@ -112,17 +112,17 @@ def main(invocation: Invocation) -> int:
     config = freeze(adopt(config))
     joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
     if invocation.flags.dry_run:
-        say(dry_run(config))
+        log(dry_run(config))
         return 0
     workdir = Path(invocation.flags.workdir or _default_workdir(reference, num_seeds))
     if num_seeds is not None:
         from cnn_lab.study.seeds import train_seeds
 
-        cut = train_seeds(config, workdir, num_seeds, say)
+        cut = train_seeds(config, workdir, num_seeds, log)
         if cut is not None:
             _tell_how_to_resume(invocation, workdir, cut.progress.step)
         return 0
-    tell = say if processes.leads else lambda _: None
+    tell = log if processes.is_primary else lambda _: None
     result = run_training(
         config,
         workdir,
@@ -135,7 +135,7 @@ def main(invocation: Invocation) -> int:
         tell_how_processes_resume(tell, result.progress.step)
     elif interrupted:
         _tell_how_to_resume(invocation, workdir, result.progress.step)
-    elif processes.leads:
+    elif processes.is_primary:
         tell_where_it_is(config, workdir, result)
     return invocation.flags.interrupted_status if interrupted else 0
 
@@ -148,17 +148,17 @@ def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") 
 
     report = write_report(workdir)
     best = progress.selection
-    say(
+    log(
         f"{'Run' if result.ran else 'Nothing to do: this run has'} {result.status} "
         f"at step {progress.step}."
     )
     if best.best_value is not None:
         metric = config.selection.metric
-        say(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
-    say(f"  checkpoints  {workdir / 'checkpoints'}")
-    say(f"  metrics      {workdir / 'metrics.jsonl'}")
-    say(f"  curves       {report.curves}")
-    say(f"  report       {report.page}")
+        log(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
+    log(f"  checkpoints  {workdir / 'checkpoints'}")
+    log(f"  metrics      {workdir / 'metrics.jsonl'}")
+    log(f"  curves       {report.curves}")
+    log(f"  report       {report.page}")
 
 
 def _default_workdir(reference: str, num_seeds: int | None) -> Path:
@@ -181,12 +181,12 @@ def _tell_how_to_resume(invocation: Invocation, workdir: Path, step: int) -> Non
     command = ["cnn-lab", "train", f"--config={values.config}", f"--workdir={workdir}"]
     command += [f"--seeds={values.seeds}"] if values.seeds is not None else []
     command += [f"--config.{path}={text}" for path, text in invocation.overrides]
-    say(
+    log(
         f"Interrupted at step {step}; everything is saved. Resume with:"
         if step
         else "Interrupted before the first step, so nothing was trained. Begin again with:"
     )
-    say(f"  {shlex.join(command)}")
+    log(f"  {shlex.join(command)}")
 
 
 def require_data(config: ExperimentConfig, reference: str) -> None:

@@ -1,4 +1,4 @@
-"""The images: which, in which form, split how, fed by which pipeline, altered how."""
+"""The images: which, in which form, split how, read by which loader, altered how."""
 
 import dataclasses
 from typing import Any, Literal
@@ -29,7 +29,7 @@ class AugmentConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class DataConfig(Node):
-    """Which images, in which form, split how, fed by which pipeline.
+    """Which images, in which form, split how, read by which loader.
 
     Attributes:
         name: a catalogue name (`mnist`), `folder:PATH`, `tfds:PATH` or `tfds:NAME`.
@@ -48,12 +48,12 @@ class DataConfig(Node):
             equally often, the examples of small ones repeatedly and not all of large ones.
         augment: how training images are altered.
         split_seed: seed of these choices, apart from the training seed.
-        pipeline: `resident` keeps the whole data set on each of the devices, `sharded` a part of it
+        loader: `in_memory` keeps the whole data set on each of the devices, `sharded` a part of it
             on each, `streaming` decodes in workers; `auto` decides by size between the first and
             the last. Random resized crops, alone of all, differ where
             they are streamed: a run that draws any goes on as it began.
-        resident_limit_mib: largest data set that `auto` keeps resident.
-        num_workers: decoding processes of the streaming pipeline; 0 decodes in threads.
+        in_memory_limit_mib: largest data set that `auto` keeps in memory.
+        num_workers: decoding processes of the streaming loader; 0 decodes in threads.
         data_dir: where prepared data sets live; None is the user's cache.
     """
 
@@ -70,7 +70,7 @@ class DataConfig(Node):
     sampling: Literal["uniform", "balanced"] = "uniform"
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     split_seed: Seed = 0
-    pipeline: Literal["auto", "resident", "sharded", "streaming"] = runtime("auto")
-    resident_limit_mib: Natural = runtime(2048)
+    loader: Literal["auto", "in_memory", "sharded", "streaming"] = runtime("auto")
+    in_memory_limit_mib: Natural = runtime(2048)
     num_workers: Natural = runtime(0)
     data_dir: str | None = runtime(None)

@@ -99,7 +99,7 @@ def no_memory(reason: str) -> str:
     return (
         f"The memory does not suffice{found}; lower config.train.batch_size, the size of the model "
         "or config.evaluate.batch_size (--batch_size of `cnn-lab evaluate`), or set "
-        "config.data.pipeline=streaming."
+        "config.data.loader=streaming."
     )
 
 

@@ -40,7 +40,7 @@ def unflatten(leaves: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def parted(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
+def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
     """A tree of nested dicts in two: the leaves whose path is chosen, and the others.
 
     Dicts that are left without a leaf are left out.
@@ -63,12 +63,12 @@ def parted(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
     return part(tree, "")
 
 
-def merged(first: Tree, second: Tree) -> Tree:
+def merge(first: Tree, second: Tree) -> Tree:
     """Two trees of nested dicts as one; what both have is the second one's."""
     both = dict(first)
     for name, value in second.items():
         inside = isinstance(value, Mapping) and isinstance(both.get(name), Mapping)
-        both[name] = merged(both[name], value) if inside else value
+        both[name] = merge(both[name], value) if inside else value
     return both
 
 

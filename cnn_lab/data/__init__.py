@@ -1,1 +1,1 @@
-"""Sources, splits and the two input pipelines."""
+"""Sources, splits and the two loaders."""

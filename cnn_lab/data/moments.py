@@ -28,7 +28,7 @@ def moments_of(source: Source, indices: Int[np.ndarray, " n"], *, in_memory: boo
     Args:
         source: images of one size.
         indices: the training examples; nothing else is looked at.
-        in_memory: read the split as a whole, as a resident pipeline does anyway.
+        in_memory: read the split as a whole, as a in-memory loader does anyway.
 
     Returns:
         (mean, std) of pixels in [0, 1], one value per channel.

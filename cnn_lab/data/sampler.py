@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int64
 
 
-class Order:
+class Sampler:
     """The examples of every step, epoch after epoch, each example once an epoch.
 
     Args:
@@ -57,16 +57,16 @@ class Order:
 
 
 @functools.lru_cache(maxsize=4)
-def _epoch(order: Order, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def _epoch(sampler: Sampler, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions and weights of a whole epoch, [steps n] each."""
-    indices = order.indices
-    if order.seed is not None:
-        random = np.random.Generator(np.random.Philox(key=(order.seed, epoch)))
+    indices = sampler.indices
+    if sampler.seed is not None:
+        random = np.random.Generator(np.random.Philox(key=(sampler.seed, epoch)))
         chosen = np.arange(len(indices))
-        if order.balanced_by is not None:
-            chosen = _balanced(order.balanced_by, random)
+        if sampler.balanced_by is not None:
+            chosen = _balanced(sampler.balanced_by, random)
         indices = indices[chosen[random.permutation(len(indices))]]
-    shape = (order.steps_per_epoch, order.batch_size)
+    shape = (sampler.steps_per_epoch, sampler.batch_size)
     weights = (np.arange(shape[0] * shape[1]) < len(indices)).astype(np.float32)
     # np.resize goes on with the first values; zeros or one image many times would bend the
     # statistics of batch normalisation.

@@ -11,22 +11,22 @@ import jax
 import numpy as np
 
 from cnn_lab.core.arrays import Tree
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.distributed.mesh import DeviceMesh
 
 
-class Agreement:
+class Consensus:
     """Whether to stop, and how many steps a call may run.
 
     A process alone need not ask anyone: then nothing is told, and nothing heard.
 
     Args:
-        layout: devices, of one process or several.
+        mesh: devices, of one process or several.
         interrupted: whether someone asked this process to stop.
     """
 
-    def __init__(self, layout: Layout, interrupted: Callable[[], bool]):
-        self._layout, self._interrupted = layout, interrupted
-        self._alone = layout.num_processes == 1
+    def __init__(self, mesh: DeviceMesh, interrupted: Callable[[], bool]):
+        self._mesh, self._interrupted = mesh, interrupted
+        self._alone = mesh.num_processes == 1
         self._heard_stop = False
 
     def stops(self) -> bool:
@@ -37,7 +37,7 @@ class Agreement:
         """Told by every process that all have heard elsewhere that someone asked to stop."""
         self._heard_stop = True
 
-    def told(self, fitting: int) -> Tree:
+    def propose(self, fitting: int) -> Tree:
         """What goes into a call, on the devices.
 
         Args:
@@ -46,13 +46,13 @@ class Agreement:
         if self._alone:
             return {}
         mine = np.asarray([self._interrupted(), -fitting], np.float32)
-        return {"most": self._layout.put_a_row_each(mine)}
+        return {"most": self._mesh.put_one_row_per_device(mine)}
 
-    def heard(self, most: Tree, fitting: int) -> int:
+    def agreed(self, most: Tree, fitting: int) -> int:
         """Takes what came back from a call, and returns how many steps one may run for all.
 
         Args:
-            most: as `most_of` computed it.
+            most: as `max_over_processes` computed it.
             fitting: steps that a call may run for this process.
         """
         if self._alone:
@@ -62,6 +62,6 @@ class Agreement:
         return int(-slowest)
 
 
-def most_of(told: Tree) -> Tree:
+def max_over_processes(told: Tree) -> Tree:
     """The largest values that any process told; for the compiled program."""
     return jax.tree.map(lambda rows: rows.max(axis=0), told)

@@ -134,7 +134,7 @@ def linked(processes: Processes, coordinator: str | None) -> dict[int, socket.so
     """
     with contextlib.ExitStack() as stack:
         word, place, server = secrets.token_hex(16), None, None
-        if processes.leads:
+        if processes.is_primary:
             server = stack.enter_context(_server(processes.count))
             place = [_own_hosts(coordinator), server.getsockname()[1]]
         told = json.dumps([word, place]).encode()[:PLACE_BYTES].ljust(PLACE_BYTES)

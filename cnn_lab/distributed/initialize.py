@@ -21,7 +21,7 @@ import jax
 
 from cnn_lab.core.errors import INTERRUPTED_STATUS, LOST_STATUS, ConfigError, LostError
 from cnn_lab.distributed.failure_detector import SILENT_SECONDS, Lines, linked
-from cnn_lab.distributed.processes import Together
+from cnn_lab.distributed.processes import JaxProcesses
 
 # JAX's own bounds: beyond those of the lines, which have a sentence for it.
 HEARTBEAT_SECONDS, SHUTDOWN_SECONDS = 120, 60
@@ -31,7 +31,7 @@ LINGER_SECONDS = TIDY_SECONDS + 3
 STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-class JoinedProcesses(Together):
+class JoinedProcesses(JaxProcesses):
     """Processes that have joined; a thread listens for the end of the others.
 
     Args:
@@ -61,7 +61,7 @@ class JoinedProcesses(Together):
 
     def _go(self, status: int) -> NoReturn:
         """Ends this process: JAX's runtime lives in the first one, and aborts those it leaves."""
-        if self.leads:
+        if self.is_primary:
             self._lines.linger(LINGER_SECONDS)
         os._exit(status)
 
@@ -82,7 +82,7 @@ class JoinedProcesses(Together):
 
     def leave(self) -> None:
         """Ends well, together with the others: none is to mind that another one is gone."""
-        self.wait()
+        self.barrier()
         self._left = True
         self._lines.tell({"index": self.index, "left": True})
 
@@ -104,7 +104,7 @@ class JoinedProcesses(Together):
             )
         )
         self._complain(f"error: {reason}\n")
-        if self.leads:
+        if self.is_primary:
             self._lines.tell({"index": index, "text": text, "status": status})
         self._go(status)
 

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.distributed.shard import Share
+from cnn_lab.distributed.shard import Shard
 
 SLICE_AXIS, DATA_AXIS = "slice", "data"
 BATCH_AXES = (SLICE_AXIS, DATA_AXIS)  # a batch is shared over both
@@ -83,7 +83,7 @@ def _chosen_devices(num_devices: int) -> list[Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class DeviceMesh:
     """Which devices work together, and where arrays lie on them.
 
     Every batch is shared by all devices. What a training remembers (parameters, statistics, the
@@ -92,65 +92,67 @@ class Layout:
     (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, stage 3; "fully sharded data parallel").
 
     Attributes:
-        mesh: of the axes `slice` and `data`; the devices of a slice are closely linked, and parts
-            of arrays are spread within a slice only.
+        device_grid: axes `slice` and `data`; the devices of a slice are closely linked, and
+            arrays are sharded within a slice only.
         shards_state: whether large arrays lie in parts.
     """
 
-    mesh: Mesh
+    device_grid: Mesh
     shards_state: bool = False
 
     @property
     def num_devices(self) -> int:
         """That share a batch."""
-        return self.mesh.devices.size
+        return self.device_grid.devices.size
 
     @functools.cached_property
-    def everywhere(self) -> NamedSharding:
+    def replicated(self) -> NamedSharding:
         """The whole array on every device."""
-        return NamedSharding(self.mesh, PartitionSpec())
+        return NamedSharding(self.device_grid, PartitionSpec())
 
     @functools.cached_property
     def batches(self) -> NamedSharding:
         """Arrays [step, n, ...]: every device holds its share of each step's examples."""
-        return NamedSharding(self.mesh, PartitionSpec(None, BATCH_AXES))
+        return NamedSharding(self.device_grid, PartitionSpec(None, BATCH_AXES))
 
     @property
-    def rows(self) -> NamedSharding:
+    def sharded(self) -> NamedSharding:
         """Arrays [device, ...]: every device holds one row."""
-        return NamedSharding(self.mesh, PartitionSpec(BATCH_AXES))
+        return NamedSharding(self.device_grid, PartitionSpec(BATCH_AXES))
 
     @functools.cached_property
     def num_processes(self) -> int:
         """That the devices belong to."""
-        return len({device.process_index for device in self.mesh.devices.flat})
+        return len({device.process_index for device in self.device_grid.devices.flat})
 
     @property
-    def share(self) -> Share:
+    def shard(self) -> Shard:
         """Which part of every batch the devices of this process hold."""
-        order = list(dict.fromkeys(device.process_index for device in self.mesh.devices.flat))
-        return Share(order.index(jax.process_index()), len(order))
+        order = list(
+            dict.fromkeys(device.process_index for device in self.device_grid.devices.flat)
+        )
+        return Shard(order.index(jax.process_index()), len(order))
 
     def of(self, shape: tuple[int, ...]) -> NamedSharding:
         """Where an array of a state lies.
 
         In parts along its longest axis that the devices of a slice divide, unless it is small.
         """
-        num_parts = self.mesh.shape[DATA_AXIS]
+        num_parts = self.device_grid.shape[DATA_AXIS]
         if self.shards_state and math.prod(shape) >= SMALLEST_SHARDED:
             for axis in sorted(range(len(shape)), key=lambda axis: (-shape[axis], axis)):
                 if shape[axis] % num_parts == 0:
-                    return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, DATA_AXIS))
-        return self.everywhere
+                    return NamedSharding(self.device_grid, PartitionSpec(*[None] * axis, DATA_AXIS))
+        return self.replicated
 
     def shardings(self, shapes: Tree) -> Tree:
         """The sharding of every leaf of a state, or of a part of one."""
         return jax.tree.map(lambda leaf: self.of(leaf.shape), shapes)
 
-    def as_it_lies(self, resident: Tree) -> Tree:
-        """The sharding of every resident array, or shape; whole on every device unless it says."""
+    def shardings_as_placed(self, in_memory: Tree) -> Tree:
+        """The sharding of every array in memory, or shape; whole on every device unless it says."""
         return jax.tree.map(
-            lambda leaf: getattr(leaf, "sharding", None) or self.everywhere, resident
+            lambda leaf: getattr(leaf, "sharding", None) or self.replicated, in_memory
         )
 
     def bytes_of(self, shapes: Tree) -> int:
@@ -160,21 +162,21 @@ class Layout:
             for leaf in jax.tree.leaves(shapes)
         )
 
-    def put_everywhere(self, tree: Tree) -> Tree:
+    def put_replicated(self, tree: Tree) -> Tree:
         """Host arrays, the same in all processes, whole on every device."""
-        return self._put(tree, self.everywhere)
+        return self._put(tree, self.replicated)
 
-    def put_batches(self, feeds: Tree) -> Tree:
+    def put_batches(self, raw_batches: Tree) -> Tree:
         """Host arrays [step, n, ...], shared by the devices.
 
         Args:
-            feeds: this process's share of every batch.
+            raw_batches: this process's share of every batch.
         """
-        return self._put(feeds, self.batches)
+        return self._put(raw_batches, self.batches)
 
-    def put_rows(self, tree: Tree) -> Tree:
+    def put_sharded(self, tree: Tree) -> Tree:
         """This process's share of the rows of host arrays, in parts on its devices."""
-        return self._put(tree, self.rows)
+        return self._put(tree, self.sharded)
 
     def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of an array in parts, each on the device that asks for it.
@@ -189,11 +191,11 @@ class Layout:
             positions: int [n], which the devices share.
         """
         rows, number = PartitionSpec(BATCH_AXES), self.num_devices
-        share = len(positions) // number
-        mean = share / number  # of the rows that one device asks another one for
+        shard = len(positions) // number
+        mean = shard / number  # of the rows that one device asks another one for
         # The largest of number^2 draws of a Poisson distribution, about.
         most_likely = mean + math.sqrt(4 * mean * math.log(number)) + 1
-        at_once = max(1, min(share, math.ceil(most_likely)))
+        at_once = max(1, min(shard, math.ceil(most_likely)))
 
         def from_part(part: jax.Array, mine: jax.Array) -> jax.Array:
             asked = jax.lax.all_gather(mine, BATCH_AXES)  # [device, share]
@@ -220,12 +222,12 @@ class Layout:
             return jax.lax.fori_loop(0, -(-most // at_once), exchange, found)
 
         return jax.shard_map(
-            from_part, mesh=self.mesh, in_specs=(rows, rows), out_specs=rows, check_vma=False
+            from_part, mesh=self.device_grid, in_specs=(rows, rows), out_specs=rows, check_vma=False
         )(array, positions)
 
-    def put_a_row_each(self, row: np.ndarray) -> jax.Array:
+    def put_one_row_per_device(self, row: np.ndarray) -> jax.Array:
         """A row of this process's, which each of its devices gets: [device, ...]."""
-        return self._put(np.stack([row] * (self.num_devices // self.num_processes)), self.rows)
+        return self._put(np.stack([row] * (self.num_devices // self.num_processes)), self.sharded)
 
     def _put(self, tree: Tree, sharding: NamedSharding) -> Tree:
         if self.num_processes == 1:
@@ -236,7 +238,7 @@ class Layout:
                 tree,
             )
 
-    def placed(self, shapes: Shapes) -> Shapes:
+    def with_shardings(self, shapes: Shapes) -> Shapes:
         """Shapes (`jax.eval_shape`) with a sharding for every leaf, to compile and restore into."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.of(leaf.shape)),
@@ -275,15 +277,15 @@ def choose_num_slices(num_devices: int, requested: int | None) -> int:
     return requested
 
 
-def make_layout(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> Layout:
+def make_mesh(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> DeviceMesh:
     """A layout over so many devices, equally many of every process.
 
     Args:
         num_devices: that share a batch.
         num_slices: closely linked groups of them; divides `num_devices`.
-        shards_state: as `Layout` has it.
+        shards_state: as `DeviceMesh` has it.
     """
     chosen = _chosen_devices(num_devices)
     assert len(chosen) == num_devices, f"{len(chosen)} devices of {num_devices}"
     devices = np.asarray(chosen).reshape(num_slices, -1)
-    return Layout(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)
+    return DeviceMesh(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)

@@ -31,11 +31,11 @@ class Processes:
     index, count = 0, 1
 
     @property
-    def leads(self) -> bool:
+    def is_primary(self) -> bool:
         """Whether this is the one that writes what is written once."""
         return self.index == 0
 
-    def all(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What every process gave, in their order.
 
         Args:
@@ -43,17 +43,17 @@ class Processes:
         """
         return [value]
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process gave.
 
         Args:
             value: JSON; that of the others is left.
         """
-        return self.all(value)[0]
+        return self.all_gather(value)[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
-        self.all(None)
+        self.all_gather(None)
 
     def hangs(self, text: str) -> None:
         """Ends this process, and with it all others, because nothing goes on.
@@ -66,13 +66,13 @@ class Processes:
         os._exit(LOST_STATUS)
 
 
-class Together(Processes):
+class JaxProcesses(Processes):
     """Those that share JAX's distributed runtime."""
 
     def __init__(self) -> None:
         self.index, self.count = jax.process_index(), jax.process_count()
 
-    def all(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """What every process gave, in their order; ends them if one does not come to give it."""
         waiting = threading.Timer(WAIT_SECONDS, self._waited_in_vain)
         waiting.daemon = True
@@ -98,7 +98,7 @@ class Together(Processes):
         return [json.loads(row[:size].tobytes()) for row, size in parts]
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def is_loss(error: BaseException) -> bool:
@@ -112,8 +112,8 @@ def is_loss(error: BaseException) -> bool:
 
 
 def present() -> Processes:
-    """The processes that have joined, for whoever is not told; `ALONE` where none have."""
-    return Together() if jax.distributed.is_initialized() else ALONE
+    """The processes that have joined, for whoever is not told; `SINGLE_PROCESS` where none have."""
+    return JaxProcesses() if jax.distributed.is_initialized() else SINGLE_PROCESS
 
 
 def check_same(processes: Processes, what: str, value: Any, remedy: str) -> None:
@@ -128,7 +128,7 @@ def check_same(processes: Processes, what: str, value: Any, remedy: str) -> None
     Raises:
         ConfigError: they differ.
     """
-    values = processes.all(value)
+    values = processes.all_gather(value)
     other = next((index for index, found in enumerate(values) if found != values[0]), None)
     if other is not None:
         raise ConfigError(

@@ -4,7 +4,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class Shard:
     """One of `count` equal parts.
 
     Attributes:
@@ -21,4 +21,4 @@ class Share:
         return slice(self.index * part, (self.index + 1) * part)
 
 
-WHOLE = Share()
+WHOLE = Shard()

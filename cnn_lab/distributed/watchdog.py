@@ -13,7 +13,7 @@ SPARE_SECONDS = 10.0  # for the sentence, before the stacks are dumped without i
 
 
 class Watchdog:
-    """Watches inside a `with` that `beat` is called again and again.
+    """Watches inside a `with` that `heartbeat` is called again and again.
 
     Args:
         seconds: longest time between two beats; None watches nothing.
@@ -26,7 +26,7 @@ class Watchdog:
         self._over = threading.Event()
 
     def __enter__(self) -> "Watchdog":
-        self.beat()
+        self.heartbeat()
         if self._seconds is not None:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         return self
@@ -40,7 +40,7 @@ class Watchdog:
         self._over.set()
         faulthandler.cancel_dump_traceback_later()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Says that the training goes on."""
         self._last = time.monotonic()
         if self._seconds is not None:  # in case that nothing lets go of the interpreter

@@ -16,11 +16,11 @@ from cnn_lab.core.formatting import counted
 from cnn_lab.data.augment.make import check
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples, fixed_shape
-from cnn_lab.data.loaders.assemble import PipelineMaker, PlaceSplit, make_preprocess, place_split
-from cnn_lab.data.loaders.pipelines import Pipeline
+from cnn_lab.data.loaders.assemble import LoaderFactory, PlaceSplit, make_preprocess, place_split
+from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.data.preprocess import Preprocess, padded_shape
-from cnn_lab.distributed.mesh import Layout, choose_num_devices, choose_num_slices, make_layout
-from cnn_lab.experiment.components import Named, class_weights, resolve_names
+from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
+from cnn_lab.experiment.components import Named, class_weights, make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.feature_plan import plan_features
 from cnn_lab.experiment.initialization import Beginning, begin
@@ -57,11 +57,11 @@ def build(
         DataError: the data are missing or unfit.
     """
     # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
-    named = named or resolve_names(config)
+    named = named or make_components(config)
     batch_size, parts = config.train.batch_size, config.train.num_micro_batches
     num_devices = choose_num_devices(batch_size, config.mesh.num_devices, parts)
     num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
-    layout = make_layout(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
+    mesh = make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
     dataset = open_data(config.data.name, config.data.data_dir)
     train, validation = choose_examples(dataset, config.data)
     class_names = train.source.info.class_names
@@ -100,10 +100,10 @@ def build(
         class_weights=weights,
     )
     phases_of = functools.partial(
-        _phases, config, named, network, layout, beginning, learning_rate, average, steps_per_epoch
+        _phases, config, named, network, mesh, beginning, learning_rate, average, steps_per_epoch
     )
     phases = phases_of(model)
-    maker = PipelineMaker(config.data, network.preprocess, layout, place)
+    maker = LoaderFactory(config.data, network.preprocess, mesh, place)
     make_training = functools.partial(
         maker.training,
         train,
@@ -115,22 +115,22 @@ def build(
     training = make_training(num_epochs=config.train.num_epochs)
     shapes = (jax.eval_shape(phase.init, jax.random.key(0)) for phase in phases)
     first = next(shapes)
-    refits = average.refit_from_step is not None and any(
+    refits = average.recalibrate_from_step is not None and any(
         STATISTICS in state.collections for state in (first, *shapes)
     )
     refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
     held_out = None
     if len(validation):
-        held_out = maker.evaluation(validation, config.evaluate.batch_size, layout.num_devices)
+        held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.num_devices)
     variables = evaluated_variables(first)
     experiment = Experiment(
         config=config,
         network=network,
         dataset=dataset,
-        layout=layout,
-        train_pipeline=training,
-        validation_pipeline=held_out,
-        refit_pipeline=refitting,
+        mesh=mesh,
+        train_loader=training,
+        validation_loader=held_out,
+        recalibration_loader=refitting,
         named=named,
         average=average,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
@@ -144,11 +144,11 @@ def build(
     experiment = dataclasses.replace(experiment, features=features, notes=(note,) if note else ())
     if features is None:
         return experiment
-    training, held_out = features.pipelines(lambda maker: maker.shapes(variables))
+    training, held_out = features.loaders(lambda maker: maker.shapes(variables))
     return dataclasses.replace(
         experiment,
-        train_pipeline=training,
-        validation_pipeline=held_out,
+        train_loader=training,
+        validation_loader=held_out,
         phases=phases_of(features.module),
     )
 
@@ -157,7 +157,7 @@ def _phases(
     config: ExperimentConfig,
     named: Named,
     network: Network,
-    layout: Layout,
+    mesh: DeviceMesh,
     beginning: Beginning | None,
     learning_rate: optax.Schedule,
     average: Average,
@@ -172,16 +172,16 @@ def _phases(
         rematerialise=config.train.rematerialise,
     )
     if config.train.batch_statistics == "per_device":
-        gradient = per_device(gradient, layout)
+        gradient = per_device(gradient, mesh)
     begins = (0,) if beginning is None else beginning.plan.phases
     phases = []
     for first, end in zip(begins, (*begins[1:], config.train.num_epochs), strict=True):
-        trainable, paces = None, None
+        trainable, lr_multipliers = None, None
         if beginning is not None:
             trainable = beginning.trainable(first)
-            paces = beginning.paces(first, steps_per_epoch)
+            lr_multipliers = beginning.lr_multipliers(first, steps_per_epoch)
         trainable = trainable or (lambda _: True)
-        optimizer = named.make_optimizer(learning_rate, paces)
+        optimizer = named.make_optimizer(learning_rate, lr_multipliers)
         step = make_train_step(module, network.task, optimizer, named.penalty, average, gradient)
         init = make_init(network.model, optimizer, network.input_shape, average.init, trainable)
         entry = make_entry(optimizer, average, trainable)
@@ -189,9 +189,9 @@ def _phases(
     return tuple(phases)
 
 
-def evaluation_pipeline(
-    config: ExperimentConfig, network: Network, subset: Subset, layout: Layout
-) -> Pipeline:
-    """A pipeline over `subset`, in order, for `make_evaluator`."""
-    maker = PipelineMaker(config.data, network.preprocess, layout)
-    return maker.evaluation(subset, config.evaluate.batch_size, layout.num_devices)
+def evaluation_loader(
+    config: ExperimentConfig, network: Network, subset: Subset, mesh: DeviceMesh
+) -> Loader:
+    """A loader over `subset`, in order, for `make_evaluator`."""
+    maker = LoaderFactory(config.data, network.preprocess, mesh)
+    return maker.evaluation(subset, config.evaluate.batch_size, mesh.num_devices)

@@ -19,7 +19,7 @@ from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.models.registry import MODELS
 from cnn_lab.optim import clipping, constraints, penalties
 from cnn_lab.optim.assemble import assemble, clipped
-from cnn_lab.optim.groups import Pace, grouped
+from cnn_lab.optim.groups import LrMultiplier, grouped
 from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
 from cnn_lab.optim.penalties import Penalty
 from cnn_lab.optim.schedule_free import evaluation_params
@@ -58,7 +58,7 @@ class Named:
     augmentation: Augmentation
 
 
-def resolve_names(config: ExperimentConfig) -> Named:
+def make_components(config: ExperimentConfig) -> Named:
     """Looks up every name in a config and checks every option; touches neither data nor devices.
 
     Raises:
@@ -218,9 +218,9 @@ def _make_optimizer(
     options: dict[str, Any],
     adjustable: bool,
     learning_rate: optax.Schedule,
-    paces: Mapping[str, Pace] | None = None,
+    lr_multipliers: Mapping[str, LrMultiplier] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    if optim.name == "sam" and paces is not None:
+    if optim.name == "sam" and lr_multipliers is not None:
         raise ConfigError(
             "config.optim.name is sam, which looks for one worst point of all weights together; "
             "it cannot train them at different rates: take another optimizer, or "
@@ -245,7 +245,11 @@ def _make_optimizer(
         base = OPTIMIZERS[optim.name](learning_rate, **options)
         return assemble(base, after=after, adjustable=adjustable)
 
-    optimizer = make(learning_rate) if paces is None else grouped(make, learning_rate, paces)
+    optimizer = (
+        make(learning_rate)
+        if lr_multipliers is None
+        else grouped(make, learning_rate, lr_multipliers)
+    )
     return clipped(optax.chain(*clips), optimizer) if clips else optimizer
 
 

@@ -11,8 +11,8 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import TrainingError
 from cnn_lab.data.datasets.catalog import Dataset
-from cnn_lab.data.loaders.pipelines import Pipeline
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.experiment.components import Named
 from cnn_lab.experiment.features import Features
 from cnn_lab.experiment.initialization import Beginning
@@ -24,7 +24,7 @@ from cnn_lab.train.evaluate import Evaluator
 from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.phases import Phase
 from cnn_lab.train.plan import Plan
-from cnn_lab.train.recalibration import MOST_BATCHES, Refit
+from cnn_lab.train.recalibration import MOST_BATCHES, BatchStatsRecalibration
 from cnn_lab.train.state import TrainState
 from cnn_lab.transfer.logistic import STRENGTHS
 
@@ -37,10 +37,10 @@ class Experiment:
         config: what it was built from.
         network: the whole model, and what it needs.
         dataset: all splits.
-        layout: devices, and what lies where on them.
-        train_pipeline: training examples.
-        validation_pipeline: validation examples, None without.
-        refit_pipeline: training examples again, None where no statistics are measured anew.
+        mesh: devices, and what lies where on them.
+        train_loader: training examples.
+        validation_loader: validation examples, None without.
+        recalibration_loader: training examples again, None where no statistics are measured anew.
         named: what the names in the config stand for.
         average: of the weights.
         learning_rate: step -> rate.
@@ -54,10 +54,10 @@ class Experiment:
     config: ExperimentConfig
     network: Network
     dataset: Dataset
-    layout: Layout
-    train_pipeline: Pipeline
-    validation_pipeline: Pipeline | None
-    refit_pipeline: Pipeline | None
+    mesh: DeviceMesh
+    train_loader: Loader
+    validation_loader: Loader | None
+    recalibration_loader: Loader | None
     named: Named
     average: Average
     learning_rate: Callable[[int], float]
@@ -99,12 +99,12 @@ class Experiment:
     @property
     def steps_per_epoch(self) -> int:
         """ceil(training examples / batch size)."""
-        return self.train_pipeline.order.steps_per_epoch
+        return self.train_loader.sampler.steps_per_epoch
 
-    def pipelines(self) -> list[Pipeline]:
+    def loaders(self) -> list[Loader]:
         """All there are; to be closed at the end."""
-        found = (self.train_pipeline, self.validation_pipeline, self.refit_pipeline)
-        return [pipeline for pipeline in found if pipeline is not None]
+        found = (self.train_loader, self.validation_loader, self.recalibration_loader)
+        return [loader for loader in found if loader is not None]
 
     def state_shapes(self, phase: int = 0) -> TrainState:
         """Shapes of the state in a phase; nothing is computed."""
@@ -112,7 +112,7 @@ class Experiment:
 
     def begin(self, seed: int) -> TrainState:
         """The state before the first step, on the devices."""
-        shardings = self.layout.shardings(self.state_shapes())
+        shardings = self.mesh.shardings(self.state_shapes())
         init = jax.jit(self.phases[0].init, out_shardings=shardings)
         return init(jax.random.key(seed), *self._begun())
 
@@ -121,38 +121,38 @@ class Experiment:
             return {}, {}
         return self.beginning.transplant.given, self.beginning.source
 
-    def with_features(self, state: TrainState, say: Callable[[str], None]) -> "Experiment":
+    def with_features(self, state: TrainState, log: Callable[[str], None]) -> "Experiment":
         """The experiment with what the frozen backbone gives, where that takes the images' place.
 
         Args:
             state: any of the run, for the backbone never changes.
-            say: takes lines for the user.
+            log: takes lines for the user.
         """
         if self.features is None:
             return self
-        variables, put = evaluated_variables(state), self.layout.put_everywhere
-        training, held_out = self.features.pipelines(lambda maker: put(maker(variables, say)))
-        return dataclasses.replace(self, train_pipeline=training, validation_pipeline=held_out)
+        variables, put = evaluated_variables(state), self.mesh.put_replicated
+        training, held_out = self.features.loaders(lambda maker: put(maker(variables, log)))
+        return dataclasses.replace(self, train_loader=training, validation_loader=held_out)
 
     def evaluator(self) -> Evaluator | None:
         """Metrics on the validation split, None without one."""
-        if self.validation_pipeline is None:
+        if self.validation_loader is None:
             return None
         network = dataclasses.replace(self.network, model=self.module)
-        return make_evaluator(network, self.validation_pipeline, self.layout)
+        return make_evaluator(network, self.validation_loader, self.mesh)
 
-    def refit(self) -> Refit | None:
+    def recalibration(self) -> BatchStatsRecalibration | None:
         """Measures statistics of averaged weights on training batches, None where none need it."""
-        if self.refit_pipeline is None:
+        if self.recalibration_loader is None:
             return None
-        pipeline = self.refit_pipeline
-        return Refit(
+        loader = self.recalibration_loader
+        return BatchStatsRecalibration(
             functools.partial(apply_in_training, self.network.model),
-            pipeline.prepare,
-            pipeline,
-            pipeline.feed_shapes(),
-            num_steps=min(MOST_BATCHES, pipeline.order.steps_per_epoch),
-            layout=self.layout,
+            loader.prepare,
+            loader,
+            loader.raw_shapes(),
+            num_steps=min(MOST_BATCHES, loader.sampler.steps_per_epoch),
+            mesh=self.mesh,
         )
 
     def explain_non_finite(self, state: TrainState, step: int, saved: str) -> Exception:
@@ -163,15 +163,15 @@ class Experiment:
             step: updates made before it.
             saved: a clause on the checkpoints.
         """
-        pipeline = self.train_pipeline
+        loader = self.train_loader
 
         def make_batch() -> Tree:
-            if self.layout.num_processes > 1:
+            if self.mesh.num_processes > 1:
                 raise TrainingError("each process has a part of its batch")
-            feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
-            return pipeline.prepare(pipeline.resident, feed, prepare_key(state))
+            raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(step, 1))
+            return loader.prepare(loader.in_memory, raw_batch, prepare_key(state))
 
-        positions, _ = pipeline.order.batches(step, 1)
+        positions, _ = loader.sampler.batches(step, 1)
         return explain_non_finite(
             self.module,
             self.network.task,
@@ -184,13 +184,13 @@ class Experiment:
         )
 
 
-def make_evaluator(network: Network, pipeline: Pipeline, layout: Layout) -> Evaluator:
-    """An evaluator of `network` over everything in `pipeline`."""
+def make_evaluator(network: Network, loader: Loader, mesh: DeviceMesh) -> Evaluator:
+    """An evaluator of `network` over everything in `loader`."""
     return Evaluator(
         network.model.apply,
         network.task,
-        pipeline,
-        num_steps=pipeline.order.steps_per_epoch,
-        num_examples=len(pipeline.order.indices),
-        layout=layout,
+        loader,
+        num_steps=loader.sampler.steps_per_epoch,
+        num_examples=len(loader.sampler.indices),
+        mesh=mesh,
     )

@@ -10,7 +10,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import human_bytes
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.examples import Subset
-from cnn_lab.data.loaders.assemble import MIB, PipelineMaker
+from cnn_lab.data.loaders.assemble import MIB, LoaderFactory
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import Features, Split
 from cnn_lab.models.heads import Classifier, HeadAlone
@@ -20,14 +20,14 @@ PASSES = "config.transfer.augmented_passes"
 
 
 def plan_features(
-    experiment: Experiment, subsets: tuple[Subset, Subset], maker: PipelineMaker, variables: Tree
+    experiment: Experiment, subsets: tuple[Subset, Subset], maker: LoaderFactory, variables: Tree
 ) -> tuple[Features | None, str]:
     """What is trained on in place of images, and a sentence where a user may wonder why it is not.
 
     Args:
         experiment: as it is without features.
         subsets: training and validation examples.
-        maker: of pipelines.
+        maker: of loaders.
         variables: shapes of the model's.
 
     Raises:
@@ -61,7 +61,7 @@ def plan_features(
     if fits:
         _check_fit(model, subsets, augmentation, variables)
     features, why_not = None, ""
-    if experiment.layout.num_processes > 1:
+    if experiment.mesh.num_processes > 1:
         why_not = "several processes train, each on a part of the images; features are for one."
     elif not isinstance(model, Classifier) or model.auxiliary:
         why_not = "not only the head reads its maps."
@@ -72,13 +72,13 @@ def plan_features(
         )
     else:
         features = _features(experiment, model, subsets, maker, max(1, num_passes))
-        size, most = features.num_bytes(variables), config.data.resident_limit_mib * MIB
+        size, most = features.num_bytes(variables), config.data.in_memory_limit_mib * MIB
         if size > most:
             features, why_not = (
                 None,
                 (
                     f"its features would take {human_bytes(size)}, more than "
-                    f"config.data.resident_limit_mib allows ({human_bytes(most)})."
+                    f"config.data.in_memory_limit_mib allows ({human_bytes(most)})."
                 ),
             )
     if fits and features is None:
@@ -118,12 +118,12 @@ def _features(
     experiment: Experiment,
     model: Classifier,
     subsets: tuple[Subset, Subset],
-    maker: PipelineMaker,
+    maker: LoaderFactory,
     num_passes: int,
 ) -> Features:
-    config, layout = experiment.config, experiment.layout
-    augmentation, training = experiment.named.augmentation, experiment.train_pipeline
-    batch_size, devices = config.evaluate.batch_size, layout.num_devices
+    config, mesh = experiment.config, experiment.mesh
+    augmentation, training = experiment.named.augmentation, experiment.train_loader
+    batch_size, devices = config.evaluate.batch_size, mesh.num_devices
     train, validation = subsets
     facts: dict[str, Any] = {}
     if augmentation == Augmentation():
@@ -133,18 +133,18 @@ def _features(
         images = maker.passes(
             train, rounded, seed=config.seed, num_passes=num_passes, augmentation=augmentation
         )
-        facts = {"augmentation": repr(augmentation), "pipeline": images.name}
+        facts = {"augmentation": repr(augmentation), "loader": images.name}
     altered = Split(
-        FeatureMaker(model, images, train.source, layout, "training", num_passes, facts),
-        training.order,
+        FeatureMaker(model, images, train.source, mesh, "training", num_passes, facts),
+        training.sampler,
         config.train.max_steps_per_dispatch,
         training.name,
         num_passes,
     )
     held_out = None
-    if experiment.validation_pipeline is not None:
+    if experiment.validation_loader is not None:
         images = maker.evaluation(validation, batch_size, devices)
-        order, name = experiment.validation_pipeline.order, experiment.validation_pipeline.name
-        made = FeatureMaker(model, images, validation.source, layout, "validation")
+        order, name = experiment.validation_loader.sampler, experiment.validation_loader.name
+        made = FeatureMaker(model, images, validation.source, mesh, "validation")
         held_out = Split(made, order, order.steps_per_epoch, name)
     return Features(HeadAlone(model.head), altered, held_out)

@@ -7,8 +7,8 @@ import flax.linen as nn
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.data.loaders.feature_pipeline import FeaturePipeline
-from cnn_lab.data.sampler import Order
+from cnn_lab.data.loaders.feature_loader import FeatureLoader
+from cnn_lab.data.sampler import Sampler
 from cnn_lab.transfer.features import FeatureMaker
 
 
@@ -18,22 +18,22 @@ class Split:
 
     Attributes:
         maker: of the features.
-        order: which examples make up which step.
+        sampler: which examples make up which step.
         max_steps: longest stack of steps that a feed may hold.
-        name: of the pipeline of the images.
+        name: of the loader of the images.
         num_passes: over the images.
     """
 
     maker: FeatureMaker
-    order: Order
+    sampler: Sampler
     max_steps: int
     name: str
     num_passes: int = 1
 
-    def pipeline(self, arrays: Callable[[FeatureMaker], Tree]) -> FeaturePipeline:
-        """The pipeline over features, or over their shapes."""
-        resident = arrays(self.maker)
-        return FeaturePipeline(resident, self.order, self.max_steps, self.name, self.num_passes)
+    def loader(self, arrays: Callable[[FeatureMaker], Tree]) -> FeatureLoader:
+        """The loader over features, or over their shapes."""
+        in_memory = arrays(self.maker)
+        return FeatureLoader(in_memory, self.sampler, self.max_steps, self.name, self.num_passes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Features:
     training: Split
     validation: Split | None
 
-    def pipelines(
+    def loaders(
         self, arrays: Callable[[FeatureMaker], Tree]
-    ) -> tuple[FeaturePipeline, FeaturePipeline | None]:
+    ) -> tuple[FeatureLoader, FeatureLoader | None]:
         """Those of training and validation.
 
         Args:
             arrays: maker -> features and labels, or their shapes.
         """
-        training = self.training.pipeline(arrays)
-        return training, None if self.validation is None else self.validation.pipeline(arrays)
+        training = self.training.loader(arrays)
+        return training, None if self.validation is None else self.validation.loader(arrays)
 
     def num_bytes(self, variables: Tree) -> int:
         """Of all features.

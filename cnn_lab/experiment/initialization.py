@@ -19,9 +19,9 @@ from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
-from cnn_lab.distributed.processes import ALONE, Processes
-from cnn_lab.experiment.restore import open_network, open_trained
-from cnn_lab.optim.groups import Pace
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
+from cnn_lab.experiment.restore import restore_network, restore_run
+from cnn_lab.optim.groups import LrMultiplier
 from cnn_lab.transfer.plan import Plan, make_plan
 from cnn_lab.transfer.stages import stages_of
 from cnn_lab.transfer.surgery import Transplant, Weights, transplant
@@ -50,7 +50,7 @@ class Beginning:
         """Whether a parameter is trained in an epoch, by its path."""
         return {path for group in self.plan.trained(epoch) for path in group.paths}.__contains__
 
-    def told(self, params: Tree, learning_rate: float) -> list[str]:
+    def describe(self, params: Tree, learning_rate: float) -> list[str]:
         """Lines that say what is trained of what.
 
         Args:
@@ -63,7 +63,7 @@ class Beginning:
         first = f"{source}, {self.lineage['digest'][:12]}."
         return [first, *notes, *self.plan.table(sizes, learning_rate)]
 
-    def paces(self, epoch: int, steps_per_epoch: int) -> Mapping[str, Pace] | None:
+    def lr_multipliers(self, epoch: int, steps_per_epoch: int) -> Mapping[str, LrMultiplier] | None:
         """How each of the parameters is trained that are, in an epoch.
 
         None where all that ever are, are trained at the learning rate itself from the start.
@@ -73,7 +73,7 @@ class Beginning:
         }:
             return None
         return {
-            path: Pace(group.rate, group.first_epoch * steps_per_epoch)
+            path: LrMultiplier(group.rate, group.first_epoch * steps_per_epoch)
             for group in self.plan.trained(epoch)
             for path in group.paths
         }
@@ -112,7 +112,7 @@ def adopt(config: ExperimentConfig) -> ExperimentConfig:
     config.transfer.source, data = str(place), config.data
     if None not in (data.image_size, data.channels, data.mean, data.std):
         return config
-    theirs, network = open_network(place, config.transfer.checkpoint, CHECKPOINT)
+    theirs, network = restore_network(place, config.transfer.checkpoint, CHECKPOINT)
     _check_model(config, theirs)
     height, width, channels = network.image_shape
     if config.data.image_size is None:
@@ -156,7 +156,7 @@ def begin(
     if lineage is not None:
         return _begun_before(lineage, model, input_shape)
     place = place_of_source(transfer)
-    trained = open_trained(place, transfer.checkpoint, named=CHECKPOINT)
+    trained = restore_run(place, transfer.checkpoint, named=CHECKPOINT)
     _check_model(config, trained.config)
     stages = stages_of(model, input_shape)
     plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
@@ -175,7 +175,7 @@ def begin(
     source: Tree = {}
     if transfer.l2_sp:
         held = transplanted.taken.__contains__
-        source, _ = trees.parted(transplanted.given["params"], held)
+        source, _ = trees.partition(transplanted.given["params"], held)
         trained_paths = {path for group in plan.groups if group.rate for path in group.paths}
         if not trained_paths & transplanted.taken:
             raise ConfigError(
@@ -222,7 +222,7 @@ def _begun_before(
     image = jnp.zeros((1, *input_shape))
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
     held = frozenset(lineage["held"])
-    source, _ = trees.parted(shapes["params"], held.__contains__)
+    source, _ = trees.partition(shapes["params"], held.__contains__)
     notes = tuple(lineage["notes"])
     plan = Plan.from_json(lineage["plan"])
     return Beginning(plan, Transplant({}, held, notes), source, dict(lineage))
@@ -232,7 +232,7 @@ def check_same_source(
     config: ExperimentConfig,
     lineage: Mapping[str, Any] | None,
     workdir: Path,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Refuses to go on with a run that was begun from other weights than the config names.
 
@@ -250,12 +250,12 @@ def check_same_source(
     if config.transfer is None or lineage is None or config.transfer.source == lineage["source"]:
         return
     digest = None
-    if processes.leads:
+    if processes.is_primary:
         with suppress(CnnLabError):
             place, which = place_of_source(config.transfer), config.transfer.checkpoint
-            trained = open_trained(place, which, named=CHECKPOINT, processes=ALONE)
+            trained = restore_run(place, which, named=CHECKPOINT, processes=SINGLE_PROCESS)
             digest = digest_of(trained.variables)
-    if processes.told(digest) not in (None, lineage["digest"]):
+    if processes.broadcast(digest) not in (None, lineage["digest"]):
         raise WorkdirError(
             f"{workdir} was begun with the weights of {lineage['source']}, which are not those of "
             f"{config.transfer.source}; give another --workdir, or that source."

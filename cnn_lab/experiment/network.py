@@ -43,8 +43,8 @@ class Network:
         """(h, w, c) of what the model takes."""
         return self.preprocess.output_shape(self.image_shape)
 
-    def about(self) -> dict[str, Any]:
-        """What travels with a checkpoint, as JSON values; `network_from_about` reads it back."""
+    def metadata(self) -> dict[str, Any]:
+        """What travels with a checkpoint, as JSON values; `network_from_metadata` reads it back."""
         return {
             "class_weights": self.class_weights,
             "class_names": list(self.class_names),
@@ -77,14 +77,14 @@ def _with_dropout(model: nn.Module, name: str, rate: float) -> nn.Module:
     return model.clone(head=model.head.clone(**changed))
 
 
-def network_from_about(config: ExperimentConfig, about: Mapping[str, Any]) -> Network:
+def network_from_metadata(config: ExperimentConfig, metadata: Mapping[str, Any]) -> Network:
     """Rebuilds the network of a checkpoint from its config and what travelled with it."""
-    weights = about.get("class_weights")
+    weights = metadata.get("class_weights")
     return Network(
-        model=make_model(config, len(about["class_names"])),
+        model=make_model(config, len(metadata["class_names"])),
         task=task_maker(config)(weights),
-        class_names=tuple(about["class_names"]),
-        image_shape=tuple(about["image_shape"]),
-        preprocess=Preprocess.from_json(about["preprocess"]),
+        class_names=tuple(metadata["class_names"]),
+        image_shape=tuple(metadata["image_shape"]),
+        preprocess=Preprocess.from_json(metadata["preprocess"]),
         class_weights=tuple(weights) if weights else None,
     )

@@ -12,16 +12,16 @@ from absl import logging
 from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.distributed.processes import Processes, present
-from cnn_lab.experiment.network import Network, network_from_about
+from cnn_lab.experiment.network import Network, network_from_metadata
 from cnn_lab.workdir.run_dir import CHECKPOINTS, missing_checkpoints, read_config
 
 Found = TypeVar("Found")
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class RestoredRun:
     """One checkpoint of a run.
 
     Attributes:
@@ -37,13 +37,13 @@ class Trained:
     step: int
 
 
-def open_trained(
+def restore_run(
     workdir: Path,
     which: str,
     sharding: jax.sharding.Sharding | None = None,
     named: str = "--checkpoint",
     processes: Processes | None = None,
-) -> Trained:
+) -> RestoredRun:
     """Opens a checkpoint of a run.
 
     Args:
@@ -63,29 +63,29 @@ def open_trained(
     checkpoints = _checkpoints(workdir, processes)
     everywhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if processes.count > 1:
-        everywhere = make_layout(jax.device_count()).everywhere
+        everywhere = make_mesh(jax.device_count()).replicated
     return _open(config, checkpoints, which, sharding or everywhere, named)
 
 
-def open_network(
+def restore_network(
     workdir: Path, which: str, named: str = "--checkpoint"
 ) -> tuple[ExperimentConfig, Network]:
     """The config of a run and the network of a checkpoint, whose weights are not read.
 
     Args:
-        workdir: as `open_trained`.
-        which: as `open_trained`.
-        named: as `open_trained`.
+        workdir: as `restore_run`.
+        which: as `restore_run`.
+        named: as `restore_run`.
 
     Raises:
-        CnnLabError: as `open_trained`, unless it is the weights that are damaged.
+        CnnLabError: as `restore_run`, unless it is the weights that are damaged.
     """
     config = read_config(workdir)
     checkpoints = _checkpoints(workdir)
 
     def look(step: int) -> tuple[ExperimentConfig, Network]:
-        about = checkpoints.read_record(step)["about"]
-        return config, network_from_about(config, about)
+        metadata = checkpoints.read_record(step)["metadata"]
+        return config, network_from_metadata(config, metadata)
 
     steps = _candidates(checkpoints, checkpoints.steps(), which, named)
     return _first_good(steps, look, named)
@@ -114,15 +114,15 @@ def _open(
     which: str,
     place: jax.sharding.Sharding,
     named: str,
-) -> Trained:
-    def look(step: int) -> Trained:
+) -> RestoredRun:
+    def look(step: int) -> RestoredRun:
         record = checkpoints.read_record(step)
-        network = network_from_about(config, record["about"])
+        network = network_from_metadata(config, record["metadata"])
         image = jnp.zeros((1, *network.input_shape))
         init = lambda key: dict(network.model.init(key, image, train=False))  # noqa: E731
         shapes = jax.eval_shape(init, jax.random.key(0))
         variables = checkpoints.restore_variables(step, record, shapes, place)
-        return Trained(config, network, variables, step)
+        return RestoredRun(config, network, variables, step)
 
     steps = _candidates(checkpoints, checkpoints.steps(), which, named)
     return _first_good(steps, look, named)

@@ -13,7 +13,7 @@ Make = Callable[[optax.Schedule], optax.GradientTransformationExtraArgs]
 
 
 @dataclasses.dataclass(frozen=True)
-class Pace:
+class LrMultiplier:
     """How a group is trained.
 
     Attributes:
@@ -26,7 +26,7 @@ class Pace:
 
 
 def grouped(
-    make: Make, learning_rate: optax.Schedule, paces: Mapping[str, Pace]
+    make: Make, learning_rate: optax.Schedule, lr_multipliers: Mapping[str, LrMultiplier]
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer for each pace, over the parameters that have it.
 
@@ -36,19 +36,22 @@ def grouped(
     Args:
         make: learning rate -> optimizer.
         learning_rate: step -> rate.
-        paces: by the path of each parameter that there is.
+        lr_multipliers: by the path of each parameter that there is.
     """
-    names = {pace: f"{pace.factor!r} from {pace.first_step}" for pace in set(paces.values())}
+    names = {
+        lr_multiplier: f"{lr_multiplier.factor!r} from {lr_multiplier.first_step}"
+        for lr_multiplier in set(lr_multipliers.values())
+    }
 
     def labels(params: Tree) -> Tree:
-        flat = {path: names[paces[path]] for path in trees.flatten(params)}
+        flat = {path: names[lr_multipliers[path]] for path in trees.flatten(params)}
         return jax.tree.unflatten(jax.tree.structure(params), list(flat.values()))
 
     optimizers: dict[Hashable, optax.GradientTransformation] = {
-        name: make(_at(learning_rate, pace)) for pace, name in names.items()
+        name: make(_at(learning_rate, lr_multiplier)) for lr_multiplier, name in names.items()
     }
     return optax.with_extra_args_support(optax.partition(optimizers, labels))
 
 
-def _at(learning_rate: optax.Schedule, pace: Pace) -> optax.Schedule:
-    return lambda count: pace.factor * learning_rate(count + pace.first_step)
+def _at(learning_rate: optax.Schedule, lr_multiplier: LrMultiplier) -> optax.Schedule:
+    return lambda count: lr_multiplier.factor * learning_rate(count + lr_multiplier.first_step)

@@ -31,7 +31,7 @@ def l2(weight: float, vectors: bool = False) -> Penalty:
 
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
         held = trees.flatten(source)
-        free, _ = trees.parted(params, lambda path: path not in held)
+        free, _ = trees.partition(params, lambda path: path not in held)
         squares = [jnp.sum(jnp.square(weights)) for weights in _penalised(free, vectors)]
         return 0.5 * weight * sum(squares, jnp.zeros(()))
 
@@ -47,8 +47,8 @@ def l2_sp(weight: float, vectors: bool = False) -> Penalty:
 
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
         held = trees.flatten(source)
-        pulled, _ = trees.parted(params, held.__contains__)
-        targets, _ = trees.parted(source, trees.flatten(params).__contains__)
+        pulled, _ = trees.partition(params, held.__contains__)
+        targets, _ = trees.partition(source, trees.flatten(params).__contains__)
         ways = jax.tree.map(jnp.subtract, pulled, targets)
         squares = [jnp.sum(jnp.square(way)) for way in _penalised(ways, vectors)]
         return 0.5 * weight * sum(squares, jnp.zeros(()))

@@ -18,7 +18,7 @@ class CompiledPhase:
         phase: what is trained, and until when.
         program: of its training steps.
         compile_seconds: what compiling cost.
-        feeder: of the examples of its steps.
+        loader: of the examples of its steps.
         learning_rate: step -> rate.
 
     Args:
@@ -28,36 +28,48 @@ class CompiledPhase:
 
     def __init__(self, experiment: Experiment, number: int):
         self.phase, self._average = experiment.phases[number], experiment.average
-        target = experiment.layout.placed(experiment.state_shapes(number))
+        target = experiment.mesh.with_shardings(experiment.state_shapes(number))
         self._shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
-        pipeline = experiment.train_pipeline
+        loader = experiment.train_loader
         self.program = compile_train(
             self.phase.step,
-            pipeline.prepare,
-            experiment.layout,
+            loader.prepare,
+            experiment.mesh,
             target,
-            pipeline.resident,
-            pipeline.feed_shapes(),
+            loader.in_memory,
+            loader.raw_shapes(),
         )
         self.compile_seconds = self.program.compile_seconds
-        self.feeder, self.learning_rate = pipeline, experiment.learning_rate
-        self._refit = experiment.refit() if STATISTICS in target.collections else None
-        if self._refit is not None:
-            self.compile_seconds += self._refit.compile(evaluated_parts(target)).compile_seconds
+        self.loader, self.learning_rate = loader, experiment.learning_rate
+        self._recalibration = (
+            experiment.recalibration() if STATISTICS in target.collections else None
+        )
+        if self._recalibration is not None:
+            self.compile_seconds += self._recalibration.compile(
+                evaluated_parts(target)
+            ).compile_seconds
 
     def enter(self, state: TrainState) -> TrainState:
         """The state before its first step, from the last one of the phase before, given away."""
         enter = jax.jit(self.phase.enter, out_shardings=self._shardings, donate_argnums=0)
         return enter(state)
 
-    def settle(self, state: TrainState, went_on: Callable[[], None] = lambda: None) -> TrainState:
+    def update_batch_stats(
+        self, state: TrainState, heartbeat: Callable[[], None] = lambda: None
+    ) -> TrainState:
         """The state with statistics of averaged weights measured anew, where that is due.
 
         Args:
             state: as it was trained.
-            went_on: called again and again meanwhile.
+            heartbeat: called again and again meanwhile.
         """
-        begins = self._average.refit_from_step
-        if self._refit is None or begins is None or int(jax.device_get(state.step)) < begins:
+        begins = self._average.recalibrate_from_step
+        if (
+            self._recalibration is None
+            or begins is None
+            or int(jax.device_get(state.step)) < begins
+        ):
             return state
-        return with_statistics(state, {STATISTICS: self._refit(evaluated_parts(state), went_on)})
+        return with_statistics(
+            state, {STATISTICS: self._recalibration(evaluated_parts(state), heartbeat)}
+        )

@@ -13,7 +13,7 @@ DIVERGED = "diverged.txt"  # of a run
 
 
 def train_or_note(
-    config: ExperimentConfig, workdir: Path, say: Callable[[str], None]
+    config: ExperimentConfig, workdir: Path, log: Callable[[str], None]
 ) -> Result | None:
     """Trains as `run_training`; what diverges is noted in its folder, and not begun again.
 
@@ -21,13 +21,13 @@ def train_or_note(
         How the run stands; None where it has diverged.
     """
     if has_diverged(workdir):
-        say("It has diverged before.")
+        log("It has diverged before.")
         return None
     try:
-        return run_training(config, workdir, say)
+        return run_training(config, workdir, log)
     except DivergedError as error:
         write_text(workdir / DIVERGED, f"{error}\n")
-        say(f"It diverged: {error}")
+        log(f"It diverged: {error}")
         return None
 
 

@@ -17,11 +17,11 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.refusals import refusals_told
-from cnn_lab.experiment.components import resolve_names
+from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.network import Network
 from cnn_lab.train.loop import Progress
 from cnn_lab.train.state import TrainState
-from cnn_lab.workdir.run_dir import CHECKPOINTS, Workdir
+from cnn_lab.workdir.run_dir import CHECKPOINTS, RunDir
 from cnn_lab.workdir.session import Session, environment
 
 
@@ -74,7 +74,7 @@ def write_run(
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with refusals_told(path):
-            folder = Workdir(unfinished, config)
+            folder = RunDir(unfinished, config)
             try:
                 folder.claim(config)
                 session = Session(
@@ -96,10 +96,10 @@ def write_run(
 
 
 def _save(
-    folder: Workdir, config: ExperimentConfig, network: Network, variables: Mapping[str, Any]
+    folder: RunDir, config: ExperimentConfig, network: Network, variables: Mapping[str, Any]
 ) -> None:
     # Never to be used, and so without the schedule, which may not fit a training of no steps.
-    optimizer = resolve_names(config).make_optimizer(optax.constant_schedule(0.0))
+    optimizer = make_components(config).make_optimizer(optax.constant_schedule(0.0))
     values = jax.tree.map(jnp.asarray, dict(variables))
     params = values.pop("params")
     state = TrainState(
@@ -113,7 +113,7 @@ def _save(
     checkpoints = Checkpoints(folder.path / CHECKPOINTS)
     try:
         progress = dataclasses.asdict(Progress())
-        record = {"progress": progress, "about": network.about()}
+        record = {"progress": progress, "metadata": network.metadata()}
         checkpoints.save(state, record, best_step=0)
         checkpoints.wait()
     finally:

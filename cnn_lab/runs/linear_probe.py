@@ -31,29 +31,29 @@ class FittedOutput:
     Attributes:
         phase: of one step a strength.
         program: its steps.
-        feeder: itself.
-        resident: nothing, since the program has the features.
+        loader: itself.
+        in_memory: nothing, since the program has the features.
         max_steps: of a call.
 
     Args:
         experiment: with features in place of images.
-        say: takes lines for the user.
+        log: takes lines for the user.
     """
 
     max_steps = 1
 
-    def __init__(self, experiment: Experiment, say: Callable[[str], None]):
+    def __init__(self, experiment: Experiment, log: Callable[[str], None]):
         first = experiment.phases[0]
         self.phase = Phase(len(STRENGTHS), first.init, first.step, first.enter)
         self.program = Program(self._call, 0.0, 0)
         self.compile_seconds = 0.0
-        self.feeder = self
-        self.resident: Tree = {}
-        self._experiment, self._say = experiment, say
+        self.loader = self
+        self.in_memory: Tree = {}
+        self._experiment, self._say = experiment, log
         self._inputs: Float[np.ndarray, "n d"] | None = None
-        self._labels = np.asarray(jax.device_get(experiment.train_pipeline.resident["label"]))
+        self._labels = np.asarray(jax.device_get(experiment.train_loader.in_memory["label"]))
 
-    def feed(self, first_step: int, num_steps: int) -> Tree:
+    def load(self, first_step: int, num_steps: int) -> Tree:
         """Nothing: every step sees all features."""
         del first_step, num_steps
         return {}
@@ -67,9 +67,11 @@ class FittedOutput:
         """There is no phase before."""
         return state
 
-    def settle(self, state: TrainState, went_on: Callable[[], None] = lambda: None) -> TrainState:
+    def update_batch_stats(
+        self, state: TrainState, heartbeat: Callable[[], None] = lambda: None
+    ) -> TrainState:
         """Nothing is averaged."""
-        del went_on
+        del heartbeat
         return state
 
     def _call(self, state: TrainState, *_: Any) -> tuple[TrainState, Tree, Tree]:
@@ -107,7 +109,7 @@ class FittedOutput:
             return found[0].astype(np.float32)
 
         variables = evaluated_variables(state)
-        features = self._experiment.train_pipeline.resident["image"]
+        features = self._experiment.train_loader.in_memory["image"]
         chunks = np.array_split(np.arange(len(features)), -(-len(features) // AT_ONCE))
         parts = [inputs(variables, features[rows[0] : rows[-1] + 1]) for rows in chunks]
         return np.concatenate(jax.device_get(parts))

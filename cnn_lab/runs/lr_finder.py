@@ -20,11 +20,11 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.experiment.build import build
-from cnn_lab.experiment.components import resolve_names
+from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.train.dispatch import Program, compile_train
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.steps_per_call import Pace
+from cnn_lab.train.steps_per_call import StepsPerCall
 
 RISEN = 0.5  # at least this share of the lowest loss above it, and above where it began
 FEWEST_STEPS = 20
@@ -33,7 +33,7 @@ FEWEST_STEPS = 20
 def find_rate(
     config: ExperimentConfig,
     open_data: Callable[..., Dataset],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     lowest: float = 1e-6,
     highest: float = 10.0,
@@ -47,7 +47,7 @@ def find_rate(
     Args:
         config: the experiment.
         open_data: as of `build`.
-        say: takes lines for the user.
+        log: takes lines for the user.
         lowest: first rate, positive.
         highest: last rate, above the first.
         num_steps: steps from one to the other, at least 20.
@@ -70,10 +70,10 @@ def find_rate(
     rates = np.geomspace(lowest, highest, num_steps)
     experiment = _build(config, rates, open_data)
     try:
-        losses = _train(experiment, config.seed, num_steps, say)
+        losses = _train(experiment, config.seed, num_steps, log)
     finally:
-        for pipeline in experiment.pipelines():
-            pipeline.close()
+        for loader in experiment.loaders():
+            loader.close()
     if len(losses) < FEWEST_STEPS // 2:
         raise TrainingError(
             f"The loss rose or was not finite after {len(losses)} steps, at a rate of "
@@ -88,43 +88,43 @@ def _build(
     config = from_dict(ExperimentConfig, to_dict(config))
     config.average = None
     table = jnp.asarray(rates, jnp.float32)
-    named = resolve_names(config)
+    named = make_components(config)
     rising = dataclasses.replace(named, make_schedule=lambda *_: lambda step: table[step])
     experiment = build(config, open_data, named=rising)
     epochs = -(-len(rates) // experiment.steps_per_epoch)
     if epochs <= config.train.num_epochs:
         return experiment
-    # A streaming pipeline ends with the run's last epoch.
+    # A streaming loader ends with the run's last epoch.
     config.train.num_epochs = epochs
     return build(config, open_data, named=rising)
 
 
 def _train(
-    experiment: Experiment, seed: int, num_steps: int, say: Callable[[str], None]
+    experiment: Experiment, seed: int, num_steps: int, log: Callable[[str], None]
 ) -> np.ndarray:
     state = experiment.begin(seed)
-    experiment = experiment.with_features(state, say)
-    layout, pipeline = experiment.layout, experiment.train_pipeline
+    experiment = experiment.with_features(state, log)
+    mesh, loader = experiment.mesh, experiment.train_loader
     program = compile_train(
         experiment.phases[0].step,
-        pipeline.prepare,
-        layout,
+        loader.prepare,
+        mesh,
         state,
-        pipeline.resident,
-        pipeline.feed_shapes(),
+        loader.in_memory,
+        loader.raw_shapes(),
     )
-    say(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
+    log(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
     losses: list[float] = []
-    pace, watch = Pace(pipeline.max_steps), Watch(num_steps)
+    steps_per_call, watch = StepsPerCall(loader.max_steps), Watch(num_steps)
     while len(losses) < num_steps:
         first, called = len(losses), time.perf_counter()
-        number = min(pace.num_steps, num_steps - first)
+        number = min(steps_per_call.num_steps, num_steps - first)
         found, state = _advance(program, experiment, state, first, number)
-        pace.measure(number, called, time.perf_counter())
+        steps_per_call.measure(number, called, time.perf_counter())
         losses += watch.until_risen(found)
         if len(found) < number or watch.risen:
             break
-    say(f"Stopped after {len(losses)} of {num_steps} steps.")
+    log(f"Stopped after {len(losses)} of {num_steps} steps.")
     return np.asarray(losses)
 
 
@@ -132,10 +132,10 @@ def _advance(
     program: Program, experiment: Experiment, state: TrainState, first: int, number: int
 ) -> tuple[list[float], TrainState]:
     """Finite losses of the next steps, fewer than asked for if one was not finite."""
-    pipeline, layout = experiment.train_pipeline, experiment.layout
-    feeds: Tree = layout.put_batches(pipeline.feed(first, number))
-    scalars = layout.put_everywhere((np.int32(first), np.int32(number)))
-    state, history, _ = program.call(state, pipeline.resident, feeds, *scalars, {})
+    loader, mesh = experiment.train_loader, experiment.mesh
+    raw_batches: Tree = mesh.put_batches(loader.load(first, number))
+    scalars = mesh.put_replicated((np.int32(first), np.int32(number)))
+    state, history, _ = program.call(state, loader.in_memory, raw_batches, *scalars, {})
     sums, counts = jax.device_get(history["loss"])
     done = int(jax.device_get(state.step)) - first
     return (sums[:done] / counts[:done]).astype(float).tolist(), state

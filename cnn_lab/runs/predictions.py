@@ -16,12 +16,12 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset, unlock_test
 from cnn_lab.data.examples import Subset, choose_examples, whole
-from cnn_lab.data.loaders.assemble import PipelineMaker
-from cnn_lab.data.loaders.pipelines import Pipeline
-from cnn_lab.distributed.mesh import Layout, choose_num_devices, make_layout
+from cnn_lab.data.loaders.assemble import LoaderFactory
+from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, make_mesh
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.network import Network
-from cnn_lab.experiment.restore import Trained, open_trained
+from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.tasks.classification import Classification
 from cnn_lab.train.outputs import Collected, Collector
 from cnn_lab.train.views import View
@@ -64,7 +64,7 @@ class Collecting:
         split: train, validation or test.
         batch_size: None is each run's own.
         views: test-time augmentation.
-        say: receives lines about downloads and checks of the data.
+        log: receives lines about downloads and checks of the data.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Collecting:
         split: str,
         batch_size: int | None,
         views: tuple[View, ...],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ):
-        self._split, self._batch_size, self._views, self._say = split, batch_size, views, say
+        self._split, self._batch_size, self._views, self._say = split, batch_size, views, log
         self._datasets: dict[Any, Dataset] = {}
-        self._makers: dict[str, PipelineMaker] = {}
-        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._makers: dict[str, LoaderFactory] = {}
+        self._loaders: dict[tuple[str, str], Loader] = {}
         self._programs: dict[tuple[str, str, str], Callable[[Any], Any]] = {}
-        self._last: tuple[tuple[Path, str], tuple[Trained, Dataset]] | None = None
+        self._last: tuple[tuple[Path, str], tuple[RestoredRun, Dataset]] | None = None
 
-    def open(self, workdir: Path, which: str) -> tuple[Trained, Dataset]:
+    def open(self, workdir: Path, which: str) -> tuple[RestoredRun, Dataset]:
         """Opens a checkpoint and its data; the one opened last is kept.
 
         Raises:
@@ -92,11 +92,11 @@ class Collecting:
             self._last = (workdir, which), self._open(workdir, which)
         return self._last[1]
 
-    def _open(self, workdir: Path, which: str) -> tuple[Trained, Dataset]:
+    def _open(self, workdir: Path, which: str) -> tuple[RestoredRun, Dataset]:
         config = read_config(workdir)
         size = self._batch_size or config.evaluate.batch_size
-        layout = make_layout(choose_num_devices(size, None))
-        trained = open_trained(workdir, which, layout.everywhere)
+        mesh = make_mesh(choose_num_devices(size, None))
+        trained = restore_run(workdir, which, mesh.replicated)
         trained.config.evaluate.batch_size = size
         place = (config.data.name, config.data.data_dir)
         if place not in self._datasets:
@@ -110,7 +110,7 @@ class Collecting:
             )
         return trained, dataset
 
-    def look(self, trained: Trained, dataset: Dataset) -> Seen:
+    def look(self, trained: RestoredRun, dataset: Dataset) -> Seen:
         """Runs the split through an opened checkpoint, and the validation split too."""
         subset = _examples(self._split, dataset, trained.config)
         start = time.perf_counter()
@@ -135,7 +135,7 @@ class Collecting:
             seconds=seconds,
         )
 
-    def examples(self, trained: Trained, dataset: Dataset) -> Examples:
+    def examples(self, trained: RestoredRun, dataset: Dataset) -> Examples:
         """Which ones `look` would evaluate; the test split stays closed.
 
         Raises:
@@ -145,44 +145,42 @@ class Collecting:
             return self._split, repr(trained.config.data.classes).encode()
         return _identity(_examples(self._split, dataset, trained.config))
 
-    def is_classifier(self, trained: Trained) -> bool:
+    def is_classifier(self, trained: RestoredRun) -> bool:
         """Whether there are probabilities."""
         return isinstance(trained.network.task, Classification)
 
     def close(self) -> None:
         """Stops reading ahead."""
-        for pipeline in self._pipelines.values():
-            pipeline.close()
+        for loader in self._loaders.values():
+            loader.close()
 
-    def _run(self, trained: Trained, subset: Subset, split: str) -> Any:
+    def _run(self, trained: RestoredRun, subset: Subset, split: str) -> Any:
         """Outputs of a classifier, metrics of another task."""
         config, network = trained.config, trained.network
         batch_size = config.evaluate.batch_size
-        data = json.dumps([to_dict(config.data), network.about(), batch_size])
+        data = json.dumps([to_dict(config.data), network.metadata(), batch_size])
         model = json.dumps([to_dict(config.model), to_dict(config.task)])
-        layout = make_layout(choose_num_devices(batch_size, None))
+        mesh = make_mesh(choose_num_devices(batch_size, None))
         if data not in self._makers:
-            self._makers[data] = PipelineMaker(config.data, network.preprocess, layout)
-        if (data, split) not in self._pipelines:
-            pipeline = self._makers[data].evaluation(subset, batch_size, layout.num_devices)
-            self._pipelines[data, split] = pipeline
+            self._makers[data] = LoaderFactory(config.data, network.preprocess, mesh)
+        if (data, split) not in self._loaders:
+            loader = self._makers[data].evaluation(subset, batch_size, mesh.num_devices)
+            self._loaders[data, split] = loader
         if (data, split, model) not in self._programs:
-            pipeline = self._pipelines[data, split]
-            self._programs[data, split, model] = self._program(network, pipeline, layout)
+            loader = self._loaders[data, split]
+            self._programs[data, split, model] = self._program(network, loader, mesh)
         return self._programs[data, split, model](trained.variables)
 
-    def _program(
-        self, network: Network, pipeline: Pipeline, layout: Layout
-    ) -> Callable[[Any], Any]:
+    def _program(self, network: Network, loader: Loader, mesh: DeviceMesh) -> Callable[[Any], Any]:
         if not isinstance(network.task, Classification):
-            return make_evaluator(network, pipeline, layout)
+            return make_evaluator(network, loader, mesh)
         return Collector(
             network.model.apply,
             network.task,
-            pipeline,
-            num_steps=pipeline.order.steps_per_epoch,
-            num_examples=len(pipeline.order.indices),
-            layout=layout,
+            loader,
+            num_steps=loader.sampler.steps_per_epoch,
+            num_examples=len(loader.sampler.indices),
+            mesh=mesh,
             views=self._views,
         )
 

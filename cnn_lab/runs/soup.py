@@ -22,7 +22,7 @@ from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.examples import choose_examples
 from cnn_lab.experiment.build import build
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.experiment.restore import Trained
+from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.train.frozen import part
 from cnn_lab.train.recalibration import STATISTICS
 
@@ -42,7 +42,7 @@ class Soup:
     fingerprint: str
 
 
-def mean_of(members: Sequence[Trained], names: Sequence[str]) -> Tree:
+def mean_of(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
     """The mean of the members' parameters, taken in float64.
 
     Args:
@@ -79,7 +79,7 @@ def mean_of(members: Sequence[Trained], names: Sequence[str]) -> Tree:
 
 
 def cook(
-    members: Sequence[Trained],
+    members: Sequence[RestoredRun],
     names: Sequence[str],
     fingerprints: Sequence[str | None],
     open_data: Callable[..., Dataset],
@@ -101,18 +101,18 @@ def cook(
     _check_held_out(members, names, fingerprints, dataset)
     experiment = _experiment(members[0].config, lambda *_: dataset)
     try:
-        refit = experiment.refit()
+        recalibration = experiment.recalibration()
         alike = _alike([member.variables["params"] for member in members])
         changing, frozen = part(mean, lambda path: path not in alike)
-        if refit is None or STATISTICS not in changing:
+        if recalibration is None or STATISTICS not in changing:
             return Soup(mean, 0, experiment.fingerprint)
         parts = {"params": changing.pop("params"), "collections": changing, "frozen": frozen}
-        measured = jax.device_get(refit(experiment.layout.put_everywhere(parts)))
-        variables = trees.merged(mean, {STATISTICS: measured})
-        return Soup(variables, refit.num_steps, experiment.fingerprint)
+        measured = jax.device_get(recalibration(experiment.mesh.put_replicated(parts)))
+        variables = trees.merge(mean, {STATISTICS: measured})
+        return Soup(variables, recalibration.num_steps, experiment.fingerprint)
     finally:
-        for pipeline in experiment.pipelines():
-            pipeline.close()
+        for loader in experiment.loaders():
+            loader.close()
 
 
 def _alike(params: Sequence[Tree]) -> set[str]:
@@ -126,7 +126,7 @@ def _alike(params: Sequence[Tree]) -> set[str]:
 
 
 def _check_held_out(
-    members: Sequence[Trained],
+    members: Sequence[RestoredRun],
     names: Sequence[str],
     fingerprints: Sequence[str | None],
     dataset: Dataset,
@@ -155,7 +155,7 @@ def _check_held_out(
 
 
 def _experiment(config: ExperimentConfig, open_data: Callable[..., Dataset]) -> Experiment:
-    """One whose pipelines serve to measure statistics; its optimizer is never used."""
+    """One whose loaders serve to measure statistics; its optimizer is never used."""
     config = from_dict(ExperimentConfig, to_dict(config))
     config.average, config.optim = AverageConfig(kind="swa"), OptimConfig(name="sgd")
     config.transfer = None

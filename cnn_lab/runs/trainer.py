@@ -23,11 +23,16 @@ from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.loop import Judgement, Outcome, Progress, train
 from cnn_lab.train.state import TrainState
 from cnn_lab.transfer.logistic import STRENGTHS
-from cnn_lab.workdir.metric_writers import METRICS_FILE, Sink, forget_validation, open_sinks
+from cnn_lab.workdir.metric_writers import (
+    METRICS_FILE,
+    MetricWriter,
+    forget_validation,
+    open_metric_writers,
+)
 from cnn_lab.workdir.preemption import StopSignals
 from cnn_lab.workdir.profiling import Profile
 from cnn_lab.workdir.progress_bar import make_display
-from cnn_lab.workdir.run_dir import Workdir
+from cnn_lab.workdir.run_dir import RunDir
 from cnn_lab.workdir.secondary_process import FollowedWorkdir, Unseen
 
 
@@ -38,16 +43,16 @@ class Surroundings:
     Attributes:
         processes: that train together.
         folder: of the run.
-        say: takes lines for the user.
-        sinks: where metric rows go besides the ones that the config asks for.
+        log: takes lines for the user.
+        metric_writers: where metric rows go besides the ones that the config asks for.
         signals: Ctrl-C and SIGTERM.
         profile_steps: updates made when a trace begins and when it ends, None without one.
     """
 
     processes: Processes
-    folder: Workdir | FollowedWorkdir
-    say: Callable[[str], None]
-    sinks: Sequence[Sink]
+    folder: RunDir | FollowedWorkdir
+    log: Callable[[str], None]
+    metric_writers: Sequence[MetricWriter]
     signals: StopSignals
     profile_steps: tuple[int, int] | None
 
@@ -75,14 +80,18 @@ class PhaseRunner:
     ):
         self._around, self._experiment, self._evaluator = around, experiment, evaluator
         self._checkpoints, folder, config = checkpoints, around.folder, experiment.config
-        self._sinks, self._display, self._profile = list(around.sinks), Unseen(around.say), None
-        if isinstance(folder, Workdir):
-            if progress.evaluation_owed:
+        self._sinks, self._display, self._profile = (
+            list(around.metric_writers),
+            Unseen(around.log),
+            None,
+        )
+        if isinstance(folder, RunDir):
+            if progress.eval_pending:
                 forget_validation(folder.path / METRICS_FILE, progress.step)
-            self._sinks += open_sinks(config, folder, progress.step)
-            self._display = make_display(experiment.plan.total_steps, progress.step, around.say)
+            self._sinks += open_metric_writers(config, folder, progress.step)
+            self._display = make_display(experiment.plan.total_steps, progress.step, around.log)
             if around.profile_steps is not None:
-                self._profile = Profile(*around.profile_steps, folder.path, self._display.say)
+                self._profile = Profile(*around.profile_steps, folder.path, self._display.log)
                 stack.callback(self._profile.close)
         for sink in self._sinks:
             stack.callback(sink.close)
@@ -103,17 +112,17 @@ class PhaseRunner:
         while outcome.status == "phase ended":
             outcome.progress.phase += 1
             compiled = CompiledPhase(self._experiment, outcome.progress.phase)
-            self._watchdog.beat()
+            self._watchdog.heartbeat()
             state = compiled.enter(outcome.state)
             number = trees.count(state.params)
-            self._display.say(
+            self._display.log(
                 f"From step {outcome.progress.step + 1} {counted(number, 'parameter')} of "
                 f"{num_parameters:,} are trained; compiled in {compiled.compile_seconds:.1f} s."
             )
             outcome = self._phase(state, outcome.progress, compiled)
         if self._experiment.fits and outcome.progress.selection.best_step:
             strength = STRENGTHS[outcome.progress.selection.best_step - 1]
-            self._display.say(f"The best strength of the penalty is C={strength:g}.")
+            self._display.log(f"The best strength of the penalty is C={strength:g}.")
         return outcome
 
     def _phase(
@@ -128,26 +137,26 @@ class PhaseRunner:
                 end_step=compiled.phase.end_step,
                 watched_at=self._around.profile_steps or (),
             ),
-            feeder=compiled.feeder,
+            loader=compiled.loader,
             program=compiled.program,
-            layout=experiment.layout,
+            mesh=experiment.mesh,
             judgement=Judgement(
                 self._evaluate if self._evaluator else None,
                 experiment.named.selection,
-                functools.partial(compiled.settle, went_on=self._watchdog.beat),
+                functools.partial(compiled.update_batch_stats, heartbeat=self._watchdog.heartbeat),
                 experiment.named.plateau,
                 _with_rate_scale,
             ),
             learning_rate=compiled.learning_rate,
             checkpoints=self._checkpoints,
-            about=experiment.network.about(),
-            sinks=self._sinks,
+            metadata=experiment.network.metadata(),
+            metric_writers=self._sinks,
             display=self._display,
             interrupted=self._around.signals.received,
             diagnose=lambda state, step: experiment.explain_non_finite(
                 state, step, _saved(self._checkpoints)
             ),
-            went_on=self._watchdog.beat,
+            heartbeat=self._watchdog.heartbeat,
             watch=self._profile or (lambda _: None),
         )
 
@@ -162,8 +171,8 @@ class PhaseRunner:
 
     def _asked(self) -> bool:
         """Whether someone asked any of the processes to stop."""
-        self._watchdog.beat()
-        return any(self._around.processes.all(self._around.signals.received()))
+        self._watchdog.heartbeat()
+        return any(self._around.processes.all_gather(self._around.signals.received()))
 
 
 def _with_rate_scale(state: TrainState, scale: float) -> TrainState:

@@ -12,7 +12,7 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
-from cnn_lab.distributed.mesh import SLICE_AXIS, Layout
+from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.runs.compiled import CompiledPhase
 from cnn_lab.runs.linear_probe import FittedOutput
@@ -20,7 +20,7 @@ from cnn_lab.runs.trainer import PhaseRunner, Surroundings
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.loop import Progress
 from cnn_lab.train.state import TrainState
-from cnn_lab.workdir.run_dir import CHECKPOINTS, DAMAGED, Workdir, missing_checkpoints
+from cnn_lab.workdir.run_dir import CHECKPOINTS, DAMAGED, RunDir, missing_checkpoints
 from cnn_lab.workdir.secondary_process import Unrecorded
 from cnn_lab.workdir.session import Session, devices_in_words, environment
 
@@ -51,7 +51,7 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
     Raises:
         CnnLabError: anything that the user can mend; nothing already saved is lost.
     """
-    folder, say, config, started = around.folder, around.say, experiment.config, environment()
+    folder, log, config, started = around.folder, around.log, experiment.config, environment()
     _check_traced(around.profile_steps, experiment.plan.total_steps)
     checkpoints = Checkpoints(
         folder.path / CHECKPOINTS,
@@ -59,42 +59,43 @@ def train_in(around: Surroundings, experiment: Experiment, stack: ExitStack) -> 
         processes=around.processes,
     )
     stack.callback(checkpoints.release)
-    state, progress = _begun_or_restored(checkpoints, experiment, folder.path, say)
+    state, progress = _begun_or_restored(checkpoints, experiment, folder.path, log)
     if experiment.beginning is not None:
         params = evaluated_variables(experiment.state_shapes())["params"]
-        for line in experiment.beginning.told(params, config.optim.learning_rate):
-            say(line)
+        for line in experiment.beginning.describe(params, config.optim.learning_rate):
+            log(line)
     for note in experiment.notes:
-        say(note)
+        log(note)
     if around.processes.count > 1:
         digests = trees.digests(storable.to_storable(state))
         check_replicas(around.processes, digests, progress.step)
-    experiment = experiment.with_features(state, say)
+    experiment = experiment.with_features(state, log)
     if experiment.fits:
-        compiled = FittedOutput(experiment, say)
+        compiled = FittedOutput(experiment, log)
     else:
         compiled = CompiledPhase(experiment, progress.phase)
     evaluator, compile_seconds = experiment.evaluator(), compiled.compile_seconds
     variables = evaluated_variables(experiment.state_shapes(progress.phase))
     if evaluator is not None:
-        shapes = experiment.layout.placed(variables)
+        shapes = experiment.mesh.with_shardings(variables)
         compile_seconds += evaluator.compile(shapes).compile_seconds
     num_parameters = trees.count(variables["params"])
-    around.processes.wait()  # so that a signal to all finds all either before the training or in it
-    say(f"{_in_words(experiment, num_parameters)}; compiled in {compile_seconds:.1f} s.")
+    # So that a signal to all finds all either before the training or in it.
+    around.processes.barrier()
+    log(f"{_in_words(experiment, num_parameters)}; compiled in {compile_seconds:.1f} s.")
     around.signals.begin()
     folder.claim(config)
     facts = {
         "config": to_dict(config),
         "fingerprint": experiment.fingerprint,
-        "pipeline": experiment.train_pipeline.name,
+        "loader": experiment.train_loader.name,
         "class_names": list(experiment.network.class_names),
         "num_parameters": num_parameters,
         "compile_seconds": compile_seconds,
     }
     if experiment.beginning is not None:
         facts["transfer"] = experiment.beginning.lineage
-    leads = isinstance(folder, Workdir)
+    leads = isinstance(folder, RunDir)
     session = Session(folder, started, progress.step, **facts) if leads else Unrecorded()
     with session.failures_noted():
         training = PhaseRunner(around, experiment, evaluator, checkpoints, progress, stack)
@@ -117,41 +118,41 @@ def _in_words(experiment: Experiment, num_parameters: int) -> str:
     extent = f"{counted(plan.num_epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"
     if experiment.fits:
         extent = f"fitted at {counted(plan.num_epochs, 'strength')} of the penalty"
-    num_images = len(experiment.train_pipeline.order.indices)
+    num_images = len(experiment.train_loader.sampler.indices)
     return (
         f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
         f"{config.data.name}: {counted(num_images, 'image')}, {extent}, "
-        f"{pipeline_in_words(experiment)}, on {devices_in_words(experiment.layout.num_devices)}"
-        f"{layout_in_words(experiment.layout)}"
+        f"{describe_loader(experiment)}, on {devices_in_words(experiment.mesh.num_devices)}"
+        f"{describe_mesh(experiment.mesh)}"
     )
 
 
-def pipeline_in_words(experiment: Experiment) -> str:
+def describe_loader(experiment: Experiment) -> str:
     """By what a training is fed."""
-    parts = ", a part on each device" if experiment.config.data.pipeline == "sharded" else ""
-    return f"{experiment.train_pipeline.name}{parts}"
+    parts = ", a part on each device" if experiment.config.data.loader == "sharded" else ""
+    return f"{experiment.train_loader.name}{parts}"
 
 
-def layout_in_words(layout: Layout) -> str:
+def describe_mesh(mesh: DeviceMesh) -> str:
     """How devices share a state, where it is not whole on each of them."""
-    slices = layout.mesh.shape[SLICE_AXIS]
-    parts = ", a part of the state on each" if layout.shards_state else ""
+    slices = mesh.device_grid.shape[SLICE_AXIS]
+    parts = ", a part of the state on each" if mesh.shards_state else ""
     return parts + (f", in {slices} slices" if slices > 1 else "")
 
 
 def _begun_or_restored(
-    checkpoints: Checkpoints, experiment: Experiment, workdir: Path, say: Callable[[str], None]
+    checkpoints: Checkpoints, experiment: Experiment, workdir: Path, log: Callable[[str], None]
 ) -> tuple[TrainState, Progress]:
     """Where the run stood, or where it begins."""
 
     def target(record: Mapping[str, Any]) -> TrainState:
         phase = Progress.from_json(record["progress"]).phase
-        return experiment.layout.placed(experiment.state_shapes(phase))
+        return experiment.mesh.with_shardings(experiment.state_shapes(phase))
 
     restored = checkpoints.restore_newest_good(target, workdir / DAMAGED)
     if restored is not None:
         state, progress = restored[0], Progress.from_json(restored[1]["progress"])
-        say(f"Resuming {workdir} from step {progress.step}.")
+        log(f"Resuming {workdir} from step {progress.step}.")
         return state, progress
     if (workdir / DAMAGED).exists():
         raise missing_checkpoints(workdir)

@@ -32,36 +32,38 @@ def values(workdir: Path, key: str, take: Callable[[], Values]) -> Values:
     return from_pairs(kept[key])
 
 
-def computed(folder: Path, computation: Computation, say: Callable[[str], None]) -> list[Row]:
+def computed(folder: Path, computation: Computation, log: Callable[[str], None]) -> list[Row]:
     """The rows of a computation.
 
     Args:
         folder: the study's.
         computation: which, and with which options.
-        say: takes a line for the user where it has to be computed.
+        log: takes a line for the user where it has to be computed.
     """
-    about = {
+    metadata = {
         "version": computations.VERSION,
         "name": computation.name,
         "options": dict(computation.options),
     }
-    text = json.dumps(about, sort_keys=True)
+    text = json.dumps(metadata, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     file = folder / COMPUTED / f"{computation.name}-{digest}.json"
     kept = _read(file, json.loads(text))
     if "rows" not in kept:
-        say(f"computing {computation.name}")
+        log(f"computing {computation.name}")
         kept["rows"] = to_json(computations.COMPUTATIONS[computation.name](**computation.options))
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps(kept))
     return from_json(kept["rows"])
 
 
-def _read(file: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What a file keeps; nothing but `about` where it is missing, damaged or about other things."""
+def _read(file: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Contents of a cache file; `metadata` alone where it is missing, damaged or of others."""
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return about
-    same = isinstance(kept, dict) and all(kept.get(name) == value for name, value in about.items())
-    return kept if same else about
+        return metadata
+    same = isinstance(kept, dict) and all(
+        kept.get(name) == value for name, value in metadata.items()
+    )
+    return kept if same else metadata

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnn_lab.analysis.records import Row
 from cnn_lab.config import ExperimentConfig, Variant
-from cnn_lab.experiment.restore import Trained, open_trained
+from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.runs.diverging import has_diverged
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 
@@ -45,12 +45,12 @@ class Finished:
         return [r for r in read_rows(self.workdir / METRICS_FILE) if r["split"] == split]
 
     @functools.cached_property
-    def trained(self) -> Trained:
+    def trained(self) -> RestoredRun:
         """The weights to judge: the best where a rule chose them, else the last."""
         transfer = self.config.transfer
         fitted = transfer is not None and transfer.strategy == "logistic"
         chosen = fitted or self.config.early_stopping is not None
-        return open_trained(self.workdir, "best" if chosen else "latest")
+        return restore_run(self.workdir, "best" if chosen else "latest")
 
 
 def place_of(variant: Variant, level: float | None) -> tuple[str, float | str | None]:

@@ -16,7 +16,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples, whole
 from cnn_lab.data.splits import stratified_split
-from cnn_lab.experiment.restore import Trained
+from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.study.finished import Finished, Values
 from cnn_lab.train.views import PLACES, shifted
 
@@ -207,7 +207,7 @@ def _read(subset: Subset, positions: Int64[np.ndarray, " n"]) -> tuple[np.ndarra
 
 
 def _probabilities(
-    trained: Trained, images: np.ndarray, shift: tuple[int, int] = (0, 0)
+    trained: RestoredRun, images: np.ndarray, shift: tuple[int, int] = (0, 0)
 ) -> Float[np.ndarray, "n k"]:
     network, move = trained.network, shifted(*shift)
     parts = [

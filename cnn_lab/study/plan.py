@@ -13,7 +13,7 @@ from cnn_lab.config.options import check_options
 from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import choose_examples
-from cnn_lab.experiment.components import resolve_names
+from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.initialization import adopt
 from cnn_lab.study.computations import COMPUTATIONS
 from cnn_lab.study.finished import Finished, place_of
@@ -51,7 +51,7 @@ def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
     folders: dict[str, Path] = {}  # by config: equal ones are trained once
     runs: dict[tuple[Place, int], Finished] = {}
     for variant in study.variants:
-        resolve_names(variant.config)
+        make_components(variant.config)
         for index in range(num_seeds):
             config = from_dict(ExperimentConfig, to_dict(variant.config))
             config.seed += index
@@ -108,13 +108,13 @@ def check_claims(study: Study, computed: Sequence[Row] | None) -> None:
             lookup(known, name, f"series of {panel.measure!r} in this study")
 
 
-def check_data(study: Study, planned: Sequence[Finished], say: Callable[[str], None]) -> None:
+def check_data(study: Study, planned: Sequence[Finished], log: Callable[[str], None]) -> None:
     """Opens the data, and tells of what they lack before anything is trained.
 
     Args:
         study: its measures.
         planned: its trainings.
-        say: takes lines about downloads.
+        log: takes lines about downloads.
 
     Raises:
         CnnLabError: too few examples for a measure, or data that changed since the study was begun.
@@ -126,7 +126,7 @@ def check_data(study: Study, planned: Sequence[Finished], say: Callable[[str], N
         data = run.config.data
         key = (data.name, data.data_dir)
         if key not in datasets:
-            datasets[key] = open_dataset(*key, progress=say)
+            datasets[key] = open_dataset(*key, progress=log)
         found = datasets[key].info.fingerprint
         if read_record(run.workdir).get("fingerprint", found) != found:
             raise WorkdirError(

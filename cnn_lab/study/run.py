@@ -34,7 +34,7 @@ class Findings:
 
 
 def conduct(
-    study: Study, folder: Path, num_seeds: int, say: Callable[[str], None]
+    study: Study, folder: Path, num_seeds: int, log: Callable[[str], None]
 ) -> Findings | None:
     """Trains and measures what has not been yet, and judges the claims.
 
@@ -42,17 +42,17 @@ def conduct(
         study: what to do.
         folder: gets the runs, `results.json` and `results.csv`.
         num_seeds: trainings of each variant.
-        say: takes lines for the user.
+        log: takes lines for the user.
 
     Returns:
         What was found; None where a training was interrupted, and the same call goes on. A training
         that diverged is a result too: its measures are NaN.
     """
     planned = check_study(study, folder, num_seeds)
-    check_data(study, planned, say)
+    check_data(study, planned, log)
     rows: list[Row] = []
     for computation in study.computations:
-        rows += cache.computed(folder, computation, say)
+        rows += cache.computed(folder, computation, log)
     check_claims(study, rows)
     seconds: list[float] = []  # of each training that was not done before
     for number, run in enumerate(planned, start=1):
@@ -66,7 +66,7 @@ def conduct(
         left = f", {_left(seconds, len(planned) - number)}" if seconds else ""
         first = f"{found[0].measure} {found[0].value:.4f}" if found else "done"
         first = "diverged" if result is None else first
-        say(f"{number}/{len(planned)}  {run.variant.name}, seed {run.seed}: {first}{left}")
+        log(f"{number}/{len(planned)}  {run.variant.name}, seed {run.seed}: {first}{left}")
         rows += found
     for variant in study.variants:
         same = [run for run in planned if run.variant is variant]

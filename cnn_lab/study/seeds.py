@@ -12,7 +12,7 @@ from cnn_lab.config.node import freeze, from_dict, to_dict
 from cnn_lab.core.errors import DivergedError, WorkdirError
 from cnn_lab.core.files import finite_or_none, write_bytes, write_text
 from cnn_lab.core.formatting import counted
-from cnn_lab.experiment.components import resolve_names
+from cnn_lab.experiment.components import make_components
 from cnn_lab.report.page import write_report
 from cnn_lab.report.seeds import seeds_chart
 from cnn_lab.runs.diverging import DIVERGED, has_diverged, train_or_note
@@ -24,7 +24,7 @@ SUMMARY, PICTURE = "seeds.json", "seeds.png"
 
 
 def train_seeds(
-    config: ExperimentConfig, folder: Path, num_seeds: int, say: Callable[[str], None]
+    config: ExperimentConfig, folder: Path, num_seeds: int, log: Callable[[str], None]
 ) -> Result | None:
     """Trains from seed `config.seed` on, a run a seed in `folder`/seedS, and compares them.
 
@@ -32,7 +32,7 @@ def train_seeds(
         config: of the first run.
         folder: gets the runs, a table and a picture.
         num_seeds: at least 2.
-        say: takes lines for the user.
+        log: takes lines for the user.
 
     Returns:
         How the run stands that was interrupted, None when all have ended.
@@ -54,15 +54,15 @@ def train_seeds(
         runs[seed], configs[seed] = folder / f"seed{seed}", freeze(one)
         check_config(runs[seed], one)
     for number, (seed, workdir) in enumerate(runs.items(), start=1):
-        say(f"Seed {seed}, {number} of {num_seeds}, in {workdir}")
-        result = train_or_note(configs[seed], workdir, say)
+        log(f"Seed {seed}, {number} of {num_seeds}, in {workdir}")
+        result = train_or_note(configs[seed], workdir, log)
         if result is not None and result.status == "interrupted":
             return result
         write_report(workdir)
     diverged = [seed for seed, workdir in runs.items() if has_diverged(workdir)]
     ended = {seed: workdir for seed, workdir in runs.items() if seed not in diverged}
     if len(ended) > 1:
-        _compare(config, folder, ended, diverged, say)
+        _compare(config, folder, ended, diverged, log)
     if diverged:
         which = ", ".join(map(str, diverged))
         rest = "the figures are of the others" if len(ended) > 1 else "too few are left to compare"
@@ -78,7 +78,7 @@ def _compare(
     folder: Path,
     runs: dict[int, Path],
     diverged: list[int],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     """Prints, draws and stores the validation metrics of all runs that ended."""
     rows = {seed: read_rows(workdir / METRICS_FILE) for seed, workdir in runs.items()}
@@ -87,20 +87,20 @@ def _compare(
     if all(looks.values()):
         metric = config.selection.metric
         last = {name: [look[-1][name] for look in looks.values()] for name in ("loss", metric)}
-        choose = {"min": min, "max": max}[resolve_names(config).selection.mode]
+        choose = {"min": min, "max": max}[make_components(config).selection.mode]
         best = [choose(_finite(look, metric)) for look in looks.values()]
-        say(f"Validation over {len(runs)} seeds, mean +- standard deviation (95 % interval):")
+        log(f"Validation over {len(runs)} seeds, mean +- standard deviation (95 % interval):")
         for name, values in {
             **{f"last {n}": v for n, v in last.items()},
             f"best {metric}": best,
         }.items():
             spread = over_runs(values)
-            say(f"  {name:<16} {in_words(spread)}")
+            log(f"  {name:<16} {in_words(spread)}")
             summary[name] = {"runs": values, **dataclasses.asdict(spread)}
     write_bytes(folder / PICTURE, seeds_chart(rows))
     write_text(folder / SUMMARY, json.dumps(finite_or_none(summary), indent=2))
-    say(f"  figures          {folder / SUMMARY}")
-    say(f"  picture          {folder / PICTURE}")
+    log(f"  figures          {folder / SUMMARY}")
+    log(f"  picture          {folder / PICTURE}")
 
 
 def in_words(spread: Spread) -> str:

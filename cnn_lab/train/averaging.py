@@ -24,13 +24,13 @@ class Average:
     Attributes:
         init: fresh state -> the average, `params` and `collections`, or nothing at all.
         update: state after a step, which holds the average before it -> the average after it.
-        refit_from_step: from this step on the statistics are measured anew before an evaluation;
-            None where they never are.
+        recalibrate_from_step: from this step on statistics are measured anew before an
+            evaluation; None where they never are.
     """
 
     init: Callable[[TrainState], Tree]
     update: Callable[[TrainState], Tree]
-    refit_from_step: int | None = None
+    recalibrate_from_step: int | None = None
 
 
 NO_AVERAGE = Average(lambda _: {}, lambda _: {})
@@ -75,7 +75,7 @@ def swa(first_step: int, every_steps: int) -> Average:
         )
         return {"params": params, "collections": _statistics(state, since < 0)}
 
-    return Average(_current, update, refit_from_step=first_step)
+    return Average(_current, update, recalibrate_from_step=first_step)
 
 
 def of_optimizer(weights: Callable[[Tree, Tree], Tree]) -> Average:
@@ -89,13 +89,13 @@ def of_optimizer(weights: Callable[[Tree, Tree], Tree]) -> Average:
         params = weights(state.opt_state, state.params)
         return {"params": params, "collections": state.collections}
 
-    return Average(current, current, refit_from_step=1)
+    return Average(current, current, recalibrate_from_step=1)
 
 
 def evaluated_variables(state: TrainState) -> dict[str, Tree]:
     """Parameters and statistics that a state is evaluated with, by collection."""
     parts = evaluated_parts(state)
-    return trees.merged({"params": parts["params"], **parts["collections"]}, parts["frozen"])
+    return trees.merge({"params": parts["params"], **parts["collections"]}, parts["frozen"])
 
 
 def evaluated_parts(state: TrainState) -> dict[str, Tree]:

@@ -95,7 +95,7 @@ def _first_place(
     def losses(params: Tree):
         with as_evaluated(kept_frozen):
             logits, kept = model.apply(
-                trees.merged({"params": params, **state.collections}, state.frozen),
+                trees.merge({"params": params, **state.collections}, state.frozen),
                 batch["image"],
                 train=True,
                 rngs=rngs,
@@ -128,5 +128,5 @@ def _first_place(
         if path := trees.first_non_finite(tree):
             place = f"{kind} {path}"
             break
-    collections = trees.parted(kept, trees.flatten(state.collections).__contains__)[0]
+    collections = trees.partition(kept, trees.flatten(state.collections).__contains__)[0]
     return place, (~np.isfinite(np.asarray(values))).tolist(), collections

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 
 from cnn_lab.core.arrays import Key, Tree
-from cnn_lab.distributed.consensus import Agreement, most_of
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.distributed.consensus import Consensus, max_over_processes
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
 from cnn_lab.train.step import Step, Task
 
-# (resident arrays, one step's feed, key) -> batch of `image`, `label`, `weight`
+# (arrays in memory, one step's raw batch, key) -> batch of `image`, `label`, `weight`
 Prepare = Callable[[Tree, Tree, Key], Tree]
 
 
@@ -52,29 +52,39 @@ def prepare_key(state: TrainState) -> Key:
 
 
 def compile_train(
-    step: Step, prepare: Prepare, layout: Layout, state: TrainState, resident: Tree, feeds: Tree
+    step: Step,
+    prepare: Prepare,
+    mesh: DeviceMesh,
+    state: TrainState,
+    in_memory: Tree,
+    raw_batches: Tree,
 ) -> Program:
-    """Compiles (state, resident, feeds, first_step, num_steps, told) -> (state, metrics, heard).
+    """Compiles a stack of training steps.
+
+    The program is (state, in_memory, raw_batches, first_step, num_steps, proposal) -> (state,
+    metrics, agreed).
 
     Args:
         step: one training step.
-        prepare: makes a batch from the resident arrays and one step's feed.
-        layout: devices.
+        prepare: makes a batch from the arrays in memory and one step's raw batch.
+        mesh: devices.
         state: a state, or its shapes; given away by each call.
-        resident: arrays that stay on the devices, or their shapes.
-        feeds: a stack [max_steps, n, ...] of feeds, or its shapes.
+        in_memory: arrays that stay on the devices, or their shapes.
+        raw_batches: a stack [max_steps, n, ...] of feeds, or its shapes.
 
     Returns:
         A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
         that was not finite are not run. It hears the most of what all processes told
         (`distributed/consensus.py`).
     """
-    max_steps = jax.tree.leaves(feeds)[0].shape[0]
+    max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
 
-    def train(state, resident, feeds, first_step, num_steps, told):  # names its compiled program
+    def train(
+        state, in_memory, raw_batches, first_step, num_steps, proposal
+    ):  # names its compiled program
         def one(state: TrainState, index) -> tuple[TrainState, Tree]:
-            feed = jax.tree.map(lambda stack: stack[index], feeds)
-            return step(state, prepare(resident, feed, prepare_key(state)))
+            raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
+            return step(state, prepare(in_memory, raw_batch, prepare_key(state)))
 
         shapes = jax.eval_shape(one, state, jnp.zeros((), jnp.int32))[1]
         history = jax.tree.map(lambda s: jnp.zeros((max_steps,), s.dtype), shapes)
@@ -90,43 +100,43 @@ def compile_train(
 
         zero = jnp.zeros((), jnp.int32)
         _, state, history = jax.lax.while_loop(goes_on, body, (zero, state, history))
-        return state, history, most_of(told)
+        return state, history, max_over_processes(proposal)
 
-    everywhere, state_shardings = layout.everywhere, layout.shardings(state)
+    replicated, state_shardings = mesh.replicated, mesh.shardings(state)
     jitted = jax.jit(
         train,
         in_shardings=(
             state_shardings,
-            layout.as_it_lies(resident),
-            layout.batches,
-            everywhere,
-            everywhere,
-            layout.rows,
+            mesh.shardings_as_placed(in_memory),
+            mesh.batches,
+            replicated,
+            replicated,
+            mesh.sharded,
         ),
-        out_shardings=(state_shardings, everywhere, everywhere),
+        out_shardings=(state_shardings, replicated, replicated),
         donate_argnums=0,
     )
     index = jax.ShapeDtypeStruct((), jnp.int32)
-    told = Agreement(layout, lambda: False).told(1)
-    return compile_program(jitted, state, resident, feeds, index, index, told)
+    proposal = Consensus(mesh, lambda: False).propose(1)
+    return compile_program(jitted, state, in_memory, raw_batches, index, index, proposal)
 
 
 def compile_evaluate(
     model_apply: Callable[..., Any],
     task: Task,
     prepare: Prepare,
-    layout: Layout,
+    mesh: DeviceMesh,
     variables: Tree,
-    resident: Tree,
-    feeds: Tree,
+    in_memory: Tree,
+    raw_batches: Tree,
 ) -> Program:
-    """Compiles (variables, resident, feeds, num_steps) -> metrics per step, as `compile_train`."""
-    max_steps = jax.tree.leaves(feeds)[0].shape[0]
+    """Compiles (variables, in_memory, raw_batches, num_steps) -> metrics of each step."""
+    max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
 
-    def evaluate(variables, resident, feeds, num_steps):  # names its compiled program
+    def evaluate(variables, in_memory, raw_batches, num_steps):  # names its compiled program
         def one(index) -> Tree:
-            feed = jax.tree.map(lambda stack: stack[index], feeds)
-            batch = prepare(resident, feed, jax.random.key(0))
+            raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
+            batch = prepare(in_memory, raw_batch, jax.random.key(0))
             logits = model_apply(variables, batch["image"], train=False)
             return weighted_pairs(task.metrics(logits, batch), batch["weight"])
 
@@ -138,14 +148,14 @@ def compile_evaluate(
 
         return jax.lax.fori_loop(0, num_steps, body, history)
 
-    everywhere, lie = layout.everywhere, layout.shardings(variables)
+    replicated, lie = mesh.replicated, mesh.shardings(variables)
     jitted = jax.jit(
         evaluate,
-        in_shardings=(lie, layout.as_it_lies(resident), layout.batches, everywhere),
-        out_shardings=everywhere,
+        in_shardings=(lie, mesh.shardings_as_placed(in_memory), mesh.batches, replicated),
+        out_shardings=replicated,
     )
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return compile_program(jitted, variables, resident, feeds, number)
+    return compile_program(jitted, variables, in_memory, raw_batches, number)
 
 
 def compile_program(jitted: Any, *arguments: Any) -> Program:

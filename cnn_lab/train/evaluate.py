@@ -10,25 +10,25 @@ import numpy as np
 
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.train.dispatch import Prepare, Program, compile_evaluate
 from cnn_lab.train.step import Task
-from cnn_lab.train.steps_per_call import Pace
+from cnn_lab.train.steps_per_call import StepsPerCall
 
 
 @runtime_checkable
-class EvaluationFeeder(Protocol):
+class EvaluationLoader(Protocol):
     """What an evaluation needs of an input pipeline over one split, in order."""
 
-    resident: Tree
+    in_memory: Tree
     max_steps: int
     prepare: Prepare
 
-    def feed(self, first_step: int, num_steps: int) -> Tree:
+    def load(self, first_step: int, num_steps: int) -> Tree:
         """Feeds of consecutive steps."""
         ...
 
-    def feed_shapes(self) -> Tree:
+    def raw_shapes(self) -> Tree:
         """Shapes of a feed."""
         ...
 
@@ -46,29 +46,29 @@ class Evaluator:
     Args:
         apply: (variables, images, train=False) -> outputs.
         task: per-example metrics.
-        feeder: the split, in order, the tail filled up with examples of weight 0.
+        loader: the split, in order, the tail filled up with examples of weight 0.
         num_examples: size of the split.
-        layout: devices; they must divide the batch size.
+        mesh: devices; they must divide the batch size.
     """
 
     def __init__(
         self,
         apply: Callable[..., Tree],
         task: Task,
-        feeder: EvaluationFeeder,
+        loader: EvaluationLoader,
         *,
         num_steps: int,
         num_examples: int,
-        layout: Layout,
+        mesh: DeviceMesh,
     ):
         self._make = lambda variables: compile_evaluate(
-            apply, task, feeder.prepare, layout, variables, feeder.resident, feeder.feed_shapes()
+            apply, task, loader.prepare, mesh, variables, loader.in_memory, loader.raw_shapes()
         )
-        self._feeder = feeder
+        self._loader = loader
         self._num_steps = num_steps
         self._num_examples = num_examples
-        self._layout = layout
-        self._pace = Pace(feeder.max_steps)
+        self._mesh = mesh
+        self._steps_per_call = StepsPerCall(loader.max_steps)
         self._program: Program | None = None
 
     def compile(self, variables: Tree) -> Program:
@@ -91,22 +91,24 @@ class Evaluator:
             EvaluationInterrupted: someone did.
             TrainingError: examples were counted twice or not at all; a bug, not a mistake.
         """
-        program, feeder = self.compile(variables), self._feeder
+        program, loader = self.compile(variables), self._loader
         sums: dict[str, list[float]] = {}
         counts: dict[str, list[float]] = {}
         first = 0
         while first < self._num_steps:
-            alone = self._layout.num_processes == 1
+            alone = self._mesh.num_processes == 1
             if (alone or first % STEPS_TOGETHER == 0) and interrupted():
                 raise EvaluationInterrupted
             # Each of several processes has a clock of its own, and all must make the same calls.
-            most = self._pace.num_steps if alone else min(STEPS_TOGETHER, feeder.max_steps)
+            most = (
+                self._steps_per_call.num_steps if alone else min(STEPS_TOGETHER, loader.max_steps)
+            )
             num_steps = min(most, self._num_steps - first)
-            feeds = self._layout.put_batches(feeder.feed(first, num_steps))
-            number = self._layout.put_everywhere(np.int32(num_steps))
+            raw_batches = self._mesh.put_batches(loader.load(first, num_steps))
+            number = self._mesh.put_replicated(np.int32(num_steps))
             start = time.perf_counter()
-            history = jax.device_get(program.call(variables, feeder.resident, feeds, number))
-            self._pace.measure(num_steps, start, time.perf_counter())
+            history = jax.device_get(program.call(variables, loader.in_memory, raw_batches, number))
+            self._steps_per_call.measure(num_steps, start, time.perf_counter())
             for name, (of_steps, weights) in history.items():
                 sums.setdefault(name, []).extend(of_steps[:num_steps].tolist())
                 counts.setdefault(name, []).extend(weights[:num_steps].tolist())

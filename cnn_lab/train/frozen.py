@@ -37,13 +37,13 @@ def apply_in_training(
     """
     with as_evaluated(frozen_layers(params, frozen)):
         outputs, changed = model.apply(
-            trees.merged({"params": params, **collections}, frozen),
+            trees.merge({"params": params, **collections}, frozen),
             images,
             train=True,
             rngs={"dropout": key},
             mutable=list(collections),
         )
-    return outputs, trees.parted(changed, trees.flatten(collections).__contains__)[0]
+    return outputs, trees.partition(changed, trees.flatten(collections).__contains__)[0]
 
 
 def frozen_layers(params: Tree, frozen: Tree) -> frozenset[str]:
@@ -78,7 +78,7 @@ def part(variables: Tree, trainable: Callable[[str], bool]) -> tuple[Tree, Tree]
         variables: `params` and other collections.
         trainable: whether a parameter is, by its path.
     """
-    moving, still = trees.parted(variables["params"], trainable)
+    moving, still = trees.partition(variables["params"], trainable)
     layers = frozen_layers(moving, {"params": still})
 
     def moves(path: str) -> bool:
@@ -87,7 +87,7 @@ def part(variables: Tree, trainable: Callable[[str], bool]) -> tuple[Tree, Tree]
     changing, frozen = {"params": moving}, {"params": still} if still else {}
     for name, tree in variables.items():
         if name != "params":
-            ours, others = trees.parted(tree, moves)
+            ours, others = trees.partition(tree, moves)
             changing |= {name: ours} if ours else {}
             frozen |= {name: others} if others else {}
     return changing, frozen

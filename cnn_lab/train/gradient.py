@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from cnn_lab.core.arrays import Key, Tree
-from cnn_lab.distributed.mesh import BATCH_AXES, Layout
+from cnn_lab.distributed.mesh import BATCH_AXES, DeviceMesh
 from cnn_lab.tasks.metrics import Pair, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.state import MICRO_BATCH_STREAM
@@ -93,7 +93,7 @@ def make_gradient(
     return of_part if num_micro_batches == 1 else of_parts
 
 
-def per_device(gradient: Gradient, layout: Layout) -> Gradient:
+def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:
     """A gradient that every device takes of its share of the batch, and the sums of them all.
 
     Batch normalisation measures each share for itself. Collections are the mean over devices, and
@@ -101,7 +101,7 @@ def per_device(gradient: Gradient, layout: Layout) -> Gradient:
 
     Args:
         gradient: from `make_gradient`.
-        layout: devices.
+        mesh: devices.
     """
 
     def of_share(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
@@ -115,7 +115,7 @@ def per_device(gradient: Gradient, layout: Layout) -> Gradient:
     # same on all devices; with that check they would be summed already, and then once more.
     return jax.shard_map(
         of_share,
-        mesh=layout.mesh,
+        mesh=mesh.device_grid,
         in_specs=(whole, whole, whole, shared, whole),
         out_specs=whole,
         check_vma=False,

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 
 from cnn_lab.core.arrays import Tree
-from cnn_lab.distributed.consensus import Agreement
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.distributed.consensus import Consensus
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.train.dispatch import Program
 from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
 from cnn_lab.train.evaluate import EvaluationInterrupted
 from cnn_lab.train.plan import Plan
 from cnn_lab.train.plateau import Plateau, PlateauRecord, after
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.steps_per_call import Pace
-from cnn_lab.workdir.metric_writers import Sink
+from cnn_lab.train.steps_per_call import StepsPerCall
+from cnn_lab.workdir.metric_writers import MetricWriter
 from cnn_lab.workdir.progress_bar import Display, Stopwatch
 
 
@@ -46,13 +46,13 @@ class Checkpointer(Protocol):
 
 
 @runtime_checkable
-class Feeder(Protocol):
+class Loader(Protocol):
     """What the loop needs of an input pipeline."""
 
-    resident: Tree
+    in_memory: Tree
     max_steps: int
 
-    def feed(self, first_step: int, num_steps: int) -> Tree:
+    def load(self, first_step: int, num_steps: int) -> Tree:
         """Feeds of the steps [first_step, first_step + num_steps), stacked to `max_steps`."""
         ...
 
@@ -67,7 +67,7 @@ class Progress:
         selection: best value so far and patience used up.
         plateau: what the learning rate was lowered to, and patience used up.
         seconds: wall time of training steps, evaluations and saves left out, over all sessions.
-        evaluation_owed: this step's evaluation was interrupted, and is what comes next.
+        eval_pending: this step's evaluation was interrupted, and is what comes next.
         phase: the part of the run that it is in (`train/phases.py`).
     """
 
@@ -76,7 +76,7 @@ class Progress:
     selection: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
     plateau: PlateauRecord = dataclasses.field(default_factory=PlateauRecord)
     seconds: float = 0.0
-    evaluation_owed: bool = False
+    eval_pending: bool = False
     phase: int = 0
 
     @classmethod
@@ -97,15 +97,15 @@ class Judgement:
         evaluate: validation metrics of a state, or `EvaluationInterrupted`; None when nothing is
             held out.
         selection: which weights are the best, and when to give up.
-        settle: makes a state ready to be evaluated and saved, such as by measuring statistics of
-            averaged weights.
+        update_batch_stats: measures the statistics of averaged weights before an evaluation or
+            a save.
         plateau: when the learning rate is lowered; None never does.
         with_rate_scale: (state, factor of the learning rate) -> state.
     """
 
     evaluate: Callable[[TrainState], dict[str, float]] | None
     selection: Selection
-    settle: Callable[[TrainState], TrainState] = lambda state: state
+    update_batch_stats: Callable[[TrainState], TrainState] = lambda state: state
     plateau: Plateau | None = None
     with_rate_scale: Callable[[TrainState, float], TrainState] = lambda state, _: state
 
@@ -124,18 +124,18 @@ def train(
     progress: Progress,
     *,
     plan: Plan,
-    feeder: Feeder,
+    loader: Loader,
     program: Program,
-    layout: Layout,
+    mesh: DeviceMesh,
     judgement: Judgement,
     learning_rate: Callable[[int], float],
     checkpoints: Checkpointer,
-    about: Mapping[str, Any],
-    sinks: Iterable[Sink],
+    metadata: Mapping[str, Any],
+    metric_writers: Iterable[MetricWriter],
     display: Display,
     interrupted: Callable[[], bool],
     diagnose: Callable[[TrainState, int], Exception],
-    went_on: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     watch: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Runs until the plan is done, its part ends, the selection rule says stop, or `interrupted()`.
@@ -144,23 +144,23 @@ def train(
         state: given away; the outcome holds the last one.
         progress: where to continue.
         plan: when to log, evaluate and save.
-        feeder: the training data.
+        loader: the training data.
         program: from `compile_train`.
-        layout: where the program wants its arguments.
+        mesh: where the program wants its arguments.
         judgement: what is looked at after epochs.
         learning_rate: step -> rate, for the rows.
         checkpoints: where to save.
-        about: JSON values that go into every checkpoint.
-        sinks: where rows go.
+        metadata: JSON values that go into every checkpoint.
+        metric_writers: where rows go.
         display: what is shown meanwhile.
         interrupted: whether someone asked to stop; then the state is saved first.
         diagnose: (state before the bad step, bad step) -> the error to raise.
-        went_on: called whenever a call has ended.
+        heartbeat: called whenever a call has ended.
         watch: told the updates made where the plan says so, when nothing runs.
     """
     evaluate, selection, plateau = judgement.evaluate, judgement.selection, judgement.plateau
-    stopwatch, pace = Stopwatch(), Pace(feeder.max_steps)
-    agreement, fitting = Agreement(layout, interrupted), 1
+    stopwatch, steps_per_call = Stopwatch(), StepsPerCall(loader.max_steps)
+    consensus, fitting = Consensus(mesh, interrupted), 1
     pending: deque[tuple[int, int, float, Tree, Tree]] = deque()
     settled = progress.step  # the state of every checkpoint was
 
@@ -168,11 +168,11 @@ def train(
         """Adds up finished calls' metrics; one call is left running while the next is prepared."""
         nonlocal fitting
         while len(pending) > leave:
-            first, num_steps, called, history, heard = pending.popleft()
+            first, num_steps, called, history, agreed = pending.popleft()
             steps = _per_step(jax.device_get(history), num_steps)
-            went_on()
-            fitting = pace.fitting(num_steps, called, time.perf_counter())
-            pace.adopt(agreement.heard(heard, fitting))
+            heartbeat()
+            fitting = steps_per_call.fitting(num_steps, called, time.perf_counter())
+            steps_per_call.adopt(consensus.agreed(agreed, fitting))
             stopwatch.count(sum(metrics["loss"][1] for metrics in steps))
             for index, metrics in enumerate(steps):
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):
@@ -187,20 +187,20 @@ def train(
     def write(split: str, values: Mapping[str, float]) -> None:
         epoch = progress.step / plan.steps_per_epoch
         row = {"step": progress.step, "epoch": epoch, "split": split, **values}
-        for sink in sinks:
+        for sink in metric_writers:
             sink.write(row)
         display.row(row)
 
     def look(evaluate: Callable[[TrainState], dict[str, float]]) -> None:
         """Evaluates, or leaves the evaluation to the next session."""
         nonlocal state
-        progress.evaluation_owed = True
+        progress.eval_pending = True
         try:
             values = evaluate(state)
         except EvaluationInterrupted:
-            agreement.stop()
+            consensus.stop()
             return
-        progress.evaluation_owed = False
+        progress.eval_pending = False
         write("validation", values)
         value, epoch = values[selection.metric], progress.step // plan.steps_per_epoch
         place = {"step": progress.step, "epoch": epoch}
@@ -210,48 +210,50 @@ def train(
             state = judgement.with_rate_scale(state, progress.plateau.scale)
 
     def record() -> dict[str, Any]:
-        return {"progress": dataclasses.asdict(progress), "about": dict(about)}
+        return {"progress": dataclasses.asdict(progress), "metadata": dict(metadata)}
 
-    def settle() -> None:
+    def update_batch_stats() -> None:
         nonlocal state, settled
         if settled != progress.step:
-            state, settled = judgement.settle(state), progress.step
+            state, settled = judgement.update_batch_stats(state), progress.step
 
     def save() -> None:
-        settle()
+        update_batch_stats()
         checkpoints.save(state, record(), best_step=progress.selection.best_step)
 
     def ended() -> bool:
-        if progress.evaluation_owed:
+        if progress.eval_pending:
             return False
         return progress.step >= plan.last_step or progress.selection.stopped
 
     # An evaluation that was owed may have lowered the rate after its state was saved.
     state = judgement.with_rate_scale(state, progress.plateau.scale)
-    if evaluate is not None and progress.evaluation_owed:
+    if evaluate is not None and progress.eval_pending:
         look(evaluate)
-        if not progress.evaluation_owed:
+        if not progress.eval_pending:
             checkpoints.amend(progress.step, record(), best_step=progress.selection.best_step)
-    while not ended() and not agreement.stops():
+    while not ended() and not consensus.stops():
         if progress.step in plan.watched_at:
             collect(leave=0)
             watch(progress.step)
         started, first = time.perf_counter(), progress.step
-        stop = plan.next_stop(first, pace.num_steps)
+        stop = plan.next_stop(first, steps_per_call.num_steps)
         try:
-            feeds = feeder.feed(first, stop - first)
+            raw_batches = loader.load(first, stop - first)
         except Exception:
-            if not agreement.stops():
+            if not consensus.stops():
                 raise
             break  # the signal ended the readers too
         called = time.perf_counter()
         stopwatch.waited(called - started)
         with jax.transfer_guard("disallow"):
-            scalars = layout.put_everywhere((np.int32(first), np.int32(stop - first)))
-            feeds = layout.put_batches(feeds)
-            told = agreement.told(fitting)
-            state, history, heard = program.call(state, feeder.resident, feeds, *scalars, told)
-        pending.append((first, stop - first, called, history, heard))
+            scalars = mesh.put_replicated((np.int32(first), np.int32(stop - first)))
+            raw_batches = mesh.put_batches(raw_batches)
+            proposal = consensus.propose(fitting)
+            state, history, agreed = program.call(
+                state, loader.in_memory, raw_batches, *scalars, proposal
+            )
+        pending.append((first, stop - first, called, history, agreed))
         progress.step = stop
         collect(leave=0 if plan.logs_at(stop) or plan.saves_at(stop) else 1)
         progress.seconds += time.perf_counter() - started
@@ -261,12 +263,12 @@ def train(
             step_size = learning_rate(stop - 1) * progress.plateau.scale
             write("train", {**means, "learning_rate": step_size, "examples_per_second": rate})
             if complaint := stopwatch.complaint():
-                display.say(complaint)
+                display.log(complaint)
             progress.sums = {}
             stopwatch.restart()
         with stopwatch.stopped():
             if plan.evaluates_at(stop):
-                settle()
+                update_batch_stats()
                 if evaluate is not None:
                     look(evaluate)
             if plan.saves_at(stop):
@@ -280,8 +282,8 @@ def train(
     if progress.selection.stopped and progress.step < plan.total_steps:
         return Outcome("stopped early", state, progress)
     if progress.step < plan.total_steps:
-        settle()  # the next part begins with what could be saved
-        if agreement.stops():  # before the programs of the next part are compiled
+        update_batch_stats()  # the next part begins with what could be saved
+        if consensus.stops():  # before the programs of the next part are compiled
             if progress.step not in checkpoints.steps():
                 save()
                 checkpoints.wait()

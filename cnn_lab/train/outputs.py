@@ -13,12 +13,12 @@ from jaxtyping import Float32, Int32
 
 from cnn_lab.core.arrays import Images, Tree
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.outputs import WithAuxiliary
-from cnn_lab.train.evaluate import EvaluationFeeder, exact_sum
+from cnn_lab.train.evaluate import EvaluationLoader, exact_sum
 from cnn_lab.train.step import Task
-from cnn_lab.train.steps_per_call import Pace
+from cnn_lab.train.steps_per_call import StepsPerCall
 from cnn_lab.train.views import View, whole
 
 MOST_BYTES = 64 * 2**20  # of the outputs of one call
@@ -46,10 +46,10 @@ class Collector:
     Args:
         apply: (variables, images, train=False) -> logits.
         task: per-example metrics.
-        feeder: the split, in order, the tail filled up with examples of weight 0.
+        loader: the split, in order, the tail filled up with examples of weight 0.
         num_steps: of the feeder, for the whole split.
         num_examples: size of the split.
-        layout: devices; they must divide the batch size.
+        mesh: devices; they must divide the batch size.
         views: what the network sees of each image, normalised; probabilities are averaged.
         most_bytes: of the outputs that one call may return, as far as one step allows.
     """
@@ -58,23 +58,23 @@ class Collector:
         self,
         apply: Callable[..., Any],
         task: Task,
-        feeder: EvaluationFeeder,
+        loader: EvaluationLoader,
         *,
         num_steps: int,
         num_examples: int,
-        layout: Layout,
+        mesh: DeviceMesh,
         views: Sequence[View] = (whole,),
         most_bytes: int = MOST_BYTES,
     ):
         self._outputs_of = _over_views(apply, views)
         self._task = task
-        self._feeder = feeder
+        self._loader = loader
         self._num_steps = num_steps
         self._num_examples = num_examples
-        self._layout = layout
+        self._mesh = mesh
         self._most_bytes = most_bytes
         self._program: Any = None
-        self._pace = Pace(1)
+        self._steps_per_call = StepsPerCall(1)
 
     def __call__(self, variables: Tree) -> Collected:
         """Runs the split through the network once.
@@ -87,13 +87,13 @@ class Collector:
         logits, labels, sums = [], [], {}
         first = 0
         while first < self._num_steps:
-            num_steps = min(self._pace.num_steps, self._num_steps - first)
-            feeds = self._layout.put_batches(self._feeder.feed(first, num_steps))
-            number = self._layout.put_everywhere(np.int32(num_steps))
+            num_steps = min(self._steps_per_call.num_steps, self._num_steps - first)
+            raw_batches = self._mesh.put_batches(self._loader.load(first, num_steps))
+            number = self._mesh.put_replicated(np.int32(num_steps))
             start = time.perf_counter()
-            rows, pairs = self._program(variables, self._feeder.resident, feeds, number)
+            rows, pairs = self._program(variables, self._loader.in_memory, raw_batches, number)
             rows, pairs = jax.device_get((rows, pairs))
-            self._pace.measure(num_steps, start, time.perf_counter())
+            self._steps_per_call.measure(num_steps, start, time.perf_counter())
             kept = rows["weight"][:num_steps] > 0
             logits.append(rows["logits"][:num_steps][kept])
             labels.append(rows["label"][:num_steps][kept])
@@ -109,44 +109,44 @@ class Collector:
         return Collected(np.concatenate(logits), np.concatenate(labels), means)
 
     def _make(self, variables: Tree) -> Any:
-        """Compiles (variables, resident, feeds, num_steps) -> (rows [step n ...], pairs [step])."""
-        feeder = self._feeder
+        """Compiles (variables, in_memory, raw_batches, num_steps) -> (rows, sums of each step)."""
+        loader = self._loader
 
-        def one(variables, resident, feed) -> tuple[Tree, Tree]:
-            batch = feeder.prepare(resident, feed, jax.random.key(0))
+        def one(variables, in_memory, raw_batch) -> tuple[Tree, Tree]:
+            batch = loader.prepare(in_memory, raw_batch, jax.random.key(0))
             logits = self._outputs_of(variables, batch["image"])
             pairs = weighted_pairs(self._task.metrics(logits, batch), batch["weight"])
             kept = {"logits": logits, "label": batch["label"], "weight": batch["weight"]}
             return kept, pairs
 
-        feed = jax.tree.map(
-            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), feeder.feed_shapes()
+        raw_batch = jax.tree.map(
+            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), loader.raw_shapes()
         )
-        shapes = jax.eval_shape(one, variables, feeder.resident, feed)
+        shapes = jax.eval_shape(one, variables, loader.in_memory, raw_batch)
         step_bytes = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes[0].values())
-        longest = max(1, min(feeder.max_steps, self._most_bytes // step_bytes))
-        self._pace = Pace(longest)
+        longest = max(1, min(loader.max_steps, self._most_bytes // step_bytes))
+        self._steps_per_call = StepsPerCall(longest)
 
-        def collect(variables, resident, feeds, num_steps):  # names its compiled program
+        def collect(variables, in_memory, raw_batches, num_steps):  # names its compiled program
             history = jax.tree.map(lambda s: jnp.zeros((longest, *s.shape), s.dtype), shapes)
 
             def body(index, history):
-                feed = jax.tree.map(lambda stack: stack[index], feeds)
-                found = one(variables, resident, feed)
+                raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
+                found = one(variables, in_memory, raw_batch)
                 return jax.tree.map(lambda h, f: h.at[index].set(f), history, found)
 
             return jax.lax.fori_loop(0, num_steps, body, history)
 
-        everywhere, split = self._layout.everywhere, self._layout.batches
+        replicated, split = self._mesh.replicated, self._mesh.batches
         return jax.jit(
             collect,
             in_shardings=(
-                self._layout.shardings(variables),
-                self._layout.as_it_lies(feeder.resident),
+                self._mesh.shardings(variables),
+                self._mesh.shardings_as_placed(loader.in_memory),
                 split,
-                everywhere,
+                replicated,
             ),
-            out_shardings=(split, everywhere),  # rows stay where they were computed
+            out_shardings=(split, replicated),  # rows stay where they were computed
         )
 
 

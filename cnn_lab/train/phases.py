@@ -47,7 +47,7 @@ def make_entry(
     """
 
     def regrouped(params: Tree, collections: Tree, frozen: Tree) -> tuple[Tree, Tree]:
-        return part(trees.merged({"params": params, **collections}, frozen), trainable)
+        return part(trees.merge({"params": params, **collections}, frozen), trainable)
 
     def enter(state: TrainState) -> TrainState:
         changing, frozen = regrouped(state.params, state.collections, state.frozen)

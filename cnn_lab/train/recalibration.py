@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core.arrays import Tree
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.train.dispatch import Prepare, Program, compile_program
-from cnn_lab.train.loop import Feeder
+from cnn_lab.train.loop import Loader
 
 STATISTICS = "batch_stats"
 MOST_BATCHES = 100
 
 
-class Refit:
+class BatchStatsRecalibration:
     """Statistics of variables over training batches; compiles on first use.
 
     A layer's new running value is momentum * old + (1 - momentum) * that of the batch. Begun at 0
@@ -34,29 +34,29 @@ class Refit:
 
     Args:
         apply: (params, collections, frozen, images, key) -> (outputs, collections), as in training.
-        prepare: makes a batch from the resident arrays and one step's feed.
-        feeder: training batches, from step 0 on.
-        feed_shapes: shapes of a feed.
+        prepare: makes a batch from the arrays in memory and one step's raw batch.
+        loader: training batches, from step 0 on.
+        raw_shapes: shapes of a feed.
         num_steps: batches to measure.
-        layout: devices.
+        mesh: devices.
     """
 
     def __init__(
         self,
         apply: Callable[..., Any],
         prepare: Prepare,
-        feeder: Feeder,
-        feed_shapes: Tree,
+        loader: Loader,
+        raw_shapes: Tree,
         *,
         num_steps: int,
-        layout: Layout,
+        mesh: DeviceMesh,
     ):
         self._make = lambda variables: _compile(
-            apply, prepare, layout, variables, feeder.resident, feed_shapes
+            apply, prepare, mesh, variables, loader.in_memory, raw_shapes
         )
-        self._feeder = feeder
+        self._loader = loader
         self.num_steps = num_steps
-        self._layout = layout
+        self._mesh = mesh
         self._program: Program | None = None
 
     def compile(self, variables: Tree) -> Program:
@@ -65,31 +65,33 @@ class Refit:
             self._program = self._make(variables)
         return self._program
 
-    def __call__(self, variables: Tree, went_on: Callable[[], None] = lambda: None) -> Tree:
+    def __call__(self, variables: Tree, heartbeat: Callable[[], None] = lambda: None) -> Tree:
         """Returns new statistics of batch normalisation.
 
         Args:
             variables: `params`, `collections` and `frozen` of a state.
-            went_on: called whenever a call has ended.
+            heartbeat: called whenever a call has ended.
         """
-        program, feeder = self.compile(variables), self._feeder
+        program, loader = self.compile(variables), self._loader
         sums = momentum = None
         first = 0
         while first < self.num_steps:
-            num_steps = min(feeder.max_steps, self.num_steps - first)
-            feeds = self._layout.put_batches(feeder.feed(first, num_steps))
+            num_steps = min(loader.max_steps, self.num_steps - first)
+            raw_batches = self._mesh.put_batches(loader.load(first, num_steps))
 
-            def run(begun: float, number: int, feeds: Tree = feeds, first: int = first) -> Tree:
+            def run(
+                begun: float, number: int, raw_batches: Tree = raw_batches, first: int = first
+            ) -> Tree:
                 numbers = (np.float32(begun), np.int32(first), np.int32(number))
-                scalars = self._layout.put_everywhere(numbers)
-                return program.call(variables, feeder.resident, feeds, *scalars)
+                scalars = self._mesh.put_replicated(numbers)
+                return program.call(variables, loader.in_memory, raw_batches, *scalars)
 
             if momentum is None:
                 from_zero = run(0.0, 1)
                 largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(from_zero))
                 momentum = _momentum(run, from_zero, 2.0**20 * max(1.0, largest))
             jax.block_until_ready(sums)  # of the call before; the next was fed meanwhile
-            went_on()
+            heartbeat()
             part = run(0.0, num_steps)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
             first += num_steps
@@ -106,27 +108,27 @@ def _momentum(run: Callable[[float, int], Tree], from_zero: Tree, begun: float) 
 def _compile(
     apply: Callable[..., Any],
     prepare: Prepare,
-    layout: Layout,
+    mesh: DeviceMesh,
     variables: Tree,
-    resident: Tree,
-    feeds: Tree,
+    in_memory: Tree,
+    raw_batches: Tree,
 ) -> Program:
-    """Compiles (variables, resident, feeds, begun, first_step, num_steps) -> sums.
+    """Compiles (variables, in_memory, raw_batches, begun, first_step, num_steps) -> sums.
 
     They are the running statistics that steps from `first_step` on, whose feeds these are, leave
     behind, each begun at `begun`.
     """
 
-    def refit(
-        variables, resident, feeds, begun, first_step, num_steps
+    def recalibration(
+        variables, in_memory, raw_batches, begun, first_step, num_steps
     ):  # names its compiled program
         collections = variables["collections"]
         start = jax.tree.map(lambda s: jnp.full_like(s, begun), collections[STATISTICS])
 
         def add(index, sums):
-            feed = jax.tree.map(lambda stack: stack[index], feeds)
+            raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
             key = jax.random.fold_in(jax.random.key(0), first_step + index)
-            batch = prepare(resident, feed, key)
+            batch = prepare(in_memory, raw_batch, key)
             begun_there = {**collections, STATISTICS: start}
             params, frozen = variables["params"], variables["frozen"]
             _, changed = apply(params, begun_there, frozen, batch["image"], key)
@@ -135,11 +137,11 @@ def _compile(
         zeros = jax.tree.map(jnp.zeros_like, start)
         return jax.lax.fori_loop(0, num_steps, add, zeros)
 
-    everywhere, lie = layout.everywhere, layout.shardings(variables)
+    replicated, lie = mesh.replicated, mesh.shardings(variables)
     jitted = jax.jit(
-        refit,
-        in_shardings=(lie, layout.as_it_lies(resident), layout.batches, *(everywhere,) * 3),
+        recalibration,
+        in_shardings=(lie, mesh.shardings_as_placed(in_memory), mesh.batches, *(replicated,) * 3),
         out_shardings=lie["collections"][STATISTICS],
     )
     scalars = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32, jnp.int32))
-    return compile_program(jitted, variables, resident, feeds, *scalars)
+    return compile_program(jitted, variables, in_memory, raw_batches, *scalars)

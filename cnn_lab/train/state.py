@@ -75,7 +75,7 @@ def make_init(
         params_key, run_key = jax.random.split(key)
         images = jnp.zeros((1, *image_shape))
         begun = dict(model.init({"params": params_key}, images, train=False))
-        collections, frozen = part(trees.merged(begun, given), trainable)
+        collections, frozen = part(trees.merge(begun, given), trainable)
         params = collections.pop("params")
         state = TrainState(
             step=jnp.zeros((), jnp.int32),

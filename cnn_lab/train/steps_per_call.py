@@ -4,7 +4,7 @@ SECONDS_PER_CALL = 1.0
 GROWTH = 4  # of the number of steps from one call to the next
 
 
-class Pace:
+class StepsPerCall:
     """How many steps a call should run, so that a signal is answered within about a second.
 
     Their number is data of the program: where a run is cut changes nothing in its results.

@@ -23,12 +23,12 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.files import write_text
 from cnn_lab.core.formatting import counted
-from cnn_lab.data.loaders.feature_pipeline import row_finder
-from cnn_lab.data.loaders.pipelines import Pipeline
+from cnn_lab.data.loaders.feature_loader import row_finder
+from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.data.progress import Ticker
 from cnn_lab.data.source import Source
 from cnn_lab.data.storage.array_cache import load_arrays, store_arrays
-from cnn_lab.distributed.mesh import Layout
+from cnn_lab.distributed.mesh import DeviceMesh
 
 BACKBONE = "backbone"
 NAMES = ("image", "label")
@@ -43,7 +43,7 @@ class FeatureMaker:
         model: with `features`.
         images: the split, every example once a pass.
         source: the split that they are of.
-        layout: devices.
+        mesh: devices.
         what: `training` or `validation`, for the user.
         num_passes: over the images, each altered anew.
         facts: what else the images depend on, such as how readers crop them.
@@ -52,28 +52,33 @@ class FeatureMaker:
     def __init__(
         self,
         model: Any,
-        images: Pipeline,
+        images: Loader,
         source: Source,
-        layout: Layout,
+        mesh: DeviceMesh,
         what: str,
         num_passes: int = 1,
         facts: Mapping[str, Any] | None = None,
     ):
-        self._images, self._source, self._layout = images, source, layout
+        self._images, self._source, self._mesh = images, source, mesh
         self._what, self._num_passes, self._facts = what, num_passes, dict(facts or {})
 
-        def features(variables: Tree, resident: Tree, feeds: Tree, step: jax.Array) -> Tree:
-            feed = jax.tree.map(lambda stack: stack[0], feeds)
-            key = jax.random.key(images.order.seed or 0)
-            batch = images.prepare(resident, feed, jax.random.fold_in(key, step))
+        def features(variables: Tree, in_memory: Tree, raw_batches: Tree, step: jax.Array) -> Tree:
+            raw_batch = jax.tree.map(lambda stack: stack[0], raw_batches)
+            key = jax.random.key(images.sampler.seed or 0)
+            batch = images.prepare(in_memory, raw_batch, jax.random.fold_in(key, step))
             made = model.apply(variables, batch["image"], method="features")
             return {"image": made.astype(np.float32), "label": batch["label"]}
 
-        everywhere = layout.everywhere
+        everywhere = mesh.replicated
         self._program = jax.jit(
             features,
             # Weights and images lie as they do.
-            in_shardings=(None, layout.as_it_lies(images.resident), layout.batches, everywhere),
+            in_shardings=(
+                None,
+                mesh.shardings_as_placed(images.in_memory),
+                mesh.batches,
+                everywhere,
+            ),
             out_shardings=everywhere,
         )
 
@@ -88,47 +93,47 @@ class FeatureMaker:
             lambda leaf: jax.ShapeDtypeStruct((self._num_rows, *leaf.shape[1:]), leaf.dtype), batch
         )
 
-    def __call__(self, variables: Tree, say: Callable[[str], None]) -> dict[str, np.ndarray]:
+    def __call__(self, variables: Tree, log: Callable[[str], None]) -> dict[str, np.ndarray]:
         """Features and labels, of each pass after the other, in the order of the indices.
 
         Args:
             variables: of the model, on the devices.
-            say: takes lines for the user.
+            log: takes lines for the user.
         """
         lowered = self._program.lower(*self._arguments(variables))
         made_of = self._made_of(variables, lowered.as_text())
         folder = self._source.pixel_cache.parent / f"features-{_digest(made_of)[:16]}"
-        number = len(self._images.order.indices)
+        number = len(self._images.sampler.indices)
         what = f"Features of {counted(number, f'{self._what} image')}"
         what += f" in {counted(self._num_passes, 'pass')}" if self._num_passes > 1 else ""
-        kept = _kept(folder, made_of, self.shapes(variables), say)
+        kept = _kept(folder, made_of, self.shapes(variables), log)
         if kept is not None:
             self._images.close()
-            say(f"{what} found in {folder}.")
+            log(f"{what} found in {folder}.")
             return kept
         start = time.perf_counter()
         try:
-            made = self._computed(lowered.compile(), variables, say)
+            made = self._computed(lowered.compile(), variables, log)
         finally:
             self._images.close()
         seconds = time.perf_counter() - start
         stored = _store(folder, made, made_of)
-        say(f"{what} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
+        log(f"{what} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
         return made
 
     @property
     def _num_rows(self) -> int:
-        return self._num_passes * len(self._images.order.indices)
+        return self._num_passes * len(self._images.sampler.indices)
 
     def _arguments(self, variables: Tree) -> tuple[Tree, ...]:
         step = jax.ShapeDtypeStruct((), np.int32)
         images = self._images
-        return _of_backbone(variables), images.resident, images.feed_shapes(), step
+        return _of_backbone(variables), images.in_memory, images.raw_shapes(), step
 
     def _computed(
-        self, program: Callable[..., Tree], variables: Tree, say: Callable[[str], None]
+        self, program: Callable[..., Tree], variables: Tree, log: Callable[[str], None]
     ) -> dict[str, np.ndarray]:
-        images, order, tick = self._images, self._images.order, Ticker(say)
+        images, order, tick = self._images, self._images.sampler, Ticker(log)
         frozen, row_of = _of_backbone(variables), row_finder(order.indices)
         made = {
             name: np.empty(shape.shape, shape.dtype)
@@ -146,9 +151,9 @@ class FeatureMaker:
 
         pending: list[tuple[int, Tree]] = []
         for step in range(self._num_passes * order.steps_per_epoch):
-            feeds = self._layout.put_batches(images.feed(step, 1))
-            number = self._layout.put_everywhere(np.int32(step))
-            pending.append((step, program(frozen, images.resident, feeds, number)))
+            raw_batches = self._mesh.put_batches(images.load(step, 1))
+            number = self._mesh.put_replicated(np.int32(step))
+            pending.append((step, program(frozen, images.in_memory, raw_batches, number)))
             if len(pending) > 1:  # one is left running while the next is read
                 done += collect(*pending.pop(0))
                 rate = done / (time.perf_counter() - start)
@@ -162,16 +167,16 @@ class FeatureMaker:
         return made
 
     def _made_of(self, variables: Tree, program: str) -> dict[str, Any]:
-        source, device = self._source, self._layout.mesh.devices.flat[0]
+        source, device = self._source, self._mesh.device_grid.devices.flat[0]
         return {
             "program": _digest(program),
             "weights": _digest(trees.digests(_of_backbone(variables))),
-            "constants": trees.digests(self._images.resident.get("constants", {})),
+            "constants": trees.digests(self._images.in_memory.get("constants", {})),
             "data": source.info.fingerprint,
             "images": [source.split, source.pixel_cache.name],
             "classes": source.info.class_names,
-            "examples": hashlib.sha256(self._images.order.indices.tobytes()).hexdigest(),
-            "seed": self._images.order.seed,
+            "examples": hashlib.sha256(self._images.sampler.indices.tobytes()).hexdigest(),
+            "seed": self._images.sampler.seed,
             "passes": self._num_passes,
             "facts": self._facts,
             "jax": jax.__version__,
@@ -190,7 +195,7 @@ def _digest(content: Any) -> str:
 
 
 def _kept(
-    folder: Path, made_of: Mapping[str, Any], shapes: Tree, say: Callable[[str], None]
+    folder: Path, made_of: Mapping[str, Any], shapes: Tree, log: Callable[[str], None]
 ) -> dict[str, np.ndarray] | None:
     """What lies in a cache, None where it is not there, damaged, or of something else."""
     if not folder.exists():
@@ -199,7 +204,7 @@ def _kept(
         found = json.loads((folder / MADE_OF).read_text())
         wanted = json.loads(json.dumps(made_of))
         if other := sorted(name for name in wanted if found.get(name) != wanted[name]):
-            say(f"{folder} holds features of other {', '.join(other)}; they are computed anew.")
+            log(f"{folder} holds features of other {', '.join(other)}; they are computed anew.")
             return None
         arrays = load_arrays(folder, NAMES)
         if arrays is not None and all(
@@ -209,7 +214,7 @@ def _kept(
             with suppress(OSError):  # of another user
                 os.utime(folder)
             return arrays
-    say(f"{folder} is damaged; the features are computed anew.")
+    log(f"{folder} is damaged; the features are computed anew.")
     return None
 
 

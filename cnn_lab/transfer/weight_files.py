@@ -45,10 +45,10 @@ def read_weights(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], about: Mapping[str, str]
+    path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata: Mapping[str, str]
 ) -> None:
     """Writes tensors and a few words about them, whole or not at all."""
-    content = safetensors.numpy.save(dict(tensors), {"format": "pt", **about})
+    content = safetensors.numpy.save(dict(tensors), {"format": "pt", **metadata})
     write_bytes(path, content)
 
 

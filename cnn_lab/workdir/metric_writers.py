@@ -20,7 +20,7 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import finite_or_none, write_text
-from cnn_lab.workdir.run_dir import Workdir, read_record
+from cnn_lab.workdir.run_dir import RunDir, read_record
 
 METRICS_FILE = "metrics.jsonl"
 PLACE = ("step", "epoch", "split")
@@ -29,7 +29,7 @@ NO_METRICS = (*PLACE, "time", "learning_rate", "gradient_norm", "examples_per_se
 
 
 @runtime_checkable
-class Sink(Protocol):
+class MetricWriter(Protocol):
     """Where rows go."""
 
     def write(self, row: Mapping[str, Any]) -> None:
@@ -192,15 +192,17 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in PLACE}
 
 
-def open_sinks(config: ExperimentConfig, folder: Workdir, first_step: int) -> list[Sink]:
+def open_metric_writers(
+    config: ExperimentConfig, folder: RunDir, first_step: int
+) -> list[MetricWriter]:
     """Where the rows of a run go, as its config asks."""
-    sinks: list[Sink] = [JsonLines(folder.path, first_step)]
+    metric_writers: list[MetricWriter] = [JsonLines(folder.path, first_step)]
     if config.log.tensorboard:
-        sinks.append(TensorBoard(folder.path, first_step))
+        metric_writers.append(TensorBoard(folder.path, first_step))
     if config.log.wandb_project is not None:
         # Kept in the record, so that a folder that was moved goes on in the same run there.
         identity = read_record(folder.path).get("wandb_id") or secrets.token_hex(8)
         folder.update_record(wandb_id=identity)
         project, values = config.log.wandb_project, to_dict(config)
-        sinks.append(WeightsAndBiases(folder.path, project, identity, values))
-    return sinks
+        metric_writers.append(WeightsAndBiases(folder.path, project, identity, values))
+    return metric_writers

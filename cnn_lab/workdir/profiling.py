@@ -18,12 +18,12 @@ class Profile:
         first: updates made before it begins.
         last: updates made when it ends.
         folder: of the run; the trace goes into `profile` there.
-        say: takes lines for the user.
+        log: takes lines for the user.
     """
 
-    def __init__(self, first: int, last: int, folder: Path, say: Callable[[str], None]):
+    def __init__(self, first: int, last: int, folder: Path, log: Callable[[str], None]):
         self.cuts = (first, last)
-        self._folder, self._say = folder / FOLDER, say
+        self._folder, self._say = folder / FOLDER, log
         self._running = False
 
     def __call__(self, step: int) -> None:

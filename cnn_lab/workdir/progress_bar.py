@@ -35,7 +35,7 @@ class Display(Protocol):
         """After each row of the metrics."""
         ...
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line for the user."""
         ...
 
@@ -44,11 +44,11 @@ class Display(Protocol):
         ...
 
 
-def make_display(total_steps: int, first_step: int, say: Callable[[str], None]) -> Display:
-    """A bar when standard output is a terminal, else plain lines, which `say` takes."""
+def make_display(total_steps: int, first_step: int, log: Callable[[str], None]) -> Display:
+    """A bar when standard output is a terminal, else plain lines, which `log` takes."""
     if sys.stdout.isatty():
         return TerminalDisplay(total_steps, first_step)
-    return PlainDisplay(total_steps, first_step, say)
+    return PlainDisplay(total_steps, first_step, log)
 
 
 class TerminalDisplay:
@@ -82,9 +82,9 @@ class TerminalDisplay:
         if row["split"] == "train":
             self._bar.update(self._task, rate=f"{row['examples_per_second']:,.0f} img/s")
         else:
-            self.say(_row_text(row, self._total))
+            self.log(_row_text(row, self._total))
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints a line above the bar."""
         self._bar.console.print(text, markup=False, highlight=False)
 
@@ -96,9 +96,9 @@ class TerminalDisplay:
 class PlainDisplay:
     """One line a row, for logs."""
 
-    def __init__(self, total_steps: int, first_step: int, say: Callable[[str], None]):
+    def __init__(self, total_steps: int, first_step: int, log: Callable[[str], None]):
         self._total, self._eta = total_steps, Eta(total_steps, first_step)
-        self._say = say
+        self._say = log
 
     def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Says nothing: rows are enough for a log."""
@@ -109,9 +109,9 @@ class PlainDisplay:
         if row["split"] == "train":
             rate, eta = row["examples_per_second"], self._eta.after(row["step"])
             line += f" | {rate:,.0f} images/s, eta {eta}"
-        self.say(line)
+        self.log(line)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Passes on one line."""
         self._say(text)
 
@@ -182,7 +182,7 @@ class Stopwatch:
         return (
             f"The input pipeline is the bottleneck: {share:.0%} of the time the step waited for "
             "data; raise config.data.num_workers, lower config.data.image_size or use "
-            "config.data.pipeline=resident."
+            "config.data.loader=in_memory."
         )
 
 

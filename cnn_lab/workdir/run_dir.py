@@ -26,7 +26,7 @@ DAMAGED = "damaged_checkpoints"
 LOGS = {".err", ".log", ".out", ".txt"}
 
 
-class Workdir:
+class RunDir:
     """A run's folder, held by this process until `release`.
 
     Attributes:

@@ -14,7 +14,7 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.files import WAIT_FOR_FILES, appears
 from cnn_lab.distributed.processes import Processes
-from cnn_lab.workdir.run_dir import Workdir
+from cnn_lab.workdir.run_dir import RunDir
 
 
 class FollowedWorkdir:
@@ -22,7 +22,7 @@ class FollowedWorkdir:
 
     Attributes:
         path: where it is.
-        fresh: as that of the `Workdir` of the process that leads.
+        fresh: as that of the `RunDir` of the process that leads.
     """
 
     def __init__(self, path: Path, fresh: bool):
@@ -50,10 +50,10 @@ class Unrecorded:
 class Unseen:
     """In place of a `Display`, where nobody watches."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self._say = say
+    def __init__(self, log: Callable[[str], None]):
+        self._say = log
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line for whoever reads the log."""
         self._say(text)
 
@@ -69,19 +69,21 @@ class Unseen:
 
 def open_workdir(
     processes: Processes, path: Path, config: ExperimentConfig
-) -> Workdir | FollowedWorkdir:
+) -> RunDir | FollowedWorkdir:
     """The folder of a run, which the leading process makes and all must see.
 
     Raises:
-        WorkdirError: as `Workdir`, or another process sees another folder.
+        WorkdirError: as `RunDir`, or another process sees another folder.
     """
     if processes.count == 1:
-        return Workdir(path, config)
-    folder = Workdir(path, config) if processes.leads else None
+        return RunDir(path, config)
+    folder = RunDir(path, config) if processes.is_primary else None
     try:
         with _marked(path, folder is not None) as mark:
-            mark, fresh, first = processes.told([mark, folder is None or folder.fresh, str(path)])
-            alike = processes.all(appears(path / mark, WAIT_FOR_FILES))
+            mark, fresh, first = processes.broadcast(
+                [mark, folder is None or folder.fresh, str(path)]
+            )
+            alike = processes.all_gather(appears(path / mark, WAIT_FOR_FILES))
         if not all(alike):
             raise WorkdirError(
                 f"The --workdir of process {alike.index(False)} is not the folder of process 0, "

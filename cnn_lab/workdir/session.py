@@ -16,7 +16,7 @@ import jax
 from cnn_lab.core.errors import CnnLabError
 from cnn_lab.core.formatting import counted
 from cnn_lab.core.refusals import refusals_told
-from cnn_lab.workdir.run_dir import Workdir, read_record
+from cnn_lab.workdir.run_dir import RunDir, read_record
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -31,7 +31,7 @@ class Session:
         facts: what the record is to say of the run from now on.
     """
 
-    def __init__(self, folder: Workdir, started: Mapping[str, Any], first_step: int, **facts: Any):
+    def __init__(self, folder: RunDir, started: Mapping[str, Any], first_step: int, **facts: Any):
         self._folder = folder
         earlier = read_record(folder.path).get("sessions", [])
         # The folder is held by one process at a time: these did not come to note their end.

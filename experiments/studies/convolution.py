@@ -59,7 +59,7 @@ def get_study() -> Study:
         claims=(
             *(
                 Comparison(
-                    text=f"Trained on {size:,} images, the convolutional net is right on more "
+                    text=f"RestoredRun on {size:,} images, the convolutional net is right on more "
                     "unseen ones than the dense one.",
                     measure="unseen accuracy",
                     larger=("convolutional", size),

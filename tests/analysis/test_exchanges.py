@@ -5,16 +5,16 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from cnn_lab.analysis.exchanges import Exchange, exchanges_in
-from cnn_lab.distributed.mesh import BATCH_AXES, make_layout
+from cnn_lab.distributed.mesh import BATCH_AXES, make_mesh
 
 
 def compiled(function, *shapes: tuple[int, ...]) -> str:
-    layout = make_layout(4)
+    mesh = make_mesh(4)
     rows = PartitionSpec(BATCH_AXES)
     spread = jax.shard_map(
-        function, mesh=layout.mesh, in_specs=rows, out_specs=rows, check_vma=False
+        function, mesh=mesh.device_grid, in_specs=rows, out_specs=rows, check_vma=False
     )
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=layout.rows) for shape in shapes]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=mesh.sharded) for shape in shapes]
     text = jax.jit(spread).lower(*arrays).compile().as_text()
     assert text is not None
     return text

@@ -23,7 +23,7 @@ from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, LostError
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.distributed.processes import Processes
 from cnn_lab.train.state import TrainState
 
@@ -39,11 +39,11 @@ def state_of(step: int, dtype=jnp.float32) -> TrainState:
         opt_state=optimizer.init(params),
         key=jax.random.key(0),
     )
-    return jax.device_put(state, make_layout(1).everywhere)
+    return jax.device_put(state, make_mesh(1).replicated)
 
 
 def target_of(state: TrainState) -> TrainState:
-    return sharded_shapes(jax.eval_shape(lambda: state), make_layout(1).everywhere)
+    return sharded_shapes(jax.eval_shape(lambda: state), make_mesh(1).replicated)
 
 
 def target_of_step_0(_record):
@@ -146,7 +146,7 @@ def test_what_another_process_finds_damaged_is_so_here(folder: Path):
 
         count, reads = 2, 0
 
-        def all(self, value):
+        def all_gather(self, value):
             self.reads += value is None
             text = "Checkpoint 3 in /elsewhere is damaged (half of it)."
             return [value, text if value is None and self.reads == 1 else value]
@@ -166,7 +166,7 @@ def test_copies_that_differ_are_refused_before_they_are_saved(folder: Path):
 
         count = 2
 
-        def all(self, value):
+        def all_gather(self, value):
             if isinstance(value, dict):
                 return [value, {**value, "params/dense/kernel": "0"}]
             return [value, f"{value}, other" if isinstance(value, str) else value]
@@ -183,7 +183,7 @@ def test_another_process_that_is_gone_is_no_full_disk(folder: Path, monkeypatch)
     class Two(Processes):
         count = 2
 
-        def all(self, value):
+        def all_gather(self, value):
             return [value, value]
 
     def fail(*_: object) -> None:

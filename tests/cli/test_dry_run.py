@@ -121,10 +121,10 @@ def test_a_folder_that_is_not_prepared_is_not_copied(command, tmp_path: Path):
 def test_more_memory_than_there_is_is_warned_of(command, tmp_path: Path):
     assert command("data", "prepare", "digits").returncode == 0
     assert "WARNING" not in command(*DRY_RUN).stdout
-    resident = ("--config.data.pipeline=resident", "--config.data.image_size=100000,100000")
+    in_memory = ("--config.data.loader=in_memory", "--config.data.image_size=100000,100000")
     for overrides in (
         ("--config.model.name=mlp", "--config.model.options.hidden=1000000,1000000"),
-        resident,
+        in_memory,
     ):
         described = command(*DRY_RUN, *overrides)
         assert described.returncode == 0, described.stderr
@@ -132,8 +132,8 @@ def test_more_memory_than_there_is_is_warned_of(command, tmp_path: Path):
         assert warning.startswith("WARNING     it needs about ")
         assert " TB of memory, but this machine has " in warning
         assert "config.train.batch_size" in warning
-    refused = command(*(argument for argument in DRY_RUN if argument != "--dry_run"), *resident)
+    refused = command(*(argument for argument in DRY_RUN if argument != "--dry_run"), *in_memory)
     assert refused.returncode == 2
-    assert "set config.data.pipeline=streaming" in refused.stderr
+    assert "set config.data.loader=streaming" in refused.stderr
     assert not (tmp_path / "here/run").exists()
     assert not list(tmp_path.rglob("images-*")), "pixels were read"

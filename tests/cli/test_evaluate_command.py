@@ -42,7 +42,7 @@ RUNS = {
 }
 # The first run with other data settings, as if it had been trained with them.
 COPIES: dict[str, dict[str, Any]] = {
-    "streamed": {"pipeline": "streaming"},
+    "streamed": {"loader": "streaming"},
     "other_split": {"split_seed": 1},
     "all": {"validation_fraction": 0.0},
 }
@@ -65,7 +65,7 @@ def _calm(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trained runs, which no test changes."""
+    """RestoredRun runs, which no test changes."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "tiny.py").write_text(EXPERIMENT)
     for index in range(24):

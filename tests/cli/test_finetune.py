@@ -9,7 +9,7 @@ from cnn_lab.cli.main import main
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.initialization import digest_of
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.runs.run import run_training
 from cnn_lab.workdir.run_dir import read_config, read_record
 
@@ -57,10 +57,10 @@ def test_the_data_alone_are_enough(run, source, photos, tmp_path):
     (workdir,) = (tmp_path / "runs").iterdir()
     assert workdir.name == "mlp-photos-auto"
     assert "Recipe: adamw at a rate of 0.01, cosine, 100 epochs, batches of 9, augmentation" in text
-    config, trained = read_config(workdir), open_trained(workdir, "best")
+    config, trained = read_config(workdir), restore_run(workdir, "best")
     assert config.model == read_config(source).model
     assert (config.data.image_size, config.data.channels) == ((8, 8), 1)
-    assert config.data.mean == open_trained(source, "best").network.preprocess.mean
+    assert config.data.mean == restore_run(source, "best").network.preprocess.mean
     assert trained.network.class_names == ("dark", "light")
     assert "Strategy head: 36 training images are very few" in text
     assert config.train.batch_size == 9  # four steps an epoch
@@ -150,7 +150,7 @@ def test_a_soup_and_what_follows_keep_the_lineage(run, source, photos, tmp_path)
         for member in members:
             step = read_record(member)["progress"]["selection"]["best_step"]
             place = lines.index(f"{indent}one of its mean: {member}, checkpoint {step}")
-            digest = digest_of(open_trained(member, "best").variables)
+            digest = digest_of(restore_run(member, "best").variables)
             assert lines[place + 1] == f"{indent}  weights  {digest}"
             assert lines[place + 2].startswith(f"{indent}  from {source}, step ")
 

@@ -26,7 +26,7 @@ NAMED = [(k, name) for k, detailed in DETAILED.items() for name in detailed.func
 
 
 @pytest.fixture
-def say(capsys: pytest.CaptureFixture):
+def log(capsys: pytest.CaptureFixture):
     def run(*arguments: str) -> str:
         assert main(arguments) == 0
         return capsys.readouterr().out
@@ -45,24 +45,24 @@ def leaves(node_type: type[Node], prefix: str = "") -> Iterator[tuple[str, Any, 
             yield f"{prefix}{field.name}", hints[field.name], getattr(node_type(), field.name)
 
 
-def test_version_needs_no_jax(say):
+def test_version_needs_no_jax(log):
     versions = {name: metadata.version(name) for name in ("cnn-lab", "jax", "flax")}
     expected = ", ".join(f"{name} {version}" for name, version in versions.items())
-    assert say("--version") == f"{expected}\n"
+    assert log("--version") == f"{expected}\n"
     code = "import sys; from cnn_lab.cli.main import main; main(['--version']); "
     code += "sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_flags_of_a_command_stand_as_they_were_declared(say):
+def test_the_flags_of_a_command_stand_as_they_were_declared(log):
     for name, first in (("train", "config"), ("lr-find", "config"), ("evaluate", "workdir")):
-        flags = re.findall(r"^  --(\w+)", say("help", name), flags=re.MULTILINE)
+        flags = re.findall(r"^  --(\w+)", log("help", name), flags=re.MULTILINE)
         assert flags[0] == first
-        assert say("help", name) == say("help", name)
+        assert log("help", name) == log("help", name)
 
 
-def test_help_config_lists_every_field_as_its_flag_with_type_and_default(say):
-    lines = say("help", "config").splitlines()
+def test_help_config_lists_every_field_as_its_flag_with_type_and_default(log):
+    lines = log("help", "config").splitlines()
     fields = list(leaves(ExperimentConfig))
     assert len(fields) > 30
     for path, annotation, default in fields:
@@ -91,23 +91,23 @@ def test_every_option_as_it_is_listed_has_its_default():
 
 
 @pytest.mark.parametrize("spelling", ["optim", "config.optim", "--config.optim"])
-def test_help_config_of_one_branch(say, spelling: str):
-    flags = re.findall(r"--config\.(\S+)=", say("help", "config", spelling))
+def test_help_config_of_one_branch(log, spelling: str):
+    flags = re.findall(r"--config\.(\S+)=", log("help", "config", spelling))
     assert "optim.learning_rate" in flags
     assert "optim.schedule.name" in flags
     assert all(flag.startswith("optim.") for flag in flags)
 
 
-def test_help_config_of_one_field(say):
-    assert say("help", "config", "train.batch_size") == (
+def test_help_config_of_one_field(log):
+    assert log("help", "config", "train.batch_size") == (
         "  --config.train.batch_size=128  a whole number of at least 1\n"
         "      examples per step, over all devices.\n"
     )
 
 
 @pytest.mark.parametrize(("kind", "name"), NAMED)
-def test_list_of_one_name_shows_every_option(say, kind: str, name: str):
-    text = say("list", kind, name)
+def test_list_of_one_name_shows_every_option(log, kind: str, name: str):
+    text = log("list", kind, name)
     detailed = DETAILED[kind]
     assert f"  --{detailed.field}={name}\n" in text
     options = declared_options(detailed.functions()[name])
@@ -117,47 +117,47 @@ def test_list_of_one_name_shows_every_option(say, kind: str, name: str):
     assert ("It has no options." in text) == (not options)
 
 
-def test_list_of_one_name_says_what_its_options_mean(say):
-    text = say("list", "optimizers", "adamw")
+def test_list_of_one_name_says_what_its_options_mean(log):
+    text = log("list", "optimizers", "adamw")
     assert "weight_decay=0.01  a finite number of at least 0\n      decay of kernels," in text
-    assert "`cnn-lab list activations` names them." in say("list", "models", "mlp")
-    decoder = say("list", "models", "conv_autoencoder").replace("\n      ", " ")
+    assert "`cnn-lab list activations` names them." in log("list", "models", "mlp")
+    decoder = log("list", "models", "conv_autoencoder").replace("\n      ", " ")
     of_output = decoder.partition("options.output_activation=")[2].partition("--config")[0]
     assert "`cnn-lab list activations` names them." in of_output
     of_kernels = decoder.partition("options.kernel_init=")[2].partition("--config")[0]
     assert "`cnn-lab list initializers` names them." in of_kernels
 
 
-def test_list_alone_says_what_can_be_listed(say):
-    assert say("list").splitlines() == [f"cnn-lab list {kind}" for kind in KINDS]
+def test_list_alone_says_what_can_be_listed(log):
+    assert log("list").splitlines() == [f"cnn-lab list {kind}" for kind in KINDS]
 
 
-def test_every_activation_has_a_description(say):
-    lines = say("list", "activations").splitlines()
+def test_every_activation_has_a_description(log):
+    lines = log("list", "activations").splitlines()
     assert len(lines) > 10
     assert all(len(line.split()) > 3 for line in lines)
 
 
-def test_every_initializer_has_a_description_by_its_other_name_too(say):
-    rows = dict(line.split(maxsplit=1) for line in say("list", "initializers").splitlines())
+def test_every_initializer_has_a_description_by_its_other_name_too(log):
+    rows = dict(line.split(maxsplit=1) for line in log("list", "initializers").splitlines())
     assert rows.keys() == INITIALIZERS.keys()
     assert "Xavier" in rows["glorot_uniform"]
     assert "Kaiming" in rows["he_normal"]
     assert "PyTorch" in rows["torch"]
 
 
-def test_list_of_activations_and_tasks(say):
-    assert re.search(r"^relu  +\S", say("list", "activations"), re.MULTILINE)
-    assert say("list", "tasks").startswith("classification ")
+def test_list_of_activations_and_tasks(log):
+    assert re.search(r"^relu  +\S", log("list", "activations"), re.MULTILINE)
+    assert log("list", "tasks").startswith("classification ")
 
 
-def test_experiments_are_listed_even_if_one_is_broken(say, tmp_path: Path, monkeypatch):
+def test_experiments_are_listed_even_if_one_is_broken(log, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments/a").mkdir(parents=True)
     (tmp_path / "experiments/a/good.py").write_text('"""A title.\n\nMore."""\n')
     (tmp_path / "experiments/a/torn.py").write_text("def (")
     (tmp_path / "experiments/a/bytes.py").write_bytes(b"\xff\xfe\x00")
-    lines = say("list", "experiments").splitlines()
+    lines = log("list", "experiments").splitlines()
     assert "experiments/a/good.py   A title." in lines
     assert sum("(cannot be read: " in line for line in lines) == 2
 

@@ -20,7 +20,7 @@ from cnn_lab.core import trees
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.experiment.components import task_maker
 from cnn_lab.experiment.network import Network
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.runs.import_weights import write_run
 from cnn_lab.transfer import convert
@@ -76,7 +76,7 @@ def test_a_run_is_written_whatever_its_schedule(tmp_path):
         preprocess=Preprocess(mean=(0.5,), std=(0.25,)),
     )
     write_run(tmp_path / "soup", config, network, variables, "averaged")
-    found = open_trained(tmp_path / "soup", "latest").variables["params"]
+    found = restore_run(tmp_path / "soup", "latest").variables["params"]
     assert trees.digests(found) == trees.digests(variables["params"])
 
 

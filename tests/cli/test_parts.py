@@ -13,12 +13,12 @@ from launching import ROOT, alone, digests, environment, launched, until
 pytestmark = pytest.mark.slow
 PARTS = (
     "--config.mesh.fsdp=true",
-    "--config.data.pipeline=sharded",
+    "--config.data.loader=sharded",
     "--config.average.kind=ema",
     "--config.average.decay=0.9",
 )
 STREAMED = (
-    "--config.data.pipeline=streaming",
+    "--config.data.loader=streaming",
     "--config.optim.schedule.name=plateau",
     "--config.optim.schedule.options.patience=1",
     "--config.average.kind=swa",

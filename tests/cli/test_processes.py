@@ -129,7 +129,7 @@ def test_a_signal_in_an_evaluation_of_two_saves_at_once_and_it_is_caught_up_on(
     undisturbed, tmp_path
 ):
     """Which takes most of the time here: batches of two images, one a call."""
-    own = ("--config.evaluate.batch_size=2", "--config.data.pipeline=streaming")
+    own = ("--config.evaluate.batch_size=2", "--config.data.loader=streaming")
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     whole = launched(*train(f"--workdir={tmp_path / 'whole'}", *own), processes=2, logs=logs)
     output, _ = whole.communicate(timeout=180)

@@ -30,7 +30,7 @@ def followed_from(cause: Exception) -> Exception:
 @pytest.mark.parametrize(
     ("error", "start", "remedy"),
     [
-        (MemoryError(), "The memory does not suffice; lower", "pipeline=streaming"),
+        (MemoryError(), "The memory does not suffice; lower", "loader=streaming"),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes.\nlong dump"),
             "The memory does not suffice (RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes);",

@@ -16,9 +16,9 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
 from cnn_lab.data.loaders import assemble
 from cnn_lab.data.loaders.assemble import make_preprocess, place_split
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.distributed.processes import Processes
-from cnn_lab.distributed.shard import Share
+from cnn_lab.distributed.shard import Shard
 from cnn_lab.experiment.build import build
 
 
@@ -107,20 +107,20 @@ def test_what_cannot_be_held_out_is_told_by_its_field(own_validation, data, text
         choose_examples(without, DataConfig(**data))
 
 
-@pytest.mark.parametrize("kind", ["resident", "streaming"])
+@pytest.mark.parametrize("kind", ["in_memory", "streaming"])
 def test_one_program_serves_every_normalisation(own_validation, kind):
     """A slice of other images has another mean; only the data may differ, not what is compiled."""
 
     def lowered(mean: float) -> tuple[str, np.ndarray]:
-        data = DataConfig(pipeline=kind, mean=(mean,) * 3, std=(0.2,) * 3)
+        data = DataConfig(loader=kind, mean=(mean,) * 3, std=(0.2,) * 3)
         subset = choose_examples(own_validation, data)[0]
-        maker = assemble.PipelineMaker(data, make_preprocess(data, subset), make_layout(1))
-        pipeline = maker.evaluation(subset, 4, 1)
-        feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(0, 1))
-        arguments = (pipeline.resident, feed, jax.random.key(0))
-        prepare = jax.jit(pipeline.prepare)
+        maker = assemble.LoaderFactory(data, make_preprocess(data, subset), make_mesh(1))
+        loader = maker.evaluation(subset, 4, 1)
+        raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(0, 1))
+        arguments = (loader.in_memory, raw_batch, jax.random.key(0))
+        prepare = jax.jit(loader.prepare)
         found = prepare.lower(*arguments).as_text(), np.asarray(prepare(*arguments)["image"])
-        pipeline.close()
+        loader.close()
         return found
 
     (dark, images), (light, others) = lowered(0.25), lowered(0.75)
@@ -130,33 +130,33 @@ def test_one_program_serves_every_normalisation(own_validation, kind):
 
 def test_a_split_in_parts_gives_the_batches_of_a_whole_one(own_validation):
     """Ten of its twelve images, the last batch filled up."""
-    layout, found = make_layout(4), {}
-    for kind in ("resident", "sharded"):
-        data = DataConfig(pipeline=kind, mean=(0.5,) * 3, std=(0.2,) * 3)
+    mesh, found = make_mesh(4), {}
+    for kind in ("in_memory", "sharded"):
+        data = DataConfig(loader=kind, mean=(0.5,) * 3, std=(0.2,) * 3)
         subset = choose_examples(own_validation, data)[0]
         subset = subset.at(np.arange(10))
-        maker = assemble.PipelineMaker(data, make_preprocess(data, subset), layout)
-        pipeline = maker.training(
+        maker = assemble.LoaderFactory(data, make_preprocess(data, subset), mesh)
+        loader = maker.training(
             subset, 4, seed=3, num_epochs=1, longest=8, augmentation=Augmentation()
         )
-        feed = jax.tree.map(lambda stack: stack[2], pipeline.feed(0, 3))
-        prepare = jax.jit(pipeline.prepare)
-        found[kind] = jax.device_get(prepare(pipeline.resident, feed, jax.random.key(0)))
-        held = pipeline.resident["image"].addressable_shards[0].data
-        assert len(held) == (12 if kind == "resident" else 3)
-        pipeline.close()
-    for name, values in found["resident"].items():
+        raw_batch = jax.tree.map(lambda stack: stack[2], loader.load(0, 3))
+        prepare = jax.jit(loader.prepare)
+        found[kind] = jax.device_get(prepare(loader.in_memory, raw_batch, jax.random.key(0)))
+        held = loader.in_memory["image"].addressable_shards[0].data
+        assert len(held) == (12 if kind == "in_memory" else 3)
+        loader.close()
+    for name, values in found["in_memory"].items():
         np.testing.assert_array_equal(found["sharded"][name], values)
 
 
 def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validation, monkeypatch):
     source = own_validation.split("train")
     monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3)
-    assert place_split(source, make_layout(1))["image"].shape == (12, 4, 4, 3)
+    assert place_split(source, make_mesh(1))["image"].shape == (12, 4, 4, 3)
     monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3 - 1)
     text = r"^The images of split 'train' of folder:photos take 576 B, but there are 575 B of mem.*"
-    with pytest.raises(DataError, match=text + "pipeline=streaming"):
-        place_split(source, make_layout(1))
+    with pytest.raises(DataError, match=text + "loader=streaming"):
+        place_split(source, make_mesh(1))
     monkeypatch.setattr(type(source), "read_all", lambda _: pytest.fail("read"))
     with pytest.raises(DataError, match=text):
         make_preprocess(DataConfig(), Subset(source, np.arange(12)))
@@ -165,13 +165,13 @@ def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validat
 def test_a_process_needs_memory_for_its_share_alone(own_validation, monkeypatch):
     source = own_validation.split("train")
     monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3 // 2)
-    assemble.check_fits(source, Share(1, 2))
+    assemble.check_fits(source, Shard(1, 2))
     with pytest.raises(DataError, match="The images of split 'train' of folder:photos take 576 B"):
         assemble.check_fits(source)
     monkeypatch.setattr(assemble, "host_bytes", lambda: 12)
     text = r"of folder:photos that process 1 of 2 holds take 288 B, but there are 12 B of memory"
     with pytest.raises(DataError, match=text):
-        assemble.check_fits(source, Share(1, 2))
+        assemble.check_fits(source, Shard(1, 2))
 
 
 def test_the_first_process_measures_for_all(own_validation, monkeypatch):
@@ -180,7 +180,7 @@ def test_the_first_process_measures_for_all(own_validation, monkeypatch):
     class Second(Processes):
         index, count = 1, 2
 
-        def all(self, value):
+        def all_gather(self, value):
             assert value is None
             return [[[0.5, 0.4, 0.3], [0.2, 0.2, 0.1]], value]
 

@@ -39,7 +39,7 @@ def read(monkeypatch) -> list[int]:
 
 
 def measured(dataset: Dataset, **data):
-    config = DataConfig(pipeline="streaming", **data)
+    config = DataConfig(loader="streaming", **data)
     return make_preprocess(config, choose_examples(dataset, config)[0])
 
 
@@ -55,8 +55,8 @@ def test_a_second_start_reads_no_example(digits, read):
     assert read == []
     (file,) = files(digits)
     assert file.parent == digits.split("train").pixel_cache
-    resident = DataConfig(pipeline="resident")
-    assert make_preprocess(resident, choose_examples(digits, resident)[0]) == first
+    in_memory = DataConfig(loader="in_memory")
+    assert make_preprocess(in_memory, choose_examples(digits, in_memory)[0]) == first
     assert read == []
 
 
@@ -126,7 +126,7 @@ def test_without_a_writable_place_they_are_just_measured(digits, read, monkeypat
 
 def test_shapes_alone_need_no_pixels(digits, read):
     config = ExperimentConfig(
-        data=DataConfig(pipeline="streaming", pad=2), model=ModelSpec(name="linear")
+        data=DataConfig(loader="streaming", pad=2), model=ModelSpec(name="linear")
     )
     experiment = build(config, lambda *_: digits, unmeasured_preprocess)
     assert experiment.network.input_shape == (12, 12, 1)

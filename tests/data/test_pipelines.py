@@ -1,4 +1,4 @@
-"""Both pipelines give the same batches, in an order that depends on seed and step alone."""
+"""Both loaders give the same batches, in an order that depends on seed and step alone."""
 
 import dataclasses
 
@@ -8,9 +8,9 @@ import pytest
 
 from cnn_lab.data import preprocess
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.loaders.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
 from cnn_lab.data.preprocess import Preprocess, measure
-from cnn_lab.data.sampler import Order
+from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
 
 PREPROCESS = Preprocess(mean=(0.3,), std=(0.4,), pad=1)
@@ -22,26 +22,28 @@ def source(data_dir) -> Source:
     return open_dataset("digits").split("train")
 
 
-def resident(source: Source, order: Order, max_steps: int = 8) -> ResidentPipeline:
+def in_memory(source: Source, sampler: Sampler, max_steps: int = 8) -> InMemoryLoader:
     images, labels = source.read_all()
     arrays = {"image": jax.device_put(images), "label": jax.device_put(labels)}
-    return ResidentPipeline(arrays, PREPROCESS, order, max_steps)
+    return InMemoryLoader(arrays, PREPROCESS, sampler, max_steps)
 
 
-def batch(pipeline, step: int) -> dict[str, np.ndarray]:
-    feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
-    feed = jax.tree.map(jax.device_put, feed)
-    return jax.tree.map(np.asarray, pipeline.prepare(pipeline.resident, feed, KEY))
+def batch(loader, step: int) -> dict[str, np.ndarray]:
+    raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(step, 1))
+    raw_batch = jax.tree.map(jax.device_put, raw_batch)
+    return jax.tree.map(np.asarray, loader.prepare(loader.in_memory, raw_batch, KEY))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_streaming_equals_resident(source: Source, num_workers: int):
-    order = Order(np.arange(0, 1400, 7), 48, seed=3)  # 200 examples: the last batch is filled up
-    total = 2 * order.steps_per_epoch
-    stream = StreamingPipeline(
-        source, PREPROCESS, order, num_workers=num_workers, total_steps=total
+    sampler = Sampler(
+        np.arange(0, 1400, 7), 48, seed=3
+    )  # 200 examples: the last batch is filled up
+    total = 2 * sampler.steps_per_epoch
+    stream = StreamingLoader(
+        source, PREPROCESS, sampler, num_workers=num_workers, total_steps=total
     )
-    fixed = resident(source, order)
+    fixed = in_memory(source, sampler)
     for step in [*range(total), 3, 4, 1]:  # in order, then from elsewhere, as after a resume
         expected, found = batch(fixed, step), batch(stream, step)
         assert expected.keys() == found.keys()
@@ -51,25 +53,25 @@ def test_streaming_equals_resident(source: Source, num_workers: int):
 
 
 def test_streaming_feed_has_the_shapes_it_announces(source: Source):
-    order = Order(np.arange(64), 16, seed=0)
-    for pipeline in (
-        resident(source, order),
-        StreamingPipeline(source, PREPROCESS, order, num_workers=0, total_steps=4),
+    sampler = Sampler(np.arange(64), 16, seed=0)
+    for loader in (
+        in_memory(source, sampler),
+        StreamingLoader(source, PREPROCESS, sampler, num_workers=0, total_steps=4),
     ):
-        feed = pipeline.feed(0, 1)
-        assert jax.tree.map(lambda a: (a.shape, a.dtype), feed) == jax.tree.map(
-            lambda a: (a.shape, a.dtype), pipeline.feed_shapes()
+        raw_batch = loader.load(0, 1)
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), raw_batch) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), loader.raw_shapes()
         )
-        pipeline.close()
+        loader.close()
 
 
 def test_every_epoch_holds_every_example_once():
     indices = np.arange(100, 150)
-    order = Order(indices, 16, seed=1)
-    assert order.steps_per_epoch == 4
+    sampler = Sampler(indices, 16, seed=1)
+    assert sampler.steps_per_epoch == 4
     epochs = []
     for epoch in range(3):
-        positions, weights = order.batches(4 * epoch, 4)
+        positions, weights = sampler.batches(4 * epoch, 4)
         assert positions.shape == weights.shape == (4, 16)
         assert sorted(positions[weights > 0]) == list(indices)
         assert weights.sum() == 50
@@ -80,27 +82,27 @@ def test_every_epoch_holds_every_example_once():
 
 def test_order_is_a_function_of_seed_and_step():
     indices = np.arange(40)
-    whole = Order(indices, 8, seed=5).batches(0, 15)
+    whole = Sampler(indices, 8, seed=5).batches(0, 15)
     for first, count in ((0, 15), (3, 4), (4, 2), (14, 1)):
-        part = Order(indices, 8, seed=5).batches(first, count)
+        part = Sampler(indices, 8, seed=5).batches(first, count)
         np.testing.assert_array_equal(part[0], whole[0][first : first + count])
         np.testing.assert_array_equal(part[1], whole[1][first : first + count])
-    other = Order(indices, 8, seed=6).batches(0, 15)
+    other = Sampler(indices, 8, seed=6).batches(0, 15)
     assert not np.array_equal(other[0], whole[0])
 
 
 def test_order_stays_the_same_on_other_versions():
     """Resuming with another numpy must meet the same examples."""
-    positions, _ = Order(np.arange(10), 10, seed=7).batches(0, 2)
+    positions, _ = Sampler(np.arange(10), 10, seed=7).batches(0, 2)
     assert positions.tolist() == [[6, 3, 9, 1, 2, 0, 5, 7, 8, 4], [1, 9, 2, 8, 5, 0, 4, 3, 7, 6]]
 
 
 @pytest.mark.parametrize("seed", [4, None])
 def test_the_last_batch_is_filled_up_with_the_first_examples_of_its_epoch(seed: int | None):
     """Batch normalisation sees them: one example many times, or zeros, would bend its mean."""
-    order = Order(np.arange(100, 137), 16, seed)
+    sampler = Sampler(np.arange(100, 137), 16, seed)
     for epoch in range(2):
-        positions, weights = order.batches(3 * epoch, 3)
+        positions, weights = sampler.batches(3 * epoch, 3)
         filled = weights[-1] == 0
         assert filled.sum() == 3 * 16 - 37
         assert positions[-1][filled].tolist() == positions[0][: filled.sum()].tolist()
@@ -109,14 +111,14 @@ def test_the_last_batch_is_filled_up_with_the_first_examples_of_its_epoch(seed: 
 
 @pytest.mark.parametrize("batch_size", [1, 40])
 def test_single_and_full_batches(batch_size: int):
-    order = Order(np.arange(40), batch_size, seed=0)
-    positions, weights = order.batches(0, order.steps_per_epoch)
+    sampler = Sampler(np.arange(40), batch_size, seed=0)
+    positions, weights = sampler.batches(0, sampler.steps_per_epoch)
     assert sorted(positions.ravel()) == list(range(40))
     assert weights.min() == 1
 
 
 def test_unshuffled_order_keeps_the_indices():
-    positions, weights = Order(np.array([5, 3, 9]), 2, seed=None).batches(0, 2)
+    positions, weights = Sampler(np.array([5, 3, 9]), 2, seed=None).batches(0, 2)
     assert positions.tolist() == [[5, 3], [9, 5]]
     assert weights.tolist() == [[1, 1], [1, 0]]
 
@@ -156,14 +158,14 @@ def test_both_pipelines_alter_the_batch_before_they_normalise_it(source: Source)
         factor = jax.random.uniform(key)
         return images.astype("float32") * factor, labels + 1
 
-    order = Order(np.arange(40), 16, seed=0)
+    sampler = Sampler(np.arange(40), 16, seed=0)
     images, labels = source.read_all()
     arrays = {"image": jax.device_put(images), "label": jax.device_put(labels)}
-    fixed = ResidentPipeline(arrays, PREPROCESS, order, 8, darker)
-    stream = StreamingPipeline(
-        source, PREPROCESS, order, num_workers=0, total_steps=3, augment=darker
+    fixed = InMemoryLoader(arrays, PREPROCESS, sampler, 8, darker)
+    stream = StreamingLoader(
+        source, PREPROCESS, sampler, num_workers=0, total_steps=3, augment=darker
     )
-    plain, found, other = batch(resident(source, order), 1), batch(fixed, 1), batch(stream, 1)
+    plain, found, other = batch(in_memory(source, sampler), 1), batch(fixed, 1), batch(stream, 1)
     stream.close()
     factor = float(jax.random.uniform(KEY))
     raw = plain["image"] * 0.4 * 255 + 0.3 * 255

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
 from PIL import Image
 
 from cnn_lab.config import DataConfig, ExperimentConfig
@@ -16,11 +17,10 @@ from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
-from cnn_lab.data.loaders.assemble import PipelineMaker
-from cnn_lab.data.loaders.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.loaders.assemble import LoaderFactory
 from cnn_lab.data.preprocess import Preprocess
-from cnn_lab.data.sampler import Order
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.data.sampler import Sampler
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.experiment.build import build
 
 AREA, ASPECT = (0.1, 0.8), (0.75, 4 / 3)
@@ -46,15 +46,15 @@ def photographs(tmp_path_factory) -> Dataset:
 def data_of(**options: Any) -> DataConfig:
     base: dict[str, Any] = {"validation_fraction": 0.0, "mean": (0.5,), "std": (0.25,)}
     return DataConfig(
-        **{"pipeline": "streaming", "image_size": SIZE, "num_workers": 0} | base | options
+        **{"loader": "streaming", "image_size": SIZE, "num_workers": 0} | base | options
     )
 
 
-def maker_and_examples(dataset: Dataset, data: DataConfig) -> tuple[PipelineMaker, Subset]:
+def maker_and_examples(dataset: Dataset, data: DataConfig) -> tuple[LoaderFactory, Subset]:
     train, _ = choose_examples(dataset, data)
     num_channels = train.source.info.image_shape[2]
     preprocess = Preprocess((0.5,) * num_channels, (0.25,) * num_channels, 0)
-    return PipelineMaker(data, preprocess, make_layout(1)), train
+    return LoaderFactory(data, preprocess, make_mesh(1)), train
 
 
 def training(dataset: Dataset, augmentation: Augmentation, **options: Any) -> Any:
@@ -64,21 +64,21 @@ def training(dataset: Dataset, augmentation: Augmentation, **options: Any) -> An
     )
 
 
-def fed(pipeline: Any, step: int) -> dict[str, np.ndarray]:
+def fed(loader: Any, step: int) -> dict[str, np.ndarray]:
     """The feed of one step; a copy, since the readers own the original."""
-    return {name: np.array(rows[0]) for name, rows in pipeline.feed(step, 1).items()}
+    return {name: np.array(rows[0]) for name, rows in loader.load(step, 1).items()}
 
 
-def prepared(pipeline: Any, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def prepared(loader: Any, raw_batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The batch that the step makes of a feed."""
-    batch = pipeline.prepare(pipeline.resident, jax.tree.map(jax.device_put, feed), KEY)
+    batch = loader.prepare(loader.in_memory, jax.tree.map(jax.device_put, raw_batch), KEY)
     return jax.tree.map(np.asarray, batch)
 
 
 def cropped_by_hand(dataset: Dataset, step: int, num_channels: int = 3) -> np.ndarray:
     """Full images, cut and resized one by one by PIL."""
     source = dataset.split("train").with_channels(num_channels)
-    positions, _ = Order(np.arange(len(source)), BATCH, SEED).batches(step, 1)
+    positions, _ = Sampler(np.arange(len(source)), BATCH, SEED).batches(step, 1)
     images = []
     for position, part in zip(
         positions[0], RandomCrops(AREA, ASPECT, SEED)(step, BATCH), strict=True
@@ -94,29 +94,29 @@ def cropped_by_hand(dataset: Dataset, step: int, num_channels: int = 3) -> np.nd
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_the_same_crops_on_any_number_of_workers_and_after_a_resume(photographs, num_workers):
-    pipeline = training(photographs, CROPPED, num_workers=num_workers)
-    assert isinstance(pipeline, StreamingPipeline)
+    loader = training(photographs, CROPPED, num_workers=num_workers)
+    assert isinstance(loader, StreamingLoader)
     for step in [*range(6), 3, 4]:  # two epochs, then from elsewhere, as after a resume
         np.testing.assert_array_equal(
-            fed(pipeline, step)["image"], cropped_by_hand(photographs, step), err_msg=str(step)
+            fed(loader, step)["image"], cropped_by_hand(photographs, step), err_msg=str(step)
         )
-    pipeline.close()
+    loader.close()
 
 
 def test_crops_of_gray_images(photographs):
-    pipeline = training(photographs, CROPPED, channels=1)
+    loader = training(photographs, CROPPED, channels=1)
     np.testing.assert_array_equal(
-        fed(pipeline, 1)["image"], cropped_by_hand(photographs, 1, num_channels=1)
+        fed(loader, 1)["image"], cropped_by_hand(photographs, 1, num_channels=1)
     )
-    pipeline.close()
+    loader.close()
 
 
 def test_pixels_that_are_stored_as_they_are_are_cropped_too(data_dir):
     digits = open_dataset("digits")
-    pipeline = training(digits, CROPPED)
-    found = fed(pipeline, 2)["image"]
+    loader = training(digits, CROPPED)
+    found = fed(loader, 2)["image"]
     np.testing.assert_array_equal(found, cropped_by_hand(digits, 2, num_channels=1))
-    pipeline.close()
+    loader.close()
     same_size = training(digits, CROPPED, image_size=None)
     plain = training(digits, Augmentation(), image_size=None)
     assert (fed(same_size, 0)["image"] != fed(plain, 0)["image"]).any((1, 2, 3)).all()
@@ -124,11 +124,11 @@ def test_pixels_that_are_stored_as_they_are_are_cropped_too(data_dir):
         stream.close()
 
 
-def altered(augmentation: Augmentation, feed: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def altered(augmentation: Augmentation, raw_batch: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """What an augmentation in the step makes of images and labels."""
     augment = make_augment(augmentation, (*SIZE, 3), 2)
     images, labels = augment(
-        KEY, jax.numpy.asarray(feed["image"]), jax.numpy.asarray(feed["label"])
+        KEY, jax.numpy.asarray(raw_batch["image"]), jax.numpy.asarray(raw_batch["label"])
     )
     return np.asarray(PREPROCESS(jax.numpy.asarray(images))), np.asarray(labels)
 
@@ -137,39 +137,39 @@ def test_the_step_does_not_crop_again_and_does_all_the_rest(photographs):
     both = dataclasses.replace(CROPPED, flip=0.5, brightness=0.3, cutmix=1.0)
     rest = dataclasses.replace(both, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
     for augmentation, left in ((CROPPED, Augmentation()), (both, rest)):
-        pipeline = training(photographs, augmentation)
-        feed = fed(pipeline, 0)
-        found = prepared(pipeline, feed)
-        images, labels = altered(left, feed)
+        loader = training(photographs, augmentation)
+        raw_batch = fed(loader, 0)
+        found = prepared(loader, raw_batch)
+        images, labels = altered(left, raw_batch)
         np.testing.assert_allclose(found["image"], images, atol=1e-6)
         np.testing.assert_array_equal(found["label"], labels)
-        twice, _ = altered(augmentation, feed)  # the key is one that would change all of them
+        twice, _ = altered(augmentation, raw_batch)  # the key is one that would change all of them
         assert (np.abs(twice - images) > 0.1).any((1, 2, 3)).all()
-        pipeline.close()
+        loader.close()
 
 
 def test_resident_images_are_cropped_in_the_step(photographs):
-    pipeline = training(photographs, CROPPED, pipeline="resident")
-    assert isinstance(pipeline, ResidentPipeline)
-    feed = fed(pipeline, 0)
-    stored = {name: pipeline.resident[name][feed["position"]] for name in ("image", "label")}
+    loader = training(photographs, CROPPED, loader="in_memory")
+    assert isinstance(loader, InMemoryLoader)
+    raw_batch = fed(loader, 0)
+    stored = {name: loader.in_memory[name][raw_batch["position"]] for name in ("image", "label")}
     expected, _ = altered(CROPPED, stored)
-    np.testing.assert_allclose(prepared(pipeline, feed)["image"], expected, atol=1e-6)
+    np.testing.assert_allclose(prepared(loader, raw_batch)["image"], expected, atol=1e-6)
 
 
 def test_evaluation_sees_whole_images(photographs):
     data = data_of()
     data.augment.strength = "heavy"
     maker, train = maker_and_examples(photographs, data)
-    pipeline = maker.evaluation(train, BATCH, 1)
+    loader = maker.evaluation(train, BATCH, 1)
     for step in (0, 1, 2, 0):
-        feed = fed(pipeline, step)
-        positions, _ = pipeline.order.batches(step, 1)
+        raw_batch = fed(loader, step)
+        positions, _ = loader.sampler.batches(step, 1)
         expected = train.source.gather(positions[0])["image"]
-        np.testing.assert_array_equal(feed["image"], expected)
+        np.testing.assert_array_equal(raw_batch["image"], expected)
         plain = PREPROCESS(jax.numpy.asarray(expected))
-        np.testing.assert_array_equal(prepared(pipeline, feed)["image"], plain)
-    pipeline.close()
+        np.testing.assert_array_equal(prepared(loader, raw_batch)["image"], plain)
+    loader.close()
 
 
 def test_an_experiment_streams_crops_into_training_alone(photographs):
@@ -181,14 +181,14 @@ def test_an_experiment_streams_crops_into_training_alone(photographs):
     config.train.num_epochs = 1
     config.optim.schedule.warmup_steps = 0
     experiment = build(config, open_data=lambda *_: photographs)
-    train, held_out = experiment.train_pipeline, experiment.validation_pipeline
+    train, held_out = experiment.train_loader, experiment.validation_loader
     assert held_out is not None
     source = photographs.split("train").with_image_size(SIZE)
-    for pipeline, crops in ((train, RandomCrops(AREA, ASPECT, SEED)(0, 4)), (held_out, None)):
-        positions, _ = pipeline.order.batches(0, 1)
+    for loader, crops in ((train, RandomCrops(AREA, ASPECT, SEED)(0, 4)), (held_out, None)):
+        positions, _ = loader.sampler.batches(0, 1)
         expected = source.gather(positions[0], crops)["image"]
-        np.testing.assert_array_equal(fed(pipeline, 0)["image"], expected)
-        pipeline.close()
+        np.testing.assert_array_equal(fed(loader, 0)["image"], expected)
+        loader.close()
     config.data.augment.options = {"crop_area": (0.5, 0.2)}
     with pytest.raises(ConfigError, match=r"crop_area is 0\.5,0\.2, whose first value must not"):
         build(config, open_data=lambda *_: photographs)

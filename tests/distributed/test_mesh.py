@@ -12,7 +12,7 @@ import pytest
 from cnn_lab.analysis.exchanges import exchanges_in
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.distributed import mesh as layouts
-from cnn_lab.distributed.mesh import choose_num_devices, choose_num_slices, make_layout
+from cnn_lab.distributed.mesh import choose_num_devices, choose_num_slices, make_mesh
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(batch_size, near):
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
 def test_where_arrays_lie(num_devices):
-    layout = make_layout(num_devices)
-    assert layout.mesh.devices.flatten().tolist() == jax.devices()[:num_devices]
+    mesh = make_mesh(num_devices)
+    assert mesh.device_grid.devices.flatten().tolist() == jax.devices()[:num_devices]
     stack = jnp.zeros((3, 8, 5))
-    whole, split = layout.put_everywhere(stack), layout.put_batches(stack)
+    whole, split = mesh.put_replicated(stack), mesh.put_batches(stack)
     assert {s.data.shape for s in whole.addressable_shards} == {(3, 8, 5)}
     assert [s.data.shape for s in split.addressable_shards] == [
         (3, 8 // num_devices, 5)
@@ -69,8 +69,8 @@ def test_every_micro_batch_is_shared_by_all_devices():
 
 def test_slices_are_neighbours_and_arrays_lie_in_parts_within_them(monkeypatch):
     monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 64)
-    layout = make_layout(4, num_slices=2, shards_state=True)
-    assert [[d.id for d in row] for row in layout.mesh.devices] == [[0, 1], [2, 3]]
+    mesh = make_mesh(4, num_slices=2, shards_state=True)
+    assert [[d.id for d in row] for row in mesh.device_grid.devices] == [[0, 1], [2, 3]]
     for shape, part in {
         (8, 12): (8, 6),  # the longest axis
         (9, 12): (9, 6),
@@ -78,9 +78,9 @@ def test_slices_are_neighbours_and_arrays_lie_in_parts_within_them(monkeypatch):
         (13, 11): (13, 11),
         (4, 4): (4, 4),  # not worth it
     }.items():
-        assert layout.of(shape).shard_shape(shape) == part
-    assert layout.batches.shard_shape((3, 8, 5)) == (3, 2, 5)
-    assert layout.bytes_of({"a": jnp.zeros((8, 12)), "b": jnp.zeros((4, 4))}) == 4 * (48 + 16)
+        assert mesh.of(shape).shard_shape(shape) == part
+    assert mesh.batches.shard_shape((3, 8, 5)) == (3, 2, 5)
+    assert mesh.bytes_of({"a": jnp.zeros((8, 12)), "b": jnp.zeros((4, 4))}) == 4 * (48 + 16)
 
 
 def test_slices_that_devices_cannot_make_up_are_refused():
@@ -124,17 +124,17 @@ def test_slices_of_different_sizes_are_refused(monkeypatch):
     ],
 )
 def test_rows_of_an_array_in_parts_are_those_that_were_asked_for(num_slices, dtype, asked):
-    layout = make_layout(4, num_slices=num_slices)
+    mesh = make_mesh(4, num_slices=num_slices)
     rows = np.arange(12 * 2 * 3).reshape(12, 2, 3).astype(dtype)
     asked = np.asarray(asked, np.int32)
-    held = layout.put_rows(rows)
+    held = mesh.put_sharded(rows)
     assert held.addressable_shards[0].data.shape == (3, 2, 3)
-    positions = jax.device_put(asked, layout.rows)
-    found = jax.jit(layout.take)(held, positions)
+    positions = jax.device_put(asked, mesh.sharded)
+    found = jax.jit(mesh.take)(held, positions)
     assert found.dtype == rows.dtype
     assert found.sharding.shard_shape(found.shape) == (2, 2, 3)
     np.testing.assert_array_equal(found, rows[asked])
-    labels = jax.jit(layout.take)(layout.put_rows(rows[:, 0, 0]), positions)
+    labels = jax.jit(mesh.take)(mesh.put_sharded(rows[:, 0, 0]), positions)
     np.testing.assert_array_equal(labels, rows[asked, 0, 0])
 
 
@@ -143,12 +143,12 @@ def test_what_rows_in_parts_need_does_not_grow_with_the_number_of_devices():
     images = (64, 64, 3)
     share = 128 * math.prod(images)
     for number in (2, 4):
-        layout = make_layout(number)
+        mesh = make_mesh(number)
         array, positions = (
-            jax.ShapeDtypeStruct((128 * number, *shape), dtype, sharding=layout.rows)
+            jax.ShapeDtypeStruct((128 * number, *shape), dtype, sharding=mesh.sharded)
             for shape, dtype in ((images, jnp.uint8), ((), jnp.int32))
         )
-        compiled = jax.jit(layout.take).lower(array, positions).compile()
+        compiled = jax.jit(mesh.take).lower(array, positions).compile()
         exchanged = exchanges_in(compiled.as_text() or "")
         assert exchanged["all-to-all"].count == 1
         assert share < exchanged["all-to-all"].num_bytes < 1.5 * share

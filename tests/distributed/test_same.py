@@ -10,7 +10,7 @@ from cnn_lab.cli.joining import _settings, check_alike
 from cnn_lab.config import ExperimentConfig, TransferConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.distributed import processes
-from cnn_lab.distributed.processes import ALONE, Processes, check_same, check_same_data
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, check_same, check_same_data
 
 
 class Two(Processes):
@@ -21,12 +21,12 @@ class Two(Processes):
     def __init__(self, other):
         self._other = other
 
-    def all(self, value):
+    def all_gather(self, value):
         return [value, self._other(value)]
 
 
 def test_one_alone_and_those_that_agree_go_on():
-    for those in (ALONE, Two(lambda value: value)):
+    for those in (SINGLE_PROCESS, Two(lambda value: value)):
         check_same_data(those, "abc")
         check_alike(those, ExperimentConfig())
 
@@ -96,14 +96,14 @@ def test_another_process_is_not_waited_for_without_end(monkeypatch, capfd):
     """One whose disk never answers still gives signs of life."""
     told, waits = [], threading.Event()
 
-    class Waiting(processes.Together):
+    class Waiting(processes.JaxProcesses):
         def hangs(self, text):
             told.append(text)
             waits.set()
 
     monkeypatch.setattr(processes, "WAIT_SECONDS", 0.1)
     monkeypatch.setattr(Waiting, "_gathered", lambda *_: waits.wait(20) and ["late"])
-    assert Waiting().all("here") == ["late"]
+    assert Waiting().all_gather("here") == ["late"]
     assert [text[:53] for text in told] == ["process 0 of 1 has waited 0 s for another one (the st"]
     assert "most recent call first" in capfd.readouterr().err
 

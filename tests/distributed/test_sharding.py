@@ -13,7 +13,7 @@ from small_models import SMALL
 from cnn_lab.analysis.exchanges import exchanges_in
 from cnn_lab.core import trees
 from cnn_lab.distributed import mesh as layouts
-from cnn_lab.distributed.mesh import Layout, make_layout
+from cnn_lab.distributed.mesh import DeviceMesh, make_mesh
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.classification import classification
 from cnn_lab.train.dispatch import compile_train
@@ -43,8 +43,8 @@ def _small_arrays_lie_in_parts_too(monkeypatch):
     monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 16)
 
 
-def as_it_is(resident, feed, key):
-    return feed
+def as_it_is(in_memory, raw_batch, key):
+    return raw_batch
 
 
 @functools.cache
@@ -63,24 +63,24 @@ def batch_of(image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
     }
 
 
-class Trained:
+class RestoredRun:
     """A step of a small model on some devices."""
 
-    def __init__(self, name: str, layout: Layout, statistics: str = "global"):
+    def __init__(self, name: str, mesh: DeviceMesh, statistics: str = "global"):
         module, image_shape = module_of(name), SMALL[name][1]
         optimizer = optax.sgd(1e-2, momentum=0.9)
         gradient = make_gradient(module, TASK)
         if statistics == "per_device":
-            gradient = per_device(gradient, layout)
+            gradient = per_device(gradient, mesh)
         step = make_train_step(module, TASK, optimizer, gradient=gradient)
         init = make_init(module, optimizer, image_shape)
-        shapes = layout.placed(jax.eval_shape(init, jax.random.key(0)))
-        feeds = batch_of(image_shape)
-        program: Any = compile_train(step, as_it_is, layout, shapes, {}, feeds).call
-        state = jax.device_put(jax.jit(init)(jax.random.key(0)), layout.shardings(shapes))
-        self.bytes_before = layout.bytes_of(shapes)
-        scalars = layout.put_everywhere((np.int32(0), np.int32(STEPS)))
-        self.state, history, _ = program(state, {}, layout.put_batches(feeds), *scalars, {})
+        shapes = mesh.with_shardings(jax.eval_shape(init, jax.random.key(0)))
+        raw_batches = batch_of(image_shape)
+        program: Any = compile_train(step, as_it_is, mesh, shapes, {}, raw_batches).call
+        state = jax.device_put(jax.jit(init)(jax.random.key(0)), mesh.shardings(shapes))
+        self.bytes_before = mesh.bytes_of(shapes)
+        scalars = mesh.put_replicated((np.int32(0), np.int32(STEPS)))
+        self.state, history, _ = program(state, {}, mesh.put_batches(raw_batches), *scalars, {})
         self.losses = np.asarray(history["loss"][0]) / np.asarray(history["loss"][1])
         self.text = program.as_text()
 
@@ -89,10 +89,10 @@ def exchanges(text: str) -> dict[str, int]:
     return {kind: found.count for kind, found in exchanges_in(text).items()}
 
 
-alone = functools.cache(lambda name: Trained(name, make_layout(1)))
+alone = functools.cache(lambda name: RestoredRun(name, make_mesh(1)))
 
 
-def assert_alike(found: Trained, wanted: Trained) -> None:
+def assert_alike(found: RestoredRun, wanted: RestoredRun) -> None:
     """The same after a step, up to the order of sums; later ones take other sides of kinks."""
     np.testing.assert_allclose(found.losses, wanted.losses, rtol=5e-6)
     leaves = trees.flatten(jax.device_get(wanted.state))
@@ -120,11 +120,11 @@ def test_every_family_with_batch_normalisation_is_tried():
     "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_shared_by_slices_and_in_parts_the_same_is_learned(name):
-    assert_alike(Trained(name, make_layout(4, num_slices=2, shards_state=True)), alone(name))
+    assert_alike(RestoredRun(name, make_mesh(4, num_slices=2, shards_state=True)), alone(name))
 
 
 def test_whole_on_every_device_the_same_is_learned_with_one_exchange_of_gradients():
-    several = Trained("vgg11_bn", make_layout(4))
+    several = RestoredRun("vgg11_bn", make_mesh(4))
     assert_alike(several, alone("vgg11_bn"))
     # For each batch normalisation the mean and then the deviation from it, forward and backward,
     # and one for all gradients and metrics.
@@ -135,12 +135,12 @@ def test_whole_on_every_device_the_same_is_learned_with_one_exchange_of_gradient
 
 def test_in_parts_each_device_holds_its_share_and_gathers_kernels_to_use_them(monkeypatch):
     monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 4096)  # as it is
-    whole, parts = (Trained("vgg11_bn", make_layout(4, shards_state=s)) for s in (False, True))
+    whole, parts = (RestoredRun("vgg11_bn", make_mesh(4, shards_state=s)) for s in (False, True))
     assert parts.bytes_before < 0.35 * whole.bytes_before
     held = {path: leaf for path, leaf in trees.flatten(parts.state).items() if path != "key"}
     for path, leaf in held.items():
-        share = 4 if leaf.size >= 4096 else 1
-        assert leaf.addressable_shards[0].data.size == leaf.size // share, path
+        shard = 4 if leaf.size >= 4096 else 1
+        assert leaf.addressable_shards[0].data.size == leaf.size // shard, path
     kernels = sum(leaf.size >= 4096 for leaf in jax.tree.leaves(parts.state.params))
     found, before = exchanges(parts.text), exchanges(whole.text)
     assert kernels == 6
@@ -150,8 +150,8 @@ def test_in_parts_each_device_holds_its_share_and_gathers_kernels_to_use_them(mo
 
 
 def test_statistics_of_each_device_need_one_exchange_and_are_those_of_its_share():
-    layout = make_layout(4)
-    own = Trained("vgg11_bn", layout, "per_device")
+    mesh = make_mesh(4)
+    own = RestoredRun("vgg11_bn", mesh, "per_device")
     assert sum(exchanges(own.text).values()) == 1
     found, wanted = (
         t.state.collections["batch_stats"]["backbone"]["bn1_1"] for t in (own, alone("vgg11_bn"))
@@ -163,6 +163,6 @@ def test_statistics_of_each_device_need_one_exchange_and_are_those_of_its_share(
 
 def test_the_gradient_of_shares_is_that_of_the_batch():
     """Without batch normalisation nothing may differ: neither a factor of the device count."""
-    one, several = (Trained("lenet5", make_layout(n), "per_device") for n in (1, 4))
+    one, several = (RestoredRun("lenet5", make_mesh(n), "per_device") for n in (1, 4))
     assert_alike(several, one)
     assert_alike(several, alone("lenet5"))

@@ -17,7 +17,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.experiment.build import build
 from cnn_lab.experiment.initialization import adopt
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.runs.run import run_training
 
 pytestmark = pytest.mark.usefixtures("staged_model")
@@ -41,14 +41,14 @@ def with_data(source: Path, strategy: str = "head", **data: Any) -> ExperimentCo
     return tuned(source, strategy, transfer=options, data=DataConfig(**fields))
 
 
-@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+@pytest.mark.parametrize("loader", ["in_memory", "streaming"])
 @pytest.mark.parametrize("sampling", ["uniform", "balanced"])
-def test_a_head_learns_the_same_from_features_as_from_images(source, pipeline, sampling, tmp_path):
+def test_a_head_learns_the_same_from_features_as_from_images(source, loader, sampling, tmp_path):
     found, said = [], []
     for name, cached in (("features", True), ("images", False)):
         experiment = with_data(
             source,
-            pipeline=pipeline,
+            loader=loader,
             sampling=sampling,
             transfer={"cache_features": cached},
         )
@@ -60,8 +60,7 @@ def test_a_head_learns_the_same_from_features_as_from_images(source, pipeline, s
         assert one == pytest.approx(other, rel=2e-5)
     assert len([line for line in said if "computed in" in line]) == 2  # training and validation
     leaves = [
-        trees.flatten(open_trained(tmp_path / n, "latest").variables)
-        for n in ("features", "images")
+        trees.flatten(restore_run(tmp_path / n, "latest").variables) for n in ("features", "images")
     ]
     for path, leaf in leaves[0].items():
         np.testing.assert_allclose(leaf, leaves[1][path], rtol=1e-4, atol=1e-5, err_msg=path)
@@ -72,27 +71,27 @@ def test_passes_over_altered_images_come_in_turn(source, tmp_path):
     built = build(experiment)
     state = built.begin(0)
     said: list[str] = []
-    pipeline = built.with_features(state, said.append).train_pipeline
-    shown = [_epoch(pipeline, epoch) for epoch in range(4)]
+    loader = built.with_features(state, said.append).train_loader
+    shown = [_epoch(loader, epoch) for epoch in range(4)]
     for one, other in ((0, 2), (1, 3)):
         np.testing.assert_array_equal(shown[one], shown[other])
     differ = np.abs(shown[0] - shown[1]).max(axis=1)
     assert (differ > 1e-3).mean() > 0.9
     # A pass shows what the backbone makes of the images, altered: close to those as they are.
     plain = build(adopt(with_data(source)))
-    still = _epoch(plain.with_features(state, said.append).train_pipeline, 0)
+    still = _epoch(plain.with_features(state, said.append).train_loader, 0)
     assert np.corrcoef(still.ravel(), shown[0].ravel())[0, 1] > 0.7
 
 
-def _epoch(pipeline: Any, epoch: int) -> np.ndarray:
+def _epoch(loader: Any, epoch: int) -> np.ndarray:
     """Features by the position of their example."""
     found = {}
     for step in range(
-        epoch * pipeline.order.steps_per_epoch, (epoch + 1) * pipeline.order.steps_per_epoch
+        epoch * loader.sampler.steps_per_epoch, (epoch + 1) * loader.sampler.steps_per_epoch
     ):
-        feed = jax.tree.map(lambda stack: stack[0], pipeline.feed(step, 1))
-        batch = pipeline.prepare(pipeline.resident, feed, jax.random.key(0))
-        positions, _ = pipeline.order.batches(step, 1)
+        raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(step, 1))
+        batch = loader.prepare(loader.in_memory, raw_batch, jax.random.key(0))
+        positions, _ = loader.sampler.batches(step, 1)
         found |= dict(zip(positions[0].tolist(), np.asarray(batch["image"]), strict=True))
     return np.stack([found[position] for position in sorted(found)]).reshape(len(found), -1)
 
@@ -100,12 +99,12 @@ def _epoch(pipeline: Any, epoch: int) -> np.ndarray:
 def test_mixed_images_keep_their_mixed_labels(source, tmp_path):
     mixing = AugmentConfig(strength="light", recipe="strokes", options={"mixup": 0.4})
     experiment = with_data(source, augment=mixing, transfer={"augmented_passes": 1})
-    pipeline = (
+    loader = (
         build(adopt(experiment))
         .with_features(build(adopt(experiment)).begin(0), lambda _: None)
-        .train_pipeline
+        .train_loader
     )
-    labels = np.asarray(pipeline.resident["label"])
+    labels = np.asarray(loader.in_memory["label"])
     assert labels.shape == (64, 10)
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
     assert (labels.max(axis=1) < 0.999).any()
@@ -214,8 +213,8 @@ def test_where_the_backbone_runs_all_the_same_the_user_is_told_why(source, tmp_p
     assert note.startswith(
         "The backbone runs at every step: the images are altered anew each time;"
     )
-    (note,) = notes(with_data(source, resident_limit_mib=0))
-    assert "more than config.data.resident_limit_mib allows" in note
+    (note,) = notes(with_data(source, in_memory_limit_mib=0))
+    assert "more than config.data.in_memory_limit_mib allows" in note
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from descents import make
 
 from cnn_lab.core import trees
 from cnn_lab.optim.assemble import assemble, rate_scale_of, with_rate_scale
-from cnn_lab.optim.groups import Pace, grouped
+from cnn_lab.optim.groups import LrMultiplier, grouped
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.train.averaging import NO_AVERAGE
@@ -45,8 +45,8 @@ def drawn(number: int, names=("a", "b"), seed: int = 0):
     ]
 
 
-def paces(**given: Pace) -> dict[str, Pace]:
-    return {f"{name}/kernel": pace for name, pace in given.items()}
+def lr_multipliers(**given: LrMultiplier) -> dict[str, LrMultiplier]:
+    return {f"{name}/kernel": lr_multiplier for name, lr_multiplier in given.items()}
 
 
 def assert_equal(found, expected, **tolerance):
@@ -59,7 +59,7 @@ def assert_equal(found, expected, **tolerance):
 @pytest.mark.parametrize("name", GROUPED)
 def test_a_group_is_trained_as_if_it_were_alone_at_its_rate(name):
     make_one = lambda rate: make(name, rate)  # noqa: E731
-    optimizer = grouped(make_one, falling, paces(a=Pace(0.5), b=Pace()))
+    optimizer = grouped(make_one, falling, lr_multipliers(a=LrMultiplier(0.5), b=LrMultiplier()))
     gradients = drawn(3)
     found, _ = steps(optimizer, PARAMS, gradients)
     for part, factor in (("a", 0.5), ("b", 1.0)):
@@ -71,7 +71,9 @@ def test_a_group_is_trained_as_if_it_were_alone_at_its_rate(name):
 
 def test_two_steps_of_momentum_are_those_computed_by_hand():
     optimizer = grouped(
-        lambda rate: make("momentum", rate), lambda _: 0.1, paces(a=Pace(0.1), b=Pace())
+        lambda rate: make("momentum", rate),
+        lambda _: 0.1,
+        lr_multipliers(a=LrMultiplier(0.1), b=LrMultiplier()),
     )
     ones = {name: {"kernel": jnp.ones((2, 2))} for name in PARAMS}
     found, _ = steps(optimizer, PARAMS, [ones, ones])
@@ -84,7 +86,7 @@ def test_two_steps_of_momentum_are_those_computed_by_hand():
 def test_what_begins_late_is_begun_like_any_other_at_the_rate_of_the_training(name):
     make_one = lambda rate: make(name, rate)  # noqa: E731
     first = drawn(3, ("a",))
-    early = grouped(make_one, falling, paces(a=Pace()))
+    early = grouped(make_one, falling, lr_multipliers(a=LrMultiplier()))
     held = {"b": PARAMS["b"]}
     params, opt_state = steps(early, {"a": PARAMS["a"]}, first)
     state = TrainState(
@@ -96,7 +98,7 @@ def test_what_begins_late_is_begun_like_any_other_at_the_rate_of_the_training(na
         key=(),
         frozen={"params": held},
     )
-    both = grouped(make_one, falling, paces(a=Pace(), b=Pace(1.0, 3)))
+    both = grouped(make_one, falling, lr_multipliers(a=LrMultiplier(), b=LrMultiplier(1.0, 3)))
     entered = make_entry(both, NO_AVERAGE, lambda _: True)(state)
     assert entered.frozen == {}
     later = drawn(2, seed=1)
@@ -112,7 +114,7 @@ def test_a_reduced_rate_reaches_every_group():
     optimizer = grouped(
         lambda rate: assemble(make("momentum", rate), adjustable=True),
         lambda _: 0.1,
-        paces(a=Pace(0.1), b=Pace()),
+        lr_multipliers(a=LrMultiplier(0.1), b=LrMultiplier()),
     )
     state = with_rate_scale(optimizer.init(PARAMS), 0.5)
     assert float(rate_scale_of(state)) == 0.5
@@ -124,7 +126,9 @@ def test_a_reduced_rate_reaches_every_group():
 
 def test_averages_of_schedule_free_groups_are_all_found():
     optimizer = grouped(
-        lambda rate: make("schedule_free_sgd", rate), lambda _: 0.5, paces(a=Pace(0.1), b=Pace())
+        lambda rate: make("schedule_free_sgd", rate),
+        lambda _: 0.5,
+        lr_multipliers(a=LrMultiplier(0.1), b=LrMultiplier()),
     )
     params, state = steps(optimizer, PARAMS, drawn(4))
     found = evaluation_params(state, params)

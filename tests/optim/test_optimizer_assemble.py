@@ -113,10 +113,12 @@ def test_a_new_scale_is_kept_and_compiles_nothing():
 
 def test_the_scale_is_found_in_other_wrappers():
     inner = assemble(make("sgd", 0.1), adjustable=True)
-    parted = optax.partition({"all": inner}, lambda params: jax.tree.map(lambda _: "all", params))
-    state = with_rate_scale(parted.init(ONE), 0.5)
+    partition = optax.partition(
+        {"all": inner}, lambda params: jax.tree.map(lambda _: "all", params)
+    )
+    state = with_rate_scale(partition.init(ONE), 0.5)
     assert rate_scale_of(state).item() == 0.5
-    updates, _ = parted.update(ONE, state, ONE)
+    updates, _ = partition.update(ONE, state, ONE)
     assert trees.flatten(updates)["kernel"].item() == pytest.approx(-0.05)
 
 

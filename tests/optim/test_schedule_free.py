@@ -55,7 +55,7 @@ def test_groups_have_their_own_and_frozen_parameters_none():
         return {name: name for name in params}
 
     params = {**ONES, "frozen": jnp.full((2, 2), 7.0)}
-    parted = optax.partition(
+    partition = optax.partition(
         {
             "kernel": make("schedule_free_sgd", 0.1),
             "bias": make("schedule_free_sgd", 0.2),
@@ -63,7 +63,7 @@ def test_groups_have_their_own_and_frozen_parameters_none():
         },
         groups,
     )
-    params, state = after(optax.with_extra_args_support(parted), 2, params)
+    params, state = after(optax.with_extra_args_support(partition), 2, params)
     found = evaluation_params(state, params)
     assert found["kernel"].item() == pytest.approx((0.9 + 0.81) / 2, rel=1e-6)
     assert found["bias"].item() == pytest.approx((0.8 + 0.64) / 2, rel=1e-6)

@@ -22,7 +22,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.build import build
 from cnn_lab.experiment.initialization import adopt
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.runs.lr_finder import find_rate
 from cnn_lab.runs.run import run_training
 from cnn_lab.transfer.logistic import NEVER, STRENGTHS, fit_output
@@ -102,8 +102,8 @@ def test_weights_of_classes_count_as_copies_of_their_examples():
 def test_a_run_fits_the_output_layer_and_leaves_all_else(source, tmp_path):
     said = train(tuned(source, "logistic"), tmp_path / "run")
     assert any(line.split() == ["output", "90", "fitted"] for line in said)
-    begun = trees.digests(open_trained(source, "best").variables)
-    ended = trees.digests(open_trained(tmp_path / "run", "best").variables)
+    begun = trees.digests(restore_run(source, "best").variables)
+    ended = trees.digests(restore_run(tmp_path / "run", "best").variables)
     changed = {path for path in begun if begun[path] != ended[path]}
     assert changed == {"params/head/output/kernel", "params/head/output/bias"}
     rows = [row for row in without_rates(tmp_path / "run") if row["split"] == "train"]
@@ -118,7 +118,7 @@ def test_a_run_fits_the_output_layer_and_leaves_all_else(source, tmp_path):
     }
     selection = record["progress"]["selection"]
     assert looks[selection["best_step"]] == max(looks.values())
-    assert open_trained(tmp_path / "run", "best").step == selection["best_step"]
+    assert restore_run(tmp_path / "run", "best").step == selection["best_step"]
 
 
 def test_the_fit_is_at_least_as_good_as_the_head_trained_in_steps(source, tmp_path):
@@ -147,7 +147,7 @@ def test_a_fit_that_was_cut_goes_on_bit_for_bit(source, step, tmp_path):
     [
         ({"num_validation": 0}, "needs validation images to choose the strength of its penalty"),
         ({"augment": AugmentConfig(strength="light")}, "but here it would have to run at every"),
-        ({"resident_limit_mib": 0}, "its features would take"),
+        ({"in_memory_limit_mib": 0}, "its features would take"),
     ],
 )
 def test_data_that_cannot_be_fitted_are_refused(source, data, text, tmp_path: Path):
@@ -192,6 +192,6 @@ def test_altered_passes_are_more_examples(source, tmp_path):
     data = DataConfig(num_train=64, num_validation=64, augment=altered)
     experiment = tuned(source, "logistic", data=data, transfer={"augmented_passes": 3})
     built = build(adopt(experiment))
-    assert built.train_pipeline.resident["image"].shape[0] == 3 * 64
+    assert built.train_loader.in_memory["image"].shape[0] == 3 * 64
     assert dataclasses.asdict(built.plan)["num_epochs"] == len(STRENGTHS)
     train(experiment, tmp_path / "run")

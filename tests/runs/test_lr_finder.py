@@ -13,7 +13,7 @@ from cnn_lab.cli.main import main
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.loaders.pipelines import ResidentPipeline
+from cnn_lab.data.loaders.loaders import InMemoryLoader
 from cnn_lab.runs.lr_finder import Watch, find_rate
 from cnn_lab.train import steps_per_call
 
@@ -127,22 +127,22 @@ def test_on_digits_the_suggestion_trains_and_what_is_beyond_diverges():
 
 def test_it_goes_on_over_epochs_and_both_pipelines_agree():
     config = small()  # 8 steps an epoch
-    resident, _ = find(config, lowest=1e-4, highest=1e-1, num_steps=30)
-    config.data.pipeline = "streaming"
+    in_memory, _ = find(config, lowest=1e-4, highest=1e-1, num_steps=30)
+    config.data.loader = "streaming"
     streaming, _ = find(config, lowest=1e-4, highest=1e-1, num_steps=30)
-    assert len(resident.losses) == 30
-    np.testing.assert_allclose(streaming.losses, resident.losses, rtol=1e-5)
+    assert len(in_memory.losses) == 30
+    np.testing.assert_allclose(streaming.losses, in_memory.losses, rtol=1e-5)
 
 
 def test_where_calls_end_changes_nothing(monkeypatch):
     sizes: list[int] = []
-    feed = ResidentPipeline.feed
+    raw_batch = InMemoryLoader.load
 
     def counted(self, first_step, num_steps):
         sizes.append(num_steps)
-        return feed(self, first_step, num_steps)
+        return raw_batch(self, first_step, num_steps)
 
-    monkeypatch.setattr(ResidentPipeline, "feed", counted)
+    monkeypatch.setattr(InMemoryLoader, "load", counted)
     found = {}
     for seconds, growth in ((0.0, 4), (1e9, 4), (1e9, 10_000)):
         sizes.clear()

@@ -35,7 +35,7 @@ from cnn_lab.config import (
 from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import CheckpointError, CnnLabError, RefusedError
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS
@@ -91,16 +91,16 @@ def test_a_signal_to_a_training_with_workers_saves(number: int, tmp_path: Path, 
         rows = 0
 
         def write(self, row) -> None:
-            self.rows += 1
-            if self.rows == 3:
+            self.sharded += 1
+            if self.sharded == 3:
                 os.kill(os.getpid(), number)
 
         def close(self) -> None:
             pass
 
-    data = DataConfig(num_train=64, num_validation=64, pipeline="streaming", num_workers=1)
+    data = DataConfig(num_train=64, num_validation=64, loader="streaming", num_workers=1)
     config = small(data=data, evaluate=EvaluateConfig(batch_size=32))
-    result = run_training(config, tmp_path / "run", lambda _: None, sinks=[Stop()])
+    result = run_training(config, tmp_path / "run", lambda _: None, metric_writers=[Stop()])
     assert result.status == "interrupted"
     assert STOPPING in capfd.readouterr().err
     step = result.progress.step
@@ -156,11 +156,11 @@ class Raises:
     """Fails when the second row is written."""
 
     def __init__(self, error: Exception):
-        self.error, self.rows = error, 0
+        self.error, self.sharded = error, 0
 
     def write(self, row) -> None:
-        self.rows += 1
-        if self.rows == 2:
+        self.sharded += 1
+        if self.sharded == 2:
             raise self.error
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class Raises:
 def test_what_the_computer_refuses_in_a_training_is_told_and_noted(error, told, tmp_path: Path):
     workdir = tmp_path / "run"
     with pytest.raises(RefusedError) as caught:
-        run_training(small(), workdir, lambda _: None, sinks=[Raises(error)])
+        run_training(small(), workdir, lambda _: None, metric_writers=[Raises(error)])
     assert str(caught.value).startswith(told.format(workdir=workdir))
     record = read_record(workdir)
     assert (record["status"], record["sessions"][-1]["status"]) == ("failed", "failed")
@@ -197,7 +197,9 @@ def test_what_the_computer_refuses_in_a_training_is_told_and_noted(error, told, 
 
 def test_a_bug_in_a_training_is_noted_too(tmp_path: Path):
     with pytest.raises(KeyError):
-        run_training(small(), tmp_path / "run", lambda _: None, sinks=[Raises(KeyError("x"))])
+        run_training(
+            small(), tmp_path / "run", lambda _: None, metric_writers=[Raises(KeyError("x"))]
+        )
     assert read_record(tmp_path / "run")["sessions"][-1]["status"] == "failed"
     assert read_record(tmp_path / "run")["error"] == "KeyError: 'x'"
 
@@ -256,9 +258,9 @@ def test_an_evaluation_that_was_interrupted_is_owed(step: int, tmp_path: Path):
     whole = run_training(config, tmp_path / "whole", lambda _: None)
     assert (whole.status, whole.progress.step) == ("stopped early", 8)
     workdir = tmp_path / "cut"
-    result = run_training(config, workdir, lambda _: None, sinks=[SignalAt(step, "train")])
+    result = run_training(config, workdir, lambda _: None, metric_writers=[SignalAt(step, "train")])
     assert (result.status, result.progress.step) == ("interrupted", step)
-    assert record_of(workdir)["progress"]["evaluation_owed"]
+    assert record_of(workdir)["progress"]["eval_pending"]
     assert step not in validation(workdir, "loss")
     # Killed after the row of the owed evaluation, before the checkpoint says that it was made.
     with pytest.MonkeyPatch.context() as patch:
@@ -277,7 +279,7 @@ def test_an_evaluation_that_was_interrupted_is_owed(step: int, tmp_path: Path):
 def test_a_last_evaluation_may_be_owed_twice(tmp_path: Path):
     run_training(small(), tmp_path / "whole", lambda _: None)
     workdir = tmp_path / "cut"
-    result = run_training(small(), workdir, lambda _: None, sinks=[SignalAt(8, "train")])
+    result = run_training(small(), workdir, lambda _: None, metric_writers=[SignalAt(8, "train")])
     assert (result.status, result.progress.step) == ("interrupted", 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StopSignals, "received", lambda _: True)  # at once
@@ -291,15 +293,15 @@ def test_a_last_evaluation_may_be_owed_twice(tmp_path: Path):
 def test_a_changed_record_is_damage_for_training_and_for_use(tmp_path: Path, caplog):
     workdir = tmp_path / "run"
     run_training(small(), workdir, lambda _: None)
-    used = open_trained(workdir, "latest").network.preprocess
+    used = restore_run(workdir, "latest").network.preprocess
     file = workdir / "checkpoints" / "8" / "record" / "metadata"
     text, count = re.subn(r'"mean": \[0\.', '"mean": [9.', file.read_text())
     assert count == 1
     file.write_text(text)
-    trained = open_trained(workdir, "latest")
+    trained = restore_run(workdir, "latest")
     assert (trained.step, trained.network.preprocess) == (6, used)
     with pytest.raises(CheckpointError, match=r"Checkpoint 8 .* damaged \(its record changed"):
-        open_trained(workdir, "8")
+        restore_run(workdir, "8")
     (workdir / "run.json").write_text("{}")
     said = []
     run_training(small(), workdir, said.append)
@@ -327,8 +329,10 @@ def test_batch_statistics_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest
     config.train.batch_size, config.train.log_every_steps = 16, 1
     run_training(config, tmp_path / "whole", lambda _: None)
     for step in (3, 8, 10):  # in the middle of an epoch, and at the end of one
-        sinks = [SignalAt(step, "train")]
-        result = run_training(config, tmp_path / "cut", lambda _: None, sinks=sinks)
+        metric_writers = [SignalAt(step, "train")]
+        result = run_training(
+            config, tmp_path / "cut", lambda _: None, metric_writers=metric_writers
+        )
         assert (result.status, result.progress.step) == ("interrupted", step)
     assert run_training(config, tmp_path / "cut", lambda _: None).status == "finished"
     digests = state_digests(tmp_path / "whole")
@@ -393,8 +397,8 @@ def in_a_group(tmp_path: Path, config: ExperimentConfig, act: str) -> tuple[int,
     return status, [line for line in output if "step" not in line], errors.read_text()
 
 
-def process_config(pipeline: Literal["resident", "streaming"]) -> ExperimentConfig:
-    data = DataConfig(num_train=64, num_validation=256, pipeline=pipeline, num_workers=1)
+def process_config(loader: Literal["in_memory", "streaming"]) -> ExperimentConfig:
+    data = DataConfig(num_train=64, num_validation=256, loader=loader, num_workers=1)
     return small(data=data, evaluate=EvaluateConfig(batch_size=32))
 
 
@@ -406,20 +410,20 @@ def gone(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] == "Z"
 
 
-@pytest.mark.parametrize("pipeline", ["resident", "streaming"])
+@pytest.mark.parametrize("loader", ["in_memory", "streaming"])
 def test_a_signal_to_the_whole_group_in_an_evaluation_saves(
-    pipeline: Literal["resident", "streaming"], tmp_path: Path
+    loader: Literal["in_memory", "streaming"], tmp_path: Path
 ):
-    config = process_config(pipeline)
+    config = process_config(loader)
     act = "os.killpg(0, signal.SIGTERM)"
     status, output, errors = in_a_group(tmp_path, config, act)
     assert (status, output[-1]) == (0, "interrupted"), errors
     assert errors.count(STOPPING) == 1
     assert "Traceback" not in errors
     children = json.loads(output[0])
-    assert len(children) == 2 * (pipeline == "streaming")  # one trains, one validates
+    assert len(children) == 2 * (loader == "streaming")  # one trains, one validates
     assert all(gone(child) for child in children)
-    assert record_of(tmp_path / "cut")["progress"]["evaluation_owed"]
+    assert record_of(tmp_path / "cut")["progress"]["eval_pending"]
     assert run_training(config, tmp_path / "cut", lambda _: None).status == "finished"
     run_training(config, tmp_path / "whole", lambda _: None)
     assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")

@@ -26,10 +26,10 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.examples import choose_examples
-from cnn_lab.distributed.mesh import make_layout
-from cnn_lab.experiment.build import build, evaluation_pipeline
+from cnn_lab.distributed.mesh import make_mesh
+from cnn_lab.experiment.build import build, evaluation_loader
 from cnn_lab.experiment.experiment import make_evaluator
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
@@ -86,36 +86,38 @@ def test_it_resumes_bit_for_bit_and_is_used_as_it_was_judged(kind: str, tmp_path
     config = small(**KINDS[kind])
     run_training(config, tmp_path / "whole", lambda _: None)
     for step in (3, 8):  # in the middle of an epoch, and at the end of one
-        sinks = [SignalAt(step, "train")]
-        result = run_training(config, tmp_path / "cut", lambda _: None, sinks=sinks)
+        metric_writers = [SignalAt(step, "train")]
+        result = run_training(
+            config, tmp_path / "cut", lambda _: None, metric_writers=metric_writers
+        )
         assert (result.status, result.progress.step) == ("interrupted", step)
     assert run_training(config, tmp_path / "cut", lambda _: None).status == "finished"
     assert state_digests(tmp_path / "cut") == state_digests(tmp_path / "whole")
     assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")
     rows = validation(tmp_path / "cut", "loss")
-    layout = make_layout(1)
+    mesh = make_mesh(1)
     for which, step in (("latest", 16), ("12", 12)):
-        trained = open_trained(tmp_path / "cut", which, layout.everywhere)
+        trained = restore_run(tmp_path / "cut", which, mesh.replicated)
         _, held_out = choose_examples(open_dataset("digits"), config.data)
-        pipeline = evaluation_pipeline(config, trained.network, held_out, layout)
-        found = make_evaluator(trained.network, pipeline, layout)(trained.variables)
+        loader = evaluation_loader(config, trained.network, held_out, mesh)
+        found = make_evaluator(trained.network, loader, mesh)(trained.variables)
         assert found["loss"] == pytest.approx(rows[step], rel=1e-5)  # summed on other devices
 
 
 def latest(workdir: Path) -> dict[str, Any]:
-    return open_trained(workdir, "latest").variables
+    return restore_run(workdir, "latest").variables
 
 
 def test_statistics_of_averaged_weights_are_measured_and_matter(tmp_path: Path):
     config = small(**KINDS["swa"])
     run_training(config, tmp_path / "run", lambda _: None)
     variables, experiment = latest(tmp_path / "run"), build(config)
-    pipeline = experiment.refit_pipeline
-    assert pipeline is not None
+    loader = experiment.recalibration_loader
+    assert loader is not None
     images = []
-    for step in range(pipeline.order.steps_per_epoch):
-        feed = jax.tree.map(lambda stack: jnp.asarray(stack[0]), pipeline.feed(step, 1))
-        images.append(pipeline.prepare(pipeline.resident, feed, jax.random.key(0))["image"])
+    for step in range(loader.sampler.steps_per_epoch):
+        raw_batch = jax.tree.map(lambda stack: jnp.asarray(stack[0]), loader.load(step, 1))
+        images.append(loader.prepare(loader.in_memory, raw_batch, jax.random.key(0))["image"])
     conv = variables["params"]["backbone"]["conv"]
     layer: Any = nn.Conv(4, (3, 3))
     maps = [np.asarray(layer.apply({"params": conv}, image)) for image in images]
@@ -133,11 +135,11 @@ def test_every_checkpoint_has_statistics_of_its_average(tmp_path: Path):
     often, seldom = small(**KINDS["swa"]), small(**KINDS["swa"])
     seldom.evaluate.every_epochs, seldom.checkpoint.every_steps = 4, 12
     run_training(often, tmp_path / "often", lambda _: None)
-    wanted = open_trained(tmp_path / "often", "12").variables["batch_stats"]
+    wanted = restore_run(tmp_path / "often", "12").variables["batch_stats"]
     run_training(seldom, tmp_path / "saved", lambda _: None)
-    run_training(seldom, tmp_path / "cut", lambda _: None, sinks=[SignalAt(12, "train")])
+    run_training(seldom, tmp_path / "cut", lambda _: None, metric_writers=[SignalAt(12, "train")])
     for workdir in ("saved", "cut"):
-        found = open_trained(tmp_path / workdir, "12").variables["batch_stats"]
+        found = restore_run(tmp_path / workdir, "12").variables["batch_stats"]
         assert trees.digests(found) == trees.digests(wanted)
 
 
@@ -148,7 +150,7 @@ def test_the_mean_of_the_weights_at_the_ends_of_epochs(tmp_path: Path):
     plain.checkpoint.keep_latest = 9
     run_training(plain, tmp_path / "plain", lambda _: None)
     kernels = [
-        open_trained(tmp_path / "plain", str(step)).variables["params"]["head"]["output"]["kernel"]
+        restore_run(tmp_path / "plain", str(step)).variables["params"]["head"]["output"]["kernel"]
         for step in (8, 12, 16)
     ]
     found = latest(tmp_path / "averaged")["params"]["head"]["output"]["kernel"]
@@ -204,15 +206,15 @@ def test_balanced_class_weights_follow_the_training_examples(tmp_path: Path):
     config = small()
     config.task.class_weights = "balanced"
     experiment = build(config)
-    pipeline = experiment.train_pipeline
-    labels = open_dataset("digits").split("train").labels[pipeline.order.indices]
+    loader = experiment.train_loader
+    labels = open_dataset("digits").split("train").labels[loader.sampler.indices]
     weights = experiment.network.class_weights
     assert weights is not None
     counts = np.bincount(labels, minlength=10)
     assert weights == pytest.approx((64 / (10 * counts)).tolist())
     assert sum(weights[label] for label in labels) == pytest.approx(64)
     run_training(config, tmp_path / "run", lambda _: None)
-    network = open_trained(tmp_path / "run", "latest").network
+    network = restore_run(tmp_path / "run", "latest").network
     assert network.class_weights == weights
     loss = network.task.losses(jnp.zeros((1, 10)), {"label": jnp.array([3], jnp.int32)})
     assert float(loss[0]) == pytest.approx(weights[3] * math.log(10), rel=1e-6)
@@ -221,16 +223,14 @@ def test_balanced_class_weights_follow_the_training_examples(tmp_path: Path):
 def test_a_run_with_random_crops_goes_on_with_the_pipeline_it_began_with(tmp_path: Path):
     config = small()
     config.data.augment.options = {"crop_area": (0.5, 1.0)}
-    result = run_training(config, tmp_path, lambda _: None, sinks=[SignalAt(3, "train")])
+    result = run_training(config, tmp_path, lambda _: None, metric_writers=[SignalAt(3, "train")])
     assert result.status == "interrupted"
-    config.data.pipeline = "streaming"
-    text = (
-        f"{tmp_path} was begun with config.data.pipeline=resident, which draws other random crops"
-    )
+    config.data.loader = "streaming"
+    text = f"{tmp_path} was begun with config.data.loader=in_memory, which draws other random crops"
     with pytest.raises(WorkdirError, match=f"^{re.escape(text)} than streaming; go on with"):
         run_training(config, tmp_path, lambda _: None)
     config.data.augment.options = {}
-    config.data.pipeline = "resident"
-    run_training(config, tmp_path / "plain", lambda _: None, sinks=[SignalAt(3, "train")])
-    config.data.pipeline = "streaming"
+    config.data.loader = "in_memory"
+    run_training(config, tmp_path / "plain", lambda _: None, metric_writers=[SignalAt(3, "train")])
+    config.data.loader = "streaming"
     assert run_training(config, tmp_path / "plain", lambda _: None).status == "finished"

@@ -12,7 +12,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.experiment.restore import Trained, checkpoint_steps, open_trained
+from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
 from cnn_lab.runs.soup import cook, mean_of
 from cnn_lab.workdir.metric_writers import read_rows
 
@@ -56,8 +56,8 @@ def run(world, monkeypatch, capsys):
 
 
 def test_the_parameters_are_the_mean_and_the_statistics_are_not(world):
-    members = [open_trained(world / "run", step).variables for step in ("12", "16")]
-    found = open_trained(world / "soup", "latest").variables
+    members = [restore_run(world / "run", step).variables for step in ("12", "16")]
+    found = restore_run(world / "soup", "latest").variables
     halves = jax.tree.map(
         lambda a, b: (np.asarray(a, np.float64) + np.asarray(b)) / 2,
         *(member["params"] for member in members),
@@ -98,10 +98,10 @@ def test_all_checkpoints_of_a_run(run, world, tmp_path):
 
 
 def test_a_mean_needs_two_networks_of_one_model(world):
-    one = open_trained(world / "run", "latest")
+    one = restore_run(world / "run", "latest")
     with pytest.raises(ConfigError, match=r"^A soup needs at least two networks; found 1:"):
         mean_of([one], ["a"])
-    other = open_trained(world / "run", "12")
+    other = restore_run(world / "run", "12")
     other.config.model.options = {"width": 8}
     with pytest.raises(ConfigError, match=r"^a and b have different model, so their weights have"):
         mean_of([one, other], ["a", "b"])
@@ -111,8 +111,8 @@ def test_a_mean_needs_two_networks_of_one_model(world):
 
 
 def test_no_member_learned_from_what_another_one_held_out(world):
-    def members(**settings: Any) -> list[Trained]:
-        found = [open_trained(world / "run", step) for step in ("12", "16")]
+    def members(**settings: Any) -> list[RestoredRun]:
+        found = [restore_run(world / "run", step) for step in ("12", "16")]
         for name, value in settings.items():
             setattr(found[1].config.data, name, value)
         return found

@@ -27,7 +27,7 @@ from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.build import build
 from cnn_lab.experiment.initialization import adopt, digest_of
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.runs.run import run_training
 from cnn_lab.runs.soup import cook
 from cnn_lab.study.seeds import train_seeds
@@ -49,8 +49,8 @@ def stage_of(path: str) -> str:
 )
 def test_what_is_trained_moves_and_all_else_is_the_source(source, strategy, moved, tmp_path):
     train(tuned(source, strategy), tmp_path / "run")
-    begun = trees.digests(open_trained(source, "best").variables)
-    ended = trees.digests(open_trained(tmp_path / "run", "latest").variables)
+    begun = trees.digests(restore_run(source, "best").variables)
+    ended = trees.digests(restore_run(tmp_path / "run", "latest").variables)
     assert begun.keys() == ended.keys()
     changed = {path for path in begun if begun[path] != ended[path]}
     assert {stage_of(path) for path in changed} == moved
@@ -58,7 +58,7 @@ def test_what_is_trained_moves_and_all_else_is_the_source(source, strategy, move
 
 
 def test_size_padding_channels_and_normalisation_are_the_sources(source, tmp_path):
-    there = open_trained(source, "best").network
+    there = restore_run(source, "best").network
     data = adopt(tuned(source)).data
     assert (data.image_size, data.pad, data.channels) == ((10, 10), 1, 1)
     assert (data.mean, data.std) == (there.preprocess.mean, there.preprocess.std)
@@ -70,8 +70,8 @@ def test_size_padding_channels_and_normalisation_are_the_sources(source, tmp_pat
 
 def test_the_user_is_told_what_is_trained_before_it_is(source, tmp_path):
     said = train(tuned(source, "auto"), tmp_path / "run")
-    step = open_trained(source, "best").step
-    digest = digest_of(open_trained(source, "best").variables)
+    step = restore_run(source, "best").step
+    digest = digest_of(restore_run(source, "best").variables)
     assert said[0] == f"Weights of {source}, step {step}, {digest[:12]}."
     assert said[1].startswith("Strategy head: 64 training images are very few")
     assert [line.split() for line in said[2:7]] == [
@@ -109,8 +109,8 @@ def test_stages_are_thawed_one_after_the_other(source, kind, whole):
     _, folder, said = whole(kind)
     numbers = [line.split()[3] for line in said if line.startswith("From step ")]
     assert numbers == ["682", "986", "1,030"]
-    begun = trees.digests(open_trained(source, "best").variables)
-    ended = trees.digests(open_trained(folder, "latest").variables)
+    begun = trees.digests(restore_run(source, "best").variables)
+    ended = trees.digests(restore_run(folder, "latest").variables)
     assert [path for path in begun if begun[path] == ended[path]] == []
 
 
@@ -172,7 +172,7 @@ def test_the_record_says_where_the_weights_are_from(source, tmp_path):
     train(tuned(tmp_path / "first", "all"), tmp_path / "second")
     record = json.loads((tmp_path / "second" / "run.json").read_text())["transfer"]
     assert record["source"] == str(tmp_path / "first")
-    assert record["digest"] == digest_of(open_trained(tmp_path / "first", "best").variables)
+    assert record["digest"] == digest_of(restore_run(tmp_path / "first", "best").variables)
     assert record["plan"]["strategy"] == "all"
     assert record["before"]["source"] == str(source)
     assert record["before"]["before"] is None
@@ -183,8 +183,8 @@ def test_the_pull_towards_the_source_holds_the_weights_there(source, tmp_path):
         folder = tmp_path / str(weight)
         optim = OptimConfig(name="sgd", learning_rate=0.05)
         train(tuned(source, "all", optim=optim, transfer={"l2_sp": weight}), folder)
-        before = trees.flatten(open_trained(source, "best").variables["params"])
-        after = trees.flatten(open_trained(folder, "latest").variables["params"])
+        before = trees.flatten(restore_run(source, "best").variables["params"])
+        after = trees.flatten(restore_run(folder, "latest").variables["params"])
         kernels = [path for path in before if path.endswith("kernel")]
         return sum(float(np.square(after[p] - before[p]).sum()) for p in kernels)
 
@@ -194,8 +194,8 @@ def test_the_pull_towards_the_source_holds_the_weights_there(source, tmp_path):
 def test_rates_by_rule_and_by_stage_reach_the_weights(source, tmp_path):
     rates = {"^backbone/(stem|stage1)": 0, "^backbone/stage2": 1e-6, "^head": 1}
     train(tuned(source, "auto", transfer={"rates": rates}), tmp_path / "run")
-    before = trees.flatten(open_trained(source, "best").variables["params"])
-    after = trees.flatten(open_trained(tmp_path / "run", "latest").variables["params"])
+    before = trees.flatten(restore_run(source, "best").variables["params"])
+    after = trees.flatten(restore_run(tmp_path / "run", "latest").variables["params"])
     moved = {p: float(abs(after[p] - before[p]).max()) for p in before}
     # Adam moves every weight by about its rate; four steps of 1e-3.
     assert 1e-3 < moved["head/output/kernel"] < 5e-3
@@ -215,10 +215,10 @@ def test_a_soup_keeps_the_statistics_of_what_was_frozen(source, tmp_path):
     folders = [tmp_path / str(seed) for seed in (0, 1)]
     for seed, folder in enumerate(folders):
         train(tuned(source, "last_stages:1", seed=seed), folder)
-    members = [open_trained(folder, "latest") for folder in folders]
+    members = [restore_run(folder, "latest") for folder in folders]
     soup = cook(members, list(map(str, folders)), [None, None], open_dataset)
     found, before = (
-        trees.flatten(v) for v in (soup.variables, open_trained(source, "best").variables)
+        trees.flatten(v) for v in (soup.variables, restore_run(source, "best").variables)
     )
     for path, leaf in found.items():
         frozen = stage_of(path) in ("stem", "stage1")
@@ -252,7 +252,7 @@ def test_what_is_learned_does_not_depend_on_the_devices(source, tmp_path):
         experiment = gradual(source)
         experiment.mesh.num_devices = number
         train(experiment, folder)
-        found.append(open_trained(folder, "latest").variables)
+        found.append(restore_run(folder, "latest").variables)
     for one, other in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
@@ -269,7 +269,7 @@ def test_the_source_may_come_from_another_number_of_devices(there, here, tmp_pat
     experiment.mesh.num_devices = here
     train(experiment, tmp_path / "run")
     begun, ended = (
-        trees.flatten(open_trained(tmp_path / name, "best").variables) for name in ("source", "run")
+        trees.flatten(restore_run(tmp_path / name, "best").variables) for name in ("source", "run")
     )
     for path, leaf in begun.items():
         if stage_of(path) != "head":
@@ -343,7 +343,7 @@ def test_a_run_goes_on_from_the_same_weights_alone(source, tmp_path):
 def test_seeds_share_the_source_and_differ_in_the_head(source, tmp_path):
     assert train_seeds(adopt(tuned(source)), tmp_path / "runs", 2, print) is None
     one, other = (
-        trees.flatten(open_trained(tmp_path / "runs" / f"seed{seed}", "latest").variables)
+        trees.flatten(restore_run(tmp_path / "runs" / f"seed{seed}", "latest").variables)
         for seed in (0, 1)
     )
     same = {path for path in one if np.array_equal(one[path], other[path])}

@@ -144,9 +144,9 @@ def test_nothing_is_trained_or_measured_twice(conducted, monkeypatch):
 def test_an_interruption_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch):
     train, calls = diverging.run_training, []
 
-    def cut(config, workdir, say):
+    def cut(config, workdir, log):
         calls.append(workdir)
-        result = train(config, workdir, say)
+        result = train(config, workdir, log)
         return result if len(calls) != 2 else type(result)("interrupted", result.progress, True)
 
     monkeypatch.setattr(diverging, "run_training", cut)

@@ -70,9 +70,9 @@ def test_the_runs_differ_by_their_seed_and_are_summarised(train, tmp_path):
 def test_it_goes_on_where_it_was_cut(train, tmp_path, monkeypatch):
     ran: list[str] = []
 
-    def cut(config, workdir, say):
+    def cut(config, workdir, log):
         ran.append(workdir.name)
-        result = run_training(config, workdir, say)
+        result = run_training(config, workdir, log)
         return result if len(ran) != 2 else type(result)("interrupted", result.progress, True)
 
     monkeypatch.setattr(diverging, "run_training", cut)
@@ -101,11 +101,11 @@ def broken_seeds(monkeypatch):
             state.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params)), batch
         )
 
-    def chosen(config, workdir, say):
+    def chosen(config, workdir, log):
         with monkeypatch.context() as patch:
             if config.seed in seeds_that_do:
                 patch.setattr(build, "make_train_step", broken)
-            return run_training(config, workdir, say)
+            return run_training(config, workdir, log)
 
     monkeypatch.setattr(diverging, "run_training", chosen)
     return seeds_that_do
@@ -130,7 +130,7 @@ def test_a_seed_that_diverges_is_a_result(train, tmp_path, broken_seeds):
     assert again[0] == 2
     assert "It has diverged before." in again[1]
     assert len(read_record(note.parent)["sessions"]) == 1
-    # Trained after all, on its own, it counts.
+    # RestoredRun after all, on its own, it counts.
     broken_seeds.clear()
     assert train(f"--workdir={note.parent}", "--config.seed=4")[0] == 0
     status, text, _ = train("--seeds=3")

@@ -12,7 +12,7 @@ from test_run_study import study
 from cnn_lab.config import DataConfig, OptimConfig, Study, TransferConfig, Variant
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.experiment.restore import open_trained
+from cnn_lab.experiment.restore import restore_run
 from cnn_lab.study.run import check_study, conduct
 from cnn_lab.workdir.run_dir import read_record
 
@@ -47,13 +47,13 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
         for way in ("head", "logistic"):
             workdir = folder / "runs" / way / f"seed{seed}"
             assert read_record(workdir)["transfer"]["source"] == str(begun.resolve())
-            network = open_trained(workdir, "latest").network
+            network = restore_run(workdir, "latest").network
             assert network.class_names == ("7", "8")
             assert network.input_shape == (10, 10, 1)  # the padding is the source's
     rows = {(row.series, row.seed): row.value for row in found.rows}
     assert len(rows) == 6
     # The best strength was chosen on validation images, and is what is measured.
-    best = open_trained(folder / "runs" / "logistic" / "seed0", "best").step
+    best = restore_run(folder / "runs" / "logistic" / "seed0", "best").step
     kept = json.loads((folder / "runs" / "logistic" / "seed0" / "measured.json").read_text())
     assert kept[MEASURE] == [[None, rows["logistic", 0]]]
     assert best in range(1, 8)

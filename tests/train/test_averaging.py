@@ -87,4 +87,4 @@ def test_the_average_of_an_optimizer_is_read_from_its_state():
     state = state_at(3, opt_state=(jnp.asarray(0.5),))
     state = state.replace(averaged=average.update(state))
     assert weight(state) == 9.5
-    assert average.refit_from_step == 1
+    assert average.recalibrate_from_step == 1

@@ -12,7 +12,7 @@ import pytest
 
 from cnn_lab.analysis.exchanges import exchanges_in
 from cnn_lab.core import trees
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.simple import mlp
 from cnn_lab.optim.optimizers import OPTIMIZERS
@@ -28,11 +28,11 @@ MODELS = {
 }
 
 
-def feed_as_it_is(resident, feed, key):
-    return feed
+def feed_as_it_is(in_memory, raw_batch, key):
+    return raw_batch
 
 
-def noise_of(resident, feed, key):
+def noise_of(in_memory, raw_batch, key):
     return {"noise": jax.random.normal(key)}
 
 
@@ -52,19 +52,19 @@ class Training:
         transformation = OPTIMIZERS["adam"](optax.constant_schedule(1e-2))
         step = make_train_step(MODELS[model], classification("cross_entropy"), transformation)
         self._init = jax.jit(make_init(MODELS[model], transformation, IMAGE))
-        self._layout = make_layout(num_devices)
+        self._mesh = make_mesh(num_devices)
         shapes = jax.eval_shape(self._init, jax.random.key(0))
         self.program: Program = compile_train(
-            step, feed_as_it_is, self._layout, shapes, {}, feeds_of()
+            step, feed_as_it_is, self._mesh, shapes, {}, feeds_of()
         )
 
     def state(self):
-        return self._layout.put_everywhere(self._init(jax.random.key(0)))
+        return self._mesh.put_replicated(self._init(jax.random.key(0)))
 
-    def run(self, state, feeds, first_step: int, num_steps: int):
-        feeds = self._layout.put_batches(feeds)
-        scalars = self._layout.put_everywhere((np.int32(first_step), np.int32(num_steps)))
-        state, history, _ = self.program.call(state, {}, feeds, *scalars, {})
+    def run(self, state, raw_batches, first_step: int, num_steps: int):
+        raw_batches = self._mesh.put_batches(raw_batches)
+        scalars = self._mesh.put_replicated((np.int32(first_step), np.int32(num_steps)))
+        state, history, _ = self.program.call(state, {}, raw_batches, *scalars, {})
         return state, jax.device_get(history)
 
     def compiled_text(self) -> str:
@@ -102,8 +102,8 @@ def test_the_portions_do_not_change_a_bit(portions):
     state, done, losses = several.state(), 0, []
     for num_steps in portions:
         # What stands after the steps to run must not matter.
-        feeds = jax.tree.map(lambda stack, at=done: np.roll(stack, -at, axis=0), feeds_of())
-        state, part = several.run(state, feeds, done, num_steps)
+        raw_batches = jax.tree.map(lambda stack, at=done: np.roll(stack, -at, axis=0), feeds_of())
+        state, part = several.run(state, raw_batches, done, num_steps)
         losses += part["loss"][0][:num_steps].tolist()
         assert not part["loss"][1][num_steps:].any()
         done += num_steps
@@ -116,17 +116,17 @@ def test_one_dispatch_equals_single_steps_of_a_convolutional_net():
     whole, _ = several.run(several.state(), feeds_of(), 0, STEPS)
     state = several.state()
     for step in range(STEPS):
-        feeds = jax.tree.map(lambda stack, at=step: np.roll(stack, -at, axis=0), feeds_of())
-        state, _ = several.run(state, feeds, step, 1)
+        raw_batches = jax.tree.map(lambda stack, at=step: np.roll(stack, -at, axis=0), feeds_of())
+        state, _ = several.run(state, raw_batches, step, 1)
     assert trees.digests(state) == trees.digests(whole)
 
 
 @pytest.mark.parametrize("bad_step", [0, 2, 4])
 def test_nothing_runs_after_a_step_that_is_not_finite(bad_step):
-    several, feeds = training("mlp", 2), feeds_of()
-    feeds["image"][bad_step, 3] = np.nan
-    state, history = several.run(several.state(), feeds, 0, STEPS)
-    before, _ = several.run(several.state(), feeds, 0, bad_step)
+    several, raw_batches = training("mlp", 2), feeds_of()
+    raw_batches["image"][bad_step, 3] = np.nan
+    state, history = several.run(several.state(), raw_batches, 0, STEPS)
+    before, _ = several.run(several.state(), raw_batches, 0, bad_step)
     assert int(state.step) == bad_step
     assert trees.digests(state) == trees.digests(before)
     ran = [BATCH] * (bad_step + 1) + [0] * (STEPS - bad_step - 1)
@@ -163,11 +163,11 @@ def test_what_is_drawn_for_the_images_differs_from_step_to_step_and_from_the_mod
         }
         return state.replace(step=state.step + 1), metrics
 
-    layout, state = make_layout(1), training("mlp", 1).state()
-    program = compile_train(step, noise_of, layout, state, {}, feeds_of())
-    scalars = layout.put_everywhere((np.int32(0), np.int32(STEPS)))
-    feeds = layout.put_batches(feeds_of())
-    _, history, _ = program.call(state, {}, feeds, *scalars, {})
+    mesh, state = make_mesh(1), training("mlp", 1).state()
+    program = compile_train(step, noise_of, mesh, state, {}, feeds_of())
+    scalars = mesh.put_replicated((np.int32(0), np.int32(STEPS)))
+    raw_batches = mesh.put_batches(feeds_of())
+    _, history, _ = program.call(state, {}, raw_batches, *scalars, {})
     seen = {*history["prepare"][0].tolist(), *history["model"][0].tolist()}
     assert len(seen) == 2 * STEPS
 
@@ -179,7 +179,7 @@ def test_the_two_programs_have_names_of_their_own_in_the_compilation_cache():
         MODELS["mlp"].apply,
         classification("cross_entropy"),
         feed_as_it_is,
-        make_layout(1),
+        make_mesh(1),
         {"params": several.state().params},
         {},
         feeds_of(),

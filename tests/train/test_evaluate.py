@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.data.loaders.pipelines import ResidentPipeline
+from cnn_lab.data.loaders.loaders import InMemoryLoader
 from cnn_lab.data.preprocess import Preprocess
-from cnn_lab.data.sampler import Order
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.data.sampler import Sampler
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
 from cnn_lab.train import steps_per_call
@@ -59,19 +59,19 @@ def wanted(images, labels, variables) -> dict[str, float]:
 
 
 def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None, num_examples=None):
-    layout = make_layout(num_devices)
-    order = Order(np.arange(NUM_EXAMPLES), batch_size, None)
-    resident = layout.put_everywhere({"image": images, "label": labels})
+    mesh = make_mesh(num_devices)
+    order = Sampler(np.arange(NUM_EXAMPLES), batch_size, None)
+    in_memory = mesh.put_replicated({"image": images, "label": labels})
     steps = order.steps_per_epoch
-    pipeline = ResidentPipeline(resident, Preprocess((MEAN,), (STD,), 0), order, max_steps or steps)
+    loader = InMemoryLoader(in_memory, Preprocess((MEAN,), (STD,), 0), order, max_steps or steps)
     return Evaluator(
         MODEL.apply,
         TASK,
-        pipeline,
+        loader,
         num_steps=steps,
         num_examples=num_examples or NUM_EXAMPLES,
-        layout=layout,
-    ), layout
+        mesh=mesh,
+    ), mesh
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
@@ -80,24 +80,24 @@ def test_the_batch_size_and_the_devices_do_not_matter(
     images, labels, variables, wanted, batch_size, num_devices
 ):
     shared = -(-batch_size // num_devices) * num_devices  # devices must divide a batch
-    evaluate, layout = evaluator(images, labels, shared, num_devices)
-    found = evaluate(layout.put_everywhere(variables))
+    evaluate, mesh = evaluator(images, labels, shared, num_devices)
+    found = evaluate(mesh.put_replicated(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)  # 100 roundings of float32
 
 
 @pytest.mark.parametrize("max_steps", [1, 3])
 def test_neither_does_the_length_of_a_stack(images, labels, variables, wanted, max_steps):
-    evaluate, layout = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
-    found = evaluate(layout.put_everywhere(variables))
+    evaluate, mesh = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
+    found = evaluate(mesh.put_replicated(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
 
 
 def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wanted):
-    evaluate, layout = evaluator(images, labels, 64, 1)
+    evaluate, mesh = evaluator(images, labels, 64, 1)
     program = evaluate.compile(variables)
-    placed = layout.put_everywhere(variables)
+    placed = mesh.put_replicated(variables)
     first = evaluate(placed)
     assert evaluate.compile(variables) is program
     zeros = jax.tree.map(jnp.zeros_like, placed)
@@ -106,10 +106,10 @@ def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wan
 
 
 def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables):
-    evaluate, layout = evaluator(images, labels, 64, 1, num_examples=99)
+    evaluate, mesh = evaluator(images, labels, 64, 1, num_examples=99)
     text = r"^The evaluation counted \{'accuracy': 100, 'loss': 100\} examples instead of 99\.$"
     with pytest.raises(TrainingError, match=text):
-        evaluate(layout.put_everywhere(variables))
+        evaluate(mesh.put_replicated(variables))
 
 
 def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, monkeypatch):
@@ -117,17 +117,17 @@ def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, mo
     for seconds, growth in [(1.0, 4), (1e-9, 4), (1e9, 1000)]:
         monkeypatch.setattr(steps_per_call, "SECONDS_PER_CALL", seconds)
         monkeypatch.setattr(steps_per_call, "GROWTH", growth)
-        evaluate, layout = evaluator(images, labels, 8, 2)  # 13 steps
-        placed = layout.put_everywhere(variables)
+        evaluate, mesh = evaluator(images, labels, 8, 2)  # 13 steps
+        placed = mesh.put_replicated(variables)
         found += [evaluate(placed), evaluate(placed)]
     assert all(metrics == found[0] for metrics in found)
 
 
 def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypatch):
-    evaluate, layout = evaluator(images, labels, 8, 2)
-    placed, lengths = layout.put_everywhere(variables), []
-    feed = evaluate._feeder.feed
-    monkeypatch.setattr(evaluate._feeder, "feed", lambda f, n: lengths.append(n) or feed(f, n))
+    evaluate, mesh = evaluator(images, labels, 8, 2)
+    placed, lengths = mesh.put_replicated(variables), []
+    raw_batch = evaluate._loader.load
+    monkeypatch.setattr(evaluate._loader, "load", lambda f, n: lengths.append(n) or raw_batch(f, n))
     evaluate(placed)
     assert lengths == [1, 4, 8]
     evaluate(placed)
@@ -135,8 +135,8 @@ def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypa
 
 
 def test_an_evaluation_stops_between_calls(images, labels, variables):
-    evaluate, layout = evaluator(images, labels, 8, 1, max_steps=3)
-    placed, answers = layout.put_everywhere(variables), iter([False, False, True])
+    evaluate, mesh = evaluator(images, labels, 8, 1, max_steps=3)
+    placed, answers = mesh.put_replicated(variables), iter([False, False, True])
     with pytest.raises(EvaluationInterrupted):
         evaluate(placed, lambda: next(answers))
     assert list(answers) == []

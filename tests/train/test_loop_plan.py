@@ -7,7 +7,7 @@ import pytest
 
 from cnn_lab.train.early_stopping import SelectionRecord
 from cnn_lab.train.loop import Plan, Progress
-from cnn_lab.train.steps_per_call import Pace
+from cnn_lab.train.steps_per_call import StepsPerCall
 
 PLANS = [
     Plan(
@@ -79,14 +79,14 @@ def test_progress_survives_json():
 
 def pace_of(seconds_per_step: float, num_calls: int, most: int = 128) -> list[int]:
     """Steps of calls one after the other, each made while the one before is running."""
-    pace, made, ended, steps, running = Pace(most), 0.0, 0.0, [], []
+    steps_per_call, made, ended, steps, running = StepsPerCall(most), 0.0, 0.0, [], []
     for _ in range(num_calls):
-        steps.append(pace.num_steps)
+        steps.append(steps_per_call.num_steps)
         ended = max(made, ended) + seconds_per_step * steps[-1]
         running.append((steps[-1], made, ended))
         if len(running) > 1:
-            pace.measure(*running.pop(0))
-            made = pace._last_end
+            steps_per_call.measure(*running.pop(0))
+            made = steps_per_call._last_end
     return steps
 
 
@@ -103,11 +103,11 @@ def test_calls_of_a_slow_step_take_about_a_second(seconds: float, most: int):
 
 
 def test_a_pause_of_the_machine_is_forgotten():
-    pace = Pace(128)
+    steps_per_call = StepsPerCall(128)
     for _ in range(4):
-        pace.measure(10, start=0.0, end=pace._last_end + 0.04)
-    pace.measure(128, start=0.0, end=pace._last_end + 60.0)
-    assert pace.num_steps == 2
+        steps_per_call.measure(10, start=0.0, end=steps_per_call._last_end + 0.04)
+    steps_per_call.measure(128, start=0.0, end=steps_per_call._last_end + 60.0)
+    assert steps_per_call.num_steps == 2
     for _ in range(3):
-        pace.measure(2, start=0.0, end=pace._last_end + 0.008)
-    assert pace.num_steps == 128
+        steps_per_call.measure(2, start=0.0, end=steps_per_call._last_end + 0.008)
+    assert steps_per_call.num_steps == 128

@@ -7,10 +7,10 @@ import pytest
 
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.loaders.pipelines import ResidentPipeline, StreamingPipeline
+from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
 from cnn_lab.data.preprocess import Preprocess
-from cnn_lab.data.sampler import Order
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.data.sampler import Sampler
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
 from cnn_lab.train.evaluate import Evaluator
@@ -59,17 +59,17 @@ def normalised(images: np.ndarray) -> np.ndarray:
 
 
 def parts(images, labels, batch_size: int, num_devices: int):
-    layout = make_layout(num_devices)
-    order = Order(CHOSEN, batch_size, None)
-    resident = layout.put_everywhere({"image": images, "label": labels})
+    mesh = make_mesh(num_devices)
+    order = Sampler(CHOSEN, batch_size, None)
+    in_memory = mesh.put_replicated({"image": images, "label": labels})
     steps = order.steps_per_epoch
-    pipeline = ResidentPipeline(resident, Preprocess((MEAN,), (STD,), 0), order, steps)
-    return pipeline, {"num_steps": steps, "num_examples": NUM_EXAMPLES, "layout": layout}
+    loader = InMemoryLoader(in_memory, Preprocess((MEAN,), (STD,), 0), order, steps)
+    return loader, {"num_steps": steps, "num_examples": NUM_EXAMPLES, "mesh": mesh}
 
 
 def collector(images, labels, batch_size: int, num_devices: int, **options) -> Collector:
-    pipeline, plan = parts(images, labels, batch_size, num_devices)
-    return Collector(MODEL.apply, TASK, pipeline, **{**plan, **options})
+    loader, plan = parts(images, labels, batch_size, num_devices)
+    return Collector(MODEL.apply, TASK, loader, **{**plan, **options})
 
 
 @pytest.mark.parametrize(
@@ -82,38 +82,38 @@ def test_the_batch_size_and_the_devices_do_not_matter(
     np.testing.assert_array_equal(found.labels, labels[CHOSEN])
     wanted = logits_of(variables, normalised(images))
     np.testing.assert_allclose(found.logits, wanted, atol=1e-5)
-    pipeline, plan = parts(images, labels, batch_size, num_devices)
-    placed = plan["layout"].put_everywhere(variables)
-    assert found.means == pytest.approx(Evaluator(MODEL.apply, TASK, pipeline, **plan)(placed))
+    loader, plan = parts(images, labels, batch_size, num_devices)
+    placed = plan["mesh"].put_replicated(variables)
+    assert found.means == pytest.approx(Evaluator(MODEL.apply, TASK, loader, **plan)(placed))
 
 
 def test_streamed_examples_come_in_the_same_order():
     source = open_dataset("digits").split("train")
     preprocess = Preprocess((MEAN,), (STD,), 0)
     variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
-    order, layout = Order(CHOSEN, 8, None), make_layout(2)
-    pipeline = StreamingPipeline(source, preprocess, order, num_workers=0, total_steps=None)
-    plan = {"num_steps": order.steps_per_epoch, "num_examples": NUM_EXAMPLES, "layout": layout}
-    collect = Collector(MODEL.apply, TASK, pipeline, **plan)
+    order, mesh = Sampler(CHOSEN, 8, None), make_mesh(2)
+    loader = StreamingLoader(source, preprocess, order, num_workers=0, total_steps=None)
+    plan = {"num_steps": order.steps_per_epoch, "num_examples": NUM_EXAMPLES, "mesh": mesh}
+    collect = Collector(MODEL.apply, TASK, loader, **plan)
     for _ in range(2):  # a second network reads them anew
         found = collect(variables)
         stored = source.gather(CHOSEN)
         np.testing.assert_array_equal(found.labels, stored["label"])
         x = (stored["image"].astype(np.float64) / 255 - MEAN) / STD
         np.testing.assert_allclose(found.logits, logits_of(variables, x), atol=1e-5)
-    pipeline.close()
+    loader.close()
 
 
 def test_the_outputs_of_a_call_are_bounded(images, labels, variables, monkeypatch):
     row = 4 * 10 + 4 + 4  # logits, label, weight
     collect = collector(images, labels, 8, 2, most_bytes=2 * 8 * row + 1)  # 7 steps
-    lengths, feed = [], collect._feeder.feed
-    monkeypatch.setattr(collect._feeder, "feed", lambda f, n: lengths.append(n) or feed(f, n))
+    lengths, raw_batch = [], collect._loader.load
+    monkeypatch.setattr(collect._loader, "load", lambda f, n: lengths.append(n) or raw_batch(f, n))
     found = [collect(variables) for _ in range(2)]
     assert max(lengths) <= 2
     assert sum(lengths) == 14
     shapes = jax.eval_shape(
-        collect._program, variables, collect._feeder.resident, feed(0, 1), np.int32(1)
+        collect._program, variables, collect._loader.in_memory, raw_batch(0, 1), np.int32(1)
     )
     assert shapes[0]["logits"].shape == (2, 8, 10)
     tiny = collector(images, labels, 8, 2, most_bytes=1)(variables)  # one step, whatever it takes
@@ -133,9 +133,9 @@ def test_it_is_compiled_once_for_all_weights(images, labels, variables):
 def test_devices_do_not_exchange_outputs(images, labels, variables):
     collect = collector(images, labels, 16, 2)
     collect(variables)
-    split = make_layout(2).batches
-    feeds = jax.device_put(collect._feeder.feed(0, 1), split)
-    lowered = collect._program.lower(variables, collect._feeder.resident, feeds, np.int32(1))
+    split = make_mesh(2).batches
+    raw_batches = jax.device_put(collect._loader.load(0, 1), split)
+    lowered = collect._program.lower(variables, collect._loader.in_memory, raw_batches, np.int32(1))
     text = lowered.compile().as_text()
     assert "all-reduce" in text  # the metrics
     assert "all-gather" not in text

@@ -9,23 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_lab.distributed.mesh import make_layout
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.recalibration import Refit
+from cnn_lab.train.recalibration import BatchStatsRecalibration
 
 BATCHES = np.random.default_rng(0).normal(size=(6, 32, 4)).astype(np.float32)
 
 
-class Feeder:
+class Loader:
     """Stacks of up to four batches of one scale."""
 
     max_steps = 4
 
     def __init__(self, scale: float):
-        self.resident: Any = {}
+        self.in_memory: Any = {}
         self.batches = BATCHES * np.float32(scale)
 
-    def feed(self, first_step: int, num_steps: int) -> Any:
+    def load(self, first_step: int, num_steps: int) -> Any:
         stack = np.zeros((self.max_steps, *self.batches.shape[1:]), np.float32)
         stack[:num_steps] = self.batches[first_step : first_step + num_steps]
         return {"image": stack}
@@ -43,19 +43,19 @@ class Model(nn.Module):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e8])
 def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
-    model, feeder = Model(), Feeder(scale)
+    model, loader = Model(), Loader(scale)
     variables = dict(model.init(jax.random.key(0), BATCHES[0], train=False))
-    refit = Refit(
+    recalibration = BatchStatsRecalibration(
         functools.partial(apply_in_training, model),
-        lambda resident, feed, key: feed,  # noqa: ARG005 - as `prepare` is called
-        feeder,
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), feeder.feed(0, 1)),
+        lambda in_memory, raw_batch, key: raw_batch,  # noqa: ARG005 - as `prepare` is called
+        loader,
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loader.load(0, 1)),
         num_steps=len(BATCHES),
-        layout=make_layout(1),
+        mesh=make_mesh(1),
     )
     parts = {"params": variables.pop("params"), "collections": variables, "frozen": {}}
-    found = refit(jax.device_put(parts))
-    wide = feeder.batches.astype(np.float64)
+    found = recalibration(jax.device_put(parts))
+    wide = loader.batches.astype(np.float64)
     np.testing.assert_allclose(
         found["slow"]["mean"], wide.mean(1).mean(0), rtol=0, atol=1e-5 * scale
     )

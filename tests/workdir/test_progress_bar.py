@@ -67,7 +67,7 @@ def test_evaluations_and_saves_lower_no_rate():
 
 
 def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str]):
-    display = make_display(total_steps=100, first_step=40, say=print)
+    display = make_display(total_steps=100, first_step=40, log=print)
     assert isinstance(display, PlainDisplay)  # standard output is no terminal here
     row = {"step": 50, "epoch": 0.5, "loss": 1.25, "accuracy": 0.5}
     display.advance(50, 0.5, {"loss": 1.25})

@@ -16,12 +16,12 @@ import pytest
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.workdir import session
-from cnn_lab.workdir.run_dir import LOCK_FILE, Workdir, count_test_opening, read_config, read_record
+from cnn_lab.workdir.run_dir import LOCK_FILE, RunDir, count_test_opening, read_config, read_record
 from cnn_lab.workdir.session import environment
 
 
 def test_a_folder_made_for_nothing_is_removed_with_the_ones_above(tmp_path: Path):
-    folder = Workdir(tmp_path / "runs" / "mnist" / "a", ExperimentConfig())
+    folder = RunDir(tmp_path / "runs" / "mnist" / "a", ExperimentConfig())
     assert folder.path.is_dir()
     folder.release()
     assert not list(tmp_path.iterdir())
@@ -29,46 +29,46 @@ def test_a_folder_made_for_nothing_is_removed_with_the_ones_above(tmp_path: Path
 
 def test_only_empty_folders_of_ones_own_are_removed(tmp_path: Path):
     path = tmp_path / "runs" / "a"
-    folder = Workdir(path, ExperimentConfig())
+    folder = RunDir(path, ExperimentConfig())
     (tmp_path / "runs" / "notes").touch()
     folder.release()
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["notes"]
     path.mkdir()
-    Workdir(path, ExperimentConfig()).release()
+    RunDir(path, ExperimentConfig()).release()
     assert path.is_dir()  # it was there before
 
 
 def test_what_a_run_or_a_user_put_there_stays(tmp_path: Path):
-    claimed = Workdir(tmp_path / "claimed", ExperimentConfig())
+    claimed = RunDir(tmp_path / "claimed", ExperimentConfig())
     claimed.claim(ExperimentConfig())
     claimed.release()
     assert read_config(tmp_path / "claimed") == ExperimentConfig()
-    used = Workdir(tmp_path / "used", ExperimentConfig())
+    used = RunDir(tmp_path / "used", ExperimentConfig())
     (tmp_path / "used" / "notes").touch()
     used.release()
     assert (tmp_path / "used" / "notes").exists()
-    Workdir(tmp_path / "claimed", ExperimentConfig()).release()  # free again
+    RunDir(tmp_path / "claimed", ExperimentConfig()).release()  # free again
 
 
 def test_a_log_may_wait_in_the_folder_and_nothing_else(tmp_path: Path):
     (tmp_path / "job-17.out").touch()
-    Workdir(tmp_path, ExperimentConfig()).release()
+    RunDir(tmp_path, ExperimentConfig()).release()
     (tmp_path / "photo.jpg").touch()
     with pytest.raises(WorkdirError, match=r"it holds photo\.jpg"):
-        Workdir(tmp_path, ExperimentConfig())
+        RunDir(tmp_path, ExperimentConfig())
 
 
 def test_a_folder_in_use_is_left_to_its_user(tmp_path: Path):
-    first = Workdir(tmp_path / "a", ExperimentConfig())
+    first = RunDir(tmp_path / "a", ExperimentConfig())
     with pytest.raises(WorkdirError, match="in use by another run"):
-        Workdir(tmp_path / "a", ExperimentConfig())
+        RunDir(tmp_path / "a", ExperimentConfig())
     assert (tmp_path / "a" / LOCK_FILE).exists()
     first.release()
 
 
 def test_a_lock_that_its_owner_removed_holds_nothing(tmp_path: Path, monkeypatch):
     """Between opening the lock and holding it, the one who held it removes the folder."""
-    path, flock, owner = tmp_path / "a", fcntl.flock, Workdir(tmp_path / "a", ExperimentConfig())
+    path, flock, owner = tmp_path / "a", fcntl.flock, RunDir(tmp_path / "a", ExperimentConfig())
     release = [owner.release]
 
     def late(file, operation):
@@ -77,9 +77,9 @@ def test_a_lock_that_its_owner_removed_holds_nothing(tmp_path: Path, monkeypatch
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    folder = Workdir(path, ExperimentConfig())
+    folder = RunDir(path, ExperimentConfig())
     with pytest.raises(WorkdirError, match="in use"):
-        Workdir(path, ExperimentConfig())
+        RunDir(path, ExperimentConfig())
     folder.release()
 
 
@@ -88,7 +88,7 @@ def test_a_file_system_without_locks_is_no_folder_in_use(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    folder = Workdir(tmp_path / "run", ExperimentConfig())
+    folder = RunDir(tmp_path / "run", ExperimentConfig())
     assert folder.update_record(status="running")["status"] == "running"
     folder.release()
 
@@ -100,7 +100,7 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path, text: str):
 
 
 def test_a_training_and_evaluations_lose_none_of_each_others_records(tmp_path: Path):
-    folder = Workdir(tmp_path / "run", ExperimentConfig())
+    folder = RunDir(tmp_path / "run", ExperimentConfig())
     folder.claim(ExperimentConfig())
     opening = threading.Thread(
         target=lambda: [count_test_opening(folder.path, {"loss": 0.5}) for _ in range(30)]
@@ -123,32 +123,32 @@ def test_a_test_metric_that_is_not_finite_is_recorded_as_null(tmp_path: Path):
 
 def test_hidden_files_are_no_reason_to_refuse_a_folder(tmp_path: Path):
     (tmp_path / ".gitkeep").touch()
-    Workdir(tmp_path, ExperimentConfig()).release()
+    RunDir(tmp_path, ExperimentConfig()).release()
     (tmp_path / "photo.png").touch()
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(WorkdirError, match=r"no run: it holds photo\.png"):
-        Workdir(tmp_path, ExperimentConfig())
+        RunDir(tmp_path, ExperimentConfig())
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_only_a_folder_without_any_checkpoint_takes_another_config(tmp_path: Path):
     other = ExperimentConfig(seed=1)
-    first = Workdir(tmp_path, ExperimentConfig())
+    first = RunDir(tmp_path, ExperimentConfig())
     first.claim(ExperimentConfig())
     first.update_record(status="failed", fingerprint="of other data")
     first.release()
-    again = Workdir(tmp_path, ExperimentConfig())
+    again = RunDir(tmp_path, ExperimentConfig())
     again.claim(ExperimentConfig())
     assert read_record(tmp_path)["status"] == "failed"  # the same run, which goes on
     again.release()
-    second = Workdir(tmp_path, other)
+    second = RunDir(tmp_path, other)
     assert second.fresh
     second.claim(other)
     assert read_record(tmp_path) == {}
     second.release()
     (tmp_path / "damaged_checkpoints" / "18-2").mkdir(parents=True)
     with pytest.raises(WorkdirError, match="made by another config"):
-        Workdir(tmp_path, ExperimentConfig())
+        RunDir(tmp_path, ExperimentConfig())
 
 
 @pytest.mark.parametrize(("used", "text"), [(4, "4 cpu devices"), (1, "1 of 4 cpu devices")])

@@ -38,7 +38,7 @@ class Augmentation:
             enlarged to the image's size.
         crop_aspect: smallest and largest ratio of width to height of a crop in pixels, on a
             logarithmic scale; a side longer than the image is cut to it. Streamed images are
-            cropped before they are brought to their size, resident ones after.
+            cropped before they are brought to their size, those in memory after.
         rotation: largest angle either way, in degrees.
         scale: largest enlargement: 0.2 draws factors from 1/1.2 to 1.2, on a logarithmic scale.
         stretch: the same for the ratio of width to height, the area being kept.

@@ -1,1 +1,1 @@
-"""Input pipelines over a split."""
+"""Input loaders over a split."""

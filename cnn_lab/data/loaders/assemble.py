@@ -1,8 +1,7 @@
-"""From a `DataConfig` to examples and pipelines."""
+"""From a `DataConfig` to examples and loaders."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,58 +15,24 @@ from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import Augment, make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.examples import Subset, fixed_shape
-from cnn_lab.data.loaders.pipelines import Pipeline, ResidentPipeline, StreamingPipeline, take
+from cnn_lab.data.loaders.loaders import InMemoryLoader, Loader, StreamingLoader, take
 from cnn_lab.data.moments import moments_of
 from cnn_lab.data.preprocess import Preprocess, check_channels
-from cnn_lab.data.sampler import Order
+from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.distributed.processes import present
-from cnn_lab.distributed.shard import WHOLE, Share
+from cnn_lab.distributed.shard import WHOLE, Shard
 
 MIB = 2**20
 PlaceSplit = Callable[..., Tree]  # as `place_split`
 
 
-@runtime_checkable
-class Devices(Protocol):
-    """What pipelines need to know of the devices, and of the processes that they belong to.
-
-    Attributes:
-        num_devices: that share a batch.
-        share: the part of every batch, and of rows in parts, that this process's devices hold.
-        rows: where arrays in parts lie.
-    """
-
-    @property
-    def num_devices(self) -> int:  # noqa: D102 - above
-        ...
-
-    @property
-    def share(self) -> Share:  # noqa: D102
-        ...
-
-    @property
-    def rows(self) -> jax.sharding.Sharding:  # noqa: D102
-        ...
-
-    def put_everywhere(self, tree: Tree) -> Tree:
-        """Host arrays, whole on every device."""
-        ...
-
-    def put_rows(self, tree: Tree) -> Tree:
-        """This process's share of the rows of arrays, in parts on its devices."""
-        ...
-
-    def take(self, array: Tree, positions: Tree) -> Tree:
-        """Rows of an array in parts, in a compiled step, each on the device that wants it."""
-        ...
-
-
-def is_resident(data: DataConfig, source: Source) -> bool:
+def is_in_memory(data: DataConfig, source: Source) -> bool:
     """Whether the config keeps a split on the devices: when told to, or when it is small."""
     num_bytes = len(source) * int(np.prod(fixed_shape(source)))
-    small = num_bytes <= data.resident_limit_mib * MIB
-    return data.pipeline in ("resident", "sharded") or (data.pipeline == "auto" and small)
+    small = num_bytes <= data.in_memory_limit_mib * MIB
+    return data.loader in ("in_memory", "sharded") or (data.loader == "auto" and small)
 
 
 def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
@@ -80,15 +45,15 @@ def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
         mean, std = data.mean, data.std
     else:
         processes = present()
-        in_memory = is_resident(data, train.source)
-        if data.pipeline == "sharded" and processes.count > 1:
+        in_memory = is_in_memory(data, train.source)
+        if data.loader == "sharded" and processes.count > 1:
             in_memory = False
         if in_memory:
             check_fits(train.source)
         measured = None
-        if processes.leads:  # others' arithmetic may differ in the last bit
+        if processes.is_primary:  # others' arithmetic may differ in the last bit
             measured = moments_of(train.source, train.indices, in_memory=in_memory)
-        mean, std = map(tuple, processes.told(measured))
+        mean, std = map(tuple, processes.broadcast(measured))
     preprocess = Preprocess(mean, std, data.pad)
     check_channels(preprocess, train.source.info.image_shape[2])
     return preprocess
@@ -102,28 +67,28 @@ def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     return make_preprocess(data, train)
 
 
-def place_split(source: Source, devices: Devices, *, in_parts: bool = False) -> Tree:
+def place_split(source: Source, devices: DeviceMesh, *, in_parts: bool = False) -> Tree:
     """A split on the devices: whole on each, or each with a part of it."""
-    share = devices.share if in_parts else WHOLE
-    check_fits(source, share)
+    shard = devices.shard if in_parts else WHOLE
+    check_fits(source, shard)
     if not in_parts:
         images, labels = source.read_all()
-        return devices.put_everywhere({"image": images, "label": labels})
+        return devices.put_replicated({"image": images, "label": labels})
     filled_up = np.arange(_filled_up(source, devices))
     # What fills up the last part is never asked for.
-    mine = np.minimum(filled_up[share.of(len(filled_up))], len(source) - 1)
-    if share.count > 1:
-        return devices.put_rows(source.gather(mine))
+    mine = np.minimum(filled_up[shard.of(len(filled_up))], len(source) - 1)
+    if shard.count > 1:
+        return devices.put_sharded(source.gather(mine))
     images, labels = source.read_all()  # keeps what it decodes for the next time
-    return devices.put_rows({"image": images[mine], "label": labels[mine]})
+    return devices.put_sharded({"image": images[mine], "label": labels[mine]})
 
 
-def _filled_up(source: Source, devices: Devices) -> int:
+def _filled_up(source: Source, devices: DeviceMesh) -> int:
     """Rows of a split in equal parts."""
     return -(-len(source) // devices.num_devices) * devices.num_devices
 
 
-def check_fits(source: Source, share: Share = WHOLE) -> None:
+def check_fits(source: Source, shard: Shard = WHOLE) -> None:
     """Refuses a split whose share is larger than the memory, before it is read.
 
     Other processes of this machine may need as much.
@@ -131,21 +96,21 @@ def check_fits(source: Source, share: Share = WHOLE) -> None:
     Raises:
         DataError: it is; the system would answer by a kill.
     """
-    num_bytes = len(source) * int(np.prod(fixed_shape(source))) // share.count
+    num_bytes = len(source) * int(np.prod(fixed_shape(source))) // shard.count
     most = host_bytes()
     if most is not None and num_bytes > most:
-        whose = f" that process {share.index} of {share.count} holds" if share.count > 1 else ""
+        whose = f" that process {shard.index} of {shard.count} holds" if shard.count > 1 else ""
         raise DataError(
             f"The images of split {source.split!r} of {source.info.name}{whose} take "
             f"{human_bytes(num_bytes)}, but there are {human_bytes(most)} of memory; set "
-            "config.data.pipeline=streaming or lower config.data.image_size."
+            "config.data.loader=streaming or lower config.data.image_size."
         )
 
 
-def shapes_of_split(source: Source, devices: Devices, *, in_parts: bool = False) -> Tree:
+def shapes_of_split(source: Source, devices: DeviceMesh, *, in_parts: bool = False) -> Tree:
     """Shapes of what `place_split` would return; no pixel is read."""
     number = _filled_up(source, devices) if in_parts else len(source)
-    lies = devices.rows if in_parts else None
+    lies = devices.sharded if in_parts else None
     return {
         "image": jax.ShapeDtypeStruct((number, *fixed_shape(source)), np.uint8, sharding=lies),
         "label": jax.ShapeDtypeStruct((number,), np.int32, sharding=lies),
@@ -161,13 +126,13 @@ def augment_of(source: Source, augmentation: Augmentation) -> Augment:
     return make_augment(augmentation, fixed_shape(source), source.info.num_classes)
 
 
-class PipelineMaker:
-    """Makes pipelines of the kind that a config asks for; splits are placed on devices once.
+class LoaderFactory:
+    """Makes loaders of the kind that a config asks for; splits are placed on devices once.
 
     Args:
         data: the config.
         preprocess: what happens to the images in the compiled step.
-        devices: where resident data lie.
+        devices: where data in memory lie.
         place: `place_split` or `shapes_of_split`.
     """
 
@@ -175,17 +140,17 @@ class PipelineMaker:
         self,
         data: DataConfig,
         preprocess: Preprocess,
-        devices: Devices,
+        devices: DeviceMesh,
         place: PlaceSplit = place_split,
     ):
         self._data = data
         self._preprocess = preprocess
-        self._devices, self._share = devices, devices.share
-        self._in_parts = data.pipeline == "sharded"
+        self._devices, self._shard = devices, devices.shard
+        self._in_parts = data.loader == "sharded"
         self._take = devices.take if self._in_parts else take
         self._place_split = place
         self._placed: dict[str, Tree] = {}
-        self._constants = devices.put_everywhere(preprocess.constants)
+        self._constants = devices.put_replicated(preprocess.constants)
 
     def training(
         self,
@@ -196,17 +161,17 @@ class PipelineMaker:
         num_epochs: int,
         longest: int,
         augmentation: Augmentation,
-    ) -> Pipeline:
+    ) -> Loader:
         """Shuffled and altered anew every epoch; a feed holds at most `longest` steps.
 
         Where images are streamed, random crops are taken while they are decoded, when all their
-        pixels are there; all other changes, and of resident images all, are left to the step.
+        pixels are there; all other changes, and of images in memory all, are left to the step.
         """
         classes = None
         if self._data.sampling == "balanced":
             classes = subset.labels
-        order = Order(subset.indices, batch_size, seed, classes)
-        return self._altering(subset.source, order, seed, num_epochs, longest, augmentation)
+        sampler = Sampler(subset.indices, batch_size, seed, classes)
+        return self._altering(subset.source, sampler, seed, num_epochs, longest, augmentation)
 
     def passes(
         self,
@@ -216,63 +181,63 @@ class PipelineMaker:
         seed: int,
         num_passes: int,
         augmentation: Augmentation,
-    ) -> Pipeline:
+    ) -> Loader:
         """Every example once a pass, shuffled and altered anew; a feed holds one step."""
-        order = Order(subset.indices, batch_size, seed)
-        return self._altering(subset.source, order, seed, num_passes, 1, augmentation)
+        sampler = Sampler(subset.indices, batch_size, seed)
+        return self._altering(subset.source, sampler, seed, num_passes, 1, augmentation)
 
-    def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Pipeline:
+    def evaluation(self, subset: Subset, batch_size: int, num_devices: int) -> Loader:
         """One pass in order; the batch is at most the data, rounded up to what devices share."""
         rounded = -(-min(batch_size, len(subset)) // num_devices) * num_devices
-        order = Order(subset.indices, rounded, None)
-        if is_resident(self._data, subset.source):
+        sampler = Sampler(subset.indices, rounded, None)
+        if is_in_memory(self._data, subset.source):
             images = self._place(subset.source)
-            return ResidentPipeline(
+            return InMemoryLoader(
                 images,
                 self._preprocess,
-                order,
-                order.steps_per_epoch,
-                share=self._share,
+                sampler,
+                sampler.steps_per_epoch,
+                shard=self._shard,
                 take=self._take,
             )
         num_workers = self._data.num_workers
-        return StreamingPipeline(
+        return StreamingLoader(
             subset.source,
             self._preprocess,
-            order,
+            sampler,
             num_workers=num_workers,
             total_steps=None,
             constants=self._constants,
-            share=self._share,
+            shard=self._shard,
         )
 
     def _altering(
         self,
         source: Source,
-        order: Order,
+        sampler: Sampler,
         seed: int,
         num_epochs: int,
         longest: int,
         augmentation: Augmentation,
-    ) -> Pipeline:
-        if is_resident(self._data, source):
+    ) -> Loader:
+        if is_in_memory(self._data, source):
             images, augment = self._place(source), augment_of(source, augmentation)
-            return ResidentPipeline(
-                images, self._preprocess, order, longest, augment, self._share, self._take
+            return InMemoryLoader(
+                images, self._preprocess, sampler, longest, augment, self._shard, self._take
             )
         crops = None
         if augmentation.crops:
             crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
-        return StreamingPipeline(
+        return StreamingLoader(
             source,
             self._preprocess,
-            order,
+            sampler,
             num_workers=self._data.num_workers,
-            total_steps=order.steps_per_epoch * num_epochs,
+            total_steps=sampler.steps_per_epoch * num_epochs,
             crops=crops,
             augment=augment_of(source, augmentation.without_crops()),
             constants=self._constants,
-            share=self._share,
+            shard=self._shard,
         )
 
     def _place(self, source: Source) -> Tree:

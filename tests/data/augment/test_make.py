@@ -13,7 +13,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.augment.draws import WORDS, draw
 from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import RECIPES, Augmentation
-from cnn_lab.distributed.mesh import BATCH_AXES, make_layout
+from cnn_lab.distributed.mesh import BATCH_AXES, make_mesh
 
 RANDOM = np.random.default_rng(0)
 EVERYTHING = Augmentation(
@@ -51,11 +51,11 @@ def batch(num_examples: int = 16, shape=(12, 12, 3)):
 
 def split_over(num_devices: int, augmentation: Augmentation):
     """The function compiled for a batch that is split over some devices."""
-    layout = make_layout(num_devices)
-    split = NamedSharding(layout.mesh, PartitionSpec(BATCH_AXES))
+    mesh = make_mesh(num_devices)
+    split = NamedSharding(mesh.device_grid, PartitionSpec(BATCH_AXES))
     return jax.jit(
         make_augment(augmentation, (12, 12, 3), 5),
-        in_shardings=(layout.everywhere, split, split),
+        in_shardings=(mesh.replicated, split, split),
         out_shardings=split,
     )
 
@@ -78,8 +78,8 @@ def test_the_same_bits_on_any_number_of_devices_and_nothing_travels(augmentation
 
 
 def test_the_pattern_that_looks_for_collectives_finds_one():
-    layout = make_layout(4)
-    split = NamedSharding(layout.mesh, PartitionSpec(BATCH_AXES))
+    mesh = make_mesh(4)
+    split = NamedSharding(mesh.device_grid, PartitionSpec(BATCH_AXES))
     moved = jax.jit(lambda x: jnp.roll(x, 1, 0), in_shardings=split, out_shardings=split)
     assert re.findall(COLLECTIVES, str(moved.lower(jnp.zeros((16, 2))).compile().as_text()))
 

@@ -1,13 +1,13 @@
-"""The two input pipelines behind one interface.
+"""The two loaders behind one interface.
 
-A pipeline gives *feeds*, small or large, for a stack of steps, and `prepare`, a pure function that
+A loader gives *feeds*, small or large, for a stack of steps, and `prepare`, a pure function that
 runs inside the compiled step and makes a batch from them. *Resident*: the whole uint8 split lies on
 the devices and a feed is a row of positions. *Streaming*: a feed is the batch itself, read and
 decoded ahead by Grain.
 
-Both give the same batches, random resized crops apart: a resident split holds images at their final
-size, of which `prepare` crops a part; streaming crops the full image as it is decoded, with no
-detail lost. These crops follow the same distribution, but other draws.
+Both give the same batches, random resized crops apart: a split in memory holds images at their
+final size, of which `prepare` crops a part; streaming crops the full image as it is decoded, with
+no detail lost. These crops follow the same distribution, but other draws.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from jaxtyping import Int
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.preprocess import Preprocess
-from cnn_lab.data.sampler import Order
+from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
-from cnn_lab.distributed.shard import WHOLE, Share
+from cnn_lab.distributed.shard import WHOLE, Shard
 
 # (key, pixels, labels) -> the same, altered; see `cnn_lab.data.augment`.
 Augment = Callable[[Key, Tree, Tree], tuple[Tree, Tree]]
@@ -39,32 +39,32 @@ MANY_STEPS = 2**40
 
 
 @runtime_checkable
-class Pipeline(Protocol):
-    """What both pipelines offer.
+class Loader(Protocol):
+    """What both loaders offer.
 
     Attributes:
-        name: `resident` or `streaming`.
-        resident: arrays that stay on the devices, the `constants` of normalisation among them, so
+        name: `in_memory` or `streaming`.
+        in_memory: arrays that stay on the devices, the `constants` of normalisation among them, so
             that other values need no other program.
         max_steps: longest stack of steps that a feed may hold.
-        order: which examples make up which step.
+        sampler: which examples make up which step.
     """
 
     name: str
-    resident: Tree
+    in_memory: Tree
     max_steps: int
-    order: Order
+    sampler: Sampler
 
-    def feed(self, first_step: int, num_steps: int) -> Tree:
+    def load(self, first_step: int, num_steps: int) -> Tree:
         """This process's share of consecutive steps, stacked and filled up to `max_steps`."""
         ...
 
-    def feed_shapes(self) -> Tree:
-        """Shapes of what `feed` returns, over all processes."""
+    def raw_shapes(self) -> Tree:
+        """Shapes of what `raw_batch` returns, over all processes."""
         ...
 
-    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
-        """Makes `image`, `label`, `weight` from one step's feed; pure, runs on the devices."""
+    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
+        """Makes `image`, `label`, `weight` from one step's raw batch; pure, runs on the devices."""
         ...
 
     def close(self) -> None:
@@ -77,43 +77,43 @@ def take(array: Tree, positions: Tree) -> Tree:
     return array[positions]
 
 
-class ResidentPipeline:
+class InMemoryLoader:
     """The whole split on the devices; a feed is the positions of a batch.
 
     Args:
-        resident: `image` and `label`, and perhaps `constants` of `preprocess`.
+        in_memory: `image` and `label`, and perhaps `constants` of `preprocess`.
         preprocess: (images, constants) -> what the model takes.
-        order: which examples make up which step.
+        sampler: which examples make up which step.
         max_steps: longest stack of steps that a feed may hold.
         augment: alters the batch; None leaves it.
-        share: the part of every batch that `feed` gives.
+        shard: the part of every batch that `raw_batch` gives.
         take: (array, positions) -> rows, where the arrays lie in parts.
     """
 
-    name = "resident"
+    name = "in_memory"
 
     def __init__(
         self,
-        resident: Tree,
+        in_memory: Tree,
         preprocess: Callable[[Tree, Tree | None], Tree],
-        order: Order,
+        sampler: Sampler,
         max_steps: int,
         augment: Augment | None = None,
-        share: Share = WHOLE,
+        shard: Shard = WHOLE,
         take: Callable[[Tree, Tree], Tree] = take,
     ):
-        self.resident = resident
+        self.in_memory = in_memory
         self._take = take
-        self._share = share
-        self.order = order
+        self._shard = shard
+        self.sampler = sampler
         self.max_steps = max_steps
         self._preprocess = preprocess
         self._augment = augment
 
-    def feed(self, first_step: int, num_steps: int) -> Tree:
+    def load(self, first_step: int, num_steps: int) -> Tree:
         """Positions and weights [max_steps n]; rows after `num_steps` are never used."""
-        positions, weights = self.order.batches(first_step, num_steps)
-        mine = self._share.of(self.order.batch_size)
+        positions, weights = self.sampler.batches(first_step, num_steps)
+        mine = self._shard.of(self.sampler.batch_size)
         positions, weights = positions[:, mine], weights[:, mine]
         fill = ((0, self.max_steps - num_steps), (0, 0))
         return {
@@ -122,33 +122,33 @@ class ResidentPipeline:
         }
 
     def rows(self, first_step: int, positions: Int[np.ndarray, "s n"]) -> Int[np.ndarray, "s n"]:
-        """Where the examples of consecutive steps lie in the resident arrays."""
+        """Where the examples of consecutive steps lie in the arrays in memory."""
         del first_step  # they lie where they do in the source
         return positions
 
-    def feed_shapes(self) -> Tree:
+    def raw_shapes(self) -> Tree:
         """Shapes of a feed."""
-        shape = (self.max_steps, self.order.batch_size)
+        shape = (self.max_steps, self.sampler.batch_size)
         return {
             "position": jax.ShapeDtypeStruct(shape, jnp.int32),
             "weight": jax.ShapeDtypeStruct(shape, jnp.float32),
         }
 
-    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
+    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Gathers the batch on the devices, alters and normalises it."""
         images, labels = (
-            self._take(resident[name], feed["position"]) for name in ("image", "label")
+            self._take(in_memory[name], raw_batch["position"]) for name in ("image", "label")
         )
         images, labels = _altered(self._augment, key, images, labels)
         return {
-            "image": self._preprocess(images, resident.get("constants")),
+            "image": self._preprocess(images, in_memory.get("constants")),
             "label": labels,
-            "weight": feed["weight"],
+            "weight": raw_batch["weight"],
         }
 
     def close(self) -> None:
         """Lets go of the arrays."""
-        self.resident = {}
+        self.in_memory = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,30 +156,30 @@ class _ReadBatch:
     """Reads a share of the batch of a step; sent to Grain's workers."""
 
     source: Source
-    order: Order
+    sampler: Sampler
     crops: RandomCrops | None
-    share: Share
+    shard: Shard
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        positions, weights = self.order.batches(int(step), 1)
-        mine, parts = self.share.of(self.order.batch_size), None
+        positions, weights = self.sampler.batches(int(step), 1)
+        mine, parts = self.shard.of(self.sampler.batch_size), None
         if self.crops is not None:  # of the whole batch, whoever reads which part of it
-            parts = self.crops(int(step), self.order.batch_size)[mine]
+            parts = self.crops(int(step), self.sampler.batch_size)[mine]
         return {**self.source.gather(positions[0, mine], parts), "weight": weights[0, mine]}
 
 
-class StreamingPipeline:
+class StreamingLoader:
     """Batches read and decoded ahead, whole batches at a time, by threads or processes.
 
     Args:
         source: the split.
         preprocess: what happens in the compiled step.
-        order: which examples make up which step.
+        sampler: which examples make up which step.
         num_workers: decoding processes; 0 decodes in threads.
         crops: what the readers keep of each image; None keeps what the source shows.
         augment: alters the batch in the compiled step; None leaves it.
         constants: of `preprocess`, on the devices; None writes them into the program.
-        share: the part of every batch that `feed` gives.
+        shard: the part of every batch that `raw_batch` gives.
         total_steps: steps of the whole training; None reads the epoch again and again, so that an
             evaluation does not start its readers anew each time.
     """
@@ -191,18 +191,18 @@ class StreamingPipeline:
         self,
         source: Source,
         preprocess: Preprocess,
-        order: Order,
+        sampler: Sampler,
         *,
         num_workers: int,
         total_steps: int | None,
         crops: RandomCrops | None = None,
         augment: Augment | None = None,
         constants: Tree | None = None,
-        share: Share = WHOLE,
+        shard: Shard = WHOLE,
     ):
-        self.resident: Tree = {} if constants is None else {"constants": constants}
-        self.order = order
-        self._read = _ReadBatch(source, order, crops, share)
+        self.in_memory: Tree = {} if constants is None else {"constants": constants}
+        self.sampler = sampler
+        self._read = _ReadBatch(source, sampler, crops, shard)
         self._preprocess = preprocess
         self._augment = augment
         self._num_workers = num_workers
@@ -211,7 +211,7 @@ class StreamingPipeline:
         self._next_step = -1
         self._batches: Any = None
 
-    def feed(self, first_step: int, num_steps: int) -> Tree:
+    def load(self, first_step: int, num_steps: int) -> Tree:
         """The batch of one step, stacked [1 n ...]."""
         assert num_steps == 1
         if first_step == self._next_step:
@@ -229,13 +229,13 @@ class StreamingPipeline:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._next_step = first_step + 1
-        if self._endless and self._next_step == self.order.steps_per_epoch:
+        if self._endless and self._next_step == self.sampler.steps_per_epoch:
             self._next_step = 0  # the readers are already at the next pass
         return {name: array[None] for name, array in batch.items()}
 
-    def feed_shapes(self) -> Tree:
+    def raw_shapes(self) -> Tree:
         """Shapes of a feed."""
-        rows = (1, self.order.batch_size)
+        rows = (1, self.sampler.batch_size)
         image_shape = _known_shape(self._read.source)
         return {
             "image": jax.ShapeDtypeStruct((*rows, *image_shape), jnp.uint8),
@@ -243,11 +243,11 @@ class StreamingPipeline:
             "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
         }
 
-    def prepare(self, resident: Tree, feed: Tree, key: Key) -> Tree:
+    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Alters and normalises the batch."""
-        images, labels = _altered(self._augment, key, feed["image"], feed["label"])
-        images = self._preprocess(images, resident.get("constants"))
-        return {**feed, "image": images, "label": labels}
+        images, labels = _altered(self._augment, key, raw_batch["image"], raw_batch["label"])
+        images = self._preprocess(images, in_memory.get("constants"))
+        return {**raw_batch, "image": images, "label": labels}
 
     def close(self) -> None:
         """Stops the readers."""
