@@ -95,7 +95,7 @@ def train_cnn_lab(
     overrides = [("train.num_epochs", str(num_epochs)), ("train.batch_size", str(batch_size))]
     config = load_config(str(ROOT / "experiments/mnist/lenet5.py"), overrides)
     runtime.start(config.mesh.num_devices)
-    from cnn_lab.runs.run import run_training
+    from cnn_lab.runs.train import run_training
 
     class Turns:
         def write(self, row) -> None:

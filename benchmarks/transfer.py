@@ -28,11 +28,11 @@ from cnn_lab.config import (
     TransferConfig,
 )
 from cnn_lab.core import trees
-from cnn_lab.experiment.build import build
+from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.experiment.initialization import adopt
+from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.runs import import_weights
-from cnn_lab.runs.compiled import CompiledPhase
+from cnn_lab.runs.compiled_phase import CompiledPhase
 from cnn_lab.train.averaging import evaluated_variables
 
 MIB = 2**20
@@ -58,15 +58,15 @@ def main() -> None:
     runtime.start(None)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "source")
-        experiment = build(config(options))
-        variables = jax.device_get(evaluated_variables(experiment.begin(0)))
+        experiment = build_experiment(config(options))
+        variables = jax.device_get(evaluated_variables(experiment.init_state(0)))
         import_weights.write_run(source, config(options), experiment.network, variables, "imported")
         measured = {}
         for name, (strategy, cached) in ROWS.items():
             transfer = TransferConfig(
                 source=str(source), strategy=strategy, cache_features=cached, classes="fresh"
             )
-            measured[name] = Measured(build(adopt(config(options, transfer))))
+            measured[name] = Measured(build_experiment(complete_config(config(options, transfer))))
         epochs = {name: [] for name in ROWS}
         for _ in range(options.rounds):
             for name, row in measured.items():
@@ -119,7 +119,7 @@ class Measured:
     """
 
     def __init__(self, experiment: Experiment):
-        self._state = experiment.begin(0)
+        self._state = experiment.init_state(0)
         start = time.perf_counter()
         experiment = experiment.with_features(self._state, lambda _: None)
         self.once = time.perf_counter() - start if experiment.features else 0.0

@@ -18,7 +18,7 @@ from cnn_lab.layers.blocks import Style
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 
 
 class _Staged(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 
 from cnn_lab.cli.config_flag import load_config
 from cnn_lab.config.rules import smoke
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "experiments" / "studies"

@@ -22,10 +22,10 @@ from cnn_lab.core.formatting import counted, human_bytes
 from cnn_lab.core.memory import device_bytes
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.loaders.assemble import MIB, shapes_of_split, unmeasured_preprocess
-from cnn_lab.experiment.build import build
+from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.runs.compiled import CompiledPhase
-from cnn_lab.runs.training import describe_loader, describe_mesh
+from cnn_lab.runs.compiled_phase import CompiledPhase
+from cnn_lab.runs.train import describe_loader, describe_mesh
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.dispatch import Program
 from cnn_lab.workdir.session import devices_in_words
@@ -49,14 +49,16 @@ def dry_run(config: ExperimentConfig) -> str:
             storage = dataclasses.replace(dataset.storage, directory=str(links))
             return dataclasses.replace(dataset, storage=storage)
 
-        return describe(config, build(config, open_data, unmeasured_preprocess, shapes_of_split))
+        return describe(
+            config, build_experiment(config, open_data, unmeasured_preprocess, shapes_of_split)
+        )
 
 
 def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     """Shapes, parameters, steps, memory and loader; compiles, but trains nothing."""
     network, loader, mesh = experiment.network, experiment.train_loader, experiment.mesh
     last = len(experiment.phases) - 1  # in which most is trained
-    state, plan = experiment.state_shapes(last), experiment.plan
+    state, plan = experiment.state_shapes(last), experiment.intervals
     program = CompiledPhase(experiment, last).program
     evaluator, scratch = experiment.evaluator(), program.temporary_bytes
     if evaluator is not None:

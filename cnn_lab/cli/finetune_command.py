@@ -94,7 +94,7 @@ def main(invocation: Invocation) -> int:
     runtime.start(joining.local_devices(recipe, count))
     processes = joining.join(values)
     from cnn_lab.cli.dry_run import dry_run
-    from cnn_lab.runs.run import run_training
+    from cnn_lab.runs.train import run_training
 
     tell = log if processes.is_primary else lambda _: None
     joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
@@ -136,17 +136,17 @@ def _completed(
     invocation: Invocation, recipe: ExperimentConfig, tell: Callable[[str], None]
 ) -> ExperimentConfig:
     """The recipe with what follows from the source, its model first, and from the data."""
-    from cnn_lab.experiment.initialization import adopt, place_of_source
+    from cnn_lab.experiment.initialization import complete_config, source_folder
     from cnn_lab.transfer.plan import check_transfer
     from cnn_lab.workdir.run_dir import read_config
 
     assert recipe.transfer is not None
-    model = read_config(place_of_source(recipe.transfer)).model
+    model = read_config(source_folder(recipe.transfer)).model
     config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
     _override(config, invocation)
     if invocation.flags.config and recipe.model not in (model, ExperimentConfig().model):
         tell(f"The model is the source's, {model.name}, and not that of the recipe.")
-    config = adopt(config)
+    config = complete_config(config)
     if not invocation.flags.config:
         assert config.transfer is not None
         check_transfer(config.transfer)  # a typo is told before the data are opened

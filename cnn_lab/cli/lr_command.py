@@ -46,12 +46,12 @@ def main(invocation: Invocation) -> int:
     from functools import partial
 
     from cnn_lab.data.datasets.catalog import open_dataset
-    from cnn_lab.experiment.initialization import adopt
+    from cnn_lab.experiment.initialization import complete_config
     from cnn_lab.report.rates import rate_chart
     from cnn_lab.runs.lr_finder import find_rate
 
     found = find_rate(
-        adopt(config),
+        complete_config(config),
         partial(open_dataset, progress=log),
         log,
         lowest=values.lowest,

@@ -35,7 +35,7 @@ from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cnn_lab.runs.run import Result
+    from cnn_lab.runs.train import Result
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -106,10 +106,10 @@ def main(invocation: Invocation) -> int:
     together = {"num_processes": invocation.flags.num_processes, "profile_steps": profiled}
     joining.check_alike(processes, config, together)
     from cnn_lab.cli.dry_run import dry_run
-    from cnn_lab.experiment.initialization import adopt
-    from cnn_lab.runs.run import run_training
+    from cnn_lab.experiment.initialization import complete_config
+    from cnn_lab.runs.train import run_training
 
-    config = freeze(adopt(config))
+    config = freeze(complete_config(config))
     joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
     if invocation.flags.dry_run:
         log(dry_run(config))

@@ -1,12 +1,10 @@
-"""The only place that turns the names in a config into objects."""
+"""From a config to an `Experiment`."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 import optax
 
@@ -20,12 +18,12 @@ from cnn_lab.data.loaders.assemble import LoaderFactory, PlaceSplit, make_prepro
 from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.data.preprocess import Preprocess, padded_shape
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
-from cnn_lab.experiment.components import Named, class_weights, make_components
+from cnn_lab.experiment.components import Components, class_weights, make_components
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.experiment.feature_plan import plan_features
-from cnn_lab.experiment.initialization import Beginning, begin
+from cnn_lab.experiment.features import make_features
+from cnn_lab.experiment.initialization import Pretrained, load_pretrained
 from cnn_lab.experiment.network import Network, make_model
-from cnn_lab.train.averaging import Average, evaluated_variables
+from cnn_lab.train.averaging import Average
 from cnn_lab.train.gradient import make_gradient, per_device
 from cnn_lab.train.phases import Phase, make_entry
 from cnn_lab.train.recalibration import STATISTICS
@@ -33,12 +31,12 @@ from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 
 
-def build(
+def build_experiment(
     config: ExperimentConfig,
     open_data: Callable[..., Dataset] = open_dataset,
     preprocess_for: Callable[[DataConfig, Subset], Preprocess] = make_preprocess,
     place: PlaceSplit = place_split,
-    named: Named | None = None,
+    components: Components | None = None,
     lineage: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Builds the experiment that a config describes; trains nothing.
@@ -49,122 +47,143 @@ def build(
             refuse data that are not prepared.
         preprocess_for: (data, training examples) -> padding and normalisation.
         place: puts a split on the devices; `shapes_of_split` reads no pixels.
-        named: what the names in the config stand for; looked up by default.
-        lineage: what the record of a run that goes on says of its source.
+        components: what the names in the config stand for; made from it by default.
+        lineage: source and plan in the record of a run that is resumed.
 
     Raises:
         ConfigError: a name, option or combination that cannot work.
         DataError: the data are missing or unfit.
     """
-    # Whatever can be known to be wrong is said before the data are opened, or even downloaded.
-    named = named or make_components(config)
-    batch_size, parts = config.train.batch_size, config.train.num_micro_batches
-    num_devices = choose_num_devices(batch_size, config.mesh.num_devices, parts)
-    num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
-    mesh = make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
+    # Every mistake that can be known already is raised before the data are opened, or downloaded.
+    components = components or make_components(config)
+    batch_size = config.train.batch_size
+    mesh = _make_mesh(config)
     dataset = open_data(config.data.name, config.data.data_dir)
-    train, validation = choose_examples(dataset, config.data)
+    subsets = train, validation = choose_examples(dataset, config.data)
     class_names = train.source.info.class_names
-    if len(class_names) < 2:
-        raise ConfigError(
-            f"{config.data.name} has only one class, {', '.join(class_names)}, so there is nothing "
-            "to tell apart; add images of another class."
-        )
-    if config.train.batch_size > len(train):
-        raise ConfigError(
-            f"config.train.batch_size is {config.train.batch_size}, but {config.data.name} has "
-            f"only {counted(len(train), 'training example')}; use at most that many."
-        )
-    steps_per_epoch = -(-len(train) // config.train.batch_size)
-    learning_rate = named.make_schedule(steps_per_epoch * config.train.num_epochs, steps_per_epoch)
-    average = named.make_average(steps_per_epoch)
+    _check_trainable(config, len(train), class_names)
+    steps_per_epoch = -(-len(train) // batch_size)
+    learning_rate = components.make_schedule(
+        steps_per_epoch * config.train.num_epochs, steps_per_epoch
+    )
+    average = components.make_average(steps_per_epoch)
     model, image_shape = make_model(config, len(class_names)), fixed_shape(train.source)
-    input_shape = padded_shape(image_shape, config.data.pad)
-    beginning = begin(
+    pretrained = load_pretrained(
         config,
         functools.partial(make_model, config),
         class_names,
-        input_shape,
+        padded_shape(image_shape, config.data.pad),
         len(train),
         lineage,
     )
     weights = class_weights(config, train.labels, class_names)
-    # What does not fit the size of the images stops here, before their pixels are measured.
-    check(named.augmentation, image_shape)
+    # An augmentation that does not fit the images stops here, before their pixels are measured.
+    check(components.augmentation, image_shape)
     network = Network(
         model=model,
-        task=named.make_task(weights),
+        task=components.make_task(weights),
         class_names=class_names,
         image_shape=image_shape,
         preprocess=preprocess_for(config.data, train),
         class_weights=weights,
     )
-    phases_of = functools.partial(
-        _phases, config, named, network, mesh, beginning, learning_rate, average, steps_per_epoch
-    )
-    phases = phases_of(model)
-    maker = LoaderFactory(config.data, network.preprocess, mesh, place)
+    loaders = LoaderFactory(config.data, network.preprocess, mesh, place)
     make_training = functools.partial(
-        maker.training,
+        loaders.training,
         train,
-        config.train.batch_size,
+        batch_size,
         seed=config.seed,
         longest=config.train.max_steps_per_dispatch,
-        augmentation=named.augmentation,
+        augmentation=components.augmentation,
     )
-    training = make_training(num_epochs=config.train.num_epochs)
-    shapes = (jax.eval_shape(phase.init, jax.random.key(0)) for phase in phases)
-    first = next(shapes)
-    refits = average.recalibrate_from_step is not None and any(
-        STATISTICS in state.collections for state in (first, *shapes)
-    )
-    refitting = make_training(num_epochs=1) if refits else None  # its readers begin anew each time
-    held_out = None
+    train_loader = make_training(num_epochs=config.train.num_epochs)
+    validation_loader = None
     if len(validation):
-        held_out = maker.evaluation(validation, config.evaluate.batch_size, mesh.num_devices)
-    variables = evaluated_variables(first)
-    experiment = Experiment(
+        validation_loader = loaders.evaluation(
+            validation, config.evaluate.batch_size, mesh.num_devices
+        )
+    features, note = make_features(
+        config,
+        pretrained,
+        model,
+        components.augmentation,
+        mesh,
+        loaders,
+        subsets,
+        (train_loader, validation_loader),
+        network.variable_shapes(),
+    )
+    if features is not None:
+        train_loader, validation_loader = features.train_loader, features.validation_loader
+    phases = _make_phases(
+        config,
+        components,
+        network,
+        mesh,
+        pretrained,
+        learning_rate=learning_rate,
+        average=average,
+        steps_per_epoch=steps_per_epoch,
+        module=model if features is None else features.module,
+    )
+    recalibrates = average.recalibrate_from_step is not None and any(
+        STATISTICS in phase.state_shapes().collections for phase in phases
+    )
+    return Experiment(
         config=config,
+        components=components,
         network=network,
         dataset=dataset,
         mesh=mesh,
-        train_loader=training,
-        validation_loader=held_out,
-        recalibration_loader=refitting,
-        named=named,
+        train_loader=train_loader,
+        validation_loader=validation_loader,
+        # A loader of its own, whose readers begin anew each time.
+        recalibration_loader=make_training(num_epochs=1) if recalibrates else None,
         average=average,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
         phases=phases,
-        num_micro_batches=parts,
-        beginning=beginning,
-        features=None,
-        notes=(),
-    )
-    features, note = plan_features(experiment, (train, validation), maker, variables)
-    experiment = dataclasses.replace(experiment, features=features, notes=(note,) if note else ())
-    if features is None:
-        return experiment
-    training, held_out = features.loaders(lambda maker: maker.shapes(variables))
-    return dataclasses.replace(
-        experiment,
-        train_loader=training,
-        validation_loader=held_out,
-        phases=phases_of(features.module),
+        pretrained=pretrained,
+        features=features,
+        notes=(note,) if note else (),
     )
 
 
-def _phases(
+def _make_mesh(config: ExperimentConfig) -> DeviceMesh:
+    batch_size, num_parts = config.train.batch_size, config.train.num_micro_batches
+    num_devices = choose_num_devices(batch_size, config.mesh.num_devices, num_parts)
+    num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
+    return make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
+
+
+def _check_trainable(
+    config: ExperimentConfig, num_examples: int, class_names: tuple[str, ...]
+) -> None:
+    """Refuses data of one class, or of fewer examples than a batch has."""
+    if len(class_names) < 2:
+        raise ConfigError(
+            f"{config.data.name} has only one class, {', '.join(class_names)}, so there is nothing "
+            "to tell apart; add images of another class."
+        )
+    if config.train.batch_size > num_examples:
+        raise ConfigError(
+            f"config.train.batch_size is {config.train.batch_size}, but {config.data.name} has "
+            f"only {counted(num_examples, 'training example')}; use at most that many."
+        )
+
+
+def _make_phases(
     config: ExperimentConfig,
-    named: Named,
+    components: Components,
     network: Network,
     mesh: DeviceMesh,
-    beginning: Beginning | None,
+    pretrained: Pretrained | None,
+    *,
     learning_rate: optax.Schedule,
     average: Average,
     steps_per_epoch: int,
     module: nn.Module,
 ) -> tuple[Phase, ...]:
-    """The parts of a training; one where the same parameters are trained throughout."""
+    """The phases of a training; one where the same parameters are trained throughout."""
     gradient = make_gradient(
         module,
         network.task,
@@ -173,25 +192,26 @@ def _phases(
     )
     if config.train.batch_statistics == "per_device":
         gradient = per_device(gradient, mesh)
-    begins = (0,) if beginning is None else beginning.plan.phases
+    first_epochs = (0,) if pretrained is None else pretrained.plan.phases
     phases = []
-    for first, end in zip(begins, (*begins[1:], config.train.num_epochs), strict=True):
-        trainable, lr_multipliers = None, None
-        if beginning is not None:
-            trainable = beginning.trainable(first)
-            lr_multipliers = beginning.lr_multipliers(first, steps_per_epoch)
-        trainable = trainable or (lambda _: True)
-        optimizer = named.make_optimizer(learning_rate, lr_multipliers)
-        step = make_train_step(module, network.task, optimizer, named.penalty, average, gradient)
+    for first, end in zip(first_epochs, (*first_epochs[1:], config.train.num_epochs), strict=True):
+        trainable, lr_multipliers = (lambda _: True), None
+        if pretrained is not None:
+            trainable = pretrained.trainable(first)
+            lr_multipliers = pretrained.lr_multipliers(first, steps_per_epoch)
+        optimizer = components.make_optimizer(learning_rate, lr_multipliers)
+        step = make_train_step(
+            module, network.task, optimizer, components.penalty, average, gradient
+        )
         init = make_init(network.model, optimizer, network.input_shape, average.init, trainable)
-        entry = make_entry(optimizer, average, trainable)
-        phases.append(Phase(end * steps_per_epoch, init, step, entry))
+        enter = make_entry(optimizer, average, trainable)
+        phases.append(Phase(end * steps_per_epoch, init, step, enter))
     return tuple(phases)
 
 
 def evaluation_loader(
     config: ExperimentConfig, network: Network, subset: Subset, mesh: DeviceMesh
 ) -> Loader:
-    """A loader over `subset`, in order, for `make_evaluator`."""
-    maker = LoaderFactory(config.data, network.preprocess, mesh)
-    return maker.evaluation(subset, config.evaluate.batch_size, mesh.num_devices)
+    """A loader of `subset`, in order, for `make_evaluator`."""
+    loaders = LoaderFactory(config.data, network.preprocess, mesh)
+    return loaders.evaluation(subset, config.evaluate.batch_size, mesh.num_devices)

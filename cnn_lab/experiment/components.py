@@ -1,4 +1,4 @@
-"""What the names in a config stand for, looked up and checked before anything is opened."""
+"""The components that the names in a config stand for, checked before anything is opened."""
 
 import dataclasses
 import functools
@@ -33,8 +33,8 @@ from cnn_lab.transfer.plan import check_transfer
 
 
 @dataclasses.dataclass(frozen=True)
-class Named:
-    """What the names in a config stand for, beside the model.
+class Components:
+    """The components that a config names, beside the model.
 
     Attributes:
         make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
@@ -58,7 +58,7 @@ class Named:
     augmentation: Augmentation
 
 
-def make_components(config: ExperimentConfig) -> Named:
+def make_components(config: ExperimentConfig) -> Components:
     """Looks up every name in a config and checks every option; touches neither data nor devices.
 
     Raises:
@@ -102,7 +102,7 @@ def make_components(config: ExperimentConfig) -> Named:
                 f"only {counted(num_looks, 'evaluation')}, so the rate could never be lowered: "
                 "lower it or config.evaluate.every_epochs, or train longer."
             )
-    return Named(
+    return Components(
         make_schedule=functools.partial(_make_schedule, config, schedule_options),
         make_optimizer=functools.partial(
             _make_optimizer, optim, optimizer_options, plateau is not None

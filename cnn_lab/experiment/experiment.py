@@ -1,4 +1,4 @@
-"""What a config describes, as objects."""
+"""An experiment: everything that a run of a config needs, as objects."""
 
 import dataclasses
 import functools
@@ -13,9 +13,9 @@ from cnn_lab.core.errors import TrainingError
 from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.experiment.components import Named
+from cnn_lab.experiment.components import Components
 from cnn_lab.experiment.features import Features
-from cnn_lab.experiment.initialization import Beginning
+from cnn_lab.experiment.initialization import Pretrained
 from cnn_lab.experiment.network import Network
 from cnn_lab.train.averaging import Average, evaluated_variables
 from cnn_lab.train.diagnose import explain_non_finite
@@ -23,7 +23,7 @@ from cnn_lab.train.dispatch import prepare_key
 from cnn_lab.train.evaluate import Evaluator
 from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.phases import Phase
-from cnn_lab.train.plan import Plan
+from cnn_lab.train.progress import Intervals
 from cnn_lab.train.recalibration import MOST_BATCHES, BatchStatsRecalibration
 from cnn_lab.train.state import TrainState
 from cnn_lab.transfer.logistic import STRENGTHS
@@ -34,61 +34,60 @@ class Experiment:
     """Everything that a run of a config needs.
 
     Attributes:
-        config: what it was built from.
-        network: the whole model, and what it needs.
+        config: the config that it was built from.
+        components: the objects that the names in the config stand for.
+        network: the whole model, with its task, classes and preprocessing.
         dataset: all splits.
-        mesh: devices, and what lies where on them.
+        mesh: devices, and the sharding of arrays on them.
         train_loader: training examples.
         validation_loader: validation examples, None without.
-        recalibration_loader: training examples again, None where no statistics are measured anew.
-        named: what the names in the config stand for.
+        recalibration_loader: training examples again, None where no batch statistics are measured
+            anew.
         average: of the weights.
         learning_rate: step -> rate.
         phases: parts of the training.
-        num_micro_batches: of a step.
-        beginning: the weights of another run that it begins with, None where it begins anew.
-        features: what takes the place of images, None where nothing does.
+        pretrained: weights of another run that it starts from, None where it starts from scratch.
+        features: of a frozen backbone, which take the place of images; None where nothing does.
         notes: sentences for the user.
     """
 
     config: ExperimentConfig
+    components: Components
     network: Network
     dataset: Dataset
     mesh: DeviceMesh
     train_loader: Loader
     validation_loader: Loader | None
     recalibration_loader: Loader | None
-    named: Named
     average: Average
     learning_rate: Callable[[int], float]
     phases: tuple[Phase, ...]
-    num_micro_batches: int
-    beginning: Beginning | None
+    pretrained: Pretrained | None
     features: Features | None
     notes: tuple[str, ...]
 
     @property
     def module(self) -> nn.Module:
-        """What the steps and the evaluations run: the model, or its head alone."""
+        """The module that steps and evaluations run: the model, or its head alone."""
         return self.network.model if self.features is None else self.features.module
 
     @property
-    def fits(self) -> bool:
+    def is_linear_probe(self) -> bool:
         """Whether the output layer is fitted to its optimum, in place of a training in steps."""
-        return self.beginning is not None and self.beginning.plan.fits
+        return self.pretrained is not None and self.pretrained.plan.fits
 
     @property
     def fingerprint(self) -> str:
-        """What the data are, whatever they are called."""
+        """Digest of the data, whatever they are called."""
         return self.dataset.info.fingerprint
 
     @property
-    def plan(self) -> Plan:
-        """When the run logs, evaluates and saves."""
-        if self.fits:
-            return Plan(1, len(STRENGTHS), log_every_steps=1, evaluate_every_epochs=1)
+    def intervals(self) -> Intervals:
+        """Steps at which the run logs, evaluates and saves."""
+        if self.is_linear_probe:
+            return Intervals(1, len(STRENGTHS), log_every_steps=1, evaluate_every_epochs=1)
         config = self.config
-        return Plan(
+        return Intervals(
             steps_per_epoch=self.steps_per_epoch,
             num_epochs=config.train.num_epochs,
             log_every_steps=config.train.log_every_steps or self.steps_per_epoch,
@@ -102,37 +101,34 @@ class Experiment:
         return self.train_loader.sampler.steps_per_epoch
 
     def loaders(self) -> list[Loader]:
-        """All there are; to be closed at the end."""
+        """All loaders that there are; to be closed at the end."""
         found = (self.train_loader, self.validation_loader, self.recalibration_loader)
         return [loader for loader in found if loader is not None]
 
     def state_shapes(self, phase: int = 0) -> TrainState:
         """Shapes of the state in a phase; nothing is computed."""
-        return jax.eval_shape(self.phases[phase].init, jax.random.key(0), *self._begun())
+        return jax.eval_shape(self.phases[phase].init, jax.random.key(0), *self._initial_values())
 
-    def begin(self, seed: int) -> TrainState:
+    def init_state(self, seed: int) -> TrainState:
         """The state before the first step, on the devices."""
         shardings = self.mesh.shardings(self.state_shapes())
         init = jax.jit(self.phases[0].init, out_shardings=shardings)
-        return init(jax.random.key(seed), *self._begun())
+        return init(jax.random.key(seed), *self._initial_values())
 
-    def _begun(self) -> tuple[Tree, Tree]:
-        if self.beginning is None:
+    def _initial_values(self) -> tuple[Tree, Tree]:
+        if self.pretrained is None:
             return {}, {}
-        return self.beginning.transplant.given, self.beginning.source
+        return self.pretrained.weights.given, self.pretrained.source
 
-    def with_features(self, state: TrainState, log: Callable[[str], None]) -> "Experiment":
-        """The experiment with what the frozen backbone gives, where that takes the images' place.
+    def load_features(self, state: TrainState, log: Callable[[str], None]) -> None:
+        """Fills the loaders with the features of the frozen backbone, where those are used.
 
         Args:
             state: any of the run, for the backbone never changes.
             log: takes lines for the user.
         """
-        if self.features is None:
-            return self
-        variables, put = evaluated_variables(state), self.mesh.put_replicated
-        training, held_out = self.features.loaders(lambda maker: put(maker(variables, log)))
-        return dataclasses.replace(self, train_loader=training, validation_loader=held_out)
+        if self.features is not None:
+            self.features.load(evaluated_variables(state), self.mesh, log)
 
     def evaluator(self) -> Evaluator | None:
         """Metrics on the validation split, None without one."""
@@ -142,7 +138,7 @@ class Experiment:
         return make_evaluator(network, self.validation_loader, self.mesh)
 
     def recalibration(self) -> BatchStatsRecalibration | None:
-        """Measures statistics of averaged weights on training batches, None where none need it."""
+        """Measures batch statistics of averaged weights, None where none need it."""
         if self.recalibration_loader is None:
             return None
         loader = self.recalibration_loader
@@ -156,7 +152,7 @@ class Experiment:
         )
 
     def explain_non_finite(self, state: TrainState, step: int, saved: str) -> Exception:
-        """What is to be said of a step whose numbers were not finite.
+        """The error to raise for a step whose numbers were not finite.
 
         Args:
             state: before it.
@@ -179,7 +175,7 @@ class Experiment:
             make_batch,
             example_ids=positions[0].tolist(),
             step=step,
-            num_micro_batches=self.num_micro_batches,
+            num_micro_batches=self.config.train.num_micro_batches,
             advice=f"Lower config.optim.learning_rate, or look at those examples; {saved}",
         )
 

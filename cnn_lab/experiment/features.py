@@ -1,71 +1,206 @@
-"""Training of a head on features that the frozen backbone gave once, in place of images."""
+"""Training of a head on features that the frozen backbone computed once, in place of images."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import numpy as np
 
+from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.formatting import human_bytes
+from cnn_lab.data.augment.recipes import Augmentation
+from cnn_lab.data.examples import Subset
+from cnn_lab.data.loaders.assemble import MIB, LoaderFactory
 from cnn_lab.data.loaders.feature_loader import FeatureLoader
-from cnn_lab.data.sampler import Sampler
+from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.distributed.mesh import DeviceMesh
+from cnn_lab.experiment.initialization import Pretrained
+from cnn_lab.models.heads import Classifier, HeadAlone
 from cnn_lab.transfer.features import FeatureMaker
 
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A split whose features take the place of its images.
-
-    Attributes:
-        maker: of the features.
-        sampler: which examples make up which step.
-        max_steps: longest stack of steps that a feed may hold.
-        name: of the loader of the images.
-        num_passes: over the images.
-    """
-
-    maker: FeatureMaker
-    sampler: Sampler
-    max_steps: int
-    name: str
-    num_passes: int = 1
-
-    def loader(self, arrays: Callable[[FeatureMaker], Tree]) -> FeatureLoader:
-        """The loader over features, or over their shapes."""
-        in_memory = arrays(self.maker)
-        return FeatureLoader(in_memory, self.sampler, self.max_steps, self.name, self.num_passes)
+PASSES = "config.transfer.augmented_passes"
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What is trained on in place of images.
+    """Features of a frozen backbone, and the head that is trained on them.
 
     Attributes:
         module: the head, with the same paths as in the whole model.
-        training: the training split.
-        validation: the validation split, None without one.
+        train_loader: features of the training examples; shapes of them until `load`.
+        validation_loader: features of the validation examples, None without.
+        makers: compute the features of each of the loaders.
     """
 
     module: nn.Module
-    training: Split
-    validation: Split | None
+    train_loader: FeatureLoader
+    validation_loader: FeatureLoader | None
+    makers: tuple[FeatureMaker, ...]
 
-    def loaders(
-        self, arrays: Callable[[FeatureMaker], Tree]
-    ) -> tuple[FeatureLoader, FeatureLoader | None]:
-        """Those of training and validation.
-
-        Args:
-            arrays: maker -> features and labels, or their shapes.
-        """
-        training = self.training.loader(arrays)
-        return training, None if self.validation is None else self.validation.loader(arrays)
-
-    def num_bytes(self, variables: Tree) -> int:
-        """Of all features.
+    def load(self, variables: Tree, mesh: DeviceMesh, log: Callable[[str], None]) -> None:
+        """Computes the features, or finds them on disk, and puts them on the devices.
 
         Args:
-            variables: of the model, or their shapes.
+            variables: of the whole model, on the devices.
+            mesh: devices.
+            log: takes lines for the user.
         """
-        splits = [split for split in (self.training, self.validation) if split is not None]
-        return sum(trees.num_bytes(split.maker.shapes(variables)) for split in splits)
+        loaders = [self.train_loader]
+        if self.validation_loader is not None:
+            loaders.append(self.validation_loader)
+        for loader, maker in zip(loaders, self.makers, strict=True):
+            loader.in_memory = mesh.put_replicated(maker(variables, log))
+
+
+def make_features(
+    config: ExperimentConfig,
+    pretrained: Pretrained | None,
+    model: nn.Module,
+    augmentation: Augmentation,
+    mesh: DeviceMesh,
+    loaders: LoaderFactory,
+    subsets: tuple[Subset, Subset],
+    images: tuple[Loader, Loader | None],
+    variables: Tree,
+) -> tuple[Features | None, str]:
+    """Features to train a head on in place of images, where that is possible and asked for.
+
+    Args:
+        config: the experiment.
+        pretrained: weights that the training starts from.
+        model: the whole network.
+        augmentation: of the training images.
+        mesh: devices.
+        loaders: makes the loaders of the images that features are computed of.
+        subsets: training and validation examples.
+        images: loaders of the training and validation images.
+        variables: shapes of the model's variables.
+
+    Returns:
+        The features, and a sentence where a user may wonder why there are none.
+
+    Raises:
+        ConfigError: altered passes were asked for where they make no sense, or a linear probe
+            where it cannot be fitted.
+    """
+    transfer = config.transfer
+    if transfer is None or pretrained is None:
+        return None, ""
+    num_passes, alters = transfer.augmented_passes, augmentation != Augmentation()
+    only_head = all(
+        path.startswith("head/")
+        for group in pretrained.plan.groups
+        if group.rate
+        for path in group.paths
+    )
+    if num_passes and not only_head:
+        raise ConfigError(
+            f"{PASSES} is {num_passes}, but more than the head is trained, so that the features "
+            f"change; set it to 0, or config.transfer.strategy=head."
+        )
+    if num_passes and not alters:
+        raise ConfigError(
+            f"{PASSES} is {num_passes}, but the images are not altered, so that all passes would "
+            "be alike; set it to 0, or set config.data.augment.strength."
+        )
+    is_linear_probe = pretrained.plan.fits
+    if not only_head or not (transfer.cache_features or is_linear_probe):
+        return None, ""
+    if is_linear_probe:
+        _check_linear_probe(model, subsets, augmentation, variables)
+    features, why_not = None, ""
+    if mesh.num_processes > 1:
+        why_not = "several processes train, each on a part of the images; features are for one."
+    elif not isinstance(model, Classifier) or model.auxiliary:
+        why_not = "not only the head reads its maps."
+    elif alters and not num_passes:
+        why_not = (
+            f"the images are altered anew each time; {PASSES}=N alters them N times, and keeps "
+            "the features."
+        )
+    else:
+        makers = _make_makers(config, model, augmentation, mesh, loaders, subsets)
+        shapes = [maker.shapes(variables) for maker in makers]
+        size, limit = sum(map(trees.num_bytes, shapes)), config.data.in_memory_limit_mib * MIB
+        if size > limit:
+            why_not = (
+                f"its features would take {human_bytes(size)}, more than "
+                f"config.data.in_memory_limit_mib allows ({human_bytes(limit)})."
+            )
+        else:
+            training, validation = images
+            longest = config.train.max_steps_per_dispatch
+            train_loader = FeatureLoader(
+                shapes[0], training.sampler, longest, training.name, max(1, num_passes)
+            )
+            validation_loader = None
+            if validation is not None:
+                sampler = validation.sampler
+                validation_loader = FeatureLoader(
+                    shapes[1], sampler, sampler.steps_per_epoch, validation.name
+                )
+            head = HeadAlone(model.head)
+            features = Features(head, train_loader, validation_loader, tuple(makers))
+    if is_linear_probe and features is None:
+        raise ConfigError(
+            "config.transfer.strategy=logistic runs the backbone once, but here it would have to "
+            f"run at every step: {why_not}"
+        )
+    return features, f"The backbone runs at every step: {why_not}" if why_not else ""
+
+
+def _check_linear_probe(
+    model: nn.Module, subsets: tuple[Subset, Subset], augmentation: Augmentation, variables: Tree
+) -> None:
+    """Refuses a model, data or augmentation that scikit-learn cannot fit."""
+    head = getattr(model, "head", None)
+    output = variables["params"].get("head", {}).get("output", {})
+    is_dense = "kernel" in output and output["kernel"].ndim == 2
+    needed = ""
+    if not is_dense or getattr(head, "output_activation", "identity") != "identity":
+        needed = "a dense output layer that gives the logits, which this model lacks"
+    elif augmentation.mixes:
+        needed = "one class an image, but mixup or CutMix mixes them; leave those out"
+    elif len(np.unique(subsets[0].labels)) < 2:
+        needed = "training images of at least two classes"
+    elif not len(subsets[1]):
+        needed = (
+            "validation images to choose the strength of its penalty by; set "
+            "config.data.validation_fraction or config.data.num_validation above 0"
+        )
+    if needed:
+        raise ConfigError(
+            f"config.transfer.strategy=logistic needs {needed}, or take another strategy."
+        )
+
+
+def _make_makers(
+    config: ExperimentConfig,
+    model: Classifier,
+    augmentation: Augmentation,
+    mesh: DeviceMesh,
+    loaders: LoaderFactory,
+    subsets: tuple[Subset, Subset],
+) -> list[FeatureMaker]:
+    """Makers of the features of the training and, where there are any, validation images."""
+    assert config.transfer is not None
+    batch_size, num_passes = config.evaluate.batch_size, max(1, config.transfer.augmented_passes)
+    train, validation = subsets
+    facts: dict[str, Any] = {}
+    if augmentation == Augmentation():
+        images = loaders.evaluation(train, batch_size, mesh.num_devices)
+    else:
+        rounded = -(-min(batch_size, len(train)) // mesh.num_devices) * mesh.num_devices
+        images = loaders.passes(
+            train, rounded, seed=config.seed, num_passes=num_passes, augmentation=augmentation
+        )
+        facts = {"augmentation": repr(augmentation), "loader": images.name}
+    makers = [FeatureMaker(model, images, train.source, mesh, "training", num_passes, facts)]
+    if len(validation):
+        images = loaders.evaluation(validation, batch_size, mesh.num_devices)
+        makers.append(FeatureMaker(model, images, validation.source, mesh, "validation"))
+    return makers

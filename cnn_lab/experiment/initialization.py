@@ -1,4 +1,4 @@
-"""What a run begins with where it begins with the weights of another one."""
+"""Initialisation from pretrained weights: those of another run, and how fast each is trained."""
 
 import dataclasses
 import hashlib
@@ -31,18 +31,18 @@ CHECKPOINT = "config.transfer.checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
-class Beginning:
-    """What is trained of which weights.
+class Pretrained:
+    """Pretrained weights, and the plan of what is trained of them.
 
     Attributes:
         plan: which parameters are trained, how fast and from when.
-        transplant: what the network begins with.
+        weights: of the source, as far as this network has a place for them.
         source: parameters that the penalty `l2_sp` pulls towards; empty without it.
         lineage: the source and the plan as JSON values, for the run's record.
     """
 
     plan: Plan
-    transplant: Transplant
+    weights: Transplant
     source: Tree
     lineage: dict[str, Any]
 
@@ -51,7 +51,7 @@ class Beginning:
         return {path for group in self.plan.trained(epoch) for path in group.paths}.__contains__
 
     def describe(self, params: Tree, learning_rate: float) -> list[str]:
-        """Lines that say what is trained of what.
+        """Lines for the user: the source, and a table of the plan.
 
         Args:
             params: of the model, or their shapes.
@@ -59,14 +59,15 @@ class Beginning:
         """
         sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params).items()}
         source = f"Weights of {self.lineage['source']}, step {self.lineage['checkpoint']}"
-        notes = [f"  {note}" for note in self.transplant.notes]
+        notes = [f"  {note}" for note in self.weights.notes]
         first = f"{source}, {self.lineage['digest'][:12]}."
         return [first, *notes, *self.plan.table(sizes, learning_rate)]
 
     def lr_multipliers(self, epoch: int, steps_per_epoch: int) -> Mapping[str, LrMultiplier] | None:
-        """How each of the parameters is trained that are, in an epoch.
+        """Learning-rate multiplier of every parameter that is trained in an epoch, by its path.
 
-        None where all that ever are, are trained at the learning rate itself from the start.
+        None where all parameters that are ever trained are so at the learning rate itself, from the
+        start.
         """
         if {(group.rate, group.first_epoch) for group in self.plan.groups if group.rate} == {
             (1, 0)
@@ -79,7 +80,7 @@ class Beginning:
         }
 
 
-def place_of_source(transfer: TransferConfig) -> Path:
+def source_folder(transfer: TransferConfig) -> Path:
     """The folder of the run that a config names as its source.
 
     Raises:
@@ -93,10 +94,10 @@ def place_of_source(transfer: TransferConfig) -> Path:
     return Path(transfer.source).expanduser().resolve()
 
 
-def adopt(config: ExperimentConfig) -> ExperimentConfig:
-    """The config with what follows from its source, where it says nothing itself.
+def complete_config(config: ExperimentConfig) -> ExperimentConfig:
+    """The config with the fields that follow from its source, where they are not set.
 
-    That is the size, the padding, the channels and the normalisation of the images; the source's
+    These are the size, the padding, the channels and the normalisation of the images; the source's
     folder becomes an absolute path.
 
     Raises:
@@ -106,7 +107,7 @@ def adopt(config: ExperimentConfig) -> ExperimentConfig:
     """
     if config.transfer is None:
         return config
-    place = place_of_source(config.transfer)
+    place = source_folder(config.transfer)
     config = from_dict(ExperimentConfig, to_dict(config))
     assert config.transfer is not None
     config.transfer.source, data = str(place), config.data
@@ -127,15 +128,15 @@ def adopt(config: ExperimentConfig) -> ExperimentConfig:
     return config
 
 
-def begin(
+def load_pretrained(
     config: ExperimentConfig,
     make: Callable[[int], nn.Module],
     class_names: tuple[str, ...],
     input_shape: tuple[int, int, int],
     num_train: int,
     lineage: Mapping[str, Any] | None = None,
-) -> Beginning | None:
-    """What a config begins with; None where it begins anew.
+) -> Pretrained | None:
+    """The weights that a config starts from; None where it starts from scratch.
 
     Args:
         config: the experiment.
@@ -143,7 +144,7 @@ def begin(
         class_names: of the data.
         input_shape: (h, w, c) of what the model takes.
         num_train: training images.
-        lineage: of a run that goes on, whose source may be gone.
+        lineage: of a run that is resumed, whose source may be gone.
 
     Raises:
         ConfigError: a plan that cannot be.
@@ -154,8 +155,8 @@ def begin(
         return None
     model = make(len(class_names))
     if lineage is not None:
-        return _begun_before(lineage, model, input_shape)
-    place = place_of_source(transfer)
+        return _from_lineage(lineage, model, input_shape)
+    place = source_folder(transfer)
     trained = restore_run(place, transfer.checkpoint, named=CHECKPOINT)
     _check_model(config, trained.config)
     stages = stages_of(model, input_shape)
@@ -193,11 +194,11 @@ def begin(
         "held": sorted(trees.flatten(source)),
         "before": lineage_in(read_record(place)),
     }
-    return Beginning(plan, transplanted, source, lineage)
+    return Pretrained(plan, transplanted, source, lineage)
 
 
 def _settings(transfer: TransferConfig) -> list[str]:
-    """What changes a training beside its plan and its first weights, in words."""
+    """Settings that change a training beside its plan and its first weights, in words."""
     values = {"l2_sp": transfer.l2_sp, "dropout": transfer.dropout}
     values["augmented_passes"] = transfer.augmented_passes
     return [f"config.transfer.{name}={value:g}" for name, value in values.items() if value]
@@ -215,17 +216,17 @@ def _check_nothing_random_is_frozen(plan: Plan, transplanted: Transplant) -> Non
             )
 
 
-def _begun_before(
+def _from_lineage(
     lineage: Mapping[str, Any], model: nn.Module, input_shape: tuple[int, int, int]
-) -> Beginning:
-    """That of a run that goes on: its plan, and the shapes of what lies in its checkpoints."""
+) -> Pretrained:
+    """Of a run that is resumed: its plan, and shapes of the weights in its checkpoints."""
     image = jnp.zeros((1, *input_shape))
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
     held = frozenset(lineage["held"])
     source, _ = trees.partition(shapes["params"], held.__contains__)
     notes = tuple(lineage["notes"])
     plan = Plan.from_json(lineage["plan"])
-    return Beginning(plan, Transplant({}, held, notes), source, dict(lineage))
+    return Pretrained(plan, Transplant({}, held, notes), source, dict(lineage))
 
 
 def check_same_source(
@@ -234,13 +235,13 @@ def check_same_source(
     workdir: Path,
     processes: Processes = SINGLE_PROCESS,
 ) -> None:
-    """Refuses to go on with a run that was begun from other weights than the config names.
+    """Refuses to resume a run that was started from other weights than the config names.
 
     A source that was moved, or is gone, is no other one.
 
     Args:
-        config: of the run, adopted.
-        lineage: what its record says.
+        config: of the run, completed.
+        lineage: in its record.
         workdir: its folder.
         processes: all of them call this; the first one looks.
 
@@ -252,7 +253,7 @@ def check_same_source(
     digest = None
     if processes.is_primary:
         with suppress(CnnLabError):
-            place, which = place_of_source(config.transfer), config.transfer.checkpoint
+            place, which = source_folder(config.transfer), config.transfer.checkpoint
             trained = restore_run(place, which, named=CHECKPOINT, processes=SINGLE_PROCESS)
             digest = digest_of(trained.variables)
     if processes.broadcast(digest) not in (None, lineage["digest"]):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
@@ -42,6 +44,13 @@ class Network:
     def input_shape(self) -> tuple[int, int, int]:
         """(h, w, c) of what the model takes."""
         return self.preprocess.output_shape(self.image_shape)
+
+    def variable_shapes(self) -> dict[str, Any]:
+        """Shapes of the model's variables by collection; nothing is computed."""
+        images = jnp.zeros((1, *self.input_shape))
+        return jax.eval_shape(
+            lambda key: dict(self.model.init(key, images, train=False)), jax.random.key(0)
+        )
 
     def metadata(self) -> dict[str, Any]:
         """What travels with a checkpoint, as JSON values; `network_from_metadata` reads it back."""

@@ -1,4 +1,4 @@
-"""A trained run, opened for use: its network and the variables of one checkpoint."""
+"""A run restored for use: its network and the variables of one checkpoint."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 
 from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError
@@ -118,9 +117,7 @@ def _open(
     def look(step: int) -> RestoredRun:
         record = checkpoints.read_record(step)
         network = network_from_metadata(config, record["metadata"])
-        image = jnp.zeros((1, *network.input_shape))
-        init = lambda key: dict(network.model.init(key, image, train=False))  # noqa: E731
-        shapes = jax.eval_shape(init, jax.random.key(0))
+        shapes = network.variable_shapes()
         variables = checkpoints.restore_variables(step, record, shapes, place)
         return RestoredRun(config, network, variables, step)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import DivergedError
 from cnn_lab.core.files import write_text
-from cnn_lab.runs.run import Result, run_training
+from cnn_lab.runs.train import Result, run_training
 from cnn_lab.workdir.run_dir import read_record
 
 DIVERGED = "diverged.txt"  # of a run

@@ -19,7 +19,7 @@ from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.network import Network
-from cnn_lab.train.loop import Progress
+from cnn_lab.train.progress import Progress
 from cnn_lab.train.state import TrainState
 from cnn_lab.workdir.run_dir import CHECKPOINTS, RunDir
 from cnn_lab.workdir.session import Session, environment

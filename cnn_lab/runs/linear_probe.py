@@ -1,9 +1,11 @@
-"""An output layer fitted to its optimum in place of a training in steps.
+"""A linear probe: the output layer fitted to its optimum on the features of a frozen backbone.
 
-Each strength of the penalty is a step of the run: fitted, judged on the validation split, and saved
-if it is the best so far.
+scikit-learn fits it at one strength of the penalty after the other, a step each; every fit is
+evaluated on the validation split, and saved if it is the best so far.
 """
 
+import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,116 +18,140 @@ from jaxtyping import Float
 from cnn_lab.core.arrays import Tree
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.dispatch import Program
-from cnn_lab.train.phases import Phase
+from cnn_lab.train.evaluate import EvaluationInterrupted
+from cnn_lab.train.loop import Outcome
+from cnn_lab.train.monitor import Monitor
+from cnn_lab.train.progress import Checkpointer, Progress
 from cnn_lab.train.state import TrainState
 from cnn_lab.transfer.logistic import STRENGTHS, Output, fit_output
+from cnn_lab.workdir.training_log import TrainingLog
 
 LAYER = ("head", "output")
-AT_ONCE = 1024  # examples
+MAX_EXAMPLES_AT_ONCE = 1024
 
 
-class FittedOutput:
-    """What takes the place of a `CompiledPhase` and its pipeline where the output layer is fitted.
-
-    Attributes:
-        phase: of one step a strength.
-        program: its steps.
-        loader: itself.
-        in_memory: nothing, since the program has the features.
-        max_steps: of a call.
+def fit_linear_probe(
+    experiment: Experiment,
+    state: TrainState,
+    progress: Progress,
+    *,
+    evaluate: Callable[[TrainState], dict[str, float]],
+    checkpoints: Checkpointer,
+    training_log: TrainingLog,
+    stop_requested: Callable[[], bool],
+) -> Outcome:
+    """Fits the output layer at every strength of the penalty, from `progress` on.
 
     Args:
-        experiment: with features in place of images.
-        log: takes lines for the user.
+        experiment: with features in place of images, loaded.
+        state: before the first fit that is left.
+        progress: where to continue.
+        evaluate: validation metrics of a state, or `EvaluationInterrupted`.
+        checkpoints: where states are saved.
+        training_log: takes the rows.
+        stop_requested: whether someone asked to stop; what was fitted is saved then.
     """
+    monitor, metadata = Monitor(experiment.components.selection), experiment.network.metadata()
+    labels = np.asarray(jax.device_get(experiment.train_loader.in_memory["label"]))
+    inputs: Float[np.ndarray, "n d"] | None = None
 
-    max_steps = 1
+    def save(amend: bool = False) -> None:
+        record = {"progress": dataclasses.asdict(progress), "metadata": metadata}
+        best_step = progress.selection.best_step
+        if amend:
+            checkpoints.amend(progress.step, record, best_step=best_step)
+        else:
+            checkpoints.save(state, record, best_step=best_step)
 
-    def __init__(self, experiment: Experiment, log: Callable[[str], None]):
-        first = experiment.phases[0]
-        self.phase = Phase(len(STRENGTHS), first.init, first.step, first.enter)
-        self.program = Program(self._call, 0.0, 0)
-        self.compile_seconds = 0.0
-        self.loader = self
-        self.in_memory: Tree = {}
-        self._experiment, self._say = experiment, log
-        self._inputs: Float[np.ndarray, "n d"] | None = None
-        self._labels = np.asarray(jax.device_get(experiment.train_loader.in_memory["label"]))
+    def validate() -> bool:
+        """Whether the evaluation was not interrupted; an interrupted one is left pending."""
+        progress.eval_pending = True
+        try:
+            metrics = evaluate(state)
+        except EvaluationInterrupted:
+            return False
+        progress.eval_pending = False
+        training_log.validation_row(progress.step, metrics)
+        monitor.update(progress, metrics, progress.step)
+        return True
 
-    def load(self, first_step: int, num_steps: int) -> Tree:
-        """Nothing: every step sees all features."""
-        del first_step, num_steps
-        return {}
-
-    def learning_rate(self, step: int) -> float:
-        """There is none."""
-        del step
-        return 0.0
-
-    def enter(self, state: TrainState) -> TrainState:
-        """There is no phase before."""
-        return state
-
-    def update_batch_stats(
-        self, state: TrainState, heartbeat: Callable[[], None] = lambda: None
-    ) -> TrainState:
-        """Nothing is averaged."""
-        del heartbeat
-        return state
-
-    def _call(self, state: TrainState, *_: Any) -> tuple[TrainState, Tree, Tree]:
-        with jax.transfer_guard("allow"):  # scikit-learn works on the host
-            return *self._fitted(state), {}
-
-    def _fitted(self, state: TrainState) -> tuple[TrainState, Tree]:
-        network, step = self._experiment.network, int(jax.device_get(state.step))
-        if self._inputs is None:
-            self._inputs = self._read_inputs(state)
-        strength, weights = STRENGTHS[step], network.class_weights
-        classes = len(network.class_names)
-        output = fit_output(self._inputs, self._labels, classes, strength, weights)
+    if progress.eval_pending:
+        if validate():
+            save(amend=True)
+    while progress.step < len(STRENGTHS) and not (progress.eval_pending or stop_requested()):
+        started = time.perf_counter()
+        strength = STRENGTHS[progress.step]
+        if inputs is None:
+            inputs = _read_inputs(experiment, state)
+        output = fit_output(
+            inputs,
+            labels,
+            len(experiment.network.class_names),
+            strength,
+            experiment.network.class_weights,
+        )
         if not output.converged:
-            self._say(f"At C={strength:g} the fit had not fully converged.")
-        params = self._with_output(state.params, output)
-        step_after = jax.device_put(np.int32(step + 1), state.step.sharding)
-        logits = self._inputs @ output.kernel + output.bias
-        return state.replace(params=params, step=step_after), self._judged(logits, strength)
+            training_log.log(f"At C={strength:g} the fit had not fully converged.")
+        state = _with_output(state, output)
+        progress.step += 1
+        metrics = _training_metrics(experiment, inputs @ output.kernel + output.bias, labels)
+        training_log.advance(progress.step, len(labels), metrics)
+        progress.seconds += time.perf_counter() - started
+        row = {**metrics, "inverse_l2": strength, "learning_rate": 0.0}
+        training_log.training_row(progress.step, row)
+        with training_log.paused():
+            validate()
+            save()
+    interrupted = progress.eval_pending or progress.step < len(STRENGTHS)
+    if interrupted:
+        save()
+    checkpoints.wait()
+    if interrupted:
+        return Outcome("interrupted", state, progress)
+    best = STRENGTHS[(progress.selection.best_step or 1) - 1]
+    training_log.log(f"The best strength of the penalty is C={best:g}.")
+    return Outcome("finished", state, progress)
 
-    def _read_inputs(self, state: TrainState) -> Float[np.ndarray, "n d"]:
-        """What the output layer reads, of every feature."""
-        module, found = self._experiment.module, []
 
-        def catch(call: Any, arguments: Any, options: Any, context: Any) -> Any:
-            if context.module.path == LAYER and context.method_name == "__call__":
-                found.append(arguments[0])
-            return call(*arguments, **options)
+def _read_inputs(experiment: Experiment, state: TrainState) -> Float[np.ndarray, "n d"]:
+    """Inputs of the output layer, of every feature."""
+    found: list[Any] = []
 
-        @jax.jit
-        def inputs(variables: Tree, features: jax.Array) -> jax.Array:
-            found.clear()
-            with nn.intercept_methods(catch):
-                module.apply(variables, features, train=False)
-            return found[0].astype(np.float32)
+    def catch(call: Any, arguments: Any, options: Any, context: Any) -> Any:
+        if context.module.path == LAYER and context.method_name == "__call__":
+            found.append(arguments[0])
+        return call(*arguments, **options)
 
-        variables = evaluated_variables(state)
-        features = self._experiment.train_loader.in_memory["image"]
-        chunks = np.array_split(np.arange(len(features)), -(-len(features) // AT_ONCE))
-        parts = [inputs(variables, features[rows[0] : rows[-1] + 1]) for rows in chunks]
-        return np.concatenate(jax.device_get(parts))
+    @jax.jit
+    def inputs(variables: Tree, features: jax.Array) -> jax.Array:
+        found.clear()
+        with nn.intercept_methods(catch):
+            experiment.module.apply(variables, features, train=False)
+        return found[0].astype(np.float32)
 
-    @staticmethod
-    def _with_output(params: Tree, output: Output) -> Tree:
-        old = params["head"]["output"]
-        new = {"kernel": output.kernel, "bias": output.bias}
-        placed = {name: jax.device_put(new[name], old[name].sharding) for name in old}
-        return {**params, "head": {**params["head"], "output": placed}}
+    variables = evaluated_variables(state)
+    features = experiment.train_loader.in_memory["image"]
+    chunks = np.array_split(np.arange(len(features)), -(-len(features) // MAX_EXAMPLES_AT_ONCE))
+    parts = [inputs(variables, features[rows[0] : rows[-1] + 1]) for rows in chunks]
+    return np.concatenate(jax.device_get(parts))
 
-    def _judged(self, logits: Float[np.ndarray, "n k"], strength: float) -> Tree:
-        """The metrics of the training examples, as a program gives them."""
-        batch = {"label": jnp.asarray(self._labels)}
-        values = self._experiment.network.task.metrics(jnp.asarray(logits), batch)
-        count = float(len(self._labels))
-        history = {name: (float(jnp.sum(each)), count) for name, each in values.items()}
-        history["inverse_l2"] = (strength, 1.0)
-        return {name: tuple(np.asarray([v]) for v in pair) for name, pair in history.items()}
+
+def _with_output(state: TrainState, output: Output) -> TrainState:
+    """The state one step later, with the fitted output layer."""
+    old = state.params["head"]["output"]
+    new = {"kernel": output.kernel, "bias": output.bias}
+    placed = {name: jax.device_put(new[name], old[name].sharding) for name in old}
+    step = jax.device_get(state.step) + np.int32(1)
+    return state.replace(
+        params={**state.params, "head": {**state.params["head"], "output": placed}},
+        step=jax.device_put(step, state.step.sharding),
+    )
+
+
+def _training_metrics(
+    experiment: Experiment, logits: Float[np.ndarray, "n k"], labels: np.ndarray
+) -> dict[str, float]:
+    """Means of the task's metrics over the training examples."""
+    batch = {"label": jnp.asarray(labels)}
+    values = experiment.network.task.metrics(jnp.asarray(logits), batch)
+    return {name: float(jnp.sum(each)) / len(labels) for name, each in values.items()}

@@ -19,7 +19,7 @@ from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import Dataset
-from cnn_lab.experiment.build import build
+from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.train.dispatch import Program, compile_train
@@ -90,19 +90,19 @@ def _build(
     table = jnp.asarray(rates, jnp.float32)
     named = make_components(config)
     rising = dataclasses.replace(named, make_schedule=lambda *_: lambda step: table[step])
-    experiment = build(config, open_data, named=rising)
+    experiment = build_experiment(config, open_data, named=rising)
     epochs = -(-len(rates) // experiment.steps_per_epoch)
     if epochs <= config.train.num_epochs:
         return experiment
     # A streaming loader ends with the run's last epoch.
     config.train.num_epochs = epochs
-    return build(config, open_data, named=rising)
+    return build_experiment(config, open_data, named=rising)
 
 
 def _train(
     experiment: Experiment, seed: int, num_steps: int, log: Callable[[str], None]
 ) -> np.ndarray:
-    state = experiment.begin(seed)
+    state = experiment.init_state(seed)
     experiment = experiment.with_features(state, log)
     mesh, loader = experiment.mesh, experiment.train_loader
     program = compile_train(

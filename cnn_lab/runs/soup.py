@@ -20,7 +20,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.examples import choose_examples
-from cnn_lab.experiment.build import build
+from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.train.frozen import part
@@ -159,4 +159,4 @@ def _experiment(config: ExperimentConfig, open_data: Callable[..., Dataset]) -> 
     config = from_dict(ExperimentConfig, to_dict(config))
     config.average, config.optim = AverageConfig(kind="swa"), OptimConfig(name="sgd")
     config.transfer = None
-    return build(config, open_data)
+    return build_experiment(config, open_data)

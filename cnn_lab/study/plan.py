@@ -14,7 +14,7 @@ from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import choose_examples
 from cnn_lab.experiment.components import make_components
-from cnn_lab.experiment.initialization import adopt
+from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.study.computations import COMPUTATIONS
 from cnn_lab.study.finished import Finished, place_of
 from cnn_lab.study.measures import MEASURES, OVER_SEEDS, unseen_positions
@@ -219,7 +219,7 @@ def levels_of(measure: str, config: ExperimentConfig) -> tuple[float | None, ...
 def _check_folder(study_folder: Path, workdir: Path, config: ExperimentConfig) -> None:
     """Refuses the run of another config, as an edited study finds it."""
     if has_checkpoints(workdir) and config.transfer is not None:
-        config = adopt(config)  # as the run did
+        config = complete_config(config)  # as the run did
     if lines := changes_since(workdir, config):
         raise WorkdirError(
             f"{study_folder} holds trainings of an earlier version of this study; in {workdir}:\n"

@@ -16,7 +16,7 @@ from cnn_lab.experiment.components import make_components
 from cnn_lab.report.page import write_report
 from cnn_lab.report.seeds import seeds_chart
 from cnn_lab.runs.diverging import DIVERGED, has_diverged, train_or_note
-from cnn_lab.runs.run import Result
+from cnn_lab.runs.train import Result
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 from cnn_lab.workdir.run_dir import CONFIG_FILE, check_config
 

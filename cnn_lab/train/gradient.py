@@ -13,7 +13,7 @@ from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.distributed.mesh import BATCH_AXES, DeviceMesh
 from cnn_lab.tasks.metrics import Pair, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.state import MICRO_BATCH_STREAM
+from cnn_lab.train.state import MICRO_BATCH_STREAM, TrainState, step_key
 
 Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
 # (params, collections, frozen, batch, key) -> (summed gradients, (metrics, collections))
@@ -91,6 +91,31 @@ def make_gradient(
         return gradients, (pairs, collections)
 
     return of_part if num_micro_batches == 1 else of_parts
+
+
+def make_mean_gradient(
+    gradient: Gradient, penalty: Callable[[Tree, Tree], Any]
+) -> Callable[[Tree, TrainState, Tree], Sums]:
+    """Returns a function to (gradients of mean loss + penalty, (metrics, collections)).
+
+    Its arguments are (params, state, batch): the state gives everything but the params. Summed
+    gradients are divided once by the summed weight, so that padding and device count do not matter
+    and devices exchange gradients and metrics in one all-reduce.
+
+    Args:
+        gradient: of the summed loss.
+        penalty: (params, source) -> value added to the mean loss.
+    """
+
+    def mean_gradient(params: Tree, state: TrainState, batch: Tree) -> Sums:
+        sums, (metrics, collections) = gradient(
+            params, state.collections, state.frozen, batch, step_key(state)
+        )
+        pull, count = jax.grad(penalty)(params, state.source), metrics["loss"][1]
+        gradients = jax.tree.map(lambda g, p: g / count + p, sums, pull)
+        return gradients, (metrics, collections)
+
+    return mean_gradient
 
 
 def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:

@@ -1,4 +1,4 @@
-"""Parts of a training, in each of which other parameters are trained."""
+"""Phases of a training, in each of which other parameters are trained."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,19 +17,23 @@ from cnn_lab.train.step import Step
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a training.
+    """One phase of a training.
 
     Attributes:
         end_step: updates made when it ends.
         init: (key, given, source) -> fresh state.
         step: the training step.
-        enter: the last state of the phase before -> the first one of this.
+        enter: last state of the phase before -> first state of this one.
     """
 
     end_step: int
     init: Callable[..., TrainState]
     step: Step
     enter: Callable[[TrainState], TrainState]
+
+    def state_shapes(self) -> TrainState:
+        """Shapes of the state, without what a pretrained source adds; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.key(0))
 
 
 def make_entry(

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core.arrays import Tree
+from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.train.dispatch import Prepare, Program, compile_program
-from cnn_lab.train.loop import Loader
 
 STATISTICS = "batch_stats"
 MOST_BATCHES = 100

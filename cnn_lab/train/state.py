@@ -90,3 +90,15 @@ def make_init(
         return state.replace(averaged=average(state))
 
     return init
+
+
+UNCHANGED: dict[str, tuple[()]] = {"key": (), "frozen": (), "source": ()}  # by every step
+
+
+def where_finite(values: Tree, new: TrainState, old: TrainState) -> tuple[TrainState, jax.Array]:
+    """The new state where all of the values are finite, else the old one; and whether they are."""
+    finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]).all()
+    chosen = jax.tree.map(
+        lambda n, o: jnp.where(finite, n, o), new.replace(**UNCHANGED), old.replace(**UNCHANGED)
+    )
+    return chosen.replace(key=old.key, frozen=old.frozen, source=old.source), finite

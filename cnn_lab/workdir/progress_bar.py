@@ -1,9 +1,8 @@
-"""What a training says while it runs: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a training: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -18,9 +17,6 @@ from rich.progress import (
 from cnn_lab.workdir.metric_writers import metric_names
 
 WIDE_TERMINAL = 100  # columns
-# Share of the time between two rows spent waiting for data from which the user is told, and least
-# time: where epochs are over in no time, nobody waits.
-WAIT_SHARE, WAIT_SECONDS = 0.3, 1.0
 
 
 @runtime_checkable
@@ -130,60 +126,6 @@ class Eta:
         """What is left after `step` steps, as `h:mm:ss` or `m:ss`."""
         seconds_per_step = (time.monotonic() - self._start) / max(step - self._first, 1)
         return _duration(seconds_per_step * (self._total - step))
-
-
-class Stopwatch:
-    """Time since the last row, and the part of it spent waiting for data.
-
-    The first wait of a session, in which the readers start, counts as neither.
-    """
-
-    def __init__(self):
-        self._warned = False
-        self._reading = False
-        self.restart()
-
-    def restart(self) -> None:
-        """Starts the next interval."""
-        self.examples = 0.0
-        self._start = time.perf_counter()
-        self._waited = 0.0
-
-    def waited(self, seconds: float) -> None:
-        """Adds time during which the devices had nothing to do but wait for data."""
-        if not self._reading:
-            self._reading = True
-            self.restart()
-            return
-        self._waited += seconds
-
-    def count(self, examples: float) -> None:
-        """Adds examples that were trained on."""
-        self.examples += examples
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Leaves the time inside a `with` out: an evaluation or a save lowers no rate."""
-        start = time.perf_counter()
-        yield
-        self._start += time.perf_counter() - start
-
-    @property
-    def seconds(self) -> float:
-        """Length of the interval so far."""
-        return time.perf_counter() - self._start
-
-    def complaint(self) -> str | None:
-        """A line, once, when the input pipeline is the bottleneck."""
-        share = self._waited / max(self.seconds, 1e-9)
-        if self._warned or share < WAIT_SHARE or self._waited < WAIT_SECONDS:
-            return None
-        self._warned = True
-        return (
-            f"The input pipeline is the bottleneck: {share:.0%} of the time the step waited for "
-            "data; raise config.data.num_workers, lower config.data.image_size or use "
-            "config.data.loader=in_memory."
-        )
 
 
 def _row_text(row: Mapping[str, Any], total_steps: int) -> str:

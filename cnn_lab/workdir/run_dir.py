@@ -1,8 +1,9 @@
-"""The folder of one run: whose it is, what it was made with, what happened in it."""
+"""The folder of one run: its owner, its config and its record."""
 
 import errno
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +14,15 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.config.rules import differences
 from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
-from cnn_lab.core.files import finite_or_none, is_at, lock_file, write_json
+from cnn_lab.core.files import (
+    WAIT_FOR_FILES,
+    appears,
+    finite_or_none,
+    is_at,
+    lock_file,
+    write_json,
+)
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 CONFIG_FILE = "config.json"
 RECORD_FILE = "run.json"
@@ -29,34 +38,68 @@ LOGS = {".err", ".log", ".out", ".txt"}
 class RunDir:
     """A run's folder, held by this process until `release`.
 
+    Of several processes the primary one holds it: it alone writes config, record and rows, and in
+    the others the methods that write do nothing. Checkpoints are written by all, each its part.
+
     Attributes:
         path: where it is.
+        is_primary: whether this process writes there.
         fresh: nothing was ever saved in it, so that there is nothing to go on from, and a corrected
             config may take it over.
 
     Args:
         path: created when missing.
-        config: what the run is to compute.
+        config: of the run.
+        processes: that open the folder together, and must all see the same one.
 
     Raises:
-        WorkdirError: unwritable, in use, made by another config, or something else than a run.
+        WorkdirError: unwritable, in use, made by another config, something else than a run, or
+            another folder than that of the primary process.
     """
 
-    def __init__(self, path: Path, config: ExperimentConfig):
-        self.path = path
+    def __init__(self, path: Path, config: ExperimentConfig, processes: Processes = SINGLE_PROCESS):
+        self.path, self.is_primary, self.fresh = path, processes.is_primary, True
+        self._made: list[Path] = []
+        self._lock: IO[str] | None = None
+        try:
+            if self.is_primary:
+                self._hold(config)
+            if processes.count > 1:
+                self.fresh = self._check_shared(processes)
+        except BaseException:
+            self.release()
+            raise
+
+    def _hold(self, config: ExperimentConfig) -> None:
+        path = self.path
         try:
             _refuse_other_things(path)
             self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
             self._lock = _acquire(path)
         except OSError as error:
             raise _unusable(path, error) from error
+        self.fresh = not has_checkpoints(path) and "progress" not in read_record(path)
+        if not self.fresh:
+            check_config(path, config)
+
+    def _check_shared(self, processes: Processes) -> bool:
+        """Whether the folder is fresh for the primary process, whose folder all must see."""
+        mark = f".{secrets.token_hex(8)}.shared"
+        if self.is_primary:
+            (self.path / mark).touch()
         try:
-            self.fresh = not has_checkpoints(path) and "progress" not in read_record(path)
-            if not self.fresh:
-                check_config(path, config)
-        except BaseException:
-            self.release()
-            raise
+            mark, fresh, path = processes.broadcast([mark, self.fresh, str(self.path)])
+            alike = processes.all_gather(appears(self.path / mark, WAIT_FOR_FILES))
+        finally:
+            if self.is_primary:
+                (self.path / mark).unlink(missing_ok=True)
+        if not all(alike):
+            raise WorkdirError(
+                f"The --workdir of process {alike.index(False)} is not the folder of process 0, "
+                f"{path}; all processes must see the same files: give all of them the same one, "
+                "on a file system that their machines share."
+            )
+        return fresh
 
     def claim(self, config: ExperimentConfig) -> None:
         """Makes the folder the run of `config`, once that is about to be trained.
@@ -64,6 +107,8 @@ class RunDir:
         Raises:
             WorkdirError: unwritable.
         """
+        if not self.is_primary:
+            return
         try:
             if self.fresh and not _is_of(self.path, config):
                 (self.path / RECORD_FILE).unlink(missing_ok=True)
@@ -80,14 +125,15 @@ class RunDir:
                 for folder in self._made:
                     folder.rmdir()
         self._made = []
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
-    def update_record(self, **values: Any) -> dict[str, Any]:
-        """Changes top-level values of `run.json` and returns it whole."""
+    def update_record(self, **values: Any) -> None:
+        """Changes top-level values of `run.json`."""
+        if not self.is_primary:
+            return
         with _record_held(self.path):
-            record = {**read_record(self.path), **values}
-            write_json(self.path / RECORD_FILE, record)
-            return record
+            write_json(self.path / RECORD_FILE, {**read_record(self.path), **values})
 
 
 def has_checkpoints(path: Path) -> bool:

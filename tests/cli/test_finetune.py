@@ -10,7 +10,7 @@ from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig,
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.initialization import digest_of
 from cnn_lab.experiment.restore import restore_run
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 from cnn_lab.workdir.run_dir import read_config, read_record
 
 

@@ -19,7 +19,7 @@ from cnn_lab.data.loaders.assemble import make_preprocess, place_split
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.distributed.processes import Processes
 from cnn_lab.distributed.shard import Shard
-from cnn_lab.experiment.build import build
+from cnn_lab.experiment.build import build_experiment
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_one_class_is_nothing_to_learn(tmp_path):
         Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "photos" / "cat" / f"{index}.png")
     data = DataConfig(name=f"folder:{tmp_path / 'photos'}", data_dir=str(tmp_path / "data"))
     with pytest.raises(ConfigError, match="has only one class, cat, so there is nothing to tell"):
-        build(ExperimentConfig(data=data))
+        build_experiment(ExperimentConfig(data=data))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import choose_examples
 from cnn_lab.data.loaders.assemble import make_preprocess, unmeasured_preprocess
 from cnn_lab.data.source import Source
-from cnn_lab.experiment.build import build
+from cnn_lab.experiment.build import build_experiment
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_shapes_alone_need_no_pixels(digits, read):
     config = ExperimentConfig(
         data=DataConfig(loader="streaming", pad=2), model=ModelSpec(name="linear")
     )
-    experiment = build(config, lambda *_: digits, unmeasured_preprocess)
+    experiment = build_experiment(config, lambda *_: digits, unmeasured_preprocess)
     assert experiment.network.input_shape == (12, 12, 1)
     assert read == []
     assert files(digits) == []

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
 from PIL import Image
 
 from cnn_lab.config import DataConfig, ExperimentConfig
@@ -18,10 +17,11 @@ from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
 from cnn_lab.data.loaders.assemble import LoaderFactory
+from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import make_mesh
-from cnn_lab.experiment.build import build
+from cnn_lab.experiment.build import build_experiment
 
 AREA, ASPECT = (0.1, 0.8), (0.75, 4 / 3)
 CROPPED = Augmentation(crop_area=AREA, crop_aspect=ASPECT)
@@ -180,7 +180,7 @@ def test_an_experiment_streams_crops_into_training_alone(photographs):
     config.train.batch_size = config.evaluate.batch_size = 4
     config.train.num_epochs = 1
     config.optim.schedule.warmup_steps = 0
-    experiment = build(config, open_data=lambda *_: photographs)
+    experiment = build_experiment(config, open_data=lambda *_: photographs)
     train, held_out = experiment.train_loader, experiment.validation_loader
     assert held_out is not None
     source = photographs.split("train").with_image_size(SIZE)
@@ -191,4 +191,4 @@ def test_an_experiment_streams_crops_into_training_alone(photographs):
         loader.close()
     config.data.augment.options = {"crop_area": (0.5, 0.2)}
     with pytest.raises(ConfigError, match=r"crop_area is 0\.5,0\.2, whose first value must not"):
-        build(config, open_data=lambda *_: photographs)
+        build_experiment(config, open_data=lambda *_: photographs)

@@ -15,10 +15,10 @@ from staged import train, tuned
 from cnn_lab.config import AugmentConfig, DataConfig, ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.experiment.build import build
-from cnn_lab.experiment.initialization import adopt
+from cnn_lab.experiment.build import build_experiment
+from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.experiment.restore import restore_run
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 
 pytestmark = pytest.mark.usefixtures("staged_model")
 ALTERED = AugmentConfig(strength="light", recipe="strokes")
@@ -67,19 +67,23 @@ def test_a_head_learns_the_same_from_features_as_from_images(source, loader, sam
 
 
 def test_passes_over_altered_images_come_in_turn(source, tmp_path):
-    experiment = adopt(with_data(source, augment=ALTERED, transfer={"augmented_passes": 2}))
-    built = build(experiment)
-    state = built.begin(0)
+    experiment = complete_config(
+        with_data(source, augment=ALTERED, transfer={"augmented_passes": 2})
+    )
+    built = build_experiment(experiment)
+    state = built.init_state(0)
     said: list[str] = []
-    loader = built.with_features(state, said.append).train_loader
+    built.load_features(state, said.append)
+    loader = built.train_loader
     shown = [_epoch(loader, epoch) for epoch in range(4)]
     for one, other in ((0, 2), (1, 3)):
         np.testing.assert_array_equal(shown[one], shown[other])
     differ = np.abs(shown[0] - shown[1]).max(axis=1)
     assert (differ > 1e-3).mean() > 0.9
     # A pass shows what the backbone makes of the images, altered: close to those as they are.
-    plain = build(adopt(with_data(source)))
-    still = _epoch(plain.with_features(state, said.append).train_loader, 0)
+    plain = build_experiment(complete_config(with_data(source)))
+    plain.load_features(state, said.append)
+    still = _epoch(plain.train_loader, 0)
     assert np.corrcoef(still.ravel(), shown[0].ravel())[0, 1] > 0.7
 
 
@@ -99,12 +103,9 @@ def _epoch(loader: Any, epoch: int) -> np.ndarray:
 def test_mixed_images_keep_their_mixed_labels(source, tmp_path):
     mixing = AugmentConfig(strength="light", recipe="strokes", options={"mixup": 0.4})
     experiment = with_data(source, augment=mixing, transfer={"augmented_passes": 1})
-    loader = (
-        build(adopt(experiment))
-        .with_features(build(adopt(experiment)).begin(0), lambda _: None)
-        .train_loader
-    )
-    labels = np.asarray(loader.in_memory["label"])
+    built = build_experiment(complete_config(experiment))
+    built.load_features(built.init_state(0), lambda _: None)
+    labels = np.asarray(built.train_loader.in_memory["label"])
     assert labels.shape == (64, 10)
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
     assert (labels.max(axis=1) < 0.999).any()
@@ -204,7 +205,7 @@ def test_a_run_on_features_that_was_cut_goes_on_bit_for_bit(source, step, tmp_pa
 
 def test_where_the_backbone_runs_all_the_same_the_user_is_told_why(source, tmp_path):
     def notes(experiment: ExperimentConfig) -> tuple[str, ...]:
-        return build(adopt(experiment)).notes
+        return build_experiment(complete_config(experiment)).notes
 
     assert notes(with_data(source)) == ()
     assert notes(with_data(source, "all")) == ()
@@ -226,4 +227,6 @@ def test_where_the_backbone_runs_all_the_same_the_user_is_told_why(source, tmp_p
 )
 def test_passes_that_make_no_sense_are_refused(source, strategy, data, text):
     with pytest.raises(ConfigError, match=text):
-        build(adopt(with_data(source, strategy, transfer={"augmented_passes": 2}, **data)))
+        build_experiment(
+            complete_config(with_data(source, strategy, transfer={"augmented_passes": 2}, **data))
+        )

@@ -20,11 +20,11 @@ from cnn_lab.config import (
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.experiment.build import build
-from cnn_lab.experiment.initialization import adopt
+from cnn_lab.experiment.build import build_experiment
+from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.runs.lr_finder import find_rate
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 from cnn_lab.transfer.logistic import NEVER, STRENGTHS, fit_output
 
 pytestmark = pytest.mark.usefixtures("staged_model")
@@ -153,7 +153,7 @@ def test_a_fit_that_was_cut_goes_on_bit_for_bit(source, step, tmp_path):
 def test_data_that_cannot_be_fitted_are_refused(source, data, text, tmp_path: Path):
     fields = {"num_train": 64, "num_validation": 64, **data}
     with pytest.raises(ConfigError, match=text):
-        build(adopt(tuned(source, "logistic", data=DataConfig(**fields))))
+        build_experiment(complete_config(tuned(source, "logistic", data=DataConfig(**fields))))
 
 
 def test_outputs_that_are_no_logits_are_refused(tmp_path):
@@ -161,7 +161,7 @@ def test_outputs_that_are_no_logits_are_refused(tmp_path):
     train(perceptron, tmp_path / "source")
     experiment = tuned(tmp_path / "source", "logistic", model=perceptron.model)
     with pytest.raises(ConfigError, match="needs a dense output layer that gives the logits"):
-        build(adopt(experiment))
+        build_experiment(complete_config(experiment))
 
 
 def test_a_feature_that_is_constant_up_to_rounding_counts_for_nothing():
@@ -191,7 +191,7 @@ def test_altered_passes_are_more_examples(source, tmp_path):
     altered = AugmentConfig(strength="light", recipe="strokes")
     data = DataConfig(num_train=64, num_validation=64, augment=altered)
     experiment = tuned(source, "logistic", data=data, transfer={"augmented_passes": 3})
-    built = build(adopt(experiment))
+    built = build_experiment(complete_config(experiment))
     assert built.train_loader.in_memory["image"].shape[0] == 3 * 64
-    assert dataclasses.asdict(built.plan)["num_epochs"] == len(STRENGTHS)
+    assert dataclasses.asdict(built.intervals)["num_epochs"] == len(STRENGTHS)
     train(experiment, tmp_path / "run")

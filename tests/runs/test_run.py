@@ -40,8 +40,7 @@ from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS
 from cnn_lab.report.page import write_report
-from cnn_lab.runs import run, training
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 from cnn_lab.train import steps_per_call
 from cnn_lab.workdir import metric_writers
 from cnn_lab.workdir.metric_writers import METRICS_FILE, TensorBoard, read_rows
@@ -127,13 +126,11 @@ def test_where_calls_are_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    ("module", "place"), [(run, "build"), (training, "CompiledPhase")], ids=["build", "compile"]
-)
+@pytest.mark.parametrize("place", ["build_experiment", "CompiledPhase"])
 def test_a_signal_before_the_loop_leaves_nothing_behind(
-    number: int, module: Any, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, place, lambda *_, **__: signal.raise_signal(number))
+    monkeypatch.setattr(train, place, lambda *_, **__: signal.raise_signal(number))
     with pytest.raises(KeyboardInterrupt):
         run_training(small(), tmp_path / "runs" / "a", lambda _: None)
     assert not list(tmp_path.iterdir())
@@ -356,7 +353,7 @@ def main():
     from cnn_lab.cli import runtime
     from cnn_lab.config import ExperimentConfig
     from cnn_lab.core.typed import from_dict
-    from cnn_lab.run import run_training
+    from cnn_lab.runs.train import run_training
     runtime.start_logging()
 
     class Stop:
@@ -370,7 +367,7 @@ def main():
             pass
 
     config = from_dict(ExperimentConfig, json.loads(sys.argv[2]))
-    print(run_training(config, Path(sys.argv[1]), lambda _: None, sinks=[Stop()]).status)
+    print(run_training(config, Path(sys.argv[1]), lambda _: None, metric_writers=[Stop()]).status)
 
 if __name__ == "__main__":
     main()
@@ -385,8 +382,8 @@ def in_a_group(tmp_path: Path, config: ExperimentConfig, act: str) -> tuple[int,
     with errors.open("w") as stderr, (tmp_path / "output.txt").open("w") as stdout:
         status = subprocess.run(
             [sys.executable, script, tmp_path / "cut", json.dumps(to_dict(config)), act],
-            cwd=Path(run.__file__).parents[2],
-            env={**os.environ, "PYTHONPATH": str(Path(run.__file__).parents[2])},
+            cwd=Path(train.__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": str(Path(train.__file__).parents[2])},
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
@@ -484,7 +481,7 @@ def test_a_moved_folder_keeps_its_identity_and_the_next_one_gets_another(
             super().__init__(workdir, 0)
 
     monkeypatch.setattr(metric_writers, "WeightsAndBiases", Spy)
-    monkeypatch.setattr(run, "require_wandb", lambda: None)
+    monkeypatch.setattr(train, "require_wandb", lambda: None)
     config = small(log=LogConfig(tensorboard=False, wandb_project="project"))
     config.train.num_epochs = 1
     run_training(config, tmp_path / "a", lambda _: None)

@@ -27,14 +27,14 @@ from cnn_lab.core.errors import WorkdirError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.examples import choose_examples
 from cnn_lab.distributed.mesh import make_mesh
-from cnn_lab.experiment.build import build, evaluation_loader
+from cnn_lab.experiment.build import build_experiment, evaluation_loader
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 
 
 class _Normalised(nn.Module):
@@ -111,7 +111,7 @@ def latest(workdir: Path) -> dict[str, Any]:
 def test_statistics_of_averaged_weights_are_measured_and_matter(tmp_path: Path):
     config = small(**KINDS["swa"])
     run_training(config, tmp_path / "run", lambda _: None)
-    variables, experiment = latest(tmp_path / "run"), build(config)
+    variables, experiment = latest(tmp_path / "run"), build_experiment(config)
     loader = experiment.recalibration_loader
     assert loader is not None
     images = []
@@ -205,7 +205,7 @@ def test_micro_batches_train_as_the_whole_batch_does(tmp_path: Path):
 def test_balanced_class_weights_follow_the_training_examples(tmp_path: Path):
     config = small()
     config.task.class_weights = "balanced"
-    experiment = build(config)
+    experiment = build_experiment(config)
     loader = experiment.train_loader
     labels = open_dataset("digits").split("train").labels[loader.sampler.indices]
     weights = experiment.network.class_weights

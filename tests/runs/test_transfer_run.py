@@ -25,11 +25,11 @@ from cnn_lab.config import (
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.experiment.build import build
-from cnn_lab.experiment.initialization import adopt, digest_of
+from cnn_lab.experiment.build import build_experiment
+from cnn_lab.experiment.initialization import complete_config, digest_of
 from cnn_lab.experiment.restore import restore_run
-from cnn_lab.runs.run import run_training
 from cnn_lab.runs.soup import cook
+from cnn_lab.runs.train import run_training
 from cnn_lab.study.seeds import train_seeds
 
 pytestmark = pytest.mark.usefixtures("staged_model")
@@ -59,11 +59,11 @@ def test_what_is_trained_moves_and_all_else_is_the_source(source, strategy, move
 
 def test_size_padding_channels_and_normalisation_are_the_sources(source, tmp_path):
     there = restore_run(source, "best").network
-    data = adopt(tuned(source)).data
+    data = complete_config(tuned(source)).data
     assert (data.image_size, data.pad, data.channels) == ((10, 10), 1, 1)
     assert (data.mean, data.std) == (there.preprocess.mean, there.preprocess.std)
     own = DataConfig(image_size=(8, 8), channels=3)
-    data = adopt(tuned(source, data=own)).data
+    data = complete_config(tuned(source, data=own)).data
     assert (data.image_size, data.pad, data.channels) == ((8, 8), 0, 3)
     assert data.mean == there.preprocess.mean * 3
 
@@ -157,7 +157,7 @@ def test_a_run_goes_on_without_its_source(source, tmp_path):
     there = tmp_path / "source"
     source.rename(there)
     try:
-        experiment = adopt(gradual(there, transfer={"l2_sp": 0.1}))
+        experiment = complete_config(gradual(there, transfer={"l2_sp": 0.1}))
         folder = tmp_path / "run"
         run_training(experiment, folder, lambda _: None, [SignalAt(3, "train")])
     finally:
@@ -205,7 +205,9 @@ def test_rates_by_rule_and_by_stage_reach_the_weights(source, tmp_path):
 
 def test_optimizer_memory_is_that_of_what_is_trained(source):
     def size(strategy: str) -> int:
-        return trees.num_bytes(build(adopt(tuned(source, strategy))).state_shapes().opt_state)
+        return trees.num_bytes(
+            build_experiment(complete_config(tuned(source, strategy))).state_shapes().opt_state
+        )
 
     assert size("head") == 2 * 4 * 90 + 8  # two moments of each, and two counts
     assert size("all") == 2 * 4 * 1030 + 8
@@ -292,15 +294,17 @@ def test_a_damaged_source_is_told_and_nothing_is_written(source, what, tmp_path)
 
 def test_nothing_stays_random_and_frozen(source, tmp_path):
     with pytest.raises(ConfigError, match=r"backbone/stage2_bn/bias begins anew, .* freezes it \("):
-        build(adopt(tuned(source, "head", transfer={"fresh": "backbone/stage2"})))
+        build_experiment(
+            complete_config(tuned(source, "head", transfer={"fresh": "backbone/stage2"}))
+        )
     rates = {"^backbone": 1, "^head": 0}
     experiment = tuned(source, "auto", transfer={"rates": rates, "classes": "fresh"})
     with pytest.raises(ConfigError, match=r"head/output/bias begins anew"):
-        build(adopt(experiment))
+        build_experiment(complete_config(experiment))
 
 
 def test_padding_that_the_user_gives_stays(source):
-    assert adopt(tuned(source, data=DataConfig(pad=3))).data.pad == 3
+    assert complete_config(tuned(source, data=DataConfig(pad=3))).data.pad == 3
 
 
 def test_a_pull_that_reaches_nothing_is_refused(source):
@@ -308,7 +312,7 @@ def test_a_pull_that_reaches_nothing_is_refused(source):
     with pytest.raises(
         ConfigError, match=r"l2_sp is 0\.1, but nothing that is trained has weights"
     ):
-        build(adopt(experiment))
+        build_experiment(complete_config(experiment))
 
 
 def test_mistakes_are_told_before_the_data_are_opened(source):
@@ -317,13 +321,13 @@ def test_mistakes_are_told_before_the_data_are_opened(source):
 
     for changes in ({"fresh": "("}, {"rates": {"(": 1}}):
         with pytest.raises(ConfigError, match="is no regular expression"):
-            build(adopt(tuned(source, "auto", transfer=changes)), open_data)
+            build_experiment(complete_config(tuned(source, "auto", transfer=changes)), open_data)
     with pytest.raises(ConfigError, match="did you mean head"):
-        build(adopt(tuned(source, "haed")), open_data)
+        build_experiment(complete_config(tuned(source, "haed")), open_data)
 
 
 def test_a_run_goes_on_from_the_same_weights_alone(source, tmp_path):
-    experiment, run = adopt(tuned(source)), tmp_path / "run"
+    experiment, run = complete_config(tuned(source)), tmp_path / "run"
     assert experiment.transfer is not None
     run_training(experiment, run, lambda _: None, [SignalAt(1, "train")])
     shutil.copytree(source, tmp_path / "copy")
@@ -341,7 +345,7 @@ def test_a_run_goes_on_from_the_same_weights_alone(source, tmp_path):
 
 
 def test_seeds_share_the_source_and_differ_in_the_head(source, tmp_path):
-    assert train_seeds(adopt(tuned(source)), tmp_path / "runs", 2, print) is None
+    assert train_seeds(complete_config(tuned(source)), tmp_path / "runs", 2, print) is None
     one, other = (
         trees.flatten(restore_run(tmp_path / "runs" / f"seed{seed}", "latest").variables)
         for seed in (0, 1)

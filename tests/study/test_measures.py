@@ -22,7 +22,7 @@ from cnn_lab.config import (
 from cnn_lab.config.node import freeze, from_dict, to_dict
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.examples import choose_examples
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 from cnn_lab.study import measures
 from cnn_lab.study.finished import Finished
 from cnn_lab.study.measures import (

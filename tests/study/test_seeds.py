@@ -11,7 +11,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.experiment import build
 from cnn_lab.runs import diverging
-from cnn_lab.runs.run import run_training
+from cnn_lab.runs.train import run_training
 from cnn_lab.workdir.metric_writers import read_rows
 from cnn_lab.workdir.run_dir import read_config, read_record
 

@@ -43,7 +43,8 @@ class Model(nn.Module):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e8])
 def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
-    model, loader = Model(), Loader(scale)
+    model = Model()
+    loader: Any = Loader(scale)
     variables = dict(model.init(jax.random.key(0), BATCHES[0], train=False))
     recalibration = BatchStatsRecalibration(
         functools.partial(apply_in_training, model),

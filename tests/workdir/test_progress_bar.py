@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from cnn_lab.workdir import progress_bar
-from cnn_lab.workdir.progress_bar import Eta, PlainDisplay, Stopwatch, TerminalDisplay, make_display
+from cnn_lab.workdir import progress_bar, training_log
+from cnn_lab.workdir.progress_bar import Eta, PlainDisplay, TerminalDisplay, make_display
+from cnn_lab.workdir.training_log import Stopwatch
 
 
 def reading() -> Stopwatch:
@@ -17,7 +18,7 @@ def reading() -> Stopwatch:
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(progress_bar, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(training_log, "WAIT_SECONDS", 0.01)
 
 
 def test_the_start_of_the_readers_is_no_bottleneck(impatient):

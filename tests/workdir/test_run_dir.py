@@ -89,7 +89,8 @@ def test_a_file_system_without_locks_is_no_folder_in_use(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     folder = RunDir(tmp_path / "run", ExperimentConfig())
-    assert folder.update_record(status="running")["status"] == "running"
+    folder.update_record(status="running")
+    assert read_record(folder.path)["status"] == "running"
     folder.release()
 
 

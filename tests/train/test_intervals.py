@@ -1,4 +1,4 @@
-"""When the loop stops to log, evaluate and save, against a loop that looks at every step."""
+"""Steps at which the loop logs, evaluates and saves, against a loop over single steps."""
 
 import dataclasses
 import json
@@ -6,11 +6,11 @@ import json
 import pytest
 
 from cnn_lab.train.early_stopping import SelectionRecord
-from cnn_lab.train.loop import Plan, Progress
+from cnn_lab.train.progress import Intervals, Progress
 from cnn_lab.train.steps_per_call import StepsPerCall
 
-PLANS = [
-    Plan(
+INTERVALS = [
+    Intervals(
         steps_per_epoch=s,
         num_epochs=e,
         log_every_steps=log,
@@ -30,40 +30,42 @@ PLANS = [
 ]
 
 
-def naive(plan: Plan) -> dict[str, list[int]]:
+def naive(intervals: Intervals) -> dict[str, list[int]]:
     """What a loop over single steps would do, written from the attributes' descriptions."""
     logs, evaluates, saves, step = [], [], [], 0
-    for epoch in range(1, plan.num_epochs + 1):
-        for index in range(plan.steps_per_epoch):
+    for epoch in range(1, intervals.num_epochs + 1):
+        for index in range(intervals.steps_per_epoch):
             step += 1
-            ends = index == plan.steps_per_epoch - 1
-            looked = ends and (epoch % plan.evaluate_every_epochs == 0 or epoch == plan.num_epochs)
+            ends = index == intervals.steps_per_epoch - 1
+            looked = ends and (
+                epoch % intervals.evaluate_every_epochs == 0 or epoch == intervals.num_epochs
+            )
             if looked:
                 evaluates.append(step)
-            if looked or step % plan.log_every_steps == 0:
+            if looked or step % intervals.log_every_steps == 0:
                 logs.append(step)
-            if looked or (plan.save_every_steps and step % plan.save_every_steps == 0):
+            if looked or (intervals.save_every_steps and step % intervals.save_every_steps == 0):
                 saves.append(step)
     return {"logs": logs, "evaluates": evaluates, "saves": saves}
 
 
-@pytest.mark.parametrize("plan", PLANS)
-def test_the_plan_agrees_with_a_naive_loop(plan):
-    steps = range(1, plan.total_steps + 1)
-    assert naive(plan) == {
-        "logs": [s for s in steps if plan.logs_at(s)],
-        "evaluates": [s for s in steps if plan.evaluates_at(s)],
-        "saves": [s for s in steps if plan.saves_at(s)],
+@pytest.mark.parametrize("intervals", INTERVALS)
+def test_the_intervals_agree_with_a_naive_loop(intervals):
+    steps = range(1, intervals.total_steps + 1)
+    assert naive(intervals) == {
+        "logs": [s for s in steps if intervals.logs_at(s)],
+        "evaluates": [s for s in steps if intervals.evaluates_at(s)],
+        "saves": [s for s in steps if intervals.saves_at(s)],
     }
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3, 8, 10_000])
-@pytest.mark.parametrize("plan", PLANS)
-def test_no_boundary_is_skipped_from_wherever_one_starts(plan, longest):
-    boundaries = {step for steps in naive(plan).values() for step in steps}
-    for first in range(plan.total_steps):
-        stop = plan.next_stop(first, longest)
-        assert first < stop <= min(first + longest, plan.total_steps)
+@pytest.mark.parametrize("intervals", INTERVALS)
+def test_no_boundary_is_skipped_from_wherever_one_starts(intervals, longest):
+    boundaries = {step for steps in naive(intervals).values() for step in steps}
+    for first in range(intervals.total_steps):
+        stop = intervals.next_stop(first, longest)
+        assert first < stop <= min(first + longest, intervals.total_steps)
         assert not boundaries & set(range(first + 1, stop))
         # As far as allowed: something happens there, or the stack is full.
         assert stop in boundaries or stop == first + longest

@@ -1,4 +1,4 @@
-"""The compiled programs of one part of a training."""
+"""The compiled programs of one phase of a training."""
 
 from collections.abc import Callable
 
@@ -15,24 +15,23 @@ class CompiledPhase:
     """A phase of an experiment, ready to run.
 
     Attributes:
-        phase: what is trained, and until when.
+        end_step: updates made when it ends.
         program: of its training steps.
-        compile_seconds: what compiling cost.
-        loader: of the examples of its steps.
-        learning_rate: step -> rate.
+        compile_seconds: cost of compiling.
 
     Args:
-        experiment: what is trained.
+        experiment: built, with a loader or the shapes of one.
         number: of the phase, from 0.
     """
 
     def __init__(self, experiment: Experiment, number: int):
-        self.phase, self._average = experiment.phases[number], experiment.average
+        self._phase, self._average = experiment.phases[number], experiment.average
+        self.end_step = self._phase.end_step
         target = experiment.mesh.with_shardings(experiment.state_shapes(number))
         self._shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
         loader = experiment.train_loader
         self.program = compile_train(
-            self.phase.step,
+            self._phase.step,
             loader.prepare,
             experiment.mesh,
             target,
@@ -40,36 +39,29 @@ class CompiledPhase:
             loader.raw_shapes(),
         )
         self.compile_seconds = self.program.compile_seconds
-        self.loader, self.learning_rate = loader, experiment.learning_rate
-        self._recalibration = (
-            experiment.recalibration() if STATISTICS in target.collections else None
-        )
+        self._recalibration = None
+        if STATISTICS in target.collections:
+            self._recalibration = experiment.recalibration()
         if self._recalibration is not None:
-            self.compile_seconds += self._recalibration.compile(
-                evaluated_parts(target)
-            ).compile_seconds
+            compiled = self._recalibration.compile(evaluated_parts(target))
+            self.compile_seconds += compiled.compile_seconds
 
     def enter(self, state: TrainState) -> TrainState:
         """The state before its first step, from the last one of the phase before, given away."""
-        enter = jax.jit(self.phase.enter, out_shardings=self._shardings, donate_argnums=0)
+        enter = jax.jit(self._phase.enter, out_shardings=self._shardings, donate_argnums=0)
         return enter(state)
 
     def update_batch_stats(
         self, state: TrainState, heartbeat: Callable[[], None] = lambda: None
     ) -> TrainState:
-        """The state with statistics of averaged weights measured anew, where that is due.
+        """The state with batch statistics of its averaged weights, where they must be measured.
 
         Args:
             state: as it was trained.
             heartbeat: called again and again meanwhile.
         """
-        begins = self._average.recalibrate_from_step
-        if (
-            self._recalibration is None
-            or begins is None
-            or int(jax.device_get(state.step)) < begins
-        ):
+        first = self._average.recalibrate_from_step
+        if self._recalibration is None or first is None or int(jax.device_get(state.step)) < first:
             return state
-        return with_statistics(
-            state, {STATISTICS: self._recalibration(evaluated_parts(state), heartbeat)}
-        )
+        statistics = self._recalibration(evaluated_parts(state), heartbeat)
+        return with_statistics(state, {STATISTICS: statistics})

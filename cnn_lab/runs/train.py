@@ -1,0 +1,404 @@
+"""One training, from a config and a working directory to checkpoints, metrics and a record."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cnn_lab.checkpoint import storable
+from cnn_lab.checkpoint.writer import Checkpoints, check_replicas
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.node import to_dict
+from cnn_lab.core import trees
+from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
+from cnn_lab.core.formatting import counted
+from cnn_lab.core.refusals import refusals_told
+from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, check_same, check_same_data
+from cnn_lab.distributed.watchdog import HANG_SECONDS, Watchdog
+from cnn_lab.experiment.build import build_experiment
+from cnn_lab.experiment.components import make_components
+from cnn_lab.experiment.experiment import Experiment
+from cnn_lab.experiment.initialization import check_same_source, complete_config
+from cnn_lab.optim.complexity import weight_complexity
+from cnn_lab.runs.compiled_phase import CompiledPhase
+from cnn_lab.runs.linear_probe import fit_linear_probe
+from cnn_lab.train.averaging import evaluated_variables
+from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.train.loop import Outcome, TrainLoop
+from cnn_lab.train.monitor import Monitor
+from cnn_lab.train.progress import Progress
+from cnn_lab.train.state import TrainState
+from cnn_lab.train.stepper import Stepper
+from cnn_lab.workdir.metric_writers import (
+    METRICS_FILE,
+    MetricWriter,
+    forget_validation,
+    open_metric_writers,
+    require_wandb,
+)
+from cnn_lab.workdir.preemption import StopSignals
+from cnn_lab.workdir.profiling import Profile
+from cnn_lab.workdir.progress_bar import make_display
+from cnn_lab.workdir.run_dir import (
+    CHECKPOINTS,
+    DAMAGED,
+    RunDir,
+    has_checkpoints,
+    missing_checkpoints,
+    read_record,
+)
+from cnn_lab.workdir.session import Session, devices_in_words, environment
+from cnn_lab.workdir.training_log import TrainingLog
+
+ENDED = ("finished", "stopped early", "averaged")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run stands.
+
+    Attributes:
+        status: `finished`, `stopped early` or `interrupted`.
+        progress: steps done, best validation value.
+        ran: whether this call trained at all; False on a run that had ended before.
+    """
+
+    status: str
+    progress: Progress
+    ran: bool
+
+
+def run_training(
+    config: ExperimentConfig,
+    workdir: Path,
+    log: Callable[[str], None],
+    metric_writers: Sequence[MetricWriter] = (),
+    processes: Processes = SINGLE_PROCESS,
+    profile_steps: tuple[int, int] | None = None,
+) -> Result:
+    """Trains what `config` describes in `workdir`, from the newest checkpoint there.
+
+    Args:
+        config: the experiment.
+        workdir: the run's folder, made when missing.
+        log: takes lines for the user.
+        metric_writers: where metric rows go besides the ones that the config asks for.
+        processes: that train together, all of which call this alike.
+        profile_steps: updates made when a trace begins and when it ends.
+
+    Raises:
+        CnnLabError: anything that the user can mend; nothing already saved is lost.
+    """
+    if config.log.wandb_project is not None:
+        require_wandb()
+    config = complete_config(config)
+    components = make_components(config)  # a typo is no difference to an earlier config
+    with refusals_told(workdir), ExitStack() as stack:
+        run_dir = RunDir(workdir, config, processes)
+        stack.callback(run_dir.release)
+        signals = stack.enter_context(StopSignals())
+        record = processes.broadcast({} if run_dir.fresh else read_record(workdir))
+        if record and not processes.broadcast(has_checkpoints(workdir)):
+            raise missing_checkpoints(workdir)
+        lineage = record.get("transfer")
+        check_same_source(config, lineage, workdir, processes)
+        if record.get("status") in ENDED:
+            return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
+        open_data = functools.partial(open_dataset, progress=log)
+        experiment = build_experiment(config, open_data, components=components, lineage=lineage)
+        for loader in experiment.loaders():
+            stack.callback(loader.close)
+        _check_alike(experiment, processes)
+        _check_resumes(experiment, record, workdir)
+        _check_profiled(profile_steps, experiment.intervals.total_steps)
+        started = environment()
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / CHECKPOINTS,
+                keep_latest=config.checkpoint.keep_latest,
+                processes=processes,
+            )
+        )
+        state, progress = _restore_or_init(checkpoints, experiment, workdir, log)
+        for line in _notes(experiment):
+            log(line)
+        if processes.count > 1:
+            digests = trees.digests(storable.to_storable(state))
+            check_replicas(processes, digests, progress.step)
+        experiment.load_features(state, log)
+        phase = None if experiment.is_linear_probe else CompiledPhase(experiment, progress.phase)
+        evaluator, compile_seconds = experiment.evaluator(), phase.compile_seconds if phase else 0.0
+        variables = evaluated_variables(experiment.state_shapes(progress.phase))
+        if evaluator is not None:
+            compiled = evaluator.compile(experiment.mesh.with_shardings(variables))
+            compile_seconds += compiled.compile_seconds
+        num_parameters = trees.count(variables["params"])
+        # So that a signal to all processes finds all either before the training or in it.
+        processes.barrier()
+        log(f"{_describe(experiment, num_parameters)}; compiled in {compile_seconds:.1f} s.")
+        signals.begin()
+        run_dir.claim(config)
+        session = Session(
+            run_dir,
+            started,
+            progress.step,
+            config=to_dict(config),
+            fingerprint=experiment.fingerprint,
+            loader=experiment.train_loader.name,
+            class_names=list(experiment.network.class_names),
+            num_parameters=num_parameters,
+            compile_seconds=compile_seconds,
+            **({"transfer": experiment.pretrained.lineage} if experiment.pretrained else {}),
+        )
+        with session.failures_noted():
+            training_log = _open_training_log(experiment, run_dir, progress, metric_writers, log)
+            stack.callback(training_log.close)
+            trainer = Trainer(
+                experiment,
+                evaluator,
+                checkpoints,
+                training_log,
+                processes,
+                signals,
+                stack.enter_context(_make_watchdog(config, processes)),
+            )
+            if profile_steps is not None and run_dir.is_primary:
+                trainer.profile = Profile(*profile_steps, workdir, training_log.log)
+                stack.callback(trainer.profile.close)
+            if phase is None:
+                outcome = trainer.fit_linear_probe(state, progress)
+            else:
+                outcome = trainer.train(state, progress, phase, num_parameters)
+            session.end(outcome.status, dataclasses.asdict(outcome.progress))
+        return Result(outcome.status, outcome.progress, ran=True)
+
+
+@dataclasses.dataclass
+class Trainer:
+    """Trains an experiment, phase after phase.
+
+    Attributes:
+        experiment: built, its features loaded.
+        evaluator: (variables, whether to give up) -> metrics; None where nothing is held out.
+        checkpoints: of the run.
+        training_log: takes rows and lines.
+        processes: that train together.
+        signals: Ctrl-C and SIGTERM.
+        watchdog: ends a training that hangs.
+        profile: traces some steps, None without.
+    """
+
+    experiment: Experiment
+    evaluator: Evaluator | None
+    checkpoints: Checkpoints
+    training_log: TrainingLog
+    processes: Processes
+    signals: StopSignals
+    watchdog: Watchdog
+    profile: Profile | None = None
+
+    def train(
+        self, state: TrainState, progress: Progress, phase: CompiledPhase, num_parameters: int
+    ) -> Outcome:
+        """Trains from `progress` on, in the phase that it is in and those after it."""
+        outcome = self._loop(phase).run(state, progress)
+        while outcome.status == "phase ended":
+            progress = outcome.progress
+            progress.phase += 1
+            phase = CompiledPhase(self.experiment, progress.phase)
+            self.watchdog.heartbeat()
+            state = phase.enter(outcome.state)
+            number = trees.count(state.params)
+            self.training_log.log(
+                f"From step {progress.step + 1} {counted(number, 'parameter')} of "
+                f"{num_parameters:,} are trained; compiled in {phase.compile_seconds:.1f} s."
+            )
+            outcome = self._loop(phase).run(state, progress)
+        return outcome
+
+    def fit_linear_probe(self, state: TrainState, progress: Progress) -> Outcome:
+        """Fits the output layer in place of a training in steps."""
+        return fit_linear_probe(
+            self.experiment,
+            state,
+            progress,
+            evaluate=self.evaluate,
+            checkpoints=self.checkpoints,
+            training_log=self.training_log,
+            stop_requested=self.signals.received,
+        )
+
+    def _loop(self, phase: CompiledPhase) -> TrainLoop:
+        experiment, profile = self.experiment, self.profile
+        components, loader = experiment.components, experiment.train_loader
+        return TrainLoop(
+            stepper=Stepper(
+                phase.program,
+                loader,
+                experiment.mesh,
+                self.signals.received,
+                self.watchdog.heartbeat,
+            ),
+            intervals=dataclasses.replace(
+                experiment.intervals,
+                end_step=phase.end_step,
+                hook_steps=profile.cuts if profile else (),
+            ),
+            evaluate=self.evaluate if self.evaluator else None,
+            monitor=Monitor(components.selection, components.plateau),
+            update_batch_stats=functools.partial(
+                phase.update_batch_stats, heartbeat=self.watchdog.heartbeat
+            ),
+            checkpoints=self.checkpoints,
+            metadata=experiment.network.metadata(),
+            training_log=self.training_log,
+            learning_rate=experiment.learning_rate,
+            diagnose=lambda state, step: experiment.explain_non_finite(state, step, self._saved()),
+            hooks=[profile] if profile else [],
+        )
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Validation metrics of a state."""
+        assert self.evaluator is not None
+        variables = evaluated_variables(state)
+        metrics = self.evaluator(variables, self._stop_requested)
+        if self.experiment.config.evaluate.weight_complexity:
+            counts = jax.device_get(weight_complexity(variables["params"]))
+            metrics |= {f"weights_{name}": float(count) for name, count in counts.items()}
+        return metrics
+
+    def _stop_requested(self) -> bool:
+        """Whether someone asked any of the processes to stop."""
+        self.watchdog.heartbeat()
+        return any(self.processes.all_gather(self.signals.received()))
+
+    def _saved(self) -> str:
+        """A clause on the checkpoints of a run that is about to fail."""
+        steps: list[int] = []
+        with suppress(CnnLabError):
+            self.checkpoints.wait()
+        with suppress(CnnLabError):  # also where this process alone has failed: all call this
+            steps = self.checkpoints.steps()
+        if steps:
+            return "the checkpoints saved before are intact."
+        return "no checkpoint had been saved before."
+
+
+def _check_alike(experiment: Experiment, processes: Processes) -> None:
+    """Refuses processes that read other data, or another source of pretrained weights."""
+    check_same_data(processes, experiment.fingerprint)
+    if experiment.pretrained is not None:
+        digest = experiment.pretrained.lineage["digest"]
+        remedy = "let all of them read the same source, or copies of it"
+        check_same(processes, "source of its weights", digest, remedy)
+
+
+def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: Path) -> None:
+    """Refuses to resume on other data, or on crops that another loader draws."""
+    if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
+        raise WorkdirError(
+            f"The data of {experiment.config.data.name} changed since {workdir} was begun; bring "
+            "the old data back or give another --workdir."
+        )
+    loader = experiment.train_loader.name
+    before = record.get("loader", loader)
+    if experiment.components.augmentation.crops and before != loader:
+        raise WorkdirError(
+            f"{workdir} was begun with config.data.loader={before}, which draws other random "
+            f"crops than {loader}; go on with {before}, or give another --workdir."
+        )
+
+
+def _check_profiled(profile_steps: tuple[int, int] | None, total_steps: int) -> None:
+    if profile_steps is not None and profile_steps[0] >= total_steps:
+        raise ConfigError(
+            f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
+            f"{total_steps}; give earlier ones."
+        )
+
+
+def _restore_or_init(
+    checkpoints: Checkpoints, experiment: Experiment, workdir: Path, log: Callable[[str], None]
+) -> tuple[TrainState, Progress]:
+    """The newest state of the run, or its first one."""
+
+    def target(record: Mapping[str, Any]) -> TrainState:
+        phase = Progress.from_json(record["progress"]).phase
+        return experiment.mesh.with_shardings(experiment.state_shapes(phase))
+
+    restored = checkpoints.restore_newest_good(target, workdir / DAMAGED)
+    if restored is not None:
+        state, progress = restored[0], Progress.from_json(restored[1]["progress"])
+        log(f"Resuming {workdir} from step {progress.step}.")
+        return state, progress
+    if (workdir / DAMAGED).exists():
+        raise missing_checkpoints(workdir)
+    return experiment.init_state(experiment.config.seed), Progress()
+
+
+def _notes(experiment: Experiment) -> list[str]:
+    """Lines for the user on pretrained weights and features."""
+    if experiment.pretrained is None:
+        return list(experiment.notes)
+    params = evaluated_variables(experiment.state_shapes())["params"]
+    rate = experiment.config.optim.learning_rate
+    return [*experiment.pretrained.describe(params, rate), *experiment.notes]
+
+
+def _open_training_log(
+    experiment: Experiment,
+    run_dir: RunDir,
+    progress: Progress,
+    metric_writers: Sequence[MetricWriter],
+    log: Callable[[str], None],
+) -> TrainingLog:
+    """The log of a training; in all processes but the primary one it writes and shows nothing."""
+    intervals, writers, display = experiment.intervals, list(metric_writers), None
+    if run_dir.is_primary:
+        if progress.eval_pending:
+            forget_validation(run_dir.path / METRICS_FILE, progress.step)
+        writers += open_metric_writers(experiment.config, run_dir, progress.step)
+        display = make_display(intervals.total_steps, progress.step, log)
+    return TrainingLog(writers, display, log, intervals.steps_per_epoch)
+
+
+def _make_watchdog(config: ExperimentConfig, processes: Processes) -> Watchdog:
+    together = processes.count > 1
+    bound = config.mesh.hang_seconds or (HANG_SECONDS if together else None)
+    return Watchdog(bound, processes.hangs)
+
+
+def _describe(experiment: Experiment, num_parameters: int) -> str:
+    """Model, data, extent and devices of a training, in words."""
+    config, intervals = experiment.config, experiment.intervals
+    extent = (
+        f"{counted(intervals.num_epochs, 'epoch')} of {counted(intervals.steps_per_epoch, 'step')}"
+    )
+    if experiment.is_linear_probe:
+        extent = f"fitted at {counted(intervals.num_epochs, 'strength')} of the penalty"
+    num_images = len(experiment.train_loader.sampler.indices)
+    return (
+        f"Training {config.model.name} ({counted(num_parameters, 'parameter')}) on "
+        f"{config.data.name}: {counted(num_images, 'image')}, {extent}, "
+        f"{describe_loader(experiment)}, on {devices_in_words(experiment.mesh.num_devices)}"
+        f"{describe_mesh(experiment.mesh)}"
+    )
+
+
+def describe_loader(experiment: Experiment) -> str:
+    """The loader of the training examples, in words."""
+    parts = ", a part on each device" if experiment.config.data.loader == "sharded" else ""
+    return f"{experiment.train_loader.name}{parts}"
+
+
+def describe_mesh(mesh: DeviceMesh) -> str:
+    """How devices share a state, where it is not whole on each of them."""
+    slices = mesh.device_grid.shape[SLICE_AXIS]
+    parts = ", a part of the state on each" if mesh.shards_state else ""
+    return parts + (f", in {slices} slices" if slices > 1 else "")
