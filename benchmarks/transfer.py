@@ -121,7 +121,7 @@ class Measured:
     def __init__(self, experiment: Experiment):
         self._state = experiment.init_state(0)
         start = time.perf_counter()
-        experiment = experiment.with_features(self._state, lambda _: None)
+        experiment.load_features(self._state, lambda _: None)
         self.once = time.perf_counter() - start if experiment.features else 0.0
         phase = CompiledPhase(experiment, 0)
         self._program, self._loader = phase.program, experiment.train_loader

@@ -58,7 +58,7 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
     """Shapes, parameters, steps, memory and loader; compiles, but trains nothing."""
     network, loader, mesh = experiment.network, experiment.train_loader, experiment.mesh
     last = len(experiment.phases) - 1  # in which most is trained
-    state, plan = experiment.state_shapes(last), experiment.intervals
+    state, intervals = experiment.state_shapes(last), experiment.intervals
     program = CompiledPhase(experiment, last).program
     evaluator, scratch = experiment.evaluator(), program.temporary_bytes
     if evaluator is not None:
@@ -66,13 +66,13 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         scratch = max(scratch, evaluation.temporary_bytes)
     validation = experiment.validation_loader
     num_validation = len(validation.sampler.indices) if validation else 0
-    sampled = np.linspace(0, plan.total_steps - 1, 50, dtype=int)
-    params, beginning = evaluated_variables(state)["params"], experiment.beginning
+    sampled = np.linspace(0, intervals.total_steps - 1, 50, dtype=int)
+    params, pretrained = evaluated_variables(state)["params"], experiment.pretrained
     rate = config.optim.learning_rate
     lines = [
         f"model       {config.model.name}: {trees.count(params):,} parameters",
         *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
-        *([] if beginning is None else beginning.describe(params, rate)),
+        *([] if pretrained is None else pretrained.describe(params, rate)),
         *experiment.notes,
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
         f"{len(network.class_names)} classes",
@@ -81,8 +81,8 @@ def describe(config: ExperimentConfig, experiment: Experiment) -> str:
         *learning(config),
         f"pipeline    {describe_loader(experiment)}, "
         f"{_lying_bytes(loader.in_memory) / MIB:,.1f} MiB of data on every device",
-        f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
-        f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
+        f"steps       {intervals.total_steps:,} = {counted(intervals.num_epochs, 'epoch')} of "
+        f"{intervals.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
         f"{loader.max_steps} per call",
         f"devices     {devices_in_words(mesh.num_devices)}{describe_mesh(mesh)}"
         f"{_exchanged(program)}",

@@ -75,9 +75,8 @@ def fit_linear_probe(
         monitor.update(progress, metrics, progress.step)
         return True
 
-    if progress.eval_pending:
-        if validate():
-            save(amend=True)
+    if progress.eval_pending and validate():
+        save(amend=True)
     while progress.step < len(STRENGTHS) and not (progress.eval_pending or stop_requested()):
         started = time.perf_counter()
         strength = STRENGTHS[progress.step]

@@ -88,22 +88,22 @@ def _build(
     config = from_dict(ExperimentConfig, to_dict(config))
     config.average = None
     table = jnp.asarray(rates, jnp.float32)
-    named = make_components(config)
-    rising = dataclasses.replace(named, make_schedule=lambda *_: lambda step: table[step])
-    experiment = build_experiment(config, open_data, named=rising)
+    components = make_components(config)
+    rising = dataclasses.replace(components, make_schedule=lambda *_: lambda step: table[step])
+    experiment = build_experiment(config, open_data, components=rising)
     epochs = -(-len(rates) // experiment.steps_per_epoch)
     if epochs <= config.train.num_epochs:
         return experiment
     # A streaming loader ends with the run's last epoch.
     config.train.num_epochs = epochs
-    return build_experiment(config, open_data, named=rising)
+    return build_experiment(config, open_data, components=rising)
 
 
 def _train(
     experiment: Experiment, seed: int, num_steps: int, log: Callable[[str], None]
 ) -> np.ndarray:
     state = experiment.init_state(seed)
-    experiment = experiment.with_features(state, log)
+    experiment.load_features(state, log)
     mesh, loader = experiment.mesh, experiment.train_loader
     program = compile_train(
         experiment.phases[0].step,

@@ -36,8 +36,7 @@ class Monitor:
     @staticmethod
     def lower_rate(state: TrainState, progress: Progress) -> TrainState:
         """The state with the learning rate that the plateau rule has arrived at."""
-        if (
-            progress.plateau.scale == 1
-        ):  # only an optimizer whose rate is reduced has a place for it
+        # Only an optimizer whose rate is reduced has a place for the scale.
+        if progress.plateau.scale == 1:
             return state
         return state.replace(opt_state=with_rate_scale(state.opt_state, progress.plateau.scale))

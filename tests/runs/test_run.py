@@ -40,6 +40,7 @@ from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS
 from cnn_lab.report.page import write_report
+from cnn_lab.runs import train
 from cnn_lab.runs.train import run_training
 from cnn_lab.train import steps_per_call
 from cnn_lab.workdir import metric_writers
@@ -352,7 +353,7 @@ def main():
     jax.config.update("jax_num_cpu_devices", 4)
     from cnn_lab.cli import runtime
     from cnn_lab.config import ExperimentConfig
-    from cnn_lab.core.typed import from_dict
+    from cnn_lab.config.node import from_dict
     from cnn_lab.runs.train import run_training
     runtime.start_logging()
 
