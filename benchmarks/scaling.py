@@ -185,13 +185,7 @@ def worker(arguments: argparse.Namespace) -> None:
     from cnn_lab.distributed.initialize import join
     from cnn_lab.distributed.mesh import make_mesh
 
-    processes = join(
-        address,
-        2,
-        int(index),
-        wait_seconds=120,
-        complain=lambda text: print(text, end="", file=sys.stderr),
-    )
+    processes = join(address, 2, int(index), wait_seconds=120)
     (row,) = interleaved(arguments, {"2 processes x 2, whole": make_mesh(4)})
     if processes.is_primary:
         sys.stdout.write(json.dumps(row) + "\n")

@@ -110,7 +110,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.runs.run import run_training
 
     config = freeze(adopt(config))
-    joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
+    joining.check_same_config(processes, config)
     if invocation.flags.dry_run:
         log(dry_run(config))
         return 0

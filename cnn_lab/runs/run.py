@@ -9,7 +9,8 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, check_same, check_same_data
+from cnn_lab.distributed.consistency import check_same, check_same_data
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 from cnn_lab.experiment.build import build
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.initialization import adopt, check_same_source
@@ -67,7 +68,7 @@ def run_training(
         if experiment.beginning is not None:
             digest = experiment.beginning.lineage["digest"]
             remedy = "let all of them read the same source, or copies of it"
-            check_same(processes, "source of its weights", digest, remedy)
+            check_same(processes, {"source of its weights": digest}, remedy)
         if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
             raise WorkdirError(
                 f"The data of {config.data.name} changed since {workdir} was begun; bring the old "

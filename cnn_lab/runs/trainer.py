@@ -98,7 +98,7 @@ class PhaseRunner:
         stack.callback(self._display.close)
         together = around.processes.count > 1
         bound = config.mesh.hang_seconds or (HANG_SECONDS if together else None)
-        self._watchdog = stack.enter_context(Watchdog(bound, around.processes.hangs))
+        self._watchdog = stack.enter_context(Watchdog(bound, around.processes.abort))
 
     def run(
         self,
