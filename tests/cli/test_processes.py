@@ -240,7 +240,7 @@ def free_port() -> int:
     [
         (
             ("--config.optim.learning_rate=0.5",),
-            "Process 1 has another config than process 0: config.optim.learning_rate is 0.5 and 0.",
+            "Process 1 has another config.optim.learning_rate than process 0 (0.5 and 0.002); give",
         ),
         (
             ("--workdir=/tmp/elsewhere",),
