@@ -130,9 +130,9 @@ class Side:
         mesh, start = self._mesh, time.perf_counter()
         raw_batches = mesh.put_batches(self._loader.load(self._step, STEPS))
         scalars = mesh.put_replicated((np.int32(self._step), np.int32(STEPS)))
-        told = Consensus(mesh, lambda: False).propose(1)
+        proposal = Consensus(mesh, lambda: False).propose(1)
         self._state, history, _ = self._program.call(
-            self._state, self._loader.in_memory, raw_batches, *scalars, told
+            self._state, self._loader.in_memory, raw_batches, *scalars, proposal
         )
         jax.block_until_ready(history)
         self._step += STEPS

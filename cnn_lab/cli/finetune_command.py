@@ -88,7 +88,7 @@ def main(invocation: Invocation) -> int:
         )
     recipe = _recipe(invocation, source)
     count = joining.check(values)
-    interrupts.ends_with(values.interrupted_status)
+    interrupts.set_status(values.interrupted_status)
     if count != 1 and values.dry_run:
         raise ConfigError("--dry_run is for one process; leave it out, or the flags of several.")
     runtime.start(joining.local_devices(recipe, count))

@@ -92,7 +92,7 @@ def main(invocation: Invocation) -> int:
             "is --config.seed."
         )
     count = joining.check(invocation.flags)
-    interrupts.ends_with(invocation.flags.interrupted_status)
+    interrupts.set_status(invocation.flags.interrupted_status)
     profiled = invocation.flags.profile_steps
     profile_steps = None if profiled is None else parse_steps(profiled)
     if profiled and (num_seeds is not None or invocation.flags.dry_run):
