@@ -70,7 +70,7 @@ class Processes:
         """Waits until all processes are here."""
         self.all_gather(None)
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str) -> NoReturn:
         """Ends this process, and with it all others, because nothing goes on.
 
         Args:
@@ -89,7 +89,7 @@ class JaxProcesses(Processes):
 
     def all_gather(self, value: Any) -> list[Any]:
         """Values of all processes, in their order; ends them if one never comes."""
-        store = distributed.global_state.client
+        store = _store()
         # Two places in turn: whoever writes the third value knows that all have read the first.
         place = f"{STORE}/gathered/{next(_rounds) % 2}"
         store.key_value_set(f"{place}/{self.index}", json.dumps(value), allow_overwrite=True)
@@ -107,7 +107,7 @@ class JaxProcesses(Processes):
         values = {key.rpartition("/")[2]: text for key, text in store.key_value_dir_get(place)}
         return [json.loads(values[str(index)]) for index in range(self.count)]
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str) -> NoReturn:
         """Ends this process, and with it all others, because nothing goes on."""
         self.end(f"error: {reason}\n", reason, LOST_STATUS)
 
@@ -137,9 +137,10 @@ class JaxProcesses(Processes):
             time.sleep(VERDICT_SECONDS)
         if not _ending.acquire(blocking=False):
             threading.Event().wait()  # another thread is about to end the process
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stdout.flush()
         _complain(message)
-        store = distributed.global_state.client
+        store = _store()
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one's end stands there
             store.key_value_set(f"{VERDICT}/first", json.dumps([self.index, reason, status]))
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # not all know, or some are gone
@@ -165,7 +166,7 @@ class JaxProcesses(Processes):
             if self._left.wait(POLL_SECONDS):
                 return
             try:
-                found = distributed.global_state.client.key_value_dir_get(VERDICT)
+                found = _store().key_value_dir_get(VERDICT)
             except jax.errors.JaxRuntimeError:  # the first process is gone: JAX ends this one
                 return
         index, reason, status = json.loads(found[0][1])
@@ -196,6 +197,11 @@ def is_loss(error: BaseException) -> bool:
     ]
     alike = any(str(e).startswith(("INVALID_ARGUMENT", "UNIMPLEMENTED")) for e in failed)
     return bool(failed) and not alike and refusal(error) is None
+
+
+def _store() -> Any:
+    """The key-value store and barriers of JAX's runtime."""
+    return distributed.global_state.client
 
 
 def _complain(text: str) -> None:
