@@ -23,7 +23,7 @@ from launching import (
 )
 
 EPOCHS, ROUNDS = 200, 20
-MOST_SECONDS = 60.0  # until the other process has ended too
+MAX_SECONDS = 60.0  # until the other process has ended too
 pytestmark = pytest.mark.slow
 
 
@@ -69,7 +69,7 @@ class Round:
         until(writes, pause=0.0005)
 
     def end(self) -> tuple[int, str]:
-        output, _ = self.group.communicate(timeout=MOST_SECONDS)
+        output, _ = self.group.communicate(timeout=MAX_SECONDS)
         return self.group.returncode, output
 
 

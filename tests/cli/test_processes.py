@@ -187,7 +187,7 @@ def test_the_variables_of_a_cluster_are_enough(tmp_path, data_dir, variables):
     ]
     said = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
-    assert "resident, on 2 cpu devices; compiled in" in said[0][0]
+    assert "in_memory, on 2 cpu devices; compiled in" in said[0][0]
     assert digests(workdir)[0] == 36
 
 
