@@ -1,13 +1,14 @@
 """Processes that would not do the same are refused, with what they differ in."""
 
-import dataclasses
-
 import pytest
 
-from cnn_lab.cli.joining import check_alike
-from cnn_lab.config import ExperimentConfig, TransferConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.distributed.consistency import check_same, check_same_config, check_same_data
+from cnn_lab.distributed.consistency import (
+    check_same,
+    check_same_config,
+    check_same_data,
+    check_same_program,
+)
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 
@@ -26,7 +27,8 @@ class Two(Processes):
 def test_one_alone_and_those_that_agree_go_on():
     for those in (SINGLE_PROCESS, Two()):
         check_same_data(those, "abc")
-        check_alike(those, ExperimentConfig())
+        check_same_program(those, {"jax": "1.0"})
+        check_same_config(those, {"seed": 0})
 
 
 def test_what_differs_is_named_with_both_values():
@@ -38,13 +40,12 @@ def test_what_differs_is_named_with_both_values():
 
 
 @pytest.mark.parametrize(("field", "was"), [("seed", 0), ("mesh.num_devices", None)])
-def test_the_field_that_differs_is_named_runtime_ones_too(field, was):
-    config = dataclasses.replace(ExperimentConfig(), seed=0)
+def test_the_field_that_differs_is_named(field, was):
     text = (
         rf"^Process 1 has another config.{field} than process 0 \(7 and {was}\); give all of them"
     )
     with pytest.raises(ConfigError, match=text):
-        check_alike(Two(**{f"config.{field}": 7}), config)
+        check_same_config(Two(**{f"config.{field}": 7}), {"seed": 0, "mesh": {"num_devices": None}})
 
 
 def test_fields_that_one_process_alone_has_differ_and_exempt_ones_may():
@@ -65,7 +66,7 @@ def test_fields_that_one_process_alone_has_differ_and_exempt_ones_may():
 def test_another_setting_that_changes_numbers_is_named():
     text = r"^Process 1 has another jax_enable_x64 than process 0 \(True and False\); give all of"
     with pytest.raises(ConfigError, match=text):
-        check_alike(Two(jax_enable_x64="True"), ExperimentConfig())
+        check_same_program(Two(jax_enable_x64="True"), {})
 
 
 def test_flags_of_the_compiler_must_be_the_same_but_for_where_dumps_go(monkeypatch):
@@ -73,27 +74,12 @@ def test_flags_of_the_compiler_must_be_the_same_but_for_where_dumps_go(monkeypat
     with pytest.raises(
         ConfigError, match=r"another --xla_b of XLA_FLAGS than process 0 \(3 and 2\)"
     ):
-        check_alike(Two(**{"--xla_b of XLA_FLAGS": "3"}), ExperimentConfig())
-    check_alike(Two(**{"--xla_dump_to of XLA_FLAGS": "/tmp/other"}), ExperimentConfig())
-
-
-def test_what_one_process_fits_is_nothing_for_two():
-    config = dataclasses.replace(ExperimentConfig(), transfer=TransferConfig(strategy="logistic"))
-    text = r"strategy=logistic is fitted by one process, not by 2; start one, or take the strategy"
-    with pytest.raises(ConfigError, match=text):
-        check_alike(Two(), config)
+        check_same_program(Two(**{"--xla_b of XLA_FLAGS": "3"}), {})
+    check_same_program(Two(**{"--xla_dump_to of XLA_FLAGS": "/tmp/other"}), {})
 
 
 @pytest.mark.parametrize("what", ["cnn_lab's code", "jax"])
 def test_another_code_or_jax_is_named(what):
     text = rf"another version of {what} than process 0 \(0\.1 and .*the same installation"
     with pytest.raises(ConfigError, match=text):
-        check_alike(Two(**{f"version of {what}": "0.1"}), ExperimentConfig())
-
-
-def test_another_flag_is_named():
-    text = r"^Process 1 has another --profile_steps than process 0 \(3:5 and 10:15\); give all"
-    with pytest.raises(ConfigError, match=text):
-        check_alike(
-            Two(**{"--profile_steps": "3:5"}), ExperimentConfig(), {"profile_steps": "10:15"}
-        )
+        check_same_program(Two(**{f"version of {what}": "0.1"}), {"jax": "1.0"})
