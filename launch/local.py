@@ -148,7 +148,9 @@ class Group:
         """
         failed = [(i, p.returncode) for i, p in enumerate(self._processes) if p.returncode]
         for index, code in sorted(failed, key=lambda found: found[1] in FOLLOWING):
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+            how = f"ended with status {code}"
+            if code < 0:
+                how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
             rest = f"; waiting up to {GRACE_SECONDS:.0f} s for the others to end"
             log(f"process {index} {how}{rest if self._running() else ''}")
             return code if code > 0 else 128 - code
