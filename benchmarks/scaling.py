@@ -130,9 +130,9 @@ class Side:
         mesh, start = self._mesh, time.perf_counter()
         raw_batches = mesh.put_batches(self._loader.load(self._step, STEPS))
         scalars = mesh.put_replicated((np.int32(self._step), np.int32(STEPS)))
-        told = Consensus(mesh, lambda: False).propose(1)
+        proposal = Consensus(mesh, lambda: False).propose(1)
         self._state, history, _ = self._program.call(
-            self._state, self._loader.in_memory, raw_batches, *scalars, told
+            self._state, self._loader.in_memory, raw_batches, *scalars, proposal
         )
         jax.block_until_ready(history)
         self._step += STEPS
@@ -185,13 +185,7 @@ def worker(arguments: argparse.Namespace) -> None:
     from cnn_lab.distributed.initialize import join
     from cnn_lab.distributed.mesh import make_mesh
 
-    processes = join(
-        address,
-        2,
-        int(index),
-        wait_seconds=120,
-        complain=lambda text: print(text, end="", file=sys.stderr),
-    )
+    processes = join(address, 2, int(index), wait_seconds=120)
     (row,) = interleaved(arguments, {"2 processes x 2, whole": make_mesh(4)})
     if processes.is_primary:
         sys.stdout.write(json.dumps(row) + "\n")

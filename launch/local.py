@@ -6,10 +6,10 @@ Examples:
 
 What follows `--` is a cnn-lab command; the flags that join the processes are added to it. Every
 line of theirs is shown behind the number of its process, and added to a log a process. When one
-fails, the others are ended too, and all are started again as often as --max_restarts allows: they
-go on from the last checkpoint. Mistakes in the command (status 2) are not tried again. Ctrl-C, or
-SIGTERM, lets all processes save and stop; a second one kills them. The status is that of the first
-failure.
+fails, this says which and how, the others are ended too, and all are started again as often as
+--max_restarts allows: they go on from the last checkpoint. Mistakes in the command (status 2) are
+not tried again. Ctrl-C, or SIGTERM, lets all processes save and stop; a second one kills them. The
+status is that of the first failure.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 
 COMMANDS = ("train", "finetune")
 USAGE_STATUS = 2
-LOST_STATUS = 75  # of a process that ended because another one was gone
+FOLLOWING = (75, -signal.SIGABRT)  # of a process that ended, or that JAX ended, for want of another
 GRACE_SECONDS = 20.0  # for the others to end by themselves when one has failed
 POLL_SECONDS = 0.1
 
@@ -43,9 +43,14 @@ def main() -> int:
                 group.send(signal.SIGTERM)
             status = group.wait()
         done = status in (0, USAGE_STATUS) or stop.asked
-        if done or attempt == arguments.max_restarts:
+        if done:
             return status
-        tell(f"restart {attempt + 1} of {arguments.max_restarts}: status {status}")
+        if attempt < arguments.max_restarts:
+            log(f"restart {attempt + 1} of {arguments.max_restarts}: status {status}")
+    log(
+        f"status {status}, logs in {arguments.logs}; what was saved before is intact: run the same "
+        "command again to go on from there"
+    )
     return status
 
 
@@ -125,14 +130,16 @@ class Group:
     def wait(self) -> int:
         """Until all have ended; returns the status of the first that failed, 0 if none did."""
         first, deadline = 0, float("inf")
-        while self._num_running() and time.monotonic() < deadline:
+        while self._running() and time.monotonic() < deadline:
             if not first and (first := self._first_failure()):
                 deadline = time.monotonic() + GRACE_SECONDS
             time.sleep(POLL_SECONDS)
+        for index in self._running():
+            log(f"process {index} did not end or answer; killing it")
         return first or self._first_failure()
 
-    def _num_running(self) -> int:
-        return sum(process.poll() is None for process in self._processes)
+    def _running(self) -> list[int]:
+        return [i for i, process in enumerate(self._processes) if process.poll() is None]
 
     def _first_failure(self) -> int:
         """Status of a process that failed, as a shell has it; 0 if none has.
@@ -140,10 +147,12 @@ class Group:
         Of several it is one that did not end only because another one had.
         """
         failed = [(i, p.returncode) for i, p in enumerate(self._processes) if p.returncode]
-        for index, code in sorted(failed, key=lambda found: found[1] == LOST_STATUS):
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        for index, code in sorted(failed, key=lambda found: found[1] in FOLLOWING):
+            how = f"ended with status {code}"
+            if code < 0:
+                how = f"was killed by signal {-code} ({signal.strsignal(-code)})"
             rest = f"; waiting up to {GRACE_SECONDS:.0f} s for the others to end"
-            tell(f"process {index} {how}{rest if self._num_running() else ''}")
+            log(f"process {index} {how}{rest if self._running() else ''}")
             return code if code > 0 else 128 - code
         return 0
 
@@ -173,11 +182,11 @@ class Group:
         path = self._arguments.logs / f"process{index}.log"
         of, command = self._arguments.processes, shlex.join(self._arguments.command)
         begun = f"{time.strftime('%Y-%m-%d %H:%M:%S')}, attempt {self._attempt + 1}"
-        with path.open("ab") as log:
-            log.write(f"--- {begun}, process {index} of {of}: {command}\n".encode())
+        with path.open("ab") as file:
+            file.write(f"--- {begun}, process {index} of {of}: {command}\n".encode())
             for line in process.stdout:
-                log.write(line)
-                log.flush()
+                file.write(line)
+                file.flush()
                 sys.stdout.buffer.write(f"[{index}] ".encode() + line)
                 sys.stdout.buffer.flush()
 
@@ -210,7 +219,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
     """Prints a line of the launcher's own."""
     sys.stdout.write(f"launch: {text}\n")
     sys.stdout.flush()

@@ -88,7 +88,7 @@ def main(invocation: Invocation) -> int:
         )
     recipe = _recipe(invocation, source)
     count = joining.check(values)
-    interrupts.ends_with(values.interrupted_status)
+    interrupts.set_status(values.interrupted_status)
     if count != 1 and values.dry_run:
         raise ConfigError("--dry_run is for one process; leave it out, or the flags of several.")
     runtime.start(joining.local_devices(recipe, count))
@@ -99,7 +99,7 @@ def main(invocation: Invocation) -> int:
     tell = log if processes.is_primary else lambda _: None
     joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
     config = _completed(invocation, recipe, tell)
-    joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
+    joining.check_same_config(processes, config)
     if values.dry_run:
         log(dry_run(config))
         return 0

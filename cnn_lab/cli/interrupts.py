@@ -13,8 +13,8 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 _status = [INTERRUPTED_STATUS]
 
 
-def ends_with(status: int) -> None:
-    """From now on a process that a signal ends before it trains ends with another status; not 0.
+def set_status(status: int) -> None:
+    """Sets the exit status of a process that a signal ends before it trains; 0 leaves it.
 
     A scheduler that starts a training again when it was interrupted is to do so then too.
     """
@@ -22,21 +22,21 @@ def ends_with(status: int) -> None:
 
 
 def status() -> int:
-    """Of a process that a signal ends."""
+    """Exit status of a process that a signal ends before it trains."""
     return _status[0]
 
 
 def leave_at_once() -> None:
-    """Until `raise_instead`, either signal ends the process with one sentence.
+    """Lets either signal end the process with one sentence, until `raise_instead`.
 
-    Nothing has been begun then, and an exception could be swallowed, or turned into another one, by
+    Nothing has begun then, and an exception could be swallowed, or turned into another one, by
     the libraries that are being imported.
     """
     _install(lambda *_: _leave())
 
 
 def raise_instead() -> None:
-    """From now on either raises `KeyboardInterrupt`, so that what was begun is cleaned up.
+    """Lets either signal raise `KeyboardInterrupt` from now on, so that `finally` cleans up.
 
     Raised inside a finaliser or a callback of the garbage collector, Python would report the
     exception and go on; then the signal comes again.

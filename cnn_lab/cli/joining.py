@@ -1,35 +1,19 @@
 """Flags by which several processes train as one, and how such a process ends."""
 
-import hashlib
-import os
-import sys
-import traceback
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from cnn_lab.cli import interrupts, output
+from cnn_lab.cli import output
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
-from cnn_lab.config.rules import differences
-from cnn_lab.core.errors import LOST_STATUS, ConfigError
+from cnn_lab.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cnn_lab.distributed.initialize import JoinedProcesses
-    from cnn_lab.distributed.processes import Processes
+    from cnn_lab.distributed.processes import JaxProcesses, Processes
 
-BUG_STATUS = 1
-MAY_LIE_ELSEWHERE = ("transfer.source",)  # whose weights are compared
-SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_default_prng_impl",
-    "jax_threefry_partitionable",
-    "jax_numpy_dtype_promotion",
-)
-_joined: list["JoinedProcesses"] = []  # the processes this one has joined, if any
+_joined: list["JaxProcesses"] = []  # the processes this one has joined, if any
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -121,8 +105,6 @@ def join(values: flags.FlagValues) -> "Processes":
         values.num_processes,
         values.process_id,
         wait_seconds=values.join_seconds,
-        interrupted_status=interrupts.status(),
-        complain=output.complain,
     )
     _joined.append(joined)
     return joined
@@ -149,82 +131,52 @@ def check_alike(
             "config.transfer.strategy=logistic is fitted by one process, not by "
             f"{processes.count}; start one, or take the strategy head."
         )
-    from cnn_lab.distributed.processes import check_same
+    from cnn_lab.distributed import consistency
     from cnn_lab.workdir.session import versions
 
-    for name, value in (flags or {}).items():
-        check_same(processes, f"--{name}", value, "give all of them the same one")
-    same = "start all of them from the same installation"
-    for name, version in versions().items():
-        check_same(processes, f"version of {name}", version, same)
-    check_same(processes, "version of cnn_lab's code", _digest_of_code(), same)
-    settings = processes.all_gather(_settings())
-    for index, other in enumerate(settings):
-        for differing in sorted({*settings[0]} ^ {*other}):
-            raise ConfigError(
-                f"{differing} is set for process {index} or for process 0, and not for both; give "
-                "all of them the same environment."
-            )
-    check_same_config(processes, config)
+    given = {f"--{name}": value for name, value in (flags or {}).items()}
+    consistency.check_same(processes, given, "give all of them the same one")
+    consistency.check_same_program(processes, versions())
+    consistency.check_same_config(processes, to_dict(config))
 
 
-def check_same_config(
-    processes: "Processes", config: ExperimentConfig, but: Sequence[str] = ()
-) -> None:
-    """Refuses processes whose configs differ, in any field.
+def check_same_config(processes: "Processes", config: ExperimentConfig) -> None:
+    """Refuses processes of which one has completed the config, from a source's, to another one.
 
-    Args:
-        processes: all of them call this.
-        config: of this one.
-        but: fields that may differ.
+    The source itself may lie elsewhere: its weights are compared.
 
     Raises:
         ConfigError: names the field.
     """
-    configs = processes.all_gather(to_dict(config))
-    for index, other in enumerate(configs):
-        for path, (wanted, found) in differences(configs[0], other, runtime=True).items():
-            if path in but:
-                continue
-            raise ConfigError(
-                f"Process {index} has another config than process 0: config.{path} is {found!r} "
-                f"and {wanted!r}; give all of them the same --config and overrides."
-            )
+    from cnn_lab.distributed import consistency
 
-
-def claim_end() -> None:
-    """Called before an error is told: where another process's end was told, this one is silent."""
-    for processes in _joined:
-        processes.claim_end()
-
-
-def await_verdict() -> None:
-    """Called on an error that may only follow from the end of another process."""
-    for processes in _joined:
-        processes.await_verdict()
+    consistency.check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
 
 
 def leave() -> None:
-    """Called at a good end: the others are not to mind that this process is gone."""
+    """Ends well, where several processes train together with the others."""
     for processes in _joined:
         processes.leave()
 
 
-def fail(text: str, status: int) -> None:
-    """Ends this process and all others, if it has joined any; they are told why."""
+def end(message: str, reason: str, status: int, *, follows: bool = False) -> None:
+    """Says why the command ends; where several processes train, ends them all and never returns.
+
+    Args:
+        message: for the user, from this process.
+        reason: for the user, from the other processes.
+        status: exit status of all of them.
+        follows: whether it may only follow from the end of another process.
+    """
     for processes in _joined:
-        sys.stdout.flush()
-        processes.fail(text, status)
+        processes.end(message, reason, status, follows=follows)
+    output.complain(message)
 
 
-def fail_with(error: Exception) -> None:
-    """As `fail`, after a traceback."""
-    if _joined:
-        from cnn_lab.distributed.processes import is_loss
-
-        traceback.print_exception(error)
-        status = LOST_STATUS if is_loss(error) else BUG_STATUS
-        fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", status)
+def end_after(error: Exception) -> None:
+    """Ends as `end` does after a bug, or a loss; one process alone goes on with the error."""
+    for processes in _joined:
+        processes.end_after(error)
 
 
 def local_devices(config: ExperimentConfig, count: int) -> int | None:
@@ -234,22 +186,3 @@ def local_devices(config: ExperimentConfig, count: int) -> int | None:
     """
     asked = config.mesh.num_devices
     return None if asked is None else -(-min(asked, config.train.batch_size) // max(count, 1))
-
-
-def _settings() -> list[str]:
-    """What changes the numbers that the same program computes, as far as users set it."""
-    import jax
-
-    found = [f"{name}={getattr(jax.config, name, None)}" for name in SETTINGS]
-    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
-        given = os.environ.get(name, "").split()
-        found += [f"{flag} of {name}" for flag in given if "_dump" not in flag]
-    return sorted(found)
-
-
-def _digest_of_code() -> str:
-    root = Path(__file__).parents[1]
-    found = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        found.update(os.fsencode(file.relative_to(root)) + b"\0" + file.read_bytes())
-    return found.hexdigest()

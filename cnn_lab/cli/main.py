@@ -81,7 +81,8 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
     """Exit status of a command, and whether an orderly exit would do more harm than good.
 
     After an interruption a compilation may go on behind: one would wait half a minute for it and
-    crash. Where the computer refuses files or memory, libraries fail once more when they tidy up.
+    crash. Where the computer refuses files or memory, libraries fail once more when they tidy up. A
+    thread may still wait for processes that never came.
     """
     try:
         status = _main(list(arguments))
@@ -89,30 +90,22 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
         joining.leave()
         return status, False
     except CnnLabError as error:
-        if isinstance(error, LostError | CheckpointError):
-            joining.await_verdict()
-        joining.claim_end()
-        output.complain(f"error: {error}\n")
         status = LOST_STATUS if isinstance(error, LostError) else USAGE_STATUS
-        joining.fail(str(error), status)
-        return status, isinstance(error, RefusedError)
+        follows = isinstance(error, LostError | CheckpointError)
+        joining.end(f"error: {error}\n", str(error), status, follows=follows)
+        return status, isinstance(error, RefusedError | LostError)
     except KeyboardInterrupt:
-        joining.claim_end()
-        output.complain("\ninterrupted; what was saved before is intact.\n")
-        status = interrupts.status()
-        joining.fail("it was interrupted", status)
-        return status, True
+        message = "\ninterrupted; what was saved before is intact.\n"
+        joining.end(message, "it was interrupted", interrupts.status())
+        return interrupts.status(), True
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output.drop_unread():
             return output.UNREAD_STATUS, False
-        joining.await_verdict()
-        joining.claim_end()
         sentence = refusal(error)
         if sentence is None:
-            joining.fail_with(error)
+            joining.end_after(error)
             raise
-        output.complain(f"error: {sentence}\n")
-        joining.fail(sentence, USAGE_STATUS)
+        joining.end(f"error: {sentence}\n", sentence, USAGE_STATUS, follows=True)
         return USAGE_STATUS, True
 
 

@@ -92,7 +92,7 @@ def main(invocation: Invocation) -> int:
             "is --config.seed."
         )
     count = joining.check(invocation.flags)
-    interrupts.ends_with(invocation.flags.interrupted_status)
+    interrupts.set_status(invocation.flags.interrupted_status)
     profiled = invocation.flags.profile_steps
     profile_steps = None if profiled is None else parse_steps(profiled)
     if profiled and (num_seeds is not None or invocation.flags.dry_run):
@@ -110,7 +110,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.runs.train import run_training
 
     config = freeze(complete_config(config))
-    joining.check_same_config(processes, config, joining.MAY_LIE_ELSEWHERE)
+    joining.check_same_config(processes, config)
     if invocation.flags.dry_run:
         log(dry_run(config))
         return 0

@@ -1,8 +1,8 @@
-"""What the processes of a training agree on while it runs, inside its own compiled programs.
+"""Agreement of the processes of a training while it runs, inside its own compiled programs.
 
-All of them must make the same calls in the same order. What one of them alone knows, that someone
-asked it to stop or how long its calls take, goes into every call, and what comes back is the same
-for all: so they stop after the same step, without a message of their own.
+All of them must make the same calls in the same order. A process alone knows that someone asked it
+to stop, and how long its calls take: both go into every call, and their maximum over all processes
+comes back. So all stop after the same step, without another exchange.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from cnn_lab.distributed.mesh import DeviceMesh
 class Consensus:
     """Whether to stop, and how many steps a call may run.
 
-    A process alone need not ask anyone: then nothing is told, and nothing heard.
+    A single process gives nothing into a call, and takes nothing from it.
 
     Args:
         mesh: devices, of one process or several.
@@ -26,42 +26,42 @@ class Consensus:
 
     def __init__(self, mesh: DeviceMesh, interrupted: Callable[[], bool]):
         self._mesh, self._interrupted = mesh, interrupted
-        self._alone = mesh.num_processes == 1
-        self._heard_stop = False
+        self._is_single = mesh.num_processes == 1
+        self._stops = False
 
     def stops(self) -> bool:
         """Whether all processes are to stop now."""
-        return self._interrupted() if self._alone else self._heard_stop
+        return self._interrupted() if self._is_single else self._stops
 
     def stop(self) -> None:
-        """Told by every process that all have heard elsewhere that someone asked to stop."""
-        self._heard_stop = True
+        """Stops, as all processes agreed elsewhere that someone asked to."""
+        self._stops = True
 
     def propose(self, fitting: int) -> Tree:
-        """What goes into a call, on the devices.
+        """The values of this process for a call, on the devices.
 
         Args:
             fitting: steps that a call may run for this process.
         """
-        if self._alone:
+        if self._is_single:
             return {}
         mine = np.asarray([self._interrupted(), -fitting], np.float32)
-        return {"most": self._mesh.put_one_row_per_device(mine)}
+        return {"values": self._mesh.put_one_row_per_device(mine)}
 
-    def agreed(self, most: Tree, fitting: int) -> int:
-        """Takes what came back from a call, and returns how many steps one may run for all.
+    def agreed(self, maxima: Tree, fitting: int) -> int:
+        """Takes the values that came back from a call, and returns how many steps fit for all.
 
         Args:
-            most: as `max_over_processes` computed it.
+            maxima: as `max_over_processes` computed them.
             fitting: steps that a call may run for this process.
         """
-        if self._alone:
+        if self._is_single:
             return fitting
-        stop, slowest = jax.device_get(most["most"]).tolist()
-        self._heard_stop |= stop > 0
+        stop, slowest = jax.device_get(maxima["values"]).tolist()
+        self._stops |= stop > 0
         return int(-slowest)
 
 
-def max_over_processes(told: Tree) -> Tree:
-    """The largest values that any process told; for the compiled program."""
-    return jax.tree.map(lambda rows: rows.max(axis=0), told)
+def max_over_processes(proposals: Tree) -> Tree:
+    """The maxima of all processes' proposals [device, value]; for the compiled program."""
+    return jax.tree.map(lambda rows: rows.max(axis=0), proposals)

@@ -1,4 +1,4 @@
-"""Devices as a mesh, and where arrays lie on it."""
+"""Devices as a mesh, and how arrays are sharded on it."""
 
 import dataclasses
 import functools
@@ -13,12 +13,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.distributed.shard import Shard
 
 SLICE_AXIS, DATA_AXIS = "slice", "data"
 BATCH_AXES = (SLICE_AXIS, DATA_AXIS)  # a batch is shared over both
-SMALLEST_SHARDED = 2**12  # values; smaller arrays cost more to gather than they take
-EXAMPLES_PER_CPU_DEVICE = 16  # fewer make a virtual CPU device cost more than it gives
+MIN_SHARDED_VALUES = 2**12  # smaller arrays cost more to gather than they take
+MIN_EXAMPLES_PER_CPU_DEVICE = 16  # fewer make a virtual CPU device cost more than it gives
 Shapes = TypeVar("Shapes")
 
 
@@ -37,10 +36,10 @@ def choose_num_devices(batch_size: int, requested: int | None, num_parts: int = 
     available, processes = jax.device_count(), jax.process_count()
     if requested is None:
         size = batch_size // num_parts
-        most = min(available, size)
+        max_devices = min(available, size)
         if jax.default_backend() == "cpu":
-            most = min(most, max(processes, size // EXAMPLES_PER_CPU_DEVICE))
-        fitting = [n for n in range(processes, most + 1, processes) if size % n == 0]
+            max_devices = min(max_devices, max(processes, size // MIN_EXAMPLES_PER_CPU_DEVICE))
+        fitting = [n for n in range(processes, max_devices + 1, processes) if size % n == 0]
         if not fitting:
             raise _uneven(batch_size, processes, num_parts, "processes")
         return fitting[-1]
@@ -60,7 +59,7 @@ def choose_num_devices(batch_size: int, requested: int | None, num_parts: int = 
 
 
 def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigError:
-    """What to tell of a batch that devices, or processes, cannot share."""
+    """The error for a batch that devices, or processes, cannot share evenly."""
     shares = number * num_parts
     near = (batch_size // shares * shares, -(-batch_size // shares) * shares)
     sizes = " or ".join(str(size) for size in near if size)
@@ -73,7 +72,7 @@ def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigErr
 
 
 def _chosen_devices(num_devices: int) -> list[Any]:
-    """So many devices, equally many of each process; those of a slice or a process adjoin."""
+    """Devices, equally many of each process; those of a slice or of a process adjoin."""
     by_process: dict[int, list[Any]] = {}
     for device in jax.devices():
         by_process.setdefault(device.process_index, []).append(device)
@@ -83,18 +82,39 @@ def _chosen_devices(num_devices: int) -> list[Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class DeviceMesh:
-    """Which devices work together, and where arrays lie on them.
+class Shard:
+    """One of `count` equal parts of every batch, that of one of several processes.
 
-    Every batch is shared by all devices. What a training remembers (parameters, statistics, the
-    optimizer's state, averages) lies whole on each of them or, with `shards_state`, in parts: each
-    device keeps a part of every large array, and gathers the others just when they are needed
-    (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, stage 3; "fully sharded data parallel").
+    Attributes:
+        index: of this part, from 0.
+        count: of all parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, size: int) -> slice:
+        """This part of `size` rows; `count` divides them."""
+        part = size // self.count
+        return slice(self.index * part, (self.index + 1) * part)
+
+
+WHOLE = Shard()
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceMesh:
+    """The devices of a training, and the shardings of its arrays.
+
+    Every batch is shared by all devices. The state of a training (parameters, statistics, the
+    optimizer's state, averages) is replicated or, with `shards_state`, sharded: each device keeps a
+    part of every large array, and gathers the others just when they are needed (ZeRO, Rajbhandari
+    et al. 2020, arXiv:1910.02054, stage 3; "fully sharded data parallel").
 
     Attributes:
         device_grid: axes `slice` and `data`; the devices of a slice are closely linked, and
-            arrays are sharded within a slice only.
-        shards_state: whether large arrays lie in parts.
+            a state is sharded within a slice only.
+        shards_state: whether large arrays of a state are sharded.
     """
 
     device_grid: Mesh
@@ -102,44 +122,44 @@ class DeviceMesh:
 
     @property
     def num_devices(self) -> int:
-        """That share a batch."""
+        """Number of devices that share a batch."""
         return self.device_grid.devices.size
 
     @functools.cached_property
     def replicated(self) -> NamedSharding:
-        """The whole array on every device."""
+        """Sharding by which every device holds the whole array."""
         return NamedSharding(self.device_grid, PartitionSpec())
 
     @functools.cached_property
     def batches(self) -> NamedSharding:
-        """Arrays [step, n, ...]: every device holds its share of each step's examples."""
+        """Sharding of arrays [step, n, ...]: every device holds a part of each step's examples."""
         return NamedSharding(self.device_grid, PartitionSpec(None, BATCH_AXES))
 
     @property
     def sharded(self) -> NamedSharding:
-        """Arrays [device, ...]: every device holds one row."""
+        """Sharding of arrays [device, ...]: every device holds one row."""
         return NamedSharding(self.device_grid, PartitionSpec(BATCH_AXES))
 
     @functools.cached_property
     def num_processes(self) -> int:
-        """That the devices belong to."""
+        """Number of processes that the devices belong to."""
         return len({device.process_index for device in self.device_grid.devices.flat})
 
     @property
     def shard(self) -> Shard:
-        """Which part of every batch the devices of this process hold."""
+        """The part of every batch that the devices of this process hold."""
         order = list(
             dict.fromkeys(device.process_index for device in self.device_grid.devices.flat)
         )
         return Shard(order.index(jax.process_index()), len(order))
 
     def of(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Where an array of a state lies.
+        """The sharding of an array of a state.
 
         In parts along its longest axis that the devices of a slice divide, unless it is small.
         """
         num_parts = self.device_grid.shape[DATA_AXIS]
-        if self.shards_state and math.prod(shape) >= SMALLEST_SHARDED:
+        if self.shards_state and math.prod(shape) >= MIN_SHARDED_VALUES:
             for axis in sorted(range(len(shape)), key=lambda axis: (-shape[axis], axis)):
                 if shape[axis] % num_parts == 0:
                     return NamedSharding(self.device_grid, PartitionSpec(*[None] * axis, DATA_AXIS))
@@ -150,61 +170,61 @@ class DeviceMesh:
         return jax.tree.map(lambda leaf: self.of(leaf.shape), shapes)
 
     def shardings_as_placed(self, in_memory: Tree) -> Tree:
-        """The sharding of every array in memory, or shape; whole on every device unless it says."""
+        """The sharding that every array, or shape, has; replicated where it has none."""
         return jax.tree.map(
             lambda leaf: getattr(leaf, "sharding", None) or self.replicated, in_memory
         )
 
     def bytes_of(self, shapes: Tree) -> int:
-        """That a state, or a part of one, takes on each device."""
+        """Bytes that a state, or a part of one, takes on each device."""
         return sum(
             math.prod(self.of(leaf.shape).shard_shape(leaf.shape)) * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(shapes)
         )
 
     def put_replicated(self, tree: Tree) -> Tree:
-        """Host arrays, the same in all processes, whole on every device."""
+        """Puts host arrays, the same in all processes, whole on every device."""
         return self._put(tree, self.replicated)
 
     def put_batches(self, raw_batches: Tree) -> Tree:
-        """Host arrays [step, n, ...], shared by the devices.
+        """Puts host arrays [step, n, ...] in parts on the devices.
 
         Args:
-            raw_batches: this process's share of every batch.
+            raw_batches: this process's part of every batch.
         """
         return self._put(raw_batches, self.batches)
 
     def put_sharded(self, tree: Tree) -> Tree:
-        """This process's share of the rows of host arrays, in parts on its devices."""
+        """Puts this process's part of the rows of host arrays in parts on its devices."""
         return self._put(tree, self.sharded)
 
     def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
-        """Rows of an array in parts, each on the device that asks for it.
+        """Rows of a sharded array, each on the device that asks for it.
 
-        Every device hears which rows all of them ask for, and sends those that it holds to each.
+        The rows that all devices ask for are gathered, and every device sends those that it holds.
         Asked for at random, they mostly come in one round, of a few times the rows of a device's
-        own share while that is at least the number of devices. Where many lie on one device, as in
+        own part while that is at least the number of devices. Where many lie on one device, as in
         an evaluation in order, they come in as many rounds as it takes.
 
         Args:
             array: [rows ...], in equal parts on the devices.
-            positions: int [n], which the devices share.
+            positions: int [n], sharded like the array.
         """
         rows, number = PartitionSpec(BATCH_AXES), self.num_devices
         shard = len(positions) // number
         mean = shard / number  # of the rows that one device asks another one for
         # The largest of number^2 draws of a Poisson distribution, about.
-        most_likely = mean + math.sqrt(4 * mean * math.log(number)) + 1
-        at_once = max(1, min(shard, math.ceil(most_likely)))
+        likely_max = mean + math.sqrt(4 * mean * math.log(number)) + 1
+        at_once = max(1, min(shard, math.ceil(likely_max)))
 
         def from_part(part: jax.Array, mine: jax.Array) -> jax.Array:
-            asked = jax.lax.all_gather(mine, BATCH_AXES)  # [device, share]
+            asked = jax.lax.all_gather(mine, BATCH_AXES)  # [device, row of its part]
             here = jax.lax.axis_index(BATCH_AXES)
             held = asked // len(part) == here
             turn = jnp.cumsum(held, axis=1) - 1  # of a row among those for the same device
             of_owner = jax.nn.one_hot(mine // len(part), number, dtype=jnp.int32)
             own_turn = (of_owner * (jnp.cumsum(of_owner, axis=0) - 1)).sum(axis=1)
-            most = jax.lax.pmax(held.sum(axis=1).max(), BATCH_AXES)
+            max_held = jax.lax.pmax(held.sum(axis=1).max(), BATCH_AXES)
 
             def exchange(index: jax.Array, found: jax.Array) -> jax.Array:
                 now = held & (turn // at_once == index)
@@ -219,27 +239,27 @@ class DeviceMesh:
                 return jnp.where(arrived, received[mine // len(part), own_turn % at_once], found)
 
             found = jnp.zeros((len(mine), *part.shape[1:]), part.dtype)
-            return jax.lax.fori_loop(0, -(-most // at_once), exchange, found)
+            return jax.lax.fori_loop(0, -(-max_held // at_once), exchange, found)
 
         return jax.shard_map(
             from_part, mesh=self.device_grid, in_specs=(rows, rows), out_specs=rows, check_vma=False
         )(array, positions)
 
     def put_one_row_per_device(self, row: np.ndarray) -> jax.Array:
-        """A row of this process's, which each of its devices gets: [device, ...]."""
+        """Puts a row of this process on each of its devices: [device, ...]."""
         return self._put(np.stack([row] * (self.num_devices // self.num_processes)), self.sharded)
 
     def _put(self, tree: Tree, sharding: NamedSharding) -> Tree:
         if self.num_processes == 1:
             return jax.device_put(tree, sharding)
-        with jax.transfer_guard("allow"):  # explicit enough
+        with jax.transfer_guard("allow"):  # this transfer is explicit
             return jax.tree.map(
                 lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)),
                 tree,
             )
 
     def with_shardings(self, shapes: Shapes) -> Shapes:
-        """Shapes (`jax.eval_shape`) with a sharding for every leaf, to compile and restore into."""
+        """Shapes (`jax.eval_shape`) with every leaf's sharding, to compile and restore into."""
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.of(leaf.shape)),
             shapes,
@@ -250,7 +270,7 @@ def choose_num_slices(num_devices: int, requested: int | None) -> int:
     """Number of slices that the first `num_devices` devices make up.
 
     Args:
-        num_devices: that share a batch.
+        num_devices: number of devices that share a batch.
         requested: from the config; None asks the devices.
 
     Raises:
@@ -278,10 +298,10 @@ def choose_num_slices(num_devices: int, requested: int | None) -> int:
 
 
 def make_mesh(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> DeviceMesh:
-    """A layout over so many devices, equally many of every process.
+    """A mesh of devices, equally many of every process.
 
     Args:
-        num_devices: that share a batch.
+        num_devices: number of devices that share a batch.
         num_slices: closely linked groups of them; divides `num_devices`.
         shards_state: as `DeviceMesh` has it.
     """

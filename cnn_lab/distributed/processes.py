@@ -1,23 +1,38 @@
 """The processes of a training: one alone, or several that make the same calls.
 
-Several train as one by JAX's own distributed runtime; each holds a part of the devices.
+Several train as one by JAX's distributed runtime; each holds a part of the devices. The runtime's
+service, which lives in the first process, ends all of them when one no longer sends heartbeats
+(`initialize`), and has a key-value store, by which they exchange JSON outside of compiled programs.
 """
 
+import contextlib
 import faulthandler
+import itertools
 import json
 import os
 import sys
 import threading
-from typing import Any
+import time
+import traceback
+from typing import Any, NoReturn
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from jax._src import distributed  # the key-value store has no public name; orbax takes it here too
 
-from cnn_lab.core.errors import LOST_STATUS, ConfigError
+from cnn_lab.core.errors import LOST_STATUS
 from cnn_lab.core.refusals import causes, refusal
 
 WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
+POLL_SECONDS = 0.5  # between two looks for the end of another process
+TIDY_SECONDS = 1.5  # to find the same mistake and clean up, when another process has ended with one
+VERDICT_SECONDS = (
+    3.0  # for the end of another process to be known, where an error may follow from it
+)
+LEAVE_SECONDS = 3.0  # for all processes to be about to end
+BUG_STATUS = 1
+STORE, VERDICT = "cnn_lab", "cnn_lab/verdict"  # prefixes of keys
+_rounds = itertools.count()  # of values gathered by this process
+_ending = threading.Lock()  # held by the thread that ends this process
 
 
 class Processes:
@@ -36,69 +51,137 @@ class Processes:
         return self.index == 0
 
     def all_gather(self, value: Any) -> list[Any]:
-        """What every process gave, in their order.
+        """Values of all processes, in their order.
 
         Args:
-            value: JSON.
+            value: JSON, of this process.
         """
         return [value]
 
     def broadcast(self, value: Any) -> Any:
-        """What the first process gave.
+        """The value of the first process.
 
         Args:
-            value: JSON; that of the others is left.
+            value: JSON; that of the others is ignored.
         """
         return self.all_gather(value)[0]
 
     def barrier(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes are here."""
         self.all_gather(None)
 
-    def hangs(self, text: str) -> None:
+    def abort(self, reason: str) -> NoReturn:
         """Ends this process, and with it all others, because nothing goes on.
 
         Args:
-            text: a sentence for the user.
+            reason: a sentence for the user.
         """
-        sys.stderr.write(f"error: {text}\n")
-        sys.stderr.flush()
+        _complain(f"error: {reason}\n")
         os._exit(LOST_STATUS)
 
 
 class JaxProcesses(Processes):
-    """Those that share JAX's distributed runtime."""
+    """The processes that share JAX's distributed runtime."""
 
     def __init__(self) -> None:
         self.index, self.count = jax.process_index(), jax.process_count()
+        self._left = threading.Event()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """What every process gave, in their order; ends them if one does not come to give it."""
-        waiting = threading.Timer(WAIT_SECONDS, self._waited_in_vain)
-        waiting.daemon = True
-        waiting.start()
+        """Values of all processes, in their order; ends them if one never comes."""
+        store = _store()
+        # Two places in turn: whoever writes the third value knows that all have read the first.
+        place = f"{STORE}/gathered/{next(_rounds) % 2}"
+        store.key_value_set(f"{place}/{self.index}", json.dumps(value), allow_overwrite=True)
         try:
-            return self._gathered(value)
-        finally:
-            waiting.cancel()
+            store.wait_at_barrier(f"{STORE}/gathered", int(WAIT_SECONDS * 1000))
+        except jax.errors.JaxRuntimeError as error:
+            if not str(error).startswith("DEADLINE_EXCEEDED"):
+                raise
+            faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+            self.abort(
+                f"process {self.index} of {self.count} has waited {WAIT_SECONDS:.0f} s for another "
+                "one (the stacks above say where); look at the others' logs, then start all "
+                "processes again to go on from what was saved."
+            )
+        values = {key.rpartition("/")[2]: text for key, text in store.key_value_dir_get(place)}
+        return [json.loads(values[str(index)]) for index in range(self.count)]
 
-    def _waited_in_vain(self) -> None:
-        faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
-        self.hangs(
-            f"process {self.index} of {self.count} has waited {WAIT_SECONDS:.0f} s for another one "
-            "(the stacks above say where); look at the others' logs, then start all processes "
-            "again to go on from what was saved."
-        )
+    def abort(self, reason: str) -> NoReturn:
+        """Ends this process, and with it all others, because nothing goes on."""
+        self.end(f"error: {reason}\n", reason, LOST_STATUS)
 
-    def _gathered(self, value: Any) -> list[Any]:
-        mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        sizes = multihost_utils.process_allgather(np.int32(len(mine)))
-        rows = multihost_utils.process_allgather(np.pad(mine, (0, sizes.max() - len(mine))))
-        parts = zip(np.asarray(rows).reshape(self.count, -1), sizes.tolist(), strict=True)
-        return [json.loads(row[:size].tobytes()) for row, size in parts]
+    def watch(self) -> None:
+        """Begins to look for the end of another process, which then ends this one too.
+
+        A compiled program's collective may otherwise wait for it until its heartbeats fail, and
+        then JAX's runtime ends this process without the reason.
+        """
+        threading.Thread(target=self._watch, daemon=True, name="other processes").start()
+
+    def leave(self) -> None:
+        """Ends the watch when all processes have come to a good end."""
+        self.barrier()
+        self._left.set()
+
+    def end(self, message: str, reason: str, status: int, *, follows: bool = False) -> NoReturn:
+        """Ends this process, and all others with the same reason and status.
+
+        Args:
+            message: for the user, from this process.
+            reason: for the user, from the others.
+            status: exit status.
+            follows: whether it may follow from the end of another process, whose reason is awaited.
+        """
+        if follows:
+            time.sleep(VERDICT_SECONDS)
+        if not _ending.acquire(blocking=False):
+            threading.Event().wait()  # another thread is about to end the process
+        with contextlib.suppress(OSError):  # nobody reads it
+            sys.stdout.flush()
+        _complain(message)
+        store = _store()
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one's end stands there
+            store.key_value_set(f"{VERDICT}/first", json.dumps([self.index, reason, status]))
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # not all know, or some are gone
+            store.wait_at_barrier(f"{STORE}/ended", int(LEAVE_SECONDS * 1000))
+        if self.is_primary:  # JAX's runtime goes with it, and aborts processes that are still here
+            time.sleep(POLL_SECONDS)
+        os._exit(status)
+
+    def end_after(self, error: Exception) -> NoReturn:
+        """Ends this process, and all others, after an error that is no mistake of the user's."""
+        line = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        if is_loss(error):
+            reason = (
+                f"another one of {self.count} processes is gone, or devices failed ({line}); what "
+                "was saved before is intact: start all processes again to go on from there."
+            )
+            self.end(f"error: {reason}\n", reason, LOST_STATUS, follows=True)
+        self.end("".join(traceback.format_exception(error)), line, BUG_STATUS, follows=True)
+
+    def _watch(self) -> None:
+        found = []
+        while not found:
+            if self._left.wait(POLL_SECONDS):
+                return
+            try:
+                found = _store().key_value_dir_get(VERDICT)
+            except jax.errors.JaxRuntimeError:  # the first process is gone: JAX ends this one
+                return
+        index, reason, status = json.loads(found[0][1])
+        time.sleep(TIDY_SECONDS)
+        if not self._left.is_set():
+            message = f"error: process {index} of {self.count} ended: {reason}\n"
+            self.end(message, reason, status)
 
 
 SINGLE_PROCESS = Processes()
+
+
+def present() -> Processes:
+    """The processes that have joined, for callers that are given none; else `SINGLE_PROCESS`."""
+    return JaxProcesses() if jax.distributed.is_initialized() else SINGLE_PROCESS
 
 
 def is_loss(error: BaseException) -> bool:
@@ -106,47 +189,22 @@ def is_loss(error: BaseException) -> bool:
 
     Not so where memory is short, or a program cannot be compiled: that strikes all alike.
     """
-    failed = [e for e in causes(error) if isinstance(e, jax.errors.JaxRuntimeError)]
+    failed = [
+        cause
+        for cause in causes(error)
+        if isinstance(cause, jax.errors.JaxRuntimeError)
+        or (isinstance(cause, ValueError) and "Gloo" in str(cause))  # CPUs' collectives
+    ]
     alike = any(str(e).startswith(("INVALID_ARGUMENT", "UNIMPLEMENTED")) for e in failed)
     return bool(failed) and not alike and refusal(error) is None
 
 
-def present() -> Processes:
-    """The processes that have joined, for whoever is not told; `SINGLE_PROCESS` where none have."""
-    return JaxProcesses() if jax.distributed.is_initialized() else SINGLE_PROCESS
+def _store() -> Any:
+    """The key-value store and barriers of JAX's runtime."""
+    return distributed.global_state.client
 
 
-def check_same(processes: Processes, what: str, value: Any, remedy: str) -> None:
-    """Refuses processes that differ in something.
-
-    Args:
-        processes: all of them call this.
-        what: they may differ in.
-        value: of this process; JSON.
-        remedy: what the user can do.
-
-    Raises:
-        ConfigError: they differ.
-    """
-    values = processes.all_gather(value)
-    other = next((index for index, found in enumerate(values) if found != values[0]), None)
-    if other is not None:
-        raise ConfigError(
-            f"Process {other} has another {what} than process 0 ({_short(values[other])} and "
-            f"{_short(values[0])}); {remedy}."
-        )
-
-
-def check_same_data(processes: Processes, fingerprint: str) -> None:
-    """Refuses processes that read other data.
-
-    Raises:
-        ConfigError: they do.
-    """
-    remedy = "let all of them read the same data set, or copies of it"
-    check_same(processes, "fingerprint of its data", fingerprint, remedy)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 16 else f"{text[:12]}..."
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -16,8 +16,8 @@ class Watchdog:
     """Watches inside a `with` that `heartbeat` is called again and again.
 
     Args:
-        seconds: longest time between two beats; None watches nothing.
-        end: told in a sentence what happened, ends the process; it is called on a thread.
+        seconds: longest time between two heartbeats; None watches nothing.
+        end: called on a thread, with a sentence for the user; ends the process.
     """
 
     def __init__(self, seconds: float | None, end: Callable[[str], None]):
@@ -41,7 +41,7 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def heartbeat(self) -> None:
-        """Says that the training goes on."""
+        """Puts the end off: the training goes on."""
         self._last = time.monotonic()
         if self._seconds is not None:  # in case that nothing lets go of the interpreter
             after = self._seconds + SPARE_SECONDS

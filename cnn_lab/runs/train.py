@@ -18,8 +18,9 @@ from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.core.formatting import counted
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.distributed.consistency import check_same, check_same_data
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
-from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, check_same, check_same_data
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 from cnn_lab.distributed.watchdog import HANG_SECONDS, Watchdog
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
@@ -296,7 +297,7 @@ def _check_alike(experiment: Experiment, processes: Processes) -> None:
     if experiment.pretrained is not None:
         digest = experiment.pretrained.lineage["digest"]
         remedy = "let all of them read the same source, or copies of it"
-        check_same(processes, "source of its weights", digest, remedy)
+        check_same(processes, {"source of its weights": digest}, remedy)
 
 
 def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: Path) -> None:
@@ -371,7 +372,7 @@ def _open_training_log(
 def _make_watchdog(config: ExperimentConfig, processes: Processes) -> Watchdog:
     together = processes.count > 1
     bound = config.mesh.hang_seconds or (HANG_SECONDS if together else None)
-    return Watchdog(bound, processes.hangs)
+    return Watchdog(bound, processes.abort)
 
 
 def _describe(experiment: Experiment, num_parameters: int) -> str:

@@ -65,7 +65,7 @@ def test_two_processes_train_what_one_does_bit_for_bit_and_stop_and_go_on_as_one
     assert rows(workdir) == rows(undisturbed)
 
 
-def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undisturbed, tmp_path):
+def test_when_one_is_killed_the_launcher_says_so_and_all_are_started_again(undisturbed, tmp_path):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs, max_restarts=1)
     until(lambda: checkpoint_in(workdir))
@@ -74,40 +74,24 @@ def test_when_one_is_killed_the_others_say_so_and_all_are_started_again(undistur
     assert group.returncode == 0, output
     assert "launch: process 1 was killed by signal 9" in output
     assert "launch: restart 1 of 1: status 137" in output
-    assert (
-        "[0] error: process 1 of 2 is gone (killed, cut off, or silent for 45 s); what was saved "
-        "before is intact: start all processes again to go on from there." in output
-    )
+    assert "Traceback" not in output
     assert digests(workdir) == digests(undisturbed)
 
 
 @pytest.mark.slow
-def test_all_of_three_hear_of_the_last_one_through_the_first(tmp_path, data_dir):
+@pytest.mark.parametrize("lost", [0, 2])
+def test_when_one_of_three_is_killed_the_others_end_and_the_launcher_says_who_and_how_to_go_on(
+    tmp_path, data_dir, lost
+):
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     command = train(f"--workdir={workdir}", "--config.train.batch_size=48")
     group = launched(*command, "--config.train.num_epochs=200", processes=3, logs=logs)
     until(lambda: checkpoint_in(workdir) or group.poll() is not None)
-    kill(children(group)[2])
+    kill(children(group)[lost])
     output, _ = group.communicate(timeout=60)
     assert group.returncode == 137
-    for index in (0, 1):
-        said = (logs / f"process{index}.log").read_text()
-        assert "error: process 2 of 3 is gone (killed, cut off, or silent for 45 s)" in said
-        assert said.count("error:") == 1
-    assert "Traceback" not in output
-
-
-@pytest.mark.slow
-def test_when_the_first_one_is_killed_the_others_say_so(tmp_path, data_dir):
-    workdir, logs = tmp_path / "run", tmp_path / "logs"
-    group = launched(*train(f"--workdir={workdir}"), processes=2, logs=logs)
-    until(lambda: checkpoint_in(workdir))
-    killed = time.monotonic()
-    kill(children(group)[0])
-    output, _ = group.communicate(timeout=60)
-    assert time.monotonic() - killed < 60
-    assert group.returncode == 137
-    assert "[1] error: process 0 of 2 is gone" in output
+    assert f"launch: process {lost} was killed by signal 9" in output
+    assert f"launch: status 137, logs in {logs}; what was saved before is intact: run" in output
     assert "Traceback" not in output
 
 
@@ -122,6 +106,7 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(tmp_path, data_d
     assert group.returncode == 75
     assert "[0] error: nothing has come back from the devices for" in output
     assert "most recent call first" in (logs / "process0.log").read_text()
+    assert "launch: process 1 did not end or answer; killing it" in output
 
 
 @pytest.mark.slow
@@ -202,7 +187,7 @@ def test_the_variables_of_a_cluster_are_enough(tmp_path, data_dir, variables):
     ]
     said = [process.communicate(timeout=120) for process in started]
     assert [process.returncode for process in started] == [0, 0], said
-    assert "resident, on 2 cpu devices; compiled in" in said[0][0]
+    assert "in_memory, on 2 cpu devices; compiled in" in said[0][0]
     assert digests(workdir)[0] == 36
 
 
@@ -255,7 +240,7 @@ def free_port() -> int:
     [
         (
             ("--config.optim.learning_rate=0.5",),
-            "Process 1 has another config than process 0: config.optim.learning_rate is 0.5 and 0.",
+            "Process 1 has another config.optim.learning_rate than process 0 (0.5 and 0.002); give",
         ),
         (
             ("--workdir=/tmp/elsewhere",),
@@ -305,17 +290,20 @@ def test_a_signal_is_answered_while_the_others_are_waited_for(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_answers_no_more_ends_the_others(tmp_path, data_dir):
-    """As where its machine lost power: the line stays open."""
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_answers_no_more_ends_the_others(tmp_path, data_dir, lost):
+    """As where its machine lost power: no connection is closed, but heartbeats fail."""
     logs = tmp_path / "logs"
     command = train(f"--workdir={tmp_path / 'run'}", "--config.train.num_epochs=1000")
     group = launched(*command, processes=2, logs=logs)
     until(lambda: checkpoint_in(tmp_path / "run") or group.poll() is not None)
-    os.kill(children(group)[1], signal.SIGSTOP)
-    output, _ = group.communicate(timeout=120)
-    assert group.returncode == 75
-    assert "[0] error: process 1 of 2 is gone (killed, cut off, or silent for 45 s)" in output
-    assert "Check failure" not in output
+    other = Path(f"/proc/{children(group)[1 - lost]}")
+    os.kill(children(group)[lost], signal.SIGSTOP)
+    until(lambda: not other.exists(), seconds=60)
+    output, _ = group.communicate(timeout=60)
+    assert group.returncode in (75, 134)  # as a collective fails, or JAX's runtime ends it
+    assert f"launch: process {lost} did not end or answer; killing it" in output
+    assert "run the same command again to go on from there" in output
 
 
 def test_nobody_at_the_coordinators_address_is_told_in_time(tmp_path):

@@ -16,9 +16,8 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
 from cnn_lab.data.loaders import assemble
 from cnn_lab.data.loaders.assemble import make_preprocess, place_split
-from cnn_lab.distributed.mesh import make_mesh
+from cnn_lab.distributed.mesh import Shard, make_mesh
 from cnn_lab.distributed.processes import Processes
-from cnn_lab.distributed.shard import Shard
 from cnn_lab.experiment.build import build_experiment
 
 

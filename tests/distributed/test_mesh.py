@@ -68,7 +68,7 @@ def test_every_micro_batch_is_shared_by_all_devices():
 
 
 def test_slices_are_neighbours_and_arrays_lie_in_parts_within_them(monkeypatch):
-    monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 64)
+    monkeypatch.setattr(layouts, "MIN_SHARDED_VALUES", 64)
     mesh = make_mesh(4, num_slices=2, shards_state=True)
     assert [[d.id for d in row] for row in mesh.device_grid.devices] == [[0, 1], [2, 3]]
     for shape, part in {

@@ -40,7 +40,7 @@ SLOW = (
 
 @pytest.fixture(autouse=True)
 def _small_arrays_lie_in_parts_too(monkeypatch):
-    monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 16)
+    monkeypatch.setattr(layouts, "MIN_SHARDED_VALUES", 16)
 
 
 def as_it_is(in_memory, raw_batch, key):
@@ -134,7 +134,7 @@ def test_whole_on_every_device_the_same_is_learned_with_one_exchange_of_gradient
 
 
 def test_in_parts_each_device_holds_its_share_and_gathers_kernels_to_use_them(monkeypatch):
-    monkeypatch.setattr(layouts, "SMALLEST_SHARDED", 4096)  # as it is
+    monkeypatch.setattr(layouts, "MIN_SHARDED_VALUES", 4096)  # as it is
     whole, parts = (RestoredRun("vgg11_bn", make_mesh(4, shards_state=s)) for s in (False, True))
     assert parts.bytes_before < 0.35 * whole.bytes_before
     held = {path: leaf for path, leaf in trees.flatten(parts.state).items() if path != "key"}

@@ -20,9 +20,8 @@ from cnn_lab.data.moments import moments_of
 from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
-from cnn_lab.distributed.mesh import DeviceMesh
+from cnn_lab.distributed.mesh import WHOLE, DeviceMesh, Shard
 from cnn_lab.distributed.processes import present
-from cnn_lab.distributed.shard import WHOLE, Shard
 
 MIB = 2**20
 PlaceSplit = Callable[..., Tree]  # as `place_split`

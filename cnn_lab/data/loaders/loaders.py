@@ -29,7 +29,7 @@ from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
-from cnn_lab.distributed.shard import WHOLE, Shard
+from cnn_lab.distributed.mesh import WHOLE, Shard
 
 # (key, pixels, labels) -> the same, altered; see `cnn_lab.data.augment`.
 Augment = Callable[[Key, Tree, Tree], tuple[Tree, Tree]]

@@ -1,5 +1,6 @@
-"""Flags by which processes find each other, refused before any of them waits."""
+"""Flags by which processes find each other, and refusals of processes that differ."""
 
+import dataclasses
 import re
 
 import pytest
@@ -7,8 +8,9 @@ from absl import flags
 
 from cnn_lab.cli import joining
 from cnn_lab.cli.train_command import parse_steps
-from cnn_lab.config import ExperimentConfig, MeshConfig
+from cnn_lab.config import ExperimentConfig, MeshConfig, TransferConfig
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 
 def values_of(*arguments: str) -> flags.FlagValues:
@@ -64,3 +66,40 @@ def test_the_steps_of_a_trace_are_two_numbers():
     for text in ("10", "15:10", "a:b", ":5", "5:5", "-1:5"):
         with pytest.raises(ConfigError, match="--profile_steps must be FIRST:LAST"):
             parse_steps(text)
+
+
+class Two(Processes):
+    """Of which the other one has other values of some names."""
+
+    count = 2
+
+    def __init__(self, **others):
+        self._others = others
+
+    def all_gather(self, value):
+        return [value, {**value, **{k: v for k, v in self._others.items() if k in value}}]
+
+
+def test_processes_that_agree_go_on_and_a_runtime_field_that_differs_is_named():
+    config = dataclasses.replace(ExperimentConfig(), seed=0)
+    for those in (SINGLE_PROCESS, Two()):
+        joining.check_alike(those, config)
+    text = r"^Process 1 has another config.mesh.num_devices than process 0 \(7 and None\); give all"
+    with pytest.raises(ConfigError, match=text):
+        joining.check_alike(Two(**{"config.mesh.num_devices": 7}), config)
+    joining.check_same_config(Two(**{"config.transfer.source": "/elsewhere"}), config)
+
+
+def test_what_one_process_fits_is_nothing_for_two():
+    config = dataclasses.replace(ExperimentConfig(), transfer=TransferConfig(strategy="logistic"))
+    text = r"strategy=logistic is fitted by one process, not by 2; start one, or take the strategy"
+    with pytest.raises(ConfigError, match=text):
+        joining.check_alike(Two(), config)
+
+
+def test_another_flag_is_named():
+    text = r"^Process 1 has another --profile_steps than process 0 \(3:5 and 10:15\); give all"
+    with pytest.raises(ConfigError, match=text):
+        joining.check_alike(
+            Two(**{"--profile_steps": "3:5"}), ExperimentConfig(), {"profile_steps": "10:15"}
+        )
