@@ -1,4 +1,4 @@
-"""What every layer of a network costs: parameters, multiply-accumulates, memory, receptive field.
+"""The cost of every layer: parameters, multiply-accumulates, memory, receptive field.
 
 Programs are traced, never run. One multiply-accumulate (MAC) counts as one; convolutions and dense
 products are counted, as published numbers do, and normalisation, activations and pooling are not. A
@@ -16,8 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.analysis.receptive_field import Field, field_of_images
-from cnn_lab.analysis.walk import Scope, walk
+from cnn_lab.analysis.receptive_field import Field, Scope, field_of_images, walk
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.layers.convolution import as_asked

@@ -1,4 +1,4 @@
-"""How good a classifier's predictions are: from logits [n k] and labels [n], on the host.
+"""Scores of a classifier's predictions, from logits [n k] and labels [n], on the host.
 
 Probabilities are float64 and come from the outputs alone, so the same functions serve one
 network, one network over several views of an image, and an ensemble.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 
-VALUES_AT_ONCE = 2**18
+MAX_VALUES_AT_ONCE = 2**18
 Logits = Float[np.ndarray, "n k"]
 LogProbabilities = Float64[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"]
@@ -29,7 +29,7 @@ def log_probabilities(logits: Logits) -> LogProbabilities:
 
 def portions(table: Shaped[np.ndarray, "n k"]) -> Iterator[slice]:
     """Rows of a large table a few at a time: what is made of them stays in the caches."""
-    size = max(1, VALUES_AT_ONCE // table.shape[1])
+    size = max(1, MAX_VALUES_AT_ONCE // table.shape[1])
     return (slice(start, start + size) for start in range(0, len(table), size))
 
 
@@ -42,18 +42,18 @@ class MeanProbabilities:
 
     def __init__(self):
         self._total: LogProbabilities | None = None
-        self.num_members = 0
+        self.num_networks = 0
 
     def add(self, logits: Logits) -> None:
         """Adds a network by its logits [n k]."""
         found = log_probabilities(logits)
         self._total = found if self._total is None else np.logaddexp(self._total, found)
-        self.num_members += 1
+        self.num_networks += 1
 
     def logits(self) -> LogProbabilities:
         """Logarithms of the mean probabilities [n k], at most 0; there must be a network."""
         assert self._total is not None
-        return np.minimum(self._total - math.log(self.num_members), 0.0)
+        return np.minimum(self._total - math.log(self.num_networks), 0.0)
 
 
 def among_top(logits: Logits, labels: Labels, k: int) -> Bool[np.ndarray, " n"]:
