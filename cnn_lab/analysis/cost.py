@@ -1,4 +1,4 @@
-"""The cost of every layer: parameters, multiply-accumulates, memory, receptive field.
+"""What every layer of a network costs: parameters, multiply-accumulates, memory, receptive field.
 
 Programs are traced, never run. One multiply-accumulate (MAC) counts as one; convolutions and dense
 products are counted, as published numbers do, and normalisation, activations and pooling are not. A

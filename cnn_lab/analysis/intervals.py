@@ -1,4 +1,4 @@
-"""How far a figure may be off: by the choice of the images, and by the seed of the training."""
+"""Intervals of figures: over resamples of the images, and over the seeds of a training."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -19,16 +19,16 @@ Labels = Int[np.ndarray, " n"]
 
 def log_probabilities(logits: Logits) -> LogProbabilities:
     """Logarithms of the softmax [n k], at most 0; they are logits of the same probabilities."""
-    found = np.empty(logits.shape, np.float64)
+    log_probs = np.empty(logits.shape, np.float64)
     for rows in portions(logits):
         part = np.subtract(logits[rows], logits[rows].max(1, keepdims=True), dtype=np.float64)
         part -= np.log(np.exp(part).sum(1, keepdims=True))
-        np.minimum(part, 0.0, out=found[rows])
-    return found
+        np.minimum(part, 0.0, out=log_probs[rows])
+    return log_probs
 
 
 def portions(table: Shaped[np.ndarray, "n k"]) -> Iterator[slice]:
-    """Rows of a large table a few at a time: what is made of them stays in the caches."""
+    """Rows of a large table a few at a time, so that arrays made of them stay in the caches."""
     size = max(1, MAX_VALUES_AT_ONCE // table.shape[1])
     return (slice(start, start + size) for start in range(0, len(table), size))
 
@@ -46,8 +46,8 @@ class MeanProbabilities:
 
     def add(self, logits: Logits) -> None:
         """Adds a network by its logits [n k]."""
-        found = log_probabilities(logits)
-        self._total = found if self._total is None else np.logaddexp(self._total, found)
+        log_probs = log_probabilities(logits)
+        self._total = log_probs if self._total is None else np.logaddexp(self._total, log_probs)
         self.num_networks += 1
 
     def logits(self) -> LogProbabilities:
@@ -63,7 +63,7 @@ def among_top(logits: Logits, labels: Labels, k: int) -> Bool[np.ndarray, " n"]:
     """
     own = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1])[None] < labels[:, None]
-    # Written so that a comparison with what is no number never makes a label look good.
+    # Written so that a comparison with NaN never counts in favour of a label.
     rank = np.sum(~(logits <= own) | ((logits == own) & before), axis=1)
     return rank < k
 
@@ -133,16 +133,16 @@ def f1_scores(
     return 2.0 * right / np.maximum(support + predicted, 1)
 
 
-def log_losses(found: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
+def log_losses(log_probs: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
     """Minus the logarithm of each label's probability [n], in nats, at least 0."""
-    return -found[np.arange(len(labels)), labels]
+    return -log_probs[np.arange(len(labels)), labels]
 
 
-def brier_scores(found: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
+def brier_scores(log_probs: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
     """Squared distance of each example's probabilities to its one-hot label [n], in [0, 2].
 
     Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather
     Review 78(1): summed over all classes, so for two classes twice the usual binary score.
     """
-    squares = np.concatenate([np.exp(2 * found[rows]).sum(1) for rows in portions(found)])
-    return squares - 2 * np.exp(-log_losses(found, labels)) + 1
+    squares = np.concatenate([np.exp(2 * log_probs[rows]).sum(1) for rows in portions(log_probs)])
+    return squares - 2 * np.exp(-log_losses(log_probs, labels)) + 1

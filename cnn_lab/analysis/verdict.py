@@ -17,7 +17,7 @@ ROUNDING = 4 * sys.float_info.epsilon  # relative: less than this is no differen
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim and what the numbers say of it.
+    """A claim and its verdict.
 
     Attributes:
         text: the claim.

@@ -8,9 +8,12 @@ import jax
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.node import to_dict
+from cnn_lab.core import trees
 from cnn_lab.core.formatting import counted, human_bytes
 from cnn_lab.data.loaders.assemble import MIB
-from cnn_lab.runs.describe import MemoryNeed, TrainingDescription, describe_training
+from cnn_lab.runs.describe import TrainingDescription, TrainingMemory, describe_training
+from cnn_lab.runs.training import describe_loader, describe_mesh
+from cnn_lab.workdir.session import devices_in_words
 
 
 def dry_run(config: ExperimentConfig) -> str:
@@ -23,33 +26,38 @@ def dry_run(config: ExperimentConfig) -> str:
     return "\n".join(description_lines(describe_training(config)))
 
 
-def description_lines(found: TrainingDescription) -> list[str]:
+def description_lines(description: TrainingDescription) -> list[str]:
     """Shapes, parameters, steps, memory and loader of a training."""
-    config, memory = found.config, found.memory
+    experiment, memory = description.experiment, description.memory
+    config, network, loader = experiment.config, experiment.network, experiment.train_loader
+    validation, plan, params = experiment.validation_loader, experiment.plan, description.parameters
+    num_validation = len(validation.sampler.indices) if validation else 0
+    pretrained, rates = experiment.beginning, description.learning_rates
     collectives = ", ".join(
         f"{collective.count} x {kind} of {collective.num_bytes / MIB:,.2f} MiB in all"
-        for kind, collective in found.collectives.items()
+        for kind, collective in description.collectives.items()
     )
     return [
-        f"model       {config.model.name}: {found.num_parameters:,} parameters",
-        *(f"  {path:<28} {shape}" for path, shape in found.parameter_shapes.items()),
-        *found.notes,
-        f"input       {found.image_shape} stored, {found.input_shape} to the model, "
-        f"{found.num_classes} classes",
-        f"data        {config.data.name}: {found.num_train:,} training and "
-        f"{counted(found.num_validation, 'validation image')}",
+        f"model       {config.model.name}: {trees.count(params):,} parameters",
+        *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
+        *(pretrained.describe(params, config.optim.learning_rate) if pretrained is not None else []),
+        *experiment.notes,
+        f"input       {network.image_shape} stored, {network.input_shape} to the model, "
+        f"{len(network.class_names)} classes",
+        f"data        {config.data.name}: {len(loader.sampler.indices):,} training and "
+        f"{counted(num_validation, 'validation image')}",
         *learning_lines(config),
-        f"pipeline    {found.loader}, {memory.data / MIB:,.1f} MiB of data on every device",
-        f"steps       {found.total_steps:,} = {counted(found.num_epochs, 'epoch')} of "
-        f"{found.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
-        f"{found.max_steps_per_call} per call",
-        f"devices     {found.devices}"
-        + (f", exchange a step {collectives}" if collectives else ""),
+        f"pipeline    {describe_loader(experiment)}, {memory.data / MIB:,.1f} MiB of data on every "
+        "device",
+        f"steps       {plan.total_steps:,} = {counted(plan.num_epochs, 'epoch')} of "
+        f"{plan.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
+        f"{loader.max_steps} per call",
+        f"devices     {devices_in_words(experiment.mesh.num_devices)}"
+        f"{describe_mesh(experiment.mesh)}{', exchange a step ' * bool(collectives)}{collectives}",
         f"memory      on every device {memory.parameters / MIB:,.2f} MiB parameters, "
         f"{memory.optimizer / MIB:,.2f} MiB optimizer, {memory.scratch / MIB:,.1f} MiB scratch",
-        f"compiled    in {found.compile_seconds:.1f} s",
-        f"rate        {found.first_learning_rate:.3g} at the first step, "
-        f"{found.max_learning_rate:.3g} at most",
+        f"compiled    in {description.compile_seconds:.1f} s",
+        f"rate        {rates[0]:.3g} at the first step, {max(rates):.3g} at most",
         *_memory_warning(memory),
     ]
 
@@ -87,9 +95,9 @@ def _named(name: str, options: Mapping[str, Any]) -> str:
     return f"{name} ({values})".strip() if values else name
 
 
-def _memory_warning(memory: MemoryNeed) -> list[str]:
+def _memory_warning(memory: TrainingMemory) -> list[str]:
     """A line where a training needs more memory than its devices have."""
-    if memory.available is None or memory.is_enough:
+    if memory.available is None or memory.needed <= memory.available:
         return []
     owner = "this machine" if memory.is_shared else "each device"
     return [

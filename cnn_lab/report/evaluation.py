@@ -46,14 +46,14 @@ MEANINGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """Where an evaluation was written."""
+class EvaluationFiles:
+    """Paths of the files of an evaluation."""
 
     figures: Path
     page: Path
 
 
-def write_evaluation(folder: Path, results: EvaluationResults) -> Written:
+def write_evaluation(folder: Path, results: EvaluationResults) -> EvaluationFiles:
     """Writes `evaluation_SPLIT.json` and `evaluation_SPLIT.html`, over those of the last time.
 
     With test-time augmentation its name follows that of the split.
@@ -68,7 +68,7 @@ def write_evaluation(folder: Path, results: EvaluationResults) -> Written:
     folder.mkdir(parents=True, exist_ok=True)
     views = re.sub(r"[^a-z0-9]+", "_", "" if results.tta == "none" else f"_{results.tta}")
     stem = f"evaluation_{results.split}{views}"
-    written = Written(folder / f"{stem}.json", folder / f"{stem}.html")
+    written = EvaluationFiles(folder / f"{stem}.json", folder / f"{stem}.html")
     page = evaluation_page(results, folder)
     write_json(written.figures, {"time": _now(), **results.to_json()})
     write_text(written.page, page)

@@ -18,7 +18,7 @@ TEMPLATE = "run.html.jinja"  # beside this file
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Where a report was written."""
+    """Paths of the files of a run's report."""
 
     page: Path
     curves: Path
@@ -54,7 +54,7 @@ def write_report(workdir: Path) -> Report:
 
 
 def _experiment(config: dict[str, Any], record: dict[str, Any]) -> str:
-    """The experiment file that a run was begun with, as far as its first command names one."""
+    """The experiment file that a run was started with, as far as its first command names one."""
     command = next((session.get("command", "") for session in record.get("sessions", [])), "")
     with contextlib.suppress(ValueError):  # quotes that do not match
         flags = (part.lstrip("-") for part in shlex.split(command))

@@ -29,7 +29,7 @@ PLAIN: dict[str, Any] = {"parse_math": False}  # for text of users, in which a $
 
 @dataclasses.dataclass(frozen=True)
 class StudyReport:
-    """Where a report was written."""
+    """Paths of the files of a study's report."""
 
     page: Path
     picture: Path
@@ -54,7 +54,7 @@ class _Point:
 
     @property
     def note(self) -> str:
-        """How many of how many are finite, where not all are."""
+        """Numbers of finite and of all values, where not all are finite."""
         return f"{len(self.finite)} of {self.count}" if len(self.finite) < self.count else ""
 
 

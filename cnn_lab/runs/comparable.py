@@ -128,7 +128,7 @@ def why_no_spread(runs: Sequence[SelectedRun]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Comparable:
-    """What networks must share to be compared, known before they run.
+    """Properties that networks must share to be compared, known before they run.
 
     Attributes:
         workdir: of the run.

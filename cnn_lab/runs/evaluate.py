@@ -296,7 +296,7 @@ def _test_opening(networks: Sequence[NetworkResult], tta: str) -> dict[str, Any]
 
 
 def _identity(subset: Subset) -> tuple[str, bytes]:
-    """Which examples these are: a split, and positions in it."""
+    """Identity of a choice of examples: a split, and positions in it."""
     return subset.source.split, subset.indices.tobytes()
 
 

@@ -59,7 +59,7 @@ def common_folder(workdirs: list[Path]) -> Path:
 
 
 def folder_of_results(workdirs: list[Path]) -> Path:
-    """Where the results of all runs go by default: `common_folder`, if that is of the runs.
+    """The folder of the results of all runs by default: `common_folder`, if that is of the runs.
 
     Raises:
         ConfigError: the runs lie so far apart that it is a folder of other things.

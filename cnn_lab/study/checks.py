@@ -117,7 +117,7 @@ def check_data(study: Study, trials: Sequence[Trial], log: Callable[[str], None]
         log: takes lines about downloads.
 
     Raises:
-        CnnLabError: too few examples for a measure, or data that changed since the study was begun.
+        CnnLabError: too few examples for a measure, or data that changed since the first training.
     """
     datasets: dict[tuple[str, str | None], Dataset] = {}
     checked: set[str] = set()

@@ -161,8 +161,8 @@ def unseen_positions(dataset: Dataset, data: DataConfig) -> Int64[np.ndarray, " 
     """Examples of the training split that a run neither trains nor validates on.
 
     They are at most `MAX_UNSEEN`: those that the largest training sets would take last, as far as
-    this one leaves them. So runs of one `split_seed` and as many validation examples are judged on
-    the same ones whatever their number of training examples, while that many are left of each.
+    this one leaves them. So runs of one `split_seed` and as many validation examples are measured
+    on the same ones whatever their number of training examples, while that many are left of each.
 
     Raises:
         ConfigError: no example is left.

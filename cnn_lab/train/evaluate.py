@@ -222,7 +222,7 @@ def _calls(
     """Runs all steps of a split and yields the results of each call [steps ...], on the host.
 
     Raises:
-        EvaluationInterrupted: `interrupted` said so before a call.
+        EvaluationInterrupted: `interrupted` was true before a call.
     """
     first, single_process = 0, mesh.num_processes == 1
     while first < loader.sampler.steps_per_epoch:

@@ -16,7 +16,8 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.runs import split_runner
-from cnn_lab.runs.comparable import Comparable, check_alike
+from cnn_lab.runs.comparable import Comparable, EvaluationOptions, check_alike, read_runs
+from cnn_lab.runs.evaluate import evaluate_runs
 from cnn_lab.runs.select import common_folder, find_checkpoints, find_workdirs, folder_of_results
 from cnn_lab.train.evaluate import SplitPredictor
 from cnn_lab.workdir.run_dir import read_record
@@ -166,6 +167,17 @@ def test_one_run_is_told_and_written(accepted, runs: Path):
     )
     assert metrics["accuracy"] == best["accuracy"]
     assert metrics["loss"] == pytest.approx(best["loss"])
+
+
+def test_python_gives_the_figures_of_the_command(accepted, runs: Path):
+    run = runs / "runs/seed1"
+    accepted(f"--workdir={run}", "--bootstrap=0")
+    results = evaluate_runs(read_runs([run]), options=EvaluationOptions(num_resamples=0))
+    assert results.to_json()["networks"] == figures(run)["networks"]
+    assert results.num_test_openings == ()
+    unknown: Any = "tset"
+    with pytest.raises(ConfigError, match="--split must be train, validation or test"):
+        EvaluationOptions(split=unknown)
 
 
 def test_resamples_can_be_left_out_and_files_go_elsewhere(accepted, runs: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""How the variance of activations and gradients travels through a deep net at its initialisation
+"""Variance of activations and gradients through a deep net at its initialisation
 (Glorot & Bengio 2010, AISTATS; He et al. 2015, arXiv:1502.01852, section 2.2).
 """  # noqa: D205 - a citation
 
@@ -81,6 +81,6 @@ def _measure(
 
 
 def root_mean_square(values: jax.Array) -> jax.Array:
-    """Of values whose squares may be too small for the number format."""
+    """Root mean square of values whose squares may be too small for the number format."""
     largest = jnp.maximum(jnp.abs(values).max(), jnp.finfo(values.dtype).tiny)
     return largest * jnp.sqrt(jnp.mean(jnp.square(values / largest)))
