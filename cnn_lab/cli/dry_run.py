@@ -40,7 +40,11 @@ def description_lines(description: TrainingDescription) -> list[str]:
     return [
         f"model       {config.model.name}: {trees.count(params):,} parameters",
         *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
-        *(pretrained.describe(params, config.optim.learning_rate) if pretrained is not None else []),
+        *(
+            pretrained.describe(params, config.optim.learning_rate)
+            if pretrained is not None
+            else []
+        ),
         *experiment.notes,
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
         f"{len(network.class_names)} classes",

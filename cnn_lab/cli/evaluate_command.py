@@ -16,7 +16,6 @@ Examples:
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -24,7 +23,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import log
 from cnn_lab.core.errors import ConfigError, WorkdirError
-from cnn_lab.runs.comparable import EvaluationOptions, read_runs
+from cnn_lab.runs.comparable import EvaluationOptions, check_number, read_runs
 from cnn_lab.runs.select import find_checkpoints, find_workdirs, folder_of_results
 
 
@@ -89,7 +88,7 @@ def main(invocation: Invocation) -> int:
         num_resamples=values.bootstrap,
     )
     workdirs, checkpoints = find_workdirs(values.workdir), find_checkpoints(values.checkpoint)
-    _check_several(values, workdirs, checkpoints)
+    check_number(len(workdirs), checkpoints, options)
     runs = read_runs(workdirs)
     out = Path(values.out) if values.out else folder_of_results(workdirs)
     _check_out(out)
@@ -139,17 +138,3 @@ def _unwritable(out: Path, why: str | None) -> WorkdirError:
     return WorkdirError(
         f"The evaluation cannot be written to {out} ({why}); give another folder as --out."
     )
-
-
-def _check_several(values: Any, workdirs: list[Path], checkpoints: list[str]) -> None:
-    several = len(checkpoints) > 1 or checkpoints == ["all"]
-    if several and len(workdirs) > 1:
-        raise ConfigError(
-            f"--checkpoint={values.checkpoint} names several checkpoints and --workdir "
-            f"{len(workdirs)} runs; give several of one of them only."
-        )
-    if values.ensemble and not several and len(workdirs) == 1:
-        raise ConfigError(
-            "--ensemble needs at least two networks; found one run and one checkpoint: give a "
-            "pattern or a list as --workdir, or --checkpoint=all."
-        )

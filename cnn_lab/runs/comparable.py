@@ -52,6 +52,30 @@ class EvaluationOptions:
             )
 
 
+def check_number(num_runs: int, checkpoints: Sequence[str], options: EvaluationOptions) -> None:
+    """Refuses several checkpoints of several runs, and an ensemble of one network.
+
+    Args:
+        num_runs: at least 1.
+        checkpoints: their names, `all` among them.
+        options: of the evaluation.
+
+    Raises:
+        ConfigError: one of these.
+    """
+    several = len(checkpoints) > 1 or checkpoints[0] == "all"
+    if several and num_runs > 1:
+        raise ConfigError(
+            f"--checkpoint={','.join(checkpoints)} names several checkpoints and --workdir "
+            f"{num_runs} runs; give several of one of them only."
+        )
+    if options.ensemble and not several and num_runs == 1:
+        raise ConfigError(
+            "--ensemble needs at least two networks; found one run and one checkpoint: give a "
+            "pattern or a list as --workdir, or --checkpoint=all."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class SelectedRun:
     """A run to be evaluated.

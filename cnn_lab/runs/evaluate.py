@@ -32,6 +32,7 @@ from cnn_lab.runs.comparable import (
     SelectedRun,
     check_alike,
     check_countable,
+    check_number,
     why_no_spread,
 )
 from cnn_lab.runs.split_runner import SplitRunner, examples_of, is_classifier
@@ -63,9 +64,11 @@ def evaluate_runs(
         log: takes lines about what is evaluated, downloads and checks of the data.
 
     Raises:
-        ConfigError: networks that cannot be compared or averaged.
+        CnnLabError: networks that cannot be compared or averaged, a checkpoint that is not there,
+            data that changed.
     """
     options = options or EvaluationOptions()
+    check_number(len(runs), checkpoints, options)
     views = make_views(options.tta, options.tta_pixels)
     if options.split == "test":
         check_countable(runs)
