@@ -140,9 +140,9 @@ class Side:
 
     def facts(self) -> dict[str, Any]:
         """Bytes on each device, and what a step exchanges."""
-        from cnn_lab.analysis.exchanges import exchanges_in
+        from cnn_lab.analysis.collectives import collectives_in
 
-        found = exchanges_in(self._program.text)
+        found = collectives_in(self._program.text)
         return {
             "state": self._state_bytes,
             "scratch": self._program.temporary_bytes,

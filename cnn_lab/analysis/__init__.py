@@ -1,1 +1,1 @@
-"""What a network costs, and what it sees."""
+"""Costs and receptive fields of networks, scores of their predictions, verdicts on claims."""

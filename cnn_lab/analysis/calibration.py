@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and the one number that may mend them.
+"""Calibration of probabilities, and the temperature that may improve it.
 
 Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599: expected calibration
 error (equations 2 to 5) and temperature scaling (equation 9).
@@ -19,11 +19,11 @@ from cnn_lab.analysis.scores import (
 )
 
 NUM_BINS = 15
-LOWEST, HIGHEST = 0.01, 100.0  # temperatures
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 
 
 class NoTemperatureError(ValueError):
-    """No temperature is best; the text says why, after a colon."""
+    """No temperature is best; the text gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +53,20 @@ class Reliability:
         return float(np.abs(self.right - self.confidences).sum() / self.counts.sum())
 
 
-def reliability(found: LogProbabilities, labels: Labels, num_bins: int = NUM_BINS) -> Reliability:
-    """Sorts predictions by how sure they are.
+def reliability(
+    log_probs: LogProbabilities, labels: Labels, num_bins: int = NUM_BINS
+) -> Reliability:
+    """Sorts predictions into bins by their confidence.
 
     Args:
-        found: logarithms of probabilities [n k], finite in their largest entries.
+        log_probs: logarithms of probabilities [n k], finite in their largest entries.
         labels: [n].
         num_bins: of equal width between 0 and 1.
     """
-    confidences = np.exp(found.max(1))
+    confidences = np.exp(log_probs.max(1))
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     bins = np.searchsorted(edges, confidences, side="left") - 1
-    right = found.argmax(1) == labels
+    right = log_probs.argmax(1) == labels
     return Reliability(
         np.bincount(bins, minlength=num_bins),
         np.bincount(bins, weights=confidences, minlength=num_bins),
@@ -73,7 +75,7 @@ def reliability(found: LogProbabilities, labels: Labels, num_bins: int = NUM_BIN
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """The temperature t of least log loss of softmax(logits / t).
+    """The temperature t that minimises the log loss of softmax(logits / t).
 
     The loss is convex in 1 / t, so its minimum is where its slope is 0.
 
@@ -92,7 +94,7 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     behind = [part - part.max(1, keepdims=True) for part in (logits[r] for r in portions(logits))]
 
     def slope(log_inverse: float) -> float:
-        """Of the loss over 1 / t: the mean of E[logit] - own logit."""
+        """Slope of the loss over 1 / t: the mean of E[logit] - own logit."""
         inverse, expected = np.exp(log_inverse).astype(logits.dtype), 0.0
         for part in behind:
             weights = np.exp(part * inverse)
@@ -100,13 +102,13 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
             expected += float(sums.sum(dtype=np.float64))
         return expected / len(logits) - float(own.mean(dtype=np.float64))
 
-    low, high = -np.log(HIGHEST), -np.log(LOWEST)
+    low, high = -np.log(MAX_TEMPERATURE), -np.log(MIN_TEMPERATURE)
     if (logits.argmax(1) == labels).all():
         raise NoTemperatureError("there is no mistake among the images to fit it on")
     if slope(high) <= 0:
-        raise NoTemperatureError(f"the log loss is least at {LOWEST:g} or below")
+        raise NoTemperatureError(f"the log loss is lowest at {MIN_TEMPERATURE:g} or below")
     if slope(low) >= 0:
-        raise NoTemperatureError(f"the log loss is least at {HIGHEST:g} or above")
+        raise NoTemperatureError(f"the log loss is lowest at {MAX_TEMPERATURE:g} or above")
     return float(np.exp(-root_scalar(slope, bracket=(low, high), xtol=1e-6).root))
 
 
@@ -116,25 +118,26 @@ def at_temperature(logits: Logits, temperature: float) -> LogProbabilities:
 
 
 def cross_fitted(logits: Logits, labels: Labels) -> LogProbabilities:
-    """Each half of the examples at the temperature that is best for the other half.
+    """Log-probabilities of each half of the examples at the best temperature of the other half.
 
-    So that the temperature may be judged on the very examples that it is to be fitted on: what is
-    judged was never fitted. Halves hold every class alike; there must be two examples at least.
+    So the temperature can be evaluated on the very examples that it is fitted on: no half is
+    evaluated at a temperature that was fitted on itself. Halves hold every class alike; there must
+    be two examples at least.
 
     Raises:
         NoTemperatureError: as of `fit_temperature`, of a half.
     """
     first = alternating(labels)
-    found = np.empty(logits.shape, np.float64)
+    log_probs = np.empty(logits.shape, np.float64)
     for half in (first, ~first):
         try:
             temperature = fit_temperature(logits[~half], labels[~half])
         except NoTemperatureError as error:
             raise NoTemperatureError(
-                f"{error}, in one of the halves that judge each other"
+                f"{error}, in one of the halves that are scaled by each other"
             ) from error
-        found[half] = at_temperature(logits[half], temperature)
-    return found
+        log_probs[half] = at_temperature(logits[half], temperature)
+    return log_probs
 
 
 def alternating(labels: Labels) -> Bool[np.ndarray, " n"]:

@@ -16,8 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.analysis.receptive_field import Field, field_of_images
-from cnn_lab.analysis.walk import Scope, walk
+from cnn_lab.analysis.receptive_field import Field, Scope, field_of_images, walk
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.layers.convolution import as_asked

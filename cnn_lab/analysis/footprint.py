@@ -60,7 +60,7 @@ class TrainingMemory:
 
 
 def training_memory(variables: Tree, activation_bytes: int, batch_size: int) -> TrainingMemory:
-    """What a training step holds, from shapes alone.
+    """Memory of a training step, from shapes alone.
 
     Args:
         variables: shapes (`jax.eval_shape`) or arrays, with the collection `params`.

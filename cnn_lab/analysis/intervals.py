@@ -1,4 +1,4 @@
-"""How far a figure may be off: by the choice of the images, and by the seed of the training."""
+"""Intervals of figures: over resamples of the images, and over the seeds of a training."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 from cnn_lab.analysis.scores import Labels, f1_scores
 
-VALUES_AT_ONCE = 2**22
+MAX_VALUES_AT_ONCE = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,28 +21,28 @@ class Interval:
 
     @property
     def is_empty(self) -> bool:
-        """Without width: nothing among the images differs, such as a mistake, to be drawn."""
+        """Whether it has no width: nothing among the images differs, such as a mistake."""
         return self.low == self.high
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """Figures of several runs.
+    """One figure over several runs.
 
     Attributes:
         mean: of the runs.
-        sd: standard deviation with n - 1.
+        sd: standard deviation, with n - 1.
         interval: of the mean, by Student's t with n - 1 degrees of freedom.
-        least: the smallest one.
-        most: the largest one.
+        min: the smallest one.
+        max: the largest one.
         num_runs: at least 2.
     """
 
     mean: float
     sd: float
     interval: Interval
-    least: float
-    most: float
+    min: float
+    max: float
     num_runs: int
 
 
@@ -53,14 +53,14 @@ def over_runs(values: Sequence[float], confidence: float = 0.95) -> Spread:
         values: one figure a run, at least two; where one is not finite, nothing is.
         confidence: of the interval, in (0, 1).
     """
-    found = np.asarray(values, np.float64)
-    if not np.isfinite(found).all():
-        found = np.full(len(found), np.nan)
-    mean, sd = float(found.mean()), float(found.std(ddof=1))
-    quantile = float(stdtrit(len(found) - 1, (1 + confidence) / 2))
-    half = quantile * sd / len(found) ** 0.5
+    figures = np.asarray(values, np.float64)
+    if not np.isfinite(figures).all():
+        figures = np.full(len(figures), np.nan)
+    mean, sd = float(figures.mean()), float(figures.std(ddof=1))
+    quantile = float(stdtrit(len(figures) - 1, (1 + confidence) / 2))
+    half = quantile * sd / len(figures) ** 0.5
     interval = Interval(mean - half, mean + half)
-    return Spread(mean, sd, interval, float(found.min()), float(found.max()), len(found))
+    return Spread(mean, sd, interval, float(figures.min()), float(figures.max()), len(figures))
 
 
 def bootstrap(
@@ -91,9 +91,9 @@ def bootstrap(
         Intervals of accuracy, error, macro_f1 and each mean of `values`.
     """
     num_examples, random = len(labels), np.random.default_rng(seed)
-    at_once = max(1, VALUES_AT_ONCE // max(num_examples, num_classes))
+    at_once = max(1, MAX_VALUES_AT_ONCE // max(num_examples, num_classes))
     right = labels == predictions
-    found: dict[str, list[np.ndarray]] = {n: [] for n in ("accuracy", "macro_f1", *values)}
+    samples: dict[str, list[np.ndarray]] = {n: [] for n in ("accuracy", "macro_f1", *values)}
     for start in range(0, num_resamples, at_once):
         rows = min(at_once, num_resamples - start)
         drawn = random.integers(0, num_examples, (rows, num_examples), np.int32)
@@ -105,14 +105,14 @@ def bootstrap(
             np.bincount(cells, minlength=rows * num_classes).reshape(rows, num_classes)
             for cells in (own[drawn_right], own.ravel(), taken_for.ravel())
         ]
-        found["accuracy"].append(drawn_right.mean(1))
-        found["macro_f1"].append(_macro_f1(*counts))
-        for name, of_examples in values.items():
-            found[name].append(of_examples[drawn].mean(1))
+        samples["accuracy"].append(drawn_right.mean(1))
+        samples["macro_f1"].append(_macro_f1(*counts))
+        for name, per_example in values.items():
+            samples[name].append(per_example[drawn].mean(1))
     tail = (1 - confidence) / 2
     ends = {
         name: np.quantile(np.concatenate(parts), (tail, 1 - tail)).tolist()
-        for name, parts in found.items()
+        for name, parts in samples.items()
     }
     low, high = ends["accuracy"]
     ends["error"] = (1 - high, 1 - low)
@@ -124,6 +124,6 @@ def _macro_f1(
     support: Int64[np.ndarray, "r k"],
     predicted: Int64[np.ndarray, "r k"],
 ) -> Float64[np.ndarray, " r"]:
-    """As `ClassScores.macro`, a row a resample."""
+    """Macro F1 of each resample [r], as of `ClassScores.macro`."""
     seen = (support + predicted > 0).sum(1)
     return f1_scores(right, support, predicted).sum(1) / seen

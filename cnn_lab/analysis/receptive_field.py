@@ -1,4 +1,4 @@
-"""Which pixels of the images the values of an array depend on, read off a traced program.
+"""Receptive fields: the pixels that the values of an array depend on, read off a traced program.
 
 Positions are affine in the indices of an array: each index moves a box of pixels by a fixed jump.
 Convolutions and windows widen the box and lengthen the jumps; branches that meet give the smallest
@@ -14,6 +14,9 @@ from fractions import Fraction
 from typing import Any
 
 Vector = tuple[Fraction, ...]  # an entry per axis of the images' space
+Scope = tuple[str, ...]
+# Equations that hold one program of the same inputs and outputs have it under one of these names.
+PROGRAM_NAMES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +52,11 @@ class Field:
 
     @property
     def still(self) -> Vector:
-        """The jump of a dimension along which every value sees the same."""
+        """The jump of a dimension along which every value depends on the same pixels."""
         return (Fraction(0),) * len(self.first)
+
+
+Visit = Callable[[Scope, Any, int, list[Field | None]], None]
 
 
 def field_of_images(num_axes: int) -> Field:
@@ -59,6 +65,69 @@ def field_of_images(num_axes: int) -> Field:
     axes = range(num_axes)
     steps = (tuple(Fraction(int(a == axis)) for a in axes) for axis in axes)
     return Field(still, still, (still, *steps, still))
+
+
+def walk(
+    program: Any,
+    fields: Sequence[Field | None],
+    visit: Visit,
+    scope: Scope = (),
+    times: int = 1,
+) -> list[Field | None]:
+    """Visits every equation that holds no inner program, in order, and returns the outputs' fields.
+
+    The branches of a conditional are all visited, and the body of a loop without a known number of
+    rounds once.
+
+    Args:
+        program: a jaxpr.
+        fields: of its inputs; None where they do not depend on the images.
+        visit: called with the named scopes around an equation, the equation, how often it runs, and
+            the fields of its outputs.
+        scope: the named scopes around the program.
+        times: how often it runs.
+    """
+    known: dict[Any, Field | None] = dict(zip(program.invars, fields, strict=True))
+
+    def of(variable: Any) -> Field | None:
+        return None if hasattr(variable, "val") else known.get(variable)  # literals have values
+
+    for equation in program.eqns:
+        names = str(equation.source_info.name_stack)
+        here = (*scope, *names.split("/")) if names else scope
+        incoming = [of(variable) for variable in equation.invars]
+        inner = _programs(equation)
+        if not inner:
+            outgoing = propagate(equation, incoming)
+            visit(here, equation, times, outgoing)
+        elif equation.primitive.name in ("cond", "scan", "while"):
+            rounds = times * equation.params.get("length", 1)
+            for each in inner:
+                walk(each, [None] * len(each.invars), visit, here, rounds)
+            is_blind = all(field is None for field in incoming)
+            outgoing = [None] * len(equation.outvars)
+            if not is_blind:
+                outgoing = everything(equation, incoming)
+        else:
+            outgoing = walk(inner[0], incoming, visit, here, times)
+        known.update(zip(equation.outvars, outgoing, strict=True))
+    return [of(variable) for variable in program.outvars]
+
+
+def _programs(equation: Any) -> list[Any]:
+    """Programs inside an equation that run with it; a reduction's operation is none."""
+    parameters, name = equation.params, equation.primitive.name
+    if name == "cond":
+        found = list(parameters["branches"])
+    elif name == "while":
+        found = [parameters["cond_jaxpr"], parameters["body_jaxpr"]]
+    else:
+        found = [parameters[key] for key in PROGRAM_NAMES if key in parameters]
+        found = [p for p in found if p is not None]
+    opened = [getattr(each, "jaxpr", each) for each in found]
+    if name in ("cond", "scan", "while"):
+        return opened
+    return [each for each in opened if len(each.invars) == len(equation.invars)][:1]
 
 
 def propagate(equation: Any, fields: Sequence[Field | None]) -> list[Field | None]:

@@ -1,4 +1,4 @@
-"""The numbers of a study: one row a measurement."""
+"""The numbers of a study: one record a measurement."""
 
 import csv
 import dataclasses
@@ -12,7 +12,7 @@ from cnn_lab.core.errors import ConfigError, suggest
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Record:
     """One number.
 
     Attributes:
@@ -32,48 +32,51 @@ class Row:
     exact: bool = False
 
 
-def values_of(rows: Sequence[Row], measure: str, place: Place) -> dict[int, float]:
-    """As `rows_at`, the values alone."""
-    return {seed: row.value for seed, row in rows_at(rows, measure, place).items()}
+def values_of(records: Sequence[Record], measure: str, place: Place) -> dict[int, float]:
+    """Seed to value at one place; otherwise as `records_at`."""
+    found = records_at(records, measure, place)
+    return {seed: record.value for seed, record in found.items()}
 
 
-def rows_at(rows: Sequence[Row], measure: str, place: Place) -> dict[int, Row]:
-    """Seed to row at one place.
+def records_at(records: Sequence[Record], measure: str, place: Place) -> dict[int, Record]:
+    """Seed to record at one place.
 
     Raises:
         ConfigError: nothing was measured there; offers the places that were.
     """
     found = {
-        row.seed: row
-        for row in rows
-        if row.measure == measure and (row.series, row.x) == tuple(place)
+        record.seed: record
+        for record in records
+        if record.measure == measure and (record.series, record.x) == tuple(place)
     }
     if not found:
-        raise nothing_at(measure, place, [(r.series, r.x) for r in rows if r.measure == measure])
+        raise nothing_at(measure, place, [(r.series, r.x) for r in records if r.measure == measure])
     return found
 
 
 def nothing_at(measure: str, place: Place, places: Sequence[Place]) -> ConfigError:
-    """What to tell of a place where a measure is not; `places` are those where it is."""
+    """The error of a place without a measure; `places` are those that have it."""
     hint = suggest(str(tuple(place)), sorted({str(tuple(known)) for known in places}))
     return ConfigError(f"The study has no {measure!r} of {tuple(place)}; {hint}")
 
 
-def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows as JSON values; numbers that are not finite become null."""
-    plain = [dataclasses.asdict(row) for row in rows]
+def to_json(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The records as JSON values; numbers that are not finite become null."""
+    plain = [dataclasses.asdict(record) for record in records]
     return [{**r, "value": r["value"] if math.isfinite(r["value"]) else None} for r in plain]
 
 
-def from_json(values: Sequence[dict[str, Any]]) -> list[Row]:
+def from_json(values: Sequence[dict[str, Any]]) -> list[Record]:
     """Reads back `to_json`."""
-    return [Row(**{**v, "value": math.nan if v["value"] is None else v["value"]}) for v in values]
+    return [
+        Record(**{**v, "value": math.nan if v["value"] is None else v["value"]}) for v in values
+    ]
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """The rows as a table for other programs."""
+def to_csv(records: Sequence[Record]) -> str:
+    """The records as a table for other programs."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.name for field in dataclasses.fields(Row)])
-    writer.writerows(dataclasses.astuple(row) for row in rows)
+    writer.writerow([field.name for field in dataclasses.fields(Record)])
+    writer.writerows(dataclasses.astuple(record) for record in records)
     return text.getvalue()

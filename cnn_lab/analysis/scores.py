@@ -1,4 +1,4 @@
-"""How good a classifier's predictions are: from logits [n k] and labels [n], on the host.
+"""Scores of a classifier's predictions, from logits [n k] and labels [n], on the host.
 
 Probabilities are float64 and come from the outputs alone, so the same functions serve one
 network, one network over several views of an image, and an ensemble.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 
-VALUES_AT_ONCE = 2**18
+MAX_VALUES_AT_ONCE = 2**18
 Logits = Float[np.ndarray, "n k"]
 LogProbabilities = Float64[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"]
@@ -19,17 +19,17 @@ Labels = Int[np.ndarray, " n"]
 
 def log_probabilities(logits: Logits) -> LogProbabilities:
     """Logarithms of the softmax [n k], at most 0; they are logits of the same probabilities."""
-    found = np.empty(logits.shape, np.float64)
+    log_probs = np.empty(logits.shape, np.float64)
     for rows in portions(logits):
         part = np.subtract(logits[rows], logits[rows].max(1, keepdims=True), dtype=np.float64)
         part -= np.log(np.exp(part).sum(1, keepdims=True))
-        np.minimum(part, 0.0, out=found[rows])
-    return found
+        np.minimum(part, 0.0, out=log_probs[rows])
+    return log_probs
 
 
 def portions(table: Shaped[np.ndarray, "n k"]) -> Iterator[slice]:
-    """Rows of a large table a few at a time: what is made of them stays in the caches."""
-    size = max(1, VALUES_AT_ONCE // table.shape[1])
+    """Rows of a large table a few at a time, so that arrays made of them stay in the caches."""
+    size = max(1, MAX_VALUES_AT_ONCE // table.shape[1])
     return (slice(start, start + size) for start in range(0, len(table), size))
 
 
@@ -42,18 +42,18 @@ class MeanProbabilities:
 
     def __init__(self):
         self._total: LogProbabilities | None = None
-        self.num_members = 0
+        self.num_networks = 0
 
     def add(self, logits: Logits) -> None:
         """Adds a network by its logits [n k]."""
-        found = log_probabilities(logits)
-        self._total = found if self._total is None else np.logaddexp(self._total, found)
-        self.num_members += 1
+        log_probs = log_probabilities(logits)
+        self._total = log_probs if self._total is None else np.logaddexp(self._total, log_probs)
+        self.num_networks += 1
 
     def logits(self) -> LogProbabilities:
         """Logarithms of the mean probabilities [n k], at most 0; there must be a network."""
         assert self._total is not None
-        return np.minimum(self._total - math.log(self.num_members), 0.0)
+        return np.minimum(self._total - math.log(self.num_networks), 0.0)
 
 
 def among_top(logits: Logits, labels: Labels, k: int) -> Bool[np.ndarray, " n"]:
@@ -63,7 +63,7 @@ def among_top(logits: Logits, labels: Labels, k: int) -> Bool[np.ndarray, " n"]:
     """
     own = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1])[None] < labels[:, None]
-    # Written so that a comparison with what is no number never makes a label look good.
+    # Written so that a comparison with NaN never counts in favour of a label.
     rank = np.sum(~(logits <= own) | ((logits == own) & before), axis=1)
     return rank < k
 
@@ -133,16 +133,16 @@ def f1_scores(
     return 2.0 * right / np.maximum(support + predicted, 1)
 
 
-def log_losses(found: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
+def log_losses(log_probs: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
     """Minus the logarithm of each label's probability [n], in nats, at least 0."""
-    return -found[np.arange(len(labels)), labels]
+    return -log_probs[np.arange(len(labels)), labels]
 
 
-def brier_scores(found: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
+def brier_scores(log_probs: LogProbabilities, labels: Labels) -> Float64[np.ndarray, " n"]:
     """Squared distance of each example's probabilities to its one-hot label [n], in [0, 2].
 
     Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather
     Review 78(1): summed over all classes, so for two classes twice the usual binary score.
     """
-    squares = np.concatenate([np.exp(2 * found[rows]).sum(1) for rows in portions(found)])
-    return squares - 2 * np.exp(-log_losses(found, labels)) + 1
+    squares = np.concatenate([np.exp(2 * log_probs[rows]).sum(1) for rows in portions(log_probs)])
+    return squares - 2 * np.exp(-log_losses(log_probs, labels)) + 1

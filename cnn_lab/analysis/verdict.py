@@ -1,4 +1,4 @@
-"""What the numbers say of a claim."""
+"""Claims of a study held against its records: each holds, fails or stays undecided."""
 
 import dataclasses
 import math
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cnn_lab.analysis.intervals import over_runs
-from cnn_lab.analysis.records import Row, rows_at
+from cnn_lab.analysis.records import Record, records_at
 from cnn_lab.config.study import Bounds, Comparison, Place
 from cnn_lab.core.errors import ConfigError
 
-Verdict = Literal["holds", "fails", "undecided"]
+Decision = Literal["holds", "fails", "undecided"]
 ROUNDING = 4 * sys.float_info.epsilon  # relative: less than this is no difference
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
-    """A claim and what became of it.
+class Verdict:
+    """A claim and its verdict.
 
     Attributes:
         text: the claim.
@@ -27,62 +27,62 @@ class Judged:
     """
 
     text: str
-    verdict: Verdict
+    verdict: Decision
     evidence: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Estimate:
-    """What values say of their mean: where it is, or that nothing can be said."""
+    """The interval that a mean lies in, and whether it decides a claim."""
 
-    least: float
-    most: float
+    low: float
+    high: float
     decides: bool
     evidence: str
 
 
-def judge(claim: Comparison | Bounds, rows: Sequence[Row]) -> Judged:
-    """Holds a claim against the rows.
+def judge(claim: Comparison | Bounds, records: Sequence[Record]) -> Verdict:
+    """Holds a claim against the records of a study.
 
     A comparison is paired: differences between values of one seed, and Student's interval of their
     mean. A single value decides where it was computed without chance, not where it is that of one
     training. Where nothing was measured, or something that is not finite, nothing is decided.
     """
     try:
-        return _compare(claim, rows) if isinstance(claim, Comparison) else _bound(claim, rows)
+        return _compare(claim, records) if isinstance(claim, Comparison) else _bound(claim, records)
     except ConfigError as error:
-        return Judged(claim.text, "undecided", str(error))
+        return Verdict(claim.text, "undecided", str(error))
 
 
-def _compare(claim: Comparison, rows: Sequence[Row]) -> Judged:
-    larger = rows_at(rows, claim.measure, claim.larger)
-    smaller = rows_at(rows, claim.measure, claim.smaller)
+def _compare(claim: Comparison, records: Sequence[Record]) -> Verdict:
+    larger = records_at(records, claim.measure, claim.larger)
+    smaller = records_at(records, claim.measure, claim.smaller)
     pairs = [(larger[seed], smaller[seed]) for seed in sorted(larger.keys() & smaller)]
     if not pairs:
         raise ConfigError(f"No seed has both {_name(claim.larger)} and {_name(claim.smaller)}.")
-    found = _estimate(
+    estimate = _estimate(
         [one.value - other.value for one, other in pairs],
         f"{claim.measure}, {_name(claim.larger)} less {_name(claim.smaller)}",
-        exact=all(row.exact for pair in pairs for row in pair),
+        exact=all(record.exact for pair in pairs for record in pair),
     )
-    noise = ROUNDING * max(abs(row.value) for pair in pairs for row in pair)
+    noise = ROUNDING * max(abs(record.value) for pair in pairs for record in pair)
     if claim.by < 0:  # at most so much worse
-        holds, fails = found.least >= claim.by - noise, found.most < claim.by - noise
+        holds, fails = estimate.low >= claim.by - noise, estimate.high < claim.by - noise
     else:
-        holds, fails = found.least > claim.by + noise, found.most <= claim.by + noise
-    return _judged(claim.text, found, holds=holds, fails=fails)
+        holds, fails = estimate.low > claim.by + noise, estimate.high <= claim.by + noise
+    return _verdict(claim.text, estimate, holds=holds, fails=fails)
 
 
-def _bound(claim: Bounds, rows: Sequence[Row]) -> Judged:
-    at = list(rows_at(rows, claim.measure, claim.place).values())
-    found = _estimate(
-        [row.value for row in at],
+def _bound(claim: Bounds, records: Sequence[Record]) -> Verdict:
+    found = list(records_at(records, claim.measure, claim.place).values())
+    estimate = _estimate(
+        [record.value for record in found],
         f"{claim.measure}, {_name(claim.place)}",
-        exact=all(row.exact for row in at),
+        exact=all(record.exact for record in found),
     )
-    holds = claim.low <= found.least and found.most <= claim.high
-    fails = found.most < claim.low or found.least > claim.high
-    return _judged(claim.text, found, holds=holds, fails=fails)
+    holds = claim.low <= estimate.low and estimate.high <= claim.high
+    fails = estimate.high < claim.low or estimate.low > claim.high
+    return _verdict(claim.text, estimate, holds=holds, fails=fails)
 
 
 def _estimate(values: Sequence[float], what: str, *, exact: bool) -> _Estimate:
@@ -91,20 +91,20 @@ def _estimate(values: Sequence[float], what: str, *, exact: bool) -> _Estimate:
         return _Estimate(math.nan, math.nan, False, evidence)
     if len(values) > 1:
         spread = over_runs(values)
-        least, most = spread.interval.low, spread.interval.high
-        interval = f"{least:.4g} to {most:.4g}, 95 % interval, n = {len(values)}"
-        return _Estimate(least, most, True, f"{what}: {spread.mean:.4g} ({interval})")
+        low, high = spread.interval.low, spread.interval.high
+        interval = f"{low:.4g} to {high:.4g}, 95 % interval, n = {len(values)}"
+        return _Estimate(low, high, True, f"{what}: {spread.mean:.4g} ({interval})")
     evidence = f"{what}: {values[0]:.6g}"
     if not exact:
         evidence += ", from one seed, which decides nothing"
     return _Estimate(values[0], values[0], exact, evidence)
 
 
-def _judged(text: str, found: _Estimate, *, holds: bool, fails: bool) -> Judged:
-    verdict: Verdict = "undecided"
-    if found.decides:
-        verdict = "holds" if holds else "fails" if fails else "undecided"
-    return Judged(text, verdict, found.evidence)
+def _verdict(text: str, estimate: _Estimate, *, holds: bool, fails: bool) -> Verdict:
+    decision: Decision = "undecided"
+    if estimate.decides:
+        decision = "holds" if holds else "fails" if fails else "undecided"
+    return Verdict(text, decision, estimate.evidence)
 
 
 def _name(place: Place) -> str:

@@ -1,4 +1,4 @@
-"""What a network costs, in words and columns."""
+"""The lines of `cnn-lab summary`: a table of layers, totals, memory and energy."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from cnn_lab.analysis.footprint import (
 )
 from cnn_lab.core.formatting import human_bytes, human_count
 
-IMAGES = 1_000_000  # that the energies are told for
+IMAGES = 1_000_000  # of the energies
 HEADINGS = ("layer", "kind", "output", "parameters", "MACs", "field", "stride", "output bytes")
 RIGHT = (False, False, False, True, True, True, True, True)
 
@@ -30,7 +30,7 @@ def cost_text(
         cost: of a model in evaluation.
         training: of its pass forward in training.
         batch_size: examples per training step.
-        dtype: of the computation, which says what arithmetic takes.
+        dtype: of the computation, which decides the energy of arithmetic.
         price_per_kwh: money per kilowatt-hour.
         picojoules_per_mac: energy of a multiply-accumulate; None is Horowitz's for the dtype.
     """
@@ -40,7 +40,7 @@ def cost_text(
     table.insert(1, "-" * len(table[0]))
     memory = training_memory(cost.variables, training.activation_bytes, batch_size)
     joules = picojoules_per_mac or PICOJOULES_PER_MAC[dtype]
-    source = "as --picojoules_per_mac says"
+    source = "as given by --picojoules_per_mac"
     if picojoules_per_mac is None:
         source = f"{dtype}; Horowitz 2014, ISSCC, 45 nm; data movement left out"
     more = "as many" if training.macs == cost.macs else "those with the layers that only train"

@@ -2,7 +2,7 @@
 
 Every opening of the test split is counted in the run's record and shown on its report page.
 Several runs are compared, and averaged by --ensemble; where they differ in their seeds alone, mean
-and interval over runs are told. What is found is also written to evaluation_SPLIT.json and, as a
+and interval over runs are shown. All figures are also written to evaluation_SPLIT.json and, as a
 page, evaluation_SPLIT.html.
 
 Examples:
@@ -14,8 +14,8 @@ Examples:
 """
 
 import os
+import sys
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -23,11 +23,8 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import log
 from cnn_lab.core.errors import ConfigError, WorkdirError
-from cnn_lab.runs.comparable import read_runs
-from cnn_lab.runs.select import find_checkpoints, find_workdirs, folder_of_results, short_names
-
-SPLITS = ("train", "validation", "test")
-FEWEST_RESAMPLES = 100  # 2.5 % of fewer are no tail
+from cnn_lab.runs.comparable import EvaluationOptions, check_number, read_runs
+from cnn_lab.runs.select import find_checkpoints, find_workdirs, folder_of_results
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -81,21 +78,29 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(invocation: Invocation) -> int:
     """Prints and writes the metrics of one split."""
     values = invocation.flags
-    _check(invocation)
+    _check_arguments(invocation)
+    options = EvaluationOptions(
+        split=values.split,
+        batch_size=values.batch_size,
+        ensemble=values.ensemble,
+        tta=values.tta,
+        tta_pixels=values.tta_pixels,
+        num_resamples=values.bootstrap,
+    )
     workdirs, checkpoints = find_workdirs(values.workdir), find_checkpoints(values.checkpoint)
-    _check_several(values, workdirs, checkpoints)
-    runs = read_runs(short_names(workdirs), workdirs)
+    check_number(len(workdirs), checkpoints, options)
+    runs = read_runs(workdirs)
     out = Path(values.out) if values.out else folder_of_results(workdirs)
     _check_out(out)
     runtime.start(None)
     from cnn_lab.cli.evaluation_text import evaluation_text
     from cnn_lab.report.evaluation import write_evaluation
-    from cnn_lab.report.page import write_report
-    from cnn_lab.runs.evaluate import evaluate_all
+    from cnn_lab.report.run import write_report
+    from cnn_lab.runs.evaluate import evaluate_runs
 
-    results, openings = evaluate_all(values, runs, checkpoints)
-    log(evaluation_text(results, openings))
-    if openings:
+    results = evaluate_runs(runs, checkpoints, options, lambda line: sys.stderr.write(line + "\n"))
+    log(evaluation_text(results))
+    if results.num_test_openings:
         reports = [write_report(workdir).page for workdir in workdirs]
         log(f"  report       {', '.join(map(str, reports))}")
     try:
@@ -106,25 +111,15 @@ def main(invocation: Invocation) -> int:
     return 0
 
 
-def _check(invocation: Invocation) -> None:
-    """Refuses flags that can be seen to be wrong at once."""
-    values = invocation.flags
+def _check_arguments(invocation: Invocation) -> None:
     if invocation.arguments:
         found = invocation.arguments[0]
         hint = f" Several runs are written --workdir={found},... or as a pattern."
         raise ConfigError(
             f"evaluate takes flags only; found {found!r}.{hint if Path(found).is_dir() else ''}"
         )
-    if not values.workdir:
+    if not invocation.flags.workdir:
         raise ConfigError("--workdir is missing: give the folder of a trained run.")
-    if values.split not in SPLITS:
-        raise ConfigError(f"--split must be train, validation or test; found {values.split!r}.")
-    if values.batch_size is not None and values.batch_size < 1:
-        raise ConfigError(f"--batch_size must be at least 1; found {values.batch_size}.")
-    if values.bootstrap != 0 and values.bootstrap < FEWEST_RESAMPLES:
-        raise ConfigError(
-            f"--bootstrap must be 0 or at least {FEWEST_RESAMPLES}; found {values.bootstrap}."
-        )
 
 
 def _check_out(out: Path) -> None:
@@ -143,17 +138,3 @@ def _unwritable(out: Path, why: str | None) -> WorkdirError:
     return WorkdirError(
         f"The evaluation cannot be written to {out} ({why}); give another folder as --out."
     )
-
-
-def _check_several(values: Any, workdirs: list[Path], checkpoints: list[str]) -> None:
-    several = len(checkpoints) > 1 or checkpoints == ["all"]
-    if several and len(workdirs) > 1:
-        raise ConfigError(
-            f"--checkpoint={values.checkpoint} names several checkpoints and --workdir "
-            f"{len(workdirs)} runs; give several of one of them only."
-        )
-    if values.ensemble and not several and len(workdirs) == 1:
-        raise ConfigError(
-            "--ensemble needs at least two networks; found one run and one checkpoint: give a "
-            "pattern or a list as --workdir, or --checkpoint=all."
-        )

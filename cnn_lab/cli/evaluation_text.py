@@ -1,22 +1,21 @@
 """The lines that `cnn-lab evaluate` prints."""
 
-from cnn_lab.analysis.evaluation import CONFIDENCE, Evaluation
-from cnn_lab.analysis.results import Member, Results
+from cnn_lab.analysis.evaluation import (
+    CONFIDENCE,
+    ClassifierEvaluation,
+    EvaluationResults,
+    NetworkResult,
+)
 from cnn_lab.core.formatting import counted
 
 SHORT, WIDE = 9, 16  # width of a column of figures, and of intervals
 EMPTY = "  without a mistake to draw, this says nothing"
 
 
-def evaluation_text(results: Results, openings: list[int]) -> str:
-    """Lines of all results.
-
-    Args:
-        results: what was found.
-        openings: how often each run's test split has been opened by now; empty for other splits.
-    """
-    single = len(results.members) == 1
-    lines = _of_one(results, results.members[0]) if single else _table(results)
+def evaluation_text(results: EvaluationResults) -> str:
+    """The lines of all figures, and how often the test split has been opened by now."""
+    single, openings = len(results.networks) == 1, results.num_test_openings
+    lines = _of_one(results, results.networks[0]) if single else _table(results)
     if len(openings) == 1:
         times = counted(openings[0], "time")
         lines.append(f"  the test split of this run has now been opened {times}")
@@ -28,70 +27,75 @@ def evaluation_text(results: Results, openings: list[int]) -> str:
     return "\n".join(lines)
 
 
-def _of_one(results: Results, member: Member) -> list[str]:
+def _of_one(results: EvaluationResults, network: NetworkResult) -> list[str]:
     views = "" if results.tta == "none" else f", tta {results.tta}"
     lines = [
-        f"{results.split} split, {counted(member.num_examples, 'image')}, checkpoint "
-        f"{member.step}{views}, {member.seconds:.1f} s"
+        f"{results.split} split, {counted(network.num_examples, 'image')}, checkpoint "
+        f"{network.step}{views}, {network.seconds:.1f} s"
     ]
-    lines += [f"  {name:<12} {value:.6f}" for name, value in member.means.items()]
-    if "accuracy" in member.means:
-        wrong = round(member.num_examples * (1 - member.means["accuracy"]))
-        lines.append(f"  {'errors':<12} {wrong} ({wrong / member.num_examples:.2%})")
-    if member.num_unusable:
-        images = counted(member.num_unusable, "image")
+    lines += [f"  {name:<12} {value:.6f}" for name, value in network.means.items()]
+    if "accuracy" in network.means:
+        wrong = round(network.num_examples * (1 - network.means["accuracy"]))
+        lines.append(f"  {'errors':<12} {wrong} ({wrong / network.num_examples:.2%})")
+    if network.num_unusable:
+        images = counted(network.num_unusable, "image")
         lines.append(f"  {'not finite':<12} the outputs of {images}; no more can be said")
-    found = member.evaluation
-    return lines if found is None else lines + _more(found, results.num_resamples, member.means)
+    if network.evaluation is None:
+        return lines
+    return lines + _more(network.evaluation, results.num_resamples, network.means)
 
 
-def _more(found: Evaluation, num_resamples: int, said: dict[str, float]) -> list[str]:
-    """What a classifier has beside the means of its task."""
+def _more(
+    evaluation: ClassifierEvaluation, num_resamples: int, shown: dict[str, float]
+) -> list[str]:
+    """The lines of a classifier beside the means of its task."""
     lines = []
-    if "accuracy" in found.intervals:
-        low, high = found.intervals["accuracy"].low, found.intervals["accuracy"].high
+    if "accuracy" in evaluation.intervals:
+        low, high = evaluation.intervals["accuracy"].low, evaluation.intervals["accuracy"].high
         lines.append(
             f"  {'interval':<12} accuracy {low:.4f} to {high:.4f} ({CONFIDENCE:.0%}, "
             f"{counted(num_resamples, 'resample')} of the images)"
         )
-        if not found.num_errors:
-            most = 1 - (1 - CONFIDENCE) ** (1 / found.num_examples)
-            lines[-1] += f"; without an error to draw, read: error below {most:.2%}"
-    for name, value in found.metrics.items():
-        if name not in said and name not in ("ece", "ece_scaled", "log_loss_scaled"):
+        if not evaluation.num_errors:
+            highest = 1 - (1 - CONFIDENCE) ** (1 / evaluation.num_examples)
+            lines[-1] += f"; without an error to draw, read: error below {highest:.2%}"
+    for name, value in evaluation.metrics.items():
+        if name not in shown and name not in ("ece", "ece_scaled", "log_loss_scaled"):
             lines.append(f"  {name:<12} {value:.6f}")
-            if name in found.intervals:
-                interval = found.intervals[name]
+            if name in evaluation.intervals:
+                interval = evaluation.intervals[name]
                 lines[-1] += f"     ({interval.low:.4f} to {interval.high:.4f})"
                 lines[-1] += EMPTY if interval.is_empty else ""
-    lines.append(f"  {'ece':<12} {found.metrics['ece']:.6f}{_scaled(found)}")
+    lines.append(f"  {'ece':<12} {evaluation.metrics['ece']:.6f}{_scaled(evaluation)}")
     return lines
 
 
-def _scaled(found: Evaluation) -> str:
-    """What a temperature makes of calibration error and log loss."""
-    if found.calibrated is None:
-        return f"     (no temperature: {found.no_temperature})"
-    temperature = found.calibrated.temperature
-    after = f"{found.metrics['ece_scaled']:.4f}, and log loss {found.calibrated.log_loss:.4f},"
+def _scaled(evaluation: ClassifierEvaluation) -> str:
+    """Calibration error and log loss after temperature scaling, in words."""
+    if evaluation.scaled is None:
+        return f"     (no temperature: {evaluation.no_temperature})"
+    temperature = evaluation.scaled.temperature
+    after = (
+        f"{evaluation.metrics['ece_scaled']:.4f}, and log loss {evaluation.scaled.log_loss:.4f},"
+    )
     how = {
         "validation": f"at temperature {temperature:.3f}, fitted on validation",
         "cross-fitted": f"at temperature {temperature:.3f}, each half judged by the other's",
     }
-    return f"     {after} {how[found.calibrated.how]}"
+    return f"     {after} {how[evaluation.scaled.how]}"
 
 
-def _table(results: Results) -> list[str]:
+def _table(results: EvaluationResults) -> list[str]:
     """A row a network, then what they have in common."""
-    first, names = results.members[0], results.shared()
+    first, names = results.networks[0], results.shared()
     what = "run" if results.are_runs else "checkpoint"
     views = "" if results.tta == "none" else f", tta {results.tta}"
     head = (
         f"{results.split} split, {counted(first.num_examples, 'image')}, "
-        f"{counted(len(results.members), what)}{views}"
+        f"{counted(len(results.networks), what)}{views}"
     )
-    step_of = (lambda member: str(member.step)) if results.are_runs else lambda _: ""
-    rows = [(member.name, step_of(member), member.metrics) for member in results.members]
+    step_of = (lambda network: str(network.step)) if results.are_runs else lambda _: ""
+    rows = [(network.name, step_of(network), network.metrics) for network in results.networks]
     spread_rows = results.spread_rows()
     rows += [(label, "", figures) for label, figures in spread_rows]
     if results.ensemble is not None:
@@ -109,7 +113,7 @@ def _table(results: Results) -> list[str]:
         ]
         lines.append(f"  {label:<{width}} {step:>8}{''.join(figures)}".rstrip())
     if spread_rows:
-        num_runs = len(results.members)
+        num_runs = len(results.networks)
         lines.append(f"  {CONFIDENCE:.0%}: of the mean, by Student's t over {num_runs} runs")
     if results.no_spread:
         lines.append(f"  no mean or interval over {what}s: {results.no_spread}")
@@ -118,31 +122,31 @@ def _table(results: Results) -> list[str]:
     return lines + _intervals(results)
 
 
-def _intervals(results: Results) -> list[str]:
+def _intervals(results: EvaluationResults) -> list[str]:
     """A row a network, and one of the ensemble: how far the choice of the images may matter."""
     names = results.sampled()
     if not names:
         return []
-    rows = [(m.name, m.evaluation.intervals) for m in results.members if m.evaluation is not None]
+    rows = [(n.name, n.evaluation.intervals) for n in results.networks if n.evaluation is not None]
     if results.ensemble is not None:
         rows.append(("ensemble", results.ensemble.intervals))
     width = max(len(label) for label, _ in rows)
     resamples = counted(results.num_resamples, "resample")
     lines = [f"{CONFIDENCE:.0%} intervals of each, by {resamples} of the images"]
     lines.append(f"  {'':<{width}}" + "".join(f"  {name:>{WIDE}}" for name in names))
-    for label, found in rows:
-        ends = [f"{found[name].low:.4f} to {found[name].high:.4f}" for name in names]
+    for label, intervals in rows:
+        ends = [f"{intervals[name].low:.4f} to {intervals[name].high:.4f}" for name in names]
         lines.append(f"  {label:<{width}}" + "".join(f"  {text:>{WIDE}}" for text in ends))
-        if empty := [name for name in names if found[name].is_empty]:
+        if empty := [name for name in names if intervals[name].is_empty]:
             lines[-1] += f"{EMPTY} of {', '.join(empty)}"
     return lines
 
 
-def _without_temperature(results: Results) -> dict[str, str]:
+def _without_temperature(results: EvaluationResults) -> dict[str, str]:
     """The networks that have no temperature, and why not."""
-    found = {member.name: member.evaluation for member in results.members}
-    found |= {} if results.ensemble is None else {"the ensemble": results.ensemble}
-    return {name: e.no_temperature for name, e in found.items() if e and e.no_temperature}
+    evaluations = {network.name: network.evaluation for network in results.networks}
+    evaluations |= {} if results.ensemble is None else {"the ensemble": results.ensemble}
+    return {name: e.no_temperature for name, e in evaluations.items() if e and e.no_temperature}
 
 
 def _cell(name: str, text: str) -> str:

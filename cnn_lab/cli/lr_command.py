@@ -47,7 +47,7 @@ def main(invocation: Invocation) -> int:
 
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.experiment.initialization import complete_config
-    from cnn_lab.report.rates import rate_chart
+    from cnn_lab.report.curves import rate_chart
     from cnn_lab.runs.lr_finder import find_rate
 
     found = find_rate(

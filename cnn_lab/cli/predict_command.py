@@ -18,8 +18,7 @@ from cnn_lab.cli.main import Invocation
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
 
-BATCH_SIZE = 64
-SHOWN = 5
+MAX_SHOWN = 5  # files in the hint
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -40,45 +39,29 @@ def main(invocation: Invocation) -> int:
     if values.top < 1:
         raise ConfigError(f"--top must be at least 1; found {values.top}.")
     runtime.start(None)
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
-    from cnn_lab.data.datasets.image_file import looks_inverted, read_image_file
     from cnn_lab.experiment.restore import restore_run
+    from cnn_lab.runs.predict import predict_files
 
-    trained = restore_run(Path(values.workdir), values.checkpoint)
-    network = trained.network
-    images = np.stack([read_image_file(path, network.image_shape) for path in paths])
-    if values.invert:
-        images = 255 - images
-
-    @jax.jit
-    def probabilities(variables, images):
-        logits = network.model.apply(variables, network.preprocess(images), train=False)
-        return jax.nn.softmax(jnp.asarray(logits))
-
-    size = min(BATCH_SIZE, len(images))
-    for start in range(0, len(images), size):
-        part = images[start : start + size]
-        filled = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-        rows = np.asarray(probabilities(trained.variables, filled))[: len(part)]
-        for path, row in zip(paths[start : start + size], rows, strict=True):
-            best = np.argsort(-row, kind="stable")[: values.top]
-            named = "  ".join(f"{network.class_names[k]} {row[k]:.4f}" for k in best)
-            sys.stdout.write(f"{path}  {named}\n")
-    mean = network.preprocess.mean
-    if len(mean) == 1 and (inverted := looks_inverted(images, mean[0])).any():
+    restored = restore_run(Path(values.workdir), values.checkpoint)
+    predictions = predict_files(restored, paths, invert=values.invert)
+    for path, top in zip(paths, predictions.top(values.top), strict=True):
+        named = "  ".join(f"{name} {probability:.4f}" for name, probability in top)
+        sys.stdout.write(f"{path}  {named}\n")
+    negatives = [
+        str(path)
+        for path, may_be in zip(paths, predictions.may_be_negatives, strict=True)
+        if may_be
+    ]
+    if negatives:
         sys.stdout.flush()
-        sys.stderr.write(_hint(paths, inverted.tolist(), invert=values.invert))
+        sys.stderr.write(_hint(negatives, len(paths), invert=values.invert))
     return 0
 
 
-def _hint(paths: list[Path], inverted: list[bool], *, invert: bool) -> str:
-    found = [str(path) for path, is_inverted in zip(paths, inverted, strict=True) if is_inverted]
-    names = ", ".join(found[:SHOWN]) + (" ..." if len(found) > SHOWN else "")
-    several = f"{len(found)} of {counted(len(paths), 'image')} are about as bright ({names})"
-    bright = f"{names} is about as bright" if len(found) == 1 else several
+def _hint(negatives: list[str], num_images: int, *, invert: bool) -> str:
+    names = ", ".join(negatives[:MAX_SHOWN]) + (" ..." if len(negatives) > MAX_SHOWN else "")
+    several = f"{len(negatives)} of {counted(num_images, 'image')} are about as bright ({names})"
+    bright = f"{names} is about as bright" if len(negatives) == 1 else several
     change = "leave out --invert" if invert else "add --invert"
     return (
         f"hint: {bright} as negatives of the training images; where light and dark are exchanged, "

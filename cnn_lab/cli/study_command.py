@@ -1,4 +1,4 @@
-"""Conducts a study: trainings over seeds, a figure, and claims held against the numbers.
+"""Runs a study: trainings over seeds, a figure, and claims held against the numbers.
 
 A study is a file in experiments/studies with a `get_study()`. The same command again goes on where
 it was interrupted, and trains, computes and measures nothing twice.
@@ -10,7 +10,6 @@ Examples:
   cnn-lab study transfer --data=folder:cifar10
 """
 
-import json
 import shlex
 import textwrap
 from pathlib import Path
@@ -23,10 +22,8 @@ from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import say_if_read as log
 from cnn_lab.cli.study_file import STUDIES, load_study, study_files
 from cnn_lab.config import DataConfig
-from cnn_lab.core.errors import ConfigError, WorkdirError
-from cnn_lab.core.files import write_json
+from cnn_lab.core.errors import ConfigError
 
-STUDY = "study.json"
 SIGNS = {"holds": "+", "fails": "-", "undecided": "?"}
 
 
@@ -44,7 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(invocation: Invocation) -> int:
-    """Trains, measures, draws and judges."""
+    """Trains, measures and draws, and prints the verdicts on the claims."""
     names, values = invocation.arguments, invocation.flags
     if not names:
         for name, path in study_files().items():
@@ -62,15 +59,15 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"{name} trains nothing, and its seeds are fixed; leave out --seeds.")
     runtime.start(None)
     from cnn_lab.report.study import write_study
-    from cnn_lab.study.plan import check_study
-    from cnn_lab.study.run import conduct
+    from cnn_lab.study.checks import make_trials
+    from cnn_lab.study.run import claim_folder, run_study
 
     folder = Path(values.workdir or Path("runs", "studies", name))
-    check_study(study, folder, num_seeds)
-    _claim(folder, name)
+    make_trials(study, folder, num_seeds)  # refuses mistakes
+    claim_folder(folder, name)
     log(study.title)
-    found = conduct(study, folder, num_seeds, log)
-    if found is None:
+    result = run_study(study, folder, num_seeds, log)
+    if result is None:
         again = ["cnn-lab", "study", names[0]]
         again += [] if values.data is None else [f"--data={values.data}"]
         again += [] if values.seeds is None else [f"--seeds={values.seeds}"]
@@ -78,10 +75,10 @@ def main(invocation: Invocation) -> int:
         log("Interrupted; everything is saved. Go on with:")
         log(f"  {shlex.join(again)}")
         return 0
-    report = write_study(folder, study, found.rows, found.judged)
-    for claim in found.judged:
-        log(f"{SIGNS[claim.verdict]} {claim.verdict:<9}  {claim.text}")
-        log(textwrap.indent(claim.evidence, " " * 13))
+    report = write_study(folder, study, result.records, result.verdicts)
+    for verdict in result.verdicts:
+        log(f"{SIGNS[verdict.verdict]} {verdict.verdict:<9}  {verdict.text}")
+        log(textwrap.indent(verdict.evidence, " " * 13))
     log(f"  numbers  {folder / 'results.csv'}")
     log(f"  picture  {report.picture}")
     log(f"  page     {report.page}")
@@ -95,15 +92,3 @@ def _anchored(data: str | None) -> str | None:
     config = DataConfig(name=data)
     anchor_paths(config)
     return config.name
-
-
-def _claim(folder: Path, name: str) -> None:
-    """Notes whose folder it is, and refuses that of another study."""
-    note = folder / STUDY
-    if note.exists():
-        other = json.loads(note.read_text(encoding="utf-8"))["study"]
-        if other != name:
-            raise WorkdirError(f"{folder} is the folder of the study {other}; give another one.")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, {"study": name})

@@ -1,4 +1,4 @@
-"""Shows what a model costs, layer by layer; nothing is initialised or computed.
+"""Shows the cost of a model, layer by layer; nothing is initialised or computed.
 
 Columns: parameters of the layer's own; multiply-accumulates (MACs) of convolutions and dense
 products; side of the receptive field and stride, in pixels of the image; bytes of the output.
@@ -47,10 +47,10 @@ def main(invocation: Invocation) -> int:
         raise ConfigError(f"summary takes flags only; found {invocation.arguments[0]!r}.")
     if not values.model:
         raise ConfigError("--model is missing: give a name that `cnn-lab list models` shows.")
-    for name, least in (("batch", 1), ("num_classes", 1), ("price_per_kwh", 0)):
+    for name, smallest in (("batch", 1), ("num_classes", 1), ("price_per_kwh", 0)):
         number: Any = values[name].value
-        if number is not None and not least <= number < math.inf:
-            raise ConfigError(f"--{name} must be at least {least}; found {number}.")
+        if number is not None and not smallest <= number < math.inf:
+            raise ConfigError(f"--{name} must be at least {smallest}; found {number}.")
     if values.picojoules_per_mac is not None and not 0 < values.picojoules_per_mac < math.inf:
         raise ConfigError(
             f"--picojoules_per_mac must be above 0; found {values.picojoules_per_mac}."

@@ -142,7 +142,7 @@ def main(invocation: Invocation) -> int:
 
 def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") -> None:
     """Writes the page of a run that has ended, and says where everything is."""
-    from cnn_lab.report.page import write_report  # half a second for matplotlib, at the end
+    from cnn_lab.report.run import write_report  # half a second for matplotlib, at the end
 
     progress = result.progress
 

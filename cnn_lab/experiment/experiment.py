@@ -182,11 +182,4 @@ class Experiment:
 
 def make_evaluator(network: Network, loader: Loader, mesh: DeviceMesh) -> Evaluator:
     """An evaluator of `network` over everything in `loader`."""
-    return Evaluator(
-        network.model.apply,
-        network.task,
-        loader,
-        num_steps=loader.sampler.steps_per_epoch,
-        num_examples=len(loader.sampler.indices),
-        mesh=mesh,
-    )
+    return Evaluator(network.model.apply, network.task, loader, mesh)

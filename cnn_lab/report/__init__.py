@@ -1,1 +1,1 @@
-"""Figures and the HTML page of a run."""
+"""Figures and HTML pages of runs, evaluations and studies, from arrays and plain tables."""

@@ -1,23 +1,37 @@
-"""The files of an evaluation: every figure as JSON, and a page to look at."""
+"""The files of an evaluation: every figure as JSON, and a page with pictures to look at."""
 
-import base64
 import dataclasses
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, LogNorm
+from matplotlib.figure import Figure
 
-from cnn_lab.analysis.evaluation import CONFIDENCE, TOP, Evaluation, most_confused, pooled
-from cnn_lab.analysis.results import Results
+from cnn_lab.analysis.calibration import Reliability
+from cnn_lab.analysis.evaluation import (
+    CONFIDENCE,
+    TOP,
+    ClassifierEvaluation,
+    EvaluationResults,
+    most_confused,
+    pool,
+)
 from cnn_lab.core.files import write_json, write_text
 from cnn_lab.core.formatting import counted
-from cnn_lab.report.charts import MOST_DRAWN, confusion_chart, reliability_chart
-from cnn_lab.report.pages import render
+from cnn_lab.report.render import as_base64, as_png, render
 
 TEMPLATE = "evaluation.html.jinja"  # beside this file
-MOST_PAIRS = 20
+MAX_PAIRS = 20
+MAX_NUMBERED, MAX_NAMED, MAX_DRAWN = 25, 60, 300  # classes
+MAX_NAME_LENGTH, MAX_FLAT_LENGTH = 16, 3  # characters
+BLUE, RED, GRAY = "#4878a8", "#c8553d", "#d8d8d4"
 MEANINGS = {
     "loss": "the task's loss, mean over images",
     "accuracy": "share of images whose first guess is right",
@@ -32,21 +46,21 @@ MEANINGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
-    """Where an evaluation was written."""
+class EvaluationFiles:
+    """Paths of the files of an evaluation."""
 
     figures: Path
     page: Path
 
 
-def write_evaluation(folder: Path, results: Results) -> Written:
+def write_evaluation(folder: Path, results: EvaluationResults) -> EvaluationFiles:
     """Writes `evaluation_SPLIT.json` and `evaluation_SPLIT.html`, over those of the last time.
 
     With test-time augmentation its name follows that of the split.
 
     Args:
         folder: created when missing.
-        results: what was found.
+        results: all figures.
 
     Raises:
         OSError: the folder cannot be written.
@@ -54,22 +68,22 @@ def write_evaluation(folder: Path, results: Results) -> Written:
     folder.mkdir(parents=True, exist_ok=True)
     views = re.sub(r"[^a-z0-9]+", "_", "" if results.tta == "none" else f"_{results.tta}")
     stem = f"evaluation_{results.split}{views}"
-    written = Written(folder / f"{stem}.json", folder / f"{stem}.html")
+    written = EvaluationFiles(folder / f"{stem}.json", folder / f"{stem}.html")
     page = evaluation_page(results, folder)
     write_json(written.figures, {"time": _now(), **results.to_json()})
     write_text(written.page, page)
     return written
 
 
-def evaluation_page(results: Results, folder: Path) -> str:
+def evaluation_page(results: EvaluationResults, folder: Path) -> str:
     """The page of an evaluation as HTML.
 
     Args:
-        results: what was found.
+        results: all figures.
         folder: of the page, for the title of several runs.
     """
     shown, whose = _shown(results)
-    places = {member.workdir for member in results.members}
+    places = {network.workdir for network in results.networks}
     place = places.pop() if len(places) == 1 else folder
     return render(
         TEMPLATE,
@@ -78,7 +92,7 @@ def evaluation_page(results: Results, folder: Path) -> str:
         confidence=f"{CONFIDENCE:.0%}",
         meanings=MEANINGS,
         results=results,
-        single=results.members[0] if len(results.members) == 1 else None,
+        single=results.networks[0] if len(results.networks) == 1 else None,
         names=results.shared(),
         sampled=results.sampled(),
         spread_rows=results.spread_rows(),
@@ -88,64 +102,63 @@ def evaluation_page(results: Results, folder: Path) -> str:
     )
 
 
-def _shown(results: Results) -> tuple[Evaluation | None, str]:
-    """What the tables and pictures are of, and that in words."""
+def _shown(results: EvaluationResults) -> tuple[ClassifierEvaluation | None, str]:
+    """The evaluation in tables and pictures, and whose it is in words."""
     if results.ensemble is not None:
         return results.ensemble, " of the ensemble"
-    found = [member.evaluation for member in results.members]
-    kept = [evaluation for evaluation in found if evaluation is not None]
-    if len(kept) < len(found):
+    found = [n.evaluation for n in results.networks if n.evaluation is not None]
+    if len(found) < len(results.networks):
         return None, ""
-    return (kept[0], "") if len(kept) == 1 else (pooled(kept), f" of all {len(kept)} together")
+    return (found[0], "") if len(found) == 1 else (pool(found), f" of all {len(found)} together")
 
 
-def _facts(results: Results, shown: Evaluation | None) -> list[tuple[str, str]]:
-    """Names and texts of what the figures are of."""
-    first = results.members[0]
+def _facts(results: EvaluationResults, shown: ClassifierEvaluation | None) -> list[tuple[str, str]]:
+    """Names and texts of the data and the networks."""
+    first = results.networks[0]
     classes = counted(len(results.class_names), "class")
     facts = [
         ("Data", f"{results.data}, {classes}"),
         ("Split", f"{results.split}, {counted(first.num_examples, 'image')}"),
     ]
-    if len(results.members) == 1:
+    if len(results.networks) == 1:
         facts.append(("Checkpoint", f"step {first.step:,}"))
     else:
-        facts.append(("Networks", counted(len(results.members), _kind(results))))
+        facts.append(("Networks", counted(len(results.networks), _kind(results))))
     if results.tta != "none":
         facts.append(("Test-time augmentation", results.tta))
-    if shown is not None and shown.calibrated is not None:
+    if shown is not None and shown.scaled is not None:
         name = (
-            "Temperature" if len(results.members) == 1 or results.ensemble else "Mean temperature"
+            "Temperature" if len(results.networks) == 1 or results.ensemble else "Mean temperature"
         )
-        facts.append((name, f"{shown.calibrated.temperature:.3f}"))
+        facts.append((name, f"{shown.scaled.temperature:.3f}"))
     facts.append(("Evaluated", _now()))
     return facts
 
 
-def _kind(results: Results) -> str:
+def _kind(results: EvaluationResults) -> str:
     return "run" if results.are_runs else "checkpoint"
 
 
-def _details(found: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
+def _details(evaluation: ClassifierEvaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Tables and pictures of one classifier."""
-    classes, calibrated = found.classes, found.calibrated
+    classes, scaled = evaluation.classes, evaluation.scaled
     order = np.lexsort((np.arange(len(class_names)), -classes.support, classes.f1))
-    pairs = most_confused(found.confusion, diagonal=False)
-    panels = [("as trained", found.before)]
-    if calibrated is not None:
-        panels.append((f"temperature {calibrated.temperature:.3f}", calibrated.after))
+    pairs = most_confused(evaluation.confusion, diagonal=False)
+    panels = [("as trained", evaluation.before)]
+    if scaled is not None:
+        panels.append((f"temperature {scaled.temperature:.3f}", scaled.after))
     return {
-        "num_errors": found.num_errors,
-        "confusion": _encoded(confusion_chart(found.confusion, class_names))
-        if len(class_names) <= MOST_DRAWN
+        "num_errors": evaluation.num_errors,
+        "confusion": as_base64(confusion_chart(evaluation.confusion, class_names))
+        if len(class_names) <= MAX_DRAWN
         else None,
-        "reliability": _encoded(reliability_chart(panels)),
-        "calibrated": calibrated,
-        "no_temperature": found.no_temperature,
+        "reliability": as_base64(reliability_chart(panels)),
+        "scaled": scaled,
+        "no_temperature": evaluation.no_temperature,
         "num_pairs": len(pairs),
         "pairs": [
             (class_names[i], class_names[j], count, count / int(classes.support[i]))
-            for i, j, count in pairs[:MOST_PAIRS]
+            for i, j, count in pairs[:MAX_PAIRS]
         ],
         "classes": [
             {
@@ -162,9 +175,118 @@ def _details(found: Evaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _encoded(picture: bytes) -> str:
-    return base64.b64encode(picture).decode()
-
-
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def confusion_chart(confusion: Int64[np.ndarray, "k k"], class_names: Sequence[str]) -> bytes:
+    """Draws labels as rows and predictions as columns; mistakes in colour, the rest in gray.
+
+    Args:
+        confusion: counts [k k] of (label, prediction).
+        class_names: label to name; left out where they are too many to read.
+
+    Returns:
+        A PNG.
+    """
+    num_classes = len(confusion)
+    side = float(np.clip(1.6 + 0.42 * num_classes, 3.5, 9.0))
+    has_scale = num_classes > MAX_NUMBERED
+    figure = Figure(figsize=(side * (1.12 if has_scale else 1), side), layout="constrained")
+    axis = figure.subplots()
+    mistakes = confusion - np.diag(np.diag(confusion))
+    axis.imshow(np.eye(num_classes), cmap=ListedColormap(["white", GRAY]), interpolation="nearest")
+    if mistakes.any():
+        shown = np.ma.masked_equal(mistakes, 0)
+        largest = max(int(mistakes.max()), 2)
+        image = axis.imshow(shown, cmap=_reds(), norm=LogNorm(1, largest), interpolation="nearest")
+        if has_scale:
+            powers = [10**exponent for exponent in range(len(str(largest)))]
+            ticks = [d * p for p in powers for d in (1, 2, 5) if d * p <= largest]
+            bar = figure.colorbar(image, ax=axis, shrink=0.6, label="mistakes", ticks=ticks)
+            bar.ax.set_yticklabels([str(tick) for tick in ticks])
+            bar.ax.minorticks_off()
+    if num_classes <= MAX_NUMBERED:
+        _write_counts(axis, confusion, mistakes)
+    if num_classes <= MAX_NAMED:
+        names = [_short(name) for name in class_names]
+        turned = 90 if max(map(len, names)) > MAX_FLAT_LENGTH else 0
+        axis.set_xticks(range(num_classes), names, rotation=turned, parse_math=False)
+        axis.set_yticks(range(num_classes), names, parse_math=False)
+        for edge in (axis.axhline, axis.axvline):
+            for place in range(1, num_classes):
+                edge(place - 0.5, color="#eeeeea", lw=0.8)
+    axis.tick_params(length=0, labelsize=6 if has_scale else 9)
+    axis.set_xlabel("prediction")
+    axis.set_ylabel("label")
+    return as_png(figure)
+
+
+def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
+    """Draws accuracy over confidence, a panel each, above how many predictions there were.
+
+    Args:
+        panels: titles and what to draw, at least one.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(4.4 * len(panels), 5.2), layout="constrained")
+    axes = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
+    for (title, reliability), (above, below) in zip(panels, axes.T, strict=True):
+        num_bins = len(reliability.counts)
+        width, left = 1 / num_bins, np.arange(num_bins) / num_bins
+        some = reliability.counts > 0
+        counts = reliability.counts[some]
+        accuracy, confidence = (
+            reliability.right[some] / counts,
+            reliability.confidences[some] / counts,
+        )
+        bars = {"align": "edge", "color": BLUE, "edgecolor": "white", "label": "share right"}
+        above.bar(left[some], accuracy, width, **bars)
+        low, gap = np.minimum(accuracy, confidence), np.abs(accuracy - confidence)
+        above.bar(
+            left[some],
+            gap,
+            width,
+            bottom=low,
+            align="edge",
+            fill=False,
+            hatch="////",
+            edgecolor=RED,
+            lw=0.8,
+            label="gap to the mean confidence",
+        )
+        above.plot((0, 1), (0, 1), color="#666666", linestyle=":", lw=1)
+        above.set_title(f"{title}, ECE {reliability.error:.4f}", fontsize=11, parse_math=False)
+        above.set_ylim(0, 1)
+        above.grid(alpha=0.25)
+        below.bar(left[some], counts, width, align="edge", color=GRAY, edgecolor="white")
+        below.set_yscale("log")
+        below.set_ylim(bottom=0.5)
+        below.set_xlim(0, 1)
+        below.set_xlabel("confidence")
+    axes[0, 0].set_ylabel("share right")
+    axes[1, 0].set_ylabel("predictions")
+    axes[0, 0].legend(loc="upper left", edgecolor="none", framealpha=0.85)
+    return as_png(figure)
+
+
+def _write_counts(
+    axis: Axes, confusion: Int64[np.ndarray, "k k"], mistakes: Int64[np.ndarray, "k k"]
+) -> None:
+    size = 10 if len(confusion) <= 12 else 7
+    dark = mistakes > max(mistakes.max(), 2) ** 0.6
+    for row, column in np.argwhere(confusion):
+        colour = "white" if dark[row, column] else "#222222"
+        count = int(confusion[row, column])
+        axis.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
+
+
+def _reds() -> Colormap:
+    """From a red that is seen on white to a dark one."""
+    return ListedColormap(colormaps["Reds"](np.linspace(0.2, 1.0, 128)))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"

@@ -1,8 +1,6 @@
 """The pictures and the page of a study."""
 
-import base64
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cnn_lab.analysis.intervals import over_runs
-from cnn_lab.analysis.records import Row
-from cnn_lab.analysis.verdict import Judged
+from cnn_lab.analysis.records import Record
+from cnn_lab.analysis.verdict import Verdict
 from cnn_lab.config import Panel, Study
 from cnn_lab.core.files import write_bytes, write_text
-from cnn_lab.report.pages import render
+from cnn_lab.report.render import as_base64, as_png, render
 
 TEMPLATE = "study.html.jinja"
-MOST_COLUMNS = 2
-MOST_MARKED = 15  # places of a line
+MAX_COLUMNS = 2
+MAX_MARKED = 15  # places of a line
 SHARES = ("accuracy", "share", "dead")  # words in measures that cannot pass 1
 PAGE, PICTURE = "study.html", "study.png"
 PLAIN: dict[str, Any] = {"parse_math": False}  # for text of users, in which a $ is a $
@@ -31,7 +29,7 @@ PLAIN: dict[str, Any] = {"parse_math": False}  # for text of users, in which a $
 
 @dataclasses.dataclass(frozen=True)
 class StudyReport:
-    """Where a report was written."""
+    """Paths of the files of a study's report."""
 
     page: Path
     picture: Path
@@ -39,87 +37,84 @@ class StudyReport:
 
 @dataclasses.dataclass(frozen=True)
 class _Point:
-    """What the seeds gave at one place.
+    """The values of the seeds at one place.
 
     Attributes:
-        finite: their values, as far as they are.
-        number: of all.
+        finite: values that are finite.
+        count: of all values.
     """
 
     finite: list[float]
-    number: int
+    count: int
 
     @property
     def mean(self) -> float:
-        """Of the finite ones; NaN where there is none."""
+        """Mean of the finite ones; NaN where there is none."""
         return float(np.mean(self.finite)) if self.finite else math.nan
 
     @property
     def note(self) -> str:
-        """How many of how many are finite, where not all are."""
-        few = len(self.finite) < self.number
-        return f"{len(self.finite)} of {self.number}" if few else ""
+        """Numbers of finite and of all values, where not all are finite."""
+        return f"{len(self.finite)} of {self.count}" if len(self.finite) < self.count else ""
 
 
 def write_study(
-    folder: Path, study: Study, rows: Sequence[Row], judged: Sequence[Judged]
+    folder: Path, study: Study, records: Sequence[Record], verdicts: Sequence[Verdict]
 ) -> StudyReport:
     """Writes `study.html` and `study.png`."""
-    picture = draw(study, rows)
+    picture = draw(study, records)
     report = StudyReport(folder / PAGE, folder / PICTURE)
     page = render(
         TEMPLATE,
         study=study,
-        judged=judged,
-        picture=base64.b64encode(picture).decode(),
-        tables=_tables(study, rows),
-        most_marked=MOST_MARKED,
+        verdicts=verdicts,
+        picture=as_base64(picture),
+        tables=_tables(study, records),
+        max_marked=MAX_MARKED,
         lines=any(panel.kind == "lines" for panel in study.panels),
         points=any(panel.kind == "points" for panel in study.panels),
-        unfinished=any(not math.isfinite(row.value) for row in rows),
+        unfinished=any(not math.isfinite(record.value) for record in records),
     )
     write_bytes(report.picture, picture)
     write_text(report.page, page)
     return report
 
 
-def draw(study: Study, rows: Sequence[Row]) -> bytes:
+def draw(study: Study, records: Sequence[Record]) -> bytes:
     """Draws every panel: means of the seeds, and how the seeds differ.
 
     That is every seed and the 95 % interval of the mean in rows of points, one standard deviation
-    to each side on lines, and on logarithmic axes the least and the largest seed.
+    to each side on lines, and on logarithmic axes the smallest and the largest seed.
 
     Returns:
         A PNG.
     """
-    num_columns = min(max(len(study.panels), 1), MOST_COLUMNS)
+    num_columns = min(max(len(study.panels), 1), MAX_COLUMNS)
     num_rows = max(-(-len(study.panels) // num_columns), 1)
     figure = Figure(figsize=(7.0 * num_columns, 4.4 * num_rows), layout="constrained")
     figure.suptitle(study.title, **PLAIN)
     axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
-    colours = _colours(study, rows)
+    colours = _colours(study, records)
     for axis, panel in zip(axes, study.panels, strict=False):
-        _draw_panel(axis, panel, rows, colours)
+        _draw_panel(axis, panel, records, colours)
     for axis in axes[len(study.panels) :]:
         axis.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return as_png(figure, dpi=110)
 
 
-def _names(panel: Panel, rows: Sequence[Row]) -> list[str]:
-    own = (row.series for row in rows if row.measure == panel.measure)
+def _names(panel: Panel, records: Sequence[Record]) -> list[str]:
+    own = (record.series for record in records if record.measure == panel.measure)
     return list(dict.fromkeys(n for n in own if panel.series is None or n in panel.series))
 
 
-def _colours(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+def _colours(study: Study, records: Sequence[Record]) -> dict[str, Any]:
     """Series to colour, the same in every panel.
 
     One variant with levels of its own, such as epochs, has the colour of its series, unless a panel
     shows several of that series.
     """
     series_of = {variant.name: variant.series for variant in study.variants}
-    drawn = [_names(panel, rows) for panel in study.panels]
+    drawn = [_names(panel, records) for panel in study.panels]
     crowded = set()
     for names in drawn:
         owners = [series_of.get(name, name) for name in names]
@@ -134,13 +129,16 @@ def _colours(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
     return {name: palette(different.index(key) % palette.N) for name, key in keys.items()}
 
 
-def _draw_panel(axis: Axes, panel: Panel, rows: Sequence[Row], colours: Mapping[str, Any]) -> None:
-    series: dict[str, dict[Any, _Point]] = {name: {} for name in _names(panel, rows)}
-    for row in rows:
-        if row.measure == panel.measure and row.series in series:
-            before = series[row.series].get(row.x, _Point([], 0))
-            now = [row.value] if math.isfinite(row.value) else []
-            series[row.series][row.x] = _Point([*before.finite, *now], before.number + 1)
+def _draw_panel(
+    axis: Axes, panel: Panel, records: Sequence[Record], colours: Mapping[str, Any]
+) -> None:
+    series: dict[str, dict[Any, _Point]] = {name: {} for name in _names(panel, records)}
+    for record in records:
+        if record.measure == panel.measure and record.series in series:
+            before = series[record.series].get(record.x, _Point([], 0))
+            finite = [record.value] if math.isfinite(record.value) else []
+            point = _Point([*before.finite, *finite], before.count + 1)
+            series[record.series][record.x] = point
     if panel.kind == "points":
         _draw_points(axis, series, colours)
         axis.set_xlabel(panel.measure, **PLAIN)
@@ -184,7 +182,7 @@ def _draw_lines(
 
 
 def _line(axis: Axes, name: str, points: dict[float, _Point], colour: Any, *, log_y: bool) -> None:
-    single, many = all(p.number == 1 for p in points.values()), len(points) > MOST_MARKED
+    single, many = all(p.count == 1 for p in points.values()), len(points) > MAX_MARKED
     means = [point.mean for point in points.values()]
     style: dict[str, Any] = {"color": colour, "label": name}
     if name == "points":
@@ -246,7 +244,7 @@ def _draw_points(
                 continue
             style: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False}
             style["zorder"] = 3  # above the frame
-            if point.number > 1:
+            if point.count > 1:
                 seeds = [row] * len(point.finite)
                 axis.plot(point.finite, seeds, marker="o", markersize=3.5, alpha=0.5, **style)
             if len(point.finite) > 1:
@@ -268,16 +266,16 @@ def _figure(value: float, digits: int) -> str:
     return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
 
 
-def _tables(study: Study, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _tables(study: Study, records: Sequence[Record]) -> list[dict[str, Any]]:
     """A table a measure that was drawn or claimed: mean, spread and number of seeds."""
     wanted = [panel.measure for panel in study.panels if panel.kind == "points" or panel.x]
     wanted += [claim.measure for claim in study.claims]
     tables = []
     for measure in dict.fromkeys(wanted):
         places: dict[tuple[str, Any], list[float]] = {}
-        for row in rows:
-            if row.measure == measure:
-                places.setdefault((row.series, row.x), []).append(row.value)
+        for record in records:
+            if record.measure == measure:
+                places.setdefault((record.series, record.x), []).append(record.value)
         if len(places) > 120:  # a curve; `results.csv` has it
             continue
         lines = [

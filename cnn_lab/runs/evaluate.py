@@ -1,228 +1,307 @@
-"""Evaluates every run and checkpoint that a command line means, one after the other."""
+"""Evaluation of one or several runs on one split.
 
+The path: `select.py` says which runs, `comparable.py` whether they can be compared,
+`split_runner.py` runs each of them over the split; their outputs are scored here, and
+`report/evaluation.py` writes the results.
+"""
+
+import contextlib
 import dataclasses
-import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn_lab.analysis.evaluation import Evaluation, evaluate
-from cnn_lab.analysis.results import Member, Results
+from cnn_lab.analysis.evaluation import (
+    ClassifierEvaluation,
+    EvaluationResults,
+    HeldOut,
+    NetworkResult,
+    evaluate_classifier,
+)
 from cnn_lab.analysis.scores import Logits, MeanProbabilities
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.experiment.restore import checkpoint_steps
-from cnn_lab.runs.comparable import Opened, Run, check_alike, check_countable, why_no_spread
-from cnn_lab.runs.predictions import Collecting, Seen
+from cnn_lab.data.datasets.catalog import Dataset
+from cnn_lab.data.examples import Subset, choose_examples
+from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps
+from cnn_lab.runs.comparable import (
+    Comparable,
+    EvaluationOptions,
+    SelectedRun,
+    check_alike,
+    check_countable,
+    check_number,
+    why_no_spread,
+)
+from cnn_lab.runs.split_runner import SplitRunner, examples_of, is_classifier
+from cnn_lab.train.evaluate import SplitPredictions
 from cnn_lab.train.views import check_pixels, make_views
 from cnn_lab.workdir.run_dir import count_test_opening
 
 
-def evaluate_all(
-    values: Any, runs: Sequence[Run], checkpoints: Sequence[str]
-) -> tuple[Results, list[int]]:
+class Checkpoint(NamedTuple):
+    """A network to be evaluated: its short name, the folder of its run, and which checkpoint."""
+
+    name: str
+    workdir: Path
+    which: str
+
+
+def evaluate_runs(
+    runs: Sequence[SelectedRun],
+    checkpoints: Sequence[str] = ("best",),
+    options: EvaluationOptions | None = None,
+    log: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+) -> EvaluationResults:
     """Evaluates checkpoints of one run, or one checkpoint of each of several.
 
     Args:
-        values: the command's flags.
-        runs: at least one.
-        checkpoints: their names, `all` among them.
-
-    Returns:
-        The results, and how often each run's test split has been opened by now (empty for others).
+        runs: at least one, as `read_runs` gives them.
+        checkpoints: `best`, `latest`, steps, or `all` alone.
+        options: the split, averages and intervals.
+        log: takes lines about what is evaluated, downloads and checks of the data.
 
     Raises:
-        ConfigError: networks that cannot be compared or averaged.
+        CnnLabError: networks that cannot be compared or averaged, a checkpoint that is not there,
+            data that changed.
     """
-    views = tuple(make_views(values.tta, values.tta_pixels))
-    if values.split == "test":
+    options = options or EvaluationOptions()
+    check_number(len(runs), checkpoints, options)
+    views = make_views(options.tta, options.tta_pixels)
+    if options.split == "test":
         check_countable(runs)
-    collecting = Collecting(values.split, values.batch_size, views, _say)
-    try:
-        if len(runs) > 1:
-            chosen = [(run.name, run.workdir, checkpoints[0]) for run in runs]
+    are_runs = len(runs) > 1
+    with contextlib.closing(SplitRunner(options.batch_size, views, log)) as runner:
+        if are_runs:
+            chosen = [Checkpoint(run.name, run.workdir, checkpoints[0]) for run in runs]
             no_spread = why_no_spread(runs)
         else:
-            (run,) = runs
-            steps = _steps(collecting, run.workdir, checkpoints)
-            if values.ensemble and len(steps) < 2:
-                raise ConfigError(
-                    f"--ensemble needs at least two networks; --checkpoint={values.checkpoint} of "
-                    f"{run.workdir} is step {steps[0]} alone."
-                )
-            several = len(steps) > 1
-            chosen = [(f"checkpoint {s}" if several else run.name, run.workdir, s) for s in steps]
-            no_spread = "they are checkpoints of one training" if several else ""
-        _check_before_looking(collecting, values, chosen)
-        return _evaluate(collecting, values, chosen, no_spread, are_runs=len(runs) > 1)
-    finally:
-        collecting.close()
+            chosen = _checkpoints_of(runner, runs[0], checkpoints, ensemble=options.ensemble)
+            no_spread = "they are checkpoints of one training" if len(chosen) > 1 else ""
+        _check_before_running(runner, options, chosen)
+        results = _evaluate(runner, options, chosen, are_runs=are_runs, log=log)
+        return dataclasses.replace(results, no_spread=no_spread)
 
 
-def _check_before_looking(
-    collecting: Collecting, values: Any, chosen: list[tuple[str, Path, str]]
-) -> None:
-    """Opens every network once, so that no mistake is told after the test split was opened."""
-    first: Opened | None = None
-    for _, workdir, which in chosen:
-        trained, dataset = collecting.open(workdir, which)
-        for flag, given in (("--ensemble", values.ensemble), ("--tta", values.tta != "none")):
-            if given and not collecting.is_classifier(trained):
-                raise ConfigError(f"{flag} is for classification; {workdir} is none: leave it out.")
-        if "shifts" in values.tta:
-            check_pixels(values.tta_pixels, trained.network.input_shape)
-        opened = Opened(
-            workdir,
-            trained.network.class_names,
-            dataset.info.name,
-            dataset.info.fingerprint,
-            trained.config.task.name,
-            collecting.examples(trained, dataset),
+def _checkpoints_of(
+    runner: SplitRunner, run: SelectedRun, names: Sequence[str], *, ensemble: bool
+) -> list[Checkpoint]:
+    """The checkpoints of a run, each once, by their steps where they are several."""
+    if names[0] == "all":
+        steps = [str(step) for step in checkpoint_steps(run.workdir)]
+    elif len(names) == 1:
+        steps = list(names)
+    else:
+        found = [runner.restore(run.workdir, name)[0].step for name in names]
+        steps = [str(step) for step in dict.fromkeys(found)]
+    if ensemble and len(steps) < 2:
+        raise ConfigError(
+            f"--ensemble needs at least two networks; --checkpoint={','.join(names)} of "
+            f"{run.workdir} is step {steps[0]} alone."
         )
-        first = first or opened
-        check_alike(first, opened, averaged=values.ensemble)
+    if len(steps) == 1:
+        return [Checkpoint(run.name, run.workdir, steps[0])]
+    return [Checkpoint(f"checkpoint {step}", run.workdir, step) for step in steps]
+
+
+def _check_before_running(
+    runner: SplitRunner, options: EvaluationOptions, checkpoints: Sequence[Checkpoint]
+) -> None:
+    """Restores every network once, so that mistakes are found while the test split is closed."""
+    first: Comparable | None = None
+    for _, workdir, which in checkpoints:
+        restored, dataset = runner.restore(workdir, which)
+        config, network = restored.config, restored.network
+        for flag, given in (("--ensemble", options.ensemble), ("--tta", options.tta != "none")):
+            if given and not is_classifier(network):
+                raise ConfigError(f"{flag} is for classification; {workdir} is none: leave it out.")
+        if "shifts" in options.tta:
+            check_pixels(options.tta_pixels, network.input_shape)
+        examples = "test", repr(config.data.classes).encode()  # the whole split
+        if options.split != "test":
+            examples = _identity(examples_of(options.split, dataset, config))
+        info, task = dataset.info, config.task.name
+        comparable = Comparable(
+            workdir, network.class_names, info.name, info.fingerprint, task, examples
+        )
+        first = first or comparable
+        check_alike(first, comparable, averaged=options.ensemble)
 
 
 def _evaluate(
-    collecting: Collecting,
-    values: Any,
-    chosen: list[tuple[str, Path, str]],
-    no_spread: str,
+    runner: SplitRunner,
+    options: EvaluationOptions,
+    checkpoints: Sequence[Checkpoint],
     *,
     are_runs: bool,
-) -> tuple[Results, list[int]]:
-    members, openings = [], []
-    shifted = f" by {values.tta_pixels} px" if "shifts" in values.tta else ""
-    tta = values.tta + shifted
-    ensemble = _Ensemble(values.split) if values.ensemble else None
-    first: Seen | None = None
-    for number, (name, workdir, which) in enumerate(chosen, 1):
-        trained, dataset = collecting.open(workdir, which)
-        if len(chosen) > 1:
-            which = f"{name}, checkpoint {trained.step}" if are_runs else name
-            _say(f"{which} ({number} of {len(chosen)})")
-        seen = collecting.look(trained, dataset)
-        first = first or dataclasses.replace(seen, outputs=None, held_out=None)
-        member = _member(values, name, workdir, seen)
-        members.append(member)
-        if values.split == "test" and are_runs:
-            openings.append(count_test_opening(workdir, _noted([member], tta)))
+    log: Callable[[str], None],
+) -> EvaluationResults:
+    """Runs, scores and, where it is the test split, counts one network after the other."""
+    tta = options.tta + (f" by {options.tta_pixels} px" if "shifts" in options.tta else "")
+    ensemble = _Ensemble(options) if options.ensemble else None
+    networks: list[NetworkResult] = []
+    num_test_openings: list[int] = []
+    for number, (name, workdir, which) in enumerate(checkpoints, 1):
+        restored, dataset = runner.restore(workdir, which)
+        if len(checkpoints) > 1:
+            label = f"{name}, checkpoint {restored.step}" if are_runs else name
+            log(f"{label} ({number} of {len(checkpoints)})")
+        outcome = _run(runner, restored, dataset, options.split)
+        networks.append(_score(options, name, workdir, restored.step, outcome))
+        if options.split == "test" and are_runs:
+            opening = _test_opening(networks[-1:], tta)
+            num_test_openings.append(count_test_opening(workdir, opening))
         if ensemble is not None:
-            ensemble.add(workdir, seen)
-    assert first is not None
-    if values.split == "test" and not are_runs:
-        openings.append(count_test_opening(chosen[0][1], _noted(members, tta)))
-    results = Results(
-        split=values.split,
-        data=first.dataset.info.name,
-        fingerprint=first.dataset.info.fingerprint,
-        class_names=first.class_names,
+            ensemble.add(workdir, outcome)
+    if options.split == "test" and not are_runs:
+        opening = _test_opening(networks, tta)
+        num_test_openings.append(count_test_opening(checkpoints[0].workdir, opening))
+    return EvaluationResults(
+        split=options.split,
+        data=dataset.info.name,
+        fingerprint=dataset.info.fingerprint,
+        class_names=restored.network.class_names,
         tta=tta,
-        num_resamples=values.bootstrap,
-        members=tuple(members),
+        num_resamples=options.num_resamples,
+        networks=tuple(networks),
         are_runs=are_runs,
-        no_spread=no_spread,
-        ensemble=ensemble.evaluate(values.bootstrap) if ensemble is not None else None,
+        no_spread="",
+        ensemble=None if ensemble is None else ensemble.evaluate(),
+        num_test_openings=tuple(num_test_openings),
     )
-    return results, openings
 
 
-def _member(values: Any, name: str, workdir: Path, seen: Seen) -> Member:
-    """Scores what one checkpoint gave."""
-    means, outputs, found = seen.means, seen.outputs, None
-    if outputs is not None and values.tta != "none":
-        # The loss of averaged probabilities need not be the task's; `log_loss` says what it is.
-        means = {name: value for name, value in means.items() if name != "loss"}
-    if outputs is not None and _finite(outputs.logits):
-        held_out: Any = "same" if values.split == "validation" else None
-        if seen.held_out is not None and _finite(seen.held_out.logits):
-            held_out = (seen.held_out.logits, seen.held_out.labels)
-        found = evaluate(
-            outputs.logits,
-            outputs.labels,
-            means=means,
-            held_out=held_out,
-            num_resamples=values.bootstrap,
-        )
-    return Member(
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """One network run over a split, and over the validation examples if these are others.
+
+    Attributes:
+        num_examples: of the split.
+        seconds: that the split took, with what was compiled for it.
+        metrics: the task's.
+        predictions: of a classifier; None for other tasks.
+        held_out: predictions for the validation examples, where there are any and they are others.
+        held_out_examples: which ones these are.
+    """
+
+    num_examples: int
+    seconds: float
+    metrics: dict[str, float]
+    predictions: SplitPredictions | None = None
+    held_out: SplitPredictions | None = None
+    held_out_examples: tuple[str, bytes] | None = None
+
+
+def _run(runner: SplitRunner, restored: RestoredRun, dataset: Dataset, split: str) -> _Outcome:
+    subset = examples_of(split, dataset, restored.config)
+    start = time.perf_counter()
+    found = runner.run(restored, subset, split)
+    seconds = time.perf_counter() - start
+    if not isinstance(found, SplitPredictions):
+        return _Outcome(len(subset), seconds, found)
+    held_out = examples = None
+    if split != "validation":
+        validation = choose_examples(dataset, restored.config.data)[1]
+        if len(validation):
+            held_out: Any = runner.run(restored, validation, "validation")
+            examples = _identity(validation)
+    return _Outcome(len(subset), seconds, found.metrics, found, held_out, examples)
+
+
+def _score(
+    options: EvaluationOptions, name: str, workdir: Path, step: int, outcome: _Outcome
+) -> NetworkResult:
+    means, predictions = outcome.metrics, outcome.predictions
+    evaluation, num_unusable = None, 0
+    if predictions is not None:
+        if options.tta != "none":
+            # The loss of averaged probabilities need not be the task's; see `log_loss`.
+            means = {name: value for name, value in means.items() if name != "loss"}
+        num_unusable = int((~np.isfinite(predictions.logits)).any(1).sum())
+        if not num_unusable:
+            held_out: HeldOut = "same" if options.split == "validation" else None
+            if outcome.held_out is not None and _is_finite(outcome.held_out.logits):
+                held_out = (outcome.held_out.logits, outcome.held_out.labels)
+            evaluation = evaluate_classifier(
+                predictions.logits,
+                predictions.labels,
+                means=means,
+                held_out=held_out,
+                num_resamples=options.num_resamples,
+            )
+    return NetworkResult(
         name=name,
         workdir=str(workdir),
-        step=seen.step,
-        num_examples=seen.num_examples,
-        seconds=seen.seconds,
+        step=step,
+        num_examples=outcome.num_examples,
+        seconds=outcome.seconds,
         means=means,
-        evaluation=found,
-        num_unusable=0 if outputs is None else int((~np.isfinite(outputs.logits)).any(1).sum()),
+        evaluation=evaluation,
+        num_unusable=num_unusable,
     )
 
 
 class _Ensemble:
-    """Adds up the probabilities of networks that looked at the same examples."""
+    """Sums of the probabilities of networks over the same examples."""
 
-    def __init__(self, split: str):
-        self._split = split
-        self._outputs, self._held_out = MeanProbabilities(), MeanProbabilities()
-        self._labels: dict[str, Any] = {}
-        self._first: Seen | None = None
-        self._share_held_out = True
+    def __init__(self, options: EvaluationOptions):
+        self._options = options
+        self._probabilities, self._held_out = MeanProbabilities(), MeanProbabilities()
+        self._labels: Any = None
+        self._held_out_labels: Any = None
+        self._held_out_examples: tuple[str, bytes] | None = None
+        self._shares_held_out = True
 
-    def add(self, workdir: Path, seen: Seen) -> None:
-        """Adds a classifier; refuses one that gave no numbers."""
-        assert seen.outputs is not None
-        if not _finite(seen.outputs.logits):
+    def add(self, workdir: Path, outcome: _Outcome) -> None:
+        """Adds a classifier; refuses one whose outputs are not finite."""
+        assert outcome.predictions is not None
+        if not _is_finite(outcome.predictions.logits):
             raise ConfigError(
                 f"The outputs of {workdir} are not finite; leave it out of --ensemble."
             )
-        if self._first is None:
-            self._first = dataclasses.replace(seen, outputs=None, held_out=None)
-            self._labels["outputs"] = seen.outputs.labels
-        self._outputs.add(seen.outputs.logits)
-        held_out, same = seen.held_out, seen.held_out_examples == self._first.held_out_examples
-        self._share_held_out &= held_out is not None and same and _finite(held_out.logits)
-        if held_out is not None and self._share_held_out:
+        if self._labels is None:
+            self._labels = outcome.predictions.labels
+            self._held_out_examples = outcome.held_out_examples
+        self._probabilities.add(outcome.predictions.logits)
+        held_out = outcome.held_out
+        is_same = outcome.held_out_examples == self._held_out_examples
+        self._shares_held_out &= held_out is not None and is_same and _is_finite(held_out.logits)
+        if held_out is not None and self._shares_held_out:
             self._held_out.add(held_out.logits)
-            self._labels["held_out"] = held_out.labels
+            self._held_out_labels = held_out.labels
 
-    def evaluate(self, num_resamples: int) -> Evaluation:
-        """Scores the mean; its temperature wants validation examples that all networks share."""
-        held_out: Any = "same" if self._split == "validation" else None
-        if held_out is None and self._share_held_out:
-            held_out = (self._held_out.logits(), self._labels["held_out"])
-        found = evaluate(
-            self._outputs.logits(),
-            self._labels["outputs"],
+    def evaluate(self) -> ClassifierEvaluation:
+        """Scores the mean; its temperature needs validation examples that all networks share."""
+        held_out: HeldOut = "same" if self._options.split == "validation" else None
+        if held_out is None and self._shares_held_out:
+            held_out = (self._held_out.logits(), self._held_out_labels)
+        evaluation = evaluate_classifier(
+            self._probabilities.logits(),
+            self._labels,
             means={},
             held_out=held_out,
-            num_resamples=num_resamples,
+            num_resamples=self._options.num_resamples,
         )
         if held_out is None:
             why = "there are no validation examples to fit it on that all networks share"
-            return dataclasses.replace(found, no_temperature=why)
-        return found
+            return dataclasses.replace(evaluation, no_temperature=why)
+        return evaluation
 
 
-def _steps(collecting: Collecting, workdir: Path, checkpoints: Sequence[str]) -> list[str]:
-    """The checkpoints of a run by their steps, each once; a single name stays as it is."""
-    if checkpoints[0] == "all":
-        return [str(step) for step in checkpoint_steps(workdir)]
-    if len(checkpoints) == 1:
-        return list(checkpoints)
-    found = [collecting.open(workdir, which)[0].step for which in checkpoints]
-    return [str(step) for step in dict.fromkeys(found)]
+def _test_opening(networks: Sequence[NetworkResult], tta: str) -> dict[str, Any]:
+    """The entry of a run's record for one opening; of several checkpoints each one's figures."""
+    if len(networks) == 1:
+        return {"step": networks[0].step, "tta": tta, **networks[0].means}
+    means = {f"{key} at {n.step}": value for n in networks for key, value in n.means.items()}
+    return {"step": ", ".join(str(network.step) for network in networks), "tta": tta, **means}
 
 
-def _noted(members: list[Member], tta: str) -> dict[str, Any]:
-    """What the run's record keeps of an opening; of several checkpoints each one's figures."""
-    if len(members) == 1:
-        return {"step": members[0].step, "tta": tta, **members[0].means}
-    noted = {f"{n} at {m.step}": v for m in members for n, v in m.means.items()}
-    return {"step": ", ".join(str(member.step) for member in members), "tta": tta, **noted}
+def _identity(subset: Subset) -> tuple[str, bytes]:
+    """Identity of a choice of examples: a split, and positions in it."""
+    return subset.source.split, subset.indices.tobytes()
 
 
-def _finite(logits: Logits) -> bool:
+def _is_finite(logits: Logits) -> bool:
     return bool(np.isfinite(logits).all())
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")

@@ -1,4 +1,4 @@
-"""Which runs, and which of their checkpoints, a command line means."""
+"""Selection of runs, and of their checkpoints, by folders, lists of folders and patterns."""
 
 import difflib
 import os
@@ -10,8 +10,8 @@ from cnn_lab.core.formatting import counted
 from cnn_lab.workdir.run_dir import CONFIG_FILE
 
 PATTERN = re.compile(r"[*?\[]")
-MANY = 2000  # folders that are looked through for the nearest names
-SHOWN = 5
+MAX_SEARCHED = 2000  # folders that are looked through for the nearest names
+MAX_SHOWN = 5
 
 
 def find_workdirs(text: str) -> list[Path]:
@@ -37,7 +37,7 @@ def find_workdirs(text: str) -> list[Path]:
 
 
 def find_checkpoints(text: str) -> list[str]:
-    """What `--checkpoint` names, each once: `best`, `latest`, steps or `all`."""
+    """The names in `--checkpoint`, each once: `best`, `latest`, steps or `all`."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     if "" in names or ("all" in names and len(names) > 1):
         raise ConfigError(
@@ -59,7 +59,7 @@ def common_folder(workdirs: list[Path]) -> Path:
 
 
 def folder_of_results(workdirs: list[Path]) -> Path:
-    """Where the results of all runs go by default: `common_folder`, if that is of the runs.
+    """The folder of the results of all runs by default: `common_folder`, if that is of the runs.
 
     Raises:
         ConfigError: the runs lie so far apart that it is a folder of other things.
@@ -102,7 +102,7 @@ def _matching(pattern: str) -> list[Path]:
     found = [path for path in root.glob(rest) if (path / CONFIG_FILE).is_file()]
     if not found:
         runs = sorted(_runs_below(root), key=_natural)
-        near = difflib.get_close_matches(pattern, runs, n=SHOWN, cutoff=0.4) or runs[:SHOWN]
+        near = difflib.get_close_matches(pattern, runs, n=MAX_SHOWN, cutoff=0.4) or runs[:MAX_SHOWN]
         raise ConfigError(f"No run matches --workdir={pattern}; {suggest(pattern, near)}")
     return sorted(found, key=_natural)
 
@@ -122,7 +122,7 @@ def _runs_below(folder: Path) -> list[str]:
     for depth in ("*", "*/*", "*/*/*"):
         for path in folder.glob(f"{depth}/{CONFIG_FILE}"):
             found.append(str(path.parent))
-            if len(found) >= MANY:
+            if len(found) >= MAX_SEARCHED:
                 return found
     return found
 

@@ -1,39 +1,42 @@
-"""What a study has found before, kept in its folder, so that nothing is computed twice."""
+"""The cache of a study, in its folder and those of its runs, so that nothing is computed twice."""
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.analysis.records import Row, from_json, to_json
+from cnn_lab.analysis.records import Record, from_json, to_json
 from cnn_lab.config import Computation
 from cnn_lab.core.files import write_text
 from cnn_lab.study import computations, measures
-from cnn_lab.study.finished import Values, from_pairs, to_pairs
+from cnn_lab.study.trial import Values
 
 MEASURED = "measured.json"  # of a run
 COMPUTED = "computed"
 
 
-def values(workdir: Path, key: str, take: Callable[[], Values]) -> Values:
-    """The values of a measure; series and place belong to the study and are not kept.
+def cached_values(workdir: Path, key: str, take: Callable[[], Values]) -> Values:
+    """The values of a measure; series and place belong to the study and are not cached.
 
     Args:
         workdir: the run's.
         key: of the measure.
-        take: measures where nothing is kept.
+        take: measures where nothing is cached.
     """
     file = workdir / MEASURED
-    kept = _read(file, {"version": measures.VERSION})
-    if key not in kept:
-        kept[key] = to_pairs(take())
-        write_text(file, json.dumps(kept))
-    return from_pairs(kept[key])
+    cached = _read(file, {"version": measures.VERSION})
+    if key not in cached:
+        cached[key] = [[level, v if math.isfinite(v) else None] for level, v in take().items()]
+        write_text(file, json.dumps(cached))
+    return {level: math.nan if value is None else value for level, value in cached[key]}
 
 
-def computed(folder: Path, computation: Computation, log: Callable[[str], None]) -> list[Row]:
-    """The rows of a computation.
+def cached_computation(
+    folder: Path, computation: Computation, log: Callable[[str], None]
+) -> list[Record]:
+    """The records of a computation.
 
     Args:
         folder: the study's.
@@ -48,22 +51,23 @@ def computed(folder: Path, computation: Computation, log: Callable[[str], None])
     text = json.dumps(metadata, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     file = folder / COMPUTED / f"{computation.name}-{digest}.json"
-    kept = _read(file, json.loads(text))
-    if "rows" not in kept:
+    cached = _read(file, json.loads(text))
+    if "records" not in cached:
         log(f"computing {computation.name}")
-        kept["rows"] = to_json(computations.COMPUTATIONS[computation.name](**computation.options))
+        records = computations.COMPUTATIONS[computation.name](**computation.options)
+        cached["records"] = to_json(records)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(kept))
-    return from_json(kept["rows"])
+        write_text(file, json.dumps(cached))
+    return from_json(cached["records"])
 
 
 def _read(file: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """Contents of a cache file; `metadata` alone where it is missing, damaged or of others."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        cached = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return metadata
-    same = isinstance(kept, dict) and all(
-        kept.get(name) == value for name, value in metadata.items()
+    is_same = isinstance(cached, dict) and all(
+        cached.get(name) == value for name, value in metadata.items()
     )
-    return kept if same else metadata
+    return cached if is_same else metadata

@@ -1,4 +1,4 @@
-"""What a study reads off a finished training."""
+"""Measures of a finished training, and of several together."""
 
 import dataclasses
 import functools
@@ -17,12 +17,12 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples, whole
 from cnn_lab.data.splits import stratified_split
 from cnn_lab.experiment.restore import RestoredRun
-from cnn_lab.study.finished import Finished, Values
+from cnn_lab.study.trial import Trial, Values
 from cnn_lab.train.views import PLACES, shifted
 
-VERSION = 2  # of what the measures mean; values kept of another one are taken again
-MOST_UNSEEN = 10_000
-AT_ONCE = 1000  # images
+VERSION = 2  # of the meaning of the measures; cached values of another one are taken again
+MAX_UNSEEN = 10_000
+BATCH_SIZE = 1000
 SHIFTS = (0, 1, 2, 3, 4)  # pixels
 
 
@@ -38,7 +38,7 @@ class Measure:
         unseen: whether it needs examples that were neither trained nor chosen on.
     """
 
-    take: Callable[[Finished], Values]
+    take: Callable[[Trial], Values]
     levels: Callable[[ExperimentConfig], tuple[float, ...]] | None = None
     validation: bool = False
     unseen: bool = False
@@ -53,60 +53,62 @@ class OverSeeds:
         levels: those of the measure's own, by the number of trainings.
     """
 
-    take: Callable[[Sequence[Finished]], Values]
+    take: Callable[[Sequence[Trial]], Values]
     levels: Callable[[int], tuple[float, ...]]
 
 
-def unseen_accuracy(run: Finished) -> Values:
-    """Share that is right of training-split examples that this run neither trained nor chose on."""
-    images, labels = _unseen(run.trained.config)
-    return {None: _accuracy(_probabilities(run.trained, images), labels)}
+def unseen_accuracy(trial: Trial) -> Values:
+    """Accuracy on training-split examples that this run neither trained nor chose on."""
+    images, labels = _unseen(trial.restored.config)
+    return {None: _accuracy(_probabilities(trial.restored, images), labels)}
 
 
-def training_accuracy(run: Finished) -> Values:
-    """Share that is right of the training examples as they are, without dropout or augmentation."""
-    config = run.trained.config
+def training_accuracy(trial: Trial) -> Values:
+    """Accuracy on the training examples as they are, without dropout or augmentation."""
+    config = trial.restored.config
     train, _ = choose_examples(_dataset(config), config.data)
     images, labels = _read(train, train.indices)
-    return {None: _accuracy(_probabilities(run.trained, images), labels)}
+    return {None: _accuracy(_probabilities(trial.restored, images), labels)}
 
 
-def training_loss(run: Finished) -> Values:
+def training_loss(trial: Trial) -> Values:
     """Mean loss of the last epoch's steps."""
-    return {None: _number(run.rows("train")[-1]["loss"])}
+    return {None: _number(trial.metrics("train")[-1]["loss"])}
 
 
-def training_loss_by_epoch(run: Finished) -> Values:
+def training_loss_by_epoch(trial: Trial) -> Values:
     """Mean loss of the steps up to each logged epoch."""
-    return {row["epoch"]: _number(row["loss"]) for row in run.rows("train")}
+    return {row["epoch"]: _number(row["loss"]) for row in trial.metrics("train")}
 
 
-def validation_accuracy(run: Finished) -> Values:
-    """Of the last evaluation."""
-    return {None: _number(run.rows("validation")[-1]["accuracy"])}
+def validation_accuracy(trial: Trial) -> Values:
+    """Validation accuracy of the last evaluation."""
+    return {None: _number(trial.metrics("validation")[-1]["accuracy"])}
 
 
-def shifted_accuracy(run: Finished) -> Values:
-    """On unseen images moved by some pixels up, down, left or right, by the number of pixels."""
-    images, labels = _unseen(run.trained.config)
+def shifted_accuracy(trial: Trial) -> Values:
+    """Accuracy on unseen images moved up, down, left or right, by the number of pixels."""
+    images, labels = _unseen(trial.restored.config)
     found: dict[float | None, float] = {}
     for pixels in SHIFTS:
         places = PLACES[1:] if pixels else PLACES[:1]
         moved = [
-            _probabilities(run.trained, images, (down * pixels, across * pixels))
+            _probabilities(trial.restored, images, (down * pixels, across * pixels))
             for down, across in places
         ]
         found[pixels] = float(np.mean([_accuracy(each, labels) for each in moved]))
     return found
 
 
-def dead_units(run: Finished) -> Values:
+def dead_units(trial: Trial) -> Values:
     """Share of the backbone's units that give the same value, 0, for all unseen images."""
-    images, _ = _unseen(run.trained.config)
-    network = run.trained.network
+    images, _ = _unseen(trial.restored.config)
+    network = trial.restored.network
     parts = [
         jax.device_get(
-            _largest(network.model, run.trained.variables, network.preprocess(jnp.asarray(chunk)))
+            _largest(
+                network.model, trial.restored.variables, network.preprocess(jnp.asarray(chunk))
+            )
         )
         for chunk in _chunks(images)
     ]
@@ -114,26 +116,26 @@ def dead_units(run: Finished) -> Values:
     return {None: float((units == 0).mean())}
 
 
-def ensembles(runs: Sequence[Finished]) -> Values:
-    """Accuracy of averaged probabilities, by the number of members.
+def ensembles(trials: Sequence[Trial]) -> Values:
+    """Accuracy of averaged probabilities, by the size of the ensemble.
 
-    Each training is a member of at most one ensemble of a size; the mean of those is taken.
+    Each training is in at most one ensemble of a size; the mean of those is taken.
 
     Args:
-        runs: trainings on the same images.
+        trials: trainings on the same images.
     """
-    images, labels = _unseen(runs[0].trained.config)
-    each = [_probabilities(run.trained, images) for run in runs]
+    images, labels = _unseen(trials[0].restored.config)
+    each = [_probabilities(trial.restored, images) for trial in trials]
     found: dict[float | None, float] = {}
-    for size in range(1, len(runs) + 1):
-        firsts = range(0, len(runs) - size + 1, size)
+    for size in range(1, len(trials) + 1):
+        firsts = range(0, len(trials) - size + 1, size)
         together = [np.sum(each[first : first + size], axis=0) for first in firsts]
         found[size] = float(np.mean([_accuracy(sums, labels) for sums in together]))
     return found
 
 
 def epochs(config: ExperimentConfig) -> tuple[float, ...]:
-    """Where training rows will stand if nothing stops earlier; none where steps decide."""
+    """Epochs of the training rows if nothing stops earlier; none where steps decide."""
     if config.train.log_every_steps is not None:
         return ()
     return tuple(range(1, config.train.num_epochs + 1))
@@ -158,27 +160,27 @@ OVER_SEEDS: dict[str, OverSeeds] = {
 def unseen_positions(dataset: Dataset, data: DataConfig) -> Int64[np.ndarray, " n"]:
     """Examples of the training split that a run neither trains nor validates on.
 
-    They are at most `MOST_UNSEEN`: those that the largest training sets would take last, as far as
-    this one leaves them. So runs of one `split_seed` and as many validation examples are judged on
-    the same ones whatever their number of training examples, while that many are left of each.
+    They are at most `MAX_UNSEEN`: those that the largest training sets would take last, as far as
+    this one leaves them. So runs of one `split_seed` and as many validation examples are measured
+    on the same ones whatever their number of training examples, while that many are left of each.
 
     Raises:
         ConfigError: no example is left.
     """
     train, validation = choose_examples(dataset, data)
     own = validation.source is train.source  # else it has a split of its own
-    kept = whole(dataset.split("train"), data).indices
-    kept = np.setdiff1d(kept, validation.indices) if own else kept
-    taken = max(len(train), len(kept) - MOST_UNSEEN)
-    if taken == len(kept):
+    candidates = whole(dataset.split("train"), data).indices
+    candidates = np.setdiff1d(candidates, validation.indices) if own else candidates
+    num_taken = max(len(train), len(candidates) - MAX_UNSEEN)
+    if num_taken == len(candidates):
         raise ConfigError(
             f"The study trains and validates on all of {data.name}, so no example is left to judge "
             "by; set config.data.num_train lower."
         )
-    labels = train.source.labels[kept]
+    labels = train.source.labels[candidates]
     # Larger choices of one seed hold the smaller ones, up to the rounding of shares.
-    last, _ = stratified_split(labels, num_validation=taken, seed=data.split_seed)
-    return np.setdiff1d(kept[last], train.indices)
+    last, _ = stratified_split(labels, num_validation=num_taken, seed=data.split_seed)
+    return np.setdiff1d(candidates[last], train.indices)
 
 
 def _number(value: float | None) -> float:
@@ -195,7 +197,7 @@ def _dataset(config: ExperimentConfig) -> Dataset:
 
 
 def _unseen(config: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels to judge a run by."""
+    """Images and labels to measure a run on."""
     dataset = _dataset(config)
     train, _ = choose_examples(dataset, config.data)
     return _read(train, unseen_positions(dataset, config.data))
@@ -207,11 +209,11 @@ def _read(subset: Subset, positions: Int64[np.ndarray, " n"]) -> tuple[np.ndarra
 
 
 def _probabilities(
-    trained: RestoredRun, images: np.ndarray, shift: tuple[int, int] = (0, 0)
+    restored: RestoredRun, images: np.ndarray, shift: tuple[int, int] = (0, 0)
 ) -> Float[np.ndarray, "n k"]:
-    network, move = trained.network, shifted(*shift)
+    network, move = restored.network, shifted(*shift)
     parts = [
-        _apply(network.model, trained.variables, move(network.preprocess(jnp.asarray(chunk))))
+        _apply(network.model, restored.variables, move(network.preprocess(jnp.asarray(chunk))))
         for chunk in _chunks(images)
     ]
     return np.concatenate([np.asarray(part) for part in parts])
@@ -233,4 +235,4 @@ def _largest(model: Any, variables: Any, images: Images) -> dict[str, Array]:
 
 def _chunks(images: np.ndarray) -> list[np.ndarray]:
     """Pieces of few sizes, so that little is compiled."""
-    return [images[start : start + AT_ONCE] for start in range(0, len(images), AT_ONCE)]
+    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]

@@ -1,4 +1,4 @@
-"""`train --seeds=N`: the same experiment from several seeds, and what they have in common."""
+"""The same experiment from several seeds, as `train --seeds=N`: mean and spread of its metrics."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from cnn_lab.core.errors import DivergedError, WorkdirError
 from cnn_lab.core.files import finite_or_none, write_bytes, write_text
 from cnn_lab.core.formatting import counted
 from cnn_lab.experiment.components import make_components
-from cnn_lab.report.page import write_report
-from cnn_lab.report.seeds import seeds_chart
+from cnn_lab.report.curves import seeds_chart
+from cnn_lab.report.run import write_report
 from cnn_lab.runs.diverging import DIVERGED, has_diverged, train_or_note
 from cnn_lab.runs.train import Result
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
@@ -82,20 +82,20 @@ def _compare(
 ) -> None:
     """Prints, draws and stores the validation metrics of all runs that ended."""
     rows = {seed: read_rows(workdir / METRICS_FILE) for seed, workdir in runs.items()}
-    looks = {s: [r for r in found if r["split"] == "validation"] for s, found in rows.items()}
+    validation = [[r for r in run if r["split"] == "validation"] for run in rows.values()]
     summary: dict[str, Any] = {"seeds": list(runs), "diverged": diverged}
-    if all(looks.values()):
+    if all(validation):
         metric = config.selection.metric
-        last = {name: [look[-1][name] for look in looks.values()] for name in ("loss", metric)}
+        last = {name: [run[-1][name] for run in validation] for name in ("loss", metric)}
         choose = {"min": min, "max": max}[make_components(config).selection.mode]
-        best = [choose(_finite(look, metric)) for look in looks.values()]
+        best = [choose(_finite(run, metric)) for run in validation]
         log(f"Validation over {len(runs)} seeds, mean +- standard deviation (95 % interval):")
         for name, values in {
             **{f"last {n}": v for n, v in last.items()},
             f"best {metric}": best,
         }.items():
             spread = over_runs(values)
-            log(f"  {name:<16} {in_words(spread)}")
+            log(f"  {name:<16} {describe_spread(spread)}")
             summary[name] = {"runs": values, **dataclasses.asdict(spread)}
     write_bytes(folder / PICTURE, seeds_chart(rows))
     write_text(folder / SUMMARY, json.dumps(finite_or_none(summary), indent=2))
@@ -103,12 +103,12 @@ def _compare(
     log(f"  picture          {folder / PICTURE}")
 
 
-def in_words(spread: Spread) -> str:
-    """Mean, standard deviation, interval of the mean, least and most."""
+def describe_spread(spread: Spread) -> str:
+    """Mean, standard deviation, interval of the mean, smallest and largest value, in words."""
     low, high = spread.interval.low, spread.interval.high
     return (
         f"{spread.mean:.4f} +- {spread.sd:.4f} ({low:.4f} to {high:.4f}), "
-        f"from {spread.least:.4f} to {spread.most:.4f}"
+        f"from {spread.min:.4f} to {spread.max:.4f}"
     )
 
 

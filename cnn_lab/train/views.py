@@ -15,6 +15,7 @@ from cnn_lab.core.errors import ConfigError, lookup
 
 View = Callable[[Images], Images]
 PLACES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # down and right, in shifts
+TTA = {name: name.split("+") for name in ("none", "flip", "shifts", "flip+shifts")}
 
 
 def whole(images: Images) -> Images:
@@ -41,33 +42,6 @@ def shifted(down: int, right: int) -> View:
     return shift
 
 
-def flips(pixels: int) -> Sequence[View]:  # noqa: ARG001 - as `shifts`
-    """The images and their mirror images."""
-    return (whole, mirrored)
-
-
-def shifts(pixels: int) -> Sequence[View]:
-    """The images, and shifted by that many pixels up, down, left and right."""
-    return tuple(shifted(down * pixels, right * pixels) for down, right in PLACES)
-
-
-def flips_and_shifts(pixels: int) -> Sequence[View]:
-    """Five shifts and their mirror images."""
-    return tuple(
-        view
-        for shift in shifts(pixels)
-        for view in (shift, lambda images, shift=shift: mirrored(shift(images)))
-    )
-
-
-TTA: dict[str, Callable[[int], Sequence[View]]] = {
-    "none": lambda pixels: (whole,),  # noqa: ARG005
-    "flip": flips,
-    "shifts": shifts,
-    "flip+shifts": flips_and_shifts,
-}
-
-
 def check_pixels(pixels: int, image_shape: Sequence[int]) -> None:
     """Refuses shifts that leave nothing of an image.
 
@@ -81,17 +55,26 @@ def check_pixels(pixels: int, image_shape: Sequence[int]) -> None:
         )
 
 
-def make_views(name: str, pixels: int) -> Sequence[View]:
-    """The views of that name.
+def make_views(name: str, pixels: int) -> tuple[View, ...]:
+    """The views of that name, the images as they are first.
 
     Args:
-        name: of `TTA`.
+        name: in `TTA`.
         pixels: how far shifts go, at least 1.
 
     Raises:
         ConfigError: no such name, or shifts by less than a pixel.
     """
-    make = lookup(TTA, name, "test-time augmentation (--tta)")
+    parts = lookup(TTA, name, "test-time augmentation (--tta)")
     if pixels < 1:
         raise ConfigError(f"--tta_pixels must be at least 1; found {pixels}.")
-    return make(pixels)
+    views: list[View] = [whole]
+    if "shifts" in parts:
+        views = [shifted(down * pixels, right * pixels) for down, right in PLACES]
+    if "flip" in parts:
+        views = [
+            flipped
+            for view in views
+            for flipped in (view, lambda images, view=view: mirrored(view(images)))
+        ]
+    return tuple(views)

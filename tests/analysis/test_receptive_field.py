@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from cnn_lab.analysis.cost import cost_of
-from cnn_lab.analysis.receptive_field import Field, field_of_images
-from cnn_lab.analysis.walk import walk
+from cnn_lab.analysis.receptive_field import Field, field_of_images, walk
 from cnn_lab.layers.blocks import Style
 from cnn_lab.layers.convolution import as_asked
 from cnn_lab.layers.pooling import average_pool, max_pool

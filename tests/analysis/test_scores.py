@@ -9,9 +9,15 @@ from scipy import stats
 from sklearn import metrics
 
 from cnn_lab.analysis import calibration, intervals, scores
-from cnn_lab.analysis.evaluation import HeldOut, evaluate, most_confused, pooled
+from cnn_lab.analysis.evaluation import (
+    EvaluationResults,
+    HeldOut,
+    NetworkResult,
+    evaluate_classifier,
+    most_confused,
+    pool,
+)
 from cnn_lab.analysis.intervals import over_runs
-from cnn_lab.analysis.results import Member, Results
 
 K, N = 7, 500
 
@@ -119,9 +125,9 @@ def test_losses_by_hand_and_by_scikit_learn(logits, labels):
 
 def test_probabilities_are_averaged_and_not_logits():
     ensemble = scores.MeanProbabilities()
-    members = [[[0.9, 0.1]], [[0.2, 0.8]], [[0.4, 0.6]]]
-    for member in members:
-        ensemble.add(log(member) + 7.0)  # logits are free up to a constant
+    networks = [[[0.9, 0.1]], [[0.2, 0.8]], [[0.4, 0.6]]]
+    for network in networks:
+        ensemble.add(log(network) + 7.0)  # logits are free up to a constant
     np.testing.assert_allclose(np.exp(ensemble.logits()), [[0.5, 0.5]])
     far = scores.MeanProbabilities()
     for top in (0, 1):
@@ -163,7 +169,7 @@ def test_the_temperature_is_where_the_loss_is_least(logits, labels):
 
 def test_parts_of_a_large_table_give_the_same_temperature(logits, labels, monkeypatch):
     whole = calibration.fit_temperature(logits, labels)
-    monkeypatch.setattr(scores, "VALUES_AT_ONCE", 9 * K)
+    monkeypatch.setattr(scores, "MAX_VALUES_AT_ONCE", 9 * K)
     assert calibration.fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-9)
 
 
@@ -191,8 +197,8 @@ def test_an_evaluation_says_why_it_has_no_temperature(logits, labels):
         (None, labels, "no validation examples"),
     )
     for held_out, of, why in cases:
-        found = evaluate(logits, of, means={}, held_out=held_out, num_resamples=0)
-        assert found.calibrated is None
+        found = evaluate_classifier(logits, of, means={}, held_out=held_out, num_resamples=0)
+        assert found.scaled is None
         assert why in found.no_temperature
         assert not {"ece_scaled", "log_loss_scaled"} & found.metrics.keys()
         assert found.to_json(tuple("abcdefg"))["no_temperature"] == found.no_temperature
@@ -253,7 +259,7 @@ def test_every_resample_is_scored_like_a_split(logits, labels, monkeypatch):
 
 
 def test_resamples_are_drawn_in_portions_that_fit(logits, labels, monkeypatch):
-    monkeypatch.setattr(intervals, "VALUES_AT_ONCE", 3 * N)
+    monkeypatch.setattr(intervals, "MAX_VALUES_AT_ONCE", 3 * N)
     drawn, sizes = np.random.default_rng, []
 
     class Watched:
@@ -271,7 +277,7 @@ def test_resamples_are_drawn_in_portions_that_fit(logits, labels, monkeypatch):
 
 def test_the_spread_over_runs_by_hand():
     found = over_runs([1.0, 2.0, 3.0])
-    assert (found.mean, found.sd, found.least, found.most, found.num_runs) == (2, 1, 1, 3, 3)
+    assert (found.mean, found.sd, found.min, found.max, found.num_runs) == (2, 1, 1, 3, 3)
     # t(0.975, 2) = 4.302653
     assert found.interval.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert 2 - found.interval.low == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
@@ -282,7 +288,7 @@ def test_the_spread_over_runs_by_hand():
 
 def test_an_evaluation_says_all_of_it(logits, labels):
     means = {"loss": 9.0, "accuracy": float(np.mean(logits.argmax(1) == labels))}
-    found = evaluate(logits, labels, means=means, held_out=None, num_resamples=200)
+    found = evaluate_classifier(logits, labels, means=means, held_out=None, num_resamples=200)
     assert list(found.metrics) == [
         *("loss", "accuracy", "top5", "macro_f1", "log_loss", "brier", "ece"),
     ]
@@ -293,7 +299,7 @@ def test_an_evaluation_says_all_of_it(logits, labels):
     }
     for name in found.intervals.keys() - {"error"}:
         assert found.intervals[name].low < found.metrics[name] < found.intervals[name].high
-    few = evaluate(logits[:, :5], labels % 5, means={}, held_out=None, num_resamples=0)
+    few = evaluate_classifier(logits[:, :5], labels % 5, means={}, held_out=None, num_resamples=0)
     assert "top5" not in few.metrics  # five guesses of five classes are always right
     assert few.intervals == {}
     tables = found.to_json(tuple("abcdefg"))
@@ -302,54 +308,60 @@ def test_an_evaluation_says_all_of_it(logits, labels):
 
 
 def test_the_temperature_says_what_it_was_fitted_on(logits, labels):
-    other = evaluate(
+    other = evaluate_classifier(
         logits, labels, means={}, held_out=(3 * logits[:100], labels[:100]), num_resamples=0
-    ).calibrated
+    ).scaled
     assert other is not None
     assert other.how == "validation"
     assert other.temperature == calibration.fit_temperature(3 * logits[:100], labels[:100])
     wanted = calibration.at_temperature(logits, other.temperature)
     assert other.log_loss == scores.log_losses(wanted, labels).mean()
     assert other.after.error == calibration.reliability(wanted, labels).error
-    same = evaluate(logits, labels, means={}, held_out="same", num_resamples=0).calibrated
+    same = evaluate_classifier(logits, labels, means={}, held_out="same", num_resamples=0).scaled
     assert same is not None
     assert same.how == "cross-fitted"
     wanted = calibration.cross_fitted(logits, labels)
     assert same.after.error == calibration.reliability(wanted, labels).error
-    one = evaluate(logits[:1], labels[:1], means={}, held_out="same", num_resamples=0)
-    assert one.calibrated is None
+    one = evaluate_classifier(logits[:1], labels[:1], means={}, held_out="same", num_resamples=0)
+    assert one.scaled is None
 
 
 def test_runs_are_put_together(logits, labels):
     found = [
-        evaluate(scale * logits, labels, means={}, held_out="same", num_resamples=0)
+        evaluate_classifier(scale * logits, labels, means={}, held_out="same", num_resamples=0)
         for scale in (1, 3)
     ]
-    both = pooled(found)
+    both = pool(found)
     assert both.num_examples == 2 * N
     assert both.num_errors == found[0].num_errors + found[1].num_errors
     assert both.before.counts.sum() == 2 * N
-    assert both.calibrated is not None
-    assert both.calibrated.after.counts.sum() == 2 * N
-    some = pooled([found[0], evaluate(logits, labels, means={}, held_out=None, num_resamples=0)])
-    assert some.calibrated is None
+    assert both.scaled is not None
+    assert both.scaled.after.counts.sum() == 2 * N
+    some = pool(
+        [found[0], evaluate_classifier(logits, labels, means={}, held_out=None, num_resamples=0)]
+    )
+    assert some.scaled is None
     assert some.no_temperature.startswith("there are no validation examples to fit it on, of one")
 
 
 def test_results_of_several(logits, labels):
     found = [
-        evaluate(scale * logits, labels, means={"loss": scale}, held_out=None, num_resamples=0)
+        evaluate_classifier(
+            scale * logits, labels, means={"loss": scale}, held_out=None, num_resamples=0
+        )
         for scale in (1.0, 2.0)
     ]
-    members = tuple(
-        Member(f"run{i}", f"/runs/run{i}", 7, N, 0.5, {"loss": 1.0 + i}, e)
+    networks = tuple(
+        NetworkResult(f"run{i}", f"/runs/run{i}", 7, N, 0.5, {"loss": 1.0 + i}, e)
         for i, e in enumerate(found)
     )
     ensemble = scores.MeanProbabilities()
     for scale in (1.0, 2.0):
         ensemble.add(scale * logits)
-    whole = evaluate(ensemble.logits(), labels, means={}, held_out=None, num_resamples=0)
-    results = Results("test", "d", "f", tuple("abcdefg"), "none", 0, members, True, "", whole)
+    whole = evaluate_classifier(ensemble.logits(), labels, means={}, held_out=None, num_resamples=0)
+    results = EvaluationResults(
+        "test", "d", "f", tuple("abcdefg"), "none", 0, networks, True, "", whole
+    )
     assert results.spreads()["loss"].mean == 1.5
     assert "loss" not in results.gains()
     wanted = (
@@ -360,13 +372,17 @@ def test_results_of_several(logits, labels):
     assert wanted < 0
     values = results.to_json()
     assert values["over_runs"]["loss"]["num_runs"] == 2
-    assert values["ensemble"]["minus_mean_of_members"]["log_loss"] == pytest.approx(wanted)
+    assert values["ensemble"]["minus_mean_of_networks"]["log_loss"] == pytest.approx(wanted)
     why = "they are checkpoints"
-    others = Results("test", "d", "f", tuple("abcdefg"), "none", 0, members, True, why, None)
+    others = EvaluationResults(
+        "test", "d", "f", tuple("abcdefg"), "none", 0, networks, True, why, None
+    )
     assert others.spreads() == {}
     assert others.gains() == {}
     assert others.to_json()["no_spread"] == why
     assert "over_runs" not in others.to_json()
-    alone = Member("run", "/runs/run", 7, N, 0.5, {"loss": math.nan}, None)
-    values = Results("test", "d", "f", ("a",), "none", 0, (alone,), True, "", None).to_json()
-    assert values["members"][0]["metrics"] == {"loss": None}
+    alone = NetworkResult("run", "/runs/run", 7, N, 0.5, {"loss": math.nan}, None)
+    values = EvaluationResults(
+        "test", "d", "f", ("a",), "none", 0, (alone,), True, "", None
+    ).to_json()
+    assert values["networks"][0]["metrics"] == {"loss": None}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.cli.dry_run import learning
+from cnn_lab.cli.dry_run import learning_lines
 from cnn_lab.config import (
     AugmentConfig,
     AverageConfig,
@@ -98,7 +98,7 @@ def test_what_is_learned_by_which_means_is_said():
         ),
         average=AverageConfig(kind="ema"),
     )
-    assert learning(config) == [
+    assert learning_lines(config) == [
         "loss        cross_entropy (label_smoothing=0.1, class_weights=balanced)",
         "optimizer   adamw (weight_decay=0.1, clip_norm=1.0), rate 0.002, cosine (warmup_steps=20)",
         "augment     light, the usual recipe of the data, (mixup=0.2)",

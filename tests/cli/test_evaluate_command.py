@@ -15,10 +15,11 @@ from PIL import Image
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.runs import predictions
-from cnn_lab.runs.comparable import Opened, check_alike
+from cnn_lab.runs import split_runner
+from cnn_lab.runs.comparable import Comparable, EvaluationOptions, check_alike, read_runs
+from cnn_lab.runs.evaluate import evaluate_runs
 from cnn_lab.runs.select import common_folder, find_checkpoints, find_workdirs, folder_of_results
-from cnn_lab.train.outputs import Collector
+from cnn_lab.train.evaluate import SplitPredictor
 from cnn_lab.workdir.run_dir import read_record
 
 EXPERIMENT = """
@@ -65,7 +66,7 @@ def _calm(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RestoredRun runs, which no test changes."""
+    """Trained runs, which no test changes."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "tiny.py").write_text(EXPERIMENT)
     for index in range(24):
@@ -141,14 +142,14 @@ def test_one_run_is_told_and_written(accepted, runs: Path):
     lines = output.splitlines()
     assert lines[0].startswith(f"validation split, {NUM_VALIDATION} images, checkpoint ")
     values = figures(run)
-    (member,) = values["members"]
-    metrics = member["metrics"]
+    (network,) = values["networks"]
+    metrics = network["metrics"]
     assert line(output, "accuracy") == f"  accuracy     {metrics['accuracy']:.6f}"
     assert line(output, "loss") == f"  loss         {metrics['loss']:.6f}"
     assert metrics["log_loss"] == pytest.approx(metrics["loss"], rel=1e-5)
-    assert line(output, "errors").startswith(f"  errors       {member['num_errors']} (")
-    assert metrics["accuracy"] == (NUM_VALIDATION - member["num_errors"]) / NUM_VALIDATION
-    assert f"{member['intervals']['accuracy']['low']:.4f} to" in line(output, "interval")
+    assert line(output, "errors").startswith(f"  errors       {network['num_errors']} (")
+    assert metrics["accuracy"] == (NUM_VALIDATION - network["num_errors"]) / NUM_VALIDATION
+    assert f"{network['intervals']['accuracy']['low']:.4f} to" in line(output, "interval")
     assert "2,000 resamples" in line(output, "interval")
     for name in ("top5", "macro_f1", "brier", "ece"):
         assert f"{metrics[name]:.6f}" in line(output, name)
@@ -156,9 +157,9 @@ def test_one_run_is_told_and_written(accepted, runs: Path):
     scaled = f"{metrics['ece_scaled']:.4f}, and log loss {metrics['log_loss_scaled']:.4f}, at temp"
     assert scaled in line(output, "ece")
     for name in ("top5", "macro_f1", "log_loss", "brier"):
-        bounds = member["intervals"][name]
+        bounds = network["intervals"][name]
         assert f"({bounds['low']:.4f} to {bounds['high']:.4f})" in line(output, name)
-    assert member["temperature"]["fitted_on"] == "cross-fitted"
+    assert network["temperature"]["fitted_on"] == "cross-fitted"
     assert f"  page         {run / 'evaluation_validation.html'}" in lines
     best = max(
         (json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()),
@@ -168,11 +169,22 @@ def test_one_run_is_told_and_written(accepted, runs: Path):
     assert metrics["loss"] == pytest.approx(best["loss"])
 
 
+def test_python_gives_the_figures_of_the_command(accepted, runs: Path):
+    run = runs / "runs/seed1"
+    accepted(f"--workdir={run}", "--bootstrap=0")
+    results = evaluate_runs(read_runs([run]), options=EvaluationOptions(num_resamples=0))
+    assert results.to_json()["networks"] == figures(run)["networks"]
+    assert results.num_test_openings == ()
+    unknown: Any = "tset"
+    with pytest.raises(ConfigError, match="--split must be train, validation or test"):
+        EvaluationOptions(split=unknown)
+
+
 def test_resamples_can_be_left_out_and_files_go_elsewhere(accepted, runs: Path, tmp_path: Path):
     run, out = runs / "runs/seed1", tmp_path / "new/place"
     output = accepted(f"--workdir={run}", "--bootstrap=0", f"--out={out}", "--batch_size=33")
     assert "interval" not in output
-    assert figures(out)["members"][0]["intervals"] == {}
+    assert figures(out)["networks"][0]["intervals"] == {}
     assert (out / "evaluation_validation.html").exists()
     assert not (run / "evaluation_validation.json").exists()
 
@@ -181,8 +193,8 @@ def test_streaming_gives_the_same_figures(accepted, runs: Path):
     values = []
     for name in ("runs/seed1", "streamed"):
         accepted(f"--workdir={runs / name}", "--batch_size=32")
-        (member,) = figures(runs / name)["members"]
-        values.append({k: v for k, v in member.items() if k != "workdir"})
+        (network,) = figures(runs / name)["networks"]
+        values.append({k: v for k, v in network.items() if k != "workdir"})
     assert values[0]["confusions"] == values[1]["confusions"]
     assert values[0]["metrics"] == pytest.approx(values[1]["metrics"])
 
@@ -197,10 +209,10 @@ def test_test_is_opened_once_and_the_temperature_is_that_of_validation(accepted,
     assert opening.keys() == {"time", "step", "tta", "loss", "accuracy"}
     assert opening["tta"] == "none"
     assert f"  report       {run / 'report.html'}" in output
-    fitted = figures(run, "test")["members"][0]["temperature"]
+    fitted = figures(run, "test")["networks"][0]["temperature"]
     assert fitted["fitted_on"] == "validation"
     accepted(f"--workdir={run}")
-    assert figures(run)["members"][0]["temperature"]["value"] == fitted["value"]
+    assert figures(run)["networks"][0]["temperature"]["value"] == fitted["value"]
     assert len(read_record(run)["test_openings"]) == 1
 
 
@@ -209,9 +221,9 @@ def test_a_run_that_held_nothing_out_has_no_temperature(accepted, runs: Path):
     assert line(output, "ece").endswith(
         "(no temperature: there are no validation examples to fit it on)"
     )
-    (member,) = figures(runs / "all", "test")["members"]
-    assert "temperature" not in member
-    assert "ece_scaled" not in member["metrics"]
+    (network,) = figures(runs / "all", "test")["networks"]
+    assert "temperature" not in network
+    assert "ece_scaled" not in network["metrics"]
 
 
 def test_views_are_averaged_and_marked(accepted, runs: Path):
@@ -236,7 +248,7 @@ def test_runs_are_compared_and_averaged(accepted, runs: Path):
     assert head == f"validation split, {NUM_VALIDATION} images, 3 runs"
     assert [row.split()[0] for row in rows[:3]] == ["seed1", "seed2", "seed10"]
     values = figures(runs / "runs")
-    accuracies = [member["metrics"]["accuracy"] for member in values["members"]]
+    accuracies = [network["metrics"]["accuracy"] for network in values["networks"]]
     column = names.split().index("accuracy")
     assert [float(row.split()[column]) for row in rows[:3]] == pytest.approx(accuracies, abs=1e-6)
     spread = values["over_runs"]["accuracy"]
@@ -246,9 +258,9 @@ def test_runs_are_compared_and_averaged(accepted, runs: Path):
     assert "by Student's t over 3 runs" in output
     ensemble = values["ensemble"]
     assert ensemble["metrics"]["log_loss"] < np.mean(
-        [m["metrics"]["log_loss"] for m in values["members"]]
+        [m["metrics"]["log_loss"] for m in values["networks"]]
     )
-    gain = ensemble["minus_mean_of_members"]["accuracy"]
+    gain = ensemble["minus_mean_of_networks"]["accuracy"]
     assert gain == pytest.approx(ensemble["metrics"]["accuracy"] - np.mean(accuracies))
     assert f"{gain:+.6f}" in output
     assert ensemble["temperature"]["fitted_on"] == "cross-fitted"
@@ -257,7 +269,7 @@ def test_runs_are_compared_and_averaged(accepted, runs: Path):
     intervals = output.split("95% intervals of each, by 100 resamples of the images\n")[1]
     lines = intervals.splitlines()[:5]
     assert lines[0].split() == ["accuracy", "top5", "macro_f1", "log_loss", "brier"]
-    for text, found in zip(lines[1:], [*values["members"], ensemble], strict=True):
+    for text, found in zip(lines[1:], [*values["networks"], ensemble], strict=True):
         ends = [found["intervals"][name] for name in lines[0].split()]
         assert text.split()[1:] == [
             part for e in ends for part in (f"{e['low']:.4f}", "to", f"{e['high']:.4f}")
@@ -292,14 +304,14 @@ def test_only_seeds_of_one_experiment_have_an_interval_over_runs(accepted, runs:
 
 def test_an_ensemble_is_the_mean_of_probabilities(accepted, runs: Path, monkeypatch):
     seen: list[np.ndarray] = []
-    call = Collector.__call__
+    call = SplitPredictor.__call__
 
     def watched(self, variables):
         found = call(self, variables)
         seen.append(np.concatenate([found.logits, found.labels[:, None]], axis=1))
         return found
 
-    monkeypatch.setattr(Collector, "__call__", watched)
+    monkeypatch.setattr(SplitPredictor, "__call__", watched)
     accepted(f"--workdir={runs}/runs/seed1,{runs}/wide", "--ensemble", "--bootstrap=0")
     each = [np.exp(found[:, :-1]) for found in seen]
     mean = np.mean([e / e.sum(1, keepdims=True) for e in each], axis=0)
@@ -315,15 +327,15 @@ def test_runs_that_differ_in_weights_alone_share_data_and_programs(
 ):
     made: list[str] = []
 
-    class Counted(Collector):
+    class Counted(SplitPredictor):
         def __init__(self, *arguments, **options):
             made.append("program")
             super().__init__(*arguments, **options)
 
-    opened = predictions.open_dataset
-    monkeypatch.setattr(predictions, "Collector", Counted)
+    opened = split_runner.open_dataset
+    monkeypatch.setattr(split_runner, "SplitPredictor", Counted)
     monkeypatch.setattr(
-        predictions, "open_dataset", lambda *a, **o: made.append("data") or opened(*a, **o)
+        split_runner, "open_dataset", lambda *a, **o: made.append("data") or opened(*a, **o)
     )
     accepted(f"--workdir={runs}/runs/seed*", "--bootstrap=0")
     assert made == ["data", "program"]
@@ -352,7 +364,7 @@ def test_runs_that_hold_out_others_make_an_ensemble_for_test_alone(accepted, ref
     accepted(both)  # each for itself
     accepted(both, "--ensemble", "--split=test")
     values = figures(runs, "test")
-    assert all("temperature" in member for member in values["members"])
+    assert all("temperature" in network for network in values["networks"])
     assert "temperature" not in values["ensemble"]
 
 
@@ -365,27 +377,27 @@ def test_checkpoints_of_one_run_are_snapshots(accepted, refused, runs: Path):
     output = accepted(f"--workdir={run}", "--checkpoint=all", "--ensemble", "--split=test")
     assert f"{len(steps)} checkpoints" in output.splitlines()[0]
     values = figures(run, "test")
-    assert [member["checkpoint"] for member in values["members"]] == steps
+    assert [network["checkpoint"] for network in values["networks"]] == steps
     assert "over_runs" not in values  # they are no independent trainings
     assert "Student" not in output
     assert "no mean or interval over checkpoints: they are checkpoints of one training" in output
     (opening,) = read_record(run)["test_openings"]
     assert opening["step"] == ", ".join(map(str, steps))
-    assert opening[f"accuracy at {steps[0]}"] == values["members"][0]["metrics"]["accuracy"]
+    assert opening[f"accuracy at {steps[0]}"] == values["networks"][0]["metrics"]["accuracy"]
     listed = f"--checkpoint={steps[-1]},latest,{steps[0]}"
     accepted(f"--workdir={run}", listed)
-    assert [m["checkpoint"] for m in figures(run)["members"]] == [steps[-1], steps[0]]
+    assert [m["checkpoint"] for m in figures(run)["networks"]] == [steps[-1], steps[0]]
     sentence = refused(f"--workdir={run}", f"--checkpoint=latest,{steps[-1]}", "--ensemble")
     assert f"of {run} is step {steps[-1]} alone" in sentence
 
 
 def test_another_task_has_its_means_only(accepted, refused, runs: Path, monkeypatch):
     # Here every task is another one than the one that has more.
-    monkeypatch.setattr(predictions, "Classification", type("Segmentation", (), {}))
+    monkeypatch.setattr(split_runner, "Classification", type("Segmentation", (), {}))
     output = accepted(f"--workdir={runs}/runs/seed1")
     said = [text.split()[0] for text in output.splitlines()[1:]]
     assert sorted(said) == ["accuracy", "errors", "figures", "loss", "page"]
-    assert figures(runs / "runs/seed1")["members"][0].keys() == {
+    assert figures(runs / "runs/seed1")["networks"][0].keys() == {
         *("workdir", "checkpoint", "num_examples", "metrics"),
     }
     both = f"--workdir={runs}/runs/*"
@@ -395,14 +407,14 @@ def test_another_task_has_its_means_only(accepted, refused, runs: Path, monkeypa
 
 
 def test_what_is_not_finite_is_told_and_not_averaged(accepted, refused, runs: Path, monkeypatch):
-    call = Collector.__call__
+    call = SplitPredictor.__call__
 
     def broken(self, variables):
         found = call(self, variables)
         found.logits[3] = np.nan
         return found
 
-    monkeypatch.setattr(Collector, "__call__", broken)
+    monkeypatch.setattr(SplitPredictor, "__call__", broken)
     output = accepted(f"--workdir={runs}/runs/seed1")
     assert "  not finite   the outputs of 1 image; no more can be said" in output
     assert "macro_f1" not in output
@@ -469,7 +481,7 @@ def test_the_test_split_stays_closed_until_all_mistakes_are_told(refused, runs: 
     ],
 )
 def test_what_networks_must_share(field, value, text):
-    first = Opened(Path("a"), ("0", "1"), "digits", "f0", "classification", ("train", b""))
+    first = Comparable(Path("a"), ("0", "1"), "digits", "f0", "classification", ("train", b""))
     other = dataclasses.replace(first, workdir=Path("b"))
     check_alike(first, other, averaged=True)
     with pytest.raises(ConfigError, match=re.escape(text)):
@@ -483,7 +495,7 @@ def test_runs_far_apart_say_where_their_results_are_to_go(accepted, refused, run
     sentence = refused(pair)
     assert f"no folder of their own in common, only {runs}; say by --out where" in sentence
     accepted(pair, f"--out={runs}/out", "--bootstrap=0")
-    assert len(figures(runs / "out")["members"]) == 2
+    assert len(figures(runs / "out")["networks"]) == 2
     with pytest.raises(ConfigError, match="only /; say by --out"):
         folder_of_results([Path("/run1"), Path("/run2")])
     with pytest.raises(ConfigError, match="only /; say by --out"):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_lab.analysis.exchanges import exchanges_in
+from cnn_lab.analysis.collectives import collectives_in
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.distributed import mesh as layouts
 from cnn_lab.distributed.mesh import choose_num_devices, choose_num_slices, make_mesh
@@ -149,7 +149,7 @@ def test_what_rows_in_parts_need_does_not_grow_with_the_number_of_devices():
             for shape, dtype in ((images, jnp.uint8), ((), jnp.int32))
         )
         compiled = jax.jit(mesh.take).lower(array, positions).compile()
-        exchanged = exchanges_in(compiled.as_text() or "")
+        exchanged = collectives_in(compiled.as_text() or "")
         assert exchanged["all-to-all"].count == 1
         assert share < exchanged["all-to-all"].num_bytes < 1.5 * share
         memory = compiled.memory_analysis()

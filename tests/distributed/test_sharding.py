@@ -10,7 +10,7 @@ import optax
 import pytest
 from small_models import SMALL
 
-from cnn_lab.analysis.exchanges import exchanges_in
+from cnn_lab.analysis.collectives import collectives_in
 from cnn_lab.core import trees
 from cnn_lab.distributed import mesh as layouts
 from cnn_lab.distributed.mesh import DeviceMesh, make_mesh
@@ -86,7 +86,7 @@ class RestoredRun:
 
 
 def exchanges(text: str) -> dict[str, int]:
-    return {kind: found.count for kind, found in exchanges_in(text).items()}
+    return {kind: found.count for kind, found in collectives_in(text).items()}
 
 
 alone = functools.cache(lambda name: RestoredRun(name, make_mesh(1)))

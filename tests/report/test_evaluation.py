@@ -10,30 +10,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnn_lab.analysis.evaluation import evaluate
-from cnn_lab.analysis.results import Member, Results
-from cnn_lab.report import charts, evaluation
+from cnn_lab.analysis.evaluation import EvaluationResults, NetworkResult, evaluate_classifier
+from cnn_lab.report import evaluation
 from cnn_lab.report.evaluation import evaluation_page, write_evaluation
 
 K, N = 6, 240
 
 
 def results(
-    num_members: int = 1,
+    num_networks: int = 1,
     *,
     names: tuple[str, ...] = tuple("abcdef"),
     ensemble: bool = False,
     perfect: bool = False,
     held_out: Any = "same",
     num_resamples: int = 100,
-) -> Results:
+) -> EvaluationResults:
     """Those of classifiers of the same examples."""
-    random, members, first = np.random.default_rng(0), [], None
+    random, networks, first = np.random.default_rng(0), [], None
     labels = random.integers(0, K, N).astype(np.int32)
-    for number in range(num_members):
+    for number in range(num_networks):
         logits = random.normal(size=(N, K)).astype(np.float32)
         logits[np.arange(N), labels] += 99 if perfect else 2
-        found = evaluate(
+        found = evaluate_classifier(
             logits,
             labels,
             means={"loss": 0.5, "accuracy": 0.25},
@@ -41,10 +40,10 @@ def results(
             num_resamples=num_resamples,
         )
         first = first or found
-        members.append(Member(f"seed{number}", f"runs/seed{number}", 7, N, 1.0, {}, found))
+        networks.append(NetworkResult(f"seed{number}", f"runs/seed{number}", 7, N, 1.0, {}, found))
     whole = first if ensemble else None
-    return Results(
-        "validation", "pets", "f0", names, "none", num_resamples, tuple(members), True, "", whole
+    return EvaluationResults(
+        "validation", "pets", "f0", names, "none", num_resamples, tuple(networks), True, "", whole
     )
 
 
@@ -62,10 +61,10 @@ def pictures(page: str) -> int:
 def test_a_run_has_its_figures_with_intervals(tmp_path: Path):
     found = results()
     written = write_evaluation(tmp_path / "new", found)
-    page, member = written.page.read_text(), found.members[0]
+    page, network = written.page.read_text(), found.networks[0]
     assert written.page.name == "evaluation_validation.html"
     table = {row[0]: row[1:] for row in rows(page, "Figures")}
-    interval = member.metrics["accuracy"], found.members[0].evaluation
+    interval = network.metrics["accuracy"], found.networks[0].evaluation
     assert interval[1] is not None
     bounds = interval[1].intervals["accuracy"]
     assert table["accuracy"][0] == f"{interval[0]:.4f}"
@@ -76,8 +75,8 @@ def test_a_run_has_its_figures_with_intervals(tmp_path: Path):
     assert "each half of them at the temperature of the other" in page
     values = json.loads(written.figures.read_text())
     assert values["data"] == {"name": "pets", "fingerprint": "f0"}
-    assert values["members"][0]["metrics"]["macro_f1"] == member.metrics["macro_f1"]
-    assert [row["name"] for row in values["members"][0]["classes"]] == list("abcdef")
+    assert values["networks"][0]["metrics"]["macro_f1"] == network.metrics["macro_f1"]
+    assert [row["name"] for row in values["networks"][0]["classes"]] == list("abcdef")
     assert "over_runs" not in values
 
 
@@ -97,16 +96,16 @@ def test_several_runs_have_a_row_each_and_their_spread():
     page = evaluation_page(found, Path("runs"))
     table = rows(page, "Figures")
     assert [row[0] for row in table] == [
-        *("run", "seed0", "seed1", "seed2", "mean", "sd", "95% from", "95% to", "least", "most"),
+        *("run", "seed0", "seed1", "seed2", "mean", "sd", "95% from", "95% to", "min", "max"),
         *("ensemble", "ensemble minus mean"),
     ]
     column = table[0].index("macro_f1")
-    values = [member.metrics["macro_f1"] for member in found.members]
+    values = [network.metrics["macro_f1"] for network in found.networks]
     assert table[4][column] == f"{np.mean(values):.4f}"
     assert "one over 3 runs, by Student's t" in page
     assert table[5][column] == f"{np.std(values, ddof=1):.4f}"
     assert table[-1][column] == f"{values[0] - np.mean(values):+.4f}"
-    for row, told in ((1, found.members[0].evaluation), (-2, found.ensemble)):
+    for row, told in ((1, found.networks[0].evaluation), (-2, found.ensemble)):
         assert told is not None
         bounds = told.intervals["macro_f1"]
         value = f"{told.metrics['macro_f1']:.4f}"
@@ -151,24 +150,28 @@ def test_what_there_is_not_is_not_shown():
 
 def test_another_task_has_its_means_only(tmp_path: Path):
     means = {"mean_iou": 0.5, "loss": math.inf}
-    members = tuple(Member(f"seed{i}", "runs", 7, N, 1.0, means, None) for i in range(2))
+    networks = tuple(NetworkResult(f"seed{i}", "runs", 7, N, 1.0, means, None) for i in range(2))
     for count in (1, 2):
-        found = Results("test", "pets", "f", ("a",), "none", 0, members[:count], True, "", None)
+        found = EvaluationResults(
+            "test", "pets", "f", ("a",), "none", 0, networks[:count], True, "", None
+        )
         written = write_evaluation(tmp_path, found)
         page = written.page.read_text()
         assert "mean_iou" in page
         assert pictures(page) == 0
         assert "<h2>Classes" not in page
-        values = json.loads(written.figures.read_text())["members"][0]
+        values = json.loads(written.figures.read_text())["networks"][0]
         assert values["metrics"] == {"mean_iou": 0.5, "loss": None}
 
 
 def test_everything_is_escaped(tmp_path: Path):
     bad = "<script>alert(1)</script>"
     found = results(2, names=(bad, "$\\frac", "a$b$c", "%", "\u8774\u8776", ""))
-    member = found.members[0]
-    odd = Member(bad, bad, 7, N, 1.0, {}, member.evaluation)
-    found = Results(bad, bad, bad, found.class_names, bad, 100, (odd, member), True, "", None)
+    network = found.networks[0]
+    odd = NetworkResult(bad, bad, 7, N, 1.0, {}, network.evaluation)
+    found = EvaluationResults(
+        bad, bad, bad, found.class_names, bad, 100, (odd, network), True, "", None
+    )
     page = evaluation_page(found, tmp_path / "<b>")
     assert "<script" not in page
     assert "<b>" not in page
@@ -191,7 +194,9 @@ def test_the_page_needs_no_other_file():
 def test_few_classes_are_numbered_and_named(figures, num_classes, numbers, names):
     confusion = np.diag(np.full(num_classes, 9))
     confusion[1, 2] = 4
-    assert charts.confusion_chart(confusion, [f"c{k}" for k in range(num_classes)])[1:4] == b"PNG"
+    assert (
+        evaluation.confusion_chart(confusion, [f"c{k}" for k in range(num_classes)])[1:4] == b"PNG"
+    )
     axis = figures[0].axes[0]
     texts = [text.get_text() for text in axis.texts]
     assert texts == (["9"] * 2 + ["4"] + ["9"] * 8 if numbers else [])
@@ -200,22 +205,22 @@ def test_few_classes_are_numbered_and_named(figures, num_classes, numbers, names
 
 def test_many_classes_keep_the_picture_in_bounds(figures):
     confusion = np.ones((120, 120), np.int64)
-    charts.confusion_chart(confusion, ["name"] * 120)
+    evaluation.confusion_chart(confusion, ["name"] * 120)
     assert max(figures[0].get_size_inches()) < 12
     assert "name" not in [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
 
 
 def test_of_very_many_classes_the_pairs_are_listed_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(evaluation, "MOST_DRAWN", K - 1)
+    monkeypatch.setattr(evaluation, "MAX_DRAWN", K - 1)
     page = evaluation_page(results(), Path("run"))
     assert pictures(page) == 1  # the calibration
     assert len(rows(page, "Mistakes")) == 21
 
 
 def test_bins_are_drawn_where_there_are_predictions(figures):
-    found = results().members[0].evaluation
+    found = results().networks[0].evaluation
     assert found is not None
-    charts.reliability_chart([("as trained", found.before), ("scaled", found.before)])
+    evaluation.reliability_chart([("as trained", found.before), ("scaled", found.before)])
     above, _, below, _ = figures[0].axes
     num_bins = int((found.before.counts > 0).sum())
     assert len(above.patches) == 2 * num_bins

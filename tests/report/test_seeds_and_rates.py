@@ -8,10 +8,8 @@ from matplotlib.figure import Figure
 
 from cnn_lab.analysis.calibration import Reliability
 from cnn_lab.analysis.lr_range import LrRange
-from cnn_lab.report.charts import reliability_chart
-from cnn_lab.report.curves import COLOURS, learning_curves
-from cnn_lab.report.rates import BLUE, rate_chart
-from cnn_lab.report.seeds import seeds_chart
+from cnn_lab.report.curves import BLUE, COLOURS, learning_curves, rate_chart, seeds_chart
+from cnn_lab.report.evaluation import reliability_chart
 
 ODD = "folder:/tmp/a$\\frac$ x \u8774"  # matplotlib would read mathematics, and lacks the last one
 

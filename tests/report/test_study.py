@@ -6,8 +6,8 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from cnn_lab.analysis.intervals import over_runs
-from cnn_lab.analysis.records import Row
-from cnn_lab.analysis.verdict import Judged
+from cnn_lab.analysis.records import Record
+from cnn_lab.analysis.verdict import Verdict
 from cnn_lab.config import ExperimentConfig, Panel, Study, Variant
 from cnn_lab.report import study as drawing
 from cnn_lab.report.study import draw, write_study
@@ -15,10 +15,10 @@ from cnn_lab.report.study import draw, write_study
 LOSS, ACCURACY, BY_EPOCH = "training loss", "unseen accuracy", "training loss by epoch"
 
 
-def rows(measure: str, series: str, **values) -> list[Row]:
+def records(measure: str, series: str, **values) -> list[Record]:
     """Keywords `x3=[...]` are the seeds' values at 3."""
     return [
-        Row(series, float(place[1:]), seed, measure, value)
+        Record(series, float(place[1:]), seed, measure, value)
         for place, found in values.items()
         for seed, value in enumerate(found)
     ]
@@ -43,8 +43,8 @@ def labelled(axis) -> dict[str, tuple[list[float], list[float]]]:
 
 def test_lines_go_through_the_means_in_order(figures):
     found = [
-        *rows(LOSS, "a", x10=[0.5, 0.7], x1=[1.0, 2.0]),
-        *rows(LOSS, "b", x1=[3.0, 3.0], x10=[0.1, 0.3]),
+        *records(LOSS, "a", x10=[0.5, 0.7], x1=[1.0, 2.0]),
+        *records(LOSS, "b", x1=[3.0, 3.0], x10=[0.1, 0.3]),
     ]
     draw(study(Panel(measure=LOSS, x="rate")), found)
     axis = figures[0].axes[0]
@@ -60,24 +60,24 @@ def test_lines_go_through_the_means_in_order(figures):
 
 
 def test_on_a_logarithmic_axis_the_seeds_ends_are_drawn(figures):
-    draw(study(Panel(measure=LOSS, x="rate", log_y=True)), rows(LOSS, "a", x1=[1.0, 2.0, 9.0]))
+    draw(study(Panel(measure=LOSS, x="rate", log_y=True)), records(LOSS, "a", x1=[1.0, 2.0, 9.0]))
     axis = figures[0].axes[0]
     assert axis.get_yscale() == "log"
     assert axis.collections[0].get_segments()[0][:, 1] == pytest.approx([1.0, 9.0])
 
 
 def test_many_places_have_a_band(figures):
-    values = {f"x{x}": [x + 0.0, x + 2.0] for x in range(drawing.MOST_MARKED + 1)}
-    draw(study(Panel(measure=LOSS, x="epoch")), rows(LOSS, "a", **values))
+    values = {f"x{x}": [x + 0.0, x + 2.0] for x in range(drawing.MAX_MARKED + 1)}
+    draw(study(Panel(measure=LOSS, x="epoch")), records(LOSS, "a", **values))
     axis = figures[0].axes[0]
     assert marks(axis, "o") == []
     band = axis.collections[0].get_paths()[0].vertices[:, 1]
-    assert (min(band), max(band)) == pytest.approx((1 - 2**0.5, drawing.MOST_MARKED + 1 + 2**0.5))
+    assert (min(band), max(band)) == pytest.approx((1 - 2**0.5, drawing.MAX_MARKED + 1 + 2**0.5))
 
 
 def test_a_row_of_points_shows_seeds_mean_and_interval(figures):
     values = [0.9, 0.91, 0.95]
-    found = [*rows(LOSS, "a", x1=values), *rows(LOSS, "b", x1=[0.5, 0.6, 0.7])]
+    found = [*records(LOSS, "a", x1=values), *records(LOSS, "b", x1=[0.5, 0.6, 0.7])]
     draw(study(Panel(measure=LOSS, kind="points")), found)
     axis = figures[0].axes[0]
     assert marks(axis, "o")[0] == (values, [0, 0, 0])
@@ -96,7 +96,7 @@ def test_a_row_of_points_shows_seeds_mean_and_interval(figures):
 
 @pytest.mark.parametrize("kind", ["lines", "points"])
 def test_shares_do_not_pass_one(figures, kind):
-    found = rows(ACCURACY, "a", x1=[1.0, 0.9, 1.0], x2=[1.0, 1.0, 1.0])
+    found = records(ACCURACY, "a", x1=[1.0, 0.9, 1.0], x2=[1.0, 1.0, 1.0])
     draw(study(Panel(measure=ACCURACY, kind=kind)), found)
     axis = figures[0].axes[0]
     low, high = axis.get_ylim() if kind == "lines" else axis.get_xlim()
@@ -105,13 +105,13 @@ def test_shares_do_not_pass_one(figures, kind):
     at_one = [line for line in axis.lines if line.get_marker() in ("o", "D")]
     assert at_one
     assert not any(line.get_clip_on() for line in at_one)  # seen whole
-    draw(study(Panel(measure=LOSS, kind=kind)), rows(LOSS, "a", x1=[1.0, 0.9], x2=[1.0, 1.0]))
+    draw(study(Panel(measure=LOSS, kind=kind)), records(LOSS, "a", x1=[1.0, 0.9], x2=[1.0, 1.0]))
     axis = figures[1].axes[0]
     assert max(axis.get_ylim() if kind == "lines" else axis.get_xlim()) > 1
 
 
 def test_what_diverged_is_marked_and_said(figures):
-    found = rows(LOSS, "a", x1=[1.0, math.nan, 3.0], x2=[math.nan] * 3, x3=[5.0, 5.0, 5.0])
+    found = records(LOSS, "a", x1=[1.0, math.nan, 3.0], x2=[math.nan] * 3, x3=[5.0, 5.0, 5.0])
     draw(study(Panel(measure=LOSS, x="rate")), found)
     axis = figures[0].axes[0]
     assert marks(axis, "o") == [([3.0], [5.0]), ([1.0], [2.0])]
@@ -130,12 +130,12 @@ def test_what_diverged_is_marked_and_said(figures):
 
 def test_a_series_has_one_colour_in_all_panels(figures):
     found = [
-        *rows(LOSS, "a", x1=[1.0], x2=[1.0]),
-        *rows(LOSS, "b", x1=[2.0], x2=[1.0]),
-        *rows(BY_EPOCH, "b 2", x1=[2.0], x2=[1.0]),
-        *rows(BY_EPOCH, "a 2", x1=[2.0], x2=[1.0]),
-        *rows(BY_EPOCH, "a 1", x1=[2.0], x2=[1.0]),
-        *rows(ACCURACY, "b", x1=[1.0]),
+        *records(LOSS, "a", x1=[1.0], x2=[1.0]),
+        *records(LOSS, "b", x1=[2.0], x2=[1.0]),
+        *records(BY_EPOCH, "b 2", x1=[2.0], x2=[1.0]),
+        *records(BY_EPOCH, "a 2", x1=[2.0], x2=[1.0]),
+        *records(BY_EPOCH, "a 1", x1=[2.0], x2=[1.0]),
+        *records(ACCURACY, "b", x1=[1.0]),
     ]
     variants = tuple(
         Variant(series=s, x=x, config=ExperimentConfig()) for s in ("a", "b") for x in (1, 2)
@@ -168,8 +168,8 @@ def test_a_series_has_one_colour_in_all_panels(figures):
 
 def test_text_is_no_mathematics(figures):
     odd = "$\\frac$"
-    found = [*rows("m $x$", odd, x1=[1.0, math.nan]), *rows("m $x$", "$", x1=[1.0, 2.0])]
-    named = [Row(odd, "$_", seed, "m $x$", 1.0) for seed in range(2)]
+    found = [*records("m $x$", odd, x1=[1.0, math.nan]), *records("m $x$", "$", x1=[1.0, 2.0])]
+    named = [Record(odd, "$_", seed, "m $x$", 1.0) for seed in range(2)]
     panels = (
         Panel(measure="m $x$", x=odd, title=odd),
         Panel(measure="m $x$", kind="points", title=odd),
@@ -180,13 +180,13 @@ def test_text_is_no_mathematics(figures):
     assert [text.get_text() for text in legend.get_texts()] == [odd, "$"]
 
 
-def page_of(tmp_path, found, judged=(), **changes) -> str:
+def page_of(tmp_path, found, verdicts=(), **changes) -> str:
     panels = (Panel(measure=LOSS, x="rate"), Panel(measure=LOSS, kind="points"))
-    return write_study(tmp_path, study(*panels, **changes), found, judged).page.read_text()
+    return write_study(tmp_path, study(*panels, **changes), found, verdicts).page.read_text()
 
 
 def test_the_caption_says_what_is_drawn(tmp_path):
-    whole, cut = rows(LOSS, "a", x1=[1.0, 2.0]), rows(LOSS, "a", x1=[1.0, math.nan])
+    whole, cut = records(LOSS, "a", x1=[1.0, 2.0]), records(LOSS, "a", x1=[1.0, math.nan])
     page = page_of(tmp_path, whole)
     assert "as bars, of more than 15 places as a band" in page
     assert "a diamond is their mean, with its 95 % interval" in page
@@ -195,13 +195,13 @@ def test_the_caption_says_what_is_drawn(tmp_path):
 
 
 def test_the_page_says_what_a_seed_chooses_and_how_many_claims_chance_decides(tmp_path):
-    found, judged = rows(LOSS, "a", x1=[1.0, 2.0]), (Judged("so", "holds", "m: 1"),)
+    found, verdicts = records(LOSS, "a", x1=[1.0, 2.0]), (Verdict("so", "holds", "m: 1"),)
     variants = (Variant(series="a", x=1, config=ExperimentConfig()),)
-    page = page_of(tmp_path, found, judged, variants=variants)
+    page = page_of(tmp_path, found, verdicts, variants=variants)
     assert "its own choice of the images that are held out" in page
     assert "about one in twenty is decided by chance" in page
-    page = page_of(tmp_path, found, judged, variants=variants, seeds_per_split=10)
+    page = page_of(tmp_path, found, verdicts, variants=variants, seeds_per_split=10)
     assert "is shared by 10 seeds, and the next 10 have another" in page
-    computed = page_of(tmp_path, found, judged)
+    computed = page_of(tmp_path, found, verdicts)
     assert "held out" not in computed
     assert "one in twenty" not in computed

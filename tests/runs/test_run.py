@@ -39,7 +39,7 @@ from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS
-from cnn_lab.report.page import write_report
+from cnn_lab.report.run import write_report
 from cnn_lab.runs import train
 from cnn_lab.runs.train import run_training
 from cnn_lab.train import steps_per_call

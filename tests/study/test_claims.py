@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.analysis.records import Row, from_json, to_csv, to_json
+from cnn_lab.analysis.records import Record, from_json, to_csv, to_json
 from cnn_lab.analysis.verdict import judge
 from cnn_lab.config import Bounds, Comparison
 
 
-def rows(exact=False, **values) -> list[Row]:
+def records(exact=False, **values) -> list[Record]:
     return [
-        Row(series, None, seed, "accuracy", value, exact)
+        Record(series, None, seed, "accuracy", value, exact)
         for series, found in values.items()
         for seed, value in enumerate(found)
     ]
@@ -22,7 +22,7 @@ def compare(by=0.0, exact=False, **values):
     claim = Comparison(
         text="a is better", measure="accuracy", larger=("a", None), smaller=("b", None), by=by
     )
-    return judge(claim, rows(exact, **values))
+    return judge(claim, records(exact, **values))
 
 
 def test_a_difference_that_is_sure_holds_or_fails():
@@ -57,9 +57,9 @@ def test_one_training_decides_nothing():
         assert found.verdict == "undecided"
         assert "one seed, which decides nothing" in found.evidence
     bound = Bounds(text="so", measure="accuracy", place=("a", None), high=0.5)
-    assert judge(bound, rows(a=[0.1])).verdict == "undecided"
-    assert judge(bound, rows(a=[0.1], exact=True)).verdict == "holds"
-    mixed = [*rows(a=[2.0]), *rows(b=[1.0], exact=True)]
+    assert judge(bound, records(a=[0.1])).verdict == "undecided"
+    assert judge(bound, records(a=[0.1], exact=True)).verdict == "holds"
+    mixed = [*records(a=[2.0]), *records(b=[1.0], exact=True)]
     claim = Comparison(text="so", measure="accuracy", larger=("a", None), smaller=("b", None))
     assert judge(claim, mixed).verdict == "undecided"
 
@@ -86,12 +86,12 @@ def test_at_most_so_much_worse_includes_as_much():
 
 def test_bounds_include_their_ends():
     claim = Bounds(text="so", measure="accuracy", place=("a", None), low=1.0, high=1.0)
-    assert judge(claim, rows(a=[1.0, 1.0, 1.0])).verdict == "holds"
+    assert judge(claim, records(a=[1.0, 1.0, 1.0])).verdict == "holds"
 
 
 def test_values_of_no_common_seed_decide_nothing():
     claim = Comparison(text="so", measure="m", larger=("a", None), smaller=("b", None))
-    found = judge(claim, [Row("a", None, 0, "m", 1.0), Row("b", None, 10, "m", 0.0)])
+    found = judge(claim, [Record("a", None, 0, "m", 1.0), Record("b", None, 10, "m", 0.0)])
     assert (found.verdict, found.evidence) == ("undecided", "No seed has both a and b.")
 
 
@@ -101,7 +101,7 @@ def test_values_of_no_common_seed_decide_nothing():
 )
 def test_bounds(low, high, verdict):
     claim = Bounds(text="so", measure="accuracy", place=("a", None), low=low, high=high)
-    assert judge(claim, rows(a=[0.99, 1.0, 1.01, 1.02])).verdict == verdict
+    assert judge(claim, records(a=[0.99, 1.0, 1.01, 1.02])).verdict == verdict
 
 
 def test_what_is_not_finite_decides_nothing():
@@ -110,13 +110,17 @@ def test_what_is_not_finite_decides_nothing():
 
 def test_a_claim_about_nothing_offers_the_places_there_are():
     claim = Bounds(text="so", measure="accuracy", place=("c", 1), low=0)
-    found = judge(claim, rows(a=[0.5]))
+    found = judge(claim, records(a=[0.5]))
     assert found.verdict == "undecided"
     assert found.evidence.startswith("The study has no 'accuracy' of ('c', 1); ")
 
 
-def test_rows_survive_json_and_become_a_table():
-    some = [Row("a", 3, 0, "m", 0.5), Row("b,c", None, 1, "m", math.nan), Row("d", "x", 2, "m", 1)]
+def test_records_survive_json_and_become_a_table():
+    some = [
+        Record("a", 3, 0, "m", 0.5),
+        Record("b,c", None, 1, "m", math.nan),
+        Record("d", "x", 2, "m", 1),
+    ]
     again = from_json(to_json(some))
     assert again[0] == some[0]
     assert again[2] == some[2]

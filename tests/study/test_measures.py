@@ -24,7 +24,6 @@ from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.examples import choose_examples
 from cnn_lab.runs.train import run_training
 from cnn_lab.study import measures
-from cnn_lab.study.finished import Finished
 from cnn_lab.study.measures import (
     dead_units,
     ensembles,
@@ -34,6 +33,7 @@ from cnn_lab.study.measures import (
     unseen_accuracy,
     unseen_positions,
 )
+from cnn_lab.study.trial import Trial
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 from cnn_lab.workdir.run_dir import read_record
 
@@ -52,29 +52,29 @@ def config(seed: int = 0, **changes) -> ExperimentConfig:
     return ExperimentConfig(**{**fields, **changes})
 
 
-def train(folder: Path, found: ExperimentConfig) -> Finished:
+def train(folder: Path, found: ExperimentConfig) -> Trial:
     run_training(freeze(found), folder, lambda _: None)
-    return Finished(Variant(series="a", config=found), found.seed, found, folder)
+    return Trial(Variant(series="a", config=found), found.seed, found, folder)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, data_dir) -> list[Finished]:
+def runs(tmp_path_factory, data_dir) -> list[Trial]:
     """Three short trainings on the same images."""
     folder = tmp_path_factory.mktemp("runs")
     return [train(folder / str(seed), config(seed)) for seed in range(3)]
 
 
-def copy_of(run: Finished) -> Finished:
+def copy_of(run: Trial) -> Trial:
     return dataclasses.replace(run)  # which forgets the weights that were opened
 
 
-def probabilities(run: Finished, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def probabilities(run: Trial, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By hand, in float64: pixels, dense, ReLU, dense, softmax; and the labels."""
     batch = open_dataset("digits").split("train").gather(positions)
-    preprocess = run.trained.network.preprocess
+    preprocess = run.restored.network.preprocess
     x = (batch["image"].reshape(len(positions), -1) / 255 - preprocess.mean[0]) / preprocess.std[0]
     params = jax.tree.map(
-        lambda leaf: np.asarray(leaf, np.float64), run.trained.variables["params"]
+        lambda leaf: np.asarray(leaf, np.float64), run.restored.variables["params"]
     )
     first, last = params["backbone"]["dense1"], next(iter(params["head"].values()))
     hidden = np.maximum(x @ first["kernel"] + first["bias"], 0)
@@ -92,7 +92,7 @@ def test_unseen_examples_are_neither_trained_nor_validated_on(num_validation, mo
     dataset = open_dataset("digits")
     total = dataset.info.split_sizes["train"]
     for most in (10_000, 300):
-        monkeypatch.setattr(measures, "MOST_UNSEEN", most)
+        monkeypatch.setattr(measures, "MAX_UNSEEN", most)
         data = DataConfig(num_train=200, num_validation=num_validation, split_seed=3)
         used = np.concatenate([part.indices for part in choose_examples(dataset, data)])
         unseen = unseen_positions(dataset, data)
@@ -101,7 +101,7 @@ def test_unseen_examples_are_neither_trained_nor_validated_on(num_validation, mo
 
 
 def test_training_sets_of_all_sizes_are_judged_on_the_same_examples(monkeypatch):
-    monkeypatch.setattr(measures, "MOST_UNSEEN", 300)
+    monkeypatch.setattr(measures, "MAX_UNSEEN", 300)
     dataset = open_dataset("digits")
     sets = {
         (size, seed): frozenset(
@@ -142,12 +142,12 @@ def test_ensembles_average_probabilities_of_disjoint_members(runs):
 
 def test_dead_units_are_counted(runs):
     run = copy_of(runs[0])
-    params = run.trained.variables["params"]
+    params = run.restored.variables["params"]
     bias = np.full(HIDDEN, 1.0, np.float32)
     bias[:5] = [-1.0, -2.0, -0.1, 0.0, -9.0]  # ReLU gives 0 whatever the image
     layer = {"kernel": jnp.zeros_like(params["backbone"]["dense1"]["kernel"]), "bias": bias}
     variables = {"params": {**params, "backbone": {"dense1": layer}}}
-    run.__dict__["trained"] = dataclasses.replace(run.trained, variables=variables)
+    run.__dict__["trained"] = dataclasses.replace(run.restored, variables=variables)
     assert dead_units(run) == {None: 5 / HIDDEN}
 
 
@@ -160,9 +160,9 @@ def test_the_best_weights_are_judged_where_a_rule_chose_them(runs, tmp_path):
     stopped = train(tmp_path / "run", found)
     record = read_record(stopped.workdir)
     assert record["status"] == "stopped early"
-    assert stopped.trained.step == record["progress"]["selection"]["best_step"]
-    assert stopped.trained.step == record["progress"]["step"] - 4
-    assert runs[0].trained.step == 16  # without a rule, the last
+    assert stopped.restored.step == record["progress"]["selection"]["best_step"]
+    assert stopped.restored.step == record["progress"]["step"] - 4
+    assert runs[0].restored.step == 16  # without a rule, the last
 
 
 def test_a_loss_of_zero_is_a_number(tmp_path):
@@ -171,7 +171,7 @@ def test_a_loss_of_zero_is_a_number(tmp_path):
         for epoch, loss in ((1, 0.5), (2, None), (3, 0.0))
     ]
     (tmp_path / METRICS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = Finished(Variant(series="a", config=config()), 0, config(), tmp_path)
+    run = Trial(Variant(series="a", config=config()), 0, config(), tmp_path)
     assert training_loss(run) == {None: 0.0}
     by_epoch = training_loss_by_epoch(run)
     assert (by_epoch[1], by_epoch[3]) == (0.5, 0.0)

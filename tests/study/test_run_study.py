@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cnn_lab.analysis.records import Row, values_of
+from cnn_lab.analysis.records import Record, values_of
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import (
@@ -31,11 +31,11 @@ from cnn_lab.data.examples import choose_examples
 from cnn_lab.report.study import write_study
 from cnn_lab.runs import diverging
 from cnn_lab.study import cache, computations, measures
-from cnn_lab.study import run as conducting
+from cnn_lab.study import run as study_run
 from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.finished import Values
 from cnn_lab.study.measures import MEASURES, OVER_SEEDS, Measure, OverSeeds
-from cnn_lab.study.run import check_study, conduct
+from cnn_lab.study.run import make_trials, run_study
+from cnn_lab.study.trial import Values
 from cnn_lab.workdir.run_dir import read_record
 
 ALL = tuple(MEASURES)
@@ -87,55 +87,55 @@ def with_data(data: DataConfig) -> dict:
 
 
 @pytest.fixture(scope="module")
-def conducted(tmp_path_factory, data_dir):
+def finished(tmp_path_factory, data_dir):
     folder, said = tmp_path_factory.mktemp("study"), []
     open_dataset("digits")  # which may say that it is prepared first
-    found = conduct(study(), folder, 2, said.append)
+    found = run_study(study(), folder, 2, said.append)
     assert found is not None
     return folder, found, said
 
 
-def test_every_variant_is_measured_from_every_seed(conducted):
-    folder, found, said = conducted
+def test_every_variant_is_measured_from_every_seed(finished):
+    folder, found, said = finished
     for measure in ("unseen accuracy", "training accuracy", "training loss", "dead units"):
         for x in (0.001, 0.5):
-            assert values_of(found.rows, measure, ("sgd", x)).keys() == {0, 1}
+            assert values_of(found.records, measure, ("sgd", x)).keys() == {0, 1}
     assert [re.sub(r"0\.\d{4}, \d+ (s|min) left$", "", line) for line in said] == [
         f"{n}/4  sgd {x}, seed {s}: accuracy on shifted images "
         for n, (x, s) in enumerate([(0.001, 0), (0.001, 1), (0.5, 0), (0.5, 1)], start=1)
     ]
     stored = json.loads((folder / "results.json").read_text())
-    assert len(stored["rows"]) == len(found.rows)
-    assert len((folder / "results.csv").read_text().splitlines()) == len(found.rows) + 1
+    assert len(stored["records"]) == len(found.records)
+    assert len((folder / "results.csv").read_text().splitlines()) == len(found.records) + 1
 
 
-def test_the_claim_is_judged_by_the_numbers(conducted):
-    _, found, _ = conducted
-    assert [claim.verdict for claim in found.judged] == ["holds"]
-    losses = {x: values_of(found.rows, "training loss", ("sgd", x)) for x in (0.001, 0.5)}
+def test_the_claim_is_judged_by_the_numbers(finished):
+    _, found, _ = finished
+    assert [claim.verdict for claim in found.verdicts] == ["holds"]
+    losses = {x: values_of(found.records, "training loss", ("sgd", x)) for x in (0.001, 0.5)}
     mean = np.mean([losses[0.001][seed] - losses[0.5][seed] for seed in (0, 1)])
-    assert f": {mean:.4g} (" in found.judged[0].evidence
+    assert f": {mean:.4g} (" in found.verdicts[0].evidence
 
 
-def test_measures_agree_with_each_other(conducted):
-    _, found, _ = conducted
-    unseen = values_of(found.rows, "unseen accuracy", ("sgd", 0.5))
+def test_measures_agree_with_each_other(finished):
+    _, found, _ = finished
+    unseen = values_of(found.records, "unseen accuracy", ("sgd", 0.5))
     # No shift at all, and an ensemble of one.
     places = [("accuracy on shifted images", 0), ("accuracy of the ensemble", 1)]
-    both = [[r for r in found.rows if r.measure == m and r.x == x] for m, x in places]
+    both = [[r for r in found.records if r.measure == m and r.x == x] for m, x in places]
     for seed, value in unseen.items():
         assert value in [row.value for row in both[0] if row.seed == seed]
         assert value in [row.value for row in both[1] if row.seed == seed]
-    shifted = [r.value for r in found.rows if r.measure == places[0][0] and r.x == 4]
+    shifted = [r.value for r in found.records if r.measure == places[0][0] and r.x == 4]
     assert max(shifted) < min(unseen.values())
 
 
-def test_nothing_is_trained_or_measured_twice(conducted, monkeypatch):
-    folder, found, _ = conducted
+def test_nothing_is_trained_or_measured_twice(finished, monkeypatch):
+    folder, found, _ = finished
     monkeypatch.setitem(MEASURES, "dead units", Measure(lambda _: {None: 1 / 0}))
-    again = conduct(study(), folder, 2, lambda _: None)
+    again = run_study(study(), folder, 2, lambda _: None)
     assert again is not None
-    assert again.rows == found.rows
+    assert again.records == found.records
     runs = sorted((folder / "runs").glob("*/seed*"))
     assert len(runs) == 4
     assert [len(read_record(run)["sessions"]) for run in runs] == [1] * 4
@@ -151,19 +151,19 @@ def test_an_interruption_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch
 
     monkeypatch.setattr(diverging, "run_training", cut)
     quick = study(measures=(), seeds_per_split=2, panels=(), claims=())
-    assert conduct(quick, tmp_path, 2, lambda _: None) is None
+    assert run_study(quick, tmp_path, 2, lambda _: None) is None
     assert not (tmp_path / "results.json").exists()
-    found = conduct(quick, tmp_path, 2, lambda _: None)
+    found = run_study(quick, tmp_path, 2, lambda _: None)
     assert found is not None
     # A group of two seeds gives one value of either size.
-    assert [(row.series, row.x, row.seed) for row in found.rows] == [
+    assert [(row.series, row.x, row.seed) for row in found.records] == [
         (series, size, 0) for series in ("sgd 0.001", "sgd 0.5") for size in (1, 2)
     ]
     never = OverSeeds(lambda _: {1: 1 / 0}, lambda n: (1, n))
     monkeypatch.setitem(OVER_SEEDS, "accuracy of the ensemble", never)
-    again = conduct(quick, tmp_path, 2, lambda _: None)
+    again = run_study(quick, tmp_path, 2, lambda _: None)
     assert again is not None
-    assert again.rows == found.rows
+    assert again.records == found.records
 
 
 def test_a_training_that_diverges_is_a_result(tmp_path):
@@ -180,33 +180,33 @@ def test_a_training_that_diverges_is_a_result(tmp_path):
     wild = study(variants=variants, claims=(claim,), measures=("unseen accuracy", "training loss"))
     said = []
     open_dataset("digits")
-    found = conduct(wild, tmp_path, 2, said.append)
+    found = run_study(wild, tmp_path, 2, said.append)
     assert found is not None
     assert ["diverged" in line for line in said] == [False, False, True, True]
-    assert np.isnan(list(values_of(found.rows, "training loss", ("sgd", 1e30)).values())).all()
-    assert np.isfinite(list(values_of(found.rows, "training loss", ("sgd", 0.5)).values())).all()
-    ensembles = [r for r in found.rows if r.measure == "accuracy of the ensemble"]
+    assert np.isnan(list(values_of(found.records, "training loss", ("sgd", 1e30)).values())).all()
+    assert np.isfinite(list(values_of(found.records, "training loss", ("sgd", 0.5)).values())).all()
+    ensembles = [r for r in found.records if r.measure == "accuracy of the ensemble"]
     assert [np.isnan(row.value) for row in ensembles] == [False, False, True, True]
-    assert found.judged[0].verdict == "undecided"
-    assert "not finite in 2 of 2" in found.judged[0].evidence
+    assert found.verdicts[0].verdict == "undecided"
+    assert "not finite in 2 of 2" in found.verdicts[0].evidence
     why = next((tmp_path / "runs").glob("*1e*/seed0/diverged.txt")).read_text()
     assert "is not finite" in why
-    page = write_study(tmp_path, wild, found.rows, found.judged).page.read_text()
+    page = write_study(tmp_path, wild, found.records, found.verdicts).page.read_text()
     assert '<td class="number">not finite</td>' in page
-    again = conduct(wild, tmp_path, 2, said.append)
+    again = run_study(wild, tmp_path, 2, said.append)
     assert again is not None
     assert [line.rpartition(":")[2] for line in said[6:]] == [" diverged", " diverged"]
 
 
-def test_the_page_escapes_and_shows_verdicts_and_numbers(conducted, tmp_path):
-    _, found, _ = conducted
-    report = write_study(tmp_path, study(), found.rows, found.judged)
+def test_the_page_escapes_and_shows_verdicts_and_numbers(finished, tmp_path):
+    _, found, _ = finished
+    report = write_study(tmp_path, study(), found.records, found.verdicts)
     page = report.page.read_text()
     assert "Rates &lt;of learning&gt;" in page
     assert "&lt;b&gt;than&lt;/b&gt;" in page
     assert "<b>than" not in page
     assert '<td class="verdict holds">holds</td>' in page
-    mean = np.mean(list(values_of(found.rows, "training loss", ("sgd", 0.5)).values()))
+    mean = np.mean(list(values_of(found.records, "training loss", ("sgd", 0.5)).values()))
     assert f'<td class="number">{mean:.5g}</td>' in page
     assert report.picture.read_bytes().startswith(b"\x89PNG")
 
@@ -251,7 +251,7 @@ def test_the_page_escapes_and_shows_verdicts_and_numbers(conducted, tmp_path):
 )
 def test_mistakes_are_told_before_any_training(changes, text, tmp_path):
     with pytest.raises(CnnLabError, match=re.escape(text)):
-        check_study(study(**changes), tmp_path, 2)
+        make_trials(study(**changes), tmp_path, 2)
     assert not list(tmp_path.iterdir())
 
 
@@ -300,7 +300,7 @@ def test_mistakes_are_told_before_any_training(changes, text, tmp_path):
 )
 def test_claims_and_panels_of_nothing_are_told_before_any_training(changes, text, tmp_path):
     with pytest.raises(ConfigError, match=re.escape(text)):
-        conduct(study(**changes), tmp_path, 2, lambda _: None)
+        run_study(study(**changes), tmp_path, 2, lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -317,17 +317,17 @@ def test_claims_and_panels_of_nothing_are_told_before_any_training(changes, text
 def test_a_claim_at_no_place_is_told_before_any_training(measure, place, text, tmp_path):
     claim = Bounds(text="Good.", measure=measure, place=place, low=0.5)
     with pytest.raises(ConfigError, match=re.escape(text)):
-        check_study(study(claims=(claim,)), tmp_path, 2)
+        make_trials(study(claims=(claim,)), tmp_path, 2)
 
 
-def test_an_edited_study_is_told_what_to_do(conducted):
-    folder, _, _ = conducted
+def test_an_edited_study_is_told_what_to_do(finished):
+    folder, _, _ = finished
     changed = (
         Variant(series="sgd", x=0.001, config=config(0.002)),
         Variant(series="sgd", x=0.5, config=config(0.5)),
     )
     with pytest.raises(WorkdirError) as error:
-        conduct(study(variants=changed), folder, 2, lambda _: None)
+        run_study(study(variants=changed), folder, 2, lambda _: None)
     text = str(error.value)
     assert "holds trainings of an earlier version of this study" in text
     assert "optim.learning_rate: 0.001 there, 0.002 now" in text
@@ -335,87 +335,91 @@ def test_an_edited_study_is_told_what_to_do(conducted):
     assert "--config" not in text
 
 
-def test_data_that_changed_are_told(conducted, tmp_path):
-    folder, _, _ = conducted
+def test_data_that_changed_are_told(finished, tmp_path):
+    folder, _, _ = finished
     copy = shutil.copytree(folder, tmp_path / "copy")
     file = copy / "runs" / "sgd_0.5" / "seed1" / "run.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "fingerprint": "old"}))
     with pytest.raises(WorkdirError, match=r"The data of digits changed since .*seed1 was trained"):
-        conduct(study(), copy, 2, lambda _: None)
+        run_study(study(), copy, 2, lambda _: None)
 
 
 def test_each_seed_has_its_images_and_all_variants_the_same_of_a_seed(tmp_path):
-    planned = check_study(study(), tmp_path, 2)
+    trials = make_trials(study(), tmp_path, 2)
     dataset = open_dataset("digits")
-    chosen = [[tuple(s.indices) for s in choose_examples(dataset, r.config.data)] for r in planned]
+    chosen = [[tuple(s.indices) for s in choose_examples(dataset, r.config.data)] for r in trials]
     assert chosen[0] == chosen[2]
     assert chosen[1] == chosen[3]
     for part in (0, 1):
         assert chosen[0][part] != chosen[1][part]
     grouped = study(seeds_per_split=2, claims=(), over_seeds=())
-    seeds = [(r.config.seed, r.config.data.split_seed) for r in check_study(grouped, tmp_path, 4)]
+    seeds = [(r.config.seed, r.config.data.split_seed) for r in make_trials(grouped, tmp_path, 4)]
     assert seeds[:4] == [(0, 0), (1, 0), (2, 1), (3, 1)]
 
 
 def test_equal_variants_share_their_trainings(tmp_path):
     twins = tuple(Variant(series=name, config=config(0.1)) for name in ("a", "b"))
-    planned = check_study(study(variants=twins, claims=(), panels=()), tmp_path, 2)
-    assert [run.workdir.relative_to(tmp_path).as_posix() for run in planned] == (
+    trials = make_trials(study(variants=twins, claims=(), panels=()), tmp_path, 2)
+    assert [run.workdir.relative_to(tmp_path).as_posix() for run in trials] == (
         ["runs/a/seed0", "runs/a/seed1"] * 2
     )
 
 
-def test_what_is_kept_of_a_run_has_no_place(conducted, monkeypatch):
-    folder, found, _ = conducted
+def test_cached_values_of_a_run_have_no_place(finished, monkeypatch):
+    folder, found, _ = finished
     monkeypatch.setitem(MEASURES, "dead units", Measure(lambda _: {None: 1 / 0}))
     named = tuple(
         Variant(series="SGD", x=f"{x:g}", config=config(x)) for x in (0.001, 0.5)
     )  # of the same folders
-    again = conduct(study(variants=named, claims=(), panels=()), folder, 2, lambda _: None)
+    again = run_study(study(variants=named, claims=(), panels=()), folder, 2, lambda _: None)
     assert again is not None
-    assert [row.value for row in again.rows] == [row.value for row in found.rows]
-    places = {(row.series, row.x) for row in again.rows if row.measure == "unseen accuracy"}
+    assert [row.value for row in again.records] == [row.value for row in found.records]
+    places = {(row.series, row.x) for row in again.records if row.measure == "unseen accuracy"}
     assert places == {("SGD", "0.001"), ("SGD", "0.5")}
 
 
 def test_a_computation_runs_once(tmp_path, monkeypatch):
     calls, said = [], []
 
-    def counted(size: int = 3) -> list[Row]:
+    def counted(size: int = 3) -> list[Record]:
         calls.append(size)
-        return [Row("a", None, 0, "m", math.nan), Row("b", 2.5, 0, "m", size, exact=True)]
+        return [Record("a", None, 0, "m", math.nan), Record("b", 2.5, 0, "m", size, exact=True)]
 
     monkeypatch.setitem(COMPUTATIONS, "xor", counted)
     first = Computation(name="xor")
-    rows = [cache.computed(tmp_path, first, said.append) for _ in range(2)]
+    rows = [cache.cached_computation(tmp_path, first, said.append) for _ in range(2)]
     assert (len(calls), said) == (1, ["computing xor"])
-    assert rows[0][1] == rows[1][1] == Row("b", 2.5, 0, "m", 3, exact=True)
+    assert rows[0][1] == rows[1][1] == Record("b", 2.5, 0, "m", 3, exact=True)
     assert math.isnan(rows[1][0].value)
-    cache.computed(tmp_path, Computation(name="xor", options={"size": 4}), said.append)
-    cache.computed(tmp_path, first, said.append)
+    cache.cached_computation(tmp_path, Computation(name="xor", options={"size": 4}), said.append)
+    cache.cached_computation(tmp_path, first, said.append)
     assert calls == [3, 4]
     for file in (tmp_path / "computed").iterdir():
         file.write_text("{")
-    cache.computed(tmp_path, first, said.append)
+    cache.cached_computation(tmp_path, first, said.append)
     assert calls == [3, 4, 3]
     monkeypatch.setattr(computations, "VERSION", -1)
-    cache.computed(tmp_path, first, said.append)
+    cache.cached_computation(tmp_path, first, said.append)
     assert calls == [3, 4, 3, 3]
 
 
 def test_values_of_another_meaning_are_taken_again(tmp_path, monkeypatch):
     found: list[Values] = [{None: 1.0}, {1: math.nan, 2: 0.5}]
     take = iter(found).__next__
-    assert cache.values(tmp_path, "m", take) == cache.values(tmp_path, "m", take) == {None: 1.0}
+    assert (
+        cache.cached_values(tmp_path, "m", take)
+        == cache.cached_values(tmp_path, "m", take)
+        == {None: 1.0}
+    )
     monkeypatch.setattr(measures, "VERSION", -1)
-    again = [dict(cache.values(tmp_path, "m", take)) for _ in range(2)]
+    again = [dict(cache.cached_values(tmp_path, "m", take)) for _ in range(2)]
     assert again[0].keys() == again[1].keys() == {1, 2}
     assert math.isnan(again[1][1])
 
 
 def test_how_to_go_on_is_quoted(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(runtime, "start", lambda _: None)
-    monkeypatch.setattr(conducting, "conduct", lambda *_: None)
+    monkeypatch.setattr(study_run, "run_study", lambda *_: None)
     assert main(["study", "depth", f"--workdir={tmp_path}/a b", "--seeds=4"]) == 0
     text = capsys.readouterr().out
     assert text.endswith(f"\n  cnn-lab study depth --seeds=4 '--workdir={tmp_path}/a b'\n")

@@ -13,7 +13,7 @@ from cnn_lab.config import DataConfig, OptimConfig, Study, TransferConfig, Varia
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.restore import restore_run
-from cnn_lab.study.run import check_study, conduct
+from cnn_lab.study.run import make_trials, run_study
 from cnn_lab.workdir.run_dir import read_record
 
 pytestmark = pytest.mark.usefixtures("staged_model")
@@ -39,7 +39,7 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
     todo = transferring(source(), target("head"), target("logistic"))
     folder, said = tmp_path / "study", []
     open_dataset("digits")  # which may say that it is prepared first
-    found = conduct(todo, folder, 2, said.append)
+    found = run_study(todo, folder, 2, said.append)
     assert found is not None
     assert len(said) == 6
     for seed in (0, 1):
@@ -50,7 +50,7 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
             network = restore_run(workdir, "latest").network
             assert network.class_names == ("7", "8")
             assert network.input_shape == (10, 10, 1)  # the padding is the source's
-    rows = {(row.series, row.seed): row.value for row in found.rows}
+    rows = {(row.series, row.seed): row.value for row in found.records}
     assert len(rows) == 6
     # The best strength was chosen on validation images, and is what is measured.
     best = restore_run(folder / "runs" / "logistic" / "seed0", "best").step
@@ -61,9 +61,9 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
     elsewhere = tmp_path / "moved"
     folder.rename(elsewhere)
     said.clear()
-    again = conduct(todo, elsewhere, 2, said.append)
+    again = run_study(todo, elsewhere, 2, said.append)
     assert again is not None
-    assert [row.value for row in again.rows] == [row.value for row in found.rows]
+    assert [row.value for row in again.rows] == [row.value for row in found.records]
     assert "left" not in " ".join(said)  # as is said after a training
 
 
@@ -76,9 +76,9 @@ def test_what_begins_with_a_source_that_diverged_has_diverged_too(tmp_path):
     )
     own = Variant(series="own", config=config(data=DataConfig(num_train=40, num_validation=20)))
     said: list[str] = []
-    found = conduct(transferring(lost, target("head"), own), tmp_path, 1, said.append)
+    found = run_study(transferring(lost, target("head"), own), tmp_path, 1, said.append)
     assert found is not None
-    values = {row.series: row.value for row in found.rows}
+    values = {row.series: row.value for row in found.records}
     assert math.isnan(values["source"])
     assert math.isnan(values["head"])
     assert 0 <= values["own"] <= 1
@@ -101,5 +101,5 @@ def test_what_begins_with_a_source_that_diverged_has_diverged_too(tmp_path):
 )
 def test_sources_that_are_not_there_are_told_before_any_training(variants, text, tmp_path: Path):
     with pytest.raises(ConfigError, match=text):
-        check_study(transferring(*variants), tmp_path, 1)
+        make_trials(transferring(*variants), tmp_path, 1)
     assert not any(tmp_path.iterdir())

@@ -7,8 +7,8 @@ import pytest
 from cnn_lab.analysis.records import values_of
 from cnn_lab.cli.study_file import load_study, study_files
 from cnn_lab.config import Comparison
+from cnn_lab.study.checks import check_claims, make_trials
 from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.plan import check_claims, check_study
 
 FILES = study_files()
 QUICK = {
@@ -25,7 +25,7 @@ def test_there_are_the_studies_of_the_course():
 @pytest.mark.parametrize("name", FILES)
 def test_a_study_can_be_conducted(name: str, tmp_path: Path):
     _, study = load_study(name)
-    assert len(check_study(study, tmp_path, study.num_seeds)) == (
+    assert len(make_trials(study, tmp_path, study.num_seeds)) == (
         len(study.variants) * study.num_seeds
     )
     assert study.claims

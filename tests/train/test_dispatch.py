@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_lab.analysis.exchanges import exchanges_in
+from cnn_lab.analysis.collectives import collectives_in
 from cnn_lab.core import trees
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.lenet import lenet5
@@ -136,7 +136,7 @@ def test_nothing_runs_after_a_step_that_is_not_finite(bad_step):
 
 def test_every_step_exchanges_gradients_and_metrics_at_once():
     several = training("lenet5", 2)
-    found = exchanges_in(several.compiled_text())
+    found = collectives_in(several.compiled_text())
     assert found.keys() == {"all-reduce"}
     assert found["all-reduce"].count == 1
     # Three sums and counts of metrics; and the first kernel's gradient, of 6 x 5 x 5 values, is

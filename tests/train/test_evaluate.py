@@ -58,20 +58,13 @@ def wanted(images, labels, variables) -> dict[str, float]:
     }
 
 
-def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None, num_examples=None):
+def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None):
     mesh = make_mesh(num_devices)
-    order = Sampler(np.arange(NUM_EXAMPLES), batch_size, None)
+    sampler = Sampler(np.arange(NUM_EXAMPLES), batch_size, None)
     in_memory = mesh.put_replicated({"image": images, "label": labels})
-    steps = order.steps_per_epoch
-    loader = InMemoryLoader(in_memory, Preprocess((MEAN,), (STD,), 0), order, max_steps or steps)
-    return Evaluator(
-        MODEL.apply,
-        TASK,
-        loader,
-        num_steps=steps,
-        num_examples=num_examples or NUM_EXAMPLES,
-        mesh=mesh,
-    ), mesh
+    preprocess = Preprocess((MEAN,), (STD,), 0)
+    loader = InMemoryLoader(in_memory, preprocess, sampler, max_steps or sampler.steps_per_epoch)
+    return Evaluator(MODEL.apply, TASK, loader, mesh), mesh, loader
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
@@ -80,7 +73,7 @@ def test_the_batch_size_and_the_devices_do_not_matter(
     images, labels, variables, wanted, batch_size, num_devices
 ):
     shared = -(-batch_size // num_devices) * num_devices  # devices must divide a batch
-    evaluate, mesh = evaluator(images, labels, shared, num_devices)
+    evaluate, mesh, _ = evaluator(images, labels, shared, num_devices)
     found = evaluate(mesh.put_replicated(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)  # 100 roundings of float32
@@ -88,14 +81,14 @@ def test_the_batch_size_and_the_devices_do_not_matter(
 
 @pytest.mark.parametrize("max_steps", [1, 3])
 def test_neither_does_the_length_of_a_stack(images, labels, variables, wanted, max_steps):
-    evaluate, mesh = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
+    evaluate, mesh, _ = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
     found = evaluate(mesh.put_replicated(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
 
 
 def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wanted):
-    evaluate, mesh = evaluator(images, labels, 64, 1)
+    evaluate, mesh, _ = evaluator(images, labels, 64, 1)
     program = evaluate.compile(variables)
     placed = mesh.put_replicated(variables)
     first = evaluate(placed)
@@ -105,9 +98,17 @@ def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wan
     assert evaluate(placed) == first
 
 
-def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables):
-    evaluate, mesh = evaluator(images, labels, 64, 1, num_examples=99)
-    text = r"^The evaluation counted \{'accuracy': 100, 'loss': 100\} examples instead of 99\.$"
+def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables, monkeypatch):
+    evaluate, mesh, loader = evaluator(images, labels, 64, 1)
+    load = loader.load
+
+    def without_the_first_example(first_step: int, num_steps: int):
+        raw_batches = load(first_step, num_steps)
+        raw_batches["weight"][0, 0] *= first_step > 0
+        return raw_batches
+
+    monkeypatch.setattr(loader, "load", without_the_first_example)
+    text = r"^The evaluation counted \{'accuracy': 99, 'loss': 99\} examples instead of 100\.$"
     with pytest.raises(TrainingError, match=text):
         evaluate(mesh.put_replicated(variables))
 
@@ -117,17 +118,16 @@ def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, mo
     for seconds, growth in [(1.0, 4), (1e-9, 4), (1e9, 1000)]:
         monkeypatch.setattr(steps_per_call, "SECONDS_PER_CALL", seconds)
         monkeypatch.setattr(steps_per_call, "GROWTH", growth)
-        evaluate, mesh = evaluator(images, labels, 8, 2)  # 13 steps
+        evaluate, mesh, _ = evaluator(images, labels, 8, 2)  # 13 steps
         placed = mesh.put_replicated(variables)
         found += [evaluate(placed), evaluate(placed)]
     assert all(metrics == found[0] for metrics in found)
 
 
 def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypatch):
-    evaluate, mesh = evaluator(images, labels, 8, 2)
-    placed, lengths = mesh.put_replicated(variables), []
-    raw_batch = evaluate._loader.load
-    monkeypatch.setattr(evaluate._loader, "load", lambda f, n: lengths.append(n) or raw_batch(f, n))
+    evaluate, mesh, loader = evaluator(images, labels, 8, 2)
+    placed, lengths, load = mesh.put_replicated(variables), [], loader.load
+    monkeypatch.setattr(loader, "load", lambda f, n: lengths.append(n) or load(f, n))
     evaluate(placed)
     assert lengths == [1, 4, 8]
     evaluate(placed)
@@ -135,7 +135,7 @@ def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypa
 
 
 def test_an_evaluation_stops_between_calls(images, labels, variables):
-    evaluate, mesh = evaluator(images, labels, 8, 1, max_steps=3)
+    evaluate, mesh, _ = evaluator(images, labels, 8, 1, max_steps=3)
     placed, answers = mesh.put_replicated(variables), iter([False, False, True])
     with pytest.raises(EvaluationInterrupted):
         evaluate(placed, lambda: next(answers))

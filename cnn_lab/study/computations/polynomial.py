@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from cnn_lab.analysis.records import Row
+from cnn_lab.analysis.records import Record
 
 X = np.linspace(0.0, 1.0, 10)
 T = np.array(
@@ -37,7 +37,7 @@ def polynomial(
     degrees: tuple[int, ...] = (0, 1, 3, 9),
     log_penalties: tuple[float, ...] = (-40.0, -30.0, -25.0, -18.0, -13.0, -10.0, -5.0, 0.0, 5.0),
     num_steps: int = 200_000,
-) -> list[Row]:
+) -> list[Record]:
     """Fits by least squares, and of degree 9 with a ridge penalty as well.
 
     Args:
@@ -50,32 +50,36 @@ def polynomial(
         errors (root of the mean square; the test's against the sine itself, at 101
         points) and fitted curves.
     """
-    rows = []
+    records = []
     for degree in range(HIGHEST + 1):
         w = least_squares(degree)
-        rows += _errors("least squares", degree, w)
+        records += _errors("least squares", degree, w)
         if degree in degrees:
             series = f"degree {degree}"
-            rows += [Row(series, power, 0, "coefficient", float(c)) for power, c in enumerate(w)]
-            rows += _curve(series, w)
+            records += [
+                Record(series, power, 0, "coefficient", float(c)) for power, c in enumerate(w)
+            ]
+            records += _curve(series, w)
         if degree in TAUGHT:
             taught, units = np.array(TAUGHT[degree])
             distance = float((abs(w - taught) / units).max())
             name = "distance from the lecture's coefficients"
-            rows.append(Row(f"degree {degree}", None, 0, name, distance))
+            records.append(Record(f"degree {degree}", None, 0, name, distance))
     for log_penalty in log_penalties:
-        rows += _errors("ridge, degree 9", log_penalty, ridge(np.exp(log_penalty)), "by penalty")
+        records += _errors("ridge, degree 9", log_penalty, ridge(np.exp(log_penalty)), "by penalty")
     chosen = np.exp(np.median(log_penalties))
     closed, descended = ridge(chosen), descent(chosen, num_steps)
-    rows += _curve("degree 9, ridge", closed)
+    records += _curve("degree 9, ridge", closed)
     largest = float(abs(closed - descended).max())
-    rows.append(Row("ridge, degree 9", None, 0, "closed form against descent", largest))
+    records.append(Record("ridge, degree 9", None, 0, "closed form against descent", largest))
     sizes = {"least squares": abs(least_squares(HIGHEST)).max(), "ridge": abs(closed).max()}
-    rows += [Row(name, None, 0, "largest coefficient", float(v)) for name, v in sizes.items()]
+    records += [Record(name, None, 0, "largest coefficient", float(v)) for name, v in sizes.items()]
     points = zip(X, T, strict=True)
-    rows += [Row("points", float(x), 0, "fit", float(t)) for x, t in points]
-    rows += [Row("sine", float(x), 0, "fit", float(t)) for x, t in zip(GRID, TRUTH, strict=True)]
-    return [dataclasses.replace(row, exact=True) for row in rows]
+    records += [Record("points", float(x), 0, "fit", float(t)) for x, t in points]
+    records += [
+        Record("sine", float(x), 0, "fit", float(t)) for x, t in zip(GRID, TRUTH, strict=True)
+    ]
+    return [dataclasses.replace(record, exact=True) for record in records]
 
 
 def least_squares(degree: int) -> np.ndarray:
@@ -110,16 +114,16 @@ def _powers(x: np.ndarray, degree: int) -> np.ndarray:
     return x[:, None] ** np.arange(degree + 1)
 
 
-def _errors(series: str, x: float, w: np.ndarray, suffix: str = "by degree") -> list[Row]:
+def _errors(series: str, x: float, w: np.ndarray, suffix: str = "by degree") -> list[Record]:
     degree = len(w) - 1
     train = float(np.sqrt(np.mean((_powers(X, degree) @ w - T) ** 2)))
     test = float(np.sqrt(np.mean((_powers(GRID, degree) @ w - TRUTH) ** 2)))
     return [
-        Row(f"{series}, {split}", x, 0, f"error {suffix}", value)
+        Record(f"{series}, {split}", x, 0, f"error {suffix}", value)
         for split, value in (("training", train), ("test", test))
     ]
 
 
-def _curve(series: str, w: np.ndarray) -> list[Row]:
+def _curve(series: str, w: np.ndarray) -> list[Record]:
     values = _powers(GRID, len(w) - 1) @ w
-    return [Row(series, float(x), 0, "fit", float(v)) for x, v in zip(GRID, values, strict=True)]
+    return [Record(series, float(x), 0, "fit", float(v)) for x, v in zip(GRID, values, strict=True)]

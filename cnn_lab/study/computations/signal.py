@@ -1,4 +1,4 @@
-"""How the variance of activations and gradients travels through a deep net at its initialisation
+"""Variance of activations and gradients through a deep net at its initialisation
 (Glorot & Bengio 2010, AISTATS; He et al. 2015, arXiv:1502.01852, section 2.2).
 """  # noqa: D205 - a citation
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cnn_lab.analysis.records import Row
+from cnn_lab.analysis.records import Record
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
 
@@ -21,7 +21,7 @@ def signal(
     activations: tuple[str, ...] = ("tanh", "relu"),
     num_seeds: int = 5,
     num_examples: int = 256,
-) -> list[Row]:
+) -> list[Record]:
     """Sends standard normal inputs through nets that were never trained.
 
     Args:
@@ -37,7 +37,7 @@ def signal(
         gradient of an example's cross-entropy with respect to what goes into the activation,
         relative to the last layer's.
     """
-    rows = []
+    records = []
     for kernel_init in initializers:
         for activation in activations:
             series = f"{kernel_init}, {activation}"
@@ -50,11 +50,11 @@ def signal(
                 for layer in range(depth):
                     activity_ratio = (activity[layer] / activity[0]) ** 2
                     gradient_ratio = (gradients[layer] / gradients[-1]) ** 2
-                    rows += [
-                        Row(series, layer + 1, seed, "activation", activity_ratio),
-                        Row(series, layer + 1, seed, "gradient", gradient_ratio),
+                    records += [
+                        Record(series, layer + 1, seed, "activation", activity_ratio),
+                        Record(series, layer + 1, seed, "gradient", gradient_ratio),
                     ]
-    return rows
+    return records
 
 
 def _measure(
@@ -81,6 +81,6 @@ def _measure(
 
 
 def root_mean_square(values: jax.Array) -> jax.Array:
-    """Of values whose squares may be too small for the number format."""
+    """Root mean square of values whose squares may be too small for the number format."""
     largest = jnp.maximum(jnp.abs(values).max(), jnp.finfo(values.dtype).tiny)
     return largest * jnp.sqrt(jnp.mean(jnp.square(values / largest)))

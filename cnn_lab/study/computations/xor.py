@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cnn_lab.analysis.records import Row
+from cnn_lab.analysis.records import Record
 from cnn_lab.core.arrays import Scalar
 from cnn_lab.models.simple import mlp, perceptron
 from cnn_lab.tasks.classification import Classification, classification
@@ -22,7 +22,7 @@ INPUTS = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).reshape(4, 
 LABELS = {"xor": (0, 1, 1, 0), "and": (0, 0, 0, 1), "or": (0, 1, 1, 1)}
 
 
-def xor(num_seeds: int = 20, num_steps: int = 1000, hidden: int = 4) -> list[Row]:
+def xor(num_seeds: int = 20, num_steps: int = 1000, hidden: int = 4) -> list[Record]:
     """Trains both nets on all four inputs at once, from several seeds at once.
 
     Args:
@@ -43,7 +43,7 @@ def xor(num_seeds: int = 20, num_steps: int = 1000, hidden: int = 4) -> list[Row
             2.0,
         ),
     }
-    rows = []
+    records = []
     for series, (model, task, rate) in nets.items():
         train = functools.partial(_train, model, task, rate, num_steps)
         over_seeds = jax.vmap(train, in_axes=(None, 0))
@@ -51,13 +51,13 @@ def xor(num_seeds: int = 20, num_steps: int = 1000, hidden: int = 4) -> list[Row
         keys = jax.random.split(jax.random.key(0), num_seeds)
         found = over_both(jnp.array(list(LABELS.values())), keys).tolist()
         for name, accuracies in zip(LABELS, found, strict=True):
-            rows += [Row(series, name, s, "accuracy", a) for s, a in enumerate(accuracies)]
+            records += [Record(series, name, s, "accuracy", a) for s, a in enumerate(accuracies)]
             learned = sum(accuracy == 1 for accuracy in accuracies) / num_seeds
-            rows += [
-                Row(series, name, 0, "highest accuracy", max(accuracies), exact=True),
-                Row(series, name, 0, "share that learn it", learned, exact=True),
+            records += [
+                Record(series, name, 0, "highest accuracy", max(accuracies), exact=True),
+                Record(series, name, 0, "share that learn it", learned, exact=True),
             ]
-    return rows
+    return records
 
 
 def _train(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from cnn_lab.analysis.exchanges import Exchange, exchanges_in
+from cnn_lab.analysis.collectives import Collective, collectives_in
 from cnn_lab.distributed.mesh import BATCH_AXES, make_mesh
 
 
@@ -27,9 +27,9 @@ def test_each_kind_is_found_with_the_bytes_of_its_result():
         part = jax.lax.psum_scatter(whole * 2, BATCH_AXES, scatter_dimension=0, tiled=True)
         return summed + part + whole[:2]
 
-    found = exchanges_in(compiled(all_kinds, (8, 6)))
-    assert found["all-gather"] == Exchange(1, 8 * 6 * 4)
-    assert found["all-reduce"].num_bytes + found.get("reduce-scatter", Exchange()).num_bytes > 0
+    found = collectives_in(compiled(all_kinds, (8, 6)))
+    assert found["all-gather"] == Collective(1, 8 * 6 * 4)
+    assert found["all-reduce"].num_bytes + found.get("reduce-scatter", Collective()).num_bytes > 0
     assert "all-to-all" not in found
 
 
@@ -37,8 +37,8 @@ def test_several_arrays_at_once_are_one_exchange():
     def sums(x, y):
         return jax.lax.psum((x, y), BATCH_AXES)
 
-    found = exchanges_in(compiled(sums, (4, 6), (4, 3)))
-    assert found == {"all-reduce": Exchange(1, (6 + 3) * 4)}
+    found = collectives_in(compiled(sums, (4, 6), (4, 3)))
+    assert found == {"all-reduce": Collective(1, (6 + 3) * 4)}
 
 
 def test_programs_of_accelerators_name_the_operands_too():
@@ -49,9 +49,9 @@ def test_programs_of_accelerators_name_the_operands_too():
       %d = f32[8,6]{1,0} all-gather-done(%a)
       %e = (f32[1024]{0}, f32[1024]{0}, u32[], u32[]) collective-permute-start(f32[1024]{0} %p)
     """
-    assert exchanges_in(text) == {
-        "all-gather": Exchange(1, 8 * 6 * 4),
-        "all-reduce": Exchange(1, 32),
-        "all-to-all": Exchange(1, 3),
-        "collective-permute": Exchange(1, 4096),
+    assert collectives_in(text) == {
+        "all-gather": Collective(1, 8 * 6 * 4),
+        "all-reduce": Collective(1, 32),
+        "all-to-all": Collective(1, 3),
+        "collective-permute": Collective(1, 4096),
     }

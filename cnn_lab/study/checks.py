@@ -1,4 +1,4 @@
-"""What a study will train, and every mistake in it that can be told before that."""
+"""The trials of a study, and every mistake in it that can be found before any of them runs."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cnn_lab.analysis.records import Row, nothing_at
+from cnn_lab.analysis.records import Record, nothing_at
 from cnn_lab.config import Comparison, ExperimentConfig, Place, Study, Variant
 from cnn_lab.config.node import freeze, from_dict, to_dict
 from cnn_lab.config.options import check_options
@@ -16,15 +16,15 @@ from cnn_lab.data.examples import choose_examples
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.finished import Finished, place_of
 from cnn_lab.study.measures import MEASURES, OVER_SEEDS, unseen_positions
+from cnn_lab.study.trial import Trial, place_of
 from cnn_lab.workdir.run_dir import changes_since, has_checkpoints, read_record
 
 RUNS = "runs"
 
 
-def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
-    """All trainings of a study, none of which has been started by this.
+def make_trials(study: Study, folder: Path, num_seeds: int) -> list[Trial]:
+    """All trainings of a study, none of which is started by this.
 
     Each seed has its own weights, order of examples and, unless it shares them with its group
     (`seeds_per_split`), choice of images; all variants have the same ones of a seed.
@@ -47,9 +47,9 @@ def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
         )
     _check_variants(study)
     check_claims(study, None)
-    planned: list[Finished] = []
+    trials: list[Trial] = []
     folders: dict[str, Path] = {}  # by config: equal ones are trained once
-    runs: dict[tuple[Place, int], Finished] = {}
+    trial_at: dict[tuple[Place, int], Trial] = {}
     for variant in study.variants:
         make_components(variant.config)
         for index in range(num_seeds):
@@ -59,24 +59,24 @@ def check_study(study: Study, folder: Path, num_seeds: int) -> list[Finished]:
             config.log.tensorboard = False
             source = None
             if variant.source is not None and config.transfer is not None:
-                source = runs[variant.source, index]
+                source = trial_at[variant.source, index]
                 config.transfer.source = str(source.workdir.resolve())
             own = folder / RUNS / _slug(variant) / f"seed{config.seed}"
             workdir = folders.setdefault(json.dumps(to_dict(config), sort_keys=True), own)
             _check_folder(folder, workdir, config)
-            run = Finished(variant, config.seed, freeze(config), workdir, source)
-            runs[(variant.series, variant.x), index] = run
-            planned.append(run)
-    return planned
+            trial = Trial(variant, config.seed, freeze(config), workdir, source)
+            trial_at[(variant.series, variant.x), index] = trial
+            trials.append(trial)
+    return trials
 
 
-def check_claims(study: Study, computed: Sequence[Row] | None) -> None:
-    """Tells of claims and panels of what the study will not measure, before anything is trained.
+def check_claims(study: Study, computed: Sequence[Record] | None) -> None:
+    """Refuses claims and panels of what the study will not measure, before anything is trained.
 
     Args:
         study: its variants and measures.
-        computed: the rows of its computations; None where these are still to come, and then what
-            may be about them is left alone.
+        computed: the records of its computations; None where these are still to come, and then
+            claims that may be about them are left alone.
 
     Raises:
         ConfigError: a measure, series or place that there will not be, or seeds that do not meet.
@@ -108,39 +108,39 @@ def check_claims(study: Study, computed: Sequence[Row] | None) -> None:
             lookup(known, name, f"series of {panel.measure!r} in this study")
 
 
-def check_data(study: Study, planned: Sequence[Finished], log: Callable[[str], None]) -> None:
-    """Opens the data, and tells of what they lack before anything is trained.
+def check_data(study: Study, trials: Sequence[Trial], log: Callable[[str], None]) -> None:
+    """Opens the data, and refuses what they lack before anything is trained.
 
     Args:
         study: its measures.
-        planned: its trainings.
+        trials: its trainings.
         log: takes lines about downloads.
 
     Raises:
-        CnnLabError: too few examples for a measure, or data that changed since the study was begun.
+        CnnLabError: too few examples for a measure, or data that changed since the first training.
     """
     datasets: dict[tuple[str, str | None], Dataset] = {}
     checked: set[str] = set()
     unseen = bool(study.over_seeds) or any(MEASURES[name].unseen for name in study.measures)
-    for run in planned:
-        data = run.config.data
+    for trial in trials:
+        data = trial.config.data
         key = (data.name, data.data_dir)
         if key not in datasets:
             datasets[key] = open_dataset(*key, progress=log)
         found = datasets[key].info.fingerprint
-        if read_record(run.workdir).get("fingerprint", found) != found:
+        if read_record(trial.workdir).get("fingerprint", found) != found:
             raise WorkdirError(
-                f"The data of {data.name} changed since {run.workdir} was trained; bring the old "
+                f"The data of {data.name} changed since {trial.workdir} was trained; bring the old "
                 "data back, or give the study another --workdir."
             )
-        if run.variant.name in checked:
+        if trial.variant.name in checked:
             continue
-        checked.add(run.variant.name)
+        checked.add(trial.variant.name)
         _, validation = choose_examples(datasets[key], data)
         needing = [name for name in study.measures if MEASURES[name].validation]
         if needing and not len(validation):
             raise ConfigError(
-                f"The study measures {needing[0]!r}, but {run.variant.name!r} holds nothing "
+                f"The study measures {needing[0]!r}, but {trial.variant.name!r} holds nothing "
                 "out; set its config.data.num_validation above 0, or leave the measure out."
             )
         if unseen:
@@ -192,7 +192,7 @@ def _check_seeds(study: Study, claim: Comparison) -> None:
 
 
 def _places(
-    study: Study, computed: Sequence[Row]
+    study: Study, computed: Sequence[Record]
 ) -> dict[str, dict[str, list[float | str | None]]]:
     """Measure to series to places; none where they cannot be known beforehand."""
     found: dict[str, dict[str, list[float | str | None]]] = {}
@@ -205,8 +205,8 @@ def _places(
             series = place_of(variant, None if levels == (None,) else 0)[0]
             places = found.setdefault(name, {}).setdefault(series, [])
             places += [place_of(variant, level)[1] for level in levels]
-    for row in computed:
-        found.setdefault(row.measure, {}).setdefault(row.series, []).append(row.x)
+    for record in computed:
+        found.setdefault(record.measure, {}).setdefault(record.series, []).append(record.x)
     return found
 
 
@@ -217,7 +217,7 @@ def levels_of(measure: str, config: ExperimentConfig) -> tuple[float | None, ...
 
 
 def _check_folder(study_folder: Path, workdir: Path, config: ExperimentConfig) -> None:
-    """Refuses the run of another config, as an edited study finds it."""
+    """Refuses the folder of a run of another config, as there is one after a study was edited."""
     if has_checkpoints(workdir) and config.transfer is not None:
         config = complete_config(config)  # as the run did
     if lines := changes_since(workdir, config):

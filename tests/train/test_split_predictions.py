@@ -1,4 +1,4 @@
-"""The outputs of a split: every example once, in order, however they are grouped."""
+"""Predictions of a split: every example once, in order, however they are grouped."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,10 @@ from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.data.sampler import Sampler
-from cnn_lab.distributed.mesh import make_mesh
+from cnn_lab.distributed.mesh import DeviceMesh, make_mesh
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.outputs import Collector
+from cnn_lab.train.evaluate import Evaluator, SplitPredictor
 from cnn_lab.train.views import TTA, make_views, mirrored, shifted
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 50, (4, 5, 1), 0.25, 0.5
@@ -58,18 +57,21 @@ def normalised(images: np.ndarray) -> np.ndarray:
     return (images[CHOSEN].astype(np.float64) / 255 - MEAN) / STD
 
 
-def parts(images, labels, batch_size: int, num_devices: int):
-    mesh = make_mesh(num_devices)
-    order = Sampler(CHOSEN, batch_size, None)
+def make_loader(images, labels, batch_size: int, mesh: DeviceMesh) -> InMemoryLoader:
+    sampler = Sampler(CHOSEN, batch_size, None)
     in_memory = mesh.put_replicated({"image": images, "label": labels})
-    steps = order.steps_per_epoch
-    loader = InMemoryLoader(in_memory, Preprocess((MEAN,), (STD,), 0), order, steps)
-    return loader, {"num_steps": steps, "num_examples": NUM_EXAMPLES, "mesh": mesh}
+    preprocess = Preprocess((MEAN,), (STD,), 0)
+    return InMemoryLoader(in_memory, preprocess, sampler, sampler.steps_per_epoch)
 
 
-def collector(images, labels, batch_size: int, num_devices: int, **options) -> Collector:
-    loader, plan = parts(images, labels, batch_size, num_devices)
-    return Collector(MODEL.apply, TASK, loader, **{**plan, **options})
+def make_predictor(images, labels, batch_size: int, num_devices: int, **options):
+    mesh = make_mesh(num_devices)
+    loader = make_loader(images, labels, batch_size, mesh)
+    return SplitPredictor(MODEL.apply, TASK, loader, mesh, **options), loader
+
+
+def predict(variables, *arguments, **options):
+    return make_predictor(*arguments, **options)[0](variables)
 
 
 @pytest.mark.parametrize(
@@ -78,25 +80,24 @@ def collector(images, labels, batch_size: int, num_devices: int, **options) -> C
 def test_the_batch_size_and_the_devices_do_not_matter(
     images, labels, variables, batch_size, num_devices
 ):
-    found = collector(images, labels, batch_size, num_devices)(variables)
+    found = predict(variables, images, labels, batch_size, num_devices)
     np.testing.assert_array_equal(found.labels, labels[CHOSEN])
     wanted = logits_of(variables, normalised(images))
     np.testing.assert_allclose(found.logits, wanted, atol=1e-5)
-    loader, plan = parts(images, labels, batch_size, num_devices)
-    placed = plan["mesh"].put_replicated(variables)
-    assert found.means == pytest.approx(Evaluator(MODEL.apply, TASK, loader, **plan)(placed))
+    mesh = make_mesh(num_devices)
+    evaluate = Evaluator(MODEL.apply, TASK, make_loader(images, labels, batch_size, mesh), mesh)
+    assert found.metrics == pytest.approx(evaluate(mesh.put_replicated(variables)))
 
 
 def test_streamed_examples_come_in_the_same_order():
     source = open_dataset("digits").split("train")
     preprocess = Preprocess((MEAN,), (STD,), 0)
     variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
-    order, mesh = Sampler(CHOSEN, 8, None), make_mesh(2)
-    loader = StreamingLoader(source, preprocess, order, num_workers=0, total_steps=None)
-    plan = {"num_steps": order.steps_per_epoch, "num_examples": NUM_EXAMPLES, "mesh": mesh}
-    collect = Collector(MODEL.apply, TASK, loader, **plan)
+    sampler = Sampler(CHOSEN, 8, None)
+    loader = StreamingLoader(source, preprocess, sampler, num_workers=0, total_steps=None)
+    predictor = SplitPredictor(MODEL.apply, TASK, loader, make_mesh(2))
     for _ in range(2):  # a second network reads them anew
-        found = collect(variables)
+        found = predictor(variables)
         stored = source.gather(CHOSEN)
         np.testing.assert_array_equal(found.labels, stored["label"])
         x = (stored["image"].astype(np.float64) / 255 - MEAN) / STD
@@ -106,48 +107,52 @@ def test_streamed_examples_come_in_the_same_order():
 
 def test_the_outputs_of_a_call_are_bounded(images, labels, variables, monkeypatch):
     row = 4 * 10 + 4 + 4  # logits, label, weight
-    collect = collector(images, labels, 8, 2, most_bytes=2 * 8 * row + 1)  # 7 steps
-    lengths, raw_batch = [], collect._loader.load
-    monkeypatch.setattr(collect._loader, "load", lambda f, n: lengths.append(n) or raw_batch(f, n))
-    found = [collect(variables) for _ in range(2)]
+    predictor, loader = make_predictor(images, labels, 8, 2, max_bytes=2 * 8 * row + 1)  # 7 steps
+    lengths, load = [], loader.load
+    monkeypatch.setattr(loader, "load", lambda f, n: lengths.append(n) or load(f, n))
+    found = [predictor(variables) for _ in range(2)]
     assert max(lengths) <= 2
     assert sum(lengths) == 14
-    shapes = jax.eval_shape(
-        collect._program, variables, collect._loader.in_memory, raw_batch(0, 1), np.int32(1)
-    )
+    program = predictor.compile(variables)
+    shapes = jax.eval_shape(program, variables, loader.in_memory, load(0, 1), np.int32(1))
     assert shapes[0]["logits"].shape == (2, 8, 10)
-    tiny = collector(images, labels, 8, 2, most_bytes=1)(variables)  # one step, whatever it takes
+    tiny = predict(variables, images, labels, 8, 2, max_bytes=1)  # one step, whatever it takes
     for other in (found[1], tiny):
         np.testing.assert_array_equal(found[0].logits, other.logits)
 
 
 def test_it_is_compiled_once_for_all_weights(images, labels, variables):
-    collect = collector(images, labels, 16, 2)
-    first = collect(variables)
-    zeros = collect(jax.tree.map(jnp.zeros_like, variables))
+    predictor, _ = make_predictor(images, labels, 16, 2)
+    first = predictor(variables)
+    zeros = predictor(jax.tree.map(jnp.zeros_like, variables))
     assert not zeros.logits.any()
-    np.testing.assert_array_equal(collect(variables).logits, first.logits)
-    assert collect._program._cache_size() == 1
+    np.testing.assert_array_equal(predictor(variables).logits, first.logits)
+    assert predictor.compile(variables)._cache_size() == 1
 
 
 def test_devices_do_not_exchange_outputs(images, labels, variables):
-    collect = collector(images, labels, 16, 2)
-    collect(variables)
-    split = make_mesh(2).batches
-    raw_batches = jax.device_put(collect._loader.load(0, 1), split)
-    lowered = collect._program.lower(variables, collect._loader.in_memory, raw_batches, np.int32(1))
+    predictor, loader = make_predictor(images, labels, 16, 2)
+    raw_batches = jax.device_put(loader.load(0, 1), make_mesh(2).batches)
+    program = predictor.compile(variables)
+    lowered = program.lower(variables, loader.in_memory, raw_batches, np.int32(1))
     text = lowered.compile().as_text()
     assert "all-reduce" in text  # the metrics
     assert "all-gather" not in text
     assert "collective-permute" not in text
 
 
-@pytest.mark.parametrize("counted", [NUM_EXAMPLES - 1, NUM_EXAMPLES + 1])
-def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables, counted):
-    collect = collector(images, labels, 16, 1, num_examples=counted)
-    text = rf"^The outputs of 50 examples were collected instead of {counted}\.$"
+@pytest.mark.parametrize(("place", "weight"), [((0, 0), 0.0), ((-1, -1), 1.0)])
+def test_a_wrong_count_is_never_reported_as_a_result(
+    images, labels, variables, monkeypatch, place, weight
+):
+    predictor, loader = make_predictor(images, labels, NUM_EXAMPLES + 2, 1)
+    raw_batches = loader.load(0, 1)
+    raw_batches["weight"][place] = weight  # an example lost, or a filled-up row counted
+    monkeypatch.setattr(loader, "load", lambda *_: raw_batches)
+    counted = int(NUM_EXAMPLES + 2 * weight - 1)
+    text = rf"^The outputs of {counted} examples were collected instead of 50\.$"
     with pytest.raises(TrainingError, match=text):
-        collect(variables)
+        predictor(variables)
 
 
 def test_views_move_and_mirror_pixels():
@@ -171,7 +176,7 @@ def test_views_move_and_mirror_pixels():
 @pytest.mark.parametrize("name", ["flip", "shifts", "flip+shifts"])
 def test_probabilities_are_averaged_over_views(images, labels, variables, name):
     views = make_views(name, 2)
-    found = collector(images, labels, 8, 2, views=views)(variables)
+    found = predict(variables, images, labels, 8, 2, views=views)
     np.testing.assert_array_equal(found.labels, labels[CHOSEN])
     x = normalised(images).astype(np.float32)
     logits = [logits_of(variables, np.asarray(view(jnp.asarray(x)))) for view in views]
@@ -180,12 +185,12 @@ def test_probabilities_are_averaged_over_views(images, labels, variables, name):
     np.testing.assert_allclose(np.exp(found.logits), wanted, atol=1e-6)
     assert np.abs(wanted - each[0]).max() > 1e-2  # the views differ
     right = wanted.argmax(1) == labels[CHOSEN]
-    assert found.means["accuracy"] == pytest.approx(right.mean())
+    assert found.metrics["accuracy"] == pytest.approx(right.mean())
 
 
 def test_one_view_gives_the_networks_own_logits(images, labels, variables):
-    plain = collector(images, labels, 8, 1)(variables)
-    seen = collector(images, labels, 8, 1, views=make_views("none", 1))(variables)
+    plain = predict(variables, images, labels, 8, 1)
+    seen = predict(variables, images, labels, 8, 1, views=make_views("none", 1))
     np.testing.assert_array_equal(plain.logits, seen.logits)
 
 

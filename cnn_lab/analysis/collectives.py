@@ -1,4 +1,4 @@
-"""What devices exchange in a compiled program, read off its text."""
+"""Collectives, the exchanges between devices, of a compiled program, read off its text."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import re
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # `%name = f32[8,4]{1,0} all-reduce(...)`; of several arrays at once the type is a tuple, which may
-# hold comments with any sign in them.
+# hold comments with any character in them.
 _CALL = re.compile(rf"= (.*?)[ }})]({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _CONTEXT = ("u32", "")  # scalars of an accelerator's own, beside operand and result of a start
@@ -14,8 +14,8 @@ _WIDTHS = {"pred": 1, "bf": 2}  # bytes, of types that numpy names otherwise
 
 
 @dataclasses.dataclass(frozen=True)
-class Exchange:
-    """All exchanges of one kind.
+class Collective:
+    """All collectives of one kind in a program.
 
     Attributes:
         count: how many there are; those in the body of a loop count once.
@@ -26,20 +26,20 @@ class Exchange:
     num_bytes: int = 0
 
 
-def exchanges_in(text: str) -> dict[str, Exchange]:
-    """The exchanges of a compiled program by kind, those that it has none of left out.
+def collectives_in(text: str) -> dict[str, Collective]:
+    """The collectives of a compiled program by kind; kinds that it has none of are left out.
 
     Args:
         text: of the optimized HLO (`compiled.as_text()`).
     """
-    found: dict[str, Exchange] = {}
+    found: dict[str, Collective] = {}
     for result, kind, start in _CALL.findall(text):
         arrays = [array for array in _ARRAY.findall(result) if array != _CONTEXT]
         sizes = [_num_bytes(*array) for array in arrays]
         if start and kind != "all-reduce":
             sizes = sizes[len(sizes) // 2 :]  # the operands are part of what a start returns
-        before = found.get(kind, Exchange())
-        found[kind] = Exchange(before.count + 1, before.num_bytes + sum(sizes))
+        before = found.get(kind, Collective())
+        found[kind] = Collective(before.count + 1, before.num_bytes + sum(sizes))
     return found
 
 

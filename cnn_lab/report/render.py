@@ -1,10 +1,31 @@
-"""HTML from the templates in this folder: everything is escaped, and a missing name is an error."""
+"""Figures as PNG, and pages from the templates in this folder.
 
+In pages everything is escaped, and a missing name is an error.
+"""
+
+import base64
 import functools
+import io
 import math
+import warnings
 from typing import Any
 
 import jinja2
+from matplotlib.figure import Figure
+
+
+def as_png(figure: Figure, dpi: int = 120) -> bytes:
+    """Draws a figure. Names of data and classes may be in scripts that the font lacks."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def as_base64(picture: bytes) -> str:
+    """A picture as it stands in the address of an image of a page."""
+    return base64.b64encode(picture).decode()
 
 
 def render(template: str, **values: Any) -> str:

@@ -1,13 +1,12 @@
-"""A training of a study, and where its numbers belong."""
+"""A trial: one training of a study, a variant from one seed, and the place of its numbers."""
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.analysis.records import Row
+from cnn_lab.analysis.records import Record
 from cnn_lab.config import ExperimentConfig, Variant
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.runs.diverging import has_diverged
@@ -17,22 +16,22 @@ Values = Mapping[float | None, float]  # by a level of the measure's own, None w
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
-    """A training that has ended.
+class Trial:
+    """One training of a study; whatever asks for its results needs it to have ended.
 
     Attributes:
-        variant: what it is of.
-        seed: its.
-        config: its.
-        workdir: its; variants whose configs are equal share it.
-        source: whose weights it begins with, None for its own.
+        variant: of the study.
+        seed: of the training.
+        config: of the training.
+        workdir: of the training; variants whose configs are equal share it.
+        source: the trial whose weights it begins with, None for its own.
     """
 
     variant: Variant
     seed: int
     config: ExperimentConfig
     workdir: Path
-    source: "Finished | None" = None
+    source: "Trial | None" = None
 
     @property
     def has_diverged(self) -> bool:
@@ -40,13 +39,13 @@ class Finished:
         lost = self.source is not None and self.source.has_diverged
         return lost or has_diverged(self.workdir)
 
-    def rows(self, split: str) -> list[dict[str, Any]]:
+    def metrics(self, split: str) -> list[dict[str, Any]]:
         """Metric rows of one split."""
         return [r for r in read_rows(self.workdir / METRICS_FILE) if r["split"] == split]
 
     @functools.cached_property
-    def trained(self) -> RestoredRun:
-        """The weights to judge: the best where a rule chose them, else the last."""
+    def restored(self) -> RestoredRun:
+        """The weights to measure: the best where a rule chose them, else the last."""
         transfer = self.config.transfer
         fitted = transfer is not None and transfer.strategy == "logistic"
         chosen = fitted or self.config.early_stopping is not None
@@ -54,23 +53,13 @@ class Finished:
 
 
 def place_of(variant: Variant, level: float | None) -> tuple[str, float | str | None]:
-    """Where a value belongs: a level of the measure's own makes the variant the series."""
+    """The place of a value: a level of the measure's own makes the variant the series."""
     return (variant.series, variant.x) if level is None else (variant.name, level)
 
 
-def rows_of(run: Finished, measure: str, values: Values) -> list[Row]:
-    """The values of a training as rows."""
+def records_of(trial: Trial, measure: str, values: Values) -> list[Record]:
+    """The values of a trial as records."""
     return [
-        Row(*place_of(run.variant, level), run.seed, measure, float(value))
+        Record(*place_of(trial.variant, level), trial.seed, measure, float(value))
         for level, value in values.items()
     ]
-
-
-def to_pairs(values: Values) -> list[list[float | None]]:
-    """Values as JSON has them; those that are not finite become null."""
-    return [[level, v if math.isfinite(v) else None] for level, v in values.items()]
-
-
-def from_pairs(pairs: list[list[float | None]]) -> Values:
-    """Reads back `to_pairs`."""
-    return {level: math.nan if value is None else value for level, value in pairs}

@@ -1,6 +1,5 @@
-"""The HTML page of a run: what it was, how it went, how it ended, what its tests gave."""
+"""The HTML page of a run: its config, its learning curves, its end, its tests."""
 
-import base64
 import contextlib
 import dataclasses
 import json
@@ -10,7 +9,7 @@ from typing import Any
 
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.curves import learning_curves
-from cnn_lab.report.pages import render
+from cnn_lab.report.render import as_base64, render
 from cnn_lab.workdir.metric_writers import METRICS_FILE, metric_names, read_rows
 from cnn_lab.workdir.run_dir import CONFIG_FILE, read_record
 
@@ -19,7 +18,7 @@ TEMPLATE = "run.html.jinja"  # beside this file
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Where a report was written."""
+    """Paths of the files of a run's report."""
 
     page: Path
     curves: Path
@@ -40,7 +39,7 @@ def write_report(workdir: Path) -> Report:
         TEMPLATE,
         title=f"{_experiment(config, record)} in {workdir}",
         facts=_facts(config, record, rows),
-        curves=base64.b64encode(picture).decode(),
+        curves=as_base64(picture),
         metrics=metric_names(validation),
         rows=validation,
         test_metrics=[name for name in metric_names(openings) if name != "tta"],
@@ -55,7 +54,7 @@ def write_report(workdir: Path) -> Report:
 
 
 def _experiment(config: dict[str, Any], record: dict[str, Any]) -> str:
-    """The experiment file that a run was begun with, as far as its first command names one."""
+    """The experiment file that a run was started with, as far as its first command names one."""
     command = next((session.get("command", "") for session in record.get("sessions", [])), "")
     with contextlib.suppress(ValueError):  # quotes that do not match
         flags = (part.lstrip("-") for part in shlex.split(command))
@@ -69,7 +68,7 @@ def _experiment(config: dict[str, Any], record: dict[str, Any]) -> str:
 def _facts(
     config: dict[str, Any], record: dict[str, Any], rows: list[dict[str, Any]]
 ) -> list[tuple[str, str]]:
-    """Names and texts of what is known; a run that was cut off or copied has recorded less."""
+    """Names and texts of all facts; a run that was cut off or copied has recorded fewer."""
     progress = record.get("progress", {})
     model, data, optim = config["model"]["name"], config["data"]["name"], config["optim"]
     if "num_parameters" in record:

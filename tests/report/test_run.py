@@ -9,7 +9,7 @@ import pytest
 
 from cnn_lab.config import AugmentConfig, AverageConfig, DataConfig, ExperimentConfig
 from cnn_lab.config.node import to_dict
-from cnn_lab.report.page import write_report
+from cnn_lab.report.run import write_report
 from cnn_lab.workdir.metric_writers import METRICS_FILE, JsonLines
 from cnn_lab.workdir.run_dir import CONFIG_FILE, RECORD_FILE, count_test_opening
 

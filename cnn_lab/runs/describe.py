@@ -1,0 +1,130 @@
+"""Description of the training that a config stands for: it is compiled, and nothing is trained."""
+
+import dataclasses
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cnn_lab.analysis.collectives import Collective, collectives_in
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.core import trees
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.memory import device_bytes
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
+from cnn_lab.data.loaders.assemble import shapes_of_split, unmeasured_preprocess
+from cnn_lab.experiment.build import build_experiment
+from cnn_lab.experiment.experiment import Experiment
+from cnn_lab.runs.compiled_phase import CompiledPhase
+from cnn_lab.train.averaging import evaluated_variables
+
+NUM_SAMPLED_RATES = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that a training needs, and has.
+
+    Attributes:
+        data: of the split in memory, on each device.
+        parameters: on each device.
+        optimizer: state, on each device.
+        scratch: of a compiled program, on each device.
+        needed: in all, on each device, or on the machine where its devices share the memory.
+        available: of the same; None where it is not known.
+        is_shared: whether the devices share the machine's memory, as those of a CPU do.
+    """
+
+    data: int
+    parameters: int
+    optimizer: int
+    scratch: int
+    needed: int
+    available: int | None
+    is_shared: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingDescription:
+    """Sizes and costs of a training.
+
+    Attributes:
+        experiment: of which nothing is in memory.
+        parameters: shapes, as a tree.
+        collectives: exchanges between the devices in a step, by kind.
+        compile_seconds: of the training step.
+        learning_rates: of steps spread evenly over the training, the first one first.
+        memory: needed and available.
+    """
+
+    experiment: Experiment
+    parameters: Tree
+    collectives: dict[str, Collective]
+    compile_seconds: float
+    learning_rates: list[float]
+    memory: TrainingMemory
+
+
+def describe_training(config: ExperimentConfig) -> TrainingDescription:
+    """Describes the training of a config; leaves no file, but in a compilation cache that is on.
+
+    Raises:
+        DataError: the data are not prepared yet.
+    """
+    with tempfile.TemporaryDirectory(prefix="cnn-lab-dry-run-") as folder:
+
+        def open_data(name: str, data_dir: str | None) -> Dataset:
+            """Opens the data by links to their files, since reading keeps arrays beside them."""
+            dataset = open_dataset(name, data_dir, prepare=False)
+            links = Path(folder, "data")
+            directory = Path(dataset.storage.directory).resolve()
+            shutil.copytree(directory, links, copy_function=os.symlink)
+            storage = dataclasses.replace(dataset.storage, directory=str(links))
+            return dataclasses.replace(dataset, storage=storage)
+
+        return _describe(
+            build_experiment(config, open_data, unmeasured_preprocess, shapes_of_split)
+        )
+
+
+def _describe(experiment: Experiment) -> TrainingDescription:
+    last = len(experiment.phases) - 1  # in which most is trained
+    mesh, in_memory = experiment.mesh, experiment.train_loader.in_memory
+    state, program = experiment.state_shapes(last), CompiledPhase(experiment, last).program
+    variables, evaluator = evaluated_variables(state), experiment.evaluator()
+    scratch = program.temporary_bytes
+    if evaluator is not None:
+        scratch = max(scratch, evaluator.compile(variables).temporary_bytes)
+    devices = mesh.device_grid.devices.flatten()
+    is_shared, data = devices[0].platform == "cpu", _bytes_on_each_device(in_memory)
+    held = mesh.bytes_of(state) + scratch
+    steps = np.linspace(0, experiment.intervals.total_steps - 1, NUM_SAMPLED_RATES, dtype=int)
+    return TrainingDescription(
+        experiment=experiment,
+        parameters=variables["params"],
+        collectives=collectives_in(program.text),
+        compile_seconds=program.compile_seconds,
+        learning_rates=[experiment.learning_rate(step) for step in steps],
+        memory=TrainingMemory(
+            data=data,
+            parameters=mesh.bytes_of(variables["params"]),
+            optimizer=mesh.bytes_of(state.opt_state),
+            scratch=scratch,
+            needed=held * len(devices) + trees.num_bytes(in_memory) if is_shared else held + data,
+            available=device_bytes(devices[0]),
+            is_shared=is_shared,
+        ),
+    )
+
+
+def _bytes_on_each_device(in_memory: Tree) -> int:
+    """Bytes of a split, or of a part of one, on each device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape)
+        * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(in_memory)
+    )

@@ -1,0 +1,135 @@
+"""Runs of checkpoints over splits.
+
+Data are opened once, and a program is compiled once, for all networks that differ in nothing but
+their weights.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.node import to_dict
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset, unlock_test
+from cnn_lab.data.examples import Subset, choose_examples, whole
+from cnn_lab.data.loaders.assemble import LoaderFactory
+from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
+from cnn_lab.experiment.experiment import make_evaluator
+from cnn_lab.experiment.network import Network
+from cnn_lab.experiment.restore import RestoredRun, restore_run
+from cnn_lab.tasks.classification import Classification
+from cnn_lab.train.evaluate import SplitPredictions, SplitPredictor
+from cnn_lab.train.views import View
+from cnn_lab.train.views import whole as whole_view
+from cnn_lab.workdir.run_dir import read_config, read_record
+
+
+def is_classifier(network: Network) -> bool:
+    """Whether its outputs are logits of classes."""
+    return isinstance(network.task, Classification)
+
+
+def examples_of(split: str, dataset: Dataset, config: ExperimentConfig) -> Subset:
+    """The examples of a split, as the run of `config` divided the data.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if split == "test":
+        return whole(unlock_test(dataset), config.data)
+    train, validation = choose_examples(dataset, config.data)
+    if split == "train":
+        return train
+    if not len(validation):
+        others = [
+            f"--split={name}" for name in ("train", "test") if name in dataset.info.split_sizes
+        ]
+        raise ConfigError(
+            f"This run held out no validation examples; evaluate {' or '.join(others)}."
+        )
+    return validation
+
+
+class SplitRunner:
+    """Restores checkpoints and runs them over splits of the data that they were trained on.
+
+    Args:
+        batch_size: images per step; None is each run's own.
+        views: test-time augmentation.
+        log: takes lines about downloads and checks of the data.
+    """
+
+    def __init__(
+        self,
+        batch_size: int | None = None,
+        views: Sequence[View] = (whole_view,),
+        log: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+    ):
+        self._batch_size, self._views, self._log = batch_size, views, log
+        # Caches: by name and place of the data, by config of the loaders, and by split, and model.
+        self._datasets: dict[tuple[str, str | None], Dataset] = {}
+        self._factories: dict[str, LoaderFactory] = {}
+        self._loaders: dict[tuple[str, str], Loader] = {}
+        self._programs: dict[tuple[str, str, str], Callable[[Any], Any]] = {}
+        self._last: tuple[tuple[Path, str], tuple[RestoredRun, Dataset]] | None = None
+
+    def restore(self, workdir: Path, checkpoint: str) -> tuple[RestoredRun, Dataset]:
+        """Restores a checkpoint and opens its data; the one restored last is cached.
+
+        Raises:
+            ConfigError: the data are not those that the run was trained on.
+        """
+        if self._last is None or self._last[0] != (workdir, checkpoint):
+            self._last = None  # two networks need not fit into the memory
+            self._last = (workdir, checkpoint), self._restore(workdir, checkpoint)
+        return self._last[1]
+
+    def _restore(self, workdir: Path, checkpoint: str) -> tuple[RestoredRun, Dataset]:
+        config = read_config(workdir)
+        batch_size = self._batch_size or config.evaluate.batch_size
+        mesh = make_mesh(choose_num_devices(batch_size, None))
+        restored = restore_run(workdir, checkpoint, mesh.replicated)
+        restored.config.evaluate.batch_size = batch_size
+        place = (config.data.name, config.data.data_dir)
+        if place not in self._datasets:
+            self._datasets[place] = open_dataset(*place, progress=self._log)
+        dataset = self._datasets[place]
+        fingerprint = dataset.info.fingerprint
+        if read_record(workdir).get("fingerprint", fingerprint) != fingerprint:
+            raise ConfigError(
+                f"The data of {config.data.name} changed since {workdir} was trained; figures "
+                "would not be comparable: bring the old data back."
+            )
+        return restored, dataset
+
+    def run(
+        self, restored: RestoredRun, subset: Subset, split: str
+    ) -> SplitPredictions | dict[str, float]:
+        """Runs a split through a network: predictions of a classifier, metrics of another task."""
+        config, network = restored.config, restored.network
+        batch_size = config.evaluate.batch_size
+        data = json.dumps([to_dict(config.data), network.metadata(), batch_size])
+        model = json.dumps([to_dict(config.model), to_dict(config.task)])
+        if (data, split, model) not in self._programs:
+            mesh = make_mesh(choose_num_devices(batch_size, None))
+            if data not in self._factories:
+                self._factories[data] = LoaderFactory(config.data, network.preprocess, mesh)
+            if (data, split) not in self._loaders:
+                factory = self._factories[data]
+                loader = factory.evaluation(subset, batch_size, mesh.num_devices)
+                self._loaders[data, split] = loader
+            loader = self._loaders[data, split]
+            self._programs[data, split, model] = (
+                SplitPredictor(network.model.apply, network.task, loader, mesh, views=self._views)
+                if is_classifier(network)
+                else make_evaluator(network, loader, mesh)
+            )
+        return self._programs[data, split, model](restored.variables)
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        for loader in self._loaders.values():
+            loader.close()

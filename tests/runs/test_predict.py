@@ -1,0 +1,62 @@
+"""Predictions for images and files, as a notebook asks for them."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.experiment.network import Network
+from cnn_lab.experiment.restore import RestoredRun
+from cnn_lab.models.simple import mlp
+from cnn_lab.runs.predict import BATCH_SIZE, predict, predict_files
+from cnn_lab.tasks.classification import classification
+
+SHAPE, CLASSES = (4, 5, 1), ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="module")
+def restored() -> RestoredRun:
+    """A network that was never trained, on dark images."""
+    model = mlp(len(CLASSES), (8,))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False)
+    preprocess = Preprocess((0.2,), (0.5,), 0)
+    network = Network(model, classification("cross_entropy"), CLASSES, SHAPE, preprocess)
+    return RestoredRun(ExperimentConfig(), network, dict(variables), 7)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 100, (BATCH_SIZE + 5, *SHAPE), np.uint8)
+
+
+def test_probabilities_are_those_of_the_network(restored: RestoredRun, images):
+    found = predict(restored, images)
+    x = restored.network.preprocess(jnp.asarray(images))
+    wanted = jax.nn.softmax(restored.network.model.apply(restored.variables, x, train=False))
+    np.testing.assert_allclose(found.probabilities, wanted, atol=1e-6)
+    best = int(np.argmax(found.probabilities[-1]))
+    ((name, probability), (_, second)) = found.top(2)[-1]
+    assert (name, probability) == (CLASSES[best], found.probabilities[-1, best])
+    assert second == np.sort(found.probabilities[-1])[-2]
+    assert len(found.top(9)[0]) == len(CLASSES)
+
+
+def test_files_are_read_as_images_and_negatives_are_marked(
+    restored: RestoredRun, images, tmp_path: Path
+):
+    paths = [tmp_path / "dark.png", tmp_path / "bright.png"]
+    for path, pixels in zip(paths, (images[0], 255 - images[0]), strict=True):
+        Image.fromarray(pixels[:, :, 0]).save(path)
+    found = predict_files(restored, paths)
+    np.testing.assert_allclose(
+        found.probabilities[0], predict(restored, images[:1]).probabilities[0]
+    )
+    assert found.may_be_negatives.tolist() == [False, True]
+    turned = predict_files(restored, paths[1:], invert=True)
+    np.testing.assert_allclose(turned.probabilities[0], found.probabilities[0], atol=1e-6)
+    assert turned.may_be_negatives.tolist() == [False]
