@@ -15,9 +15,8 @@ from cnn_lab.config import (
     TransferConfig,
 )
 from cnn_lab.layers.blocks import Style
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import MODELS
+from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.runs.run import run_training
 
 

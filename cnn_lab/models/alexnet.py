@@ -9,8 +9,7 @@ the border between the halves. `alexnet` has torchvision's widths and, as there,
 normalisation.
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -20,8 +19,8 @@ from cnn_lab.core.arrays import Images
 from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 KERNELS = (5, 3, 3, 3)  # of the second to fifth convolution
@@ -78,81 +77,94 @@ class AlexNetBackbone(nn.Module):
         return {**maps, "pool5": x}
 
 
-def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
-    features = fixed.pop("features")
-
-    def make(
-        num_classes: int,
-        stem: Literal["large", "small"] = "large",
-        stem_padding: Natural = 2,
-        width_multiplier: Positive = 1.0,
-        hidden: tuple[Count, ...] = (4096, 4096),
-        pooled_size: Count = 6,
-        activation: str = "relu",
-        kernel_init: str = "he_normal",
-        dropout_rate: ProperFraction = 0.5,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """AlexNet, as one tower or in two halves.
-
-        Args:
-            num_classes: k.
-            stem: `large` (11x11 convolution with stride 4) or `small` (5x5, stride 1) for images of
-                some 32 pixels; to the latter, `pooled_size=3` and narrower `hidden` layers fit.
-            stem_padding: pixels around the image for the large stem: 2 for 224 pixels, 0 for 227.
-            width_multiplier: factor of the channels of every convolution.
-            hidden: widths of the hidden dense layers.
-            pooled_size: side in pixels of the map that the dense layers read; maps of other sizes
-                are averaged to it.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions and hidden layers.
-            dropout_rate: share of each hidden layer's values dropped in training.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, kernel_init, dtype)
-        backbone = AlexNetBackbone(
-            features=tuple(
-                max(2, 2 * round(width_multiplier * f / 2)) for f in features
-            ),  # two equal halves
-            stem=stem,
-            stem_padding=stem_padding,
-            style=style,
-            **fixed,
-        )
-        head = DenseHead(
-            num_classes,
-            tuple(hidden),
-            style,
-            dropout_rate,
-            pooled_size=(pooled_size, pooled_size),
-            output_init="normal",
-        )
-        return Classifier(backbone, head)
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-ENTRIES = {
-    "alexnet": ModelEntry(
-        _maker("alexnet", features=(64, 192, 384, 256, 256)),
-        "AlexNet, one tower",
-        "Krizhevsky 2014, arXiv:1404.5997",
-        (224, 224, 3),
-        61_100_840,
-        1000,
+@register(
+    "alexnet",
+    "AlexNet, one tower",
+    "Krizhevsky 2014, arXiv:1404.5997",
+    (224, 224, 3),
+    num_parameters=61_100_840,
+    num_classes=1000,
+    macs=714_188_480,
+    small=(
+        {"stem": "small", "width_multiplier": 0.125, "hidden": (32,), "pooled_size": 2},
+        (16, 16, 3),
     ),
-    "alexnet_grouped": ModelEntry(
-        _maker(
-            "alexnet_grouped",
-            features=(96, 256, 384, 384, 256),
-            groups=(1, 2, 1, 2, 2),
-            response_norm=True,
-        ),
-        "AlexNet in two halves, as published",
-        "Krizhevsky et al. 2012, NIPS 25",
-        (224, 224, 3),
-        60_965_224,
-        1000,
+    variant={
+        "features": (64, 192, 384, 256, 256),
+        "groups": (1, 1, 1, 1, 1),
+        "response_norm": False,
+    },
+)
+@register(
+    "alexnet_grouped",
+    "AlexNet in two halves, as published",
+    "Krizhevsky et al. 2012, NIPS 25",
+    (224, 224, 3),
+    num_parameters=60_965_224,
+    num_classes=1000,
+    macs=724_406_816,
+    small=(
+        {"stem": "small", "width_multiplier": 0.125, "hidden": (32,), "pooled_size": 1},
+        (16, 16, 3),
     ),
-}
+    variant={
+        "features": (96, 256, 384, 384, 256),
+        "groups": (1, 2, 1, 2, 2),
+        "response_norm": True,
+    },
+)
+def alexnet(
+    num_classes: int,
+    stem: Literal["large", "small"] = "large",
+    stem_padding: Natural = 2,
+    width_multiplier: Positive = 1.0,
+    hidden: tuple[Count, ...] = (4096, 4096),
+    pooled_size: Count = 6,
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dropout_rate: ProperFraction = 0.5,
+    dtype: Dtype = "float32",
+    *,
+    features: tuple[int, ...],
+    groups: tuple[int, ...],
+    response_norm: bool,
+) -> Classifier:
+    """AlexNet, as one tower or in two halves.
+
+    Args:
+        num_classes: k.
+        stem: `large` (11x11 convolution with stride 4) or `small` (5x5, stride 1) for images of
+            some 32 pixels; to the latter, `pooled_size=3` and narrower `hidden` layers fit.
+        stem_padding: pixels around the image for the large stem: 2 for 224 pixels, 0 for 227.
+        width_multiplier: factor of the channels of every convolution.
+        hidden: widths of the hidden dense layers.
+        pooled_size: side in pixels of the map that the dense layers read; maps of other sizes
+            are averaged to it.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions and hidden layers.
+        dropout_rate: share of each hidden layer's values dropped in training.
+        dtype: of the computation.
+        features: channels of the convolutions.
+        groups: of the convolutions.
+        response_norm: whether local response normalisation follows the first two.
+    """
+    style = Style(activation, kernel_init, kernel_init, dtype)
+    backbone = AlexNetBackbone(
+        features=tuple(
+            max(2, 2 * round(width_multiplier * f / 2)) for f in features
+        ),  # two equal halves
+        stem=stem,
+        stem_padding=stem_padding,
+        style=style,
+        groups=groups,
+        response_norm=response_norm,
+    )
+    head = DenseHead(
+        num_classes,
+        tuple(hidden),
+        style,
+        dropout_rate,
+        pooled_size=(pooled_size, pooled_size),
+        output_init="normal",
+    )
+    return Classifier(backbone, head)

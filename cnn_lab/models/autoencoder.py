@@ -30,8 +30,8 @@ from cnn_lab.layers.unpooling import (
     max_unpool,
     nearest_unpool,
 )
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import ImageToImage
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_multiple
 
 Unpooling = Literal["remembered", "nearest", "transposed"]
@@ -175,6 +175,16 @@ class DenseDecoder(nn.Module):
         return activation_of(self.output_activation)(x).reshape(-1, *image_shape)
 
 
+@register(
+    "conv_autoencoder",
+    "Convolutional autoencoder with unpooling",
+    "Masci et al. 2011, ICANN",
+    (28, 28, 1),
+    num_parameters=46_857,
+    macs=8_128_512,
+    outputs="images",
+    small=({"widths": (4, 6), "code_channels": 2}, (8, 8, 1)),
+)
 def conv_autoencoder(
     num_classes: int,
     widths: tuple[Count, ...] = (32, 64),
@@ -214,6 +224,16 @@ def conv_autoencoder(
     )
 
 
+@register(
+    "dense_autoencoder",
+    "Dense autoencoder",
+    "Hinton & Salakhutdinov 2006, Science 313",
+    (28, 28, 1),
+    num_parameters=2_837_314,
+    macs=2_833_000,
+    outputs="images",
+    small=({"hidden": (20, 12), "code_size": 6}, (6, 6, 1)),
+)
 def dense_autoencoder(
     num_classes: int,
     hidden: tuple[Count, ...] = (1000, 500, 250),
@@ -241,23 +261,3 @@ def dense_autoencoder(
         DenseEncoder(hidden, code_size, style),
         DenseDecoder(hidden[::-1], output_activation, style),
     )
-
-
-ENTRIES = {
-    "conv_autoencoder": ModelEntry(
-        conv_autoencoder,
-        "Convolutional autoencoder with unpooling",
-        "Masci et al. 2011, ICANN",
-        (28, 28, 1),
-        46_857,
-        outputs="images",
-    ),
-    "dense_autoencoder": ModelEntry(
-        dense_autoencoder,
-        "Dense autoencoder",
-        "Hinton & Salakhutdinov 2006, Science 313",
-        (28, 28, 1),
-        2_837_314,
-        outputs="images",
-    ),
-}

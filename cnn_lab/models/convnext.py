@@ -14,8 +14,8 @@ from cnn_lab.config.ranges import Count, Positive, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.noise import DropPath
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 Stem = Literal["large", "small"]
@@ -93,6 +93,16 @@ class ConvNeXtBackbone(nn.Module):
         return maps
 
 
+@register(
+    "convnext_tiny",
+    "ConvNeXt-T",
+    "Liu et al. 2022, arXiv:2201.03545",
+    (224, 224, 3),
+    num_parameters=28_589_128,
+    num_classes=1000,
+    macs=4_455_531_264,
+    small=({"stem": "small", "depths": (1, 1, 1, 1), "widths": (4, 8, 8, 8)}, (16, 16, 3)),
+)
 def convnext_tiny(
     num_classes: int,
     stem: Stem = "large",
@@ -130,11 +140,3 @@ def convnext_tiny(
         tuple(depths), tuple(widths), stem, layer_scale, drop_path_rate, style
     )
     return Classifier(backbone, PooledHead(num_classes, style, dropout_rate, normalize=True))
-
-
-ENTRIES = {
-    "convnext_tiny": ModelEntry(
-        *(convnext_tiny, "ConvNeXt-T", "Liu et al. 2022, arXiv:2201.03545"),
-        *((224, 224, 3), 28_589_128, 1000),
-    )
-}

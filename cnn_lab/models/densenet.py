@@ -5,7 +5,6 @@ Differs from the paper: dropout stands after a layer's last convolution only, no
 convolution (as torchvision has it).
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -17,11 +16,12 @@ from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 Stem = Literal["large", "small"]
+PAPER = "Huang et al. 2016, arXiv:1608.06993"
 
 
 class DenseLayer(nn.Module):
@@ -130,42 +130,68 @@ class DenseNetBackbone(nn.Module):
         return maps
 
 
-def _maker(name: str, depths: tuple[int, ...], default_growth: int) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        stem: Stem = "large",
-        growth: Count = default_growth,
-        bottleneck_size: Count = 4,
-        compression: Fraction = 0.5,
-        dropout_rate: ProperFraction = 0.0,
-        activation: str = "relu",
-        kernel_init: str = "he_normal",
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A DenseNet-BC of four blocks.
+def densenet(
+    num_classes: int,
+    stem: Stem = "large",
+    growth: Count = 32,
+    bottleneck_size: Count = 4,
+    compression: Fraction = 0.5,
+    dropout_rate: ProperFraction = 0.0,
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dtype: Dtype = "float32",
+    *,
+    depths: tuple[int, ...],
+) -> Classifier:
+    """A DenseNet-BC of four blocks.
 
-        Args:
-            num_classes: k.
-            stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
-                convolution) for images of some 32 pixels.
-            growth: channels that a layer adds; the stem has twice as many.
-            bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`.
-            compression: share of the channels that a transition keeps.
-            dropout_rate: share of a layer's new values dropped in training.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, "normal", dtype)
-        backbone = DenseNetBackbone(
-            depths, growth, 2 * growth, bottleneck_size, compression, stem, dropout_rate, style
-        )
-        return Classifier(backbone, PooledHead(num_classes, style))
-
-    make.__name__ = make.__qualname__ = name
-    return make
+    Args:
+        num_classes: k.
+        stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
+            convolution) for images of some 32 pixels.
+        growth: channels that a layer adds; the stem has twice as many.
+        bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`.
+        compression: share of the channels that a transition keeps.
+        dropout_rate: share of a layer's new values dropped in training.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dtype: of the computation.
+        depths: layers per block.
+    """
+    style = Style(activation, kernel_init, "normal", dtype)
+    backbone = DenseNetBackbone(
+        depths, growth, 2 * growth, bottleneck_size, compression, stem, dropout_rate, style
+    )
+    return Classifier(backbone, PooledHead(num_classes, style))
 
 
+for _layers, _count, _macs, _depths, _growth in (
+    (121, 7_978_856, 2_834_161_664, (6, 12, 24, 16), 32),
+    (161, 28_681_000, 7_727_907_072, (6, 12, 36, 24), 48),
+    (169, 14_149_480, 3_359_843_328, (6, 12, 32, 32), 32),
+    (201, 20_013_928, 4_291_365_888, (6, 12, 48, 32), 32),
+):
+    register(
+        f"densenet{_layers}",
+        f"DenseNet-{_layers}",
+        PAPER,
+        (224, 224, 3),
+        num_parameters=_count,
+        num_classes=1000,
+        macs=_macs,
+        variant={"depths": _depths, "growth": _growth},
+    )(densenet)
+
+
+@register(
+    "densenet_cifar",
+    "DenseNet for 32-pixel images",
+    PAPER,
+    (32, 32, 3),
+    num_parameters=1_019_722,
+    macs=264_812_928,
+    small=({"depth": 10, "growth": 4, "bottleneck": True}, (8, 8, 3)),
+)
 def densenet_cifar(
     num_classes: int,
     depth: Count = 40,
@@ -211,27 +237,3 @@ def densenet_cifar(
         style,
     )
     return Classifier(backbone, PooledHead(num_classes, style))
-
-
-_PAPER = "Huang et al. 2016, arXiv:1608.06993"
-_TABLE = (
-    ("densenet121", 7_978_856, (6, 12, 24, 16), 32),
-    ("densenet161", 28_681_000, (6, 12, 36, 24), 48),
-    ("densenet169", 14_149_480, (6, 12, 32, 32), 32),
-    ("densenet201", 20_013_928, (6, 12, 48, 32), 32),
-)
-ENTRIES = {
-    name: ModelEntry(
-        _maker(name, depths, growth),
-        name.replace("densenet", "DenseNet-"),
-        _PAPER,
-        (224, 224, 3),
-        count,
-        1000,
-    )
-    for name, count, depths, growth in _TABLE
-} | {
-    "densenet_cifar": ModelEntry(
-        densenet_cifar, "DenseNet for 32-pixel images", _PAPER, (32, 32, 3), 1_019_722
-    )
-}

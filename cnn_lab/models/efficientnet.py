@@ -14,9 +14,9 @@ import jax
 from cnn_lab.config.ranges import Positive, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.blocks import Dtype, Style
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.mobilenet_v2 import SMALLER, InvertedResidual, Stem, round_channels
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 # Expansion, kernel size, stride of the first block, channels and blocks, by stage.
@@ -77,6 +77,16 @@ class EfficientNetBackbone(nn.Module):
         return maps | {"last": style.act(style.norm(train=train, name="last_bn")(x))}
 
 
+@register(
+    "efficientnet_b0",
+    "EfficientNet-B0",
+    "Tan & Le 2019, arXiv:1905.11946",
+    (224, 224, 3),
+    num_parameters=5_288_548,
+    num_classes=1000,
+    macs=385_814_752,
+    small=({"stem": "small", "width_multiplier": 0.25, "depth_multiplier": 0.1}, (8, 8, 3)),
+)
 def efficientnet_b0(
     num_classes: int,
     stem: Stem = "large",
@@ -112,11 +122,3 @@ def efficientnet_b0(
     style = Style(activation, kernel_init, "normal", dtype, norm_epsilon)
     backbone = EfficientNetBackbone(width_multiplier, depth_multiplier, stem, drop_path_rate, style)
     return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
-
-
-ENTRIES = {
-    "efficientnet_b0": ModelEntry(
-        *(efficientnet_b0, "EfficientNet-B0", "Tan & Le 2019, arXiv:1905.11946"),
-        *((224, 224, 3), 5_288_548, 1000),
-    )
-}

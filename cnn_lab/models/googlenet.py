@@ -21,8 +21,8 @@ from cnn_lab.layers.blocks import Dtype, Padding, Style
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import adaptive_average_pool, max_pool
 from cnn_lab.layers.windows import Size
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 Form = Literal["batch_norm", "paper"]
@@ -212,6 +212,16 @@ def kept(blocks: tuple[int, int, int]) -> list[str]:
     return [name for name in BLOCKS if "abcde".index(name[1]) < blocks[int(name[0]) - 3]]
 
 
+@register(
+    "googlenet",
+    "GoogLeNet (Inception v1)",
+    "Szegedy et al. 2014, arXiv:1409.4842",
+    (224, 224, 3),
+    num_parameters=13_004_888,
+    num_classes=1000,
+    macs=1_498_376_192,
+    small=({"stem": "small", "width_multiplier": 0.125, "blocks": (1, 1, 1)}, (16, 16, 3)),
+)
 def googlenet(
     num_classes: int,
     auxiliary: bool = True,
@@ -253,15 +263,3 @@ def googlenet(
         FrozenDict({f"inception{name}": head.clone() for name in read}) if auxiliary else None,
         AUXILIARY_WEIGHT,
     )
-
-
-ENTRIES = {
-    "googlenet": ModelEntry(
-        googlenet,
-        "GoogLeNet (Inception v1)",
-        "Szegedy et al. 2014, arXiv:1409.4842",
-        (224, 224, 3),
-        13_004_888,
-        1000,
-    )
-}

@@ -23,9 +23,9 @@ from cnn_lab.layers.pooling import (
     global_average_pool,
     max_pool,
 )
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.googlenet import ConvNorm, scaled
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss; the paper does not say, the authors' code has 0.4
@@ -227,6 +227,16 @@ class AuxiliaryHead(nn.Module):
         return style.dense(self.num_classes, name="output")(global_average_pool(x))
 
 
+@register(
+    "inception_v3",
+    "Inception v3",
+    "Szegedy et al. 2015, arXiv:1512.00567",
+    (299, 299, 3),
+    num_parameters=27_161_264,
+    num_classes=1000,
+    macs=5_713_216_096,
+    small=({"stem": "small", "width_multiplier": 0.125, "blocks": (1, 1, 1)}, (16, 16, 3)),
+)
 def inception_v3(
     num_classes: int,
     auxiliary: bool = True,
@@ -264,15 +274,3 @@ def inception_v3(
         else None,
         AUXILIARY_WEIGHT,
     )
-
-
-ENTRIES = {
-    "inception_v3": ModelEntry(
-        inception_v3,
-        "Inception v3",
-        "Szegedy et al. 2015, arXiv:1512.00567",
-        (299, 299, 3),
-        27_161_264,
-        1000,
-    )
-}

@@ -21,8 +21,8 @@ from cnn_lab.layers.convolution import Conv, conv_general_dilated
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.noise import DropConnectConv
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 # Table I of the paper: the maps of S2 that each map of C3 sees.
@@ -105,6 +105,15 @@ def _pooled_convolution(*arguments: Any, **options: Any) -> jax.Array:
     return max_pool(conv_general_dilated(*arguments, **options), 2)
 
 
+@register(
+    "lenet5",
+    "LeNet-5",
+    "LeCun et al. 1998, Proceedings of the IEEE 86(11)",
+    (32, 32, 1),
+    num_parameters=61_706,
+    macs=416_520,
+    small=({}, (32, 32, 1)),
+)
 def lenet5(
     num_classes: int,
     activation: str = "tanh",
@@ -142,10 +151,3 @@ def lenet5(
     )
     backbone = LeNet5Backbone(style, pooling, connection, of_s4, drop_connect_rate)
     return Classifier(backbone, head)
-
-
-ENTRIES = {
-    "lenet5": ModelEntry(
-        lenet5, "LeNet-5", "LeCun et al. 1998, Proceedings of the IEEE 86(11)", (32, 32, 1), 61_706
-    )
-}

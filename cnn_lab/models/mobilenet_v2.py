@@ -15,8 +15,8 @@ from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.noise import DropPath
 from cnn_lab.layers.squeeze_excite import SqueezeExcite
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 Stem = Literal["large", "small"]
@@ -115,6 +115,16 @@ class MobileNetV2Backbone(nn.Module):
         return maps | {"last": style.act(style.norm(train=train, name="last_bn")(x))}
 
 
+@register(
+    "mobilenet_v2",
+    "MobileNetV2",
+    "Sandler et al. 2018, arXiv:1801.04381",
+    (224, 224, 3),
+    num_parameters=3_504_872,
+    num_classes=1000,
+    macs=300_774_272,
+    small=({"stem": "small", "width_multiplier": 0.25, "depths": (1, 2, 1, 1, 1, 1, 1)}, (8, 8, 3)),
+)
 def mobilenet_v2(
     num_classes: int,
     stem: Stem = "large",
@@ -141,11 +151,3 @@ def mobilenet_v2(
     style = Style(activation, kernel_init, "normal", dtype)
     backbone = MobileNetV2Backbone(width_multiplier, tuple(depths), stem, style)
     return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
-
-
-ENTRIES = {
-    "mobilenet_v2": ModelEntry(
-        *(mobilenet_v2, "MobileNetV2", "Sandler et al. 2018, arXiv:1801.04381"),
-        *((224, 224, 3), 3_504_872, 1000),
-    )
-}

@@ -19,8 +19,8 @@ from cnn_lab.core.arrays import Images
 from cnn_lab.layers.activations import activation
 from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.initializers import initializer
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences
 
 Cell = Literal["rnn", "lstm", "gru"]
@@ -84,6 +84,15 @@ def _classifier(num_classes: int, dropout_rate: float, backbone: RecurrentBackbo
     return Classifier(backbone, DenseHead(num_classes, (), style, input_dropout_rate=dropout_rate))
 
 
+@register(
+    "rnn",
+    "Recurrent net",
+    "Elman 1990, Cognitive Science 14(2)",
+    (28, 28, 1),
+    num_parameters=21_386,
+    macs=560_384,
+    small=({"hidden": 8}, (8, 8, 1)),
+)
 def rnn(
     num_classes: int,
     hidden: Count = 128,
@@ -113,48 +122,52 @@ def rnn(
     return _classifier(num_classes, dropout_rate, RecurrentBackbone("rnn", *layers, style))
 
 
-def _gated(name: Literal["lstm", "gru"]) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        hidden: Count = 128,
-        num_layers: Count = 1,
-        bidirectional: bool = False,
-        order: Order = "rows",
-        kernel_init: str = "lecun_normal",
-        dropout_rate: ProperFraction = 0.0,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A recurrent net whose cells have gates, which let the state pass unchanged.
+@register(
+    "lstm",
+    "Long short-term memory",
+    "Hochreiter & Schmidhuber 1997, Neural Comp.",
+    (28, 28, 1),
+    num_parameters=81_674,
+    macs=2_237_696,
+    small=({"hidden": 8, "num_layers": 2, "bidirectional": True}, (8, 8, 1)),
+    variant={"cell": "lstm"},
+)
+@register(
+    "gru",
+    "Gated recurrent units",
+    "Cho et al. 2014, arXiv:1406.1078",
+    (28, 28, 1),
+    num_parameters=61_706,
+    macs=1_678_592,
+    small=({"hidden": 8, "order": "pixels"}, (6, 6, 1)),
+    variant={"cell": "gru"},
+)
+def gated(
+    num_classes: int,
+    hidden: Count = 128,
+    num_layers: Count = 1,
+    bidirectional: bool = False,
+    order: Order = "rows",
+    kernel_init: str = "lecun_normal",
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+    *,
+    cell: Literal["lstm", "gru"],
+) -> Classifier:
+    """A recurrent net whose cells have gates, which let the state pass unchanged.
 
-        Args:
-            num_classes: k.
-            hidden: width of the state.
-            num_layers: each reads the states of the one before.
-            bidirectional: whether a second cell per layer reads backwards, beside the first.
-            order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
-            kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
-            dropout_rate: share of the states dropped in training, between layers and before the
-                output.
-            dtype: of the computation; states are float32.
-        """
-        style = Style("tanh", kernel_init, dtype=dtype)
-        layers = (hidden, num_layers, bidirectional, dropout_rate, order)
-        return _classifier(num_classes, dropout_rate, RecurrentBackbone(name, *layers, style))
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-ENTRIES = {
-    "rnn": ModelEntry(
-        *(rnn, "Recurrent net", "Elman 1990, Cognitive Science 14(2)", (28, 28, 1), 21_386)
-    ),
-    "lstm": ModelEntry(
-        *(_gated("lstm"), "Long short-term memory", "Hochreiter & Schmidhuber 1997, Neural Comp."),
-        *((28, 28, 1), 81_674),
-    ),
-    "gru": ModelEntry(
-        *(_gated("gru"), "Gated recurrent units", "Cho et al. 2014, arXiv:1406.1078"),
-        *((28, 28, 1), 61_706),
-    ),
-}
+    Args:
+        num_classes: k.
+        hidden: width of the state.
+        num_layers: each reads the states of the one before.
+        bidirectional: whether a second cell per layer reads backwards, beside the first.
+        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
+        kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
+        dropout_rate: share of the states dropped in training, between layers and before the
+            output.
+        dtype: of the computation; states are float32.
+        cell: `lstm` or `gru`.
+    """
+    style = Style("tanh", kernel_init, dtype=dtype)
+    layers = (hidden, num_layers, bidirectional, dropout_rate, order)
+    return _classifier(num_classes, dropout_rate, RecurrentBackbone(cell, *layers, style))

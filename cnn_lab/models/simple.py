@@ -12,8 +12,8 @@ from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.maxout import Maxout
 from cnn_lab.layers.noise import DropConnect
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.registry import register
 
 
 class Dense(nn.Module):
@@ -57,6 +57,15 @@ class Dense(nn.Module):
         return style.act(style.dense(width, name=name)(x))
 
 
+@register(
+    "perceptron",
+    "Threshold units",
+    "Rosenblatt 1958, Psych. Review 65(6)",
+    (28, 28, 1),
+    num_parameters=7_850,
+    macs=7_840,
+    small=({}, (28, 28, 1)),
+)
 def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     """One threshold unit per class (Rosenblatt 1958, Psychological Review 65(6)).
 
@@ -72,6 +81,15 @@ def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     return Classifier(Dense(), DenseHead(num_classes, style=style, output_activation="threshold"))
 
 
+@register(
+    "linear",
+    "Multinomial logistic regression",
+    "Cox 1958, JRSS B 20(2)",
+    (28, 28, 1),
+    num_parameters=7_850,
+    macs=7_840,
+    small=({}, (28, 28, 1)),
+)
 def linear(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     """Multinomial logistic regression: one dense layer on the pixels (Cox 1958, JRSS B 20(2)).
 
@@ -82,6 +100,15 @@ def linear(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     return Classifier(Dense(), DenseHead(num_classes, style=Style(dtype=dtype)))
 
 
+@register(
+    "mlp",
+    "Multi-layer perceptron",
+    "Rumelhart et al. 1986, Nature 323",
+    (28, 28, 1),
+    num_parameters=101_770,
+    macs=101_632,
+    small=({}, (28, 28, 1)),
+)
 def mlp(
     num_classes: int,
     hidden: tuple[Count, ...] = (128,),
@@ -116,16 +143,3 @@ def mlp(
     style = Style(activation, dense_init=kernel_init, dtype=dtype, dropout_scaling=dropout_scaling)
     backbone = Dense(tuple(hidden), style, dropout_rate, drop_connect_rate, pieces)
     return Classifier(backbone, DenseHead(num_classes, style=style))
-
-
-ENTRIES = {
-    "linear": ModelEntry(
-        linear, "Multinomial logistic regression", "Cox 1958, JRSS B 20(2)", (28, 28, 1), 7_850
-    ),
-    "mlp": ModelEntry(
-        mlp, "Multi-layer perceptron", "Rumelhart et al. 1986, Nature 323", (28, 28, 1), 101_770
-    ),
-    "perceptron": ModelEntry(
-        perceptron, "Threshold units", "Rosenblatt 1958, Psych. Review 65(6)", (28, 28, 1), 7_850
-    ),
-}

@@ -6,8 +6,7 @@ Differs from the paper: as in torchvision, the first convolution has no padding 
 starts with a deviation of 0.01, the others at He et al.'s scale.
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -17,8 +16,8 @@ from cnn_lab.config.ranges import Positive, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, ConvHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 _SMALLER = ", or model.options.stem=small"
@@ -96,52 +95,55 @@ class SqueezeNetBackbone(nn.Module):
         return maps
 
 
-def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        stem: Literal["large", "small"] = "large",
-        width_multiplier: Positive = 1.0,
-        activation: str = "relu",
-        kernel_init: str = "he_uniform",
-        dropout_rate: ProperFraction = 0.5,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A SqueezeNet.
+@register(
+    "squeezenet1_0",
+    "SqueezeNet 1.0",
+    "Iandola et al. 2016, arXiv:1602.07360",
+    (224, 224, 3),
+    num_parameters=1_248_424,
+    num_classes=1000,
+    macs=818_924_576,
+    variant={"stem_features": 96, "stem_kernel": 7, "pooled": (2, 5, 9)},
+)
+@register(
+    "squeezenet1_1",
+    "SqueezeNet 1.1",
+    "Iandola et al. 2016, arXiv:1602.07360",
+    (224, 224, 3),
+    num_parameters=1_235_496,
+    num_classes=1000,
+    macs=349_151_936,
+    small=({"stem": "small", "width_multiplier": 0.25}, (16, 16, 3)),
+    variant={"stem_features": 64, "stem_kernel": 3, "pooled": (2, 4, 6)},
+)
+def squeezenet(
+    num_classes: int,
+    stem: Literal["large", "small"] = "large",
+    width_multiplier: Positive = 1.0,
+    activation: str = "relu",
+    kernel_init: str = "he_uniform",
+    dropout_rate: ProperFraction = 0.5,
+    dtype: Dtype = "float32",
+    *,
+    stem_features: int,
+    stem_kernel: int,
+    pooled: tuple[int, ...],
+) -> Classifier:
+    """A SqueezeNet.
 
-        Args:
-            num_classes: k.
-            stem: `large` (first convolution with stride 2) or `small` (3x3, stride 1) for images of
-                some 32 pixels.
-            width_multiplier: factor of the channels of every convolution but the last.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions.
-            dropout_rate: share of the values of the last map dropped in training.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, "normal", dtype)
-        backbone = SqueezeNetBackbone(width=width_multiplier, stem=stem, style=style, **fixed)
-        return Classifier(backbone, ConvHead(num_classes, style, dropout_rate))
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-_PAPER = "Iandola et al. 2016, arXiv:1602.07360"
-ENTRIES = {
-    "squeezenet1_0": ModelEntry(
-        _maker("squeezenet1_0", stem_features=96, stem_kernel=7, pooled=(2, 5, 9)),
-        "SqueezeNet 1.0",
-        _PAPER,
-        (224, 224, 3),
-        1_248_424,
-        1000,
-    ),
-    "squeezenet1_1": ModelEntry(
-        _maker("squeezenet1_1", stem_features=64, stem_kernel=3, pooled=(2, 4, 6)),
-        "SqueezeNet 1.1",
-        _PAPER,
-        (224, 224, 3),
-        1_235_496,
-        1000,
-    ),
-}
+    Args:
+        num_classes: k.
+        stem: `large` (first convolution with stride 2) or `small` (3x3, stride 1) for images of
+            some 32 pixels.
+        width_multiplier: factor of the channels of every convolution but the last.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dropout_rate: share of the values of the last map dropped in training.
+        dtype: of the computation.
+        stem_features: channels of the first convolution.
+        stem_kernel: its side.
+        pooled: numbers of the layers before which the map is halved.
+    """
+    style = Style(activation, kernel_init, "normal", dtype)
+    backbone = SqueezeNetBackbone(stem_features, stem_kernel, pooled, width_multiplier, stem, style)
+    return Classifier(backbone, ConvHead(num_classes, style, dropout_rate))

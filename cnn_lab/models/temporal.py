@@ -20,8 +20,8 @@ from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.convolution import conv_general_dilated
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences
 
 Several = Annotated[int, Range(least=2)]
@@ -149,6 +149,15 @@ def blocks_to_see(steps: int, kernel_size: int) -> int:
     return number
 
 
+@register(
+    "tcn",
+    "Temporal convolution net",
+    "Bai et al. 2018, arXiv:1803.01271",
+    (28, 28, 1),
+    num_parameters=70_090,
+    macs=1_921_664,
+    small=({"hidden": 10, "dropout_rate": 0.1}, (8, 8, 1)),
+)
 def tcn(
     num_classes: int,
     hidden: Count = 64,
@@ -209,6 +218,15 @@ class Conv1dBackbone(nn.Module):
         return maps
 
 
+@register(
+    "conv1d",
+    "Convolution over time",
+    "Waibel et al. 1989, IEEE Trans. ASSP 37(3)",
+    (28, 28, 1),
+    num_parameters=51_402,
+    macs=825_600,
+    small=({"widths": (8, 12), "kernel_size": 3}, (8, 8, 1)),
+)
 def conv1d(
     num_classes: int,
     widths: tuple[Count, ...] = (64, 128),
@@ -234,15 +252,3 @@ def conv1d(
     style = Style(activation, kernel_init, "normal", dtype)
     backbone = Conv1dBackbone(tuple(widths), kernel_size, order, style)
     return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
-
-
-ENTRIES = {
-    "tcn": ModelEntry(
-        *(tcn, "Temporal convolution net", "Bai et al. 2018, arXiv:1803.01271"),
-        *((28, 28, 1), 70_090),
-    ),
-    "conv1d": ModelEntry(
-        *(conv1d, "Convolution over time", "Waibel et al. 1989, IEEE Trans. ASSP 37(3)"),
-        *((28, 28, 1), 51_402),
-    ),
-}

@@ -20,8 +20,8 @@ from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.unpooling import ConvTranspose
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import ImageToImage
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_multiple
 
 
@@ -124,6 +124,17 @@ class Expanding(nn.Module):
         return last.conv(self.num_classes, 1, bias=True, name="output")(x)
 
 
+@register(
+    "unet",
+    "U-Net",
+    "Ronneberger et al. 2015, arXiv:1505.04597",
+    (512, 512, 1),
+    num_parameters=31_030_658,
+    num_classes=2,
+    macs=192_384_335_872,
+    outputs="pixel_logits",
+    small=({"num_steps": 1, "width": 4, "dropout_rate": 0.2}, (8, 8, 1)),
+)
 def unet(
     num_classes: int,
     num_steps: Count = 4,
@@ -150,16 +161,3 @@ def unet(
     style = Style(activation, kernel_init, "normal", dtype)
     backbone = Contracting(num_steps, width, batch_norm, dropout_rate, style)
     return ImageToImage(backbone, Expanding(num_classes, batch_norm, style))
-
-
-ENTRIES = {
-    "unet": ModelEntry(
-        unet,
-        "U-Net",
-        "Ronneberger et al. 2015, arXiv:1505.04597",
-        (512, 512, 1),
-        31_030_658,
-        2,
-        "pixel_logits",
-    )
-}

@@ -12,8 +12,8 @@ from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.blocks import Dtype, Style
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.registry import register
 from cnn_lab.models.sizes import require_size
 
 
@@ -81,6 +81,15 @@ class WideResNetBackbone(nn.Module):
         return maps
 
 
+@register(
+    "wide_resnet28_10",
+    "Wide ResNet-28-10",
+    "Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+    (32, 32, 3),
+    num_parameters=36_479_194,
+    macs=5_243_328_768,
+    small=({"depth": 10, "width": 1, "dropout_rate": 0.3}, (8, 8, 3)),
+)
 def wide_resnet28_10(
     num_classes: int,
     depth: Count = 28,
@@ -111,14 +120,3 @@ def wide_resnet28_10(
     style = Style(activation, kernel_init, "normal", dtype)
     backbone = WideResNetBackbone((depth - 4) // 6, width, dropout_rate, style)
     return Classifier(backbone, PooledHead(num_classes, style))
-
-
-ENTRIES = {
-    "wide_resnet28_10": ModelEntry(
-        wide_resnet28_10,
-        "Wide ResNet-28-10",
-        "Zagoruyko & Komodakis 2016, arXiv:1605.07146",
-        (32, 32, 3),
-        36_479_194,
-    )
-}

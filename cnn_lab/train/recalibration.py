@@ -127,13 +127,13 @@ def _compile(
 def _batch_statistics(
     apply: Callable[..., Any], variables: Tree, images: jax.Array, key: jax.Array
 ) -> Tree:
-    """Statistics of one batch: running ones that start at zero, less what a layer holds back.
+    """Statistics of one batch: running ones that start at zero, divided by what they take of it.
 
     A layer's new running value is momentum * old + (1 - momentum) * that of the batch.
     """
     collections = variables["collections"]
     zeros = jax.tree.map(jnp.zeros_like, collections[STATISTICS])
-    held_back: dict[str, float] = {}
+    momenta: dict[str, float] = {}
 
     def note(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
         module = context.module
@@ -143,7 +143,7 @@ def _batch_statistics(
             running = options.get("use_running_average", default)
             if running is not None and not running:
                 path = "/".join(module.path)  # twice there where a layer is applied twice
-                held_back[path] = held_back.get(path, 1.0) * module.momentum
+                momenta[path] = momenta.get(path, 1.0) * module.momentum
         return call(*arguments, **options)
 
     with nn.intercept_methods(note):
@@ -157,11 +157,11 @@ def _batch_statistics(
     running = trees.flatten(changed[STATISTICS])
     for path in running:
         layer = path.rpartition("/")[0]
-        if not held_back.get(layer, 1.0) < 1:
+        if not momenta.get(layer, 1.0) < 1:
             raise ConfigError(
                 f"The statistics of {layer} cannot be measured anew: it is no batch normalisation "
                 "that follows its batches; average weights by ema instead of swa."
             )
     return trees.unflatten(
-        {path: x / (1 - held_back[path.rpartition("/")[0]]) for path, x in running.items()}
+        {path: x / (1 - momenta[path.rpartition("/")[0]]) for path, x in running.items()}
     )

@@ -88,7 +88,7 @@ def test_a_layer_that_is_applied_twice_weighs_both_of_its_inputs():
 def test_statistics_that_do_not_follow_the_batches_are_refused_by_name():
     class Still(nn.Module):
         @nn.compact
-        def __call__(self, images, *, train: bool):  # noqa: ARG002
+        def __call__(self, images, *, train: bool):
             return nn.BatchNorm(use_running_average=True, name="still")(images)
 
     with pytest.raises(ConfigError, match=r"^The statistics of still cannot be measured anew"):
