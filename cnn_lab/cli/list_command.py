@@ -90,9 +90,9 @@ def _models() -> dict[str, str]:
     def macs(entry) -> str:
         return "?" if entry.macs is None else human_count(entry.macs)
 
-    for entry in MODELS.values():
-        if not entry.is_ours:
-            entry.verify()
+    for model in MODELS.values():
+        if not model.is_ours:
+            model.verify()
     return {
         name: f"{entry.num_parameters:>12,} parameters  {macs(entry):>9} MACs  "
         f"{shape(entry):<10}  {entry.title}; {entry.paper}"

@@ -16,12 +16,12 @@ import jax
 
 from cnn_lab.config.ranges import Count, Natural, Positive, ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.inputs import require_size
 from cnn_lab.models.registry import register
-from cnn_lab.models.sizes import require_size
 
 KERNELS = (5, 3, 3, 3)  # of the second to fifth convolution
 _SMALLER = ", or model.options.stem=small"
@@ -37,7 +37,7 @@ class AlexNetBackbone(nn.Module):
         response_norm: whether local response normalisation follows the first two.
         stem: `large` is a first convolution of 11x11 with stride 4; `small` one of 5x5.
         stem_padding: of the large stem, in pixels.
-        style: activation, initialisers and dtype.
+        layers: activation, initialisers and dtype.
     """
 
     features: tuple[int, ...] = (64, 192, 384, 256, 256)
@@ -45,22 +45,22 @@ class AlexNetBackbone(nn.Module):
     response_norm: bool = False
     stem: Literal["large", "small"] = "large"
     stem_padding: int = 2
-    style: Style = Style(dense_init="he_normal")
+    layers: LayerFactory = LayerFactory(dense_init="he_normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1` to `conv5`, before pooling, and `pool5`."""
         del train  # nothing here differs
         if self.stem == "large":
-            least, first = 67 - 2 * self.stem_padding, (11, 4, self.stem_padding)
+            min_side, first = 67 - 2 * self.stem_padding, (11, 4, self.stem_padding)
         else:
-            least, first = 15, (5, 1, 2)
-        require_size(images, least, "AlexNet", _SMALLER if self.stem == "large" else "")
+            min_side, first = 15, (5, 1, 2)
+        require_size(images, min_side, "AlexNet", _SMALLER if self.stem == "large" else "")
         maps, x = {}, images
         for number, (kernel, strides, padding) in enumerate(
             (first, *((kernel, 1, kernel // 2) for kernel in KERNELS)), start=1
         ):
-            x = self.style.conv(
+            x = self.layers.conv(
                 self.features[number - 1],
                 kernel,
                 strides,
@@ -69,7 +69,7 @@ class AlexNetBackbone(nn.Module):
                 bias=True,
                 name=f"conv{number}",
             )(x)
-            x = maps[f"conv{number}"] = self.style.act(x)
+            x = maps[f"conv{number}"] = self.layers.act(x)
             if self.response_norm and number <= 2:
                 x = local_response_norm(x)
             if number in POOLED:
@@ -148,21 +148,21 @@ def alexnet(
         groups: of the convolutions.
         response_norm: whether local response normalisation follows the first two.
     """
-    style = Style(activation, kernel_init, kernel_init, dtype)
+    layers = LayerFactory(activation, kernel_init, kernel_init, dtype)
     backbone = AlexNetBackbone(
         features=tuple(
             max(2, 2 * round(width_multiplier * f / 2)) for f in features
         ),  # two equal halves
         stem=stem,
         stem_padding=stem_padding,
-        style=style,
+        layers=layers,
         groups=groups,
         response_norm=response_norm,
     )
     head = DenseHead(
         num_classes,
         tuple(hidden),
-        style,
+        layers,
         dropout_rate,
         pooled_size=(pooled_size, pooled_size),
         output_init="normal",

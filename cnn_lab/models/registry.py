@@ -75,7 +75,7 @@ class ModelEntry:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this package has the model, so that its tests count."""
+        """Whether the model is one of this package, whose tests verify it."""
         return self.make.__module__.startswith(f"{models.__name__}.")
 
     def verify(self, cost: "Cost | None" = None) -> None:
@@ -195,7 +195,7 @@ def register(
 
 
 def _is_newer(make: Callable[..., Any], known: Callable[..., Any]) -> bool:
-    """Whether it is a known function written anew, as when a notebook's cell is run again."""
+    """Whether a known function was defined again, as when a notebook's cell is run again."""
     place = (make.__module__, make.__qualname__)
     return make is not known and place == (known.__module__, known.__qualname__)
 
@@ -208,7 +208,9 @@ def _variant(make: Callable[..., Any], name: str, values: Mapping[str, Any]) -> 
     for parameter in others:
         where = f"The parameter {parameter.name} of the model {name} in {make.__module__}"
         if parameter.annotation is parameter.empty:
-            raise ConfigError(f"{where} has no annotation; say what fits: {parameter.name}: int.")
+            raise ConfigError(
+                f"{where} has no annotation; give its type, such as {parameter.name}: int."
+            )
         if parameter.default is parameter.empty and parameter.name not in values:
             raise ConfigError(f"{where} has no default; give it one, so that it is an option.")
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name not in values:

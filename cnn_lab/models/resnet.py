@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Dtype, Style
-from cnn_lab.layers.noise import DropPath
+from cnn_lab.layers.dropout import DropPath
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.inputs import require_size
 from cnn_lab.models.registry import register
-from cnn_lab.models.sizes import require_size
 
 Stem = Literal["large", "small"]
 Shortcut = Literal["A", "B", "none"]
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
         shortcut: how the input is added; see `join`.
         drop_path_rate: share of examples whose branch is removed in training.
         zero_init: start the branch at zero.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     features: int
@@ -49,17 +49,17 @@ class BasicBlock(nn.Module):
     shortcut: Shortcut
     drop_path_rate: float
     zero_init: bool
-    style: Style
+    layers: LayerFactory
     expansion = 1
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h/strides w/strides features]."""
-        style = self.style
-        y = style.conv(self.features, 3, self.strides, name="conv1")(x)
-        y = style.act(style.norm(train=train, name="bn1")(y))
-        y = style.conv(self.features, 3, name="conv2")(y)
-        y = style.norm(train=train, zero=self.zero_init, name="bn2")(y)
+        layers = self.layers
+        y = layers.conv(self.features, 3, self.strides, name="conv1")(x)
+        y = layers.act(layers.norm(train=train, name="bn1")(y))
+        y = layers.conv(self.features, 3, name="conv2")(y)
+        y = layers.norm(train=train, zero=self.zero_init, name="bn2")(y)
         return join(self, x, y, train=train)
 
 
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
         shortcut: how the input is added; see `join`.
         drop_path_rate: share of examples whose branch is removed in training.
         zero_init: start the branch at zero.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
         groups: of the 3x3 convolution.
         base_width: channels of the 3x3 convolution per group and 64 of `features`.
     """
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
     shortcut: Shortcut
     drop_path_rate: float
     zero_init: bool
-    style: Style
+    layers: LayerFactory
     groups: int = 1
     base_width: int = 64
     expansion = 4
@@ -90,13 +90,13 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h/strides w/strides 4*features]."""
-        style, width = self.style, self.features * self.base_width // 64 * self.groups
-        y = style.conv(width, 1, name="conv1")(x)
-        y = style.act(style.norm(train=train, name="bn1")(y))
-        y = style.conv(width, 3, self.strides, groups=self.groups, name="conv2")(y)
-        y = style.act(style.norm(train=train, name="bn2")(y))
-        y = style.conv(4 * self.features, 1, name="conv3")(y)
-        y = style.norm(train=train, zero=self.zero_init, name="bn3")(y)
+        layers, width = self.layers, self.features * self.base_width // 64 * self.groups
+        y = layers.conv(width, 1, name="conv1")(x)
+        y = layers.act(layers.norm(train=train, name="bn1")(y))
+        y = layers.conv(width, 3, self.strides, groups=self.groups, name="conv2")(y)
+        y = layers.act(layers.norm(train=train, name="bn2")(y))
+        y = layers.conv(4 * self.features, 1, name="conv3")(y)
+        y = layers.norm(train=train, zero=self.zero_init, name="bn3")(y)
         return join(self, x, y, train=train)
 
 
@@ -111,10 +111,10 @@ def join(block: BasicBlock | Bottleneck, x: Images, y: Maps, *, train: bool) -> 
             x = x[:, :: block.strides, :: block.strides]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
         elif x.shape != y.shape:
-            x = block.style.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
-            x = block.style.norm(train=train, name="shortcut_bn")(x)
+            x = block.layers.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
+            x = block.layers.norm(train=train, name="shortcut_bn")(x)
         y = x + DropPath(block.drop_path_rate)(y, train=train)
-    return block.style.act(y)
+    return block.layers.act(y)
 
 
 class ResNetBackbone(nn.Module):
@@ -131,7 +131,7 @@ class ResNetBackbone(nn.Module):
         shortcut: of the blocks: `A` (without parameters), `B` (projections) or `none`.
         drop_path_rate: of the last block; it rises linearly from the first.
         zero_init: start every branch at zero.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     depths: tuple[int, ...]
@@ -143,24 +143,24 @@ class ResNetBackbone(nn.Module):
     shortcut: Shortcut = "B"
     drop_path_rate: float = 0.0
     zero_init: bool = False
-    style: Style = Style(kernel_init="he_normal_fan_out", dense_init="normal")
+    layers: LayerFactory = LayerFactory(kernel_init="he_normal_fan_out", dense_init="normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1`, `stage2` and so on."""
-        least = 2 ** (len(self.depths) - 1)
+        min_side = 2 ** (len(self.depths) - 1)
         if self.stem == "large":
-            require_size(images, 4 * least, "a ResNet", ", or model.options.stem=small")
-        require_size(images, least, "a ResNet")
+            require_size(images, 4 * min_side, "a ResNet", ", or model.options.stem=small")
+        require_size(images, min_side, "a ResNet")
         if self.shortcut == "none" and (self.drop_path_rate or self.zero_init):
             raise ConfigError(
                 "drop_path_rate and zero_init need shortcuts; leave them at 0 and false where "
                 "model.options.shortcut is none."
             )
-        style = self.style
+        layers = self.layers
         kernel, strides = (7, 2) if self.stem == "large" else (3, 1)
-        x = style.conv(self.width, kernel, strides, name="stem_conv")(images)
-        x = style.act(style.norm(train=train, name="stem_bn")(x))
+        x = layers.conv(self.width, kernel, strides, name="stem_conv")(images)
+        x = layers.act(layers.norm(train=train, name="stem_bn")(x))
         maps = {"stem": x}
         if self.stem == "large":
             x = max_pool(x, 3, 2, 1)
@@ -174,7 +174,7 @@ class ResNetBackbone(nn.Module):
                     "shortcut": self.shortcut,
                     "drop_path_rate": self.drop_path_rate * done / max(1, total - 1),
                     "zero_init": self.zero_init,
-                    "style": style,
+                    "layers": layers,
                     "name": f"stage{stage + 1}_block{index + 1}",
                 }
                 if self.bottleneck:
@@ -245,7 +245,7 @@ def resnet(
         groups: of a bottleneck's 3x3 convolution.
         base_width: channels of that convolution per group and 64 features.
     """
-    style = Style(activation, kernel_init, "normal", dtype)
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
     backbone = ResNetBackbone(
         depths=depths,
         bottleneck=bottleneck,
@@ -256,9 +256,9 @@ def resnet(
         shortcut=shortcut,
         zero_init=zero_init,
         drop_path_rate=drop_path_rate,
-        style=style,
+        layers=layers,
     )
-    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
 
 
 for _layers, _count, _macs, _depths in (
@@ -315,7 +315,7 @@ def cifar_resnet(
         dtype: of the computation.
         depth: layers, 6 n + 2.
     """
-    style = Style(activation, kernel_init, "normal", dtype)
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
     backbone = ResNetBackbone(
         depths=((depth - 2) // 6,) * 3,
         width=width,
@@ -323,9 +323,9 @@ def cifar_resnet(
         shortcut=shortcut,
         zero_init=zero_init,
         drop_path_rate=drop_path_rate,
-        style=style,
+        layers=layers,
     )
-    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
 
 
 for _layers, _count, _macs in (
@@ -372,9 +372,9 @@ def plain_resnet(
         dtype: of the computation.
         depths: blocks per stage.
     """
-    style = Style(activation, kernel_init, "normal", dtype)
-    backbone = ResNetBackbone(depths=depths, width=width, stem=stem, shortcut="none", style=style)
-    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = ResNetBackbone(depths=depths, width=width, stem=stem, shortcut="none", layers=layers)
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
 
 
 for _layers, _count, _macs, _depths in (

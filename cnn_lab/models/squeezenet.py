@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from cnn_lab.config.ranges import Positive, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, ConvHead
+from cnn_lab.models.inputs import require_size
 from cnn_lab.models.registry import register
-from cnn_lab.models.sizes import require_size
 
 _SMALLER = ", or model.options.stem=small"
 # Channels between and after each fire module, the latter for both kernels together.
@@ -34,23 +34,23 @@ class Fire(nn.Module):
     Attributes:
         squeezed: channels in between.
         features: channels of the result, half of them from each kernel.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     squeezed: int
     features: int
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Images) -> Maps:
         """Maps [n h w c] to [n h w features]."""
-        style, half = self.style, self.features // 2
-        x = style.act(style.conv(self.squeezed, 1, bias=True, name="squeeze")(x))
+        layers, half = self.layers, self.features // 2
+        x = layers.act(layers.conv(self.squeezed, 1, bias=True, name="squeeze")(x))
         expanded = (
-            style.conv(half, 1, bias=True, name="expand1x1")(x),
-            style.conv(half, 3, bias=True, name="expand3x3")(x),
+            layers.conv(half, 1, bias=True, name="expand1x1")(x),
+            layers.conv(half, 3, bias=True, name="expand3x3")(x),
         )
-        return style.act(jnp.concatenate(expanded, axis=-1))
+        return layers.act(jnp.concatenate(expanded, axis=-1))
 
 
 class SqueezeNetBackbone(nn.Module):
@@ -62,7 +62,7 @@ class SqueezeNetBackbone(nn.Module):
         pooled: numbers of the layers before which the map is halved; fire modules begin with 2.
         width: factor of the channels.
         stem: `large` is a first convolution with stride 2; `small` one of 3x3 with stride 1.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     stem_features: int
@@ -70,28 +70,28 @@ class SqueezeNetBackbone(nn.Module):
     pooled: tuple[int, ...]
     width: float = 1.0
     stem: Literal["large", "small"] = "large"
-    style: Style = Style(kernel_init="he_uniform")
+    layers: LayerFactory = LayerFactory(kernel_init="he_uniform")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1` and `fire2` to `fire9`."""
         del train  # nothing here differs
-        small, style = self.stem == "small", self.style
+        small, layers = self.stem == "small", self.layers
         kernel, strides, padding = (3, 1, 1) if small else (self.stem_kernel, 2, 0)
         # Three poolings need 12 pixels to leave 2.
-        least, instead = (12, "") if small else (22 + kernel, _SMALLER)
-        require_size(images, least, "SqueezeNet", instead)
+        min_side, instead = (12, "") if small else (22 + kernel, _SMALLER)
+        require_size(images, min_side, "SqueezeNet", instead)
         scaled = lambda features: 2 * max(1, round(self.width * features / 2))  # noqa: E731
-        conv1 = style.conv(
+        conv1 = layers.conv(
             scaled(self.stem_features), kernel, strides, padding, bias=True, name="conv1"
         )
-        x = style.act(conv1(images))
+        x = layers.act(conv1(images))
         maps = {"conv1": x}
         for number, (squeezed, features) in enumerate(FIRES, start=2):
             if number in self.pooled:
                 x = max_pool(x, 3, 2, ceil_mode=True)
             name = f"fire{number}"
-            x = maps[name] = Fire(scaled(squeezed), scaled(features), style, name=name)(x)
+            x = maps[name] = Fire(scaled(squeezed), scaled(features), layers, name=name)(x)
         return maps
 
 
@@ -144,6 +144,8 @@ def squeezenet(
         stem_kernel: its side.
         pooled: numbers of the layers before which the map is halved.
     """
-    style = Style(activation, kernel_init, "normal", dtype)
-    backbone = SqueezeNetBackbone(stem_features, stem_kernel, pooled, width_multiplier, stem, style)
-    return Classifier(backbone, ConvHead(num_classes, style, dropout_rate))
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = SqueezeNetBackbone(
+        stem_features, stem_kernel, pooled, width_multiplier, stem, layers
+    )
+    return Classifier(backbone, ConvHead(num_classes, layers, dropout_rate))

@@ -13,11 +13,11 @@ import jax
 
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.inputs import require_size
 from cnn_lab.models.registry import register
-from cnn_lab.models.sizes import require_size
 
 Pooling = Literal["max", "average"]
 Stem = Literal["large", "small"]
@@ -33,7 +33,7 @@ class VGGBackbone(nn.Module):
         width: channels of the first stage, doubled up to the fourth.
         pooling: `max`, or `average` as for style transfer.
         stem: `small` pools the rows and columns that are left over at the edges, too.
-        style: activation, initialisers and dtype.
+        layers: activation, initialisers and dtype.
     """
 
     depths: tuple[int, ...]
@@ -41,23 +41,25 @@ class VGGBackbone(nn.Module):
     width: int = 64
     pooling: Pooling = "max"
     stem: Stem = "large"
-    style: Style = Style(kernel_init="he_normal_fan_out", dense_init="he_normal")
+    layers: LayerFactory = LayerFactory(kernel_init="he_normal_fan_out", dense_init="he_normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1_1` to `conv5_4`, activated, and `pool5`."""
         small = self.stem == "small"
-        least = 2 ** (len(self.depths) - 1) + 1 if small else 2 ** len(self.depths)
-        require_size(images, least, "a VGG net", "" if small else ", or model.options.stem=small")
-        style, maps, x = self.style, {}, images
+        min_side = 2 ** (len(self.depths) - 1) + 1 if small else 2 ** len(self.depths)
+        require_size(
+            images, min_side, "a VGG net", "" if small else ", or model.options.stem=small"
+        )
+        layers, maps, x = self.layers, {}, images
         pool = max_pool if self.pooling == "max" else average_pool
         for stage, depth in enumerate(self.depths, start=1):
             features = self.width * 2 ** min(stage - 1, 3)
             for number in range(1, depth + 1):
-                x = style.conv(features, 3, bias=True, name=f"conv{stage}_{number}")(x)
+                x = layers.conv(features, 3, bias=True, name=f"conv{stage}_{number}")(x)
                 if self.batch_norm:
-                    x = style.norm(train=train, name=f"bn{stage}_{number}")(x)
-                x = maps[f"conv{stage}_{number}"] = style.act(x)
+                    x = layers.norm(train=train, name=f"bn{stage}_{number}")(x)
+                x = maps[f"conv{stage}_{number}"] = layers.act(x)
             x = pool(x, 2, ceil_mode=small)
         return {**maps, f"pool{len(self.depths)}": x}
 
@@ -98,12 +100,12 @@ def vgg(
         depths: convolutions per stage.
         batch_norm: whether batch normalisation follows each convolution.
     """
-    style = Style(activation, kernel_init, "he_normal", dtype)
-    backbone = VGGBackbone(depths, batch_norm, width, pooling, stem, style)
+    layers = LayerFactory(activation, kernel_init, "he_normal", dtype)
+    backbone = VGGBackbone(depths, batch_norm, width, pooling, stem, layers)
     head = DenseHead(
         num_classes,
         tuple(hidden),
-        style,
+        layers,
         dropout_rate,
         pooled_size=(pooled_size, pooled_size),
         output_init="normal",

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.models import densenet, wide_resnet
 from cnn_lab.models.registry import MODELS
 from cnn_lab.models.resnet import BasicBlock
@@ -52,7 +52,9 @@ def test_the_deepest_resnet_has_what_each_block_of_the_others_adds():
 @pytest.mark.parametrize("side", [5, 6])
 def test_option_a_takes_every_second_pixel_and_adds_channels_of_zeros(side):
     x = jax.random.normal(jax.random.key(1), (2, side, side, 4))
-    block = BasicBlock(6, 2, "A", 0.0, zero_init=True, style=Style())  # the branch adds nothing
+    block = BasicBlock(
+        6, 2, "A", 0.0, zero_init=True, layers=LayerFactory()
+    )  # the branch adds nothing
     y: Any = block.apply(initialised(block, x), x, train=False)
     assert y.shape == (2, 3, 3, 6)
     np.testing.assert_array_equal(y[..., :4], nn.relu(x[:, ::2, ::2]))
@@ -122,7 +124,7 @@ def test_wide_resnets_of_other_sizes_have_the_counts_that_others_report(depth, w
 
 def test_a_wide_block_adds_to_its_input_and_projects_what_is_activated():
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))
-    same = wide_resnet.WideBlock(4, 1, 0.0, Style())
+    same = wide_resnet.WideBlock(4, 1, 0.0, LayerFactory())
     params = initialised(same, x)["params"]
     assert params.keys() == {"bn1", "conv1", "bn2", "conv2"}
     still = {**params, "conv2": jax.tree.map(jnp.zeros_like, params["conv2"])}
@@ -130,7 +132,7 @@ def test_a_wide_block_adds_to_its_input_and_projects_what_is_activated():
     y: Any = same.apply({"params": still, "batch_stats": statistics}, x, train=False)
     np.testing.assert_array_equal(y, x)  # nothing is applied after the sum
 
-    wider = wide_resnet.WideBlock(8, 2, 0.0, Style())
+    wider = wide_resnet.WideBlock(8, 2, 0.0, LayerFactory())
     variables = initialised(wider, x)
     params = {
         **variables["params"],
@@ -144,7 +146,7 @@ def test_a_wide_block_adds_to_its_input_and_projects_what_is_activated():
 
 def test_dropout_stands_between_the_convolutions_of_a_wide_block():
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))
-    block = wide_resnet.WideBlock(4, 1, 0.999999, Style())  # no value is left
+    block = wide_resnet.WideBlock(4, 1, 0.999999, LayerFactory())  # no value is left
     y, _ = block.apply(
         initialised(block, x),
         x,
@@ -169,7 +171,7 @@ def test_the_maps_of_densenet121():
 @pytest.mark.parametrize("bottleneck_size", [0, 4])
 def test_a_dense_layer_appends_to_its_input(bottleneck_size):
     x = jax.random.normal(jax.random.key(1), (2, 5, 5, 4))
-    layer = densenet.DenseLayer(3, bottleneck_size, 0.0, Style())
+    layer = densenet.DenseLayer(3, bottleneck_size, 0.0, LayerFactory())
     y: Any = layer.apply(initialised(layer, x), x, train=False)
     assert y.shape == (2, 5, 5, 7)
     np.testing.assert_array_equal(y[..., :4], x)
