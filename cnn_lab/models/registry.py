@@ -152,18 +152,19 @@ def register(
 ) -> Callable[[Make], Make]:
     """Registers a function (num_classes, **options) -> module under a name.
 
-    One function may be registered several times, as one variant each.
+    The function is returned as it is, and may be registered several times, as one variant each.
+    What is not explained here stands at `ModelEntry`.
 
     Args:
         name: of the model.
-        title: one line for listings.
-        paper: authors, year, venue or arXiv id.
-        image_shape: (h, w, c) that the counts refer to.
-        num_parameters: exact count.
-        num_classes: that the counts refer to.
-        macs: multiply-accumulates on one image; `cnn-lab summary` counts them.
-        outputs: see `ModelEntry`.
-        small: options and image shape of a form for tests.
+        title: as in the entry.
+        paper: as in the entry.
+        image_shape: as in the entry.
+        num_parameters: as in the entry.
+        num_classes: as in the entry.
+        macs: as in the entry; `cnn-lab summary` counts them.
+        outputs: as in the entry.
+        small: options and image shape of the small form.
         variant: values of some parameters of the function. The keyword-only ones that are named
             here are no options of the model; the others have this default.
 
