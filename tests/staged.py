@@ -14,10 +14,9 @@ from cnn_lab.config import (
     TrainConfig,
     TransferConfig,
 )
-from cnn_lab.layers.blocks import Style
-from cnn_lab.models.entry import ModelEntry
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import MODELS
+from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.runs.train import run_training
 
 
@@ -28,10 +27,10 @@ class _Staged(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        style, maps = Style(), {}
+        layers, maps = LayerFactory(), {}
         for name, factor in (("stem", 1), ("stage1", 2), ("stage2", 2)):
-            images = style.conv(factor * self.width, 3, bias=False, name=f"{name}_conv")(images)
-            images = nn.relu(style.norm(train=train, name=f"{name}_bn")(images))
+            images = layers.conv(factor * self.width, 3, bias=False, name=f"{name}_conv")(images)
+            images = nn.relu(layers.norm(train=train, name=f"{name}_bn")(images))
             maps[name] = images
         return maps
 

@@ -1,4 +1,4 @@
-"""What every layer of a network costs: parameters, multiply-accumulates, memory, receptive field.
+"""Cost of every layer of a network: parameters, multiply-accumulates, memory, receptive field.
 
 Programs are traced, never run. One multiply-accumulate (MAC) counts as one; convolutions and dense
 products are counted, as published numbers do, and normalisation, activations and pooling are not. A
@@ -57,7 +57,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a network costs on one example.
+    """Cost of a network on one example.
 
     Attributes:
         layers: in order of evaluation; those that only training uses come last.
@@ -93,7 +93,7 @@ class _Tally:
 
 
 def cost_of(module: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> Cost:
-    """Traces a model on one example, and adds up.
+    """Traces a model on one example and adds up its layers.
 
     Args:
         module: called with inputs [1 *input_shape] and `train`.
@@ -132,7 +132,7 @@ def cost_of(module: nn.Module, input_shape: Sequence[int], *, train: bool = Fals
 def _tallies(
     program: Any, fields: list[Field | None], modules: "_Modules", owned: dict[Scope, int]
 ) -> dict[tuple[Scope, str, int], _Tally]:
-    """What each layer costs: by path, function within it, and which call of the function."""
+    """Tallies of the layers by path, function within it, and number of the function's call."""
     tallies: dict[tuple[Scope, str, int], _Tally] = {}
     calls: collections.Counter[tuple[Scope, str]] = collections.Counter()
 
@@ -196,7 +196,7 @@ def _layer(path: Scope, tally: _Tally, num_parameters: int, rank: int) -> Layer:
 
 
 class _Modules:
-    """Which module, and of which class, the named scopes of a program stand for."""
+    """Modules, with their classes, that the named scopes of a program stand for."""
 
     def __init__(self):
         self._names: list[str] = []

@@ -82,17 +82,19 @@ def _details(detailed: "Detailed", name: str, row: str) -> str:
 
 def _models() -> dict[str, str]:
     from cnn_lab.core.formatting import human_count
-    from cnn_lab.models.macs import MACS
     from cnn_lab.models.registry import MODELS
 
     def shape(entry) -> str:
         return "x".join(map(str, entry.image_shape))
 
-    def macs(name: str) -> str:
-        return human_count(MACS[name]) if name in MACS else "?"
+    def macs(entry) -> str:
+        return "?" if entry.macs is None else human_count(entry.macs)
 
+    for model in MODELS.values():
+        if not model.is_ours:
+            model.verify()
     return {
-        name: f"{entry.num_parameters:>12,} parameters  {macs(name):>9} MACs  "
+        name: f"{entry.num_parameters:>12,} parameters  {macs(entry):>9} MACs  "
         f"{shape(entry):<10}  {entry.title}; {entry.paper}"
         for name, entry in MODELS.items()
     }

@@ -68,6 +68,8 @@ def main(invocation: Invocation) -> int:
     num_classes = values.num_classes or entry.num_classes
     model = entry.make(num_classes, **options)
     cost = training = cost_of(model, shape)
+    if not options and (shape, num_classes) == (entry.image_shape, entry.num_classes):
+        entry.verify(cost)
     if any(layer.output_shape is None for layer in cost.layers):
         training = cost_of(model, shape, train=True)
     dtype = options.get("dtype", "float32")

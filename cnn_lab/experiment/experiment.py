@@ -24,7 +24,7 @@ from cnn_lab.train.evaluate import Evaluator
 from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.phases import Phase
 from cnn_lab.train.progress import Intervals
-from cnn_lab.train.recalibration import MOST_BATCHES, BatchStatsRecalibration
+from cnn_lab.train.recalibration import MAX_BATCHES, BatchStatsRecalibration
 from cnn_lab.train.state import TrainState
 from cnn_lab.transfer.logistic import STRENGTHS
 
@@ -147,7 +147,7 @@ class Experiment:
             loader.prepare,
             loader,
             loader.raw_shapes(),
-            num_steps=min(MOST_BATCHES, loader.sampler.steps_per_epoch),
+            num_steps=min(MAX_BATCHES, loader.sampler.steps_per_epoch),
             mesh=self.mesh,
         )
 

@@ -4,11 +4,12 @@ On CPU, XLA hands a convolution to its fast library only in the plain NHWC x HWI
 gradients that autodiff writes have other layouts; outside loops the compiler rewrites them, inside
 `lax.scan` and `lax.while_loop` it does not, and they run 6 to 8 times slower. Here both gradients
 are stated as NHWC x HWIO convolutions. What the fast library refuses is rearranged: convolutions
-with few channels are computed several output pixels at a time, depthwise ones and those of maps
-smaller than the kernel are written out. Results equal `jax.lax.conv_general_dilated` up to float
-rounding; on other platforms that function is called unchanged. Reverse mode works to any order, and
-so does forward over reverse (Hessian-vector products); forward mode alone (`jax.jvp` of the
-network) needs a module built with `conv_general_dilated=jax.lax.conv_general_dilated`.
+with few channels are computed several output pixels at a time, those of maps smaller than the
+kernel as one dense product (im2col), depthwise ones by shift-and-add. Results equal
+`jax.lax.conv_general_dilated` up to float rounding; on other platforms that function is called
+unchanged. Reverse mode works to any order, and so does forward over reverse (Hessian-vector
+products); forward mode alone (`jax.jvp` of the network) needs a module built with
+`conv_general_dilated=jax.lax.conv_general_dilated`.
 
 Pass it to Linen: `nn.Conv(..., conv_general_dilated=convolution.conv_general_dilated)`, or use the
 `Conv` of this module.
@@ -25,9 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn_lab.layers import im2col
-from cnn_lab.layers.im2col import Pairs
-
+Pairs = tuple[tuple[int, int], tuple[int, int]]  # pixels before and after each axis
 NHWC = ("NHWC", "HWIO", "NHWC")
 NARROW_CHANNELS = 16  # with at most so many channels on both sides the library refuses
 # Small images, not maps, are cheaper to rearrange than the gradient of what became of them.
@@ -94,11 +93,11 @@ def conv_general_dilated(
         pads = ((top, bottom), (left, right))
         outputs = _output_sides(lhs.shape, rhs.shape, strides, pads)
         if min(outputs) >= 1 and depthwise:
-            return im2col.depthwise(lhs, rhs, strides, pads, outputs)
+            return _shift_and_add(lhs, rhs, strides, pads, outputs)
         if min(outputs) >= 1:
             sides = zip(lhs.shape[1:3], outputs, rhs.shape[:2], strict=True)
             if any(min(side, output) < kernel for side, output, kernel in sides):
-                return im2col.product(lhs, rhs, strides, pads, outputs)
+                return _im2col(lhs, rhs, strides, pads, outputs)
             return _conv(lhs, rhs, strides, pads)
     return lax.conv_general_dilated(
         lhs,
@@ -172,9 +171,9 @@ def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pa
     few = channels <= FEW_CHANNELS and x.shape[1] * x.shape[2] <= FEW_PIXELS
     gradient_of = _gradient_of_few if few else _gradient_of_many
     if few:
-        pixels = _divisor(columns, least=max(1, NARROW_CHANNELS // features))
+        pixels = _divisor(columns, minimum=max(1, NARROW_CHANNELS // features))
     else:
-        pixels = _divisor(columns, least=-(-NARROW_CHANNELS // features))
+        pixels = _divisor(columns, minimum=-(-NARROW_CHANNELS // features))
     wide = (shape[0], shape[1] + (pixels - 1) * strides[1])
     dy = dy.reshape(n, rows, columns // pixels, pixels * features)
     gradient = gradient_of(x, dy, wide, (strides[0], strides[1] * pixels), pads)
@@ -185,7 +184,7 @@ def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pa
 
 
 def _gradient_of_few(x, dy, kernel: tuple[int, int], strides: tuple[int, int], pads: Pairs):
-    """The kernel gradient for few channels: `dy` as it lies, and a copy of `x` a kernel column.
+    """The kernel gradient for few channels: `dy` as it is, and a copy of `x` a kernel column.
 
     Examples are one of the two spatial axes, and columns are the channels that are summed over.
     """
@@ -237,11 +236,11 @@ def _gradient_of_many(x, dy, kernel: tuple[int, int], strides: tuple[int, int], 
     return gradient[0]
 
 
-def _divisor(number: int, least: int) -> int:
-    """The smallest divisor of `number` from `least` on, or 1 where that is no small one."""
-    if least == 1:
+def _divisor(number: int, minimum: int) -> int:
+    """The smallest divisor of `number` from `minimum` on, or 1 where that is no small one."""
+    if minimum == 1:
         return 1
-    return next((d for d in range(least, min(number, 4 * least) + 1) if number % d == 0), 1)
+    return next((d for d in range(minimum, min(number, 4 * minimum) + 1) if number % d == 0), 1)
 
 
 def _widened(x, w, pads: Pairs) -> jax.Array:
@@ -272,10 +271,48 @@ def _widened(x, w, pads: Pairs) -> jax.Array:
 
 
 def _pixels_at_once(channels: int, features: int) -> int:
-    """How many output pixels lift a narrow convolution over the library's threshold."""
+    """Number of output pixels at once that lift a narrow convolution over the library's limit."""
     if channels > NARROW_CHANNELS or features > NARROW_CHANNELS:
         return 1
     return NARROW_CHANNELS // features + 1
+
+
+def _im2col(x, w, strides: tuple[int, int], pads: Pairs, outputs: tuple[int, int]) -> jax.Array:
+    """A convolution as one dense product of all windows, side by side, with the kernel.
+
+    The fast library refuses maps smaller than the kernel, whose windows are few.
+    """
+    windows = jnp.concatenate(_shifted_images(x, w, strides, pads, outputs), -1)
+    values = windows.reshape(-1, windows.shape[-1]) @ w.reshape(-1, w.shape[-1])
+    return values.reshape(-1, *outputs, w.shape[-1])
+
+
+def _shift_and_add(
+    x, w, strides: tuple[int, int], pads: Pairs, outputs: tuple[int, int]
+) -> jax.Array:
+    """A convolution of each channel with its own kernel: a weighted sum of shifted images.
+
+    The fast library refuses groups; this is one fused loop along the channels.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, as in a convolution
+    shifted = _shifted_images(x.astype(dtype), w, strides, pads, outputs)
+    weights = w.astype(dtype).reshape(-1, 1, 1, 1, w.shape[-1])
+    terms = (image * weights[tap] for tap, image in enumerate(shifted))
+    return functools.reduce(jnp.add, terms).astype(x.dtype)
+
+
+def _shifted_images(
+    x, w, strides: tuple[int, int], pads: Pairs, outputs: tuple[int, int]
+) -> list[jax.Array]:
+    """Images [n output_rows output_columns c] as each weight of the kernel sees them, by rows."""
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
+    reach_down, reach_right = ((o - 1) * s + 1 for o, s in zip(outputs, strides, strict=True))
+    return [
+        x[:, row : row + reach_down : strides[0], column : column + reach_right : strides[1]]
+        for row in range(w.shape[0])
+        for column in range(w.shape[1])
+    ]
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)

@@ -32,7 +32,7 @@ MEANINGS: dict[str, str] = {
     "glorot_normal": "Xavier's: variance 2 / (fan-in + fan-out); Glorot & Bengio 2010, AISTATS.",
     "glorot_uniform": "Xavier's: variance 2 / (fan-in + fan-out); Glorot & Bengio 2010, AISTATS.",
     "he_normal": "Kaiming's: variance 2 / fan-in, for ReLU; He et al. 2015, arXiv:1502.01852.",
-    "he_normal_fan_out": "Kaiming's: variance 2 / fan-out, as residual nets begin.",
+    "he_normal_fan_out": "Kaiming's: variance 2 / fan-out, as residual nets have it.",
     "he_uniform": "Kaiming's: variance 2 / fan-in, for ReLU; He et al. 2015, arXiv:1502.01852.",
     "lecun_normal": 'Variance 1 / fan-in; LeCun et al. 1998, "Efficient BackProp".',
     "lecun_uniform": 'Variance 1 / fan-in; LeCun et al. 1998, "Efficient BackProp".',

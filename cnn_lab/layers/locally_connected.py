@@ -18,9 +18,9 @@ class LocallyConnected(nn.Module):
     """The windows of a convolution, each with weights of its own (LeCun 1989, "Generalization and
     network design strategies"; Taigman et al. 2014, DeepFace).
 
-    The kernel is [*positions *kernel c features] and begins at every position as that of a
+    The kernel is [*positions *kernel c features] and is drawn at every position as that of a
     convolution would. (Linen's `ConvLocal` counts positions as part of the receptive field, so that
-    its weights begin smaller the larger the map is.)
+    its weights are drawn smaller the larger the map is.)
 
     Attributes:
         features: channels of the result.
@@ -52,7 +52,7 @@ class LocallyConnected(nn.Module):
         axes, channels = maps.ndim - 2, maps.shape[-1]
         sides = per_axis(self.kernel_size, axes, "kernel_size")
         strides = per_axis(self.strides, axes, "strides")
-        padding = per_axis(self.padding, axes, "padding", least=0)
+        padding = per_axis(self.padding, axes, "padding", minimum=0)
         if self.groups != 1:
             raise ConfigError(
                 f"A locally connected layer has no groups; found {self.groups}: use 1, or a "

@@ -13,14 +13,14 @@ from cnn_lab.layers.scopes import as_layer
 
 @typing.no_type_check  # beartype cannot check the fields that it inherits
 class BatchNorm(nn.BatchNorm):
-    """Linen's batch normalisation, which is told in the call too whether it is trained.
+    """Linen's batch normalisation, which also takes in the call whether it is trained.
 
     Under a jitted step whose batch is sharded the statistics are those of the whole batch, so that
     they do not depend on the number of devices.
 
     Attributes:
-        train: normalise by the batch's statistics and move the running ones towards them; what
-            the call says goes before it.
+        train: normalise by the batch's statistics and move the running ones towards them; an
+            argument of the call goes before it.
         use_fast_variance: would take E[x^2] - E[x]^2, which cancels: inputs of mean 1e4 and
             deviation 1 would come out with a deviation of 279.
     """
@@ -42,13 +42,13 @@ class GroupNorm(nn.Module):
     """Normalises each example over space and a group of channels (Wu & He 2018, arXiv:1803.08494).
 
     Attributes:
-        most_groups: there are as many as divide both this number and the channels.
+        max_groups: there are as many as divide both this number and the channels.
         epsilon: added to variances.
         scale_init: initialiser of the scales.
         dtype: of the result; statistics are float32.
     """
 
-    most_groups: int = 32
+    max_groups: int = 32
     epsilon: float = 1e-5
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: str = "float32"
@@ -59,7 +59,7 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        groups = math.gcd(self.most_groups, channels)
+        groups = math.gcd(self.max_groups, channels)
         parts = x.astype(jnp.float32).reshape(x.shape[0], -1, groups, channels // groups)
         parts = parts - parts.mean((1, 3), keepdims=True)
         variance = jnp.square(parts).mean((1, 3), keepdims=True)

@@ -1,4 +1,4 @@
-"""Pooling over windows, over whole maps and across channels.
+"""Pooling over windows and over whole maps.
 
 Maps are [n *space c] with one, two or three axes of space. Windows that do not overlap are computed
 by reshaping: on CPU a windowed reduction costs several times more, in both directions. Sums over
@@ -6,7 +6,6 @@ windows are float32 inside, whatever the dtype of the maps. Scopes name the pool
 where profilers and `analysis` read them.
 """
 
-import functools
 import math
 
 import jax
@@ -172,8 +171,8 @@ def adaptive_average_pool(maps: Maps, size: Size) -> Pooled:
             continue
         weights = np.zeros((number, length), np.float32)
         for i in range(number):
-            begin, end = i * length // number, -(-(i + 1) * length // number)
-            weights[i, begin:end] = 1 / (end - begin)
+            start, end = i * length // number, -(-(i + 1) * length // number)
+            weights[i, start:end] = 1 / (end - start)
         means = jnp.tensordot(maps.astype(jnp.float32), weights, axes=((axis,), (1,)))
         maps = jnp.moveaxis(means.astype(maps.dtype), -1, axis)
     return maps
@@ -194,36 +193,6 @@ def global_max_pool(maps: Maps) -> Float[Array, "n c"]:
     pixels = maps.reshape(maps.shape[0], -1, maps.shape[-1])
     winner = pixels.argmax(1, keepdims=True)  # `max` would share the gradient among equals
     return jnp.take_along_axis(pixels, winner, 1)[:, 0]
-
-
-@as_layer
-def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
-    """Maximum over groups of `pieces` neighbouring channels (Goodfellow et al. 2013,
-    arXiv:1302.4389).
-
-    The gradient goes to the maximum, the first one on ties.
-
-    Args:
-        x: [... c].
-        pieces: channels per group, a divisor of c.
-
-    Returns:
-        [... c / pieces].
-
-    Raises:
-        ConfigError: `pieces` does not divide the channels.
-    """  # noqa: D205 - a citation
-    if pieces < 1 or x.shape[-1] % pieces:
-        raise ConfigError(
-            f"maxout over groups of {pieces} needs a number of channels that {pieces} divides; "
-            f"found {x.shape[-1]}."
-        )
-    parts = x.reshape(*x.shape[:-1], -1, pieces)
-    return functools.reduce(_larger, (parts[..., piece] for piece in range(pieces)))
-
-
-def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
-    return jnp.where((second > first) | jnp.isnan(second), second, first)
 
 
 def _window_sum(maps: jax.Array, windows: Windows) -> jax.Array:

@@ -16,8 +16,8 @@ def as_layer(
 ) -> Callable[Concatenate[jax.Array, P], R]:
     """Puts a function of maps under a scope of its name, for profilers and `analysis`.
 
-    The maps it is called with pass a marker of the same name, which costs nothing and tells one
-    call from the next.
+    The maps it is called with pass a marker of the same name, which costs nothing and sets one
+    call apart from the next.
     """
     name = function.__name__
 

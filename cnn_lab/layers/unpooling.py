@@ -92,7 +92,7 @@ def max_unpool(
     sides = (1,) * len(counts) if tile is None else per_axis(tile, len(counts), "tile")
     covered = tuple(count * side for count, side in zip(counts, sides, strict=True))
     fits = len(size) == len(counts)
-    if not fits or any(least > s for least, s in zip(covered, size, strict=True)):
+    if not fits or any(c > s for c, s in zip(covered, size, strict=True)):
         raise ConfigError(
             f"Maps of {times(counts)} cannot be unpooled to {times(size)} pixels; give the size of "
             "the map that was pooled."
@@ -100,7 +100,7 @@ def max_unpool(
     if tile is not None:
         place = _places(size)[(slice(None), *map(slice, covered))]
         filled = jnp.where(place == _repeated(indices, sides), _repeated(pooled, sides), 0)
-        beyond = [(0, s - least) for least, s in zip(covered, size, strict=True)]
+        beyond = [(0, s - c) for c, s in zip(covered, size, strict=True)]
         return jnp.pad(filled, ((0, 0), *beyond, (0, 0)))
     flat = jnp.zeros((n, math.prod(size), channels), pooled.dtype)
     example, channel = jnp.arange(n)[:, None, None], jnp.arange(channels)[None, None]
@@ -159,8 +159,8 @@ class ConvTranspose(nn.Module):
         sides = per_axis(self.kernel_size, axes, "kernel_size")
         strides = per_axis(self.strides, axes, "strides")
         dilation = per_axis(self.dilation, axes, "dilation")
-        padding = per_axis(self.padding, axes, "padding", least=0)
-        extra = per_axis(self.output_padding, axes, "output_padding", least=0)
+        padding = per_axis(self.padding, axes, "padding", minimum=0)
+        extra = per_axis(self.output_padding, axes, "output_padding", minimum=0)
         if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilation, strict=True)):
             raise ConfigError(
                 f"output_padding must be below the stride or the dilation; found {times(extra)} "

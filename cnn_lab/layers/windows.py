@@ -1,4 +1,4 @@
-"""Where the windows of a pooling lie."""
+"""Windows of poolings and convolutions: sizes per axis of space, places and padding."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class Windows:
             tuple(shape),
             sides,
             sides if strides is None else per_axis(strides, axes, "strides"),
-            per_axis(padding, axes, "padding", least=0),
+            per_axis(padding, axes, "padding", minimum=0),
             ceil_mode,
         )
         for length, side, pad in zip(shape, sides, windows.padding, strict=True):
@@ -89,7 +89,7 @@ class Windows:
 
     @property
     def is_tiling(self) -> bool:
-        """Whether the windows lie side by side on the map, with nothing added."""
+        """Whether the windows stand side by side on the map, with nothing added."""
         return self.strides == self.sides and all(
             before == after == 0 for before, after in self.pads
         )
@@ -112,28 +112,28 @@ class Windows:
         for axis, ((length, side, stride, pad), number) in enumerate(
             zip(self._axes(), self.counts, strict=True)
         ):
-            begin = np.arange(number) * stride - pad
-            end = np.minimum(begin + side, length + pad)
+            start = np.arange(number) * stride - pad
+            end = np.minimum(start + side, length + pad)
             if not count_padding:
-                begin, end = np.maximum(begin, 0), np.minimum(end, length)
+                start, end = np.maximum(start, 0), np.minimum(end, length)
             shape = [-1 if a == axis else 1 for a in range(len(self.sides))]
-            counts = counts * (end - begin).reshape(shape)
+            counts = counts * (end - start).reshape(shape)
         return counts[None, ..., None]
 
     def _axes(self) -> list[tuple[int, int, int, int]]:
         return list(zip(self.shape, self.sides, self.strides, self.padding, strict=True))
 
 
-def per_axis(size: Size, axes: int, what: str, least: int = 1) -> tuple[int, ...]:
+def per_axis(size: Size, axes: int, name: str, minimum: int = 1) -> tuple[int, ...]:
     """One entry per axis of space, from one for all or one each.
 
     Raises:
-        ConfigError: another number of entries, or one below `least`.
+        ConfigError: another number of entries, or one below `minimum`.
     """
     sizes = (size,) * axes if isinstance(size, int) else tuple(size)
-    if len(sizes) != axes or min(sizes) < least:
+    if len(sizes) != axes or min(sizes) < minimum:
         raise ConfigError(
-            f"{what} must be a number of at least {least}, or {axes} of them; found {size}."
+            f"{name} must be a number of at least {minimum}, or {axes} of them; found {size}."
         )
     return sizes
 

@@ -9,20 +9,19 @@ the border between the halves. `alexnet` has torchvision's widths and, as there,
 normalisation.
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 
 from cnn_lab.config.ranges import Count, Natural, Positive, ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 KERNELS = (5, 3, 3, 3)  # of the second to fifth convolution
 _SMALLER = ", or model.options.stem=small"
@@ -38,7 +37,7 @@ class AlexNetBackbone(nn.Module):
         response_norm: whether local response normalisation follows the first two.
         stem: `large` is a first convolution of 11x11 with stride 4; `small` one of 5x5.
         stem_padding: of the large stem, in pixels.
-        style: activation, initialisers and dtype.
+        layers: activation, initialisers and dtype.
     """
 
     features: tuple[int, ...] = (64, 192, 384, 256, 256)
@@ -46,22 +45,22 @@ class AlexNetBackbone(nn.Module):
     response_norm: bool = False
     stem: Literal["large", "small"] = "large"
     stem_padding: int = 2
-    style: Style = Style(dense_init="he_normal")
+    layers: LayerFactory = LayerFactory(dense_init="he_normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1` to `conv5`, before pooling, and `pool5`."""
         del train  # nothing here differs
         if self.stem == "large":
-            least, first = 67 - 2 * self.stem_padding, (11, 4, self.stem_padding)
+            min_side, first = 67 - 2 * self.stem_padding, (11, 4, self.stem_padding)
         else:
-            least, first = 15, (5, 1, 2)
-        require_size(images, least, "AlexNet", _SMALLER if self.stem == "large" else "")
+            min_side, first = 15, (5, 1, 2)
+        require_size(images, min_side, "AlexNet", _SMALLER if self.stem == "large" else "")
         maps, x = {}, images
         for number, (kernel, strides, padding) in enumerate(
             (first, *((kernel, 1, kernel // 2) for kernel in KERNELS)), start=1
         ):
-            x = self.style.conv(
+            x = self.layers.conv(
                 self.features[number - 1],
                 kernel,
                 strides,
@@ -70,7 +69,7 @@ class AlexNetBackbone(nn.Module):
                 bias=True,
                 name=f"conv{number}",
             )(x)
-            x = maps[f"conv{number}"] = self.style.act(x)
+            x = maps[f"conv{number}"] = self.layers.act(x)
             if self.response_norm and number <= 2:
                 x = local_response_norm(x)
             if number in POOLED:
@@ -78,81 +77,94 @@ class AlexNetBackbone(nn.Module):
         return {**maps, "pool5": x}
 
 
-def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
-    features = fixed.pop("features")
-
-    def make(
-        num_classes: int,
-        stem: Literal["large", "small"] = "large",
-        stem_padding: Natural = 2,
-        width_multiplier: Positive = 1.0,
-        hidden: tuple[Count, ...] = (4096, 4096),
-        pooled_size: Count = 6,
-        activation: str = "relu",
-        kernel_init: str = "he_normal",
-        dropout_rate: ProperFraction = 0.5,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """AlexNet, as one tower or in two halves.
-
-        Args:
-            num_classes: k.
-            stem: `large` (11x11 convolution with stride 4) or `small` (5x5, stride 1) for images of
-                some 32 pixels; to the latter, `pooled_size=3` and narrower `hidden` layers fit.
-            stem_padding: pixels around the image for the large stem: 2 for 224 pixels, 0 for 227.
-            width_multiplier: factor of the channels of every convolution.
-            hidden: widths of the hidden dense layers.
-            pooled_size: side in pixels of the map that the dense layers read; maps of other sizes
-                are averaged to it.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions and hidden layers.
-            dropout_rate: share of each hidden layer's values dropped in training.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, kernel_init, dtype)
-        backbone = AlexNetBackbone(
-            features=tuple(
-                max(2, 2 * round(width_multiplier * f / 2)) for f in features
-            ),  # two equal halves
-            stem=stem,
-            stem_padding=stem_padding,
-            style=style,
-            **fixed,
-        )
-        head = DenseHead(
-            num_classes,
-            tuple(hidden),
-            style,
-            dropout_rate,
-            pooled_size=(pooled_size, pooled_size),
-            output_init="normal",
-        )
-        return Classifier(backbone, head)
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-ENTRIES = {
-    "alexnet": ModelEntry(
-        _maker("alexnet", features=(64, 192, 384, 256, 256)),
-        "AlexNet, one tower",
-        "Krizhevsky 2014, arXiv:1404.5997",
-        (224, 224, 3),
-        61_100_840,
-        1000,
+@register(
+    "alexnet",
+    "AlexNet, one tower",
+    "Krizhevsky 2014, arXiv:1404.5997",
+    (224, 224, 3),
+    num_parameters=61_100_840,
+    num_classes=1000,
+    macs=714_188_480,
+    small=(
+        {"stem": "small", "width_multiplier": 0.125, "hidden": (32,), "pooled_size": 2},
+        (16, 16, 3),
     ),
-    "alexnet_grouped": ModelEntry(
-        _maker(
-            "alexnet_grouped",
-            features=(96, 256, 384, 384, 256),
-            groups=(1, 2, 1, 2, 2),
-            response_norm=True,
-        ),
-        "AlexNet in two halves, as published",
-        "Krizhevsky et al. 2012, NIPS 25",
-        (224, 224, 3),
-        60_965_224,
-        1000,
+    variant={
+        "features": (64, 192, 384, 256, 256),
+        "groups": (1, 1, 1, 1, 1),
+        "response_norm": False,
+    },
+)
+@register(
+    "alexnet_grouped",
+    "AlexNet in two halves, as published",
+    "Krizhevsky et al. 2012, NIPS 25",
+    (224, 224, 3),
+    num_parameters=60_965_224,
+    num_classes=1000,
+    macs=724_406_816,
+    small=(
+        {"stem": "small", "width_multiplier": 0.125, "hidden": (32,), "pooled_size": 1},
+        (16, 16, 3),
     ),
-}
+    variant={
+        "features": (96, 256, 384, 384, 256),
+        "groups": (1, 2, 1, 2, 2),
+        "response_norm": True,
+    },
+)
+def alexnet(
+    num_classes: int,
+    stem: Literal["large", "small"] = "large",
+    stem_padding: Natural = 2,
+    width_multiplier: Positive = 1.0,
+    hidden: tuple[Count, ...] = (4096, 4096),
+    pooled_size: Count = 6,
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dropout_rate: ProperFraction = 0.5,
+    dtype: Dtype = "float32",
+    *,
+    features: tuple[int, ...],
+    groups: tuple[int, ...],
+    response_norm: bool,
+) -> Classifier:
+    """AlexNet, as one tower or in two halves.
+
+    Args:
+        num_classes: k.
+        stem: `large` (11x11 convolution with stride 4) or `small` (5x5, stride 1) for images of
+            some 32 pixels; to the latter, `pooled_size=3` and narrower `hidden` layers fit.
+        stem_padding: pixels around the image for the large stem: 2 for 224 pixels, 0 for 227.
+        width_multiplier: factor of the channels of every convolution.
+        hidden: widths of the hidden dense layers.
+        pooled_size: side in pixels of the map that the dense layers read; maps of other sizes
+            are averaged to it.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions and hidden layers.
+        dropout_rate: share of each hidden layer's values dropped in training.
+        dtype: of the computation.
+        features: channels of the convolutions.
+        groups: of the convolutions.
+        response_norm: whether local response normalisation follows the first two.
+    """
+    layers = LayerFactory(activation, kernel_init, kernel_init, dtype)
+    backbone = AlexNetBackbone(
+        features=tuple(
+            max(2, 2 * round(width_multiplier * f / 2)) for f in features
+        ),  # two equal halves
+        stem=stem,
+        stem_padding=stem_padding,
+        layers=layers,
+        groups=groups,
+        response_norm=response_norm,
+    )
+    head = DenseHead(
+        num_classes,
+        tuple(hidden),
+        layers,
+        dropout_rate,
+        pooled_size=(pooled_size, pooled_size),
+        output_init="normal",
+    )
+    return Classifier(backbone, head)

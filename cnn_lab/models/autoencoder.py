@@ -21,7 +21,7 @@ from cnn_lab.config.ranges import Count
 from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.activations import activation as activation_of
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.unpooling import (
@@ -30,9 +30,9 @@ from cnn_lab.layers.unpooling import (
     max_unpool,
     nearest_unpool,
 )
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import ImageToImage
-from cnn_lab.models.sizes import require_multiple
+from cnn_lab.models.inputs import require_multiple
+from cnn_lab.models.registry import register
 
 Unpooling = Literal["remembered", "nearest", "transposed"]
 Reconstruction = Float[Array, "n h w c"]
@@ -46,13 +46,13 @@ class ConvEncoder(nn.Module):
         widths: channels of the maps that are pooled.
         code_channels: channels of the code.
         batch_norm: whether convolutions are normalised.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     widths: tuple[int, ...]
     code_channels: int
     batch_norm: bool
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
@@ -63,7 +63,7 @@ class ConvEncoder(nn.Module):
             x = _convolve(self, x, width, f"stage{index}", train=train)
             maps[f"stage{index}"] = x
             x = max_pool(x, 2)
-        maps["code"] = self.style.conv(self.code_channels, 3, bias=True, name="code_conv")(x)
+        maps["code"] = self.layers.conv(self.code_channels, 3, bias=True, name="code_conv")(x)
         return maps
 
 
@@ -75,13 +75,13 @@ class ConvDecoder(nn.Module):
             `nearest` repeats them; `transposed` is a learned 2x2 transposed convolution.
         batch_norm: whether convolutions are normalised.
         output_activation: name of the activation of the reconstruction.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     unpooling: Unpooling
     batch_norm: bool
     output_activation: str
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(
@@ -95,7 +95,7 @@ class ConvDecoder(nn.Module):
             x = self._unpool(x, before, name)
             if index:
                 x = _convolve(self, x, pooled[index - 1][1].shape[-1], name, train=train)
-        x = self.style.conv(image_shape[-1], 3, bias=True, name="output")(x)
+        x = self.layers.conv(image_shape[-1], 3, bias=True, name="output")(x)
         return activation_of(self.output_activation)(x)
 
     def _unpool(self, x: jax.Array, before: jax.Array, name: str) -> jax.Array:
@@ -105,21 +105,21 @@ class ConvDecoder(nn.Module):
             # Looked for again, so that the encoder's maps are features and nothing else.
             _, indices = max_pool_with_indices(before, 2)
             return max_unpool(x, indices, before.shape[1:3], tile=2)
-        init = initializer(self.style.kernel_init)
+        init = initializer(self.layers.kernel_init)
         up = ConvTranspose(
-            x.shape[-1], 2, 2, kernel_init=init, dtype=self.style.dtype, name=f"{name}_up"
+            x.shape[-1], 2, 2, kernel_init=init, dtype=self.layers.dtype, name=f"{name}_up"
         )
-        return self.style.act(up(x))
+        return self.layers.act(up(x))
 
 
 def _convolve(
     module: ConvEncoder | ConvDecoder, x: jax.Array, features: int, name: str, *, train: bool
 ) -> jax.Array:
-    style, bias = module.style, not module.batch_norm
-    x = style.conv(features, 3, bias=bias, name=f"{name}_conv")(x)
+    layers, bias = module.layers, not module.batch_norm
+    x = layers.conv(features, 3, bias=bias, name=f"{name}_conv")(x)
     if module.batch_norm:
-        x = style.norm(train=train, name=f"{name}_bn")(x)
-    return style.act(x)
+        x = layers.norm(train=train, name=f"{name}_bn")(x)
+    return layers.act(x)
 
 
 class DenseEncoder(nn.Module):
@@ -128,21 +128,21 @@ class DenseEncoder(nn.Module):
     Attributes:
         hidden: widths of the layers before the code.
         code_size: values of the code.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     hidden: tuple[int, ...]
     code_size: int
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:  # noqa: ARG002
         """Maps images [n h w c] to `hidden1` [n d], `hidden2`.. and `code` [n code_size]."""
         x, maps = images.reshape(images.shape[0], -1), {}
         for index, width in enumerate(self.hidden, start=1):
-            x = self.style.act(self.style.dense(width, name=f"hidden{index}")(x))
+            x = self.layers.act(self.layers.dense(width, name=f"hidden{index}")(x))
             maps[f"hidden{index}"] = x
-        maps["code"] = self.style.dense(self.code_size, name="code")(x)
+        maps["code"] = self.layers.dense(self.code_size, name="code")(x)
         return maps
 
 
@@ -152,12 +152,12 @@ class DenseDecoder(nn.Module):
     Attributes:
         hidden: widths of the layers before the pixels.
         output_activation: name of the activation of the reconstruction.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     hidden: tuple[int, ...]
     output_activation: str
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(
@@ -170,11 +170,21 @@ class DenseDecoder(nn.Module):
         """Maps `code` [n d] to images [n h w c]."""
         x = maps["code"]
         for index, width in enumerate(self.hidden, start=1):
-            x = self.style.act(self.style.dense(width, name=f"hidden{index}")(x))
-        x = self.style.dense(math.prod(image_shape), name="output")(x)
+            x = self.layers.act(self.layers.dense(width, name=f"hidden{index}")(x))
+        x = self.layers.dense(math.prod(image_shape), name="output")(x)
         return activation_of(self.output_activation)(x).reshape(-1, *image_shape)
 
 
+@register(
+    "conv_autoencoder",
+    "Convolutional autoencoder with unpooling",
+    "Masci et al. 2011, ICANN",
+    (28, 28, 1),
+    num_parameters=46_857,
+    macs=8_128_512,
+    outputs="images",
+    small=({"widths": (4, 6), "code_channels": 2}, (8, 8, 1)),
+)
 def conv_autoencoder(
     num_classes: int,
     widths: tuple[Count, ...] = (32, 64),
@@ -207,13 +217,23 @@ def conv_autoencoder(
             "config.model.options.widths of conv_autoencoder is empty; give one number of channels "
             "per pooling, or use dense_autoencoder."
         )
-    style = Style(activation, kernel_init, dtype=dtype)
+    layers = LayerFactory(activation, kernel_init, dtype=dtype)
     return ImageToImage(
-        ConvEncoder(tuple(widths), code_channels, batch_norm, style),
-        ConvDecoder(unpooling, batch_norm, output_activation, style),
+        ConvEncoder(tuple(widths), code_channels, batch_norm, layers),
+        ConvDecoder(unpooling, batch_norm, output_activation, layers),
     )
 
 
+@register(
+    "dense_autoencoder",
+    "Dense autoencoder",
+    "Hinton & Salakhutdinov 2006, Science 313",
+    (28, 28, 1),
+    num_parameters=2_837_314,
+    macs=2_833_000,
+    outputs="images",
+    small=({"hidden": (20, 12), "code_size": 6}, (6, 6, 1)),
+)
 def dense_autoencoder(
     num_classes: int,
     hidden: tuple[Count, ...] = (1000, 500, 250),
@@ -236,28 +256,8 @@ def dense_autoencoder(
         dtype: of the computation.
     """
     del num_classes
-    style, hidden = Style(activation, kernel_init, kernel_init, dtype), tuple(hidden)
+    layers, hidden = LayerFactory(activation, kernel_init, kernel_init, dtype), tuple(hidden)
     return ImageToImage(
-        DenseEncoder(hidden, code_size, style),
-        DenseDecoder(hidden[::-1], output_activation, style),
+        DenseEncoder(hidden, code_size, layers),
+        DenseDecoder(hidden[::-1], output_activation, layers),
     )
-
-
-ENTRIES = {
-    "conv_autoencoder": ModelEntry(
-        conv_autoencoder,
-        "Convolutional autoencoder with unpooling",
-        "Masci et al. 2011, ICANN",
-        (28, 28, 1),
-        46_857,
-        outputs="images",
-    ),
-    "dense_autoencoder": ModelEntry(
-        dense_autoencoder,
-        "Dense autoencoder",
-        "Hinton & Salakhutdinov 2006, Science 313",
-        (28, 28, 1),
-        2_837_314,
-        outputs="images",
-    ),
-}

@@ -5,7 +5,6 @@ Differs from the paper: dropout stands after a layer's last convolution only, no
 convolution (as torchvision has it).
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -15,13 +14,14 @@ import jax.numpy as jnp
 from cnn_lab.config.ranges import Count, Fraction, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 Stem = Literal["large", "small"]
+PAPER = "Huang et al. 2016, arXiv:1608.06993"
 
 
 class DenseLayer(nn.Module):
@@ -32,25 +32,25 @@ class DenseLayer(nn.Module):
         bottleneck_size: channels of the 1x1 convolution before, in multiples of `growth`; 0 for
             none.
         dropout_rate: share of the new values dropped in training.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     growth: int
     bottleneck_size: int
     dropout_rate: float
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h w c+growth]."""
-        style = self.style
-        y = style.act(style.norm(train=train, name="bn1")(x))
+        layers = self.layers
+        y = layers.act(layers.norm(train=train, name="bn1")(x))
         if self.bottleneck_size:
-            y = style.conv(self.bottleneck_size * self.growth, 1, name="conv1")(y)
-            y = style.act(style.norm(train=train, name="bn2")(y))
+            y = layers.conv(self.bottleneck_size * self.growth, 1, name="conv1")(y)
+            y = layers.act(layers.norm(train=train, name="bn2")(y))
         last = "conv2" if self.bottleneck_size else "conv1"
-        y = style.conv(self.growth, 3, name=last)(y)
-        y = style.dropout(self.dropout_rate)(y, train=train)
+        y = layers.conv(self.growth, 3, name=last)(y)
+        y = layers.dropout(self.dropout_rate)(y, train=train)
         return jnp.concatenate([x, y], axis=-1)
 
 
@@ -59,17 +59,17 @@ class Transition(nn.Module):
 
     Attributes:
         features: channels of the result.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     features: int
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h/2 w/2 features]."""
-        x = self.style.act(self.style.norm(train=train, name="bn")(x))
-        return average_pool(self.style.conv(self.features, 1, name="conv")(x), 2)
+        x = self.layers.act(self.layers.norm(train=train, name="bn")(x))
+        return average_pool(self.layers.conv(self.features, 1, name="conv")(x), 2)
 
 
 class DenseNetBackbone(nn.Module):
@@ -85,7 +85,7 @@ class DenseNetBackbone(nn.Module):
         stem: `large` is a 7x7 convolution and pooling, together a quarter of the size; `small` is a
             3x3 convolution, whose result the first layer normalises.
         dropout_rate: share of a layer's new values dropped in training.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     depths: tuple[int, ...]
@@ -95,22 +95,22 @@ class DenseNetBackbone(nn.Module):
     compression: float = 0.5
     stem: Stem = "large"
     dropout_rate: float = 0.0
-    style: Style = Style(dense_init="normal")
+    layers: LayerFactory = LayerFactory(dense_init="normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1`, `stage2` and so on, the last one activated."""
-        style, least = self.style, 2 ** (len(self.depths) - 1)
+        layers, min_side = self.layers, 2 ** (len(self.depths) - 1)
         if self.stem == "large":
             smaller = ", or model.options.stem=small"
-            require_size(images, 4 * least - 3, "a DenseNet", smaller)
-            x = style.conv(self.stem_features, 7, 2, name="stem_conv")(images)
-            x = style.act(style.norm(train=train, name="stem_bn")(x))
+            require_size(images, 4 * min_side - 3, "a DenseNet", smaller)
+            x = layers.conv(self.stem_features, 7, 2, name="stem_conv")(images)
+            x = layers.act(layers.norm(train=train, name="stem_bn")(x))
             maps = {"stem": x}
             x = max_pool(x, 3, 2, 1)
         else:
-            require_size(images, least, "a DenseNet")
-            x = style.conv(self.stem_features, 3, name="stem_conv")(images)
+            require_size(images, min_side, "a DenseNet")
+            x = layers.conv(self.stem_features, 3, name="stem_conv")(images)
             maps = {"stem": x}
         for stage, depth in enumerate(self.depths, start=1):
             for index in range(depth):
@@ -118,54 +118,80 @@ class DenseNetBackbone(nn.Module):
                     self.growth,
                     self.bottleneck_size,
                     self.dropout_rate,
-                    style,
+                    layers,
                     name=f"stage{stage}_layer{index + 1}",
                 )(x, train=train)
             maps[f"stage{stage}"] = x
             if stage < len(self.depths):
-                kept = max(1, int(x.shape[-1] * self.compression))
-                x = Transition(kept, style, name=f"stage{stage}_transition")(x, train=train)
-        x = style.act(style.norm(train=train, name="final_bn")(x))
+                features = max(1, int(x.shape[-1] * self.compression))
+                x = Transition(features, layers, name=f"stage{stage}_transition")(x, train=train)
+        x = layers.act(layers.norm(train=train, name="final_bn")(x))
         maps[f"stage{len(self.depths)}"] = x
         return maps
 
 
-def _maker(name: str, depths: tuple[int, ...], default_growth: int) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        stem: Stem = "large",
-        growth: Count = default_growth,
-        bottleneck_size: Count = 4,
-        compression: Fraction = 0.5,
-        dropout_rate: ProperFraction = 0.0,
-        activation: str = "relu",
-        kernel_init: str = "he_normal",
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A DenseNet-BC of four blocks.
+def densenet(
+    num_classes: int,
+    stem: Stem = "large",
+    growth: Count = 32,
+    bottleneck_size: Count = 4,
+    compression: Fraction = 0.5,
+    dropout_rate: ProperFraction = 0.0,
+    activation: str = "relu",
+    kernel_init: str = "he_normal",
+    dtype: Dtype = "float32",
+    *,
+    depths: tuple[int, ...],
+) -> Classifier:
+    """A DenseNet-BC of four blocks.
 
-        Args:
-            num_classes: k.
-            stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
-                convolution) for images of some 32 pixels.
-            growth: channels that a layer adds; the stem has twice as many.
-            bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`.
-            compression: share of the channels that a transition keeps.
-            dropout_rate: share of a layer's new values dropped in training.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, "normal", dtype)
-        backbone = DenseNetBackbone(
-            depths, growth, 2 * growth, bottleneck_size, compression, stem, dropout_rate, style
-        )
-        return Classifier(backbone, PooledHead(num_classes, style))
-
-    make.__name__ = make.__qualname__ = name
-    return make
+    Args:
+        num_classes: k.
+        stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
+            convolution) for images of some 32 pixels.
+        growth: channels that a layer adds; the stem has twice as many.
+        bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`.
+        compression: share of the channels that a transition keeps.
+        dropout_rate: share of a layer's new values dropped in training.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dtype: of the computation.
+        depths: layers per block.
+    """
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = DenseNetBackbone(
+        depths, growth, 2 * growth, bottleneck_size, compression, stem, dropout_rate, layers
+    )
+    return Classifier(backbone, PooledHead(num_classes, layers))
 
 
+for _layers, _count, _macs, _depths, _growth in (
+    (121, 7_978_856, 2_834_161_664, (6, 12, 24, 16), 32),
+    (161, 28_681_000, 7_727_907_072, (6, 12, 36, 24), 48),
+    (169, 14_149_480, 3_359_843_328, (6, 12, 32, 32), 32),
+    (201, 20_013_928, 4_291_365_888, (6, 12, 48, 32), 32),
+):
+    register(
+        f"densenet{_layers}",
+        f"DenseNet-{_layers}",
+        PAPER,
+        (224, 224, 3),
+        num_parameters=_count,
+        num_classes=1000,
+        macs=_macs,
+        variant={"depths": _depths, "growth": _growth},
+    )(densenet)
+
+
+@register(
+    "densenet_cifar",
+    "DenseNet for 32-pixel images",
+    PAPER,
+    (32, 32, 3),
+    num_parameters=1_019_722,
+    macs=264_812_928,
+    small=({"depth": 10, "growth": 4, "bottleneck": True}, (8, 8, 3)),
+)
 def densenet_cifar(
     num_classes: int,
     depth: Count = 40,
@@ -199,7 +225,7 @@ def densenet_cifar(
             f"bottleneck={str(bottleneck).lower()}, at least {per_layer + 4}; found {depth}; use "
             f"{near} or {near + per_layer}."
         )
-    style = Style(activation, kernel_init, "normal", dtype)
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
     backbone = DenseNetBackbone(
         ((depth - 4) // per_layer,) * 3,
         growth,
@@ -208,30 +234,6 @@ def densenet_cifar(
         0.5 if bottleneck else 1.0,
         "small",
         dropout_rate,
-        style,
+        layers,
     )
-    return Classifier(backbone, PooledHead(num_classes, style))
-
-
-_PAPER = "Huang et al. 2016, arXiv:1608.06993"
-_TABLE = (
-    ("densenet121", 7_978_856, (6, 12, 24, 16), 32),
-    ("densenet161", 28_681_000, (6, 12, 36, 24), 48),
-    ("densenet169", 14_149_480, (6, 12, 32, 32), 32),
-    ("densenet201", 20_013_928, (6, 12, 48, 32), 32),
-)
-ENTRIES = {
-    name: ModelEntry(
-        _maker(name, depths, growth),
-        name.replace("densenet", "DenseNet-"),
-        _PAPER,
-        (224, 224, 3),
-        count,
-        1000,
-    )
-    for name, count, depths, growth in _TABLE
-} | {
-    "densenet_cifar": ModelEntry(
-        densenet_cifar, "DenseNet for 32-pixel images", _PAPER, (32, 32, 3), 1_019_722
-    )
-}
+    return Classifier(backbone, PooledHead(num_classes, layers))

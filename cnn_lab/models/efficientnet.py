@@ -13,11 +13,11 @@ import jax
 
 from cnn_lab.config.ranges import Positive, ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.blocks import Dtype, Style
-from cnn_lab.models.entry import ModelEntry
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.inputs import require_size
 from cnn_lab.models.mobilenet_v2 import SMALLER, InvertedResidual, Stem, round_channels
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.registry import register
 
 # Expansion, kernel size, stride of the first block, channels and blocks, by stage.
 STAGES = (
@@ -39,23 +39,23 @@ class EfficientNetBackbone(nn.Module):
         depth_multiplier: of the blocks per stage, rounded up.
         stem: `large` reduces the sides 32 times, `small` 8 times.
         drop_path_rate: rises linearly to this over the blocks.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     width_multiplier: float = 1.0
     depth_multiplier: float = 1.0
     stem: Stem = "large"
     drop_path_rate: float = 0.2
-    style: Style = Style("silu", "he_normal_fan_out", "normal")
+    layers: LayerFactory = LayerFactory("silu", "he_normal_fan_out", "normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1` to `stage7` and `last`."""
         small = self.stem == "small"
         require_size(images, 8 if small else 32, "efficientnet", "" if small else SMALLER)
-        style, width = self.style, self.width_multiplier
-        x = style.conv(round_channels(32 * width), 3, 1 if small else 2, name="stem_conv")(images)
-        x = style.act(style.norm(train=train, name="stem_bn")(x))
+        layers, width = self.layers, self.width_multiplier
+        x = layers.conv(round_channels(32 * width), 3, 1 if small else 2, name="stem_conv")(images)
+        x = layers.act(layers.norm(train=train, name="stem_bn")(x))
         maps = {"stem": x}
         depths = [math.ceil(depth * self.depth_multiplier) for *_, depth in STAGES]
         for stage, (expansion, kernel_size, first_strides, channels, _) in enumerate(STAGES):
@@ -65,7 +65,7 @@ class EfficientNetBackbone(nn.Module):
                     features=round_channels(channels * width),
                     strides=1 if index or (small and stage == 1) else first_strides,
                     expansion=expansion,
-                    style=style,
+                    layers=layers,
                     kernel_size=kernel_size,
                     squeezed=max(1, x.shape[-1] // 4),
                     drop_path_rate=self.drop_path_rate * done / sum(depths),
@@ -73,10 +73,20 @@ class EfficientNetBackbone(nn.Module):
                 )
                 x = block(x, train=train)
             maps[f"stage{stage + 1}"] = x
-        x = style.conv(4 * x.shape[-1], 1, name="last_conv")(x)
-        return maps | {"last": style.act(style.norm(train=train, name="last_bn")(x))}
+        x = layers.conv(4 * x.shape[-1], 1, name="last_conv")(x)
+        return maps | {"last": layers.act(layers.norm(train=train, name="last_bn")(x))}
 
 
+@register(
+    "efficientnet_b0",
+    "EfficientNet-B0",
+    "Tan & Le 2019, arXiv:1905.11946",
+    (224, 224, 3),
+    num_parameters=5_288_548,
+    num_classes=1000,
+    macs=385_814_752,
+    small=({"stem": "small", "width_multiplier": 0.25, "depth_multiplier": 0.1}, (8, 8, 3)),
+)
 def efficientnet_b0(
     num_classes: int,
     stem: Stem = "large",
@@ -109,14 +119,8 @@ def efficientnet_b0(
         dropout_rate: share of the pooled features dropped in training.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, "normal", dtype, norm_epsilon)
-    backbone = EfficientNetBackbone(width_multiplier, depth_multiplier, stem, drop_path_rate, style)
-    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
-
-
-ENTRIES = {
-    "efficientnet_b0": ModelEntry(
-        *(efficientnet_b0, "EfficientNet-B0", "Tan & Le 2019, arXiv:1905.11946"),
-        *((224, 224, 3), 5_288_548, 1000),
+    layers = LayerFactory(activation, kernel_init, "normal", dtype, norm_epsilon)
+    backbone = EfficientNetBackbone(
+        width_multiplier, depth_multiplier, stem, drop_path_rate, layers
     )
-}
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))

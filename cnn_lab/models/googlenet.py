@@ -17,13 +17,13 @@ from flax.core import FrozenDict
 
 from cnn_lab.config.ranges import Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Images, Logits, Maps
-from cnn_lab.layers.blocks import Dtype, Padding, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory, Padding
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import adaptive_average_pool, max_pool
 from cnn_lab.layers.windows import Size
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 Form = Literal["batch_norm", "paper"]
 _UpTo2 = Annotated[int, Range(least=1, most=2)]
@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
     Attributes:
         features: channels of the result.
         kernel: side in pixels, or one per axis.
-        style: activation, initialiser, epsilon and dtype.
+        layers: activation, initialiser, epsilon and dtype.
         strides: pixels between windows.
         padding: in pixels; None keeps the size at stride 1.
         batch_norm: whether normalisation takes the place of the bias.
@@ -59,21 +59,21 @@ class ConvNorm(nn.Module):
 
     features: int
     kernel: Size
-    style: Style
+    layers: LayerFactory
     strides: int = 1
     padding: Padding = None
     batch_norm: bool = True
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
-        """Maps [n h w c] to [n h w features], smaller where strides or padding say so."""
-        style, bias = self.style, not self.batch_norm
-        x = style.conv(
+        """Maps [n h w c] to [n h w features], smaller by strides or padding."""
+        layers, bias = self.layers, not self.batch_norm
+        x = layers.conv(
             self.features, self.kernel, self.strides, self.padding, bias=bias, name="conv"
         )(x)
         if self.batch_norm:
-            x = style.norm(train=train, name="bn")(x)
-        return style.act(x)
+            x = layers.norm(train=train, name="bn")(x)
+        return layers.act(x)
 
 
 class Inception(nn.Module):
@@ -82,12 +82,12 @@ class Inception(nn.Module):
     Attributes:
         features: channels as in `BLOCKS`.
         form: what follows a convolution, and the largest kernel.
-        style: activation, initialiser, epsilon and dtype.
+        layers: activation, initialiser, epsilon and dtype.
     """
 
     features: tuple[int, ...]
     form: Form
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
@@ -97,7 +97,7 @@ class Inception(nn.Module):
 
         def conv(x: jax.Array, features: int, kernel: int, name: str) -> jax.Array:
             norm = self.form == "batch_norm"
-            block = ConvNorm(features, kernel, self.style, batch_norm=norm, name=name)
+            block = ConvNorm(features, kernel, self.layers, batch_norm=norm, name=name)
             return block(x, train=train)
 
         branches = (
@@ -117,21 +117,21 @@ class GoogLeNetBackbone(nn.Module):
         form: `batch_norm`, or `paper` with biases, response normalisation and 5x5 kernels.
         width: factor of the channels.
         stem: `large` halves the image at the first convolution and after it; `small` does neither.
-        style: activation, initialiser, epsilon and dtype.
+        layers: activation, initialiser, epsilon and dtype.
     """
 
     blocks: tuple[int, int, int] = (2, 5, 2)
     form: Form = "batch_norm"
     width: float = 1.0
     stem: Literal["large", "small"] = "large"
-    style: Style = Style(dense_init="normal", norm_epsilon=1e-3)
+    layers: LayerFactory = LayerFactory(dense_init="normal", norm_epsilon=1e-3)
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1`, `conv3` and `inception3a` to `inception5b`."""
         large = self.stem == "large"
-        least, instead = (31, _SMALLER) if large else (8, "")
-        require_size(images, least, "GoogLeNet", instead)
+        min_side, instead = (31, _SMALLER) if large else (8, "")
+        require_size(images, min_side, "GoogLeNet", instead)
 
         def conv(
             x: jax.Array, features: int, kernel: int, strides: int, padding: int, name: str
@@ -139,7 +139,7 @@ class GoogLeNetBackbone(nn.Module):
             block = ConvNorm(
                 scaled(features, self.width),
                 kernel,
-                self.style,
+                self.layers,
                 strides,
                 padding,
                 batch_norm=self.form == "batch_norm",
@@ -156,14 +156,14 @@ class GoogLeNetBackbone(nn.Module):
         x = conv(norm(x), 64, 1, 1, 0, "conv2")
         x = maps["conv3"] = conv(x, 192, 3, 1, 1, "conv3")
         x = norm(x)
-        for number in kept(self.blocks):
+        for number in block_names(self.blocks):
             if number in ("3a", "4a"):
                 x = max_pool(x, 3, 2, ceil_mode=True)
             elif number == "5a":
                 x = max_pool(x, 2, 2, ceil_mode=True)
             name = f"inception{number}"
             features = tuple(scaled(c, self.width) for c in BLOCKS[number])
-            x = Inception(features, self.form, self.style, name=name)(x, train=train)
+            x = Inception(features, self.form, self.layers, name=name)(x, train=train)
             maps[name] = x
         return maps
 
@@ -176,25 +176,25 @@ class AuxiliaryHead(nn.Module):
         form: what follows the convolution.
         width: factor of the widths.
         dropout_rate: share of the hidden values dropped in training, in [0, 1).
-        style: activation, initialisers, epsilon and dtype.
+        layers: activation, initialisers, epsilon and dtype.
     """
 
     num_classes: int
     form: Form
     width: float
     dropout_rate: float
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, features: Images, *, train: bool) -> Logits:
         """Maps a map [n h w c] to logits [n k]."""
         x = adaptive_average_pool(features, 4)
         channels, norm = scaled(128, self.width), self.form == "batch_norm"
-        x = ConvNorm(channels, 1, self.style, batch_norm=norm, name="conv")(x, train=train)
+        x = ConvNorm(channels, 1, self.layers, batch_norm=norm, name="conv")(x, train=train)
         head = DenseHead(
             self.num_classes,
             (scaled(1024, self.width),),
-            self.style,
+            self.layers,
             self.dropout_rate,
             output_init="normal",
             name="dense",
@@ -203,15 +203,25 @@ class AuxiliaryHead(nn.Module):
 
 
 def scaled(features: int, width: float) -> int:
-    """That many channels times `width`, at least one."""
+    """Number of channels times `width`, at least one."""
     return max(1, round(features * width))
 
 
-def kept(blocks: tuple[int, int, int]) -> list[str]:
-    """The first so many of the blocks 3, 4 and 5, by name."""
+def block_names(blocks: tuple[int, int, int]) -> list[str]:
+    """Names of the first so many of the blocks 3, 4 and 5."""
     return [name for name in BLOCKS if "abcde".index(name[1]) < blocks[int(name[0]) - 3]]
 
 
+@register(
+    "googlenet",
+    "GoogLeNet (Inception v1)",
+    "Szegedy et al. 2014, arXiv:1409.4842",
+    (224, 224, 3),
+    num_parameters=13_004_888,
+    num_classes=1000,
+    macs=1_498_376_192,
+    small=({"stem": "small", "width_multiplier": 0.125, "blocks": (1, 1, 1)}, (16, 16, 3)),
+)
 def googlenet(
     num_classes: int,
     auxiliary: bool = True,
@@ -243,25 +253,13 @@ def googlenet(
         auxiliary_dropout_rate: the same for the hidden layers of the auxiliary heads.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, "normal", dtype, norm_epsilon=1e-3)
-    hidden = Style(activation, kernel_init, "he_normal", dtype, norm_epsilon=1e-3)
+    layers = LayerFactory(activation, kernel_init, "normal", dtype, norm_epsilon=1e-3)
+    hidden = LayerFactory(activation, kernel_init, "he_normal", dtype, norm_epsilon=1e-3)
     head = AuxiliaryHead(num_classes, form, width_multiplier, auxiliary_dropout_rate, hidden)
-    read = [name for name in kept(blocks) if name in AUXILIARY]
+    read = [name for name in block_names(blocks) if name in AUXILIARY]
     return Classifier(
-        GoogLeNetBackbone(blocks, form, width_multiplier, stem, style),
-        PooledHead(num_classes, style, dropout_rate),
+        GoogLeNetBackbone(blocks, form, width_multiplier, stem, layers),
+        PooledHead(num_classes, layers, dropout_rate),
         FrozenDict({f"inception{name}": head.clone() for name in read}) if auxiliary else None,
         AUXILIARY_WEIGHT,
     )
-
-
-ENTRIES = {
-    "googlenet": ModelEntry(
-        googlenet,
-        "GoogLeNet (Inception v1)",
-        "Szegedy et al. 2014, arXiv:1409.4842",
-        (224, 224, 3),
-        13_004_888,
-        1000,
-    )
-}

@@ -1,7 +1,7 @@
 """Heads, and what joins a backbone and a head: `Classifier`, or `ImageToImage`.
 
 A backbone maps images to named feature maps, finest first; a classifier's head reads the last one,
-that of an image-to-image model all. So `backbone/` and `head/` begin every parameter's path,
+that of an image-to-image model all. So every parameter's path starts with `backbone/` or `head/`,
 whatever the architecture.
 """
 
@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 
 from cnn_lab.core.arrays import Images, Logits
 from cnn_lab.layers.activations import activation
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.dropout import DropConnect
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.layers.initializers import initializer
-from cnn_lab.layers.noise import DropConnect
 from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
 from cnn_lab.tasks.outputs import WithAuxiliary
 
@@ -55,7 +55,7 @@ class Classifier(nn.Module):
         return WithAuxiliary(logits, others, self.auxiliary_weight)
 
     def features(self, images: Images) -> jax.Array:
-        """What the head makes its logits of, as in evaluation and as small as can be [n ...]."""
+        """Features that the head makes its logits of, as in evaluation and pooled [n ...]."""
         maps = self.backbone(images, train=False)
         return self.head.pooled(list(maps.values())[-1])
 
@@ -107,19 +107,19 @@ class DenseHead(nn.Module):
     Attributes:
         num_classes: k.
         hidden: widths of the hidden layers.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
         dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
         input_dropout_rate: share of the features dropped in training, in [0, 1).
         output_activation: name of the activation of the outputs.
         pooled_size: (rows, columns) that maps are brought to before, by averaging; None leaves
             them.
-        output_init: name of the last layer's initialiser; None is the style's.
+        output_init: name of the last layer's initialiser; None is the factory's.
         drop_connect_rate: share of each hidden layer's weights dropped in training, in [0, 1).
     """
 
     num_classes: int
     hidden: Sequence[int] = ()
-    style: Style = Style()
+    layers: LayerFactory = LayerFactory()
     dropout_rate: float = 0.0
     input_dropout_rate: float = 0.0
     output_activation: str = "identity"
@@ -137,21 +137,23 @@ class DenseHead(nn.Module):
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
         """Maps features [n ...] to logits [n k]."""
         x = self.pooled(features).reshape(features.shape[0], -1)
-        x = self.style.dropout(self.input_dropout_rate)(x, train=train)
+        x = self.layers.dropout(self.input_dropout_rate)(x, train=train)
         for index, width in enumerate(self.hidden):
             x = self._hidden(x, width, f"hidden{index + 1}", train=train)
-            x = self.style.dropout(self.dropout_rate)(x, train=train)
-        last = dataclasses.replace(self.style, dense_init=self.output_init or self.style.dense_init)
+            x = self.layers.dropout(self.dropout_rate)(x, train=train)
+        last = dataclasses.replace(
+            self.layers, dense_init=self.output_init or self.layers.dense_init
+        )
         logits = last.dense(self.num_classes, name="output")(x)
         return activation(self.output_activation)(logits)
 
     def _hidden(self, x: jax.Array, width: int, name: str, *, train: bool) -> jax.Array:
-        style = self.style
+        layers = self.layers
         if not self.drop_connect_rate:
-            return style.act(style.dense(width, name=name)(x))
-        init = initializer(style.dense_init)
-        layer = DropConnect(width, self.drop_connect_rate, init, style.dtype, name=name)
-        return style.act(layer(x, train=train))
+            return layers.act(layers.dense(width, name=name)(x))
+        init = initializer(layers.dense_init)
+        layer = DropConnect(width, self.drop_connect_rate, init, layers.dtype, name=name)
+        return layers.act(layer(x, train=train))
 
 
 class PooledHead(nn.Module):
@@ -159,13 +161,13 @@ class PooledHead(nn.Module):
 
     Attributes:
         num_classes: k.
-        style: initialiser and dtype.
+        layers: initialiser and dtype.
         dropout_rate: share of the features dropped in training, in [0, 1).
-        normalize: whether the style's normalisation follows the mean.
+        normalize: whether the factory's normalisation follows the mean.
     """
 
     num_classes: int
-    style: Style = Style()
+    layers: LayerFactory = LayerFactory()
     dropout_rate: float = 0.0
     normalize: bool = False
 
@@ -178,9 +180,9 @@ class PooledHead(nn.Module):
         """Maps a map [n *space c] to logits [n k]."""
         x = global_average_pool(features)
         if self.normalize:
-            x = self.style.norm(train=train, name="norm")(x)
-        x = self.style.dropout(self.dropout_rate)(x, train=train)
-        return self.style.dense(self.num_classes, name="output")(x)
+            x = self.layers.norm(train=train, name="norm")(x)
+        x = self.layers.dropout(self.dropout_rate)(x, train=train)
+        return self.layers.dense(self.num_classes, name="output")(x)
 
 
 class ConvHead(nn.Module):
@@ -189,12 +191,12 @@ class ConvHead(nn.Module):
 
     Attributes:
         num_classes: k.
-        style: activation, initialiser of dense layers and dtype.
+        layers: activation, initialiser of dense layers and dtype.
         dropout_rate: share of the map's values dropped in training, in [0, 1).
     """  # noqa: D205 - a citation
 
     num_classes: int
-    style: Style = Style()
+    layers: LayerFactory = LayerFactory()
     dropout_rate: float = 0.0
 
     def pooled(self, features: Images) -> Images:
@@ -204,7 +206,7 @@ class ConvHead(nn.Module):
     @nn.compact
     def __call__(self, features: Images, *, train: bool) -> Logits:
         """Maps a map [n h w c] to logits [n k]."""
-        x = self.style.dropout(self.dropout_rate)(features, train=train)
-        last = dataclasses.replace(self.style, kernel_init=self.style.dense_init)
+        x = self.layers.dropout(self.dropout_rate)(features, train=train)
+        last = dataclasses.replace(self.layers, kernel_init=self.layers.dense_init)
         x = last.conv(self.num_classes, 1, bias=True, name="output")(x)
-        return global_average_pool(self.style.act(x))
+        return global_average_pool(self.layers.act(x))

@@ -16,17 +16,17 @@ from flax.core import FrozenDict
 
 from cnn_lab.config.ranges import Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Images, Logits, Maps
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import (
     adaptive_average_pool,
     average_pool,
     global_average_pool,
     max_pool,
 )
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.googlenet import ConvNorm, scaled
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss; the paper does not say, the authors' code has 0.4
 _UpTo2 = Annotated[int, Range(least=1, most=2)]
@@ -42,11 +42,11 @@ class Mixed(nn.Module):
     """Base of the blocks: branches side by side.
 
     Attributes:
-        style: activation, initialiser, epsilon and dtype.
+        layers: activation, initialiser, epsilon and dtype.
         width: factor of the channels.
     """
 
-    style: Style
+    layers: LayerFactory
     width: float
 
     def chain(self, x: Images, name: str, *steps: tuple, train: bool) -> Maps:
@@ -64,7 +64,7 @@ class Mixed(nn.Module):
         for number, (features, kernel, *place) in enumerate(steps, start=1):
             own = f"{name}_{number}" if len(steps) > 1 else name
             features = scaled(features, self.width)
-            x = ConvNorm(features, kernel, self.style, *place, name=own)(x, train=train)
+            x = ConvNorm(features, kernel, self.layers, *place, name=own)(x, train=train)
         return x
 
     def pooled(self, x: Images, features: int, *, train: bool) -> Maps:
@@ -179,8 +179,8 @@ class InceptionV3Backbone(Mixed):
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1` to `conv5` and `mixed5b` to `mixed7c`."""
         large = self.stem == "large"
-        least, instead = (75, _SMALLER) if large else (13, "")
-        require_size(images, least, "Inception v3", instead)
+        min_side, instead = (75, _SMALLER) if large else (13, "")
+        require_size(images, min_side, "Inception v3", instead)
         # (channels, kernel, stride, padding); pooling follows the third and the fifth.
         stem = ((32, 3, 2, 0), (32, 3, 1, 0), (64, 3, 1, 1), (80, 1, 1, 0), (192, 3, 1, 0))
         maps, x = {}, images
@@ -190,7 +190,7 @@ class InceptionV3Backbone(Mixed):
             x = maps[name] = self.chain(x, name, (features, kernel, *place), train=train)
             if number == 5 or (number == 3 and large):
                 x = max_pool(x, 3, 2, 0 if large else 1)
-        common = (self.style, self.width)
+        common = (self.layers, self.width)
         of_5, of_6, of_7 = self.blocks
         for name, block in (
             *((f"mixed5{at}", MixedA(*common, f, name=f"mixed5{at}")) for at, f in A_BLOCKS[:of_5]),
@@ -208,25 +208,35 @@ class AuxiliaryHead(nn.Module):
 
     Attributes:
         num_classes: k.
-        style: activation, initialisers, epsilon and dtype.
+        layers: activation, initialisers, epsilon and dtype.
         width: factor of the channels.
     """
 
     num_classes: int
-    style: Style
+    layers: LayerFactory
     width: float
 
     @nn.compact
     def __call__(self, features: Images, *, train: bool) -> Logits:
         """Maps a map [n h w c], 17x17 from images of 299 pixels, to logits [n k]."""
-        style = self.style
+        layers = self.layers
         fits = min(features.shape[1:3]) >= 17
         x = average_pool(features, 5, 3) if fits else adaptive_average_pool(features, 5)
-        x = ConvNorm(scaled(128, self.width), 1, style, name="conv1")(x, train=train)
-        x = ConvNorm(scaled(768, self.width), 5, style, 1, 0, name="conv2")(x, train=train)
-        return style.dense(self.num_classes, name="output")(global_average_pool(x))
+        x = ConvNorm(scaled(128, self.width), 1, layers, name="conv1")(x, train=train)
+        x = ConvNorm(scaled(768, self.width), 5, layers, 1, 0, name="conv2")(x, train=train)
+        return layers.dense(self.num_classes, name="output")(global_average_pool(x))
 
 
+@register(
+    "inception_v3",
+    "Inception v3",
+    "Szegedy et al. 2015, arXiv:1512.00567",
+    (299, 299, 3),
+    num_parameters=27_161_264,
+    num_classes=1000,
+    macs=5_713_216_096,
+    small=({"stem": "small", "width_multiplier": 0.125, "blocks": (1, 1, 1)}, (16, 16, 3)),
+)
 def inception_v3(
     num_classes: int,
     auxiliary: bool = True,
@@ -254,25 +264,13 @@ def inception_v3(
         dropout_rate: share of the pooled features dropped in training.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, "normal", dtype, norm_epsilon=1e-3)
+    layers = LayerFactory(activation, kernel_init, "normal", dtype, norm_epsilon=1e-3)
     last = f"mixed6{C_BLOCKS[blocks[1] - 1][0]}"
     return Classifier(
-        InceptionV3Backbone(style, width_multiplier, blocks, stem),
-        PooledHead(num_classes, style, dropout_rate),
-        FrozenDict({last: AuxiliaryHead(num_classes, style, width_multiplier)})
+        InceptionV3Backbone(layers, width_multiplier, blocks, stem),
+        PooledHead(num_classes, layers, dropout_rate),
+        FrozenDict({last: AuxiliaryHead(num_classes, layers, width_multiplier)})
         if auxiliary
         else None,
         AUXILIARY_WEIGHT,
     )
-
-
-ENTRIES = {
-    "inception_v3": ModelEntry(
-        inception_v3,
-        "Inception v3",
-        "Szegedy et al. 2015, arXiv:1512.00567",
-        (299, 299, 3),
-        27_161_264,
-        1000,
-    )
-}

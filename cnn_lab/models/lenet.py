@@ -16,14 +16,14 @@ import numpy as np
 from cnn_lab.config.ranges import ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.activations import MONOTONE
-from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.convolution import Conv, conv_general_dilated
+from cnn_lab.layers.dropout import DropConnectConv
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.initializers import initializer
-from cnn_lab.layers.noise import DropConnectConv
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 # Table I of the paper: the maps of S2 that each map of C3 sees.
 C3_SEES = (
@@ -39,14 +39,14 @@ class LeNet5Backbone(nn.Module):
     """C1 to C5: convolutions 6@5x5, 16@5x5, 120@whole map, subsampled by two in between.
 
     Attributes:
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
         pooling: `average`, `max`, or `trainable` (average with a coefficient and a bias a map).
         connection: `full`, or `partial` for the paper's table of connections.
         dropout_rate: share of S4's values dropped in training, in [0, 1).
         drop_connect_rate: share of C5's weights dropped in training, in [0, 1).
     """
 
-    style: Style = Style("tanh", "lecun_normal")
+    layers: LayerFactory = LayerFactory("tanh", "lecun_normal")
     pooling: Literal["average", "max", "trainable"] = "average"
     connection: Literal["full", "partial"] = "full"
     dropout_rate: float = 0.0
@@ -56,27 +56,27 @@ class LeNet5Backbone(nn.Module):
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] (32x32 in the paper) to maps `s2`, `s4`, `c5`."""
         require_size(images, SMALLEST_SIDE, "lenet5")
-        style = self.style
+        layers = self.layers
         mask = None
         if self.connection == "partial":
             mask = np.zeros((5, 5, 6, 16), np.float32)
             for feature, seen in enumerate(C3_SEES):
                 mask[:, :, list(seen), feature] = 1
-        kernel_init = initializer(style.kernel_init)
+        kernel_init = initializer(layers.kernel_init)
         options: dict[str, Any] = {"padding": "VALID", "kernel_init": kernel_init}
-        options["dtype"] = style.dtype
-        if self.pooling == "max" and style.activation in MONOTONE:
+        options["dtype"] = layers.dtype
+        if self.pooling == "max" and layers.activation in MONOTONE:
             # The same as pooling last, with bias and activation on a quarter of the values.
             options["conv_general_dilated"] = _pooled_convolution
         s2 = self._subsample(Conv(6, (5, 5), name="c1", **options)(images), "s2")
         s4 = self._subsample(Conv(16, (5, 5), mask=mask, name="c3", **options)(s2), "s4")
-        kept = style.dropout(self.dropout_rate)(s4, train=train)
-        c5 = style.act(self._whole(kept, kernel_init, train=train))
+        dropped = layers.dropout(self.dropout_rate)(s4, train=train)
+        c5 = layers.act(self._whole(dropped, kernel_init, train=train))
         return {"s2": s2, "s4": s4, "c5": c5}
 
     def _whole(self, x: jax.Array, init: Any, *, train: bool) -> jax.Array:
         """C5: a convolution that covers the whole map, which on 32x32 images is 5x5."""
-        dtype, rate = self.style.dtype, self.drop_connect_rate
+        dtype, rate = self.layers.dtype, self.drop_connect_rate
         if not rate:  # one dense product
             whole = nn.DenseGeneral(
                 120, axis=(-3, -2, -1), kernel_init=init, dtype=dtype, name="c5"
@@ -87,8 +87,8 @@ class LeNet5Backbone(nn.Module):
         return conv(x, train=train)[:, 0, 0]
 
     def _subsample(self, x: jax.Array, name: str) -> jax.Array:
-        act = self.style.act
-        if self.pooling == "max" and self.style.activation in MONOTONE:
+        act = self.layers.act
+        if self.pooling == "max" and self.layers.activation in MONOTONE:
             return act(x)
         if self.pooling == "max":
             return max_pool(act(x), 2)
@@ -105,6 +105,15 @@ def _pooled_convolution(*arguments: Any, **options: Any) -> jax.Array:
     return max_pool(conv_general_dilated(*arguments, **options), 2)
 
 
+@register(
+    "lenet5",
+    "LeNet-5",
+    "LeCun et al. 1998, Proceedings of the IEEE 86(11)",
+    (32, 32, 1),
+    num_parameters=61_706,
+    macs=416_520,
+    small=({}, (32, 32, 1)),
+)
 def lenet5(
     num_classes: int,
     activation: str = "tanh",
@@ -130,22 +139,17 @@ def lenet5(
         kernel_init: name of the initialiser of all kernels.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, kernel_init, dtype, dropout_scaling=dropout_scaling)
+    layers = LayerFactory(
+        activation, kernel_init, kernel_init, dtype, dropout_scaling=dropout_scaling
+    )
     of_s4, of_c5, of_f6 = dropout_rates
     head = DenseHead(
         num_classes,
         (84,),
-        style,
+        layers,
         of_f6,
         input_dropout_rate=of_c5,
         drop_connect_rate=drop_connect_rate,
     )
-    backbone = LeNet5Backbone(style, pooling, connection, of_s4, drop_connect_rate)
+    backbone = LeNet5Backbone(layers, pooling, connection, of_s4, drop_connect_rate)
     return Classifier(backbone, head)
-
-
-ENTRIES = {
-    "lenet5": ModelEntry(
-        lenet5, "LeNet-5", "LeCun et al. 1998, Proceedings of the IEEE 86(11)", (32, 32, 1), 61_706
-    )
-}

@@ -12,12 +12,12 @@ import jax
 
 from cnn_lab.config.ranges import Count, Positive, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
-from cnn_lab.layers.blocks import Dtype, Style
-from cnn_lab.layers.noise import DropPath
-from cnn_lab.layers.squeeze_excite import SqueezeExcite
-from cnn_lab.models.entry import ModelEntry
+from cnn_lab.layers.channels import SqueezeExcite
+from cnn_lab.layers.dropout import DropPath
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 Stem = Literal["large", "small"]
 SMALLER = ", or model.options.stem=small"
@@ -43,7 +43,7 @@ class InvertedResidual(nn.Module):
         strides: of the depthwise convolution.
         expansion: channels in the middle per channel of the input; at 1 there is no first
             convolution.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
         kernel_size: of the depthwise convolution.
         squeezed: width of the squeeze-and-excitation after the depthwise convolution, 0 for none.
         drop_path_rate: share of examples whose branch is removed in training.
@@ -52,7 +52,7 @@ class InvertedResidual(nn.Module):
     features: int
     strides: int
     expansion: int
-    style: Style
+    layers: LayerFactory
     kernel_size: int = 3
     squeezed: int = 0
     drop_path_rate: float = 0.0
@@ -60,19 +60,19 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h/strides w/strides features]."""
-        style, middle = self.style, x.shape[-1] * self.expansion
+        layers, middle = self.layers, x.shape[-1] * self.expansion
         y = x
         if self.expansion != 1:
-            y = style.conv(middle, 1, name="expand_conv")(y)
-            y = style.act(style.norm(train=train, name="expand_bn")(y))
-        y = style.conv(
+            y = layers.conv(middle, 1, name="expand_conv")(y)
+            y = layers.act(layers.norm(train=train, name="expand_bn")(y))
+        y = layers.conv(
             middle, self.kernel_size, self.strides, groups=middle, name="depthwise_conv"
         )(y)
-        y = style.act(style.norm(train=train, name="depthwise_bn")(y))
+        y = layers.act(layers.norm(train=train, name="depthwise_bn")(y))
         if self.squeezed:
-            y = SqueezeExcite(self.squeezed, style.activation, style.dtype, name="squeeze")(y)
-        y = style.conv(self.features, 1, name="project_conv")(y)
-        y = style.norm(train=train, name="project_bn")(y)
+            y = SqueezeExcite(self.squeezed, layers.activation, layers.dtype, name="squeeze")(y)
+        y = layers.conv(self.features, 1, name="project_conv")(y)
+        y = layers.norm(train=train, name="project_bn")(y)
         if x.shape != y.shape:
             return y
         return x + DropPath(self.drop_path_rate)(y, train=train)
@@ -85,22 +85,22 @@ class MobileNetV2Backbone(nn.Module):
         width_multiplier: of all channels; those of the last convolution are never fewer than 1280.
         depths: blocks per stage.
         stem: `large` reduces the sides 32 times, `small` 8 times.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     width_multiplier: float = 1.0
     depths: tuple[int, ...] = DEPTHS
     stem: Stem = "large"
-    style: Style = Style("relu6", "he_normal_fan_out", "normal")
+    layers: LayerFactory = LayerFactory("relu6", "he_normal_fan_out", "normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1` to `stage7` and `last`."""
         small = self.stem == "small"
         require_size(images, 8 if small else 32, "mobilenet_v2", "" if small else SMALLER)
-        style, width = self.style, self.width_multiplier
-        x = style.conv(round_channels(32 * width), 3, 1 if small else 2, name="stem_conv")(images)
-        x = style.act(style.norm(train=train, name="stem_bn")(x))
+        layers, width = self.layers, self.width_multiplier
+        x = layers.conv(round_channels(32 * width), 3, 1 if small else 2, name="stem_conv")(images)
+        x = layers.act(layers.norm(train=train, name="stem_bn")(x))
         maps = {"stem": x}
         stages = zip(STAGES, self.depths, strict=True)
         for stage, ((expansion, channels, first_strides), depth) in enumerate(stages, start=1):
@@ -108,13 +108,23 @@ class MobileNetV2Backbone(nn.Module):
             for index in range(depth):
                 strides = 1 if index or (small and stage == 2) else first_strides
                 name = f"stage{stage}_block{index + 1}"
-                block = InvertedResidual(features, strides, expansion, style, name=name)
+                block = InvertedResidual(features, strides, expansion, layers, name=name)
                 x = block(x, train=train)
             maps[f"stage{stage}"] = x
-        x = style.conv(round_channels(1280 * max(1.0, width)), 1, name="last_conv")(x)
-        return maps | {"last": style.act(style.norm(train=train, name="last_bn")(x))}
+        x = layers.conv(round_channels(1280 * max(1.0, width)), 1, name="last_conv")(x)
+        return maps | {"last": layers.act(layers.norm(train=train, name="last_bn")(x))}
 
 
+@register(
+    "mobilenet_v2",
+    "MobileNetV2",
+    "Sandler et al. 2018, arXiv:1801.04381",
+    (224, 224, 3),
+    num_parameters=3_504_872,
+    num_classes=1000,
+    macs=300_774_272,
+    small=({"stem": "small", "width_multiplier": 0.25, "depths": (1, 2, 1, 1, 1, 1, 1)}, (8, 8, 3)),
+)
 def mobilenet_v2(
     num_classes: int,
     stem: Stem = "large",
@@ -138,14 +148,6 @@ def mobilenet_v2(
         dropout_rate: share of the pooled features dropped in training.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, "normal", dtype)
-    backbone = MobileNetV2Backbone(width_multiplier, tuple(depths), stem, style)
-    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
-
-
-ENTRIES = {
-    "mobilenet_v2": ModelEntry(
-        *(mobilenet_v2, "MobileNetV2", "Sandler et al. 2018, arXiv:1801.04381"),
-        *((224, 224, 3), 3_504_872, 1000),
-    )
-}
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = MobileNetV2Backbone(width_multiplier, tuple(depths), stem, layers)
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))

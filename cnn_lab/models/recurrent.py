@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.activations import activation
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.initializers import initializer
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences
+from cnn_lab.models.inputs import Order, Sequences, Steps, as_sequences
+from cnn_lab.models.registry import register
 
 Cell = Literal["rnn", "lstm", "gru"]
 CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
@@ -32,7 +32,7 @@ CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
 
 
 class RecurrentBackbone(nn.Module):
-    """Layers of cells along a sequence. States are float32 whatever `style.dtype` is, because
+    """Layers of cells along a sequence. States are float32 whatever `layers.dtype` is, because
     rounding adds up over the steps.
 
     Attributes:
@@ -42,7 +42,7 @@ class RecurrentBackbone(nn.Module):
         bidirectional: whether a second cell per layer reads backwards, beside the first.
         dropout_rate: share of the states dropped in training between layers.
         order: how images are read.
-        style: initialiser, dtype and, for `rnn`, the activation.
+        layers: initialiser, dtype and, for `rnn`, the activation.
     """  # noqa: D205
 
     cell: Cell
@@ -51,7 +51,7 @@ class RecurrentBackbone(nn.Module):
     bidirectional: bool = False
     dropout_rate: float = 0.0
     order: Order = "rows"
-    style: Style = Style("tanh", "lecun_normal")
+    layers: LayerFactory = LayerFactory("tanh", "lecun_normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
@@ -59,7 +59,7 @@ class RecurrentBackbone(nn.Module):
         maps, x = {}, as_sequences(images, self.order)
         for layer in range(1, self.num_layers + 1):
             if layer > 1:
-                x = self.style.dropout(self.dropout_rate)(x, train=train)
+                x = self.layers.dropout(self.dropout_rate)(x, train=train)
             directions = [self._read(x, f"layer{layer}_forward")]
             if self.bidirectional:
                 directions.append(self._read(x, f"layer{layer}_backward", reverse=True))
@@ -70,20 +70,29 @@ class RecurrentBackbone(nn.Module):
         return maps | {"last": maps.pop("last")}
 
     def _read(self, x: Sequences, name: str, *, reverse: bool = False) -> Steps:
-        options = {"kernel_init": initializer(self.style.kernel_init), "name": name}
+        options = {"kernel_init": initializer(self.layers.kernel_init), "name": name}
         if self.cell == "rnn":
-            act = activation(self.style.activation)
+            act = activation(self.layers.activation)
             options["activation_fn"] = lambda x: act(x.astype(jnp.float32))
-        cell: nn.RNNCellBase = CELLS[self.cell](self.hidden, dtype=self.style.dtype, **options)
+        cell: nn.RNNCellBase = CELLS[self.cell](self.hidden, dtype=self.layers.dtype, **options)
         layer: Any = nn.RNN(cell, reverse=reverse, keep_order=True)
         return layer(x)
 
 
 def _classifier(num_classes: int, dropout_rate: float, backbone: RecurrentBackbone) -> Classifier:
-    style = Style(dense_init="normal", dtype=backbone.style.dtype)
-    return Classifier(backbone, DenseHead(num_classes, (), style, input_dropout_rate=dropout_rate))
+    layers = LayerFactory(dense_init="normal", dtype=backbone.layers.dtype)
+    return Classifier(backbone, DenseHead(num_classes, (), layers, input_dropout_rate=dropout_rate))
 
 
+@register(
+    "rnn",
+    "Recurrent net",
+    "Elman 1990, Cognitive Science 14(2)",
+    (28, 28, 1),
+    num_parameters=21_386,
+    macs=560_384,
+    small=({"hidden": 8}, (8, 8, 1)),
+)
 def rnn(
     num_classes: int,
     hidden: Count = 128,
@@ -108,53 +117,57 @@ def rnn(
         dropout_rate: share of the states dropped in training, between layers and before the output.
         dtype: of the computation; states are float32.
     """
-    style = Style(activation, kernel_init, dtype=dtype)
-    layers = (hidden, num_layers, bidirectional, dropout_rate, order)
-    return _classifier(num_classes, dropout_rate, RecurrentBackbone("rnn", *layers, style))
+    layers = LayerFactory(activation, kernel_init, dtype=dtype)
+    settings = (hidden, num_layers, bidirectional, dropout_rate, order)
+    return _classifier(num_classes, dropout_rate, RecurrentBackbone("rnn", *settings, layers))
 
 
-def _gated(name: Literal["lstm", "gru"]) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        hidden: Count = 128,
-        num_layers: Count = 1,
-        bidirectional: bool = False,
-        order: Order = "rows",
-        kernel_init: str = "lecun_normal",
-        dropout_rate: ProperFraction = 0.0,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A recurrent net whose cells have gates, which let the state pass unchanged.
+@register(
+    "lstm",
+    "Long short-term memory",
+    "Hochreiter & Schmidhuber 1997, Neural Comp.",
+    (28, 28, 1),
+    num_parameters=81_674,
+    macs=2_237_696,
+    small=({"hidden": 8, "num_layers": 2, "bidirectional": True}, (8, 8, 1)),
+    variant={"cell": "lstm"},
+)
+@register(
+    "gru",
+    "Gated recurrent units",
+    "Cho et al. 2014, arXiv:1406.1078",
+    (28, 28, 1),
+    num_parameters=61_706,
+    macs=1_678_592,
+    small=({"hidden": 8, "order": "pixels"}, (6, 6, 1)),
+    variant={"cell": "gru"},
+)
+def gated(
+    num_classes: int,
+    hidden: Count = 128,
+    num_layers: Count = 1,
+    bidirectional: bool = False,
+    order: Order = "rows",
+    kernel_init: str = "lecun_normal",
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+    *,
+    cell: Literal["lstm", "gru"],
+) -> Classifier:
+    """A recurrent net whose cells have gates, which let the state pass unchanged.
 
-        Args:
-            num_classes: k.
-            hidden: width of the state.
-            num_layers: each reads the states of the one before.
-            bidirectional: whether a second cell per layer reads backwards, beside the first.
-            order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
-            kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
-            dropout_rate: share of the states dropped in training, between layers and before the
-                output.
-            dtype: of the computation; states are float32.
-        """
-        style = Style("tanh", kernel_init, dtype=dtype)
-        layers = (hidden, num_layers, bidirectional, dropout_rate, order)
-        return _classifier(num_classes, dropout_rate, RecurrentBackbone(name, *layers, style))
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-ENTRIES = {
-    "rnn": ModelEntry(
-        *(rnn, "Recurrent net", "Elman 1990, Cognitive Science 14(2)", (28, 28, 1), 21_386)
-    ),
-    "lstm": ModelEntry(
-        *(_gated("lstm"), "Long short-term memory", "Hochreiter & Schmidhuber 1997, Neural Comp."),
-        *((28, 28, 1), 81_674),
-    ),
-    "gru": ModelEntry(
-        *(_gated("gru"), "Gated recurrent units", "Cho et al. 2014, arXiv:1406.1078"),
-        *((28, 28, 1), 61_706),
-    ),
-}
+    Args:
+        num_classes: k.
+        hidden: width of the state.
+        num_layers: each reads the states of the one before.
+        bidirectional: whether a second cell per layer reads backwards, beside the first.
+        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
+        kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
+        dropout_rate: share of the states dropped in training, between layers and before the
+            output.
+        dtype: of the computation; states are float32.
+        cell: `lstm` or `gru`.
+    """
+    layers = LayerFactory("tanh", kernel_init, dtype=dtype)
+    settings = (hidden, num_layers, bidirectional, dropout_rate, order)
+    return _classifier(num_classes, dropout_rate, RecurrentBackbone(cell, *settings, layers))

@@ -1,50 +1,234 @@
-"""The one table of models: what each file of architectures lists."""
+"""Models by name: every file of architectures registers its own, by a decorator beside the code.
 
-from cnn_lab.models import (
-    alexnet,
-    autoencoder,
-    cifar_resnet,
-    convnext,
-    densenet,
-    efficientnet,
-    googlenet,
-    inception_v3,
-    lenet,
-    mobilenet_v2,
-    plain,
-    recurrent,
-    resnet,
-    simple,
-    squeezenet,
-    temporal,
-    unet,
-    vgg,
-    wide_resnet,
-)
-from cnn_lab.models.entry import ModelEntry
-
-MODELS: dict[str, ModelEntry] = dict(
-    sorted(
-        {
-            **alexnet.ENTRIES,
-            **autoencoder.ENTRIES,
-            **cifar_resnet.ENTRIES,
-            **convnext.ENTRIES,
-            **densenet.ENTRIES,
-            **efficientnet.ENTRIES,
-            **googlenet.ENTRIES,
-            **inception_v3.ENTRIES,
-            **lenet.ENTRIES,
-            **mobilenet_v2.ENTRIES,
-            **plain.ENTRIES,
-            **recurrent.ENTRIES,
-            **resnet.ENTRIES,
-            **simple.ENTRIES,
-            **squeezenet.ENTRIES,
-            **temporal.ENTRIES,
-            **unet.ENTRIES,
-            **vgg.ENTRIES,
-            **wide_resnet.ENTRIES,
-        }.items()
+    @register(
+        "lenet5",
+        "LeNet-5",
+        "LeCun et al. 1998, Proceedings of the IEEE 86(11)",
+        (32, 32, 1),
+        num_parameters=61_706,
     )
-)
+    def lenet5(num_classes: int, activation: str = "tanh") -> Classifier:
+        ...
+
+The files of this package are imported when the first name is looked up. A model of your own is
+registered in the same way by a module of yours, once that is imported.
+"""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from cnn_lab import models
+from cnn_lab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cnn_lab.analysis.cost import Cost
+    from cnn_lab.models.heads import Classifier, ImageToImage
+
+Make = TypeVar("Make", bound=Callable[..., Any])
+Outputs = Literal["logits", "pixel_logits", "images"]
+Shape = tuple[int, int, int]
+
+
+class SmallForm(NamedTuple):
+    """A form of a model that takes little arithmetic, for tests and first tries.
+
+    Attributes:
+        options: of the model.
+        image_shape: (h, w, c).
+    """
+
+    options: Mapping[str, Any]
+    image_shape: Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be asked for by name.
+
+    Attributes:
+        make: (num_classes, **options) -> module; its signature declares the options. A model that
+            returns images takes a number of classes too and does not look at it.
+        title: one line for listings.
+        paper: authors, year, venue or arXiv id.
+        image_shape: (h, w, c) that the counts refer to.
+        num_parameters: exact count at `image_shape` and `num_classes`.
+        num_classes: that the counts refer to.
+        macs: multiply-accumulates on one image of `image_shape`; None where nobody counted.
+        outputs: `logits` [n k], `pixel_logits` [n h w k], or `images` [n h w c] like the input.
+        small: a form for tests; every file of this package has one at least.
+    """
+
+    make: "Callable[..., Classifier | ImageToImage]"
+    title: str
+    paper: str
+    image_shape: Shape
+    num_parameters: int
+    num_classes: int = 10
+    macs: int | None = None
+    outputs: Outputs = "logits"
+    small: SmallForm | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the model is one of this package, whose tests verify it."""
+        return self.make.__module__.startswith(f"{models.__name__}.")
+
+    def verify(self, cost: "Cost | None" = None) -> None:
+        """Compares the registered counts with those of the model.
+
+        Args:
+            cost: of the model as it was registered; None to trace it here.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        if cost is None:
+            from cnn_lab.analysis.cost import cost_of
+
+            cost = cost_of(self.make(self.num_classes), self.image_shape)
+        for field, stated, found in (
+            ("num_parameters", self.num_parameters, cost.num_parameters),
+            ("macs", self.macs, cost.macs),
+        ):
+            if stated is not None and stated != found:
+                shape = "x".join(map(str, self.image_shape))
+                raise ConfigError(
+                    f"The model {self.make.__name__} is registered with {field}={stated:_}, but on "
+                    f"images of {shape} with {self.num_classes} classes it has {found:_}; correct "
+                    f"its registration in {self.make.__module__}."
+                )
+
+
+class _Models(MutableMapping[str, ModelEntry]):
+    """All entries in the order of their names; those of this package are imported on first use."""
+
+    def __init__(self):
+        self.registered: dict[str, ModelEntry] = {}
+        self._is_complete = False
+
+    def _complete(self) -> dict[str, ModelEntry]:
+        if not self._is_complete:
+            for module in pkgutil.iter_modules(models.__path__, f"{models.__name__}."):
+                importlib.import_module(module.name)
+            self._is_complete = True
+        return self.registered
+
+    def __getitem__(self, name: str) -> ModelEntry:
+        return self._complete()[name]
+
+    def __setitem__(self, name: str, entry: ModelEntry) -> None:
+        self.registered[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._complete()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._complete()))
+
+    def __len__(self) -> int:
+        return len(self._complete())
+
+
+MODELS = _Models()
+
+
+def register(
+    name: str,
+    title: str,
+    paper: str,
+    image_shape: Shape,
+    *,
+    num_parameters: int,
+    num_classes: int = 10,
+    macs: int | None = None,
+    outputs: Outputs = "logits",
+    small: tuple[Mapping[str, Any], Shape] | None = None,
+    variant: Mapping[str, Any] | None = None,
+) -> Callable[[Make], Make]:
+    """Registers a function (num_classes, **options) -> module under a name.
+
+    The function is returned as it is, and may be registered several times, as one variant each.
+    What is not explained here stands at `ModelEntry`.
+
+    Args:
+        name: of the model.
+        title: as in the entry.
+        paper: as in the entry.
+        image_shape: as in the entry.
+        num_parameters: as in the entry.
+        num_classes: as in the entry.
+        macs: as in the entry; `cnn-lab summary` counts them.
+        outputs: as in the entry.
+        small: options and image shape of the small form.
+        variant: values of some parameters of the function. The keyword-only ones that are named
+            here are no options of the model; the others have this default.
+
+    Raises:
+        ConfigError: the name is taken, or a parameter has no annotation or no value.
+    """
+
+    def decorate(make: Make) -> Make:
+        known = MODELS.registered.get(name)
+        if known is not None and not _is_newer(make, inspect.unwrap(known.make)):
+            raise ConfigError(
+                f"The model {name} of {make.__module__} has the name of one of "
+                f"{known.make.__module__}; register it under another."
+            )
+        MODELS[name] = ModelEntry(
+            _variant(make, name, variant or {}),
+            title,
+            paper,
+            image_shape,
+            num_parameters,
+            num_classes,
+            macs,
+            outputs,
+            None if small is None else SmallForm(*small),
+        )
+        return make
+
+    return decorate
+
+
+def _is_newer(make: Callable[..., Any], known: Callable[..., Any]) -> bool:
+    """Whether a known function was defined again, as when a notebook's cell is run again."""
+    place = (make.__module__, make.__qualname__)
+    return make is not known and place == (known.__module__, known.__qualname__)
+
+
+def _variant(make: Callable[..., Any], name: str, values: Mapping[str, Any]) -> Callable[..., Any]:
+    """A function of that name whose signature declares the options alone."""
+    signature = inspect.signature(make)
+    first, *others = signature.parameters.values()
+    parameters = [first]
+    for parameter in others:
+        where = f"The parameter {parameter.name} of the model {name} in {make.__module__}"
+        if parameter.annotation is parameter.empty:
+            raise ConfigError(
+                f"{where} has no annotation; give its type, such as {parameter.name}: int."
+            )
+        if parameter.default is parameter.empty and parameter.name not in values:
+            raise ConfigError(f"{where} has no default; give it one, so that it is an option.")
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name not in values:
+            default = values.get(parameter.name, parameter.default)
+            parameters.append(parameter.replace(default=default))
+    unknown = [key for key in values if key not in signature.parameters]
+    if unknown:
+        raise ConfigError(f"The model {name} in {make.__module__} has no parameter {unknown[0]}.")
+
+    if not values and make.__name__ == name:
+        return make
+    declared = signature.replace(parameters=parameters)
+
+    @functools.wraps(make)
+    def made(*args: Any, **options: Any) -> Any:
+        return make(**{**values, **declared.bind(*args, **options).arguments})
+
+    made.__name__ = made.__qualname__ = name
+    made.__signature__ = declared  # pyright: ignore[reportAttributeAccessIssue]
+    return made

@@ -1,13 +1,16 @@
-"""Residual networks for large images (He, Zhang, Ren, Sun 2015, "Deep residual learning for image
-recognition", arXiv:1512.03385, table 1), ResNeXt (Xie et al. 2016, arXiv:1611.05431) and wide
-bottlenecks (Zagoruyko & Komodakis 2016, arXiv:1605.07146).
+"""Residual networks (He, Zhang, Ren, Sun 2015, "Deep residual learning for image recognition",
+arXiv:1512.03385): those for large images (table 1), those for 32-pixel images (section 4.2, three
+stages of 16, 32 and 64 channels), and their plain twins, for what depth does without shortcuts
+(tables 1 and 2, figure 6); ResNeXt (Xie et al. 2016, arXiv:1611.05431) and wide bottlenecks
+(Zagoruyko & Komodakis 2016, arXiv:1605.07146).
 
 Differs from the paper: a bottleneck's stride is at its 3x3 convolution instead of the first 1x1
 (as torch has it, "v1.5"); projections have batch normalisation; the last normalisation of a branch
-may start at zero (`zero_init`; Goyal et al. 2017, arXiv:1706.02677).
+may start at zero (`zero_init`; Goyal et al. 2017, arXiv:1706.02677). The plain twins of 32-pixel
+networks have as many parameters as those with shortcuts of option A; plain18 and plain34 lack the
+three projections of option B (173,824 parameters, their normalisation among them).
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -17,15 +20,16 @@ import jax.numpy as jnp
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Dtype, Style
-from cnn_lab.layers.noise import DropPath
+from cnn_lab.layers.dropout import DropPath
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 Stem = Literal["large", "small"]
 Shortcut = Literal["A", "B", "none"]
+HE = "He et al. 2015, arXiv:1512.03385"
 
 
 class BasicBlock(nn.Module):
@@ -37,7 +41,7 @@ class BasicBlock(nn.Module):
         shortcut: how the input is added; see `join`.
         drop_path_rate: share of examples whose branch is removed in training.
         zero_init: start the branch at zero.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     features: int
@@ -45,17 +49,17 @@ class BasicBlock(nn.Module):
     shortcut: Shortcut
     drop_path_rate: float
     zero_init: bool
-    style: Style
+    layers: LayerFactory
     expansion = 1
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h/strides w/strides features]."""
-        style = self.style
-        y = style.conv(self.features, 3, self.strides, name="conv1")(x)
-        y = style.act(style.norm(train=train, name="bn1")(y))
-        y = style.conv(self.features, 3, name="conv2")(y)
-        y = style.norm(train=train, zero=self.zero_init, name="bn2")(y)
+        layers = self.layers
+        y = layers.conv(self.features, 3, self.strides, name="conv1")(x)
+        y = layers.act(layers.norm(train=train, name="bn1")(y))
+        y = layers.conv(self.features, 3, name="conv2")(y)
+        y = layers.norm(train=train, zero=self.zero_init, name="bn2")(y)
         return join(self, x, y, train=train)
 
 
@@ -68,7 +72,7 @@ class Bottleneck(nn.Module):
         shortcut: how the input is added; see `join`.
         drop_path_rate: share of examples whose branch is removed in training.
         zero_init: start the branch at zero.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
         groups: of the 3x3 convolution.
         base_width: channels of the 3x3 convolution per group and 64 of `features`.
     """
@@ -78,7 +82,7 @@ class Bottleneck(nn.Module):
     shortcut: Shortcut
     drop_path_rate: float
     zero_init: bool
-    style: Style
+    layers: LayerFactory
     groups: int = 1
     base_width: int = 64
     expansion = 4
@@ -86,13 +90,13 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h/strides w/strides 4*features]."""
-        style, width = self.style, self.features * self.base_width // 64 * self.groups
-        y = style.conv(width, 1, name="conv1")(x)
-        y = style.act(style.norm(train=train, name="bn1")(y))
-        y = style.conv(width, 3, self.strides, groups=self.groups, name="conv2")(y)
-        y = style.act(style.norm(train=train, name="bn2")(y))
-        y = style.conv(4 * self.features, 1, name="conv3")(y)
-        y = style.norm(train=train, zero=self.zero_init, name="bn3")(y)
+        layers, width = self.layers, self.features * self.base_width // 64 * self.groups
+        y = layers.conv(width, 1, name="conv1")(x)
+        y = layers.act(layers.norm(train=train, name="bn1")(y))
+        y = layers.conv(width, 3, self.strides, groups=self.groups, name="conv2")(y)
+        y = layers.act(layers.norm(train=train, name="bn2")(y))
+        y = layers.conv(4 * self.features, 1, name="conv3")(y)
+        y = layers.norm(train=train, zero=self.zero_init, name="bn3")(y)
         return join(self, x, y, train=train)
 
 
@@ -107,10 +111,10 @@ def join(block: BasicBlock | Bottleneck, x: Images, y: Maps, *, train: bool) -> 
             x = x[:, :: block.strides, :: block.strides]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
         elif x.shape != y.shape:
-            x = block.style.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
-            x = block.style.norm(train=train, name="shortcut_bn")(x)
+            x = block.layers.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
+            x = block.layers.norm(train=train, name="shortcut_bn")(x)
         y = x + DropPath(block.drop_path_rate)(y, train=train)
-    return block.style.act(y)
+    return block.layers.act(y)
 
 
 class ResNetBackbone(nn.Module):
@@ -127,7 +131,7 @@ class ResNetBackbone(nn.Module):
         shortcut: of the blocks: `A` (without parameters), `B` (projections) or `none`.
         drop_path_rate: of the last block; it rises linearly from the first.
         zero_init: start every branch at zero.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     depths: tuple[int, ...]
@@ -139,24 +143,24 @@ class ResNetBackbone(nn.Module):
     shortcut: Shortcut = "B"
     drop_path_rate: float = 0.0
     zero_init: bool = False
-    style: Style = Style(kernel_init="he_normal_fan_out", dense_init="normal")
+    layers: LayerFactory = LayerFactory(kernel_init="he_normal_fan_out", dense_init="normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1`, `stage2` and so on."""
-        least = 2 ** (len(self.depths) - 1)
+        min_side = 2 ** (len(self.depths) - 1)
         if self.stem == "large":
-            require_size(images, 4 * least, "a ResNet", ", or model.options.stem=small")
-        require_size(images, least, "a ResNet")
+            require_size(images, 4 * min_side, "a ResNet", ", or model.options.stem=small")
+        require_size(images, min_side, "a ResNet")
         if self.shortcut == "none" and (self.drop_path_rate or self.zero_init):
             raise ConfigError(
                 "drop_path_rate and zero_init need shortcuts; leave them at 0 and false where "
                 "model.options.shortcut is none."
             )
-        style = self.style
+        layers = self.layers
         kernel, strides = (7, 2) if self.stem == "large" else (3, 1)
-        x = style.conv(self.width, kernel, strides, name="stem_conv")(images)
-        x = style.act(style.norm(train=train, name="stem_bn")(x))
+        x = layers.conv(self.width, kernel, strides, name="stem_conv")(images)
+        x = layers.act(layers.norm(train=train, name="stem_bn")(x))
         maps = {"stem": x}
         if self.stem == "large":
             x = max_pool(x, 3, 2, 1)
@@ -170,7 +174,7 @@ class ResNetBackbone(nn.Module):
                     "shortcut": self.shortcut,
                     "drop_path_rate": self.drop_path_rate * done / max(1, total - 1),
                     "zero_init": self.zero_init,
-                    "style": style,
+                    "layers": layers,
                     "name": f"stage{stage + 1}_block{index + 1}",
                 }
                 if self.bottleneck:
@@ -182,71 +186,218 @@ class ResNetBackbone(nn.Module):
         return maps
 
 
-def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        stem: Stem = "large",
-        width: Count = 64,
-        shortcut: Shortcut = "B",
-        activation: str = "relu",
-        kernel_init: str = "he_normal_fan_out",
-        zero_init: bool = False,
-        drop_path_rate: ProperFraction = 0.0,
-        dropout_rate: ProperFraction = 0.0,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A residual network.
-
-        Args:
-            num_classes: k.
-            stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
-                convolution) for images of some 32 pixels.
-            width: channels of the first stage.
-            shortcut: where the shape changes: `A` (every second pixel, channels of zeros), `B`
-                (a projection); `none` adds no input anywhere.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions.
-            zero_init: start the last normalisation of every branch at zero.
-            drop_path_rate: share of examples whose branch is removed in training, in the last
-                block; it rises linearly from none in the first.
-            dropout_rate: share of the pooled features dropped in training.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, "normal", dtype)
-        backbone = ResNetBackbone(
-            width=width,
-            stem=stem,
-            shortcut=shortcut,
-            zero_init=zero_init,
-            drop_path_rate=drop_path_rate,
-            style=style,
-            **fixed,
-        )
-        return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-_HE = "He et al. 2015, arXiv:1512.03385"
-_XIE = "Xie et al. 2016, arXiv:1611.05431"
-_ZAGORUYKO = "Zagoruyko & Komodakis 2016, arXiv:1605.07146"
-_TABLE: tuple[tuple[str, str, str, int, dict[str, Any]], ...] = (
-    ("resnet18", "ResNet-18", _HE, 11_689_512, {"depths": (2, 2, 2, 2)}),
-    ("resnet34", "ResNet-34", _HE, 21_797_672, {"depths": (3, 4, 6, 3)}),
-    ("resnet50", "ResNet-50", _HE, 25_557_032, {"depths": (3, 4, 6, 3), "bottleneck": True}),
-    ("resnet101", "ResNet-101", _HE, 44_549_160, {"depths": (3, 4, 23, 3), "bottleneck": True}),
-    ("resnet152", "ResNet-152", _HE, 60_192_808, {"depths": (3, 8, 36, 3), "bottleneck": True}),
-    (
-        *("resnext50_32x4d", "ResNeXt-50, 32 groups of 4", _XIE, 25_028_904),
-        {"depths": (3, 4, 6, 3), "bottleneck": True, "groups": 32, "base_width": 4},
-    ),
-    (
-        *("wide_resnet50_2", "Wide ResNet-50-2", _ZAGORUYKO, 68_883_240),
-        {"depths": (3, 4, 6, 3), "bottleneck": True, "base_width": 128},
-    ),
+@register(
+    "resnext50_32x4d",
+    "ResNeXt-50, 32 groups of 4",
+    "Xie et al. 2016, arXiv:1611.05431",
+    (224, 224, 3),
+    num_parameters=25_028_904,
+    num_classes=1000,
+    macs=4_230_479_872,
+    small=({"width": 16}, (32, 32, 3)),
+    variant={"depths": (3, 4, 6, 3), "bottleneck": True, "groups": 32, "base_width": 4},
 )
-ENTRIES = {
-    name: ModelEntry(_maker(name, **fixed), title, paper, (224, 224, 3), count, 1000)
-    for name, title, paper, count, fixed in _TABLE
-}
+@register(
+    "wide_resnet50_2",
+    "Wide ResNet-50-2",
+    "Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+    (224, 224, 3),
+    num_parameters=68_883_240,
+    num_classes=1000,
+    macs=11_398_021_120,
+    variant={"depths": (3, 4, 6, 3), "bottleneck": True, "groups": 1, "base_width": 128},
+)
+def resnet(
+    num_classes: int,
+    stem: Stem = "large",
+    width: Count = 64,
+    shortcut: Shortcut = "B",
+    activation: str = "relu",
+    kernel_init: str = "he_normal_fan_out",
+    zero_init: bool = False,
+    drop_path_rate: ProperFraction = 0.0,
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+    *,
+    depths: tuple[int, ...],
+    bottleneck: bool,
+    groups: int,
+    base_width: int,
+) -> Classifier:
+    """A residual network.
+
+    Args:
+        num_classes: k.
+        stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
+            convolution) for images of some 32 pixels.
+        width: channels of the first stage.
+        shortcut: where the shape changes: `A` (every second pixel, channels of zeros), `B`
+            (a projection); `none` adds no input anywhere.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        zero_init: start the last normalisation of every branch at zero.
+        drop_path_rate: share of examples whose branch is removed in training, in the last
+            block; it rises linearly from none in the first.
+        dropout_rate: share of the pooled features dropped in training.
+        dtype: of the computation.
+        depths: blocks per stage.
+        bottleneck: whether blocks are bottlenecks.
+        groups: of a bottleneck's 3x3 convolution.
+        base_width: channels of that convolution per group and 64 features.
+    """
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = ResNetBackbone(
+        depths=depths,
+        bottleneck=bottleneck,
+        groups=groups,
+        base_width=base_width,
+        width=width,
+        stem=stem,
+        shortcut=shortcut,
+        zero_init=zero_init,
+        drop_path_rate=drop_path_rate,
+        layers=layers,
+    )
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
+
+
+for _layers, _count, _macs, _depths in (
+    (18, 11_689_512, 1_814_073_344, (2, 2, 2, 2)),
+    (34, 21_797_672, 3_663_761_408, (3, 4, 6, 3)),
+    (50, 25_557_032, 4_089_184_256, (3, 4, 6, 3)),
+    (101, 44_549_160, 7_801_405_440, (3, 4, 23, 3)),
+    (152, 60_192_808, 11_513_626_624, (3, 8, 36, 3)),
+):
+    register(
+        f"resnet{_layers}",
+        f"ResNet-{_layers}",
+        HE,
+        (224, 224, 3),
+        num_parameters=_count,
+        num_classes=1000,
+        macs=_macs,
+        small=({"stem": "small", "width": 8}, (16, 16, 3)) if _layers == 18 else None,
+        variant={
+            "depths": _depths,
+            "bottleneck": _layers >= 50,
+            "groups": 1,
+            "base_width": 64,
+        },
+    )(resnet)
+
+
+def cifar_resnet(
+    num_classes: int,
+    shortcut: Shortcut = "A",
+    width: Count = 16,
+    activation: str = "relu",
+    kernel_init: str = "he_normal_fan_out",
+    zero_init: bool = False,
+    drop_path_rate: ProperFraction = 0.0,
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+    *,
+    depth: int,
+) -> Classifier:
+    """A residual network of three stages of basic blocks.
+
+    Args:
+        num_classes: k.
+        shortcut: where the shape changes: `A` (every second pixel, channels of zeros), `B`
+            (a projection); `none` adds no input anywhere.
+        width: channels of the first stage.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        zero_init: start the last normalisation of every branch at zero.
+        drop_path_rate: share of examples whose branch is removed in training, in the last
+            block; it rises linearly from none in the first. Huang et al. 2016 use 0.5.
+        dropout_rate: share of the pooled features dropped in training.
+        dtype: of the computation.
+        depth: layers, 6 n + 2.
+    """
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = ResNetBackbone(
+        depths=((depth - 2) // 6,) * 3,
+        width=width,
+        stem="small",
+        shortcut=shortcut,
+        zero_init=zero_init,
+        drop_path_rate=drop_path_rate,
+        layers=layers,
+    )
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
+
+
+for _layers, _count, _macs in (
+    (20, 269_722, 40_551_040),
+    (32, 464_154, 68_862_592),
+    (44, 658_586, 97_174_144),
+    (56, 853_018, 125_485_696),
+    (110, 1_727_962, 252_887_680),
+    (1202, 19_421_274, 2_829_238_912),
+):
+    register(
+        f"resnet{_layers}",
+        f"ResNet-{_layers} for 32-pixel images",
+        HE,
+        (32, 32, 3),
+        num_parameters=_count,
+        macs=_macs,
+        small=({"width": 4, "drop_path_rate": 0.3}, (8, 8, 3)) if _layers == 20 else None,
+        variant={"depth": _layers},
+    )(cifar_resnet)
+
+
+def plain_resnet(
+    num_classes: int,
+    stem: Stem = "large",
+    width: Count = 64,
+    activation: str = "relu",
+    kernel_init: str = "he_normal_fan_out",
+    dropout_rate: ProperFraction = 0.0,
+    dtype: Dtype = "float32",
+    *,
+    depths: tuple[int, ...],
+) -> Classifier:
+    """A residual network without its shortcuts.
+
+    Args:
+        num_classes: k.
+        stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
+            convolution) for images of some 32 pixels.
+        width: channels of the first stage.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dropout_rate: share of the pooled features dropped in training.
+        dtype: of the computation.
+        depths: blocks per stage.
+    """
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = ResNetBackbone(depths=depths, width=width, stem=stem, shortcut="none", layers=layers)
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
+
+
+for _layers, _count, _macs, _depths in (
+    (18, 11_515_688, 1_794_805_760, (2, 2, 2, 2)),
+    (34, 21_623_848, 3_644_493_824, (3, 4, 6, 3)),
+    (20, 269_722, 40_551_040, (3, 3, 3)),
+    (32, 464_154, 68_862_592, (5, 5, 5)),
+    (44, 658_586, 97_174_144, (7, 7, 7)),
+    (56, 853_018, 125_485_696, (9, 9, 9)),
+):
+    _is_large = len(_depths) == 4
+    register(
+        f"plain{_layers}",
+        f"ResNet-{_layers}'s twin without shortcuts",
+        HE,
+        (224, 224, 3) if _is_large else (32, 32, 3),
+        num_parameters=_count,
+        num_classes=1000 if _is_large else 10,
+        macs=_macs,
+        small=({"width": 4}, (8, 8, 3)) if _layers == 20 else None,
+        variant={
+            "depths": _depths,
+            "stem": "large" if _is_large else "small",
+            "width": 64 if _is_large else 16,
+        },
+    )(plain_resnet)

@@ -8,12 +8,12 @@ import jax
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.channels import Maxout
+from cnn_lab.layers.dropout import DropConnect
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.initializers import initializer
-from cnn_lab.layers.maxout import Maxout
-from cnn_lab.layers.noise import DropConnect
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.models.registry import register
 
 
 class Dense(nn.Module):
@@ -21,7 +21,7 @@ class Dense(nn.Module):
 
     Attributes:
         widths: values per layer.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
         dropout_rate: share of each layer's values dropped in training, in [0, 1).
         drop_connect_rate: share of each layer's weights dropped in training, in [0, 1).
         pieces: linear functions per value, of which the largest counts in place of the
@@ -29,7 +29,7 @@ class Dense(nn.Module):
     """
 
     widths: tuple[int, ...] = ()
-    style: Style = Style()
+    layers: LayerFactory = LayerFactory()
     dropout_rate: float = 0.0
     drop_connect_rate: float = 0.0
     pieces: int = 1
@@ -42,21 +42,30 @@ class Dense(nn.Module):
         for index, width in enumerate(self.widths):
             name = f"dense{index + 1}"
             x = self._layer(x, width, name, train=train)
-            x = self.style.dropout(self.dropout_rate)(x, train=train)
+            x = self.layers.dropout(self.dropout_rate)(x, train=train)
             maps[name] = x
         return maps
 
     def _layer(self, x: jax.Array, width: int, name: str, *, train: bool) -> jax.Array:
-        style = self.style
+        layers = self.layers
         if self.pieces > 1:
-            return Maxout(width, self.pieces, style=style, name=name)(x)
+            return Maxout(width, self.pieces, layers=layers, name=name)(x)
         if self.drop_connect_rate:
-            init = initializer(style.dense_init)
-            layer = DropConnect(width, self.drop_connect_rate, init, style.dtype, name=name)
-            return style.act(layer(x, train=train))
-        return style.act(style.dense(width, name=name)(x))
+            init = initializer(layers.dense_init)
+            layer = DropConnect(width, self.drop_connect_rate, init, layers.dtype, name=name)
+            return layers.act(layer(x, train=train))
+        return layers.act(layers.dense(width, name=name)(x))
 
 
+@register(
+    "perceptron",
+    "Threshold units",
+    "Rosenblatt 1958, Psych. Review 65(6)",
+    (28, 28, 1),
+    num_parameters=7_850,
+    macs=7_840,
+    small=({}, (28, 28, 1)),
+)
 def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     """One threshold unit per class (Rosenblatt 1958, Psychological Review 65(6)).
 
@@ -68,10 +77,19 @@ def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
         num_classes: k.
         dtype: of the computation.
     """
-    style = Style(dtype=dtype)
-    return Classifier(Dense(), DenseHead(num_classes, style=style, output_activation="threshold"))
+    layers = LayerFactory(dtype=dtype)
+    return Classifier(Dense(), DenseHead(num_classes, layers=layers, output_activation="threshold"))
 
 
+@register(
+    "linear",
+    "Multinomial logistic regression",
+    "Cox 1958, JRSS B 20(2)",
+    (28, 28, 1),
+    num_parameters=7_850,
+    macs=7_840,
+    small=({}, (28, 28, 1)),
+)
 def linear(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     """Multinomial logistic regression: one dense layer on the pixels (Cox 1958, JRSS B 20(2)).
 
@@ -79,9 +97,18 @@ def linear(num_classes: int, dtype: Dtype = "float32") -> Classifier:
         num_classes: k.
         dtype: of the computation.
     """
-    return Classifier(Dense(), DenseHead(num_classes, style=Style(dtype=dtype)))
+    return Classifier(Dense(), DenseHead(num_classes, layers=LayerFactory(dtype=dtype)))
 
 
+@register(
+    "mlp",
+    "Multi-layer perceptron",
+    "Rumelhart et al. 1986, Nature 323",
+    (28, 28, 1),
+    num_parameters=101_770,
+    macs=101_632,
+    small=({}, (28, 28, 1)),
+)
 def mlp(
     num_classes: int,
     hidden: tuple[Count, ...] = (128,),
@@ -113,19 +140,8 @@ def mlp(
             f"config.model.options of mlp: pieces={pieces} and drop_connect_rate="
             f"{drop_connect_rate} do not go together; leave pieces at 1 or the rate at 0."
         )
-    style = Style(activation, dense_init=kernel_init, dtype=dtype, dropout_scaling=dropout_scaling)
-    backbone = Dense(tuple(hidden), style, dropout_rate, drop_connect_rate, pieces)
-    return Classifier(backbone, DenseHead(num_classes, style=style))
-
-
-ENTRIES = {
-    "linear": ModelEntry(
-        linear, "Multinomial logistic regression", "Cox 1958, JRSS B 20(2)", (28, 28, 1), 7_850
-    ),
-    "mlp": ModelEntry(
-        mlp, "Multi-layer perceptron", "Rumelhart et al. 1986, Nature 323", (28, 28, 1), 101_770
-    ),
-    "perceptron": ModelEntry(
-        perceptron, "Threshold units", "Rosenblatt 1958, Psych. Review 65(6)", (28, 28, 1), 7_850
-    ),
-}
+    layers = LayerFactory(
+        activation, dense_init=kernel_init, dtype=dtype, dropout_scaling=dropout_scaling
+    )
+    backbone = Dense(tuple(hidden), layers, dropout_rate, drop_connect_rate, pieces)
+    return Classifier(backbone, DenseHead(num_classes, layers=layers))

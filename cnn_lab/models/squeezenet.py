@@ -6,8 +6,7 @@ Differs from the paper: as in torchvision, the first convolution has no padding 
 starts with a deviation of 0.01, the others at He et al.'s scale.
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -15,11 +14,11 @@ import jax.numpy as jnp
 
 from cnn_lab.config.ranges import Positive, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, ConvHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 _SMALLER = ", or model.options.stem=small"
 # Channels between and after each fire module, the latter for both kernels together.
@@ -35,23 +34,23 @@ class Fire(nn.Module):
     Attributes:
         squeezed: channels in between.
         features: channels of the result, half of them from each kernel.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     squeezed: int
     features: int
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Images) -> Maps:
         """Maps [n h w c] to [n h w features]."""
-        style, half = self.style, self.features // 2
-        x = style.act(style.conv(self.squeezed, 1, bias=True, name="squeeze")(x))
+        layers, half = self.layers, self.features // 2
+        x = layers.act(layers.conv(self.squeezed, 1, bias=True, name="squeeze")(x))
         expanded = (
-            style.conv(half, 1, bias=True, name="expand1x1")(x),
-            style.conv(half, 3, bias=True, name="expand3x3")(x),
+            layers.conv(half, 1, bias=True, name="expand1x1")(x),
+            layers.conv(half, 3, bias=True, name="expand3x3")(x),
         )
-        return style.act(jnp.concatenate(expanded, axis=-1))
+        return layers.act(jnp.concatenate(expanded, axis=-1))
 
 
 class SqueezeNetBackbone(nn.Module):
@@ -63,7 +62,7 @@ class SqueezeNetBackbone(nn.Module):
         pooled: numbers of the layers before which the map is halved; fire modules begin with 2.
         width: factor of the channels.
         stem: `large` is a first convolution with stride 2; `small` one of 3x3 with stride 1.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     stem_features: int
@@ -71,77 +70,82 @@ class SqueezeNetBackbone(nn.Module):
     pooled: tuple[int, ...]
     width: float = 1.0
     stem: Literal["large", "small"] = "large"
-    style: Style = Style(kernel_init="he_uniform")
+    layers: LayerFactory = LayerFactory(kernel_init="he_uniform")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1` and `fire2` to `fire9`."""
         del train  # nothing here differs
-        small, style = self.stem == "small", self.style
+        small, layers = self.stem == "small", self.layers
         kernel, strides, padding = (3, 1, 1) if small else (self.stem_kernel, 2, 0)
         # Three poolings need 12 pixels to leave 2.
-        least, instead = (12, "") if small else (22 + kernel, _SMALLER)
-        require_size(images, least, "SqueezeNet", instead)
+        min_side, instead = (12, "") if small else (22 + kernel, _SMALLER)
+        require_size(images, min_side, "SqueezeNet", instead)
         scaled = lambda features: 2 * max(1, round(self.width * features / 2))  # noqa: E731
-        conv1 = style.conv(
+        conv1 = layers.conv(
             scaled(self.stem_features), kernel, strides, padding, bias=True, name="conv1"
         )
-        x = style.act(conv1(images))
+        x = layers.act(conv1(images))
         maps = {"conv1": x}
         for number, (squeezed, features) in enumerate(FIRES, start=2):
             if number in self.pooled:
                 x = max_pool(x, 3, 2, ceil_mode=True)
             name = f"fire{number}"
-            x = maps[name] = Fire(scaled(squeezed), scaled(features), style, name=name)(x)
+            x = maps[name] = Fire(scaled(squeezed), scaled(features), layers, name=name)(x)
         return maps
 
 
-def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        stem: Literal["large", "small"] = "large",
-        width_multiplier: Positive = 1.0,
-        activation: str = "relu",
-        kernel_init: str = "he_uniform",
-        dropout_rate: ProperFraction = 0.5,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A SqueezeNet.
+@register(
+    "squeezenet1_0",
+    "SqueezeNet 1.0",
+    "Iandola et al. 2016, arXiv:1602.07360",
+    (224, 224, 3),
+    num_parameters=1_248_424,
+    num_classes=1000,
+    macs=818_924_576,
+    variant={"stem_features": 96, "stem_kernel": 7, "pooled": (2, 5, 9)},
+)
+@register(
+    "squeezenet1_1",
+    "SqueezeNet 1.1",
+    "Iandola et al. 2016, arXiv:1602.07360",
+    (224, 224, 3),
+    num_parameters=1_235_496,
+    num_classes=1000,
+    macs=349_151_936,
+    small=({"stem": "small", "width_multiplier": 0.25}, (16, 16, 3)),
+    variant={"stem_features": 64, "stem_kernel": 3, "pooled": (2, 4, 6)},
+)
+def squeezenet(
+    num_classes: int,
+    stem: Literal["large", "small"] = "large",
+    width_multiplier: Positive = 1.0,
+    activation: str = "relu",
+    kernel_init: str = "he_uniform",
+    dropout_rate: ProperFraction = 0.5,
+    dtype: Dtype = "float32",
+    *,
+    stem_features: int,
+    stem_kernel: int,
+    pooled: tuple[int, ...],
+) -> Classifier:
+    """A SqueezeNet.
 
-        Args:
-            num_classes: k.
-            stem: `large` (first convolution with stride 2) or `small` (3x3, stride 1) for images of
-                some 32 pixels.
-            width_multiplier: factor of the channels of every convolution but the last.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions.
-            dropout_rate: share of the values of the last map dropped in training.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, "normal", dtype)
-        backbone = SqueezeNetBackbone(width=width_multiplier, stem=stem, style=style, **fixed)
-        return Classifier(backbone, ConvHead(num_classes, style, dropout_rate))
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-_PAPER = "Iandola et al. 2016, arXiv:1602.07360"
-ENTRIES = {
-    "squeezenet1_0": ModelEntry(
-        _maker("squeezenet1_0", stem_features=96, stem_kernel=7, pooled=(2, 5, 9)),
-        "SqueezeNet 1.0",
-        _PAPER,
-        (224, 224, 3),
-        1_248_424,
-        1000,
-    ),
-    "squeezenet1_1": ModelEntry(
-        _maker("squeezenet1_1", stem_features=64, stem_kernel=3, pooled=(2, 4, 6)),
-        "SqueezeNet 1.1",
-        _PAPER,
-        (224, 224, 3),
-        1_235_496,
-        1000,
-    ),
-}
+    Args:
+        num_classes: k.
+        stem: `large` (first convolution with stride 2) or `small` (3x3, stride 1) for images of
+            some 32 pixels.
+        width_multiplier: factor of the channels of every convolution but the last.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dropout_rate: share of the values of the last map dropped in training.
+        dtype: of the computation.
+        stem_features: channels of the first convolution.
+        stem_kernel: its side.
+        pooled: numbers of the layers before which the map is halved.
+    """
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = SqueezeNetBackbone(
+        stem_features, stem_kernel, pooled, width_multiplier, stem, layers
+    )
+    return Classifier(backbone, ConvHead(num_classes, layers, dropout_rate))

@@ -4,7 +4,7 @@ modeling", arXiv:1803.01271, section 3), and a plain one-dimensional convolution
 tradition of time-delay networks (Waibel et al. 1989, IEEE Trans. ASSP 37(3)).
 
 Differs from the paper: dropout acts on single values, as in its authors' code, and there are as
-many blocks as it takes to see the whole sequence, unless `num_blocks` says otherwise.
+many blocks as it takes to see the whole sequence, unless `num_blocks` is given.
 """  # noqa: D205 - the title is a citation
 
 from typing import Annotated
@@ -16,13 +16,13 @@ from flax.linen.dtypes import promote_dtype
 
 from cnn_lab.config.ranges import Count, ProperFraction, Range
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.blocks import Dtype, Style
 from cnn_lab.layers.convolution import conv_general_dilated
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
-from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences
+from cnn_lab.models.inputs import Order, Sequences, Steps, as_sequences
+from cnn_lab.models.registry import register
 
 Several = Annotated[int, Range(least=2)]
 
@@ -34,8 +34,8 @@ class TimeConv(nn.Module):
         features: values per step of the result.
         kernel_size: steps that one sees, itself included.
         dilation: steps from each of them to the next.
-        style: initialiser and dtype.
-        causal: whether they all lie before it; else it is in their middle.
+        layers: initialiser and dtype.
+        causal: whether they all come before it; else it is in their middle.
         weight_norm: whether each feature's kernel is a direction and a length (Salimans & Kingma
             2016, arXiv:1602.07868), the length being the parameter `scale`.
     """
@@ -43,7 +43,7 @@ class TimeConv(nn.Module):
     features: int
     kernel_size: int
     dilation: int
-    style: Style
+    layers: LayerFactory
     causal: bool = True
     weight_norm: bool = False
 
@@ -51,13 +51,13 @@ class TimeConv(nn.Module):
     def __call__(self, x: Sequences) -> Steps:
         """Maps [n t d] to [n t features]."""
         shape = (self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", initializer(self.style.kernel_init), shape)
+        kernel = self.param("kernel", initializer(self.layers.kernel_init), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.weight_norm:
             length = jnp.sqrt(jnp.sum(jnp.square(kernel), (0, 1)))
-            scale = self.param("scale", lambda _: length)  # it begins as if there were none
+            scale = self.param("scale", lambda _: length)  # at first as if there were none
             kernel = kernel * (scale / length)[None, None]
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.style.dtype)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.layers.dtype)
         # Over every d-th step there is no dilation, and without it the kernel's gradient is fast.
         n, steps, values = x.shape
         rows = -(-steps // self.dilation)
@@ -80,7 +80,7 @@ class TemporalBlock(nn.Module):
         dilation: of the convolutions.
         dropout_rate: share of the values dropped in training.
         weight_norm: whether the convolutions' kernels are directions and lengths.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     features: int
@@ -88,19 +88,19 @@ class TemporalBlock(nn.Module):
     dilation: int
     dropout_rate: float
     weight_norm: bool
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Sequences, *, train: bool) -> Steps:
         """Maps [n t d] to [n t features]."""
-        style, y = self.style, x
-        options = (self.features, self.kernel_size, self.dilation, style, True, self.weight_norm)
+        layers, y = self.layers, x
+        options = (self.features, self.kernel_size, self.dilation, layers, True, self.weight_norm)
         for name in ("conv1", "conv2"):
-            y = style.act(TimeConv(*options, name=name)(y))
-            y = style.dropout(self.dropout_rate)(y, train=train)
+            y = layers.act(TimeConv(*options, name=name)(y))
+            y = layers.dropout(self.dropout_rate)(y, train=train)
         if x.shape != y.shape:
-            x = style.dense(self.features, name="shortcut")(x)
-        return style.act(x + y)
+            x = layers.dense(self.features, name="shortcut")(x)
+        return layers.act(x + y)
 
 
 class TemporalBackbone(nn.Module):
@@ -113,7 +113,7 @@ class TemporalBackbone(nn.Module):
         dropout_rate: share of the values dropped in training after each convolution.
         weight_norm: whether the convolutions' kernels are directions and lengths.
         order: how images are read.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     hidden: int = 64
@@ -122,7 +122,7 @@ class TemporalBackbone(nn.Module):
     dropout_rate: float = 0.0
     weight_norm: bool = True
     order: Order = "rows"
-    style: Style = Style()
+    layers: LayerFactory = LayerFactory()
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
@@ -132,7 +132,7 @@ class TemporalBackbone(nn.Module):
         for index in range(number):
             options = (self.hidden, self.kernel_size, 2**index, self.dropout_rate, self.weight_norm)
             name = f"block{index + 1}"
-            maps[name] = x = TemporalBlock(*options, self.style, name=name)(x, train=train)
+            maps[name] = x = TemporalBlock(*options, self.layers, name=name)(x, train=train)
         return maps | {"last": x[:, -1]}
 
 
@@ -149,6 +149,15 @@ def blocks_to_see(steps: int, kernel_size: int) -> int:
     return number
 
 
+@register(
+    "tcn",
+    "Temporal convolution net",
+    "Bai et al. 2018, arXiv:1803.01271",
+    (28, 28, 1),
+    num_parameters=70_090,
+    macs=1_921_664,
+    small=({"hidden": 10, "dropout_rate": 0.1}, (8, 8, 1)),
+)
 def tcn(
     num_classes: int,
     hidden: Count = 64,
@@ -177,10 +186,10 @@ def tcn(
         dropout_rate: share of the values dropped in training after each convolution.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, dtype=dtype)
+    layers = LayerFactory(activation, kernel_init, dtype=dtype)
     options = (hidden, kernel_size, num_blocks, dropout_rate, weight_norm, order)
-    head = DenseHead(num_classes, (), Style(dense_init="normal", dtype=dtype))
-    return Classifier(TemporalBackbone(*options, style), head)
+    head = DenseHead(num_classes, (), LayerFactory(dense_init="normal", dtype=dtype))
+    return Classifier(TemporalBackbone(*options, layers), head)
 
 
 class Conv1dBackbone(nn.Module):
@@ -190,13 +199,13 @@ class Conv1dBackbone(nn.Module):
         widths: values per step after each convolution.
         kernel_size: steps that a convolution sees, half of them before and half after.
         order: how images are read.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     widths: tuple[int, ...] = (64, 128)
     kernel_size: int = 5
     order: Order = "rows"
-    style: Style = Style()
+    layers: LayerFactory = LayerFactory()
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:  # noqa: ARG002
@@ -204,11 +213,20 @@ class Conv1dBackbone(nn.Module):
         x, maps = as_sequences(images, self.order), {}
         for index, width in enumerate(self.widths):
             name = f"conv{index + 1}"
-            x = TimeConv(width, self.kernel_size, 1, self.style, causal=False, name=name)(x)
-            maps[name] = x = max_pool(self.style.act(x), 2)
+            x = TimeConv(width, self.kernel_size, 1, self.layers, causal=False, name=name)(x)
+            maps[name] = x = max_pool(self.layers.act(x), 2)
         return maps
 
 
+@register(
+    "conv1d",
+    "Convolution over time",
+    "Waibel et al. 1989, IEEE Trans. ASSP 37(3)",
+    (28, 28, 1),
+    num_parameters=51_402,
+    macs=825_600,
+    small=({"widths": (8, 12), "kernel_size": 3}, (8, 8, 1)),
+)
 def conv1d(
     num_classes: int,
     widths: tuple[Count, ...] = (64, 128),
@@ -231,18 +249,6 @@ def conv1d(
         dropout_rate: share of the mean's values dropped in training.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, "normal", dtype)
-    backbone = Conv1dBackbone(tuple(widths), kernel_size, order, style)
-    return Classifier(backbone, PooledHead(num_classes, style, dropout_rate))
-
-
-ENTRIES = {
-    "tcn": ModelEntry(
-        *(tcn, "Temporal convolution net", "Bai et al. 2018, arXiv:1803.01271"),
-        *((28, 28, 1), 70_090),
-    ),
-    "conv1d": ModelEntry(
-        *(conv1d, "Convolution over time", "Waibel et al. 1989, IEEE Trans. ASSP 37(3)"),
-        *((28, 28, 1), 51_402),
-    ),
-}
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = Conv1dBackbone(tuple(widths), kernel_size, order, layers)
+    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))

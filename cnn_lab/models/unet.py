@@ -16,13 +16,13 @@ from jaxtyping import Array, Float
 
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.unpooling import ConvTranspose
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import ImageToImage
-from cnn_lab.models.sizes import require_multiple
+from cnn_lab.models.inputs import require_multiple
+from cnn_lab.models.registry import register
 
 
 class DoubleConv(nn.Module):
@@ -31,22 +31,22 @@ class DoubleConv(nn.Module):
     Attributes:
         features: channels of the result.
         batch_norm: whether each convolution is normalised; otherwise it has a bias.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     features: int
     batch_norm: bool
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h w features]."""
         for index in (1, 2):
             bias = not self.batch_norm
-            x = self.style.conv(self.features, 3, bias=bias, name=f"conv{index}")(x)
+            x = self.layers.conv(self.features, 3, bias=bias, name=f"conv{index}")(x)
             if self.batch_norm:
-                x = self.style.norm(train=train, name=f"bn{index}")(x)
-            x = self.style.act(x)
+                x = self.layers.norm(train=train, name=f"bn{index}")(x)
+            x = self.layers.act(x)
         return x
 
 
@@ -58,14 +58,14 @@ class Contracting(nn.Module):
         width: channels of the first map.
         batch_norm: whether convolutions are normalised.
         dropout_rate: share of the values of the two coarsest maps dropped in training.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     num_steps: int = 4
     width: int = 64
     batch_norm: bool = False
     dropout_rate: float = 0.0
-    style: Style = Style(dense_init="normal")
+    layers: LayerFactory = LayerFactory(dense_init="normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
@@ -77,9 +77,9 @@ class Contracting(nn.Module):
                 x = max_pool(x, 2)
             name = f"stage{step + 1}"
             features = self.width * 2**step
-            x = DoubleConv(features, self.batch_norm, self.style, name=name)(x, train=train)
+            x = DoubleConv(features, self.batch_norm, self.layers, name=name)(x, train=train)
             if step >= self.num_steps - 1:
-                x = self.style.dropout(self.dropout_rate)(x, train=train)
+                x = self.layers.dropout(self.dropout_rate)(x, train=train)
             maps[name] = x
         return maps
 
@@ -90,12 +90,12 @@ class Expanding(nn.Module):
     Attributes:
         num_classes: k.
         batch_norm: whether convolutions are normalised.
-        style: activation, initialisers and dtype.
+        layers: activation, initialisers and dtype.
     """
 
     num_classes: int
     batch_norm: bool = False
-    style: Style = Style(dense_init="normal")
+    layers: LayerFactory = LayerFactory(dense_init="normal")
 
     @nn.compact
     def __call__(
@@ -106,24 +106,35 @@ class Expanding(nn.Module):
         train: bool,
     ) -> Float[Array, "n h w k"]:
         """Maps named maps, each twice the size of the next, to logits [n h w k]."""
-        style = self.style
+        layers = self.layers
         *finer, (_, x) = maps.items()
         for name, skip in reversed(finer):
             up = ConvTranspose(
                 skip.shape[-1],
                 2,
                 2,
-                kernel_init=initializer(style.kernel_init),
-                dtype=style.dtype,
+                kernel_init=initializer(layers.kernel_init),
+                dtype=layers.dtype,
                 name=f"{name}_up",
             )
             x = jnp.concatenate([skip, up(x)], axis=-1)
-            block = DoubleConv(skip.shape[-1], self.batch_norm, style, name=name)
+            block = DoubleConv(skip.shape[-1], self.batch_norm, layers, name=name)
             x = block(x, train=train)
-        last = dataclasses.replace(style, kernel_init=style.dense_init)
+        last = dataclasses.replace(layers, kernel_init=layers.dense_init)
         return last.conv(self.num_classes, 1, bias=True, name="output")(x)
 
 
+@register(
+    "unet",
+    "U-Net",
+    "Ronneberger et al. 2015, arXiv:1505.04597",
+    (512, 512, 1),
+    num_parameters=31_030_658,
+    num_classes=2,
+    macs=192_384_335_872,
+    outputs="pixel_logits",
+    small=({"num_steps": 1, "width": 4, "dropout_rate": 0.2}, (8, 8, 1)),
+)
 def unet(
     num_classes: int,
     num_steps: Count = 4,
@@ -147,19 +158,6 @@ def unet(
         kernel_init: name of the initialiser of convolutions.
         dtype: of the computation.
     """
-    style = Style(activation, kernel_init, "normal", dtype)
-    backbone = Contracting(num_steps, width, batch_norm, dropout_rate, style)
-    return ImageToImage(backbone, Expanding(num_classes, batch_norm, style))
-
-
-ENTRIES = {
-    "unet": ModelEntry(
-        unet,
-        "U-Net",
-        "Ronneberger et al. 2015, arXiv:1505.04597",
-        (512, 512, 1),
-        31_030_658,
-        2,
-        "pixel_logits",
-    )
-}
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = Contracting(num_steps, width, batch_norm, dropout_rate, layers)
+    return ImageToImage(backbone, Expanding(num_classes, batch_norm, layers))

@@ -6,22 +6,22 @@ taken from shallower nets; the forms with batch normalisation (Ioffe & Szegedy 2
 arXiv:1502.03167) keep the biases of their convolutions, as torchvision does.
 """  # noqa: D205 - the title is a citation
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.blocks import Dtype, Style
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 Pooling = Literal["max", "average"]
 Stem = Literal["large", "small"]
+SMALL = ({"width": 8, "hidden": (32,), "pooled_size": 1}, (32, 32, 3))
 
 
 class VGGBackbone(nn.Module):
@@ -33,7 +33,7 @@ class VGGBackbone(nn.Module):
         width: channels of the first stage, doubled up to the fourth.
         pooling: `max`, or `average` as for style transfer.
         stem: `small` pools the rows and columns that are left over at the edges, too.
-        style: activation, initialisers and dtype.
+        layers: activation, initialisers and dtype.
     """
 
     depths: tuple[int, ...]
@@ -41,100 +41,94 @@ class VGGBackbone(nn.Module):
     width: int = 64
     pooling: Pooling = "max"
     stem: Stem = "large"
-    style: Style = Style(kernel_init="he_normal_fan_out", dense_init="he_normal")
+    layers: LayerFactory = LayerFactory(kernel_init="he_normal_fan_out", dense_init="he_normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1_1` to `conv5_4`, activated, and `pool5`."""
         small = self.stem == "small"
-        least = 2 ** (len(self.depths) - 1) + 1 if small else 2 ** len(self.depths)
-        require_size(images, least, "a VGG net", "" if small else ", or model.options.stem=small")
-        style, maps, x = self.style, {}, images
+        min_side = 2 ** (len(self.depths) - 1) + 1 if small else 2 ** len(self.depths)
+        require_size(
+            images, min_side, "a VGG net", "" if small else ", or model.options.stem=small"
+        )
+        layers, maps, x = self.layers, {}, images
         pool = max_pool if self.pooling == "max" else average_pool
         for stage, depth in enumerate(self.depths, start=1):
             features = self.width * 2 ** min(stage - 1, 3)
             for number in range(1, depth + 1):
-                x = style.conv(features, 3, bias=True, name=f"conv{stage}_{number}")(x)
+                x = layers.conv(features, 3, bias=True, name=f"conv{stage}_{number}")(x)
                 if self.batch_norm:
-                    x = style.norm(train=train, name=f"bn{stage}_{number}")(x)
-                x = maps[f"conv{stage}_{number}"] = style.act(x)
+                    x = layers.norm(train=train, name=f"bn{stage}_{number}")(x)
+                x = maps[f"conv{stage}_{number}"] = layers.act(x)
             x = pool(x, 2, ceil_mode=small)
         return {**maps, f"pool{len(self.depths)}": x}
 
 
-def _maker(name: str, **fixed: Any) -> Callable[..., Classifier]:
-    def make(
-        num_classes: int,
-        width: Count = 64,
-        hidden: tuple[Count, ...] = (4096, 4096),
-        pooled_size: Count = 7,
-        pooling: Pooling = "max",
-        stem: Stem = "large",
-        activation: str = "relu",
-        kernel_init: str = "he_normal_fan_out",
-        dropout_rate: ProperFraction = 0.5,
-        dtype: Dtype = "float32",
-    ) -> Classifier:
-        """A VGG net.
+def vgg(
+    num_classes: int,
+    width: Count = 64,
+    hidden: tuple[Count, ...] = (4096, 4096),
+    pooled_size: Count = 7,
+    pooling: Pooling = "max",
+    stem: Stem = "large",
+    activation: str = "relu",
+    kernel_init: str = "he_normal_fan_out",
+    dropout_rate: ProperFraction = 0.5,
+    dtype: Dtype = "float32",
+    *,
+    depths: tuple[int, ...],
+    batch_norm: bool,
+) -> Classifier:
+    """A VGG net.
 
-        Images of 28 and 32 pixels leave one pixel for the dense layers: there, set `stem=small`,
-        `pooled_size=1` and narrower hidden layers, such as `hidden=512,`.
+    Images of 28 and 32 pixels leave one pixel for the dense layers: there, set `stem=small`,
+    `pooled_size=1` and narrower hidden layers, such as `hidden=512,`.
 
-        Args:
-            num_classes: k.
-            width: channels of the first stage, doubled from stage to stage up to the fourth.
-            hidden: widths of the hidden dense layers.
-            pooled_size: side in pixels of the map that the dense layers read, a 32nd of the
-                image's; maps of other sizes are averaged to it, or repeated.
-            pooling: `max`, or `average` as for style transfer.
-            stem: `small` pools the rows and columns that are left over at the edges, too, so that
-                17 pixels are enough; of 32 it makes what `large` makes.
-            activation: name of the activation.
-            kernel_init: name of the initialiser of convolutions.
-            dropout_rate: share of each hidden layer's values dropped in training.
-            dtype: of the computation.
-        """
-        style = Style(activation, kernel_init, "he_normal", dtype)
-        backbone = VGGBackbone(width=width, pooling=pooling, stem=stem, style=style, **fixed)
-        head = DenseHead(
-            num_classes,
-            tuple(hidden),
-            style,
-            dropout_rate,
-            pooled_size=(pooled_size, pooled_size),
-            output_init="normal",
-        )
-        return Classifier(backbone, head)
-
-    make.__name__ = make.__qualname__ = name
-    return make
-
-
-# Layers with weights: (convolutions per stage, parameters, parameters with batch normalisation).
-_TABLE = {
-    11: ((1, 1, 2, 2, 2), 132_863_336, 132_868_840),
-    13: ((2, 2, 2, 2, 2), 133_047_848, 133_053_736),
-    16: ((2, 2, 3, 3, 3), 138_357_544, 138_365_992),
-    19: ((2, 2, 4, 4, 4), 143_667_240, 143_678_248),
-}
-_PAPER = "Simonyan & Zisserman 2014, arXiv:1409.1556"
-
-
-def _entry(name: str, title: str, depths: tuple[int, ...], count: int, **fixed: Any) -> ModelEntry:
-    make = _maker(name, depths=depths, **fixed)
-    return ModelEntry(make, title, _PAPER, (224, 224, 3), count, 1000)
-
-
-ENTRIES = {
-    f"vgg{layers}": _entry(f"vgg{layers}", f"VGG-{layers}", depths, count)
-    for layers, (depths, count, _) in _TABLE.items()
-} | {
-    f"vgg{layers}_bn": _entry(
-        f"vgg{layers}_bn",
-        f"VGG-{layers} with batch normalisation",
-        depths,
-        count,
-        batch_norm=True,
+    Args:
+        num_classes: k.
+        width: channels of the first stage, doubled from stage to stage up to the fourth.
+        hidden: widths of the hidden dense layers.
+        pooled_size: side in pixels of the map that the dense layers read, a 32nd of the
+            image's; maps of other sizes are averaged to it, or repeated.
+        pooling: `max`, or `average` as for style transfer.
+        stem: `small` pools the rows and columns that are left over at the edges, too, so that
+            17 pixels are enough; of 32 it makes what `large` makes.
+        activation: name of the activation.
+        kernel_init: name of the initialiser of convolutions.
+        dropout_rate: share of each hidden layer's values dropped in training.
+        dtype: of the computation.
+        depths: convolutions per stage.
+        batch_norm: whether batch normalisation follows each convolution.
+    """
+    layers = LayerFactory(activation, kernel_init, "he_normal", dtype)
+    backbone = VGGBackbone(depths, batch_norm, width, pooling, stem, layers)
+    head = DenseHead(
+        num_classes,
+        tuple(hidden),
+        layers,
+        dropout_rate,
+        pooled_size=(pooled_size, pooled_size),
+        output_init="normal",
     )
-    for layers, (depths, _, count) in _TABLE.items()
-}
+    return Classifier(backbone, head)
+
+
+# Layers with weights, parameters without and with batch normalisation, MACs, depths.
+for _layers, _counts, _macs, _depths in (
+    (11, (132_863_336, 132_868_840), 7_609_090_048, (1, 1, 2, 2, 2)),
+    (13, (133_047_848, 133_053_736), 11_308_466_176, (2, 2, 2, 2, 2)),
+    (16, (138_357_544, 138_365_992), 15_470_264_320, (2, 2, 3, 3, 3)),
+    (19, (143_667_240, 143_678_248), 19_632_062_464, (2, 2, 4, 4, 4)),
+):
+    for _batch_norm, _count in enumerate(_counts):
+        register(
+            f"vgg{_layers}_bn" if _batch_norm else f"vgg{_layers}",
+            f"VGG-{_layers} with batch normalisation" if _batch_norm else f"VGG-{_layers}",
+            "Simonyan & Zisserman 2014, arXiv:1409.1556",
+            (224, 224, 3),
+            num_parameters=_count,
+            num_classes=1000,
+            macs=_macs,
+            small=SMALL if _layers == 11 else None,
+            variant={"depths": _depths, "batch_norm": bool(_batch_norm)},
+        )(vgg)

@@ -11,10 +11,10 @@ import jax
 from cnn_lab.config.ranges import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Dtype, Style
-from cnn_lab.models.entry import ModelEntry
+from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.sizes import require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 
 class WideBlock(nn.Module):
@@ -24,25 +24,25 @@ class WideBlock(nn.Module):
         features: channels of the result.
         strides: of the first convolution.
         dropout_rate: share of the values between the convolutions dropped in training.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     features: int
     strides: int
     dropout_rate: float
-    style: Style
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h/strides w/strides features]."""
-        style = self.style
-        y = style.act(style.norm(train=train, name="bn1")(x))
+        layers = self.layers
+        y = layers.act(layers.norm(train=train, name="bn1")(x))
         if x.shape[-1] != self.features or self.strides != 1:
-            x = style.conv(self.features, 1, self.strides, name="shortcut_conv")(y)
-        y = style.conv(self.features, 3, self.strides, name="conv1")(y)
-        y = style.act(style.norm(train=train, name="bn2")(y))
-        y = style.dropout(self.dropout_rate)(y, train=train)
-        return x + style.conv(self.features, 3, name="conv2")(y)
+            x = layers.conv(self.features, 1, self.strides, name="shortcut_conv")(y)
+        y = layers.conv(self.features, 3, self.strides, name="conv1")(y)
+        y = layers.act(layers.norm(train=train, name="bn2")(y))
+        y = layers.dropout(self.dropout_rate)(y, train=train)
+        return x + layers.conv(self.features, 3, name="conv2")(y)
 
 
 class WideResNetBackbone(nn.Module):
@@ -52,20 +52,20 @@ class WideResNetBackbone(nn.Module):
         depth: blocks per stage.
         width: factor on the 16, 32 and 64 channels of the stages.
         dropout_rate: share of the values between a block's convolutions dropped in training.
-        style: activation, initialiser and dtype.
+        layers: activation, initialiser and dtype.
     """
 
     depth: int = 4
     width: int = 10
     dropout_rate: float = 0.0
-    style: Style = Style(kernel_init="he_normal_fan_out", dense_init="normal")
+    layers: LayerFactory = LayerFactory(kernel_init="he_normal_fan_out", dense_init="normal")
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1`, `stage2` and, activated, `stage3`."""
         require_size(images, 4, "a wide ResNet")
-        style = self.style
-        x = style.conv(16, 3, name="stem_conv")(images)
+        layers = self.layers
+        x = layers.conv(16, 3, name="stem_conv")(images)
         maps = {"stem": x}
         for stage in range(3):
             for index in range(self.depth):
@@ -73,14 +73,23 @@ class WideResNetBackbone(nn.Module):
                     16 * self.width * 2**stage,
                     2 if stage > 0 and index == 0 else 1,
                     self.dropout_rate,
-                    style,
+                    layers,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x, train=train)
             maps[f"stage{stage + 1}"] = x
-        maps["stage3"] = style.act(style.norm(train=train, name="final_bn")(x))
+        maps["stage3"] = layers.act(layers.norm(train=train, name="final_bn")(x))
         return maps
 
 
+@register(
+    "wide_resnet28_10",
+    "Wide ResNet-28-10",
+    "Zagoruyko & Komodakis 2016, arXiv:1605.07146",
+    (32, 32, 3),
+    num_parameters=36_479_194,
+    macs=5_243_328_768,
+    small=({"depth": 10, "width": 1, "dropout_rate": 0.3}, (8, 8, 3)),
+)
 def wide_resnet28_10(
     num_classes: int,
     depth: Count = 28,
@@ -108,17 +117,6 @@ def wide_resnet28_10(
             f"config.model.options.depth of a wide ResNet is 6 n + 4, at least 10; found {depth}; "
             f"use {near} or {near + 6}."
         )
-    style = Style(activation, kernel_init, "normal", dtype)
-    backbone = WideResNetBackbone((depth - 4) // 6, width, dropout_rate, style)
-    return Classifier(backbone, PooledHead(num_classes, style))
-
-
-ENTRIES = {
-    "wide_resnet28_10": ModelEntry(
-        wide_resnet28_10,
-        "Wide ResNet-28-10",
-        "Zagoruyko & Komodakis 2016, arXiv:1605.07146",
-        (32, 32, 3),
-        36_479_194,
-    )
-}
+    layers = LayerFactory(activation, kernel_init, "normal", dtype)
+    backbone = WideResNetBackbone((depth - 4) // 6, width, dropout_rate, layers)
+    return Classifier(backbone, PooledHead(num_classes, layers))

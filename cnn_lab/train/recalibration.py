@@ -8,26 +8,24 @@ training batches, whatever the momentum of the layers.
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.train.dispatch import Prepare, Program, compile_program
 
 STATISTICS = "batch_stats"
-MOST_BATCHES = 100
+MAX_BATCHES = 100
 
 
 class BatchStatsRecalibration:
     """Statistics of variables over training batches; compiles on first use.
-
-    A layer's new running value is momentum * old + (1 - momentum) * that of the batch. Begun at 0
-    it is (1 - momentum) times the batch's, and begun at a large number it is larger by momentum
-    times that: so both follow from what the model does, and no layer needs to be known. The number
-    is far larger than any statistic, so that rounding leaves the momentum as exact as a float32.
 
     Attributes:
         num_steps: batches that are measured.
@@ -36,7 +34,7 @@ class BatchStatsRecalibration:
         apply: (params, collections, frozen, images, key) -> (outputs, collections), as in training.
         prepare: makes a batch from the arrays in memory and one step's raw batch.
         loader: training batches, from step 0 on.
-        raw_shapes: shapes of a feed.
+        raw_shapes: shapes of a stack of raw batches.
         num_steps: batches to measure.
         mesh: devices.
     """
@@ -73,36 +71,18 @@ class BatchStatsRecalibration:
             heartbeat: called whenever a call has ended.
         """
         program, loader = self.compile(variables), self._loader
-        sums = momentum = None
+        sums = None
         first = 0
         while first < self.num_steps:
             num_steps = min(loader.max_steps, self.num_steps - first)
             raw_batches = self._mesh.put_batches(loader.load(first, num_steps))
-
-            def run(
-                begun: float, number: int, raw_batches: Tree = raw_batches, first: int = first
-            ) -> Tree:
-                numbers = (np.float32(begun), np.int32(first), np.int32(number))
-                scalars = self._mesh.put_replicated(numbers)
-                return program.call(variables, loader.in_memory, raw_batches, *scalars)
-
-            if momentum is None:
-                from_zero = run(0.0, 1)
-                largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(from_zero))
-                momentum = _momentum(run, from_zero, 2.0**20 * max(1.0, largest))
-            jax.block_until_ready(sums)  # of the call before; the next was fed meanwhile
+            jax.block_until_ready(sums)  # of the call before, while which the next was loaded
             heartbeat()
-            part = run(0.0, num_steps)
+            numbers = self._mesh.put_replicated((np.int32(first), np.int32(num_steps)))
+            part = program.call(variables, loader.in_memory, raw_batches, *numbers)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
             first += num_steps
-        return jax.tree.map(
-            lambda total, kept: total / (self.num_steps * (1 - kept)), sums, momentum
-        )
-
-
-def _momentum(run: Callable[[float, int], Tree], from_zero: Tree, begun: float) -> Tree:
-    """Share of the old value in a layer's new one."""
-    return jax.tree.map(lambda a, b: (a - b) / jnp.float32(begun), run(begun, 1), from_zero)
+        return jax.tree.map(lambda total: total / self.num_steps, sums)
 
 
 def _compile(
@@ -113,35 +93,75 @@ def _compile(
     in_memory: Tree,
     raw_batches: Tree,
 ) -> Program:
-    """Compiles (variables, in_memory, raw_batches, begun, first_step, num_steps) -> sums.
+    """Compiles (variables, in_memory, raw_batches, first_step, num_steps) -> sums.
 
-    They are the running statistics that steps from `first_step` on, whose feeds these are, leave
-    behind, each begun at `begun`.
+    They are the sums of the statistics of the batches of steps from `first_step` on.
     """
 
     def recalibration(
-        variables, in_memory, raw_batches, begun, first_step, num_steps
+        variables, in_memory, raw_batches, first_step, num_steps
     ):  # names its compiled program
-        collections = variables["collections"]
-        start = jax.tree.map(lambda s: jnp.full_like(s, begun), collections[STATISTICS])
-
         def add(index, sums):
             raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
             key = jax.random.fold_in(jax.random.key(0), first_step + index)
             batch = prepare(in_memory, raw_batch, key)
-            begun_there = {**collections, STATISTICS: start}
-            params, frozen = variables["params"], variables["frozen"]
-            _, changed = apply(params, begun_there, frozen, batch["image"], key)
-            return jax.tree.map(jnp.add, sums, changed[STATISTICS])
+            found = _batch_statistics(apply, variables, batch["image"], key)
+            return jax.tree.map(jnp.add, sums, found)
 
-        zeros = jax.tree.map(jnp.zeros_like, start)
+        zeros = jax.tree.map(jnp.zeros_like, variables["collections"][STATISTICS])
         return jax.lax.fori_loop(0, num_steps, add, zeros)
 
-    replicated, lie = mesh.replicated, mesh.shardings(variables)
+    replicated, shardings = mesh.replicated, mesh.shardings(variables)
     jitted = jax.jit(
         recalibration,
-        in_shardings=(lie, mesh.shardings_as_placed(in_memory), mesh.batches, *(replicated,) * 3),
-        out_shardings=lie["collections"][STATISTICS],
+        in_shardings=(
+            *(shardings, mesh.shardings_as_placed(in_memory), mesh.batches),
+            *(replicated, replicated),
+        ),
+        out_shardings=shardings["collections"][STATISTICS],
     )
-    scalars = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32, jnp.int32))
+    scalars = (jax.ShapeDtypeStruct((), jnp.int32) for _ in range(2))
     return compile_program(jitted, variables, in_memory, raw_batches, *scalars)
+
+
+def _batch_statistics(
+    apply: Callable[..., Any], variables: Tree, images: jax.Array, key: jax.Array
+) -> Tree:
+    """Statistics of one batch: running ones that start at zero, divided by what they take of it.
+
+    A layer's new running value is momentum * old + (1 - momentum) * that of the batch.
+    """
+    collections = variables["collections"]
+    zeros = jax.tree.map(jnp.zeros_like, collections[STATISTICS])
+    momenta: dict[str, float] = {}
+
+    def note(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        module = context.module
+        if isinstance(module, nn.BatchNorm) and context.method_name == "__call__":
+            default = arguments[1] if len(arguments) > 1 else module.use_running_average
+            # Our `BatchNorm` calls Linen's: the inner call has the option, the outer one has not.
+            running = options.get("use_running_average", default)
+            if running is not None and not running:
+                path = "/".join(module.path)  # twice there where a layer is applied twice
+                momenta[path] = momenta.get(path, 1.0) * module.momentum
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(note):
+        _, changed = apply(
+            variables["params"],
+            {**collections, STATISTICS: zeros},
+            variables["frozen"],
+            images,
+            key,
+        )
+    running = trees.flatten(changed[STATISTICS])
+    for path in running:
+        layer = path.rpartition("/")[0]
+        if not momenta.get(layer, 1.0) < 1:
+            raise ConfigError(
+                f"The statistics of {layer} cannot be measured anew: it is no batch normalisation "
+                "that follows its batches; average weights by ema instead of swa."
+            )
+    return trees.unflatten(
+        {path: x / (1 - momenta[path.rpartition("/")[0]]) for path, x in running.items()}
+    )

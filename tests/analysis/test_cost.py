@@ -16,16 +16,16 @@ from cnn_lab.analysis.footprint import (
 )
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import human_bytes, human_count
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.channels import Maxout
 from cnn_lab.layers.convolution import Conv
+from cnn_lab.layers.dropout import DropConnect, DropConnectConv
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.layers.locally_connected import LocallyConnected
-from cnn_lab.layers.maxout import Maxout
-from cnn_lab.layers.noise import DropConnect, DropConnectConv
 from cnn_lab.layers.pooling import adaptive_average_pool, average_pool, max_pool
 from cnn_lab.layers.unpooling import ConvTranspose
 from cnn_lab.models.registry import MODELS
 
-STYLE = Style()
+LAYERS = LayerFactory()
 
 
 class Net(nn.Module):
@@ -33,9 +33,9 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = STYLE.conv(6, 3, 2, bias=True, name="conv")(x)  # 8x8x6
-        x = STYLE.conv(12, (1, 3), groups=3, name="grouped")(x)
-        x = STYLE.norm(train=train, name="norm")(x)
+        x = LAYERS.conv(6, 3, 2, bias=True, name="conv")(x)  # 8x8x6
+        x = LAYERS.conv(12, (1, 3), groups=3, name="grouped")(x)
+        x = LAYERS.norm(train=train, name="norm")(x)
         x = max_pool(nn.relu(x), 2)  # 4x4
         x = max_pool(x, 3, 1, 1)
         x = ConvTranspose(5, 2, 2, name="patches")(x)  # 8x8

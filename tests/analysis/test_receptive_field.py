@@ -11,18 +11,18 @@ import pytest
 
 from cnn_lab.analysis.cost import cost_of
 from cnn_lab.analysis.receptive_field import Field, field_of_images, walk
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.channels import SqueezeExcite
 from cnn_lab.layers.convolution import as_asked
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
-from cnn_lab.layers.squeeze_excite import SqueezeExcite
 from cnn_lab.layers.unpooling import ConvTranspose, nearest_unpool
 
-STYLE = Style()
+LAYERS = LayerFactory()
 SIDE = 40
 
 
 def conv(x, kernel, strides=1, padding=None, *, name: str, **options):
-    return STYLE.conv(4, kernel, strides, padding, name=name, **options)(x)
+    return LAYERS.conv(4, kernel, strides, padding, name=name, **options)(x)
 
 
 def residual(x):
@@ -62,7 +62,7 @@ NETS: dict[str, tuple[Callable, int | tuple[int, int], float]] = {
     "transposed": (lambda x: ConvTranspose(4, 2, 2)(conv(x, 2, 2, 0, name="a")), 2, 1),
     "remembered": (lambda x: nn.remat(nn.Conv)(4, (3, 3), name="a")(x), 3, 1),
     "jitted": (lambda x: jax.jit(lambda x: max_pool(nn.silu(x), 3, 1, 1))(x), 3, 1),
-    "normalised": (lambda x: STYLE.norm(train=False, name="n")(conv(x, 3, name="a")), 3, 1),
+    "normalised": (lambda x: LAYERS.norm(train=False, name="n")(conv(x, 3, name="a")), 3, 1),
 }
 
 

@@ -203,7 +203,7 @@ def test_forward_and_both_gradients_have_the_layout_that_cpus_compute_fast(name)
 
 
 @pytest.mark.parametrize("name", ["map smaller than the kernel", "depthwise"])
-def test_what_the_library_refuses_is_written_out(name):
+def test_im2col_and_shift_and_add_replace_what_the_library_refuses(name):
     program = jax.make_jaxpr(functools.partial(first_order, pair(CASES[name])[0]))
     assert not list(convolutions(program(*arrays(CASES[name], jnp.float32)).jaxpr))
 

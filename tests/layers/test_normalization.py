@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.layers.normalization import BatchNorm, GroupNorm, local_response_norm
 
 KEY = jax.random.key(0)
@@ -39,7 +39,7 @@ def test_running_statistics_move_by_a_tenth_to_those_of_the_batch():
 def test_statistics_stay_float32_in_bfloat16():
     # In bfloat16 a sum of 4096 ones stops at 256.
     x = jnp.ones((4096, 2), jnp.bfloat16)
-    module: Any = Style(dtype="bfloat16").norm(train=True, name="norm")
+    module: Any = LayerFactory(dtype="bfloat16").norm(train=True, name="norm")
     y, variables = module.init_with_output(KEY, x)
     assert y.dtype == jnp.bfloat16
     _, changed = module.apply(variables, x, mutable=["batch_stats"])
@@ -66,14 +66,14 @@ def test_group_normalisation_equals_its_definition(channels, groups):
 @pytest.mark.parametrize("kind", ["batch", "group", "layer"])
 def test_a_style_chooses_the_normalisation(kind):
     x = 5 + 3 * jax.random.normal(KEY, (4, 6, 6, 32))
-    style = Style(norm_kind=kind, norm_epsilon=0.0)
-    y, variables = style.norm(train=True, name="norm").init_with_output(KEY, x)
+    layers = LayerFactory(norm_kind=kind, norm_epsilon=0.0)
+    y, variables = layers.norm(train=True, name="norm").init_with_output(KEY, x)
     assert {*variables["params"]} == {"scale", "bias"}
     over = {"batch": (0, 1, 2), "group": (1, 2), "layer": (3,)}[kind]  # a channel a group here
     assert ("batch_stats" in variables) == (kind == "batch")
     np.testing.assert_allclose(jnp.mean(y, over), 0, atol=1e-5)
     np.testing.assert_allclose(jnp.std(y, over), 1, atol=1e-4)
-    nothing, _ = style.norm(train=True, zero=True, name="norm").init_with_output(KEY, x)
+    nothing, _ = layers.norm(train=True, zero=True, name="norm").init_with_output(KEY, x)
     assert not np.any(nothing)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.channels import maxout
 from cnn_lab.layers.pooling import (
     adaptive_average_pool,
     average_pool,
@@ -16,7 +17,6 @@ from cnn_lab.layers.pooling import (
     global_max_pool,
     lp_pool,
     max_pool,
-    maxout,
     stochastic_pool,
 )
 from cnn_lab.layers.unpooling import max_pool_with_indices
@@ -122,7 +122,7 @@ def test_a_window_larger_than_the_map_is_refused(name, shape):
 
 
 def winners(maps: np.ndarray, window: int, strides: int, padding: int) -> np.ndarray:
-    """How many windows each pixel [h w] wins, the first in reading order on ties."""
+    """Number of windows that each pixel [h w] wins, the first in reading order on ties."""
     height, width = maps.shape
     wins = np.zeros(maps.shape)
     for i in range(-padding, height + padding - window + 1, strides):

@@ -92,7 +92,7 @@ class Layers(nn.Module):
 
 
 def traced(module: nn.Module, *shape: int):
-    """What a module returns, and the shapes of its parameters; nothing is computed."""
+    """The output of a module, and the shapes of its parameters; nothing is computed."""
     found = []
 
     def init(x):

@@ -11,7 +11,7 @@ import pytest
 from cnn_lab.config.options import check_options
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.models.heads import ConvHead, DenseHead
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.classification import classification
@@ -254,7 +254,7 @@ def test_squeezenet_pools_where_its_version_says(name, sides):
 
 def test_the_convolutional_head_is_a_mean_of_activated_maps():
     features = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
-    head = ConvHead(7, Style(dense_init="he_normal"), 0.5)
+    head = ConvHead(7, LayerFactory(dense_init="he_normal"), 0.5)
     variables = head.init(jax.random.key(1), features, train=False)
     output: Any = variables["params"]["output"]
     output["bias"] = output["bias"] + 0.5
@@ -268,7 +268,7 @@ def test_the_convolutional_head_is_a_mean_of_activated_maps():
 
 def test_the_last_layer_of_a_dense_head_has_an_initialiser_of_its_own():
     features = jnp.ones((1, 400))
-    head = DenseHead(300, (500,), Style(dense_init="he_normal"), output_init="normal")
+    head = DenseHead(300, (500,), LayerFactory(dense_init="he_normal"), output_init="normal")
     params: Any = head.init(jax.random.key(0), features, train=False)["params"]
     # 150,000 and more draws: the deviation is known to some 0.2 %.
     assert float(params["hidden1"]["kernel"].std()) == pytest.approx((2 / 400) ** 0.5, rel=0.01)

@@ -11,8 +11,8 @@ import pytest
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Style
-from cnn_lab.layers.noise import DropPath
+from cnn_lab.layers.dropout import DropPath
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.models.convnext import ConvNeXtBlock, convnext_tiny
 from cnn_lab.models.efficientnet import efficientnet_b0
 from cnn_lab.models.mobilenet_v2 import InvertedResidual, mobilenet_v2, round_channels
@@ -169,7 +169,7 @@ def test_the_rates_of_dropped_branches_rise():
 
 
 def test_the_parameters_of_an_inverted_residual():
-    block = InvertedResidual(24, 1, 6, Style("relu6"))
+    block = InvertedResidual(24, 1, 6, LayerFactory("relu6"))
     params = variables_of(block, 8, 8, 24)["params"]
     assert {name: trees.count(layer) for name, layer in params.items()} == {
         "expand_conv": 24 * 144,
@@ -179,13 +179,13 @@ def test_the_parameters_of_an_inverted_residual():
         "project_conv": 144 * 24,
         "project_bn": 2 * 24,
     }
-    first = variables_of(InvertedResidual(16, 1, 1, Style("relu6")), 8, 8, 32)["params"]
+    first = variables_of(InvertedResidual(16, 1, 1, LayerFactory("relu6")), 8, 8, 32)["params"]
     assert "expand_conv" not in first
 
 
 @pytest.mark.parametrize(("features", "strides"), [(4, 1), (6, 1), (4, 2)])
 def test_a_shortcut_joins_equal_shapes_only_and_nothing_follows_it(features, strides):
-    block: Any = InvertedResidual(features, strides, 2, Style("relu6"))
+    block: Any = InvertedResidual(features, strides, 2, LayerFactory("relu6"))
     variables = drawn(variables_of(block, 6, 6, 4))
     silent = jax.tree.map(jnp.zeros_like, variables["params"]["project_bn"])
     variables["params"]["project_bn"] = silent
@@ -195,7 +195,7 @@ def test_a_shortcut_joins_equal_shapes_only_and_nothing_follows_it(features, str
 
 
 def test_a_convnext_begins_near_the_identity():
-    block = ConvNeXtBlock(1e-6, 0.0, Style("gelu_exact", norm_kind="layer"))
+    block = ConvNeXtBlock(1e-6, 0.0, LayerFactory("gelu_exact", norm_kind="layer"))
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 4))
     variables = drawn(variables_of(block, 6, 6, 4))
     begin = block.init(jax.random.key(0), x, train=False)["params"]["layer_scale"]

@@ -1,14 +1,16 @@
-"""What every model in the table promises.
+"""The contract of every registered model.
 
-Shapes and dependencies are checked on every model, by tracing; arithmetic on a small form of one
-model of every file, and of every kind of block.
+Shapes and dependencies are checked on every model, by one trace; arithmetic on the small forms, of
+which every file of architectures registers one at least.
 
-After adding a model, or renaming a parameter on purpose and deleting its old list, write the lists
-that are missing under `parameters/` by `python tests/models/test_model_contract.py`.
+The paths and shapes of some models' variables are listed under `parameters/`, because checkpoints
+hold them. After renaming a parameter on purpose, or to list another model, write its list by
+`python tests/models/test_model_contract.py NAME`.
 """
 
 import functools
 import math
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +24,7 @@ from small_models import SMALL
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.models.registry import MODELS
+from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.tasks.classification import classification
 from cnn_lab.tasks.outputs import WithAuxiliary
 
@@ -33,29 +35,16 @@ LOSSES = {"perceptron": "squared_error"}
 DEEP = {"resnet1202"}
 # Kernels that read the images, where there are several: one a gate, or a branch's and a shortcut's.
 FIRST_KERNELS = {"gru": 3, "lstm": 2 * 4, "tcn": 2}
+LISTED = sorted(path.stem for path in GOLDEN.glob("*.txt"))
 every_model = pytest.mark.parametrize("name", MODELS)
-traced_models = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in MODELS]
-)
 small_models = pytest.mark.parametrize("name", SMALL)
 
 
-def files() -> dict[str, list[str]]:
-    """The names of every file of architectures, those with the fewest parameters first."""
-    names: dict[str, list[str]] = {}
-    for name in sorted(MODELS, key=lambda name: MODELS[name].num_parameters):
-        names.setdefault(MODELS[name].make.__module__, []).append(name)
-    return names
-
-
-LISTED = [names[0] for names in files().values()]
-
-
-def output_shape(name: str, num_classes: int, image_shape: tuple[int, int, int]):
-    """What two images become."""
-    if MODELS[name].outputs == "images":
+def output_shape(entry: ModelEntry, num_classes: int, image_shape: tuple[int, int, int]):
+    """Shape of the outputs for two images."""
+    if entry.outputs == "images":
         return (2, *image_shape)
-    space = image_shape[:2] if MODELS[name].outputs == "pixel_logits" else ()
+    space = image_shape[:2] if entry.outputs == "pixel_logits" else ()
     return (2, *space, num_classes)
 
 
@@ -69,18 +58,56 @@ def variables_of(module: nn.Module, image_shape: tuple[int, ...]):
     return jax.eval_shape(init, images_of(image_shape))
 
 
+class Traced(NamedTuple):
+    """One model of the table, traced on two images as its first training step would begin.
+
+    Attributes:
+        entry: of the table.
+        variables: shapes and dtypes of the variables.
+        outputs: shapes and dtypes of the outputs.
+        unused: paths of the parameters that the outputs do not depend on.
+    """
+
+    entry: ModelEntry
+    variables: Any
+    outputs: Any
+    unused: list[str]
+
+
 @functools.cache
-def full_variables(name: str):
-    """Shapes of the variables that the table's counts refer to."""
+def traced_model(name: str) -> Traced:
     entry = MODELS[name]
-    return variables_of(entry.make(entry.num_classes), entry.image_shape)
+    module: Any = entry.make(entry.num_classes, dtype="bfloat16")
+
+    def init(images):
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        return module.init_with_output(keys, images, train=True)
+
+    program, shapes = jax.make_jaxpr(init, return_shape=True)(images_of(entry.image_shape))
+    outputs, variables = shapes
+    paths = trees.flatten(variables["params"])
+    number, values = len(jax.tree.leaves(outputs)), program.jaxpr.outvars
+    # Parameters and their paths are in the same order, behind the outputs and the statistics.
+    drawn = dict(zip(paths, values[-len(paths) :], strict=True))
+    assert [*variables][-1] == "params"
+    needed = reached(program.jaxpr, values[:number])
+    return Traced(entry, variables, outputs, [p for p, v in drawn.items() if v not in needed])
 
 
-def listing(name: str) -> str:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in MODELS],
+)
+def traced(request) -> Traced:
+    """One model after the other; all tests of one follow each other."""
+    return traced_model(request.param)
+
+
+def listing(variables: Any) -> str:
     """One line per variable: path and shape."""
     return "".join(
         f"{path} {'x'.join(map(str, leaf.shape))}\n"
-        for path, leaf in trees.flatten(full_variables(name)).items()
+        for path, leaf in trees.flatten(variables).items()
     )
 
 
@@ -93,13 +120,13 @@ def apply(module: nn.Module, variables, images, *, train: bool, seed: int = 2) -
     return module.apply(variables, images, train=True, rngs=rngs, mutable=changing)
 
 
-def reached(jaxpr: Any) -> set[int]:
-    """Numbers of the inputs that the outputs depend on; inner programs count as a whole."""
-    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+def reached(jaxpr: Any, outputs: list[Any]) -> set[Any]:
+    """Values that some outputs depend on; inner programs count as a whole."""
+    needed = {v for v in outputs if not isinstance(v, Literal)}
     for equation in reversed(jaxpr.eqns):
         if needed & set(equation.outvars):
             needed |= {v for v in equation.invars if not isinstance(v, Literal)}
-    return {i for i, v in enumerate(jaxpr.invars) if v in needed}
+    return needed
 
 
 class Ready(NamedTuple):
@@ -137,18 +164,17 @@ def ready(request):
 
 
 def test_every_file_of_architectures_has_a_small_form():
-    assert [module for module, names in files().items() if not {*names} & {*SMALL}] == []
+    small = {MODELS[name].make.__module__ for name in SMALL}
+    assert {entry.make.__module__ for entry in MODELS.values()} == small
 
 
-@traced_models
-def test_the_parameter_count_is_exact(name):
-    assert trees.count(full_variables(name)["params"]) == MODELS[name].num_parameters
+def test_the_parameter_count_is_exact(traced):
+    assert trees.count(traced.variables["params"]) == traced.entry.num_parameters
 
 
-@traced_models
-def test_kernels_are_known_by_their_name(name):
+def test_kernels_are_known_by_their_name(traced):
     """Decay, penalties and Muon go by the number of axes; no bias or scale has two."""
-    params = trees.flatten(full_variables(name)["params"])
+    params = trees.flatten(traced.variables["params"])
     wide = {path.rpartition("/")[2] for path, leaf in params.items() if leaf.ndim > 1}
     assert wide == {"kernel"}
     assert all(leaf.ndim > 1 for path, leaf in params.items() if path.endswith("/kernel"))
@@ -156,37 +182,29 @@ def test_kernels_are_known_by_their_name(name):
 
 @pytest.mark.parametrize("name", LISTED)
 def test_variables_have_the_paths_that_checkpoints_hold(name):
-    assert listing(name) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+    found = listing(traced_model(name).variables)
+    assert found == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
-@traced_models
-def test_in_bfloat16_variables_stay_float32_and_logits_depend_on_every_parameter(name):
-    entry, variables = MODELS[name], full_variables(name)
-    module = entry.make(entry.num_classes, dtype="bfloat16")
+def test_in_bfloat16_variables_stay_float32_and_logits_depend_on_every_parameter(traced):
+    entry, variables = traced.entry, traced.variables
     first = {path.split("/")[0] for path in trees.flatten(variables["params"])}
     assert {"head"} <= first <= {"backbone", "head"} | {p for p in first if "auxiliary_" in p}
-    flat, structure = jax.tree.flatten(variables["params"])
-    others = {name: tree for name, tree in variables.items() if name != "params"}
-    dtypes: list[Any] = []
-
-    def outputs(leaves, images):
-        made = {"params": jax.tree.unflatten(structure, leaves), **zeros(others)}
-        logits, changed = apply(module, made, images, train=True)
-        dtypes.extend(leaf.dtype for leaf in jax.tree.leaves(changed))
-        for each in (logits.logits, *logits.auxiliary) if _has_more(logits) else (logits,):
-            shape = output_shape(name, entry.num_classes, entry.image_shape)
-            assert (each.shape, each.dtype) == (shape, jnp.float32)
-        return logits
-
-    traced = jax.make_jaxpr(outputs)(flat, images_of(entry.image_shape))
-    paths = list(trees.flatten(variables["params"]))
-    assert [path for i, path in enumerate(paths) if i not in reached(traced.jaxpr)] == []
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    assert {*dtypes} <= {jnp.dtype(jnp.float32)}
+    shape = output_shape(entry, entry.num_classes, entry.image_shape)
+    for each in jax.tree.leaves(traced.outputs):
+        assert (each.shape, each.dtype) == (shape, jnp.float32)
+    assert traced.unused == []
 
 
-def zeros(tree):
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)
+@small_models
+def test_statistics_stay_float32_in_bfloat16(name):
+    options, image_shape = SMALL[name]
+    module = MODELS[name].make(10, **options, dtype="bfloat16")
+    images, variables = images_of(image_shape), variables_of(module, image_shape)
+    step = lambda v, x: apply(module, v, x, train=True)[1]  # noqa: E731
+    changed = jax.eval_shape(step, variables, images)
+    assert {leaf.dtype for leaf in jax.tree.leaves(changed)} <= {jnp.dtype(jnp.float32)}
 
 
 def _has_more(outputs: Any) -> bool:
@@ -204,7 +222,7 @@ def test_other_numbers_of_classes_and_channels_work(name):
     variables = variables_of(module, (height, width, 4 - channels))
     images = images_of((height, width, 4 - channels))
     logits = jax.eval_shape(lambda v, x: apply(module, v, x, train=False), variables, images)
-    assert logits.shape == output_shape(name, 7, (height, width, 4 - channels))
+    assert logits.shape == output_shape(MODELS[name], 7, (height, width, 4 - channels))
     before = trees.flatten(variables_of(module, (height, width, channels)))
     changed = [p for p, leaf in trees.flatten(variables).items() if leaf.shape != before[p].shape]
     # The first layer's kernel; and the last one's and its bias where images come out.
@@ -223,11 +241,8 @@ def test_the_backbone_names_its_maps_finest_first(name):
         names.extend(maps)
         return list(maps.values())
 
-    maps = jax.eval_shape(
-        lambda v, x: module.apply(v, x, method=maps_of),
-        variables_of(module, image_shape),
-        images_of(image_shape),
-    )
+    init = lambda x: module.init_with_output(jax.random.key(0), x, method=maps_of)[0]  # noqa: E731
+    maps = jax.eval_shape(init, images_of(image_shape))
     assert names
     assert all(isinstance(key, str) for key in names)
     assert all(leaf.shape[0] == 2 for leaf in maps)
@@ -246,6 +261,7 @@ def test_equal_descriptions_hash_alike(name):
 def test_every_entry_is_complete(name):
     entry = MODELS[name]
     assert entry.title
+    assert entry.macs
     assert any(year in entry.paper for year in map(str, range(1940, 2100)))
     assert entry.make.__doc__
     assert entry.make.__name__ == name
@@ -285,5 +301,6 @@ def test_an_example_is_evaluated_whatever_its_batch_mates_and_compiled_once(read
 
 
 if __name__ == "__main__":
-    for missing in (n for n in LISTED if not (GOLDEN / f"{n}.txt").exists()):
-        (GOLDEN / f"{missing}.txt").write_text(listing(missing), encoding="utf-8")
+    for chosen in sys.argv[1:]:
+        text = listing(traced_model(chosen).variables)
+        (GOLDEN / f"{chosen}.txt").write_text(text, encoding="utf-8")

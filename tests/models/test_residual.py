@@ -11,8 +11,9 @@ from flax import linen as nn
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Style
-from cnn_lab.models import cifar_resnet, densenet, plain, resnet, wide_resnet
+from cnn_lab.layers.factory import LayerFactory
+from cnn_lab.models import densenet, wide_resnet
+from cnn_lab.models.registry import MODELS
 from cnn_lab.models.resnet import BasicBlock
 
 CIFAR = (32, 32, 3)
@@ -38,11 +39,12 @@ def initialised(module: nn.Module, x) -> Any:
 
 def test_the_deepest_resnet_has_what_each_block_of_the_others_adds():
     """ResNet-1202 is not traced; depth enters the count linearly, and its blocks are counted."""
-    counts = {int(name[6:]): e.num_parameters for name, e in cifar_resnet.ENTRIES.items()}
+    depths = (20, 32, 44, 56, 110, 1202)
+    counts = {depth: MODELS[f"resnet{depth}"].num_parameters for depth in depths}
     each = counts[32] - counts[20]  # two blocks in each of three stages
     for depth, count in counts.items():
         assert count == counts[20] + each * (depth - 20) // 12
-        model: Any = cifar_resnet.ENTRIES[f"resnet{depth}"].make(10)
+        model: Any = MODELS[f"resnet{depth}"].make(10)
         assert model.backbone.depths == ((depth - 2) // 6,) * 3
         assert model.backbone.shortcut == "A"
 
@@ -50,7 +52,9 @@ def test_the_deepest_resnet_has_what_each_block_of_the_others_adds():
 @pytest.mark.parametrize("side", [5, 6])
 def test_option_a_takes_every_second_pixel_and_adds_channels_of_zeros(side):
     x = jax.random.normal(jax.random.key(1), (2, side, side, 4))
-    block = BasicBlock(6, 2, "A", 0.0, zero_init=True, style=Style())  # the branch adds nothing
+    block = BasicBlock(
+        6, 2, "A", 0.0, zero_init=True, layers=LayerFactory()
+    )  # the branch adds nothing
     y: Any = block.apply(initialised(block, x), x, train=False)
     assert y.shape == (2, 3, 3, 6)
     np.testing.assert_array_equal(y[..., :4], nn.relu(x[:, ::2, ::2]))
@@ -58,7 +62,7 @@ def test_option_a_takes_every_second_pixel_and_adds_channels_of_zeros(side):
 
 
 def test_projections_are_what_option_b_adds():
-    make = cifar_resnet.ENTRIES["resnet20"].make
+    make = MODELS["resnet20"].make
     before, after = (trees.flatten(shapes(make(10, shortcut=option))) for option in "AB")
     added = {path: leaf.shape for path, leaf in after.items() if path not in before}
     at = ("backbone/stage2_block1", "backbone/stage3_block1")
@@ -75,14 +79,13 @@ def test_projections_are_what_option_b_adds():
 
 
 def test_plain_twins_lack_nothing_but_the_shortcuts():
-    twins = plain.ENTRIES
-    residual = cifar_resnet.ENTRIES["resnet20"].make
-    assert twins["plain20"].make(10) == residual(10, shortcut="none")
-    assert trees.flatten(shapes(twins["plain20"].make(10))).keys() == (
+    residual = MODELS["resnet20"].make
+    assert MODELS["plain20"].make(10) == residual(10, shortcut="none")
+    assert trees.flatten(shapes(MODELS["plain20"].make(10))).keys() == (
         trees.flatten(shapes(residual(10))).keys()
     )
-    with_shortcuts = trees.flatten(shapes(resnet.ENTRIES["resnet34"].make(1000), (64, 64, 3)))
-    without = trees.flatten(shapes(twins["plain34"].make(1000), (64, 64, 3)))
+    with_shortcuts = trees.flatten(shapes(MODELS["resnet34"].make(1000), (64, 64, 3)))
+    without = trees.flatten(shapes(MODELS["plain34"].make(1000), (64, 64, 3)))
     missing = {path: leaf for path, leaf in with_shortcuts.items() if path not in without}
     assert all("/shortcut_" in path for path in missing)
     assert trees.count(missing) == 173_824
@@ -91,7 +94,7 @@ def test_plain_twins_lack_nothing_but_the_shortcuts():
 
 @pytest.mark.parametrize("option", [{"drop_path_rate": 0.5}, {"zero_init": True}])
 def test_what_needs_shortcuts_is_refused_without_them(option):
-    model = cifar_resnet.ENTRIES["resnet20"].make(10, shortcut="none", **option)
+    model = MODELS["resnet20"].make(10, shortcut="none", **option)
     with pytest.raises(ConfigError, match=r"^drop_path_rate and zero_init need shortcuts; leave"):
         shapes(model)
 
@@ -99,10 +102,10 @@ def test_what_needs_shortcuts_is_refused_without_them(option):
 @pytest.mark.parametrize(
     ("make", "least", "hint"),
     [
-        (resnet.ENTRIES["resnet18"].make, 32, ", or model.options.stem=small."),
-        (cifar_resnet.ENTRIES["resnet20"].make, 4, "--input."),
+        (MODELS["resnet18"].make, 32, ", or model.options.stem=small."),
+        (MODELS["resnet20"].make, 4, "--input."),
         (wide_resnet.wide_resnet28_10, 4, "--input."),
-        (densenet.ENTRIES["densenet121"].make, 29, ", or model.options.stem=small."),
+        (MODELS["densenet121"].make, 29, ", or model.options.stem=small."),
         (densenet.densenet_cifar, 4, "--input."),
     ],
 )
@@ -121,7 +124,7 @@ def test_wide_resnets_of_other_sizes_have_the_counts_that_others_report(depth, w
 
 def test_a_wide_block_adds_to_its_input_and_projects_what_is_activated():
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))
-    same = wide_resnet.WideBlock(4, 1, 0.0, Style())
+    same = wide_resnet.WideBlock(4, 1, 0.0, LayerFactory())
     params = initialised(same, x)["params"]
     assert params.keys() == {"bn1", "conv1", "bn2", "conv2"}
     still = {**params, "conv2": jax.tree.map(jnp.zeros_like, params["conv2"])}
@@ -129,7 +132,7 @@ def test_a_wide_block_adds_to_its_input_and_projects_what_is_activated():
     y: Any = same.apply({"params": still, "batch_stats": statistics}, x, train=False)
     np.testing.assert_array_equal(y, x)  # nothing is applied after the sum
 
-    wider = wide_resnet.WideBlock(8, 2, 0.0, Style())
+    wider = wide_resnet.WideBlock(8, 2, 0.0, LayerFactory())
     variables = initialised(wider, x)
     params = {
         **variables["params"],
@@ -143,7 +146,7 @@ def test_a_wide_block_adds_to_its_input_and_projects_what_is_activated():
 
 def test_dropout_stands_between_the_convolutions_of_a_wide_block():
     x = jax.random.normal(jax.random.key(1), (2, 6, 6, 4))
-    block = wide_resnet.WideBlock(4, 1, 0.999999, Style())  # no value is left
+    block = wide_resnet.WideBlock(4, 1, 0.999999, LayerFactory())  # no value is left
     y, _ = block.apply(
         initialised(block, x),
         x,
@@ -155,7 +158,7 @@ def test_dropout_stands_between_the_convolutions_of_a_wide_block():
 
 
 def test_the_maps_of_densenet121():
-    make = densenet.ENTRIES["densenet121"].make
+    make = MODELS["densenet121"].make
     assert maps_of(make(1000), (224, 224, 3)) == {
         "stem": (112, 112, 64),
         "stage1": (56, 56, 256),
@@ -168,7 +171,7 @@ def test_the_maps_of_densenet121():
 @pytest.mark.parametrize("bottleneck_size", [0, 4])
 def test_a_dense_layer_appends_to_its_input(bottleneck_size):
     x = jax.random.normal(jax.random.key(1), (2, 5, 5, 4))
-    layer = densenet.DenseLayer(3, bottleneck_size, 0.0, Style())
+    layer = densenet.DenseLayer(3, bottleneck_size, 0.0, LayerFactory())
     y: Any = layer.apply(initialised(layer, x), x, train=False)
     assert y.shape == (2, 5, 5, 7)
     np.testing.assert_array_equal(y[..., :4], x)

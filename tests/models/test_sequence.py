@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cnn_lab.core import trees
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.factory import LayerFactory
+from cnn_lab.models.inputs import as_sequences
 from cnn_lab.models.recurrent import RecurrentBackbone
 from cnn_lab.models.registry import MODELS
-from cnn_lab.models.sequences import as_sequences
 from cnn_lab.models.temporal import TemporalBackbone, TimeConv, blocks_to_see, reach
 
 CELLS = ("rnn", "lstm", "gru")
@@ -91,7 +91,7 @@ def test_as_many_blocks_as_it_takes_to_see_the_whole_sequence(steps, kernel_size
 
 
 def test_a_step_of_a_tcn_sees_just_its_reach():
-    backbone: Any = TemporalBackbone(4, 3, num_blocks=2, style=Style("tanh", "he_normal"))
+    backbone: Any = TemporalBackbone(4, 3, num_blocks=2, layers=LayerFactory("tanh", "he_normal"))
     images = jax.random.normal(jax.random.key(0), (1, 20, 1, 1))
     variables = backbone.init(jax.random.key(1), images, train=False)
 
@@ -107,7 +107,7 @@ def test_a_step_of_a_tcn_sees_just_its_reach():
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 1), (4, 3), (2, 8)])
 def test_convolution_over_time_by_hand(kernel_size, dilation, causal):
-    conv: Any = TimeConv(5, kernel_size, dilation, Style(), causal)
+    conv: Any = TimeConv(5, kernel_size, dilation, LayerFactory(), causal)
     x = jax.random.normal(jax.random.key(0), (2, 10, 3))
     params = drawn(conv.init(jax.random.key(1), x)["params"])
     after = 0 if causal else kernel_size // 2
@@ -124,7 +124,7 @@ def test_convolution_over_time_by_hand(kernel_size, dilation, causal):
 def test_weight_normalisation_begins_as_nothing_and_takes_the_length_from_the_scale():
     plain: Any
     normed: Any
-    plain, normed = (TimeConv(4, 3, 1, Style(), True, weight_norm=w) for w in (False, True))
+    plain, normed = (TimeConv(4, 3, 1, LayerFactory(), True, weight_norm=w) for w in (False, True))
     x = jax.random.normal(jax.random.key(0), (2, 6, 3))
     params: Any = normed.init(jax.random.key(1), x)["params"]
     bare = {name: params[name] for name in ("kernel", "bias")}
@@ -181,7 +181,9 @@ def test_the_states_by_hand_forwards_and_backwards(cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_in_bfloat16_states_are_float32_and_a_pixel_is_a_step(cell):
-    backbone = RecurrentBackbone(cell, 3, 2, order="pixels", style=Style("tanh", dtype="bfloat16"))
+    backbone = RecurrentBackbone(
+        cell, 3, 2, order="pixels", layers=LayerFactory("tanh", dtype="bfloat16")
+    )
     images = jax.ShapeDtypeStruct((2, 5, 4, 3), jnp.float32)
     maps: Any = jax.eval_shape(
         lambda x: backbone.init_with_output(jax.random.key(0), x, train=False)[0], images

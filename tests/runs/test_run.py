@@ -36,9 +36,8 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import CheckpointError, CnnLabError, RefusedError
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.restore import restore_run
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import MODELS
+from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.report.run import write_report
 from cnn_lab.runs import train
 from cnn_lab.runs.train import run_training

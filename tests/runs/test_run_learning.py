@@ -31,9 +31,8 @@ from cnn_lab.experiment.build import build_experiment, evaluation_loader
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.layers.normalization import BatchNorm
-from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import MODELS
+from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.runs.train import run_training
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.distributed.mesh import make_mesh
+from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.recalibration import BatchStatsRecalibration
 
@@ -32,19 +34,15 @@ class Loader:
 
 
 class Model(nn.Module):
-    """Two layers of different momentum."""
+    """Two layers of different momentum, one of them Linen's own."""
 
     @nn.compact
     def __call__(self, images, *, train: bool):
-        for name, momentum in (("slow", 0.99), ("fast", 0.5)):
-            images = nn.BatchNorm(not train, momentum=momentum, name=name)(images)
-        return images
+        images = BatchNorm(train=train, momentum=0.99, name="slow")(images)
+        return nn.BatchNorm(not train, momentum=0.5, name="fast")(images)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e8])
-def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
-    model = Model()
-    loader: Any = Loader(scale)
+def recalibrated(model: nn.Module, loader: Any) -> Any:
     variables = dict(model.init(jax.random.key(0), BATCHES[0], train=False))
     recalibration = BatchStatsRecalibration(
         functools.partial(apply_in_training, model),
@@ -55,7 +53,13 @@ def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
         mesh=make_mesh(1),
     )
     parts = {"params": variables.pop("params"), "collections": variables, "frozen": {}}
-    found = recalibration(jax.device_put(parts))
+    return recalibration(jax.device_put(parts))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4, 1e8])
+def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
+    loader = Loader(scale)
+    found = recalibrated(Model(), loader)
     wide = loader.batches.astype(np.float64)
     np.testing.assert_allclose(
         found["slow"]["mean"], wide.mean(1).mean(0), rtol=0, atol=1e-5 * scale
@@ -66,3 +70,26 @@ def test_the_mean_of_the_batches_statistics_whatever_their_size(scale):
     expected = (variance / (variance + 1e-5)).mean(0)
     np.testing.assert_allclose(found["fast"]["var"], expected, rtol=3e-5)
     assert jnp.isfinite(found["fast"]["mean"]).all()
+
+
+def test_a_layer_that_is_applied_twice_weighs_both_of_its_inputs():
+    class Shared(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train: bool):
+            norm = BatchNorm(train=train, momentum=0.5, name="norm")
+            return norm(images), norm(images + 1)
+
+    found = recalibrated(Shared(), Loader(1.0))
+    # The running mean of a batch is half of its last input's and a quarter of its first one's.
+    expected = BATCHES.mean((0, 1)) + (0.5 * 1 + 0.25 * 0) / 0.75
+    np.testing.assert_allclose(found["norm"]["mean"], expected, atol=1e-6)
+
+
+def test_statistics_that_do_not_follow_the_batches_are_refused_by_name():
+    class Still(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train: bool):
+            return nn.BatchNorm(use_running_average=True, name="still")(images)
+
+    with pytest.raises(ConfigError, match=r"^The statistics of still cannot be measured anew"):
+        recalibrated(Still(), Loader(1.0))

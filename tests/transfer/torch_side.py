@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core import trees
-from cnn_lab.models import cifar_resnet
 from cnn_lab.models.registry import MODELS
 from cnn_lab.transfer import convert
 from cnn_lab.transfer.naming.catalog import NAMINGS
@@ -119,7 +118,7 @@ PAIRS = [
     for name, namings in NAMINGS.items()
     for library in namings
     # Neither library has those of 32-pixel images.
-    if name not in {*cifar_resnet.ENTRIES, "densenet_cifar"} and library in ("torchvision", "timm")
+    if MODELS[name].image_shape[0] > 32 and library in ("torchvision", "timm")
 ]
 
 

@@ -1,9 +1,10 @@
 """The one table of models whose weights can come from elsewhere."""
 
+import fnmatch
 from collections.abc import Mapping
 
 from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.models import cifar_resnet, densenet, resnet, vgg
+from cnn_lab.models.registry import MODELS
 from cnn_lab.transfer.naming import by_path, by_place
 from cnn_lab.transfer.naming.rules import Naming
 
@@ -17,10 +18,10 @@ NAMINGS: dict[str, Mapping[str, Naming]] = {
     "mobilenet_v2": by_place.MOBILENET_V2,
     "squeezenet1_0": by_place.SQUEEZENET,
     "squeezenet1_1": by_place.SQUEEZENET,
-    **dict.fromkeys(cifar_resnet.ENTRIES, by_path.RESNET),
-    **dict.fromkeys(densenet.ENTRIES, by_path.DENSENET),
-    **dict.fromkeys(resnet.ENTRIES, by_path.RESNET),
-    **dict.fromkeys(vgg.ENTRIES, by_place.VGG),
+    "wide_resnet50_2": by_path.RESNET,
+    **dict.fromkeys(fnmatch.filter(MODELS, "densenet*"), by_path.DENSENET),
+    **dict.fromkeys(fnmatch.filter(MODELS, "resne[tx]*"), by_path.RESNET),
+    **dict.fromkeys(fnmatch.filter(MODELS, "vgg*"), by_place.VGG),
 }
 # Their published weights want pixels in [-1, 1]; torchvision brings its usual ones to that.
 PLAIN_SCALE = frozenset({"googlenet", "inception_v3"})

@@ -1,4 +1,4 @@
-"""What the layers of one network have in common."""
+"""A factory of the layers of one network, which makes them alike."""
 
 import dataclasses
 import typing
@@ -21,8 +21,8 @@ Padding = int | Sequence[int | tuple[int, int]] | Literal["VALID"] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Style:
-    """Makes the layers of a network alike; call its methods inside a module.
+class LayerFactory:
+    """Settings that the layers of a network share; its methods make layers inside a module.
 
     Parameters and the statistics of normalisation are float32 whatever `dtype` is.
 
@@ -32,7 +32,7 @@ class Style:
         dense_init: name of the initialiser of dense layers.
         dtype: of the computation.
         norm_epsilon: added to variances.
-        norm_momentum: share of the running statistics that a batch keeps.
+        norm_momentum: share of the running statistics that a batch leaves as they were.
         dropout_scaling: when dropout scales values; see `Dropout`.
         norm_kind: what is normalised over: the `batch`, the maps of up to 32 `group`s of channels,
             or the channels of each pixel (`layer`).
@@ -103,7 +103,7 @@ class Style:
     def norm(
         self, *, train: bool, zero: bool = False, name: str
     ) -> nn.BatchNorm | GroupNorm | nn.LayerNorm:
-        """A normalisation; `zero` starts its scale at 0, so that a branch begins as nothing."""
+        """A normalisation; `zero` starts its scale at 0, so that a branch adds nothing at first."""
         options: dict[str, Any] = {"epsilon": self.norm_epsilon, "dtype": self.dtype, "name": name}
         options["scale_init"] = nn.initializers.zeros if zero else nn.initializers.ones
         if self.norm_kind == "group":

@@ -1,4 +1,4 @@
-"""Layers of one style: sizes, groups, dtypes; and the layers that are built from them."""
+"""Layers of one factory: sizes, groups, dtypes; and the layers that are built from them."""
 
 import re
 from typing import Any
@@ -11,10 +11,9 @@ import pytest
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.blocks import Style
+from cnn_lab.layers.channels import Maxout, SqueezeExcite
+from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.layers.locally_connected import LocallyConnected
-from cnn_lab.layers.maxout import Maxout
-from cnn_lab.layers.squeeze_excite import SqueezeExcite
 
 KEY = jax.random.key(0)
 
@@ -48,7 +47,7 @@ def shapes_of(module: nn.Module, *shape: int, **options) -> tuple[tuple[int, ...
 )
 def test_sizes_of_convolutions(options, shape):
     options = {"kernel": 3, **options}
-    found, parameters = shapes_of(Style().conv(6, **options, name="conv"), 2, 9, 8, 4)
+    found, parameters = shapes_of(LayerFactory().conv(6, **options, name="conv"), 2, 9, 8, 4)
     assert found == shape
     sides = options["kernel"] if isinstance(options["kernel"], tuple) else (options["kernel"],) * 2
     assert parameters == {"kernel": (*sides, 4 // options.get("groups", 1), 6)}
@@ -56,7 +55,7 @@ def test_sizes_of_convolutions(options, shape):
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_convolutions_over_one_to_three_axes(axes):
-    conv = Style().conv(6, 3, 2, axes=axes, bias=True, name="conv")
+    conv = LayerFactory().conv(6, 3, 2, axes=axes, bias=True, name="conv")
     found, parameters = shapes_of(conv, 2, *(8,) * axes, 4)
     assert found == (2, *(4,) * axes, 6)
     assert parameters == {"kernel": (*(3,) * axes, 4, 6), "bias": (6,)}
@@ -66,24 +65,24 @@ def test_groups_that_do_not_divide_are_refused_in_a_sentence():
     text = "A convolution to 6 channels cannot be divided into 4 groups; use a number that divides "
     for groups in (4, 0):
         with pytest.raises(ConfigError, match=f"^{re.escape(text.replace('4', str(groups)))}"):
-            Style().conv(6, 3, groups=groups, name="conv")
+            LayerFactory().conv(6, 3, groups=groups, name="conv")
     text = "A convolution of 4 channels cannot be divided into 3 groups; use a number that divides "
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}them."):
-        shapes_of(Style().conv(6, 3, groups=3, name="conv"), 1, 5, 5, 4)
+        shapes_of(LayerFactory().conv(6, 3, groups=3, name="conv"), 1, 5, 5, 4)
 
 
 def test_styles_compute_in_their_dtype_with_float32_parameters():
-    style = Style(dtype="bfloat16")
-    layers = (style.conv(6, 3, name="conv"), style.dense(6, name="dense"))
-    for layer in (*layers, style.norm(train=False, name="norm")):
+    layers = LayerFactory(dtype="bfloat16")
+    made = (layers.conv(6, 3, name="conv"), layers.dense(6, name="dense"))
+    for layer in (*made, layers.norm(train=False, name="norm")):
         y, variables = layer.init_with_output(KEY, jnp.ones((2, 5, 5, 4)))
         assert y.dtype == jnp.bfloat16
         assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
 def test_equal_styles_are_equal_descriptions():
-    assert hash(Style()) == hash(Style("relu"))
-    assert Style() != Style(norm_kind="layer")
+    assert hash(LayerFactory()) == hash(LayerFactory("relu"))
+    assert LayerFactory() != LayerFactory(norm_kind="layer")
 
 
 def test_squeeze_and_excite_by_hand():
@@ -133,7 +132,7 @@ def test_locally_connected_layers_with_shared_weights_are_convolutions(case):
     x = jax.random.normal(KEY, (2, *space, 3))
     module: Any = LocallyConnected(4, kernel, strides, padding)
     y, variables = module.init_with_output(KEY, x)
-    conv = Style().conv(4, kernel, strides, padding, axes=axes, bias=True, name="conv")
+    conv = LayerFactory().conv(4, kernel, strides, padding, axes=axes, bias=True, name="conv")
     wanted, shared = conv.init_with_output(KEY, x)
     assert y.shape == wanted.shape
     tiled = jax.tree.map(
