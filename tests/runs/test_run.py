@@ -91,8 +91,8 @@ def test_a_signal_to_a_training_with_workers_saves(number: int, tmp_path: Path, 
         rows = 0
 
         def write(self, row) -> None:
-            self.sharded += 1
-            if self.sharded == 3:
+            self.rows += 1
+            if self.rows == 3:
                 os.kill(os.getpid(), number)
 
         def close(self) -> None:
@@ -156,11 +156,11 @@ class Raises:
     """Fails when the second row is written."""
 
     def __init__(self, error: Exception):
-        self.error, self.sharded = error, 0
+        self.error, self.rows = error, 0
 
     def write(self, row) -> None:
-        self.sharded += 1
-        if self.sharded == 2:
+        self.rows += 1
+        if self.rows == 2:
             raise self.error
 
     def close(self) -> None:
@@ -355,8 +355,8 @@ def main():
     jax.config.update("jax_num_cpu_devices", 4)
     from cnn_lab.cli import runtime
     from cnn_lab.config import ExperimentConfig
-    from cnn_lab.core.typed import from_dict
-    from cnn_lab.run import run_training
+    from cnn_lab.config.node import from_dict
+    from cnn_lab.runs.run import run_training
     runtime.start_logging()
 
     class Stop:
@@ -370,7 +370,7 @@ def main():
             pass
 
     config = from_dict(ExperimentConfig, json.loads(sys.argv[2]))
-    print(run_training(config, Path(sys.argv[1]), lambda _: None, sinks=[Stop()]).status)
+    print(run_training(config, Path(sys.argv[1]), lambda _: None, metric_writers=[Stop()]).status)
 
 if __name__ == "__main__":
     main()
