@@ -13,29 +13,44 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_lab_tests
 import jax
 import pytest
 from absl import flags
+from matplotlib.figure import Figure
+from PIL import Image
 from staged import source, staged_model  # noqa: F401 - fixtures
 from strict import leftovers
 
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", float(os.environ.get("MINC", "0.2")))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 
-# Compiling costs more than most tests compute. Compiled as users have it, with all optimisations, is
-# what computes long, counts what the compiler made of a program, or is compared with a subprocess.
-FULLY_OPTIMISED = {"test_dispatch", "test_run", "test_run_learning", "test_transfer_run"}
+# Compiling costs more than most tests compute. With all optimisations, as users have them, is
+# compiled what counts the compiler's work, and the trainings of real processes.
+FULLY_OPTIMISED = {"test_dispatch", "test_entry", "test_faults", "test_parts", "test_processes"}
+BLANK = Image.new("L", (1, 1))
+OPTIMISATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # subprocesses compile as their module does
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs(request: pytest.FixtureRequest):
     """Compiles as the module needs it, and forgets its programs, of which thousands pile up."""
     quickly = request.path.stem not in FULLY_OPTIMISED
-    jax.config.update("jax_disable_most_optimizations", quickly)
+    os.environ[OPTIMISATIONS] = str(quickly).lower()
+    jax.config.update(OPTIMISATIONS.lower(), quickly)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    del os.environ[OPTIMISATIONS]
+    jax.config.update(OPTIMISATIONS.lower(), False)
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures(request: pytest.FixtureRequest):
+    """Figures are made, but drawn in the tests of reports alone: drawing one takes up to 1 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "report":
+            patch.setattr(Figure, "savefig", lambda _, file, **_options: BLANK.save(file, "png"))
+        yield
 
 
 @pytest.fixture(autouse=True)

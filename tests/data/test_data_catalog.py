@@ -191,7 +191,7 @@ def test_two_processes_may_prepare_at_once(tmp_path):
 def test_a_killed_preparation_leaves_nothing_that_looks_prepared(tmp_path):
     code = f"""
 import os, signal
-from cnn_lab.data import builders
+from cnn_lab.data.datasets import builders
 from cnn_lab.data.datasets.catalog import open_dataset
 real = builders.ArraysBuilder._generate_examples
 def killed(self, split, images, labels):
