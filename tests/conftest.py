@@ -13,6 +13,8 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_lab_tests
 import jax
 import pytest
 from absl import flags
+from matplotlib.figure import Figure
+from PIL import Image
 from staged import source, staged_model  # noqa: F401 - fixtures
 from strict import leftovers
 
@@ -22,21 +24,33 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 
-# Small programs, many of them: compiling costs more than these tests compute.
-QUICKLY_COMPILED = {"analysis", "layers", "models", "optim", "study"}
-QUICKLY_COMPILED |= {"test_experiments", "test_frozen", "test_gradient", "test_soup"}
-QUICKLY_COMPILED |= {"test_features", "test_linear_probe", "test_sharding", "test_transfer_run"}
+# Compiling costs more than most tests compute. With all optimisations, as users have them, is
+# compiled what counts the compiler's work, and the trainings of real processes.
+FULLY_OPTIMISED = {"test_dispatch", "test_entry", "test_faults", "test_parts", "test_processes"}
+BLANK = Image.new("L", (1, 1))
+OPTIMISATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # subprocesses compile as their module does
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs(request: pytest.FixtureRequest):
     """Compiles as the module needs it, and forgets its programs, of which thousands pile up."""
-    quickly = not QUICKLY_COMPILED.isdisjoint({request.path.parent.name, request.path.stem})
-    jax.config.update("jax_disable_most_optimizations", quickly)
+    quickly = request.path.stem not in FULLY_OPTIMISED
+    os.environ[OPTIMISATIONS] = str(quickly).lower()
+    jax.config.update(OPTIMISATIONS.lower(), quickly)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    del os.environ[OPTIMISATIONS]
+    jax.config.update(OPTIMISATIONS.lower(), False)
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures(request: pytest.FixtureRequest):
+    """Figures are made, but drawn in the tests of reports alone: drawing one takes up to 1 s."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name != "report":
+            patch.setattr(Figure, "savefig", lambda _, file, **_options: BLANK.save(file, "png"))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cnn_lab.checkpoint.writer import Checkpoints
+from cnn_lab.cli import runtime
+from cnn_lab.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 CONFIG = [
@@ -44,6 +46,22 @@ def command(tmp_path_factory: pytest.TempPathFactory):
         )
 
     return start
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    """Runs `cnn-lab` in this process, where one of its own is not the point."""
+    monkeypatch.setattr(runtime, "start", lambda _: None)
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments: str) -> tuple[str, str]:
+        capfd.readouterr()
+        status = main(arguments)
+        output, errors = capfd.readouterr()
+        assert status == 0, output + errors
+        return output, errors
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +140,9 @@ def test_sigterm_saves_and_says_how_to_resume(command, finished: Path, tmp_path:
     assert rows(workdir) == rows(finished)
 
 
-def test_finished_run_says_so(command, finished: Path):
+def test_finished_run_says_so(inside, finished: Path):
     before = rows(finished)
-    output = succeed(command("train", *CONFIG, f"--workdir={finished}"))
+    output, _ = inside("train", *CONFIG, f"--workdir={finished}")
     assert f"Nothing to do: this run has finished at step {TOTAL_STEPS}." in output
     assert rows(finished) == before
 
@@ -135,7 +153,7 @@ def test_its_config_runs_again_to_the_same_weights(command, finished: Path, tmp_
     assert record(again) == record(finished)
 
 
-def test_evaluate_agrees_with_training_and_counts_test(command, finished: Path):
+def test_evaluate_agrees_with_training_and_counts_test(command, inside, finished: Path):
     best = max(
         (r for r in rows(finished) if r["split"] == "validation"), key=lambda r: r["accuracy"]
     )
@@ -143,7 +161,7 @@ def test_evaluate_agrees_with_training_and_counts_test(command, finished: Path):
     assert f"checkpoint {best['step']}," in output
     assert f"accuracy     {best['accuracy']:.6f}" in output
     for times in (1, 2):
-        output = succeed(command("evaluate", f"--workdir={finished}", "--split=test"))
+        output, _ = inside("evaluate", f"--workdir={finished}", "--split=test")
         assert "test split, 360 images" in output
         assert f"has now been opened {times} time" in output
     openings = json.loads((finished / "run.json").read_text())["test_openings"]
@@ -172,26 +190,22 @@ def test_predict_names_classes(command, finished: Path, tmp_path: Path):
     ("flags", "image", "hint"),
     [((), "light", ""), ((), "dark", "add --invert"), (("--invert",), "light", "leave out")],
 )
-def test_predict_hints_at_negatives(command, finished: Path, tmp_path: Path, flags, image, hint):
+def test_predict_hints_at_negatives(inside, finished: Path, tmp_path: Path, flags, image, hint):
     digits: Any = load_digits()
     pixels = np.rint(digits.images[0] * 255 / 16).astype(np.uint8)
     path = tmp_path / f"{image}.png"
     Image.fromarray(pixels if image == "light" else 255 - pixels).save(path)
-    process = command("predict", f"--workdir={finished}", *flags, str(path))
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+    output, errors = inside("predict", f"--workdir={finished}", *flags, str(path))
     assert output.startswith(f"{path}  ")
     assert errors.startswith(f"hint: {path} is about as bright" if hint else "")
     assert hint in errors
     assert errors.count("\n") == bool(hint)
 
 
-def test_predict_of_inverted_negatives(command, finished: Path, tmp_path: Path):
+def test_predict_of_inverted_negatives(inside, finished: Path, tmp_path: Path):
     digits: Any = load_digits()
     Image.fromarray(255 - np.rint(digits.images[0] * 255 / 16).astype(np.uint8)).save(
         tmp_path / "dark.png"
     )
-    output = succeed(
-        command("predict", f"--workdir={finished}", "--invert", str(tmp_path / "dark.png"))
-    )
+    output, _ = inside("predict", f"--workdir={finished}", "--invert", str(tmp_path / "dark.png"))
     assert output.split("  ")[1].startswith("0 ")

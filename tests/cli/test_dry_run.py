@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn_lab.cli import runtime
 from cnn_lab.cli.dry_run import learning_lines
+from cnn_lab.cli.main import main
 from cnn_lab.config import (
     AugmentConfig,
     AverageConfig,
@@ -51,6 +53,23 @@ def command(tmp_path: Path):
             check=False,
             timeout=240,
         )
+
+    return run
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture):
+    """The same in this process, for what is written elsewhere is not looked at."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/experiment.py").write_text(EXPERIMENT)
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("CNN_LAB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(runtime, "start", lambda _: None)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main(arguments)
+        return (status, *capfd.readouterr())
 
     return run
 
@@ -118,22 +137,23 @@ def test_a_folder_that_is_not_prepared_is_not_copied(command, tmp_path: Path):
     assert everything(tmp_path) == before
 
 
-def test_more_memory_than_there_is_is_warned_of(command, tmp_path: Path):
-    assert command("data", "prepare", "digits").returncode == 0
-    assert "WARNING" not in command(*DRY_RUN).stdout
+def test_more_memory_than_there_is_is_warned_of(inside, tmp_path: Path):
+    assert inside("data", "prepare", "digits")[0] == 0
+    assert "WARNING" not in inside(*DRY_RUN)[1]
     in_memory = ("--config.data.loader=in_memory", "--config.data.image_size=100000,100000")
     for overrides in (
         ("--config.model.name=mlp", "--config.model.options.hidden=1000000,1000000"),
         in_memory,
     ):
-        described = command(*DRY_RUN, *overrides)
-        assert described.returncode == 0, described.stderr
-        warning = described.stdout.splitlines()[-1]
+        status, output, errors = inside(*DRY_RUN, *overrides)
+        assert status == 0, errors
+        warning = output.splitlines()[-1]
         assert warning.startswith("WARNING     it needs about ")
         assert " TB of memory, but this machine has " in warning
         assert "config.train.batch_size" in warning
-    refused = command(*(argument for argument in DRY_RUN if argument != "--dry_run"), *in_memory)
-    assert refused.returncode == 2
-    assert "set config.data.loader=streaming" in refused.stderr
+    train = (argument for argument in DRY_RUN if argument != "--dry_run")
+    status, _, errors = inside(*train, *in_memory)
+    assert status == 2
+    assert "set config.data.loader=streaming" in errors
     assert not (tmp_path / "here/run").exists()
     assert not list(tmp_path.rglob("images-*")), "pixels were read"

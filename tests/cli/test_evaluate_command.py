@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,14 +47,6 @@ COPIES: dict[str, dict[str, Any]] = {
     "all": {"validation_fraction": 0.0},
 }
 NUM_VALIDATION, NUM_TEST = 287, 360
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Compiling costs more than these tests compute."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import shlex
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +58,21 @@ def refused(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def succeed(monkeypatch, capsys):
+    """Runs a command in this process, and returns its lines."""
+    monkeypatch.setattr(runtime, "start", lambda _: None)
+
+    def run(*arguments) -> str:
+        capsys.readouterr()
+        status = main([*map(str, arguments)])
+        output, errors = capsys.readouterr()
+        assert status == 0, errors
+        return output
+
+    return run
+
+
 def test_a_run_is_written_whatever_its_schedule(tmp_path):
     """Such as that of a soup, whose members' schedule fits no training of one step."""
     config = ExperimentConfig(model=ModelSpec(name="linear"))
@@ -80,14 +92,7 @@ def test_a_run_is_written_whatever_its_schedule(tmp_path):
     assert trees.digests(found) == trees.digests(variables["params"])
 
 
-def succeed(*arguments) -> str:
-    command = [sys.executable, "-m", "cnn_lab.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
-    return done.stdout
-
-
-def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, refused):
+def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, refused, succeed):
     out, back, image = (tmp_path / name for name in ("run", "back.safetensors", "image.png"))
     (tmp_path / "names.txt").write_text("cat\ndog\n\nfox\n", encoding="utf-8")
     flags = ["--mean=0.5,0.4,0.3", "--std=0.2,0.2,0.1", f"--class_names={tmp_path / 'names.txt'}"]
@@ -124,7 +129,7 @@ def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, 
     assert "to which no data set belongs" in refused("train", f"--config={out / 'config.json'}")
 
 
-def test_other_names_and_another_head_are_taken_on_request(tmp_path, tensors):
+def test_other_names_and_another_head_are_taken_on_request(tmp_path, tensors, succeed):
     other = {f"net.{name}".replace(".fc.", ".linear."): t for name, t in tensors.items()}
     path, out = tmp_path / "other.safetensors", tmp_path / "run"
     path.write_bytes(safetensors.numpy.save(other))

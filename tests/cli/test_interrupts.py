@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM while the program starts: one sentence, status 130, nothing left."""
 
+import itertools
 import re
 import signal
 import subprocess
@@ -17,8 +18,14 @@ def answers(pid: int, number: int) -> bool:
     return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.7])
+BOTH = (signal.SIGINT, signal.SIGTERM)
+FEW = ((signal.SIGINT, 0.0), (signal.SIGTERM, 0.3), (signal.SIGINT, 0.7))
+MORE = [pair for pair in itertools.product(BOTH, (0.0, 0.3, 0.7)) if pair not in FEW]
+
+
+@pytest.mark.parametrize(
+    ("number", "delay"), [*FEW, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in MORE)]
+)
 def test_an_early_signal_is_answered_with_one_sentence(tmp_path, number, delay):
     command = [sys.executable, "-m", "cnn_lab.cli.main", "train", f"--workdir={tmp_path / 'run'}"]
     process = subprocess.Popen(

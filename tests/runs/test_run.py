@@ -90,8 +90,8 @@ def test_a_signal_to_a_training_with_workers_saves(number: int, tmp_path: Path, 
         rows = 0
 
         def write(self, row) -> None:
-            self.sharded += 1
-            if self.sharded == 3:
+            self.rows += 1
+            if self.rows == 3:
                 os.kill(os.getpid(), number)
 
         def close(self) -> None:
@@ -153,11 +153,11 @@ class Raises:
     """Fails when the second row is written."""
 
     def __init__(self, error: Exception):
-        self.error, self.sharded = error, 0
+        self.error, self.rows = error, 0
 
     def write(self, row) -> None:
-        self.sharded += 1
-        if self.sharded == 2:
+        self.rows += 1
+        if self.rows == 2:
             raise self.error
 
     def close(self) -> None:

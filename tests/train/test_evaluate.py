@@ -19,14 +19,6 @@ NUM_EXAMPLES, SHAPE, MEAN, STD = 100, (4, 5, 1), 0.25, 0.5
 MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Compiling costs more than these tests compute."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
     # Three more than are evaluated: they must not be seen.

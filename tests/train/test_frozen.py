@@ -31,10 +31,10 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "inception_v3": (16, SMALL["inception_v3"][0]),
     "mobilenet_v2": (8, SMALL["mobilenet_v2"][0]),
     "plain20": (8, {"width": 4}),
-    "resnet18": (32, {}),
+    "resnet18": (16, {"stem": "small", "width": 8}),
     "resnet20": (8, {"width": 4}),
     "resnext50_32x4d": (32, SMALL["resnext50_32x4d"][0]),
-    "vgg11_bn": (32, {"hidden": ()}),
+    "vgg11_bn": (32, {"width": 8, "hidden": ()}),
     "wide_resnet28_10": (8, {"width": 1, "depth": 10}),
 }
 

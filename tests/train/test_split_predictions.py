@@ -22,14 +22,6 @@ MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")
 CHOSEN = np.random.default_rng(2).permutation(NUM_EXAMPLES + 3)[:NUM_EXAMPLES].astype(np.int64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Compiling costs more than these tests compute."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (NUM_EXAMPLES + 3, *SHAPE), np.uint8)

@@ -33,14 +33,6 @@ def batch_of(num_examples: int, image_shape=(16, 16, 1), seed=0, **others):
     return {**batch, **others}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    """Compiling costs more than these tests compute."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.lru_cache
 def compiled(model, optimizer: str, rate: float, l2_weight: float):
     transformation = OPTIMIZERS[optimizer](optax.constant_schedule(rate))

@@ -37,7 +37,7 @@ def test_in_the_loop_the_first_signal_is_remembered_and_answered(number: int, ca
 COMPILING = """
 import os
 import jax, jax.numpy as jnp
-from cnn_lab.train.signals import StopSignals
+from cnn_lab.workdir.preemption import StopSignals
 
 def f(x):
     for index in range(400):
