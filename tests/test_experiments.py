@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lab.cli.config_flag import load_config
+from cnn_lab.config.load import load_config
 from cnn_lab.config.rules import smoke
 from cnn_lab.runs.run import run_training
 

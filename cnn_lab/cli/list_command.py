@@ -1,7 +1,7 @@
 """Lists models, datasets, experiments, optimizers, losses and all else that has a name.
 
-Without arguments it says what can be listed. A pattern keeps the names that match it; `*` stands
-for anything. The full name of a model, an optimizer, a loss ... shows its options: types,
+Without arguments it lists what can be listed. A pattern keeps the names that match it; `*` stands
+for anything. The full name of a model, an optimizer or a loss shows its options: types,
 ranges and defaults.
 
 Examples:
@@ -24,11 +24,9 @@ from absl import flags
 
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.reference import entry, explained, first_line, flag_text
+from cnn_lab.config.load import EXPERIMENTS, STUDIES
 from cnn_lab.config.options import declared_options
-from cnn_lab.core.errors import ConfigError, lookup, suggest
-
-EXPERIMENTS = Path("experiments")
-STUDIES = EXPERIMENTS / "studies"  # listed by `cnn-lab study`
+from cnn_lab.core.errors import ConfigError, lookup
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -49,11 +47,12 @@ def main(invocation: Invocation) -> int:
         detailed = DETAILED[kind]
         sys.stdout.write(_details(detailed, pattern, rows[pattern]))
         return 0
-    kept = {name: text for name, text in rows.items() if fnmatch.fnmatch(name, pattern)}
-    if not kept:
-        raise ConfigError(f"No {kind} match {pattern!r}; {suggest(pattern.strip('*?'), rows)}")
-    width = max(map(len, kept))
-    for name, text in kept.items():
+    matching = {name: text for name, text in rows.items() if fnmatch.fnmatch(name, pattern)}
+    if not matching:
+        problem = f"No {kind} match {pattern!r}"
+        raise ConfigError(problem, found=pattern.strip("*?"), allowed=rows)
+    width = max(map(len, matching))
+    for name, text in matching.items():
         sys.stdout.write(f"{name:<{width}}  {text}".rstrip() + "\n")
     if kind in DETAILED:
         sys.stdout.flush()

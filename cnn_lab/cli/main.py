@@ -129,7 +129,7 @@ def _main(arguments: list[str]) -> int:
             sys.stdout.write(_overview())
             return 0
         if rest[0] == "config":
-            from cnn_lab.cli.config_help import config_help
+            from cnn_lab.cli.reference import config_help
 
             sys.stdout.write(config_help(*rest[1:2]))
             return 0

@@ -4,10 +4,9 @@ import dataclasses
 from typing import Literal
 
 from cnn_lab.config.data import DataConfig
-from cnn_lab.config.fields import RUNTIME, Seed, runtime
 from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
-from cnn_lab.config.node import Node
-from cnn_lab.config.ranges import Count, NonNegative, Positive
+from cnn_lab.config.node import RUNTIME, Node, runtime
+from cnn_lab.config.ranges import Count, NonNegative, Positive, Seed
 from cnn_lab.config.transfer import TransferConfig
 
 

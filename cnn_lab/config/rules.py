@@ -1,7 +1,6 @@
 """What holds between the fields of a config, and what is made of a whole one."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,8 @@ from cnn_lab.config import (
     LogConfig,
     TrainConfig,
 )
-from cnn_lab.config.node import Node, from_dict, node_in, to_dict
+from cnn_lab.config.node import Node, from_dict, to_dict
+from cnn_lab.config.values import annotations_of, group_in
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
 
@@ -178,11 +178,13 @@ def differences(
     def walk(a: Any, b: Any, node_type: type[Node] | None, path: str) -> None:
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             fields = {f.name: f for f in dataclasses.fields(node_type)} if node_type else {}  # pyright: ignore[reportArgumentType]
-            hints = typing.get_type_hints(node_type) if node_type else {}
+            annotations = annotations_of(node_type) if node_type else {}
             for name in sorted({*a, *b}):
                 field = fields.get(name)
                 if runtime or field is None or not field.metadata.get("runtime"):
-                    walk(a.get(name), b.get(name), node_in(hints.get(name)), f"{path}{name}.")
+                    walk(
+                        a.get(name), b.get(name), group_in(annotations.get(name)), f"{path}{name}."
+                    )
         elif _plain(a) != _plain(b):
             found[path[:-1]] = (a, b)
 

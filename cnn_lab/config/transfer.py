@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from cnn_lab.config.fields import runtime
-from cnn_lab.config.node import Node
+from cnn_lab.config.node import Node, runtime
 from cnn_lab.config.ranges import Count, Natural, NonNegative, ProperFraction, Share
 
 

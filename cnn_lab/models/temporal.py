@@ -24,7 +24,7 @@ from cnn_lab.models.entry import ModelEntry
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
 from cnn_lab.models.sequences import Order, Sequences, Steps, as_sequences
 
-Several = Annotated[int, Range(least=2)]
+Several = Annotated[int, Range(min=2)]
 
 
 class TimeConv(nn.Module):

@@ -9,18 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lab.cli.config_flag import (
-    default_workdir,
-    load_config,
-    split_overrides,
-    split_reference,
-)
+from cnn_lab.cli.config_flag import default_workdir, split_overrides
 from cnn_lab.config import (
     EarlyStoppingConfig,
     ExperimentConfig,
     MeshConfig,
     ModelSpec,
 )
+from cnn_lab.config.load import load_config, split_reference
 from cnn_lab.config.node import Node, from_dict, override, to_dict
 from cnn_lab.config.rules import differences, validate
 from cnn_lab.core.errors import ConfigError, DataError

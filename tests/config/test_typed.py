@@ -8,8 +8,6 @@ import pytest
 
 from cnn_lab.config.node import (
     Node,
-    check_value,
-    describe,
     freeze,
     from_dict,
     is_bool_field,
@@ -25,6 +23,7 @@ from cnn_lab.config.ranges import (
     ProperFraction,
     Range,
 )
+from cnn_lab.config.values import check_value, describe
 from cnn_lab.core.errors import ConfigError
 
 
@@ -163,7 +162,7 @@ BOUNDS = [
     (Fraction, "a finite number of at least 0 and at most 1", (0, 1), (-1e-9, 1 + 1e-9)),
     (ProperFraction, "a finite number of at least 0 and below 1", (0, 1 - 1e-9), (1, -1e-9)),
     (
-        Annotated[int, Range(above=-2, most=2)],
+        Annotated[int, Range(above=-2, max=2)],
         "a whole number above -2 and at most 2",
         (-1, 2),
         (-2, 3),
