@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.config.node import is_bool_field, require_field
+from cnn_lab.config.node import annotation_at
+from cnn_lab.config.values import alternatives
 from cnn_lab.core.errors import ConfigError
 
 PREFIX = "--config."
@@ -37,11 +38,10 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], li
             continue
         path, equals, text = name[len(PREFIX) :].partition("=")
         flag = f"{PREFIX}{path}"
-        if not equals and is_bool_field(ExperimentConfig, path):
+        if not equals and bool in alternatives(annotation_at(ExperimentConfig, path)):
             text = "true"
         elif not equals:
             if position == len(arguments) or arguments[position].startswith("--"):
-                require_field(ExperimentConfig, path)
                 raise ConfigError(f"{flag} needs a value: {flag}=VALUE.", where=flag)
             text = arguments[position]
             position += 1

@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from cnn_lab.config.values import (
-    alternatives,
     annotations_of,
     check_value,
-    describe,
     field_annotation,
     group_in,
     parse_literal,
@@ -103,49 +101,37 @@ def override(node: Node, path: str, text: str) -> None:
     *parents, last = path.split(".")
     where = "config"
     for position, name in enumerate(parents):
-        annotation = field_annotation(type(node), name, where)
+        group = group_in(field_annotation(type(node), name, where))
         where = f"{where}.{name}"
+        below = [*parents[position + 1 :], last]
         child = getattr(node, name)
         if isinstance(child, Mapping):
-            key = ".".join([*parents[position + 1 :], last])
-            setattr(node, name, {**child, key: parse_literal(text)})
+            setattr(node, name, {**child, ".".join(below): parse_literal(text)})
             return
-        if child is None:
-            group = group_in(annotation)
-            if group is None:
-                raise ConfigError(
-                    f"{where} is {describe(annotation)}, not a group of fields.",
-                    where=where,
-                    found=path,
-                )
+        if child is None and group is not None:
             child = group()
             setattr(node, name, child)
         if not isinstance(child, Node):
-            missing = [*parents[position + 1 :], last][0]
             raise ConfigError(
-                f"{where} is a single value, so {where}.{missing} does not exist.",
+                f"{where} is a single value, so {where}.{below[0]} does not exist.",
                 where=where,
-                found=missing,
+                found=below[0],
             )
         node = child
     annotation = field_annotation(type(node), last, where)
     setattr(node, last, parse_text(text, annotation, f"{where}.{last}"))
 
 
-def is_bool_field(root: type[Node], path: str) -> bool:
-    """Whether the field at dotted `path` is a bool, so that its flag may stand alone."""
-    annotation: Any = root
-    for name in path.split("."):
-        group = group_in(annotation)
-        annotation = annotations_of(group).get(name) if group is not None else None
-    return bool in alternatives(annotation)
+def annotation_at(node_type: type[Node], path: str) -> Any:
+    """The annotation of the field at dotted `path`, or of the single value or table on the way.
 
-
-def require_field(root: type[Node], path: str) -> None:
-    """Raises a `ConfigError` with the nearest names where there is no field at dotted `path`."""
-    group, where = root, "config"
+    Raises:
+        ConfigError: there is no such field (offers the nearest).
+    """
+    group, annotation, where = node_type, None, "config"
     for name in path.split("."):
         annotation, where = field_annotation(group, name, where), f"{where}.{name}"
         group = group_in(annotation)
-        if group is None:  # a value, or the keys of a table
-            return
+        if group is None:
+            break
+    return annotation
