@@ -23,7 +23,7 @@ from absl import flags
 
 from cnn_lab.cli import interrupts, joining, runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say_if_read as log
+from cnn_lab.cli.output import log_if_read as log
 from cnn_lab.cli.train_command import (
     define_dry_run,
     tell_how_processes_resume,

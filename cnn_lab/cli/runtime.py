@@ -43,7 +43,7 @@ def start(num_devices: int | None) -> None:
 
 def start_logging() -> None:
     """Warnings as plain lines on standard error."""
-    # `data/pixels.py` refuses such images in a sentence of its own.
+    # Such images are refused in a sentence of our own.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     # Orbax leaves them behind where it gets no files to write; that is reported as an error.
     warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
