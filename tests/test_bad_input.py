@@ -374,7 +374,7 @@ COMMAND_LINES = {
         Mistake(f"{MODEL}.activation", 1, "a text")
     ),
     training("model.name=lenet5", "model.options.pooling=mean"): (
-        Mistake(f"{MODEL}.pooling", "mean", "one of average, max")
+        Mistake(f"{MODEL}.pooling", "mean", "one of average, max, trainable")
     ),
     training("model.name=lenet5", "model.options.dropout_rates=0,0,2"): (PART, "2"),
     training("model.name=lenet5"): ("lenet5 takes images", "16x16", "8x8", "image_size"),

@@ -1,4 +1,4 @@
-"""Flags that say something about a config or a model: `--config.a.b=value`, sizes, default folder.
+"""Flags of a config or a model: `--config.a.b=value`, sizes, the default folder.
 
 `ml_collections.config_flags` offers the same syntax for a config, but cannot set an optional back
 to none, does not check tuple entries, and answers a misspelt field with a traceback; here every

@@ -66,7 +66,7 @@ def first_line(documented: Any) -> str:
 
 
 def explained(documented: Any, section: str) -> dict[str, str]:
-    """Reads name to meaning from the section of a docstring.
+    """The meanings of names in the section of a docstring.
 
     Args:
         documented: a class or a function.

@@ -80,7 +80,7 @@ def anchor_paths(data: DataConfig) -> None:
     """Makes the paths of a config absolute, so that the run finds its data from any directory."""
     kind, _, place = data.name.partition(":")
     path = _absolute(place)
-    # `tfds:mnist/3.0.1` may be a name; it is a path where the data set's own file says so.
+    # `tfds:mnist/3.0.1` may be a name; it is a path where the data set's own file lies there.
     is_path = place.startswith((".", "~")) or (path / "dataset_info.json").is_file()
     if place and (kind == "folder" or (kind == "tfds" and is_path)):
         data.name = f"{kind}:{path}"
@@ -99,7 +99,7 @@ def config_to_json(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def config_from_json(values: Any, where: str = "config") -> ExperimentConfig:
-    """The config in what `json.load` returned; without a version it is taken for one of this.
+    """The config in the values that `json.load` returned; without a version, this one is assumed.
 
     Raises:
         ConfigError: it has another format version, an unknown field, or a value of a wrong type.
@@ -144,7 +144,7 @@ def read_json_config(path: Path) -> ExperimentConfig:
 
 
 def study_files() -> dict[str, Path]:
-    """Name to file of all studies there are."""
+    """The files of all studies, by name."""
     return {path.stem: path for path in sorted(STUDIES.glob("*.py"))}
 
 

@@ -17,7 +17,7 @@ AVERAGE_FIELDS = {"ema": ("decay",), "swa": ("start_epoch", "every_epochs")}
 
 
 def validate(config: ExperimentConfig) -> None:
-    """Checks what concerns several fields at once; a field's own range is checked when it is set.
+    """Checks the rules between fields; the range of a field alone is checked when it is set.
 
     Raises:
         ConfigError: names the fields, their values and what is allowed.

@@ -157,7 +157,7 @@ class _MisfitError(Exception):
 
 
 def _fit(value: Any, annotation: Any, where: str) -> Any:
-    """The value as the first alternative that it fits has it."""
+    """The value as a member of the first alternative that it fits."""
     for option in alternatives(annotation):
         try:
             return _fit_one(value, option, where)

@@ -56,7 +56,7 @@ class CnnLabError(Exception):
         super().__init__(problem)
 
     def inside(self: ErrorType, place: str) -> ErrorType:
-        """The same error with the file (and line) it came from before its sentence."""
+        """The same error, its sentence preceded by the file (and line) that it came from."""
         outer = copy.copy(self)
         outer.args = (f"{place}: {self}",)
         outer.where = self.where or place
