@@ -46,7 +46,9 @@ class CnnLabError(Exception):
     ):
         self.where, self.found = where, found
         self.allowed = allowed if allowed is None or isinstance(allowed, str) else sorted(allowed)
-        self.nearest = nearest(found, self.allowed) if isinstance(self.allowed, list) else ()
+        self.nearest: tuple[str, ...] = ()
+        if isinstance(self.allowed, list):
+            self.nearest = nearest(str(found), self.allowed)
         if problem is None:
             problem = f"{where} must be {self.allowed}; found {found!r}."
         elif isinstance(self.allowed, list):

@@ -148,6 +148,7 @@ def test_a_typo_is_answered_with_the_nearest_field():
         assert (error.where, error.found) == (where.strip(), "cuont")
         assert error.nearest == ("count",)
         assert "inner" in (error.allowed or ())
+    error = refused(lambda: override(Outer(), "cuont", "1"))
     assert str(error) == "config has no field 'cuont'; did you mean count?"
 
 
