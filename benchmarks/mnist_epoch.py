@@ -90,7 +90,7 @@ def train_cnn_lab(
 ) -> None:
     """The real training, with a sink that waits after each validation row."""
     from cnn_lab.cli import runtime
-    from cnn_lab.cli.config_flag import load_config
+    from cnn_lab.config.load import load_config
 
     overrides = [("train.num_epochs", str(num_epochs)), ("train.batch_size", str(batch_size))]
     config = load_config(str(ROOT / "experiments/mnist/lenet5.py"), overrides)

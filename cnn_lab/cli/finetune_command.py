@@ -22,9 +22,8 @@ from pathlib import Path
 from absl import flags
 
 from cnn_lab.cli import interrupts, joining, runtime
-from cnn_lab.cli.config_flag import anchor_paths, load_config
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say_if_read as log
+from cnn_lab.cli.output import log_if_read as log
 from cnn_lab.cli.train_command import (
     define_dry_run,
     tell_how_processes_resume,
@@ -39,6 +38,7 @@ from cnn_lab.config import (
     TrainConfig,
     TransferConfig,
 )
+from cnn_lab.config.load import anchor_paths, load_config
 from cnn_lab.config.node import freeze, from_dict, override, to_dict
 from cnn_lab.core.errors import ConfigError
 

@@ -22,10 +22,11 @@ from typing import Any
 from absl import flags
 
 from cnn_lab.cli import runtime
+from cnn_lab.cli.config_flag import parse_shape
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.model_flags import parse_options, parse_shape
-from cnn_lab.config.node import parse_text
+from cnn_lab.config.options import parse_options
 from cnn_lab.config.ranges import Fraction, Positive
+from cnn_lab.config.values import parse_text
 from cnn_lab.core.errors import ConfigError, lookup
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -84,7 +85,7 @@ def main(invocation: Invocation) -> int:
     namings = catalog.namings_of(values.model)
     if values.naming is not None:
         namings = {values.naming: catalog.choose(namings, values.naming)}
-    options = parse_options(values.model, entry.make, values.option)
+    options = parse_options(entry.make, values.option, "--option", values.model)
     shape: Any = parse_shape(values.input, entry.image_shape) if values.input else entry.image_shape
     if shape[2] not in (1, 3):
         raise ConfigError(f"--input must have 1 or 3 channels; found {values.input!r}.")

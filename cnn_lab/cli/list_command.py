@@ -1,7 +1,7 @@
 """Lists models, datasets, experiments, optimizers, losses and all else that has a name.
 
-Without arguments it says what can be listed. A pattern keeps the names that match it; `*` stands
-for anything. The full name of a model, an optimizer, a loss ... shows its options: types,
+Without arguments it lists what can be listed. A pattern keeps the names that match it; `*` stands
+for anything. The full name of a model, an optimizer or a loss shows its options: types,
 ranges and defaults.
 
 Examples:
@@ -24,11 +24,9 @@ from absl import flags
 
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.reference import entry, explained, first_line, flag_text
+from cnn_lab.config.load import EXPERIMENTS, STUDIES
 from cnn_lab.config.options import declared_options
-from cnn_lab.core.errors import ConfigError, lookup, suggest
-
-EXPERIMENTS = Path("experiments")
-STUDIES = EXPERIMENTS / "studies"  # listed by `cnn-lab study`
+from cnn_lab.core.errors import ConfigError, lookup
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -41,7 +39,8 @@ def main(invocation: Invocation) -> int:
         sys.stdout.writelines(f"cnn-lab list {kind}\n" for kind in KINDS)
         return 0
     if len(invocation.arguments) > 2:
-        raise ConfigError(f"list takes a kind ({', '.join(KINDS)}) and at most one pattern.")
+        sentence = f"list takes a kind ({', '.join(KINDS)}) and at most one pattern."
+        raise ConfigError(sentence, found=invocation.arguments)
     kind, *patterns = invocation.arguments
     rows = lookup(KINDS, kind, "kind of thing to list")()
     pattern = patterns[0] if patterns else "*"
@@ -49,11 +48,12 @@ def main(invocation: Invocation) -> int:
         detailed = DETAILED[kind]
         sys.stdout.write(_details(detailed, pattern, rows[pattern]))
         return 0
-    kept = {name: text for name, text in rows.items() if fnmatch.fnmatch(name, pattern)}
-    if not kept:
-        raise ConfigError(f"No {kind} match {pattern!r}; {suggest(pattern.strip('*?'), rows)}")
-    width = max(map(len, kept))
-    for name, text in kept.items():
+    matching = {name: text for name, text in rows.items() if fnmatch.fnmatch(name, pattern)}
+    if not matching:
+        problem = f"No {kind} match {pattern!r}"
+        raise ConfigError(problem, found=pattern.strip("*?"), allowed=rows)
+    width = max(map(len, matching))
+    for name, text in matching.items():
         sys.stdout.write(f"{name:<{width}}  {text}".rstrip() + "\n")
     if kind in DETAILED:
         sys.stdout.flush()
@@ -62,7 +62,7 @@ def main(invocation: Invocation) -> int:
 
 
 def _details(detailed: "Detailed", name: str, row: str) -> str:
-    """A name's line, its flag, and every option that its function declares."""
+    """The line of a name, its flag, and every option that its function declares."""
     function, title = detailed.functions()[name], " ".join(row.split())
     summary = first_line(function)
     lines = [f"{name}: {title}", *([] if summary in title else [summary]), ""]
@@ -123,7 +123,8 @@ def _experiments() -> dict[str, str]:
     if not files:
         raise ConfigError(
             f"No experiment files in {EXPERIMENTS.resolve()}, where they are looked for; run this "
-            "in a checkout of cnn_lab, or give your own file as --config=FILE.py."
+            "in a checkout of cnn_lab, or give your own file as --config=FILE.py.",
+            where=str(EXPERIMENTS.resolve()),
         )
     return {str(path): _title(path) for path in files}
 
@@ -136,7 +137,7 @@ def _title(path: Path) -> str:
     return text.partition("\n")[0]
 
 
-def _named(table: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, str]]:
+def _first_lines(table: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, str]]:
     def rows() -> dict[str, str]:
         return {name: first_line(named) for name, named in sorted(table().items())}
 
@@ -216,9 +217,9 @@ class Detailed:
     """A kind whose members have options.
 
     Attributes:
-        field: takes a name.
-        options: takes the options of that name.
-        functions: gives the functions whose signatures declare them.
+        field: dotted field of the config that takes a name.
+        options: dotted field that takes the options of that name.
+        functions: returns the functions, whose signatures declare the options, by name.
     """
 
     field: str
@@ -241,12 +242,12 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
     "datasets": _datasets,
     "experiments": _experiments,
-    "optimizers": _named(_optimizers),
-    "schedules": _named(_schedules),
-    "losses": _named(_losses),
+    "optimizers": _first_lines(_optimizers),
+    "schedules": _first_lines(_schedules),
+    "losses": _first_lines(_losses),
     "augmentations": _recipes,
-    "tasks": _named(_tasks),
-    "activations": _named(_activations),
+    "tasks": _first_lines(_tasks),
+    "activations": _first_lines(_activations),
     "initializers": _initializers,
 }
 # Options that take a name which another listing shows.

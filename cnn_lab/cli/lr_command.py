@@ -14,10 +14,10 @@ import json
 from absl import flags
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import log, picture_path
 from cnn_lab.cli.train_command import require_data
+from cnn_lab.config.load import load_config
 from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import write_bytes, write_text

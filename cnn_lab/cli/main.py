@@ -1,6 +1,6 @@
-"""`cnn-lab COMMAND [FLAGS]`: finds the command, parses its flags, explains mistakes.
+"""The program `cnn-lab COMMAND [FLAGS]`: finds the command, parses its flags, explains mistakes.
 
-Mistakes of the user's end with one sentence on standard error and status 2.
+A mistake of the user's ends it with one sentence on standard error and status 2.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ from cnn_lab.core.errors import (
     ConfigError,
     LostError,
     RefusedError,
-    suggest,
 )
 from cnn_lab.core.refusals import refusal
 
@@ -50,8 +49,8 @@ class Invocation:
     """A parsed command line.
 
     Attributes:
-        flags: values by flag name, as attributes.
-        arguments: what is no flag.
+        flags: values by the flags' names, as attributes.
+        arguments: the words that are no flags.
         overrides: (path, text) of every `--config.a.b=value`.
     """
 
@@ -122,18 +121,20 @@ def _main(arguments: list[str]) -> int:
             sys.stdout.write(_overview())
             return 0
         if rest[0] == "config":
-            from cnn_lab.cli.config_help import config_help
+            from cnn_lab.cli.reference import config_help
 
             sys.stdout.write(config_help(*rest[1:2]))
             return 0
         name, rest = rest[0], ["--help"]
     if name.startswith("-"):
-        hint = suggest(name, GLOBAL_FLAGS)
         raise ConfigError(
-            f"There is no flag {name!r} before a command; {hint} Other flags follow the command."
+            f"There is no flag {name!r} before a command",
+            found=name,
+            allowed=GLOBAL_FLAGS,
+            advice="other flags follow the command",
         )
     if name not in COMMANDS:
-        raise ConfigError(f"There is no command {name!r}; {suggest(name, COMMANDS)}")
+        raise ConfigError(f"There is no command {name!r}", found=name, allowed=COMMANDS)
     # `list` and `data` would read badly as module names inside the package; `import` is none.
     module = importlib.import_module(f"cnn_lab.cli.{name.partition('-')[0]}_command")
     values = flags.FlagValues()
@@ -145,28 +146,28 @@ def _main(arguments: list[str]) -> int:
 
     overrides, rest = split_overrides(rest)
     if overrides and "config" not in values:
-        raise ConfigError(
-            f"{name} takes no --config.* overrides; found --config.{overrides[0][0]}."
-        )
+        flag = f"--config.{overrides[0][0]}"
+        raise ConfigError(f"{name} takes no --config.* overrides; found {flag}.", where=flag)
     left = _parse_flags(values, name, rest)
     return module.main(Invocation(values, left, overrides))
 
 
 def _parse_flags(values: flags.FlagValues, name: str, arguments: list[str]) -> list[str]:
-    """Sets `values` and returns what is no flag; words absl's errors like ours."""
+    """Sets `values` and returns the words that are no flags; absl's errors become ours."""
     try:
         left = values([name, *arguments])[1:]
         if empty := [flag for flag in values if values[flag].value == ""]:
-            raise ConfigError(f"--{empty[0]}= is empty; give it a value, or leave it out.")
+            sentence = f"--{empty[0]}= is empty; give it a value, or leave it out."
+            raise ConfigError(sentence, where=f"--{empty[0]}", found="")
         return left
     except flags.UnrecognizedFlagError as error:
-        hint = suggest(f"--{error.flagname}", [f"--{known}" for known in values])
-        raise ConfigError(f"{name} has no flag --{error.flagname}; {hint}") from None
+        flag, known = f"--{error.flagname}", [f"--{known}" for known in values]
+        raise ConfigError(f"{name} has no flag {flag}", found=flag, allowed=known) from None
     except flags.IllegalFlagValueError as error:
         flag, _, text = str(error).removeprefix("flag --").partition(": ")[0].partition("=")
         kinds = {"bool": "true or false", "int": "a whole number"}
         kind = kinds.get(values[flag].flag_type(), "another value")
-        raise ConfigError(f"--{flag} must be {kind}; found {text!r}.") from None
+        raise ConfigError(where=f"--{flag}", found=text, allowed=kind) from None
     except flags.Error as error:
         raise ConfigError(f"{error}; see cnn-lab help {name}.") from None
 
@@ -189,7 +190,7 @@ def _overview() -> str:
 
 
 def _versions() -> str:
-    """The version of cnn-lab and of what computes, asked without importing any of it."""
+    """The versions of cnn-lab, jax and flax, found without importing any of them."""
     found = {}
     for name in ("cnn-lab", "jax", "flax"):
         try:

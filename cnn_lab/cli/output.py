@@ -1,4 +1,4 @@
-"""Lines for the user, also where nobody reads them any more, as after `cnn-lab ... | head -1`."""
+"""Lines for the user, who may have stopped reading, as after `cnn-lab ... | head -1`."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cnn_lab.core.errors import ConfigError
 
-UNREAD_STATUS = 141  # what a shell shows for a program that SIGPIPE ended
+UNREAD_STATUS = 141  # of a program that SIGPIPE ended, as shells show it
 
 
 def log(text: str) -> None:
@@ -17,8 +17,8 @@ def log(text: str) -> None:
     sys.stdout.flush()
 
 
-def say_if_read(text: str) -> None:
-    """Prints a line at once; from when nobody reads them on, lines are dropped.
+def log_if_read(text: str) -> None:
+    """Prints a line at once, and drops lines once nobody reads them.
 
     A training is worth more than its lines, which the metrics hold too.
     """
@@ -30,16 +30,17 @@ def say_if_read(text: str) -> None:
 
 
 def picture_path(out: str) -> Path:
-    """Where --out says that a picture goes.
+    """The path of the picture that --out asks for.
 
     Raises:
         ConfigError: it is no PNG's name, or its folder is not there.
     """
     path = Path(out)
     if path.suffix != ".png":
-        raise ConfigError(f"--out must end in .png; found {out!r}.")
+        raise ConfigError(f"--out must end in .png; found {out!r}.", where="--out", found=out)
     if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--out={out}: there is no folder {path.absolute().parent}.")
+        sentence = f"--out={out}: there is no folder {path.absolute().parent}."
+        raise ConfigError(sentence, where="--out", found=out)
     return path
 
 
@@ -52,7 +53,7 @@ def complain(text: str) -> None:
 
 
 def drop_unread() -> bool:
-    """Sends what would go to nobody nowhere; tells whether that is any of the two outputs."""
+    """Redirects an output that nobody reads to nowhere; returns whether there was any."""
     unread = [descriptor for descriptor in (1, 2) if _is_unread(descriptor)]
     for descriptor in unread:
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -64,5 +65,5 @@ def drop_unread() -> bool:
 def _is_unread(descriptor: int) -> bool:
     """Whether a descriptor is a pipe or socket whose reader is gone."""
     poll = select.poll()
-    poll.register(descriptor, 0)  # errors are told whatever is asked for
+    poll.register(descriptor, 0)  # errors are reported whatever is asked for
     return any(event & select.POLLERR for _, event in poll.poll(0))

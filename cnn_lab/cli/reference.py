@@ -1,18 +1,63 @@
-"""How fields of the config and options are listed: flag and default, type, meaning.
+"""Listings of the config's fields (`cnn-lab help config [BRANCH]`) and of options (`list`).
 
-The docstrings are the only place where meanings are written; `help config` and `list` read them.
+Each has its flag and default, its type and its meaning. The docstrings are the only place where
+meanings are written.
 """
 
 import inspect
 import re
 import shlex
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
-from cnn_lab.config.annotations import describe
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.node import Node
+from cnn_lab.config.values import annotations_of, describe, group_in
+from cnn_lab.core.errors import ConfigError
 
 WIDTH = 100
+ABOUT = """\
+Fields of the config, with their defaults. An experiment file sets them by name, the command line
+by --config.a.b=value; `none` clears an optional one. Options are listed by `cnn-lab list models
+NAME`, and likewise for optimizers and schedules.
+"""
 _ENTRY = re.compile(r"\*{0,2}(\w+): (.*)")
+
+
+def config_help(branch: str = "") -> str:
+    """The listing of all fields, or of one branch, such as `optim` or `optim.schedule`.
+
+    Raises:
+        ConfigError: there is no such branch (offers the nearest).
+    """
+    branch = branch.removeprefix("--").removeprefix("config").removeprefix(".").rstrip(".")
+    lines = dict(_fields(ExperimentConfig, ""))
+    listed = [
+        text
+        for path, texts in lines.items()
+        if not branch or path == branch or path.startswith(f"{branch}.")
+        for text in texts
+    ]
+    if not listed:
+        problem = f"The config has no field {branch!r}"
+        raise ConfigError(problem, where="config", found=branch, allowed=lines)
+    return "\n".join([*([] if branch else [ABOUT]), *listed]).strip("\n") + "\n"
+
+
+def _fields(node_type: type[Node], prefix: str) -> Iterator[tuple[str, list[str]]]:
+    """Dotted path and lines of every field; the single values of a node come before its nodes."""
+    annotations = annotations_of(node_type)
+    meanings, defaults = explained(node_type, "Attributes"), node_type()
+    for name in sorted(annotations, key=lambda name: group_in(annotations[name]) is not None):
+        path, annotation, default = f"{prefix}{name}", annotations[name], getattr(defaults, name)
+        group = group_in(annotation)
+        if group is None:
+            yield path, entry(f"--config.{path}", annotation, default, meanings.get(name))
+            continue
+        absent = " None by default; setting one of its fields makes it." * (default is None)
+        yield path, ["", *wrapped(f"config.{path}: {first_line(group)}{absent}")]
+        yield from _fields(group, f"{path}.")
 
 
 def first_line(documented: Any) -> str:
@@ -21,7 +66,7 @@ def first_line(documented: Any) -> str:
 
 
 def explained(documented: Any, section: str) -> dict[str, str]:
-    """Reads name to meaning from the section of a docstring.
+    """The meanings of names in the section of a docstring.
 
     Args:
         documented: a class or a function.

@@ -17,11 +17,10 @@ from pathlib import Path
 from absl import flags
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.config_flag import anchor_paths
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say_if_read as log
-from cnn_lab.cli.study_file import STUDIES, load_study, study_files
+from cnn_lab.cli.output import log_if_read as log
 from cnn_lab.config import DataConfig
+from cnn_lab.config.load import STUDIES, anchor_paths, load_study, study_files
 from cnn_lab.core.errors import ConfigError
 
 SIGNS = {"holds": "+", "fails": "-", "undecided": "?"}

@@ -15,8 +15,9 @@ from typing import Any
 from absl import flags
 
 from cnn_lab.cli import runtime
+from cnn_lab.cli.config_flag import parse_shape
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.model_flags import parse_options, parse_shape
+from cnn_lab.config.options import parse_options
 from cnn_lab.core.errors import ConfigError, lookup
 
 
@@ -61,7 +62,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.models.registry import MODELS
 
     entry = lookup(MODELS, values.model, "model")
-    options = parse_options(values.model, entry.make, values.option)
+    options = parse_options(entry.make, values.option, "--option", values.model)
     shape = (
         entry.image_shape if values.input is None else parse_shape(values.input, entry.image_shape)
     )

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from cnn_lab.cli import interrupts, joining, runtime
-from cnn_lab.cli.config_flag import default_workdir, load_config, split_reference
+from cnn_lab.cli.config_flag import default_workdir
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import say_if_read as log
+from cnn_lab.cli.output import log_if_read as log
 from cnn_lab.config import NO_DATA, ExperimentConfig
+from cnn_lab.config.load import load_config, split_reference
 from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError
 

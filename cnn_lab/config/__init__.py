@@ -1,8 +1,8 @@
-"""One experiment as typed dataclasses.
+"""Experiments and studies as typed dataclasses.
 
 An experiment file defines `get_config()` (or `get_config(argument)`) and returns an
 `ExperimentConfig`; every field can be overridden by `--config.a.b=value`. Durations carry their
-unit in the name. A field marked `runtime()` says where or how fast a run happens, not what it
+unit in the name. A field marked `runtime()` concerns where or how fast a run happens, not what it
 computes, so it may differ when a run is resumed. Only the standard library is used here.
 """
 

@@ -1,18 +1,17 @@
-"""The images: which, in which form, split how, read by which loader, altered how."""
+"""The data of an experiment: data set, form of the images, splits, loader and augmentation."""
 
 import dataclasses
 from typing import Any, Literal
 
-from cnn_lab.config.fields import Seed, runtime
-from cnn_lab.config.node import Node
-from cnn_lab.config.ranges import Count, Fraction, Natural, Positive, ProperFraction
+from cnn_lab.config.node import Node, runtime
+from cnn_lab.config.ranges import Count, Fraction, Natural, Positive, ProperFraction, Seed
 
 NO_DATA = "none"  # the name of the data of a run whose weights came from elsewhere
 
 
 @dataclasses.dataclass(kw_only=True)
 class AugmentConfig(Node):
-    """How training images are altered, anew at every step, inside the compiled step.
+    """The augmentation of training images, drawn at every step, inside the compiled step.
 
     Attributes:
         strength: one knob for a whole recipe.
@@ -29,12 +28,12 @@ class AugmentConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class DataConfig(Node):
-    """Which images, in which form, split how, read by which loader.
+    """The data set, the form of its images, its splits and its loader.
 
     Attributes:
         name: a catalogue name (`mnist`), `folder:PATH`, `tfds:PATH` or `tfds:NAME`.
         classes: names of the classes that take part, in the order of their labels; None takes all.
-        image_size: (height, width) that images are brought to; None keeps their own.
+        image_size: (height, width) that images are resized to; None keeps their own.
         pad: rows and columns of black added on every side after resizing, in pixels.
         channels: 1 or 3; None keeps the data's own.
         mean: per-channel mean in [0, 1]; None measures the training split.
@@ -42,16 +41,16 @@ class DataConfig(Node):
         num_validation: examples held out of train, or taken from the data's own validation split
             where there is one; None uses `validation_fraction`.
         validation_fraction: share of train held out where the data have no validation split of
-            their own; 0 looks at no validation examples.
+            their own; 0 holds out none.
         num_train: examples of train that are used, each class in proportion; None uses all.
-        sampling: `uniform` shows every training example once an epoch; `balanced` shows every class
+        sampling: `uniform` draws every training example once an epoch; `balanced` draws every class
             equally often, the examples of small ones repeatedly and not all of large ones.
-        augment: how training images are altered.
+        augment: the augmentation of training images.
         split_seed: seed of these choices, apart from the training seed.
         loader: `in_memory` keeps the whole data set on each of the devices, `sharded` a part of it
             on each, `streaming` decodes in workers; `auto` decides by size between the first and
-            the last. Random resized crops, alone of all, differ where
-            they are streamed: a run that draws any goes on as it began.
+            the last. Only random resized crops differ where they are streamed: a run that
+            draws any is resumed with the loader that it started with.
         in_memory_limit_mib: largest data set that `auto` keeps in memory.
         num_workers: decoding processes of the streaming loader; 0 decodes in threads.
         data_dir: where prepared data sets live; None is the user's cache.

@@ -1,19 +1,18 @@
-"""A whole run: how long, when it is looked at and saved, on what."""
+"""A whole experiment: its length, evaluation, selection, checkpoints, logs and devices."""
 
 import dataclasses
 from typing import Literal
 
 from cnn_lab.config.data import DataConfig
-from cnn_lab.config.fields import RUNTIME, Seed, runtime
 from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
-from cnn_lab.config.node import Node
-from cnn_lab.config.ranges import Count, NonNegative, Positive
+from cnn_lab.config.node import RUNTIME, Node, runtime
+from cnn_lab.config.ranges import Count, NonNegative, Positive, Seed
 from cnn_lab.config.transfer import TransferConfig
 
 
 @dataclasses.dataclass(kw_only=True)
 class TrainConfig(Node):
-    """How long, and in which portions.
+    """The length of the training, and the portions it is computed in.
 
     Attributes:
         num_epochs: passes over the training split; an epoch is ceil(n / batch_size) steps.
@@ -22,12 +21,12 @@ class TrainConfig(Node):
             up, for batches that do not fit in memory at once.
         rematerialise: recompute activations in the backward pass instead of keeping them: less
             memory, some more time. On CPUs the compiler undoes it.
-        batch_statistics: what batch normalisation measures in a step: `global`, the whole batch, so
-            that the number of devices changes nothing; or `per_device`, each device its share, as
-            other frameworks do by default, with no traffic between layers. Running statistics are
-            then the mean over devices, and dropout draws anew on each.
+        batch_statistics: examples that batch normalisation measures in a step: `global`, the whole
+            batch, so that the number of devices changes nothing; or `per_device`, each device its
+            share, as other frameworks do by default, with no traffic between layers. Running
+            statistics are then the mean over devices, and dropout draws differently on each.
         log_every_steps: steps between training rows in the metrics; None is once an epoch.
-        max_steps_per_dispatch: steps that one call of the compiled program may run.
+        max_steps_per_dispatch: most steps that one call of the compiled program runs.
     """
 
     num_epochs: Count = 10
@@ -41,13 +40,13 @@ class TrainConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class EvaluateConfig(Node):
-    """When the validation split is looked at, and how much of it at a time.
+    """The evaluations of the validation split, and the size of their batches.
 
     Attributes:
         every_epochs: epochs between evaluations; the last epoch is always evaluated.
         batch_size: examples per step, over all devices; metrics do not depend on it.
-        weight_complexity: note the number, the absolute sum and the sum of squares of the kernels'
-            non-zero values with every evaluation.
+        weight_complexity: record the number, the absolute sum and the sum of squares of the
+            kernels' non-zero values with every evaluation.
     """
 
     every_epochs: Count = 1
@@ -57,7 +56,7 @@ class EvaluateConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class SelectionConfig(Node):
-    """What decides which weights are the best.
+    """The measure by which the best weights are chosen.
 
     Attributes:
         metric: a validation metric of the task, `accuracy` or `loss`.
@@ -68,7 +67,7 @@ class SelectionConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class EarlyStoppingConfig(Node):
-    """When to give up: after `patience` checks in a row without an improvement over `min_delta`.
+    """The end of a training after `patience` checks without an improvement over `min_delta`.
 
     Attributes:
         every_epochs: epochs between checks.
@@ -84,7 +83,7 @@ class EarlyStoppingConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class CheckpointConfig(Node):
-    """How often the state is saved between evaluations, and how many saves are kept.
+    """The checkpoints saved between evaluations, and the number of them that is kept.
 
     Attributes:
         every_steps: steps between saves; None saves at every evaluation only.
@@ -97,7 +96,7 @@ class CheckpointConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class LogConfig(Node):
-    """Where metrics go besides the terminal and `metrics.jsonl`.
+    """The places where metrics go besides the terminal and `metrics.jsonl`.
 
     Attributes:
         tensorboard: write event files.
@@ -110,16 +109,16 @@ class LogConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class MeshConfig(Node):
-    """How the devices share the work.
+    """The mesh of devices, which share the work.
 
     Attributes:
         num_devices: devices that share the batch; None takes as many as divide it well.
         num_slices: groups of devices with fast links inside and slower ones between them; None
-            takes what the hardware says (slices of TPUs).
+            takes the number that the hardware reports (slices of TPUs).
         fsdp: keep a part of every large array of the state (parameters, optimizer, averages) on
             each device of a slice, in place of all on each: less memory, more traffic, the same
             results up to rounding.
-        hang_seconds: longest wait for the devices, after which the training ends with a dump of its
+        hang_seconds: longest wait for the devices, after which the training ends and prints its
             stacks; None is 600 s where several processes train, and no bound for one alone.
     """
 
@@ -137,17 +136,17 @@ class ExperimentConfig(Node):
         seed: of initial weights, order of examples, dropout and augmentation.
         data: the images.
         model: the network.
-        task: what is learned.
-        optim: how.
-        average: which average of the weights is evaluated and used; None uses the last weights.
-        train: how long.
-        evaluate: when validation is looked at.
-        selection: which weights are the best.
-        early_stopping: when to give up; None never does.
-        checkpoint: what is saved.
-        log: where metrics go.
-        transfer: weights of another run to begin with, and which of them are trained; None begins
-            anew.
+        task: the task and its loss.
+        optim: the optimizer, its schedule and penalties.
+        average: the average of the weights that is evaluated and used; None uses the last weights.
+        train: the length of the training.
+        evaluate: the evaluations of the validation split.
+        selection: the measure of the best weights.
+        early_stopping: the end before `train.num_epochs`; None trains all of them.
+        checkpoint: the checkpoints that are saved.
+        log: the places where metrics go.
+        transfer: weights of another run to start from, and which of them are trained; None starts
+            from random ones.
         mesh: the devices.
     """
 

@@ -1,4 +1,4 @@
-"""What is learned, by which network and which optimizer."""
+"""The network, the task and its loss, the optimizer and the average of the weights."""
 
 import dataclasses
 from typing import Any, Literal
@@ -13,7 +13,7 @@ class ModelSpec(Node):
 
     Attributes:
         name: as `cnn-lab list models` shows it.
-        options: what the model declares; `cnn-lab list models NAME` shows them.
+        options: those that the model declares; `cnn-lab list models NAME` shows them.
     """
 
     name: str = "lenet5"
@@ -22,12 +22,12 @@ class ModelSpec(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class TaskConfig(Node):
-    """What is learned: a task (`cnn-lab list tasks`) and the loss it minimises.
+    """A task (`cnn-lab list tasks`) and the loss that is minimised.
 
     Attributes:
         name: `classification`.
         loss: as `cnn-lab list losses` shows it.
-        loss_options: what the loss declares, such as `label_smoothing`.
+        loss_options: those that the loss declares, such as `label_smoothing`.
         class_weights: factors of the losses of each class's examples; `balanced` makes them
             inversely proportional to the class's share of the training examples, 1 on average.
     """
@@ -40,13 +40,13 @@ class TaskConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class ScheduleConfig(Node):
-    """How the learning rate moves (`cnn-lab list schedules`).
+    """The schedule of the learning rate (`cnn-lab list schedules`).
 
     Attributes:
         name: as `cnn-lab list schedules` shows it.
         warmup_steps: steps of linear rise from 0 before the schedule starts.
         warmup_epochs: the same in epochs, in place of steps.
-        options: what the schedule's function declares, such as `final_fraction`.
+        options: those that the schedule's function declares, such as `final_fraction`.
     """
 
     name: str = "constant"
@@ -57,13 +57,13 @@ class ScheduleConfig(Node):
 
 @dataclasses.dataclass(kw_only=True)
 class OptimConfig(Node):
-    """The optimizer (`cnn-lab list optimizers`) and what goes with it.
+    """The optimizer (`cnn-lab list optimizers`), its schedule, penalties and limits.
 
     Attributes:
         name: as `cnn-lab list optimizers` shows it.
         learning_rate: peak rate, after warm-up.
-        options: what the optimizer's function declares, such as `momentum` or `weight_decay`.
-        schedule: how the rate moves.
+        options: those that the optimizer's function declares, such as `momentum` or `weight_decay`.
+        schedule: the schedule of the rate.
         l2: weight of 1/2 * sum of squared kernels, added to the loss.
         l2_vectors: let `l2` take in biases, gains and other vectors.
         l1: weight of the sum of absolute kernels, added to the loss; with `l2` an elastic net.
@@ -98,7 +98,7 @@ class AverageConfig(Node):
             `swa`, the plain mean of the weights at the ends of epochs (stochastic weight
             averaging), whose statistics are measured on training images before each evaluation.
         decay: of `ema`: share of the average that a step keeps; lower in the first steps.
-        start_epoch: of `swa`: epochs done when averaging begins; until then there is no average.
+        start_epoch: of `swa`: epochs done when averaging starts; until then there is no average.
         every_epochs: of `swa`: epochs between weights that are averaged.
     """
 

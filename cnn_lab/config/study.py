@@ -1,4 +1,4 @@
-"""A study: trainings or a computation, over seeds, and claims that the numbers must bear out."""
+"""A study: trainings or computations, over seeds, and claims that the numbers are held against."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,11 +37,11 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Computation:
-    """What is computed without a training of the usual kind.
+    """A computation without a training of the usual kind.
 
     Attributes:
         name: a key of `cnn_lab.study.computations.COMPUTATIONS`.
-        options: what its function declares.
+        options: those that its function declares.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Comparison:
 
     Attributes:
         text: the claim, in words.
-        measure: what is compared.
+        measure: the name of the measure that is compared.
         larger: (series, x) of the larger one.
         smaller: (series, x) of the other.
-        by: what the difference exceeds; a negative one is what it does not fall below, which says
-            that the first is at most so much worse.
+        by: bound that the difference exceeds; a negative one claims that the first is worse by less
+            than so much.
     """
 
     text: str
@@ -74,9 +74,9 @@ class Bounds:
 
     Attributes:
         text: the claim, in words.
-        measure: what is looked at.
+        measure: the name of the measure.
         place: (series, x).
-        low: least mean.
+        low: smallest mean.
         high: largest mean.
     """
 
@@ -92,13 +92,13 @@ class Panel:
     """One picture of a study.
 
     Attributes:
-        measure: what is drawn.
-        x: what the level axis of lines is.
+        measure: the name of the measure that is drawn.
+        x: label of the horizontal axis of lines.
         kind: `lines` by x, or `points`, a row for each point of the study.
         log_x: whether that axis is logarithmic.
-        log_y: likewise, the upright one.
-        title: above it.
-        series: which ones are drawn; None draws all.
+        log_y: whether the vertical axis is.
+        title: above the panel.
+        series: those that are drawn; None draws all.
     """
 
     measure: str
@@ -112,13 +112,13 @@ class Panel:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
-    """What `get_study()` of a file in experiments/studies returns.
+    """The study that `get_study()` of a file in experiments/studies returns.
 
     Attributes:
         title: a few words.
-        question: what is asked, in a sentence or two.
+        question: the question that it answers, in a sentence or two.
         variants: trainings.
-        computations: whatever else is computed.
+        computations: computations beside them.
         measures: names in `cnn_lab.study.measures.MEASURES`, taken of every training.
         over_seeds: names in `cnn_lab.study.measures.OVER_SEEDS`, taken of the seeds that share
             their images together.
@@ -126,7 +126,7 @@ class Study:
         seeds_per_split: seeds in a row whose trainings share one choice of training and validation
             images; one value of `over_seeds` comes from each such group.
         panels: pictures.
-        claims: what is expected; the page says of each what the numbers say.
+        claims: expectations; the page has the verdict of the numbers on each.
     """
 
     title: str

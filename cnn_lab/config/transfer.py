@@ -1,22 +1,21 @@
-"""Weights to begin with, and which of them are trained."""
+"""Transfer: weights of another run to start from, and which of them are trained."""
 
 import dataclasses
 from typing import Any, Literal
 
-from cnn_lab.config.fields import runtime
-from cnn_lab.config.node import Node
+from cnn_lab.config.node import Node, runtime
 from cnn_lab.config.ranges import Count, Natural, NonNegative, ProperFraction, Share
 
 
 @dataclasses.dataclass(kw_only=True)
 class TransferConfig(Node):
-    """Weights of another run to begin with, and which of them are trained, how fast and from when.
+    """The weights of another run to start from; which are trained, how fast and from which epoch.
 
     Attributes:
         source: folder of the run, trained or imported; its model is this one's. It may be moved
             between two sessions of a training, not exchanged.
         checkpoint: which of its weights: `best`, `latest` or a step.
-        strategy: what is trained: `head` alone; `last_stages:N`, the head and that many stages
+        strategy: the trained part: `head` alone; `last_stages:N`, the head and that many stages
             before it; `stages:A,B`, the stages of these names; `all`; `gradual`, the head first and
             then stage after stage; `logistic`, the output layer alone, fitted to its optimum by
             scikit-learn with an L2 penalty whose strength is chosen on the validation split, in
@@ -26,14 +25,14 @@ class TransferConfig(Node):
         stage_decay: factor of the learning rate from each stage to the one before it.
         epochs_per_stage: of `gradual`: epochs between a stage and the one before it.
         classes: rows of the output layer for classes whose name the source has too: `shared` keeps
-            them, `fresh` begins all anew.
-        fresh: regular expression of parameter paths that begin anew too.
+            them, `fresh` initialises all of them.
+        fresh: regular expression of parameter paths that are initialised too.
         dropout: share of the features that are dropped in training before they reach the head; None
             leaves it to the model.
-        cache_features: where the head alone is trained, and images are not altered anew, run the
-            backbone over them once and keep what it gives beside the data.
-        augmented_passes: where the head alone is trained: altered passes over the images whose
-            features are kept, for the epochs in turn; 0 alters images anew at every epoch.
+        cache_features: where the head alone is trained, on images that are the same in every epoch,
+            run the backbone over them once and keep its features beside the data.
+        augmented_passes: where the head alone is trained: augmented passes over the images whose
+            features are kept, for the epochs in turn; 0 augments images in every epoch.
         l2_sp: weight of 1/2 * squared distance of the kernels from the source's, added to the loss
             (of vectors too where `optim.l2_vectors` is set); `optim.l2` is left for those without a
             source.

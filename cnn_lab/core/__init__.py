@@ -1,1 +1,1 @@
-"""What every layer may know: errors, trees, array aliases."""
+"""The ground floor, known to every room: errors, files, trees, random words, array aliases."""

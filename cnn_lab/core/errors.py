@@ -1,24 +1,68 @@
 """Errors that a user can act on.
 
 Every mistake of the user's (a name, a file, a flag, a shape) is raised as a subclass of
-`CnnLabError`, whose text is one sentence saying what was found, what was expected and what to
-do. The command line prints that sentence and exits with status 2 (75 for what may pass); anything
-else is a bug and keeps its traceback.
+`CnnLabError`. Its text is one sentence, which says what was found, what was expected and what to
+do; its fields hold the same for programs. The command line prints the sentence and exits with
+status 2 (75 for what may pass); anything else is a bug and keeps its traceback.
 """
 
+import copy
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 # Exit statuses of a training: "temporary failure", after which the same command goes on from the
 # last checkpoint, and a signal before there was anything to save.
 LOST_STATUS, INTERRUPTED_STATUS = 75, 130
 
 Value = TypeVar("Value")
+ErrorType = TypeVar("ErrorType", bound="CnnLabError")
 
 
 class CnnLabError(Exception):
-    """Base of all errors whose text is meant for the user."""
+    """Base of all errors whose text is meant for the user.
+
+    Args:
+        problem: a whole sentence; or its beginning, without a stop, where `allowed` are names that
+            follow it; or None for `WHERE must be ALLOWED; found FOUND.`.
+        where: see Attributes; likewise `found` and `allowed`.
+        advice: a remark in parentheses at the end.
+
+    Attributes:
+        where: the dotted field (`config.optim`), flag (`--top`) or file that the mistake is in.
+        found: what the user gave.
+        allowed: what would be accepted: words (`a whole number of at least 1`) or all names.
+        nearest: up to three of these names that are most like the one found.
+    """
+
+    def __init__(
+        self,
+        problem: str | None = None,
+        *,
+        where: str | None = None,
+        found: Any = None,
+        allowed: str | Iterable[str] | None = None,
+        advice: str = "",
+    ):
+        self.where, self.found = where, found
+        self.allowed = allowed if allowed is None or isinstance(allowed, str) else sorted(allowed)
+        self.nearest: tuple[str, ...] = ()
+        if isinstance(self.allowed, list):
+            self.nearest = nearest(str(found), self.allowed)
+        if problem is None:
+            problem = f"{where} must be {self.allowed}; found {found!r}."
+        elif isinstance(self.allowed, list):
+            problem = f"{problem}; {_hint(self.nearest, self.allowed)}"
+        if advice:
+            problem = f"{problem.removesuffix('.')} ({advice})."
+        super().__init__(problem)
+
+    def inside(self: ErrorType, place: str) -> ErrorType:
+        """The same error, its sentence preceded by the file (and line) that it came from."""
+        outer = copy.copy(self)
+        outer.args = (f"{place}: {self}",)
+        outer.where = self.where or place
+        return outer
 
 
 class ConfigError(CnnLabError):
@@ -53,12 +97,25 @@ class RefusedError(CnnLabError):
     """Something that the computer refused: memory, room, permissions, open files."""
 
 
-# What other libraries call them.
-SHORT = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "epochs": "num_epochs"}
+# Names of other libraries.
+ABBREVIATIONS = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "epochs": "num_epochs",
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Up to three of the known names that are most like an unknown one, the nearest first."""
+    names = sorted(known)
+    if ABBREVIATIONS.get(name) in names:
+        return (ABBREVIATIONS[name],)
+    return tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.5))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Words the hint that follows an unknown name.
+    """The hint that follows an unknown name.
 
     Args:
         name: what the user wrote.
@@ -68,22 +125,25 @@ def suggest(name: str, known: Iterable[str]) -> str:
         `did you mean a, b?` with up to three near names, else `known: ...` with all of them.
     """
     names = sorted(known)
-    if SHORT.get(name) in names:
-        return f"did you mean {SHORT[name]}?"
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return _hint(nearest(name, names), names)
+
+
+def _hint(near: Sequence[str], names: Sequence[str]) -> str:
     if near:
         return f"did you mean {', '.join(near)}?"
     return f"known: {', '.join(names)}." if names else "there are none."
 
 
-def lookup(table: Mapping[str, Value], name: str, kind: str) -> Value:
+def lookup(table: Mapping[str, Value], name: str, kind: str, where: str | None = None) -> Value:
     """Returns `table[name]`, or raises a `ConfigError` that offers the nearest names.
 
     Args:
         table: the known names.
         name: the name asked for.
-        kind: what the table holds, in the singular, for the message (`model`).
+        kind: one entry of the table in a word, for the message (`model`).
+        where: the field or flag that the name was given by.
     """
     if name not in table:
-        raise ConfigError(f"There is no {kind} named {name!r}; {suggest(name, table)}")
+        problem = f"There is no {kind} named {name!r}"
+        raise ConfigError(problem, where=where, found=name, allowed=table)
     return table[name]

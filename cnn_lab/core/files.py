@@ -78,11 +78,11 @@ def write_json(path: Path, values: Any) -> None:
 def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
     """The same values with None in place of NaN and infinities, at any depth, for strict JSON."""
 
-    def mended(value: Any) -> Any:
+    def replaced(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {name: mended(inner) for name, inner in value.items()}
+            return {name: replaced(inner) for name, inner in value.items()}
         if isinstance(value, list | tuple):
-            return [mended(inner) for inner in value]
+            return [replaced(inner) for inner in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {name: mended(value) for name, value in values.items()}
+    return {name: replaced(value) for name, value in values.items()}

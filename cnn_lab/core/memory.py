@@ -1,4 +1,4 @@
-"""How much memory there is for a program, on the host and on its devices."""
+"""The memory that there is for a program, on the host and on its devices."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ LIMIT_FILES = (
 
 
 def host_bytes() -> int | None:
-    """Memory of this machine, or of this container where it gets less; None where unknown."""
+    """Bytes of memory of this machine, or of its container if that is less; None if unknown."""
     found = []
     with contextlib.suppress(OSError, ValueError):  # a system without these names
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -26,7 +26,7 @@ def host_bytes() -> int | None:
 
 
 def device_bytes(device: Any) -> int | None:
-    """Memory that a JAX device may use; that of the host for a CPU, whose devices all share it."""
+    """Bytes that a JAX device may use; those of the host for a CPU, whose devices share them."""
     if device.platform == "cpu":
         return host_bytes()
     return (device.memory_stats() or {}).get("bytes_limit")

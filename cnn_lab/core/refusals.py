@@ -1,4 +1,4 @@
-"""What a computer refuses (memory, room, permissions, open files), told in one sentence.
+"""Errors of the system (memory, disk space, permissions, open files), explained in one sentence.
 
 Such a failure is no bug of the program's and no damage of its files, so it deserves neither a
 traceback nor the advice to delete anything.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from cnn_lab.core.errors import CnnLabError, RefusedError
 
-TOO_MANY_OPEN = {errno.EMFILE, errno.ENFILE}
-NO_BUGS = {
-    *TOO_MANY_OPEN,
+TOO_MANY_OPEN_FILES = {errno.EMFILE, errno.ENFILE}
+SYSTEM_ERRORS = {
+    *TOO_MANY_OPEN_FILES,
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
@@ -26,42 +26,42 @@ NO_BUGS = {
     errno.EROFS,
 }
 # XLA and tensorstore have no exceptions of their own.
-_NO_MEMORY = re.compile(r"out of memory|bad_alloc|unable to allocate|RESOURCE_EXHAUSTED", re.I)
-_NO_FILES = re.compile("too many open files", re.I)
-_NO_DEVICES = re.compile(
+_OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|unable to allocate|RESOURCE_EXHAUSTED", re.I)
+_OUT_OF_FILES = re.compile("too many open files", re.I)
+_WITHOUT_DEVICES = re.compile(
     "Unable to initialize backend|Invalid value .* for JAX flag|invalid truth value|Unknown backend"
 )
-_FOR_NOW = re.compile("already in use|UNAVAILABLE|ABORTED|NOT_READY|busy", re.I)
-_MOST_CHARACTERS = 160
+_TEMPORARY = re.compile("already in use|UNAVAILABLE|ABORTED|NOT_READY|busy", re.I)
+_MAX_CHARACTERS = 160
 
 
 def refusal(error: BaseException, place: Path | None = None) -> str | None:
-    """Words what the computer refused, None for any other failure.
+    """One sentence about an error of the system, None for any other failure.
 
     Args:
-        error: what was raised; what it followed from is looked at too.
+        error: the one that was raised; those that it followed from are looked through too.
         place: the folder that was written, for an error that names no file.
     """
     for cause in causes(error):
         text = str(cause)
         number = cause.errno if isinstance(cause, OSError) else None
-        if _wants_files(cause):
+        if _is_out_of_files(cause):
             name = getattr(cause, "filename", None) or "A file"
             reason = getattr(cause, "strerror", None) or "Too many open files"
             return (
                 f"{name} cannot be opened ({reason}); allow more open files (ulimit -n), then run "
                 "the same command again: what was saved before is intact."
             )
-        if number in NO_BUGS and isinstance(cause, OSError):
+        if number in SYSTEM_ERRORS and isinstance(cause, OSError):
             where = cause.filename or place
             what = f"{where} cannot be used" if where else "A file cannot be written"
             return (
                 f"{what} ({cause.strerror}); free space or permissions there, then run the same "
                 "command again: what was saved before is intact."
             )
-        if isinstance(cause, MemoryError) or _NO_MEMORY.search(text):
-            return no_memory(text)
-        if _NO_DEVICES.search(text) and not _FOR_NOW.search(text):
+        if isinstance(cause, MemoryError) or _OUT_OF_MEMORY.search(text):
+            return _no_memory(text)
+        if _WITHOUT_DEVICES.search(text) and not _TEMPORARY.search(text):
             return _no_devices(text.partition(" (")[0])
         if isinstance(cause, AssertionError) and _raised_in(cause) == "xla_bridge.py":
             return _no_devices("found none of them")  # a platform that JAX knows, not installed
@@ -70,7 +70,7 @@ def refusal(error: BaseException, place: Path | None = None) -> str | None:
 
 @contextlib.contextmanager
 def refusals_told(place: Path | None = None) -> Iterator[None]:
-    """Raises a `RefusedError` for whatever the computer refuses inside a `with`."""
+    """Raises a `RefusedError` for an error of the system inside a `with`."""
     try:
         yield
     except CnnLabError:
@@ -84,15 +84,15 @@ def refusals_told(place: Path | None = None) -> Iterator[None]:
 
 def too_many_open(error: BaseException) -> bool:
     """Whether files could not be opened because too many are."""
-    return any(map(_wants_files, causes(error)))
+    return any(map(_is_out_of_files, causes(error)))
 
 
-def _wants_files(cause: BaseException) -> bool:
+def _is_out_of_files(cause: BaseException) -> bool:
     number = cause.errno if isinstance(cause, OSError) else None
-    return number in TOO_MANY_OPEN or bool(_NO_FILES.search(str(cause)))
+    return number in TOO_MANY_OPEN_FILES or bool(_OUT_OF_FILES.search(str(cause)))
 
 
-def no_memory(reason: str) -> str:
+def _no_memory(reason: str) -> str:
     """The sentence for too little memory, on the host or on a device."""
     line = _first_line(reason)
     found = f" ({line})" if line else ""
@@ -124,7 +124,7 @@ def _raised_in(error: BaseException) -> str:
 
 def _first_line(text: str) -> str:
     line = text.strip().partition("\n")[0]
-    return textwrap.shorten(line, _MOST_CHARACTERS, placeholder=" ...").rstrip(".")
+    return textwrap.shorten(line, _MAX_CHARACTERS, placeholder=" ...").rstrip(".")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

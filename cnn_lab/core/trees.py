@@ -29,7 +29,7 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> Tree:
-    """The tree of nested dicts that `flatten` was given."""
+    """The tree of nested dicts that `flatten` makes such a table of."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *above, name = path.split("/")
@@ -41,7 +41,7 @@ def unflatten(leaves: Mapping[str, Any]) -> Tree:
 
 
 def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
-    """A tree of nested dicts in two: the leaves whose path is chosen, and the others.
+    """Splits a tree of nested dicts in two: the leaves whose path is chosen, and the others.
 
     Dicts that are left without a leaf are left out.
     """

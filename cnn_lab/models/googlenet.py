@@ -26,8 +26,8 @@ from cnn_lab.models.inputs import require_size
 from cnn_lab.models.registry import register
 
 Form = Literal["batch_norm", "paper"]
-_UpTo2 = Annotated[int, Range(least=1, most=2)]
-_UpTo5 = Annotated[int, Range(least=1, most=5)]
+_UpTo2 = Annotated[int, Range(min=1, max=2)]
+_UpTo5 = Annotated[int, Range(min=1, max=5)]
 _SMALLER = ", or model.options.stem=small"
 # Channels of 1x1; of 3x3 and of 5x5, each after its reduction; after pooling (table 1).
 BLOCKS = {

@@ -29,9 +29,9 @@ from cnn_lab.models.inputs import require_size
 from cnn_lab.models.registry import register
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss; the paper does not say, the authors' code has 0.4
-_UpTo2 = Annotated[int, Range(least=1, most=2)]
-_UpTo3 = Annotated[int, Range(least=1, most=3)]
-_UpTo4 = Annotated[int, Range(least=1, most=4)]
+_UpTo2 = Annotated[int, Range(min=1, max=2)]
+_UpTo3 = Annotated[int, Range(min=1, max=3)]
+_UpTo4 = Annotated[int, Range(min=1, max=4)]
 _SMALLER = ", or model.options.stem=small"
 A_BLOCKS = (("b", 32), ("c", 64), ("d", 64))  # and their channels after pooling
 C_BLOCKS = (("b", 128), ("c", 160), ("d", 160), ("e", 192))  # and their channels inside

@@ -24,7 +24,7 @@ from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
 from cnn_lab.models.inputs import Order, Sequences, Steps, as_sequences
 from cnn_lab.models.registry import register
 
-Several = Annotated[int, Range(least=2)]
+Several = Annotated[int, Range(min=2)]
 
 
 class TimeConv(nn.Module):

@@ -17,7 +17,7 @@ from cnn_lab.core.formatting import counted
 
 OPTIONS = "config.optim.schedule.options"
 InnerFraction = Annotated[float, Range(above=0, below=1)]
-PositiveFraction = Annotated[float, Range(above=0, most=1)]
+PositiveFraction = Annotated[float, Range(above=0, max=1)]
 
 
 @dataclasses.dataclass(frozen=True)

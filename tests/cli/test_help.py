@@ -1,11 +1,9 @@
 """What `--version`, `help config` and `list` tell about fields and options."""
 
-import dataclasses
 import re
 import shlex
 import subprocess
 import sys
-import typing
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -17,9 +15,15 @@ from cnn_lab.cli.list_command import DETAILED, KINDS
 from cnn_lab.cli.main import main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.config.annotations import describe
-from cnn_lab.config.node import Node, check_value, node_in, override, parse_literal
+from cnn_lab.config.node import Node, override
 from cnn_lab.config.options import declared_options
+from cnn_lab.config.values import (
+    annotations_of,
+    check_value,
+    describe,
+    group_in,
+    parse_literal,
+)
 from cnn_lab.layers.initializers import INITIALIZERS
 
 NAMED = [(k, name) for k, detailed in DETAILED.items() for name in detailed.functions()]
@@ -36,13 +40,12 @@ def log(capsys: pytest.CaptureFixture):
 
 def leaves(node_type: type[Node], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Dotted path, annotation and default of every field that is no group."""
-    hints = typing.get_type_hints(node_type, include_extras=True)
-    for field in dataclasses.fields(node_type):  # pyright: ignore[reportArgumentType]
-        child = node_in(hints[field.name])
-        if child is not None:
-            yield from leaves(child, f"{prefix}{field.name}.")
+    for name, annotation in annotations_of(node_type).items():
+        group = group_in(annotation)
+        if group is not None:
+            yield from leaves(group, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{field.name}", hints[field.name], getattr(node_type(), field.name)
+            yield f"{prefix}{name}", annotation, getattr(node_type(), name)
 
 
 def test_version_needs_no_jax(log):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.cli.config_flag import load_config
 from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config.load import load_config
 from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.datasets.catalog import open_dataset

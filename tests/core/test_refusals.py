@@ -1,4 +1,4 @@
-"""What counts as refused by the computer, whatever shape a library gives it."""
+"""Errors of the system are explained in one sentence, whatever shape a library gives them."""
 
 import errno
 import os

@@ -15,12 +15,12 @@ from typing import Annotated, Literal
 from cnn_lab.config.ranges import Fraction, Natural, NonNegative, Positive, Range
 
 Fill = Literal["black", "reflect", "edge"]
-Share = Annotated[float, Range(above=0, most=1)]
-Angle = Annotated[float, Range(least=0, most=180)]
-Slant = Annotated[float, Range(least=0, most=60)]
-Turn = Annotated[float, Range(least=0, most=0.5)]
-Magnitude = Annotated[float, Range(least=0, most=30)]
-Smoothing = Annotated[float, Range(least=0.5)]  # the least that `elastic` can do
+Share = Annotated[float, Range(above=0, max=1)]
+Angle = Annotated[float, Range(min=0, max=180)]
+Slant = Annotated[float, Range(min=0, max=60)]
+Turn = Annotated[float, Range(min=0, max=0.5)]
+Magnitude = Annotated[float, Range(min=0, max=30)]
+Smoothing = Annotated[float, Range(min=0.5)]  # the least that `elastic` can do
 
 
 @dataclasses.dataclass(frozen=True)

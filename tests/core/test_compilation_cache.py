@@ -1,4 +1,4 @@
-"""The folder of compiled programs stays bounded and heals."""
+"""The folder of compiled programs stays bounded and is repaired."""
 
 import os
 import subprocess
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lab.cli import compilation_cache
-from cnn_lab.cli.compilation_cache import remove_damaged, trim
+from cnn_lab.core import compilation_cache
+from cnn_lab.core.compilation_cache import remove_damaged, trim
 
 PROGRAM = """
-from cnn_lab.cli import runtime
-runtime.start(1)
+import sys
+from cnn_lab.core import compilation_cache
+compilation_cache.enable(lambda line: print(line, file=sys.stderr))
 import jax
 print(jax.jit(lambda x: x * 2 + 1)(3.0))
 """
@@ -30,8 +31,9 @@ def test_the_oldest_entries_go_first(tmp_path):
 
 
 TWO_PROGRAMS = """
-from cnn_lab.cli import runtime
-runtime.start(1)
+import sys
+from cnn_lab.core import compilation_cache
+compilation_cache.enable(lambda line: print(line, file=sys.stderr))
 import jax
 print(jax.jit(lambda x: x * 2 + 1)(3.0), jax.jit(lambda x: x * 3 - 1)(3.0))
 """
@@ -48,7 +50,7 @@ def run(tmp_path):
 
 
 def identities(folder: Path) -> dict[str, int]:
-    """The entries of the lambdas, and what tells a file that was written again."""
+    """The entries of the lambdas, and the numbers that change when a file is written again."""
     found = (path for path in folder.glob("*-cache") if "lambda" in path.name)
     return {path.name: path.stat().st_ino for path in found}
 
@@ -59,8 +61,8 @@ def test_a_healthy_entry_of_the_same_name_stays(tmp_path, run):
     damaged, healthy = sorted(before)
     content = (tmp_path / damaged).read_bytes()
     os.truncate(tmp_path / damaged, len(content) // 2)
-    mended = run(TWO_PROGRAMS)
-    assert (mended.stdout, mended.stderr.count("removed")) == ("7.0 8.0\n", 1)
+    repaired = run(TWO_PROGRAMS)
+    assert (repaired.stdout, repaired.stderr.count("removed")) == ("7.0 8.0\n", 1)
     assert identities(tmp_path).keys() == before.keys()
     assert identities(tmp_path)[healthy] == before[healthy]
     assert (tmp_path / damaged).stat().st_size > len(content) // 2
@@ -109,7 +111,7 @@ def test_a_damaged_entry_is_removed_and_written_again(tmp_path, run):
     (entry,) = (tmp_path / name for name in identities(tmp_path))
     whole = entry.read_bytes()
     entry.write_bytes(whole[: len(whole) // 2])
-    mended = run()
-    assert (mended.stdout, mended.stderr.count("removed")) == ("7.0\n", 1)
+    repaired = run()
+    assert (repaired.stdout, repaired.stderr.count("removed")) == ("7.0\n", 1)
     again = run()
     assert (again.stdout, again.stderr) == ("7.0\n", "")

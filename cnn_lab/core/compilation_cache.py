@@ -1,17 +1,35 @@
-"""The folder of compiled programs: bounded, and mended when an entry is damaged."""
+"""The folder of compiled programs, kept between runs: bounded, and repaired when damaged."""
 
 import contextlib
 import importlib
 import re
-import sys
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 LIMIT_BYTES = 2 * 2**30
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
 _ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+def enable(log: Callable[[str], None] = lambda _: None) -> None:
+    """Keeps compiled programs between runs, in JAX's own folder if one is set, else in ours.
+
+    Args:
+        log: takes the line about a damaged entry that was removed.
+    """
+    import jax
+
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if folder is None:
+        folder = Path.home() / ".cache" / "cnn_lab" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        trim(folder)
+    repair_on_warning(Path(folder), log)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def trim(folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -29,7 +47,7 @@ def trim(folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
             excess -= size
 
 
-def mend(folder: Path) -> None:
+def repair_on_warning(folder: Path, log: Callable[[str], None]) -> None:
     """From now on, deletes the entries of a program that JAX warns it cannot read.
 
     JAX compiles anew then, but never overwrites the damaged entry, which a run killed while writing
@@ -37,31 +55,31 @@ def mend(folder: Path) -> None:
     """
     show = warnings.showwarning
 
-    def show_or_mend(message: Warning | str, *arguments: Any, **options: Any) -> None:
+    def show_or_repair(message: Warning | str, *arguments: Any, **options: Any) -> None:
         found = DAMAGED.match(str(message))
         if found and remove_damaged(folder, found[1]):
-            sys.stderr.write("A damaged entry of the compilation cache was removed.\n")
+            log("A damaged entry of the compilation cache was removed.")
         else:
             show(message, *arguments, **options)
 
-    warnings.showwarning = show_or_mend
+    warnings.showwarning = show_or_repair
 
 
 def remove_damaged(folder: Path, name: str) -> int:
     """Deletes the entries of programs called `name` that cannot be unpacked, and counts them.
 
-    JAX tells the name, which the programs of all experiments share, but not the entry. If all of
+    JAX's warning has the name, which the programs of all experiments share, but no entry. If all of
     them unpack, the damage is inside one of them, and all go: a compilation costs less than a
     warning at every start. If one cannot even be read, nothing is known, and none goes.
     """
     try:
-        whole = {path: _unpacks(path.read_bytes()) for path in folder.glob(f"{name}-*cache")}
+        readable = {path: _unpacks(path.read_bytes()) for path in folder.glob(f"{name}-*cache")}
     except OSError:
         return 0
-    damaged = [path for path, unpacks in whole.items() if not unpacks]
+    damaged = [path for path, unpacks in readable.items() if not unpacks]
     removed = 0
-    for path in damaged or whole:
-        with contextlib.suppress(OSError):  # another process may mend at the same time
+    for path in damaged or readable:
+        with contextlib.suppress(OSError):  # another process may repair at the same time
             path.unlink()
             removed += 1
     return removed
@@ -79,7 +97,7 @@ def _unpacks(content: bytes) -> bool:
 
 
 def _zstd_unpack() -> Any:
-    """What unpacks zstandard here, as JAX chooses it; None where nothing does."""
+    """The function that unpacks zstandard here, as JAX chooses it; None without one."""
     for module in ("compression.zstd", "zstandard"):
         with contextlib.suppress(ImportError):
             return importlib.import_module(module).decompress
