@@ -21,7 +21,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 from cnn_lab.experiment.restore import restore_network, restore_run
-from cnn_lab.optim.groups import LrMultiplier
+from cnn_lab.optim.assemble import LrMultiplier
 from cnn_lab.transfer.plan import Plan, make_plan
 from cnn_lab.transfer.stages import stages_of
 from cnn_lab.transfer.surgery import Transplant, Weights, transplant

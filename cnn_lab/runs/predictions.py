@@ -22,7 +22,6 @@ from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, make_mesh
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.tasks.classification import Classification
 from cnn_lab.train.outputs import Collected, Collector
 from cnn_lab.train.views import View
 from cnn_lab.workdir.run_dir import read_config, read_record
@@ -147,7 +146,7 @@ class Collecting:
 
     def is_classifier(self, trained: RestoredRun) -> bool:
         """Whether there are probabilities."""
-        return isinstance(trained.network.task, Classification)
+        return trained.network.task.has_classes
 
     def close(self) -> None:
         """Stops reading ahead."""
@@ -172,7 +171,7 @@ class Collecting:
         return self._programs[data, split, model](trained.variables)
 
     def _program(self, network: Network, loader: Loader, mesh: DeviceMesh) -> Callable[[Any], Any]:
-        if not isinstance(network.task, Classification):
+        if not network.task.has_classes:
             return make_evaluator(network, loader, mesh)
         return Collector(
             network.model.apply,

@@ -16,7 +16,7 @@ from cnn_lab.distributed.processes import Processes
 from cnn_lab.distributed.watchdog import HANG_SECONDS, Watchdog
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.optim.assemble import with_rate_scale
-from cnn_lab.optim.complexity import weight_complexity
+from cnn_lab.optim.kernels import weight_complexity
 from cnn_lab.runs.compiled import CompiledPhase
 from cnn_lab.runs.linear_probe import FittedOutput
 from cnn_lab.train.averaging import evaluated_variables

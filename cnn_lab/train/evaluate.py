@@ -11,8 +11,8 @@ import numpy as np
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import TrainingError
 from cnn_lab.distributed.mesh import DeviceMesh
+from cnn_lab.tasks.task import Task
 from cnn_lab.train.dispatch import Prepare, Program, compile_evaluate
-from cnn_lab.train.step import Task
 from cnn_lab.train.steps_per_call import StepsPerCall
 
 

@@ -10,8 +10,7 @@ import pytest
 from descents import make
 
 from cnn_lab.core import trees
-from cnn_lab.optim.assemble import assemble, rate_scale_of, with_rate_scale
-from cnn_lab.optim.groups import LrMultiplier, grouped
+from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped, rate_scale_of, with_rate_scale
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.train.averaging import NO_AVERAGE
@@ -19,7 +18,7 @@ from cnn_lab.train.phases import make_entry
 from cnn_lab.train.state import TrainState
 
 PARAMS = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
-GROUPED = [name for name in OPTIMIZERS if name != "sam"]
+GROUPED = [name for name, optimizer in OPTIMIZERS.items() if not optimizer.single_group]
 
 
 def falling(step):
