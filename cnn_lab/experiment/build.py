@@ -173,7 +173,7 @@ def _phases(
     )
     if config.train.batch_statistics == "per_device":
         gradient = per_device(gradient, mesh)
-    begins = (0,) if beginning is None else beginning.plan.phases
+    begins = (0,) if beginning is None else beginning.plan.phase_starts
     phases = []
     for first, end in zip(begins, (*begins[1:], config.train.num_epochs), strict=True):
         trainable, lr_multipliers = None, None

@@ -75,7 +75,7 @@ class Experiment:
     @property
     def fits(self) -> bool:
         """Whether the output layer is fitted to its optimum, in place of a training in steps."""
-        return self.beginning is not None and self.beginning.plan.fits
+        return self.beginning is not None and self.beginning.plan.is_linear_probe
 
     @property
     def fingerprint(self) -> str:
@@ -119,7 +119,7 @@ class Experiment:
     def _begun(self) -> tuple[Tree, Tree]:
         if self.beginning is None:
             return {}, {}
-        return self.beginning.transplant.given, self.beginning.source
+        return self.beginning.pretrained.variables, self.beginning.source
 
     def with_features(self, state: TrainState, log: Callable[[str], None]) -> "Experiment":
         """The experiment with what the frozen backbone gives, where that takes the images' place.

@@ -14,7 +14,7 @@ from cnn_lab.data.loaders.assemble import MIB, LoaderFactory
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import Features, Split
 from cnn_lab.models.heads import Classifier, HeadAlone
-from cnn_lab.transfer.features import FeatureMaker
+from cnn_lab.transfer.features import FeatureExtractor
 
 PASSES = "config.transfer.augmented_passes"
 
@@ -55,7 +55,7 @@ def plan_features(
             f"{PASSES} is {num_passes}, but the images are not altered, so that all passes would "
             "be alike; set it to 0, or set config.data.augment.strength."
         )
-    fits = beginning.plan.fits
+    fits = beginning.plan.is_linear_probe
     if not only_head or not (transfer.cache_features or fits):
         return None, ""
     if fits:
@@ -135,7 +135,7 @@ def _features(
         )
         facts = {"augmentation": repr(augmentation), "loader": images.name}
     altered = Split(
-        FeatureMaker(model, images, train.source, mesh, "training", num_passes, facts),
+        FeatureExtractor(model, images, train.source, mesh, "training", num_passes, facts),
         training.sampler,
         config.train.max_steps_per_dispatch,
         training.name,
@@ -145,6 +145,6 @@ def _features(
     if experiment.validation_loader is not None:
         images = maker.evaluation(validation, batch_size, devices)
         order, name = experiment.validation_loader.sampler, experiment.validation_loader.name
-        made = FeatureMaker(model, images, validation.source, mesh, "validation")
+        made = FeatureExtractor(model, images, validation.source, mesh, "validation")
         held_out = Split(made, order, order.steps_per_epoch, name)
     return Features(HeadAlone(model.head), altered, held_out)

@@ -9,7 +9,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.data.loaders.feature_loader import FeatureLoader
 from cnn_lab.data.sampler import Sampler
-from cnn_lab.transfer.features import FeatureMaker
+from cnn_lab.transfer.features import FeatureExtractor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +24,13 @@ class Split:
         num_passes: over the images.
     """
 
-    maker: FeatureMaker
+    maker: FeatureExtractor
     sampler: Sampler
     max_steps: int
     name: str
     num_passes: int = 1
 
-    def loader(self, arrays: Callable[[FeatureMaker], Tree]) -> FeatureLoader:
+    def loader(self, arrays: Callable[[FeatureExtractor], Tree]) -> FeatureLoader:
         """The loader over features, or over their shapes."""
         in_memory = arrays(self.maker)
         return FeatureLoader(in_memory, self.sampler, self.max_steps, self.name, self.num_passes)
@@ -51,7 +51,7 @@ class Features:
     validation: Split | None
 
     def loaders(
-        self, arrays: Callable[[FeatureMaker], Tree]
+        self, arrays: Callable[[FeatureExtractor], Tree]
     ) -> tuple[FeatureLoader, FeatureLoader | None]:
         """Those of training and validation.
 

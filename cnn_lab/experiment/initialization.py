@@ -24,7 +24,7 @@ from cnn_lab.experiment.restore import restore_network, restore_run
 from cnn_lab.optim.assemble import LrMultiplier
 from cnn_lab.transfer.plan import Plan, make_plan
 from cnn_lab.transfer.stages import stages_of
-from cnn_lab.transfer.surgery import Transplant, Weights, transplant
+from cnn_lab.transfer.surgery import Pretrained, Weights, adapt_pretrained
 from cnn_lab.workdir.run_dir import lineage_in, read_record
 
 CHECKPOINT = "config.transfer.checkpoint"
@@ -36,13 +36,13 @@ class Beginning:
 
     Attributes:
         plan: which parameters are trained, how fast and from when.
-        transplant: what the network begins with.
+        pretrained: what the network begins with.
         source: parameters that the penalty `l2_sp` pulls towards; empty without it.
         lineage: the source and the plan as JSON values, for the run's record.
     """
 
     plan: Plan
-    transplant: Transplant
+    pretrained: Pretrained
     source: Tree
     lineage: dict[str, Any]
 
@@ -59,7 +59,7 @@ class Beginning:
         """
         sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params).items()}
         source = f"Weights of {self.lineage['source']}, step {self.lineage['checkpoint']}"
-        notes = [f"  {note}" for note in self.transplant.notes]
+        notes = [f"  {note}" for note in self.pretrained.notes]
         first = f"{source}, {self.lineage['digest'][:12]}."
         return [first, *notes, *self.plan.table(sizes, learning_rate)]
 
@@ -161,7 +161,7 @@ def begin(
     stages = stages_of(model, input_shape)
     plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
     variables = jax.tree.map(np.asarray, trained.variables)
-    transplanted = transplant(
+    pretrained = adapt_pretrained(
         Weights(variables, trained.network.class_names),
         make,
         class_names,
@@ -171,13 +171,13 @@ def begin(
         fresh=transfer.fresh,
         seed=config.seed,
     )
-    _check_nothing_random_is_frozen(plan, transplanted)
+    _check_nothing_random_is_frozen(plan, pretrained)
     source: Tree = {}
     if transfer.l2_sp:
-        held = transplanted.taken.__contains__
-        source, _ = trees.partition(transplanted.given["params"], held)
+        held = pretrained.unchanged.__contains__
+        source, _ = trees.partition(pretrained.variables["params"], held)
         trained_paths = {path for group in plan.groups if group.rate for path in group.paths}
-        if not trained_paths & transplanted.taken:
+        if not trained_paths & pretrained.unchanged:
             raise ConfigError(
                 f"config.transfer.l2_sp is {transfer.l2_sp:g}, but nothing that is trained has "
                 "weights of the source to be pulled towards; leave it out, or train more by "
@@ -189,11 +189,11 @@ def begin(
         "digest": digest_of(variables),
         "plan": dataclasses.asdict(plan),
         "settings": _settings(transfer),
-        "notes": list(transplanted.notes),
+        "notes": list(pretrained.notes),
         "held": sorted(trees.flatten(source)),
         "before": lineage_in(read_record(place)),
     }
-    return Beginning(plan, transplanted, source, lineage)
+    return Beginning(plan, pretrained, source, lineage)
 
 
 def _settings(transfer: TransferConfig) -> list[str]:
@@ -203,8 +203,8 @@ def _settings(transfer: TransferConfig) -> list[str]:
     return [f"config.transfer.{name}={value:g}" for name, value in values.items() if value]
 
 
-def _check_nothing_random_is_frozen(plan: Plan, transplanted: Transplant) -> None:
-    given = trees.flatten(transplanted.given["params"])
+def _check_nothing_random_is_frozen(plan: Plan, pretrained: Pretrained) -> None:
+    given = trees.flatten(pretrained.variables["params"])
     for group in plan.groups:
         lost = [path for path in group.paths if path not in given and not group.rate]
         if lost:
@@ -225,7 +225,7 @@ def _begun_before(
     source, _ = trees.partition(shapes["params"], held.__contains__)
     notes = tuple(lineage["notes"])
     plan = Plan.from_json(lineage["plan"])
-    return Beginning(plan, Transplant({}, held, notes), source, dict(lineage))
+    return Beginning(plan, Pretrained({}, held, notes), source, dict(lineage))
 
 
 def check_same_source(

@@ -5,7 +5,7 @@ and no task by its name.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import flax.struct
 
@@ -15,17 +15,15 @@ from cnn_lab.core.registry import Registry
 
 @runtime_checkable
 class Task(Protocol):
-    """Losses and metrics of a model's outputs for a batch."""
+    """Losses and metrics of a model's outputs for a batch.
 
-    @property
-    def better(self) -> Mapping[str, Literal["max", "min"]]:
-        """Validation metrics, each with the direction that is better."""
-        ...
+    Attributes:
+        better: validation metrics, each with the direction that is better.
+        has_classes: whether outputs are logits of classes, which have probabilities and confusions.
+    """
 
-    @property
-    def has_classes(self) -> bool:
-        """Whether outputs are logits of classes, which have probabilities and confusions."""
-        ...
+    better: ClassVar[Mapping[str, Literal["max", "min"]]]
+    has_classes: ClassVar[bool]
 
     def losses(self, outputs: Any, batch: Any) -> PerExample:
         """Per-example losses [n], which the step minimises."""

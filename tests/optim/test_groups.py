@@ -82,7 +82,7 @@ def test_two_steps_of_momentum_are_those_computed_by_hand():
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_what_begins_late_is_begun_like_any_other_at_the_rate_of_the_training(name):
+def test_a_group_that_begins_late_begins_like_any_other_at_the_rate_of_the_training(name):
     make_one = lambda rate: make(name, rate)  # noqa: E731
     first = drawn(3, ("a",))
     early = grouped(make_one, falling, lr_multipliers(a=LrMultiplier()))
