@@ -104,7 +104,7 @@ class Side:
         order = Sampler(np.arange(number), arguments.batch, 0)
         self._loader = InMemoryLoader(in_memory, preprocess, order, STEPS, shard=mesh.shard)
         model, task = MODELS[arguments.model].make(10), classification("cross_entropy")
-        optimizer = OPTIMIZERS["adamw"](optax.constant_schedule(1e-3))
+        optimizer = OPTIMIZERS["adamw"].make(optax.constant_schedule(1e-3))
         init = make_init(model, optimizer, shape)
         shapes = jax.eval_shape(init, jax.random.key(0))
         program = compile_train(

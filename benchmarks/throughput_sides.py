@@ -61,7 +61,7 @@ class Side:
         self.title = f"{name} ({loader.name})" if name == "loader" else name
         self._steps, self._mesh, self._step = arguments.steps, mesh, 0
         self._lead = BATCHES_AHEAD if loader.name == "streaming" else 0
-        optimizer = OPTIMIZERS["momentum"](optax.constant_schedule(RATE), momentum=MOMENTUM)
+        optimizer = OPTIMIZERS["momentum"].make(optax.constant_schedule(RATE), momentum=MOMENTUM)
         init = make_init(model, optimizer, arguments.shape)
         shapes = jax.eval_shape(init, jax.random.key(0))
         self.num_parameters = trees.count(shapes.params)

@@ -11,14 +11,14 @@ from jaxtyping import Float64
 
 from cnn_lab.core.errors import TrainingError
 
-SMOOTHED_OVER = 0.02  # width of the weights, as a share of all steps
-REACH = 5  # standard deviations after which a Gaussian counts as ended
-CLEAR = 6.0  # standard errors that a fall must be, for chance makes some between two of many values
+SMOOTHING = 0.02  # standard deviation of the weights, as a share of all steps
+MAX_DEVIATIONS = 5  # standard deviations after which a Gaussian is cut off
+MIN_FALL = 6.0  # in standard errors, for chance makes some fall between two of many values
 
 
 @dataclasses.dataclass(frozen=True)
 class LrRange:
-    """What a range test found.
+    """The result of a learning-rate range test.
 
     Attributes:
         rates: of each step that was made [s], rising.
@@ -38,14 +38,14 @@ class LrRange:
 
 
 def analyse(rates: Float64[np.ndarray, " s"], losses: Float64[np.ndarray, " s"]) -> LrRange:
-    """Where the loss fell fastest, and where it was lowest.
+    """The rates at which the loss fell fastest and was lowest.
 
     Args:
         rates: rising by a constant factor.
         losses: of the steps at those rates, finite.
 
     Raises:
-        TrainingError: the loss never fell by more than chance may let it.
+        TrainingError: the loss never fell by more than chance explains.
     """
     smoothed = _smooth(losses)
     best = int(np.argmin(smoothed))
@@ -53,23 +53,23 @@ def analyse(rates: Float64[np.ndarray, " s"], losses: Float64[np.ndarray, " s"])
     steepest = int(np.argmin(slopes))
     fall = smoothed[: best + 1].max() - smoothed[best]
     # The standard error of a smoothed value: a Gaussian's weights are as good as so many even ones.
-    num_even = max(1.0, 2 * np.sqrt(np.pi) * SMOOTHED_OVER * len(losses))
+    num_even = max(1.0, 2 * np.sqrt(np.pi) * SMOOTHING * len(losses))
     noise = np.std((losses - smoothed)[: best + 1]) / np.sqrt(num_even)
-    if slopes[steepest] >= 0 or fall < CLEAR * noise:
+    if slopes[steepest] >= 0 or fall < MIN_FALL * noise:
         raise TrainingError(
             f"The loss never clearly fell between rates of {rates[0]:.3g} and {rates[-1]:.3g}; "
             "widen --lowest and --highest, or look at the data and the model."
         )
     # The last values are averaged over neighbours on one side only.
-    still_falling = best >= len(smoothed) - max(1, round(2 * SMOOTHED_OVER * len(smoothed)))
+    still_falling = best >= len(smoothed) - max(1, round(2 * SMOOTHING * len(smoothed)))
     found = float(rates[steepest]), float(rates[best])
     return LrRange(rates, losses, smoothed, *found, still_falling)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Means over neighbours, weighted by a Gaussian, without delay."""
-    width = max(1.0, SMOOTHED_OVER * len(values))
-    reach = math.ceil(REACH * width)
+    width = max(1.0, SMOOTHING * len(values))
+    reach = math.ceil(MAX_DEVIATIONS * width)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
     sums, totals = (np.convolve(v, weights)[reach:-reach] for v in (values, np.ones(len(values))))
     return sums / totals

@@ -36,7 +36,7 @@ def description_lines(description: TrainingDescription) -> list[str]:
         description.parameters,
     )
     num_validation = len(validation.sampler.indices) if validation else 0
-    pretrained, rates = experiment.pretrained, description.learning_rates
+    initialization, rates = experiment.initialization, description.learning_rates
     collectives = ", ".join(
         f"{collective.count} x {kind} of {collective.num_bytes / MIB:,.2f} MiB in all"
         for kind, collective in description.collectives.items()
@@ -45,8 +45,8 @@ def description_lines(description: TrainingDescription) -> list[str]:
         f"model       {config.model.name}: {trees.count(params):,} parameters",
         *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
         *(
-            pretrained.describe(params, config.optim.learning_rate)
-            if pretrained is not None
+            initialization.describe(params, config.optim.learning_rate)
+            if initialization is not None
             else []
         ),
         *experiment.notes,

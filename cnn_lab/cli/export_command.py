@@ -27,7 +27,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(invocation: Invocation) -> int:
-    """Writes the file and says what is in it."""
+    """Writes the file and prints what is in it."""
     values = invocation.flags
     if invocation.arguments:
         raise ConfigError(f"export-weights takes flags only; found {invocation.arguments[0]!r}.")
@@ -41,20 +41,16 @@ def main(invocation: Invocation) -> int:
     if not out.parent.is_dir():
         raise ConfigError(f"--out={out}: there is no folder {out.parent}; make it first.")
     runtime.start(None)
-    from cnn_lab.experiment.restore import restore_run
-    from cnn_lab.transfer import convert, weight_files
-    from cnn_lab.transfer.naming import catalog
+    from cnn_lab.runs.import_weights import export_weights
+    from cnn_lab.transfer.convert import num_values
     from cnn_lab.workdir.run_dir import read_config
 
     spec = read_config(Path(values.workdir)).model
-    model = spec.name
-    naming = catalog.choose(catalog.namings_of(model), values.naming)
-    trained = restore_run(Path(values.workdir), values.checkpoint)
-    table = convert.make_table(trained.network.model, trained.variables, naming)
-    tensors = convert.to_theirs(trained.variables, table)
-    weight_files.write_safetensors(out, tensors, {"model": model, "naming": values.naming})
+    trained, tensors = export_weights(
+        Path(values.workdir), out, checkpoint=values.checkpoint, library=values.naming
+    )
     sys.stdout.write(
-        f"{out}: {convert.num_values(tensors):,} values in {len(tensors)} tensors of step "
+        f"{out}: {num_values(tensors):,} values in {len(tensors)} tensors of step "
         f"{trained.step}, named as in {values.naming}.\n"
     )
     options = "".join(
@@ -69,7 +65,7 @@ def main(invocation: Invocation) -> int:
     padding = f"; its images were padded by {pad} pixels, which no import does" if pad else ""
     sys.stdout.write(
         "The file holds weights alone. What import-weights needs beside it:\n"
-        f"  --model={model}{options} --input={shape} --mean={mean} --std={std} and, a line each in "
-        f"a file for --class_names: {', '.join(trained.network.class_names)}{padding}\n"
+        f"  --model={spec.name}{options} --input={shape} --mean={mean} --std={std} and, a line "
+        f"each in a file for --class_names: {', '.join(trained.network.class_names)}{padding}\n"
     )
     return 0

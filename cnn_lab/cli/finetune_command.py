@@ -174,14 +174,14 @@ def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None
     """What suits so many images."""
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.data.examples import choose_examples
-    from cnn_lab.transfer.plan import choose
+    from cnn_lab.transfer.plan import choose_strategy
 
     data = config.data
     assert config.transfer is not None
     dataset = open_dataset(data.name, data.data_dir, progress=tell)
     num_train = len(choose_examples(dataset, data)[0])
     strategy = config.transfer.strategy
-    chosen = choose(num_train)[0] if strategy == "auto" else strategy
+    chosen = choose_strategy(num_train)[0] if strategy == "auto" else strategy
     chosen = "rates" if config.transfer.rates else chosen
     rate, num_epochs = RATE, EPOCHS
     if chosen in ("head", "logistic"):  # a frozen backbone runs once, over images as they are

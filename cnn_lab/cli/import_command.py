@@ -29,8 +29,6 @@ from cnn_lab.config.ranges import Fraction, Positive
 from cnn_lab.config.values import parse_text
 from cnn_lab.core.errors import ConfigError, lookup
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-
 
 def define_flags(values: flags.FlagValues) -> None:
     """Declares the flags of this command."""
@@ -40,7 +38,7 @@ def define_flags(values: flags.FlagValues) -> None:
         "out": "folder of the new run",
         "naming": "torchvision or timm; left out, the one that fits best",
         "class_names": "file with a name a line; left out, class_0 and so on",
-        "input": "HEIGHTxWIDTHxCHANNELS; left out, what the model was made for",
+        "input": "HEIGHTxWIDTHxCHANNELS; left out, the paper's",
         "mean": "per channel, of pixels in [0, 1]; left out, what the published weights want",
         "std": "per channel, likewise",
     }
@@ -60,7 +58,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(invocation: Invocation) -> int:
-    """Reads, fits and writes; says what was left out."""
+    """Imports the weights and prints what was left out."""
     values = invocation.flags
     if invocation.arguments:
         raise ConfigError(f"import-weights takes flags only; found {invocation.arguments[0]!r}.")
@@ -73,56 +71,38 @@ def main(invocation: Invocation) -> int:
     std = _per_channel("std", values.std, Positive)
     runtime.start(None)
     from cnn_lab.data.preprocess import Preprocess
-    from cnn_lab.experiment.network import Network
     from cnn_lab.models.registry import MODELS
-    from cnn_lab.runs import import_weights
-    from cnn_lab.tasks.classification import classification
-    from cnn_lab.transfer import convert, fit, weight_files
-    from cnn_lab.transfer.naming import catalog
+    from cnn_lab.runs.import_weights import import_weights, published_pixels
 
     source, out = Path(str(values["from"].value)), Path(values.out)
     entry = lookup(MODELS, values.model, "model")
-    namings = catalog.namings_of(values.model)
-    if values.naming is not None:
-        namings = {values.naming: catalog.choose(namings, values.naming)}
-    options = parse_options(entry.make, values.option, "--option", values.model)
     shape: Any = parse_shape(values.input, entry.image_shape) if values.input else entry.image_shape
     if shape[2] not in (1, 3):
         raise ConfigError(f"--input must have 1 or 3 channels; found {values.input!r}.")
-    class_names = _class_names(values.class_names, values.num_classes, entry.num_classes)
-    plain = values.model in catalog.PLAIN_SCALE
-    preprocess = Preprocess(
-        _fitting("mean", mean or ((0.5,) * 3 if plain else MEAN), shape[2]),
-        _fitting("std", std or ((0.5,) * 3 if plain else STD), shape[2]),
+    usual_mean, usual_std = published_pixels(values.model)
+    imported, num_values = import_weights(
+        values.model,
+        source,
+        out,
+        options=parse_options(values.model, entry.make, values.option),
+        class_names=_class_names(values.class_names, values.num_classes, entry.num_classes),
+        image_shape=shape,
+        preprocess=Preprocess(
+            _fitting("mean", mean or usual_mean, shape[2]),
+            _fitting("std", std or usual_std, shape[2]),
+        ),
+        library=values.naming,
+        renames=values.rename,
+        new_head=values.new_head,
+        seed=values.seed,
     )
-    renames = weight_files.parse_renames(values.rename)
-    import_weights.require_new(out)
-    make = lambda num_classes: entry.make(num_classes, **options)  # noqa: E731
-    tensors = weight_files.rename(weight_files.read_weights(source), renames)
-    fitted = fit.fit(
-        make, len(class_names), shape, namings, tensors, new_head=values.new_head, seed=values.seed
-    )
-    network = Network(
-        make(len(class_names)), classification("cross_entropy"), class_names, shape, preprocess
-    )
-    origin = {
-        "file": source.name,
-        "sha256": weight_files.digest(source),
-        "naming": fitted.naming,
-        "renames": values.rename,
-        "left_at_initial_values": list(fitted.fresh),
-        "interpolation": "bilinear",
-    }
-    config = import_weights.config_of(values.model, options, network)
-    import_weights.write_run(out, config, network, fitted.variables, "imported", imported=origin)
-    lines = [
-        f"{values.model}: {convert.num_values(tensors):,} values of "
-        f"{source}, named as in {fitted.naming}."
-    ]
-    if fitted.fresh:
-        lines.append(f"Left at initial values, and to be trained: {', '.join(fitted.fresh)}.")
-    if fitted.rounded:
-        lines.append(f"Brought to float32 from {', '.join(fitted.rounded)}.")
+    lines = [f"{values.model}: {num_values:,} values of {source}, named as in {imported.library}."]
+    if imported.new_layers:
+        lines.append(
+            f"Left at initial values, and to be trained: {', '.join(imported.new_layers)}."
+        )
+    if imported.other_dtypes:
+        lines.append(f"Brought to float32 from {', '.join(imported.other_dtypes)}.")
     lines.append(f"Use it by: cnn-lab predict --workdir={out} IMAGE")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
@@ -141,9 +121,9 @@ def _fitting(flag: str, given: tuple[float, ...], num_channels: int) -> tuple[fl
     return given
 
 
-def _class_names(path: str | None, num_classes: int | None, usual: int) -> tuple[str, ...]:
+def _class_names(path: str | None, num_classes: int | None, num_usual: int) -> tuple[str, ...]:
     if path is None:
-        return tuple(f"class_{number}" for number in range(num_classes or usual))
+        return tuple(f"class_{number}" for number in range(num_classes or num_usual))
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Shows which weights a run began with, what was trained of them, and theirs before.
+"""Shows the weights that a run began with, what was trained of them, and their own origin.
 
 Examples:
   cnn-lab lineage --workdir=runs/tuned
@@ -37,13 +37,13 @@ def main(invocation: Invocation) -> int:
     lineage = lineage_in(record)
     if lineage is None:
         log("  begun with weights of its own")
-    for line in _told(lineage):
+    for line in _lines_of(lineage):
         log(f"  {line}")
     return 0
 
 
-def _told(lineage: Mapping[str, Any] | None) -> list[str]:
-    """Lines of a lineage and of what was before it, each generation further to the right."""
+def _lines_of(lineage: Mapping[str, Any] | None) -> list[str]:
+    """Lines of a lineage, each earlier generation further to the right."""
     if lineage is None:
         return []
     lines, before = [], []
@@ -51,13 +51,13 @@ def _told(lineage: Mapping[str, Any] | None) -> list[str]:
         lines.append("imported from {file}, SHA-256 {sha256}".format(**lineage["imported"]))
     for member in lineage.get("members", ()):
         lines += [f"one of its mean: {member['name']}", f"  weights  {member['digest']}"]
-        lines += [f"  {line}" for line in _told(member["lineage"])]
+        lines += [f"  {line}" for line in _lines_of(member["lineage"])]
     if "source" in lineage:
-        lines, before = _of_one(lineage), _told(lineage["before"])
+        lines, before = _lines_of_fine_tuning(lineage), _lines_of(lineage["before"])
     return [*lines, *(f"  {line}" for line in before)]
 
 
-def _of_one(lineage: Mapping[str, Any]) -> list[str]:
+def _lines_of_fine_tuning(lineage: Mapping[str, Any]) -> list[str]:
     plan, source = lineage["plan"], lineage["source"]
     gone = "" if Path(source).is_dir() else " (no longer there)"
     trained = [

@@ -153,25 +153,25 @@ def _make_functions() -> dict[str, Callable]:
 def _optimizers() -> dict[str, Callable]:
     from cnn_lab.optim.optimizers import OPTIMIZERS
 
-    return OPTIMIZERS
+    return {name: optimizer.make for name, optimizer in OPTIMIZERS.items()}
 
 
 def _schedules() -> dict[str, Callable]:
     from cnn_lab.optim.schedules import SCHEDULES
 
-    return SCHEDULES
+    return dict(SCHEDULES)
 
 
 def _losses() -> dict[str, Callable]:
     from cnn_lab.tasks.losses import LOSSES
 
-    return LOSSES
+    return {name: loss.function for name, loss in LOSSES.items()}
 
 
 def _tasks() -> dict[str, Callable]:
-    from cnn_lab.tasks.classification import TASKS
+    from cnn_lab.tasks.task import TASKS
 
-    return TASKS
+    return dict(TASKS)
 
 
 def _augmentations() -> dict[str, Callable]:

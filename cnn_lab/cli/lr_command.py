@@ -35,7 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(invocation: Invocation) -> int:
-    """Prints the suggestion."""
+    """Runs the test, draws it and prints the suggestion."""
     values = invocation.flags
     if invocation.arguments:
         raise ConfigError(f"lr-find takes flags only; found {invocation.arguments[0]!r}.")
@@ -64,7 +64,7 @@ def main(invocation: Invocation) -> int:
     write_text(out.with_suffix(".json"), json.dumps({**table, "steepest": found.steepest}))
     log(f"The loss fell fastest at a rate of {found.steepest:.2g}.")
     if found.still_falling:
-        log(f"It was still falling at {found.lowest:.2g}: a --highest above that would tell more.")
+        log(f"It was still falling at {found.lowest:.2g}: a --highest above that would show more.")
     else:
         log(f"It was lowest at {found.lowest:.2g}, beyond which it rose.")
     log("Try as the peak of a schedule:")

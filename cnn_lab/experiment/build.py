@@ -21,7 +21,7 @@ from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_
 from cnn_lab.experiment.components import Components, class_weights, make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import make_features
-from cnn_lab.experiment.initialization import Pretrained, load_pretrained
+from cnn_lab.experiment.initialization import Initialization, make_initialization
 from cnn_lab.experiment.network import Network, make_model
 from cnn_lab.train.averaging import Average
 from cnn_lab.train.gradient import make_gradient, per_device
@@ -68,7 +68,7 @@ def build_experiment(
     )
     average = components.make_average(steps_per_epoch)
     model, image_shape = make_model(config, len(class_names)), fixed_shape(train.source)
-    pretrained = load_pretrained(
+    initialization = make_initialization(
         config,
         functools.partial(make_model, config),
         class_names,
@@ -104,7 +104,7 @@ def build_experiment(
         )
     features, note = make_features(
         config,
-        pretrained,
+        initialization,
         model,
         components.augmentation,
         mesh,
@@ -120,7 +120,7 @@ def build_experiment(
         components,
         network,
         mesh,
-        pretrained,
+        initialization,
         learning_rate=learning_rate,
         average=average,
         steps_per_epoch=steps_per_epoch,
@@ -142,7 +142,7 @@ def build_experiment(
         average=average,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
         phases=phases,
-        pretrained=pretrained,
+        initialization=initialization,
         features=features,
         notes=(note,) if note else (),
     )
@@ -176,7 +176,7 @@ def _make_phases(
     components: Components,
     network: Network,
     mesh: DeviceMesh,
-    pretrained: Pretrained | None,
+    initialization: Initialization | None,
     *,
     learning_rate: optax.Schedule,
     average: Average,
@@ -192,13 +192,13 @@ def _make_phases(
     )
     if config.train.batch_statistics == "per_device":
         gradient = per_device(gradient, mesh)
-    first_epochs = (0,) if pretrained is None else pretrained.plan.phases
+    first_epochs = (0,) if initialization is None else initialization.plan.phase_starts
     phases = []
     for first, end in zip(first_epochs, (*first_epochs[1:], config.train.num_epochs), strict=True):
         trainable, lr_multipliers = (lambda _: True), None
-        if pretrained is not None:
-            trainable = pretrained.trainable(first)
-            lr_multipliers = pretrained.lr_multipliers(first, steps_per_epoch)
+        if initialization is not None:
+            trainable = initialization.trainable(first)
+            lr_multipliers = initialization.lr_multipliers(first, steps_per_epoch)
         optimizer = components.make_optimizer(learning_rate, lr_multipliers)
         step = make_train_step(
             module, network.task, optimizer, components.penalty, average, gradient

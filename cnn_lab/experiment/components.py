@@ -17,15 +17,15 @@ from cnn_lab.core.formatting import counted
 from cnn_lab.data.augment.choose import choose_augmentation
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.models.registry import MODELS
-from cnn_lab.optim import clipping, constraints, penalties
-from cnn_lab.optim.assemble import assemble, clipped
-from cnn_lab.optim.groups import LrMultiplier, grouped
-from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
+from cnn_lab.optim import constraints, penalties
+from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped
+from cnn_lab.optim.clipping import adaptive_clip, with_clipping
+from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import Penalty
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.optim.schedules import SCHEDULES, make_schedule
-from cnn_lab.tasks.classification import TASKS, Classification
-from cnn_lab.tasks.losses import LOSSES, NEEDS_ONE_CLASS
+from cnn_lab.tasks.losses import LOSSES
+from cnn_lab.tasks.task import TASKS, Task
 from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
 from cnn_lab.train.early_stopping import Selection
 from cnn_lab.train.plateau import Plateau
@@ -51,7 +51,7 @@ class Components:
     make_schedule: Callable[[int, int], optax.Schedule]
     make_optimizer: Callable[..., optax.GradientTransformationExtraArgs]
     penalty: Penalty
-    make_task: Callable[[Sequence[float] | None], Classification]
+    make_task: Callable[[Sequence[float] | None], Task]
     make_average: Callable[[int], Average]
     selection: Selection
     plateau: Plateau | None
@@ -70,13 +70,13 @@ def make_components(config: ExperimentConfig) -> Components:
     model_options(config)
     optim, schedule = config.optim, config.optim.schedule
     optimizer_options = _optimizer_options(optim)
-    if optim.name in SCHEDULE_FREE and config.average is not None:
+    if OPTIMIZERS.lookup(optim.name).keeps_average and config.average is not None:
         raise ConfigError(
             f"config.average is set, but {optim.name} keeps an average of the weights itself; set "
             "config.average to none, or take another optimizer."
         )
     schedule_options = check_options(
-        lookup(SCHEDULES, schedule.name, "schedule"),
+        SCHEDULES.lookup(schedule.name),
         schedule.options,
         "config.optim.schedule.options",
     )
@@ -122,9 +122,9 @@ def model_options(config: ExperimentConfig) -> dict[str, Any]:
     return check_options(entry.make, config.model.options, "config.model.options")
 
 
-def task_maker(config: ExperimentConfig) -> Callable[[Sequence[float] | None], Classification]:
+def task_maker(config: ExperimentConfig) -> Callable[[Sequence[float] | None], Task]:
     """(class weights or None) -> the task that a config names."""
-    make = lookup(TASKS, config.task.name, "task")
+    make = TASKS.lookup(config.task.name)
     loss, options = config.task.loss, dict(config.task.loss_options)
     return lambda class_weights: make(loss, options, class_weights)
 
@@ -165,8 +165,8 @@ def class_weights(
 
 def _augmentation(config: ExperimentConfig) -> Augmentation:
     augmentation = choose_augmentation(config.data)
-    if augmentation.mixes and config.task.loss in NEEDS_ONE_CLASS:
-        others = ", ".join(sorted(LOSSES.keys() - NEEDS_ONE_CLASS))
+    if augmentation.mixes and LOSSES.lookup(config.task.loss).needs_one_class:
+        others = ", ".join(name for name, loss in LOSSES.items() if not loss.needs_one_class)
         raise ConfigError(
             f"config.task.loss is {config.task.loss!r}, which needs one class an example, but "
             "mixup or CutMix mixes images; set --config.data.augment.options.mixup=0 and "
@@ -176,11 +176,11 @@ def _augmentation(config: ExperimentConfig) -> Augmentation:
 
 
 def _optimizer_options(optim: OptimConfig) -> dict[str, Any]:
-    make = lookup(OPTIMIZERS, optim.name, "optimizer")
+    make = OPTIMIZERS.lookup(optim.name).make
     declared = declared_options(make)
     asked = [name for name in ("weight_decay", "decay_vectors") if name in optim.options]
     if asked and "weight_decay" not in declared:
-        others = sorted(n for n, f in OPTIMIZERS.items() if "weight_decay" in declared_options(f))
+        others = [n for n, o in OPTIMIZERS.items() if "weight_decay" in declared_options(o.make)]
         raise ConfigError(
             f"config.optim.options.{asked[0]} is set, but {optim.name} has no weight decay; take "
             f"one that has ({', '.join(others)}), or a penalty by config.optim.l2 "
@@ -220,18 +220,19 @@ def _make_optimizer(
     learning_rate: optax.Schedule,
     lr_multipliers: Mapping[str, LrMultiplier] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    if optim.name == "sam" and lr_multipliers is not None:
+    entry = OPTIMIZERS.lookup(optim.name)
+    if entry.single_group and lr_multipliers is not None:
         raise ConfigError(
-            "config.optim.name is sam, which looks for one worst point of all weights together; "
-            "it cannot train them at different rates: take another optimizer, or "
+            f"config.optim.name is {optim.name}, which trains all weights together; it cannot "
+            "train them at different rates: take another optimizer, or "
             "config.transfer.strategy=head, last_stages:N or all."
         )
     clips = [
         clip(limit)
         for clip, limit in (
-            (clipping.by_value, optim.clip_value),
-            (clipping.adaptive, optim.clip_adaptive),
-            (clipping.by_global_norm, optim.clip_norm),
+            (optax.clip, optim.clip_value),
+            (adaptive_clip, optim.clip_adaptive),
+            (optax.clip_by_global_norm, optim.clip_norm),
         )
         if limit is not None
     ]
@@ -242,7 +243,7 @@ def _make_optimizer(
             after.append(constraints.proximal_l1(optim.l1, learning_rate))
         if optim.max_norm is not None:
             after.append(constraints.max_norm(optim.max_norm))
-        base = OPTIMIZERS[optim.name](learning_rate, **options)
+        base = entry.make(learning_rate, **options)
         return assemble(base, after=after, adjustable=adjustable)
 
     optimizer = (
@@ -250,7 +251,7 @@ def _make_optimizer(
         if lr_multipliers is None
         else grouped(make, learning_rate, lr_multipliers)
     )
-    return clipped(optax.chain(*clips), optimizer) if clips else optimizer
+    return with_clipping(optax.chain(*clips), optimizer) if clips else optimizer
 
 
 def _penalty(config: ExperimentConfig) -> Penalty:
@@ -267,7 +268,7 @@ def _make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
     average = config.average
     if config.transfer is not None and config.transfer.strategy == "logistic":
         return NO_AVERAGE
-    if config.optim.name in SCHEDULE_FREE:
+    if OPTIMIZERS[config.optim.name].keeps_average:
         return of_optimizer(evaluation_params)
     if average is None:
         return NO_AVERAGE
@@ -278,7 +279,7 @@ def _make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
     return swa(first * steps_per_epoch, every * steps_per_epoch)
 
 
-def _selection(config: ExperimentConfig, task: Classification) -> Selection:
+def _selection(config: ExperimentConfig, task: Task) -> Selection:
     metric, stopping = config.selection.metric, config.early_stopping
     if stopping is None:
         return Selection(metric, task.better[metric])

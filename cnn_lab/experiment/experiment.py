@@ -15,7 +15,7 @@ from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.experiment.components import Components
 from cnn_lab.experiment.features import Features
-from cnn_lab.experiment.initialization import Pretrained
+from cnn_lab.experiment.initialization import Initialization
 from cnn_lab.experiment.network import Network
 from cnn_lab.train.averaging import Average, evaluated_variables
 from cnn_lab.train.diagnose import explain_non_finite
@@ -46,7 +46,7 @@ class Experiment:
         average: of the weights.
         learning_rate: step -> rate.
         phases: parts of the training.
-        pretrained: weights of another run that it starts from, None where it starts from scratch.
+        initialization: pretrained weights that it starts from, None where it starts from scratch.
         features: of a frozen backbone, which take the place of images; None where nothing does.
         notes: sentences for the user.
     """
@@ -62,7 +62,7 @@ class Experiment:
     average: Average
     learning_rate: Callable[[int], float]
     phases: tuple[Phase, ...]
-    pretrained: Pretrained | None
+    initialization: Initialization | None
     features: Features | None
     notes: tuple[str, ...]
 
@@ -74,7 +74,7 @@ class Experiment:
     @property
     def is_linear_probe(self) -> bool:
         """Whether the output layer is fitted to its optimum, in place of a training in steps."""
-        return self.pretrained is not None and self.pretrained.plan.fits
+        return self.initialization is not None and self.initialization.plan.is_linear_probe
 
     @property
     def fingerprint(self) -> str:
@@ -116,9 +116,9 @@ class Experiment:
         return init(jax.random.key(seed), *self._initial_values())
 
     def _initial_values(self) -> tuple[Tree, Tree]:
-        if self.pretrained is None:
+        if self.initialization is None:
             return {}, {}
-        return self.pretrained.weights.given, self.pretrained.source
+        return self.initialization.pretrained.variables, self.initialization.source
 
     def load_features(self, state: TrainState, log: Callable[[str], None]) -> None:
         """Fills the loaders with the features of the frozen backbone, where those are used.

@@ -18,9 +18,9 @@ from cnn_lab.data.loaders.assemble import MIB, LoaderFactory
 from cnn_lab.data.loaders.feature_loader import FeatureLoader
 from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.experiment.initialization import Pretrained
+from cnn_lab.experiment.initialization import Initialization
 from cnn_lab.models.heads import Classifier, HeadAlone
-from cnn_lab.transfer.features import FeatureMaker
+from cnn_lab.transfer.features import FeatureExtractor
 
 PASSES = "config.transfer.augmented_passes"
 
@@ -39,7 +39,7 @@ class Features:
     module: nn.Module
     train_loader: FeatureLoader
     validation_loader: FeatureLoader | None
-    makers: tuple[FeatureMaker, ...]
+    makers: tuple[FeatureExtractor, ...]
 
     def load(self, variables: Tree, mesh: DeviceMesh, log: Callable[[str], None]) -> None:
         """Computes the features, or finds them on disk, and puts them on the devices.
@@ -58,7 +58,7 @@ class Features:
 
 def make_features(
     config: ExperimentConfig,
-    pretrained: Pretrained | None,
+    initialization: Initialization | None,
     model: nn.Module,
     augmentation: Augmentation,
     mesh: DeviceMesh,
@@ -71,7 +71,7 @@ def make_features(
 
     Args:
         config: the experiment.
-        pretrained: weights that the training starts from.
+        initialization: weights that the training starts from.
         model: the whole network.
         augmentation: of the training images.
         mesh: devices.
@@ -88,12 +88,12 @@ def make_features(
             where it cannot be fitted.
     """
     transfer = config.transfer
-    if transfer is None or pretrained is None:
+    if transfer is None or initialization is None:
         return None, ""
     num_passes, alters = transfer.augmented_passes, augmentation != Augmentation()
     only_head = all(
         path.startswith("head/")
-        for group in pretrained.plan.groups
+        for group in initialization.plan.groups
         if group.rate
         for path in group.paths
     )
@@ -107,7 +107,7 @@ def make_features(
             f"{PASSES} is {num_passes}, but the images are not altered, so that all passes would "
             "be alike; set it to 0, or set config.data.augment.strength."
         )
-    is_linear_probe = pretrained.plan.fits
+    is_linear_probe = initialization.plan.is_linear_probe
     if not only_head or not (transfer.cache_features or is_linear_probe):
         return None, ""
     if is_linear_probe:
@@ -185,7 +185,7 @@ def _make_makers(
     mesh: DeviceMesh,
     loaders: LoaderFactory,
     subsets: tuple[Subset, Subset],
-) -> list[FeatureMaker]:
+) -> list[FeatureExtractor]:
     """Makers of the features of the training and, where there are any, validation images."""
     assert config.transfer is not None
     batch_size, num_passes = config.evaluate.batch_size, max(1, config.transfer.augmented_passes)
@@ -199,8 +199,8 @@ def _make_makers(
             train, rounded, seed=config.seed, num_passes=num_passes, augmentation=augmentation
         )
         facts = {"augmentation": repr(augmentation), "loader": images.name}
-    makers = [FeatureMaker(model, images, train.source, mesh, "training", num_passes, facts)]
+    makers = [FeatureExtractor(model, images, train.source, mesh, "training", num_passes, facts)]
     if len(validation):
         images = loaders.evaluation(validation, batch_size, mesh.num_devices)
-        makers.append(FeatureMaker(model, images, validation.source, mesh, "validation"))
+        makers.append(FeatureExtractor(model, images, validation.source, mesh, "validation"))
     return makers

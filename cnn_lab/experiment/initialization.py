@@ -21,28 +21,28 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 from cnn_lab.experiment.restore import restore_network, restore_run
-from cnn_lab.optim.groups import LrMultiplier
+from cnn_lab.optim.assemble import LrMultiplier
 from cnn_lab.transfer.plan import Plan, make_plan
 from cnn_lab.transfer.stages import stages_of
-from cnn_lab.transfer.surgery import Transplant, Weights, transplant
+from cnn_lab.transfer.surgery import Pretrained, Weights, adapt_pretrained
 from cnn_lab.workdir.run_dir import lineage_in, read_record
 
 CHECKPOINT = "config.transfer.checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """Pretrained weights, and the plan of what is trained of them.
+class Initialization:
+    """Weights that a training starts from, and the plan of what is trained of them.
 
     Attributes:
         plan: which parameters are trained, how fast and from when.
-        weights: of the source, as far as this network has a place for them.
+        pretrained: weights of the source, as far as this network has a place for them.
         source: parameters that the penalty `l2_sp` pulls towards; empty without it.
         lineage: the source and the plan as JSON values, for the run's record.
     """
 
     plan: Plan
-    weights: Transplant
+    pretrained: Pretrained
     source: Tree
     lineage: dict[str, Any]
 
@@ -59,7 +59,7 @@ class Pretrained:
         """
         sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params).items()}
         source = f"Weights of {self.lineage['source']}, step {self.lineage['checkpoint']}"
-        notes = [f"  {note}" for note in self.weights.notes]
+        notes = [f"  {note}" for note in self.pretrained.notes]
         first = f"{source}, {self.lineage['digest'][:12]}."
         return [first, *notes, *self.plan.table(sizes, learning_rate)]
 
@@ -128,14 +128,14 @@ def complete_config(config: ExperimentConfig) -> ExperimentConfig:
     return config
 
 
-def load_pretrained(
+def make_initialization(
     config: ExperimentConfig,
     make: Callable[[int], nn.Module],
     class_names: tuple[str, ...],
     input_shape: tuple[int, int, int],
     num_train: int,
     lineage: Mapping[str, Any] | None = None,
-) -> Pretrained | None:
+) -> Initialization | None:
     """The weights that a config starts from; None where it starts from scratch.
 
     Args:
@@ -162,7 +162,7 @@ def load_pretrained(
     stages = stages_of(model, input_shape)
     plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
     variables = jax.tree.map(np.asarray, trained.variables)
-    transplanted = transplant(
+    pretrained = adapt_pretrained(
         Weights(variables, trained.network.class_names),
         make,
         class_names,
@@ -172,13 +172,13 @@ def load_pretrained(
         fresh=transfer.fresh,
         seed=config.seed,
     )
-    _check_nothing_random_is_frozen(plan, transplanted)
+    _check_nothing_random_is_frozen(plan, pretrained)
     source: Tree = {}
     if transfer.l2_sp:
-        held = transplanted.taken.__contains__
-        source, _ = trees.partition(transplanted.given["params"], held)
+        held = pretrained.unchanged.__contains__
+        source, _ = trees.partition(pretrained.variables["params"], held)
         trained_paths = {path for group in plan.groups if group.rate for path in group.paths}
-        if not trained_paths & transplanted.taken:
+        if not trained_paths & pretrained.unchanged:
             raise ConfigError(
                 f"config.transfer.l2_sp is {transfer.l2_sp:g}, but nothing that is trained has "
                 "weights of the source to be pulled towards; leave it out, or train more by "
@@ -190,11 +190,11 @@ def load_pretrained(
         "digest": digest_of(variables),
         "plan": dataclasses.asdict(plan),
         "settings": _settings(transfer),
-        "notes": list(transplanted.notes),
+        "notes": list(pretrained.notes),
         "held": sorted(trees.flatten(source)),
         "before": lineage_in(read_record(place)),
     }
-    return Pretrained(plan, transplanted, source, lineage)
+    return Initialization(plan, pretrained, source, lineage)
 
 
 def _settings(transfer: TransferConfig) -> list[str]:
@@ -204,8 +204,8 @@ def _settings(transfer: TransferConfig) -> list[str]:
     return [f"config.transfer.{name}={value:g}" for name, value in values.items() if value]
 
 
-def _check_nothing_random_is_frozen(plan: Plan, transplanted: Transplant) -> None:
-    given = trees.flatten(transplanted.given["params"])
+def _check_nothing_random_is_frozen(plan: Plan, pretrained: Pretrained) -> None:
+    given = trees.flatten(pretrained.variables["params"])
     for group in plan.groups:
         lost = [path for path in group.paths if path not in given and not group.rate]
         if lost:
@@ -218,7 +218,7 @@ def _check_nothing_random_is_frozen(plan: Plan, transplanted: Transplant) -> Non
 
 def _from_lineage(
     lineage: Mapping[str, Any], model: nn.Module, input_shape: tuple[int, int, int]
-) -> Pretrained:
+) -> Initialization:
     """Of a run that is resumed: its plan, and shapes of the weights in its checkpoints."""
     image = jnp.zeros((1, *input_shape))
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
@@ -226,7 +226,7 @@ def _from_lineage(
     source, _ = trees.partition(shapes["params"], held.__contains__)
     notes = tuple(lineage["notes"])
     plan = Plan.from_json(lineage["plan"])
-    return Pretrained(plan, Transplant({}, held, notes), source, dict(lineage))
+    return Initialization(plan, Pretrained({}, held, notes), source, dict(lineage))
 
 
 def check_same_source(

@@ -14,7 +14,7 @@ from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.experiment.components import model_options, task_maker
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS
-from cnn_lab.tasks.classification import Classification
+from cnn_lab.tasks.task import Task
 
 # Fields of heads: the share of the features that are dropped, the first that there is.
 BEFORE_HEAD = ("input_dropout_rate", "dropout_rate")
@@ -34,7 +34,7 @@ class Network:
     """
 
     model: nn.Module
-    task: Classification
+    task: Task
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     preprocess: Preprocess

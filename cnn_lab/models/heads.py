@@ -19,7 +19,7 @@ from cnn_lab.layers.dropout import DropConnect
 from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
-from cnn_lab.tasks.outputs import WithAuxiliary
+from cnn_lab.tasks.task import WithAuxiliary
 
 
 class Classifier(nn.Module):

@@ -1,12 +1,14 @@
-"""An optimizer with what goes before and after it, and a rate that can be scaled from outside."""
+"""Optimizers put together: constraints after the step, a rate scaled from outside, groups."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cnn_lab.core import trees
 from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.optim.schedule_free import has_averages
@@ -30,15 +32,15 @@ def assemble(
     after: Sequence[optax.GradientTransformation] = (),
     adjustable: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Chains base, the scale of the rate, and what comes after.
+    """A chain of an optimizer, the scale of its rate, and constraints.
 
-    All get the update's further arguments, and those that do not know them are spared them.
+    The further arguments of an update reach those parts of the chain that take them.
 
     Args:
         base: an optimizer.
         after: constraints on the weights, in order.
         adjustable: keep a factor of the learning rate in the state, 1 at first, which
-            `with_rate_scale` sets; `after` gets it as the argument `rate_scale`.
+            `with_rate_scale` sets; the constraints get it as the argument `rate_scale`.
 
     Raises:
         ConfigError: at `init`, a schedule-free optimizer with `after` or `adjustable`.
@@ -121,34 +123,48 @@ def _scale_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def clipped(
-    clip: optax.GradientTransformation, base: optax.GradientTransformationExtraArgs
-) -> optax.GradientTransformationExtraArgs:
-    """An optimizer whose gradients are limited first.
+@dataclasses.dataclass(frozen=True)
+class LrMultiplier:
+    """The learning rate of a group of parameters, and the step at which their training begins.
 
-    Those of `grad_fn`, where the update has it among its further arguments, are limited like the
-    first.
+    Attributes:
+        factor: of the learning rate.
+        first_step: steps of the training before the group's first one.
     """
 
-    def init(params: Tree) -> tuple[Tree, Tree]:
-        return clip.init(params), base.init(params)
+    factor: float = 1.0
+    first_step: int = 0
 
-    def update(
-        updates: Tree,
-        state: Tree,
-        params: Tree | None = None,
-        *,
-        grad_fn: Callable[[Tree], Tree] | None = None,
-        **extra: Any,
-    ) -> tuple[Tree, Tree]:
-        def clipped_grad_fn(at: Tree) -> Tree:
-            assert grad_fn is not None
-            return clip.update(grad_fn(at), state[0], at)[0]
 
-        if grad_fn is not None:
-            extra["grad_fn"] = clipped_grad_fn
-        clipped, clip_state = clip.update(updates, state[0], params)
-        updates, base_state = base.update(clipped, state[1], params, **extra)
-        return updates, (clip_state, base_state)
+def grouped(
+    make: Callable[[optax.Schedule], optax.GradientTransformationExtraArgs],
+    learning_rate: optax.Schedule,
+    lr_multipliers: Mapping[str, LrMultiplier],
+) -> optax.GradientTransformationExtraArgs:
+    """One optimizer for each learning-rate multiplier, over the parameters that have it.
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    Each counts its own updates, so that a group that begins late begins like any other: Adam's
+    moments are corrected for their bias, and the rate is that of the whole training's step.
+
+    Args:
+        make: learning rate -> optimizer.
+        learning_rate: step -> rate.
+        lr_multipliers: by the path of each parameter that there is.
+    """
+    names = {
+        lr_multiplier: f"{lr_multiplier.factor!r} from {lr_multiplier.first_step}"
+        for lr_multiplier in set(lr_multipliers.values())
+    }
+
+    def labels(params: Tree) -> Tree:
+        flat = {path: names[lr_multipliers[path]] for path in trees.flatten(params)}
+        return jax.tree.unflatten(jax.tree.structure(params), list(flat.values()))
+
+    optimizers: dict[Hashable, optax.GradientTransformation] = {
+        name: make(_at(learning_rate, lr_multiplier)) for lr_multiplier, name in names.items()
+    }
+    return optax.with_extra_args_support(optax.partition(optimizers, labels))
+
+
+def _at(learning_rate: optax.Schedule, lr_multiplier: LrMultiplier) -> optax.Schedule:
+    return lambda count: lr_multiplier.factor * learning_rate(count + lr_multiplier.first_step)

@@ -1,4 +1,7 @@
-"""Limits on the gradient: put before the optimizer in a chain."""
+"""Clipping of gradients, before an optimizer sees them."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +13,7 @@ from cnn_lab.core.trees import path_of
 from cnn_lab.optim.kernels import incoming_axes
 
 
-def by_global_norm(limit: float) -> optax.GradientTransformation:
-    """Scales the whole gradient to a norm of at most `limit` (Pascanu et al. 2012, 1211.5063).
-
-    Args:
-        limit: of the norm over all parameters together, positive.
-    """
-    return optax.clip_by_global_norm(limit)
-
-
-def by_value(limit: float) -> optax.GradientTransformation:
-    """Cuts every entry of the gradient to [-limit, limit]; its direction changes.
-
-    Args:
-        limit: positive.
-    """
-    return optax.clip(limit)
-
-
-def adaptive(ratio: float = 0.01, eps: float = 1e-3) -> optax.GradientTransformation:
+def adaptive_clip(ratio: float = 0.01, eps: float = 1e-3) -> optax.GradientTransformation:
     """Limits each unit's gradient to `ratio` of its weights' norm (Brock et al. 2021, 2102.06171).
 
     A unit is the last index of a kernel; a vector, such as all biases of a layer, counts as one.
@@ -37,9 +22,9 @@ def adaptive(ratio: float = 0.01, eps: float = 1e-3) -> optax.GradientTransforma
     sums the first only, and not for convolutions over one axis.
 
     Args:
-        ratio: most that the gradient's norm may be of the weights', positive; 0.01 is the
-            paper's for batches of 1024 and 4096, and smaller ones bear more.
-        eps: least norm that weights count with, positive, so that those at 0 can leave it.
+        ratio: highest ratio of the gradient's norm to the weights', positive; 0.01 is the paper's
+            for batches of 1024 and 4096, and smaller ones bear more.
+        eps: smallest norm that weights count with, positive, so that those at 0 can leave it.
     """
 
     def clip(path: tuple, gradient: jax.Array, weights: jax.Array) -> jax.Array:
@@ -53,3 +38,41 @@ def adaptive(ratio: float = 0.01, eps: float = 1e-3) -> optax.GradientTransforma
         return jax.tree_util.tree_map_with_path(clip, gradients, params)
 
     return optax.stateless(update)
+
+
+def with_clipping(
+    clip: optax.GradientTransformation, optimizer: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer whose gradients are clipped first.
+
+    The gradients that `grad_fn` gives, where the update has it among its further arguments, are
+    clipped like the first.
+
+    Args:
+        clip: `optax.clip` (every entry), `optax.clip_by_global_norm` (Pascanu et al. 2012,
+            arXiv:1211.5063), `adaptive_clip`, or a chain of them.
+        optimizer: gets the clipped gradients.
+    """
+
+    def init(params: Tree) -> tuple[Tree, Tree]:
+        return clip.init(params), optimizer.init(params)
+
+    def update(
+        updates: Tree,
+        state: Tree,
+        params: Tree | None = None,
+        *,
+        grad_fn: Callable[[Tree], Tree] | None = None,
+        **extra: Any,
+    ) -> tuple[Tree, Tree]:
+        def clipped_grad_fn(at: Tree) -> Tree:
+            assert grad_fn is not None
+            return clip.update(grad_fn(at), state[0], at)[0]
+
+        if grad_fn is not None:
+            extra["grad_fn"] = clipped_grad_fn
+        clipped, clip_state = clip.update(updates, state[0], params)
+        updates, optimizer_state = optimizer.update(clipped, state[1], params, **extra)
+        return updates, (clip_state, optimizer_state)
+
+    return optax.GradientTransformationExtraArgs(init, update)

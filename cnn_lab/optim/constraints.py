@@ -1,4 +1,4 @@
-"""What the weights must satisfy after a step: put after the optimizer in a chain.
+"""Constraints that the weights satisfy after each step, put after the optimizer in a chain.
 
 Each looks at where an update would take the kernels and changes the update so that they end where
 they may. Biases and other vectors are left alone.
@@ -36,7 +36,7 @@ def proximal_l1(
             `rate_scale`, 1 if absent, multiplies it.
     """
 
-    def init(params: Tree) -> ProximalL1State:  # noqa: ARG001 - as optax asks
+    def init(params: Tree) -> ProximalL1State:  # noqa: ARG001 - optax's signature
         return ProximalL1State(jnp.zeros((), jnp.int32))
 
     def update(

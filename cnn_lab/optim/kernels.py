@@ -1,11 +1,12 @@
-"""Which leaves of a parameter tree are kernels: what decay, penalties and constraints apply to."""
+"""Kernels in a tree of parameters: the leaves that decay, penalties and constraints apply to."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from cnn_lab.core.arrays import Tree
+from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.core.trees import path_of
 
 
@@ -22,9 +23,9 @@ def kernels_only(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
-def decayed(vectors: bool) -> Callable[[Tree], Tree]:
-    """What weight decay takes of a tree: kernels, and vectors too where they are asked for."""
-    return _all_of if vectors else kernels_only
+def decay_mask(vectors: bool) -> Callable[[Tree], Tree]:
+    """The mask of weight decay, as optax takes it: kernels, and with `vectors` all leaves."""
+    return _all_leaves if vectors else kernels_only
 
 
 def kernels_of(params: Tree) -> list[jax.Array]:
@@ -42,5 +43,22 @@ def incoming_axes(kernel: jax.Array) -> tuple[int, ...]:
     return tuple(range(kernel.ndim - 1))
 
 
-def _all_of(params: Tree) -> Tree:
+def weight_complexity(params: Tree) -> dict[str, Scalar]:
+    """Measures of how complex the kernels are; biases and other vectors are left out.
+
+    Returns:
+        `l0` the number of values other than 0, `l1` the sum of absolute values and `l2` the sum of
+        squares, in float32.
+    """
+    kernels = [kernel.astype(jnp.float32) for kernel in kernels_of(params)]
+    # Counted as integers: float32 cannot count beyond 2^24.
+    nonzero = sum((jnp.count_nonzero(k) for k in kernels), jnp.zeros((), jnp.int32))
+    return {
+        "l0": nonzero.astype(jnp.float32),
+        "l1": sum((jnp.sum(jnp.abs(k)) for k in kernels), jnp.zeros(())),
+        "l2": sum((jnp.sum(jnp.square(k)) for k in kernels), jnp.zeros(())),
+    }
+
+
+def _all_leaves(params: Tree) -> Tree:
     return jax.tree.map(lambda _: True, params)

@@ -9,11 +9,13 @@ from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.trees import flatten
-from cnn_lab.optim.kernels import decayed, incoming_axes, kernels_only
+from cnn_lab.optim.kernels import decay_mask, incoming_axes, kernels_only
+from cnn_lab.optim.optimizers import OPTIMIZERS
 
 LAST_LAYER = "output"  # every head's last layer has this name
 
 
+@OPTIMIZERS.register()
 def muon(
     learning_rate: optax.Schedule,
     momentum: ProperFraction = 0.95,
@@ -67,7 +69,7 @@ def muon(
         b2=b2,
         eps=eps,
         weight_decay=weight_decay,
-        mask=decayed(decay_vectors),
+        mask=decay_mask(decay_vectors),
     )
 
     def labels(params: Tree) -> Tree:

@@ -7,24 +7,47 @@ define a method differently, at PyTorch's definition; each docstring says what i
 difference.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
-from cnn_lab.optim.centred import scale_by_deviation
-from cnn_lab.optim.kernels import decayed
-from cnn_lab.optim.large_batch import lamb, lars
-from cnn_lab.optim.muon import muon
-from cnn_lab.optim.sam import sam
-from cnn_lab.optim.schedule_free import schedule_free_adamw, schedule_free_sgd
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.registry import Registry
+from cnn_lab.optim.kernels import decay_mask, kernels_only
 
 
+@dataclasses.dataclass(frozen=True)
+class OptimizerEntry:
+    """An optimizer that a config may name.
+
+    Attributes:
+        make: (step -> learning rate, **options) -> optimizer.
+        keeps_average: whether its params are not the ones to evaluate, but the average that
+            `schedule_free.evaluation_params` finds in its state; such an optimizer combines neither
+            with a rate that is reduced from outside nor with constraints.
+        single_group: whether it must train all parameters together, at one rate.
+    """
+
+    make: Callable[..., optax.GradientTransformation]
+    keeps_average: bool = False
+    single_group: bool = False
+
+
+OPTIMIZERS = Registry("optimizer", "cnn_lab.optim", OptimizerEntry)
+
+
+@OPTIMIZERS.register()
 def sgd(learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """Stochastic gradient descent: w -= rate * g (Robbins & Monro 1951)."""
     return optax.sgd(learning_rate)
 
 
+@OPTIMIZERS.register()
 def momentum(
     learning_rate: optax.Schedule, momentum: ProperFraction = 0.9, nesterov: bool = False
 ) -> optax.GradientTransformation:
@@ -38,6 +61,7 @@ def momentum(
     return optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
 
 
+@OPTIMIZERS.register()
 def adagrad(learning_rate: optax.Schedule, eps: Positive = 1e-10) -> optax.GradientTransformation:
     """AdaGrad: rates fall with the sum of squared gradients (Duchi, Hazan & Singer 2011).
 
@@ -51,6 +75,7 @@ def adagrad(learning_rate: optax.Schedule, eps: Positive = 1e-10) -> optax.Gradi
     return optax.adagrad(learning_rate, initial_accumulator_value=0.0, eps=eps**2)
 
 
+@OPTIMIZERS.register()
 def adadelta(
     learning_rate: optax.Schedule, rho: ProperFraction = 0.9, eps: Positive = 1e-6
 ) -> optax.GradientTransformation:
@@ -67,6 +92,7 @@ def adadelta(
     return optax.adadelta(learning_rate, rho=rho, eps=eps)
 
 
+@OPTIMIZERS.register()
 def rmsprop(
     learning_rate: optax.Schedule,
     decay: ProperFraction = 0.9,
@@ -78,7 +104,7 @@ def rmsprop(
 
     Args:
         learning_rate: step -> rate.
-        decay: of the mean of squares, in [0, 1); 0.9 in the lecture, 0.99 in PyTorch.
+        decay: decay of the mean of squares, in [0, 1); 0.9 in the lecture, 0.99 in PyTorch.
         eps: added to the root, positive, as in PyTorch; optax's own default is under the root.
         centered: divide by the standard deviation instead (Graves 2013, arXiv:1308.0850). A weight
             whose gradient hardly varies has almost none, and takes steps of up to g / eps times
@@ -96,6 +122,7 @@ def rmsprop(
     return optax.chain(scaled, optax.scale_by_learning_rate(learning_rate, flip_sign=False))
 
 
+@OPTIMIZERS.register()
 def adam(
     learning_rate: optax.Schedule,
     b1: ProperFraction = 0.9,
@@ -113,6 +140,7 @@ def adam(
     return optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
 
 
+@OPTIMIZERS.register()
 def adamw(
     learning_rate: optax.Schedule,
     weight_decay: NonNegative = 0.01,
@@ -132,10 +160,16 @@ def adamw(
         decay_vectors: let biases, gains and other vectors decay too.
     """
     return optax.adamw(
-        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed(decay_vectors)
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=weight_decay,
+        mask=decay_mask(decay_vectors),
     )
 
 
+@OPTIMIZERS.register()
 def nadam(
     learning_rate: optax.Schedule,
     b1: ProperFraction = 0.9,
@@ -158,10 +192,16 @@ def nadam(
         decay_vectors: let biases, gains and other vectors decay too.
     """
     return optax.nadamw(
-        learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decayed(decay_vectors)
+        learning_rate,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        weight_decay=weight_decay,
+        mask=decay_mask(decay_vectors),
     )
 
 
+@OPTIMIZERS.register()
 def lion(
     learning_rate: optax.Schedule,
     b1: ProperFraction = 0.9,
@@ -182,27 +222,167 @@ def lion(
         decay_vectors: let biases, gains and other vectors decay too.
     """
     return optax.lion(
-        learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed(decay_vectors)
+        learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask(decay_vectors)
     )
 
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adadelta": adadelta,
-    "adagrad": adagrad,
-    "adam": adam,
-    "adamw": adamw,
-    "lamb": lamb,
-    "lars": lars,
-    "lion": lion,
-    "momentum": momentum,
-    "muon": muon,
-    "nadam": nadam,
-    "rmsprop": rmsprop,
-    "sam": sam,
-    "schedule_free_adamw": schedule_free_adamw,
-    "schedule_free_sgd": schedule_free_sgd,
-    "sgd": sgd,
-}
-# Whose params are not the ones to evaluate: `schedule_free.evaluation_params` has those. They
-# combine neither with a rate that is reduced from outside nor with constraints.
-SCHEDULE_FREE = frozenset({"schedule_free_adamw", "schedule_free_sgd"})
+@OPTIMIZERS.register()
+def lars(
+    learning_rate: optax.Schedule,
+    momentum: ProperFraction = 0.9,
+    nesterov: bool = False,
+    weight_decay: NonNegative = 5e-4,
+    trust_coefficient: Positive = 0.001,
+    decay_vectors: bool = False,
+) -> optax.GradientTransformation:
+    """LARS: momentum with a rate per layer (You, Gitman & Ginsburg 2017, arXiv:1708.03888).
+
+    A kernel's direction is u = g + weight_decay * w, scaled by trust_coefficient * |w| / |u|; the
+    velocity v = m v + rate * u takes in the rate, as in the paper's algorithm 1. Biases, norms
+    and other vectors have plain momentum. Usual rates are 1 and more.
+
+    Differs from the paper: it divides by |g| + weight_decay * |w|, which |u| never exceeds, and
+    treats biases like kernels.
+
+    Args:
+        learning_rate: step -> rate.
+        momentum: share of the last velocity that is kept, in [0, 1).
+        nesterov: look ahead along the velocity.
+        weight_decay: share of a kernel that is added to its gradient, at least 0; it turns the
+            direction and, not being decoupled, hardly changes the length of a step.
+        trust_coefficient: length of a step over that of the kernel, for a rate of 1; positive.
+        decay_vectors: add the share of biases, gains and other vectors to theirs too.
+    """
+    return optax.lars(
+        learning_rate,
+        weight_decay=weight_decay,
+        weight_decay_mask=decay_mask(decay_vectors),
+        trust_coefficient=trust_coefficient,
+        trust_ratio_mask=kernels_only,
+        momentum=momentum,
+        nesterov=nesterov,
+    )
+
+
+@OPTIMIZERS.register()
+def lamb(
+    learning_rate: optax.Schedule,
+    weight_decay: NonNegative = 0.01,
+    b1: ProperFraction = 0.9,
+    b2: ProperFraction = 0.999,
+    eps: Positive = 1e-6,
+    decay_vectors: bool = False,
+) -> optax.GradientTransformation:
+    """LAMB: AdamW whose steps have the length of their kernel (You et al. 2019, arXiv:1904.00962).
+
+    A kernel's direction u is that of AdamW, the decay included; its step is rate * |w| / |u| * u.
+
+    Differs from the paper: biases, norms and other vectors take Adam's steps, as in the code
+    for BERT; algorithm 2 scales them too, by their own norm, which is often near 0.
+
+    Args:
+        learning_rate: step -> rate.
+        weight_decay: share of a kernel that is added to its direction, at least 0.
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added to the root of the second moment, positive.
+        decay_vectors: let biases, gains and other vectors decay too.
+    """
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        optax.add_decayed_weights(weight_decay, mask=decay_mask(decay_vectors)),
+        optax.masked(optax.scale_by_trust_ratio(), kernels_only),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+@OPTIMIZERS.register(single_group=True)
+def sam(
+    learning_rate: optax.Schedule,
+    rho: Positive = 0.05,
+    momentum: ProperFraction = 0.9,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """SAM over momentum: flat minima by two gradients a step (Foret et al. 2020, arXiv:2010.01412).
+
+    The weights climb by `rho` along the gradient; momentum then descends, from where the weights
+    were, along the gradient found there. A step costs two gradients. `update` takes the second
+    from its argument `grad_fn`, a function from params to gradients on the same batch; batch
+    statistics should be those of the first.
+
+    Args:
+        learning_rate: step -> rate of the descent.
+        rho: length of the climb, over all parameters together, positive; 0.05 in the paper.
+        momentum: share of the last velocity that is kept, in [0, 1).
+        nesterov: look ahead along the velocity.
+    """
+    two_gradients = optax.contrib.sam(
+        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
+        optax.chain(_unit_length(), optax.sgd(rho)),
+        opaque_mode=True,
+    )
+
+    def update(
+        updates: Tree,
+        state: Tree,
+        params: Tree | None = None,
+        *,
+        grad_fn: Callable[[Tree], Tree] | None = None,
+        **_: Any,
+    ) -> tuple[Tree, Tree]:
+        if grad_fn is None:
+            raise ValueError(
+                "The update of sam needs grad_fn, a function from params to gradients."
+            )
+        return two_gradients.update(
+            updates, state, params, grad_fn=lambda climbed, _: grad_fn(climbed)
+        )
+
+    return optax.GradientTransformationExtraArgs(two_gradients.init, update)
+
+
+def _unit_length() -> optax.GradientTransformation:
+    """Scales gradients to a global norm of 1; `optax.contrib.normalize` makes NaN of zeros."""
+
+    def update(updates: Tree, params: Tree | None = None) -> Tree:  # noqa: ARG001 - optax's signature
+        norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), updates))
+        inverse = jnp.where(norm > 0, 1 / norm, 0.0)
+        return jax.tree.map(lambda g: (g * inverse).astype(g.dtype), updates)
+
+    return optax.stateless(update)
+
+
+class DeviationState(NamedTuple):
+    """Running moments of the gradient, shaped as the params."""
+
+    mean: Tree
+    variance: Tree
+
+
+def scale_by_deviation(decay: float, eps: float) -> optax.GradientTransformation:
+    """Divides by sqrt(variance) + eps, of decaying averages that start at 0.
+
+    The paper's variance n - m^2 (n: mean of squares, m: mean) is the difference of two almost equal
+    numbers where gradients hardly vary: in float32 nothing is right of a deviation below 3e-4 of
+    the mean, and the variance may be negative. So it is kept in place of n: a gradient g makes of
+    it d (variance + (1 - d) (g - m)^2), which is the same but for rounding, and never negative.
+
+    Args:
+        decay: d of both averages, in [0, 1).
+        eps: positive.
+    """
+
+    def init(params: Tree) -> DeviationState:
+        return DeviationState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
+
+    def update(updates: Tree, state: Any, params: Any = None) -> tuple[Tree, DeviationState]:
+        del params
+        away = jax.tree.map(jnp.subtract, updates, state.mean)
+        mean = jax.tree.map(lambda m, a: m + (1 - decay) * a, state.mean, away)
+        variance = jax.tree.map(
+            lambda v, a: decay * (v + (1 - decay) * jnp.square(a)), state.variance, away
+        )
+        scaled = jax.tree.map(lambda g, v: g / (jnp.sqrt(v) + eps), updates, variance)
+        return scaled, DeviationState(mean, variance)
+
+    return optax.GradientTransformation(init, update)

@@ -15,10 +15,10 @@ NO_SOURCE: Mapping[str, Tree] = {}
 
 @runtime_checkable
 class Penalty(Protocol):
-    """What is added to the mean loss."""
+    """A term that is added to the mean loss."""
 
     def __call__(self, params: Tree, source: Tree = NO_SOURCE) -> Scalar:
-        """Of parameters, and of those among them that are pulled towards others (`l2_sp`)."""
+        """The term for parameters and for the weights that `l2_sp` pulls them towards."""
         ...
 
 
@@ -72,9 +72,9 @@ def l1(weight: float) -> Penalty:
 
 
 def sum_of(*penalties: Penalty) -> Penalty:
-    """All of them at once: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie 2005).
+    """The sum of penalties: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie 2005).
 
-    Without any it is 0.
+    The sum of none is 0.
     """
 
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:

@@ -13,12 +13,14 @@ import optax
 
 from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Tree
-from cnn_lab.optim.kernels import decayed
+from cnn_lab.optim.kernels import decay_mask
+from cnn_lab.optim.optimizers import OPTIMIZERS
 
 # The average is worked out from y by a division by it.
 Interpolation = Annotated[float, Range(above=0, below=1)]
 
 
+@OPTIMIZERS.register(keeps_average=True)
 def schedule_free_sgd(
     learning_rate: optax.Schedule,
     b1: Interpolation = 0.9,
@@ -37,6 +39,7 @@ def schedule_free_sgd(
     return _schedule_free(optax.identity(), learning_rate, b1, weight_decay, decay_vectors)
 
 
+@OPTIMIZERS.register(keeps_average=True)
 def schedule_free_adamw(
     learning_rate: optax.Schedule,
     b1: Interpolation = 0.9,
@@ -106,7 +109,7 @@ def _schedule_free(
 ) -> optax.GradientTransformationExtraArgs:
     stepped = optax.chain(
         scaled,
-        optax.add_decayed_weights(decay, mask=decayed(decay_vectors)),
+        optax.add_decayed_weights(decay, mask=decay_mask(decay_vectors)),
         optax.scale_by_learning_rate(learning_rate),
     )
 

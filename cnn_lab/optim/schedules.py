@@ -1,7 +1,7 @@
 """Learning-rate schedules by name, each a function of the step.
 
-A schedule's function takes a `Span` and its own options, and returns step -> rate, in steps that
-follow the warm-up. Linear warm-up from 0 is put before any of them.
+A schedule's function takes a `Span` and its own options, and returns step -> rate, counted from
+the end of the warm-up. Linear warm-up from 0 is put before any of them.
 """
 
 import dataclasses
@@ -12,12 +12,15 @@ from typing import Annotated, Any
 import optax
 
 from cnn_lab.config.ranges import Count, Fraction, NonNegative, Positive, Range
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
+from cnn_lab.core.registry import Registry
 
 OPTIONS = "config.optim.schedule.options"
 InnerFraction = Annotated[float, Range(above=0, below=1)]
 PositiveFraction = Annotated[float, Range(above=0, max=1)]
+
+SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry("schedule", "cnn_lab.optim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Span:
         num_steps: its length, at least 1.
         steps_per_epoch: turns epochs into steps.
         warmup_steps: steps of the run before it.
-        warmup_field: what the user set them by, for messages.
+        warmup_field: field of the config that sets them, for messages.
     """
 
     peak: float
@@ -39,11 +42,13 @@ class Span:
     warmup_field: str = "warmup_steps"
 
 
+@SCHEDULES.register()
 def constant(span: Span) -> optax.Schedule:
     """The same rate throughout."""
     return optax.constant_schedule(span.peak)
 
 
+@SCHEDULES.register()
 def step(
     span: Span,
     factor: InnerFraction = 0.1,
@@ -83,6 +88,7 @@ def step(
     return optax.piecewise_constant_schedule(span.peak, falls)
 
 
+@SCHEDULES.register()
 def exponential(span: Span, final_fraction: PositiveFraction = 0.01) -> optax.Schedule:
     """Falls by the same factor at every step, to `final_fraction` of the peak at the end.
 
@@ -96,6 +102,7 @@ def exponential(span: Span, final_fraction: PositiveFraction = 0.01) -> optax.Sc
     )
 
 
+@SCHEDULES.register()
 def cosine(span: Span, final_fraction: Fraction = 0.0) -> optax.Schedule:
     """Half a cosine from the peak to `final_fraction` of it (Loshchilov & Hutter 2016, no restart).
 
@@ -106,6 +113,7 @@ def cosine(span: Span, final_fraction: Fraction = 0.0) -> optax.Schedule:
     return optax.cosine_decay_schedule(span.peak, span.num_steps, alpha=final_fraction)
 
 
+@SCHEDULES.register()
 def polynomial(span: Span, power: Positive = 1.0, final_fraction: Fraction = 0.0) -> optax.Schedule:
     """Falls like a power of the share of steps that are left: a straight line for a power of 1.
 
@@ -117,6 +125,7 @@ def polynomial(span: Span, power: Positive = 1.0, final_fraction: Fraction = 0.0
     return optax.polynomial_schedule(span.peak, span.peak * final_fraction, power, span.num_steps)
 
 
+@SCHEDULES.register()
 def one_cycle(
     span: Span,
     rise_share: InnerFraction = 0.3,
@@ -152,6 +161,7 @@ def one_cycle(
     )
 
 
+@SCHEDULES.register()
 def plateau(
     span: Span,
     factor: InnerFraction = 0.1,  # noqa: ARG001 - all four are for what reduces the rate
@@ -175,17 +185,6 @@ def plateau(
     return optax.constant_schedule(span.peak)
 
 
-SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "exponential": exponential,
-    "one_cycle": one_cycle,
-    "plateau": plateau,
-    "polynomial": polynomial,
-    "step": step,
-}
-
-
 def make_schedule(
     name: str,
     *,
@@ -204,13 +203,13 @@ def make_schedule(
         num_steps: steps of the whole run, warm-up included.
         steps_per_epoch: for options that count epochs.
         warmup_steps: steps of linear rise from 0.
-        warmup_field: what the user set it by, for messages.
+        warmup_field: field of the config that sets it, for messages.
         **options: what the schedule's function declares.
 
     Raises:
         ConfigError: unknown name, or a warm-up or an option that does not fit the run.
     """
-    schedule = lookup(SCHEDULES, name, "schedule")
+    schedule = SCHEDULES.lookup(name)
     if warmup_steps >= num_steps:
         raise ConfigError(
             f"config.optim.schedule.{warmup_field} asks for {counted(warmup_steps, 'step')} of "

@@ -1,4 +1,4 @@
-"""Which learning rate? One short training in which it rises from step to step.
+"""The learning-rate finder: one short training in which the rate rises from step to step.
 
 The range test of Smith 2015, "Cyclical learning rates for training neural networks"
 (arXiv:1506.01186), section 3.3, with an exponential rise.
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_lab.analysis.lr_range import SMOOTHED_OVER, LrRange, analyse
+from cnn_lab.analysis.lr_range import SMOOTHING, LrRange, analyse
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core.arrays import Tree
@@ -26,8 +26,8 @@ from cnn_lab.train.dispatch import Program, compile_train
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.steps_per_call import StepsPerCall
 
-RISEN = 0.5  # at least this share of the lowest loss above it, and above where it began
-FEWEST_STEPS = 20
+RISE = 0.5  # as a share of the lowest loss; the loss must be above the first one too
+MIN_STEPS = 20
 
 
 def find_rate(
@@ -41,8 +41,8 @@ def find_rate(
 ) -> LrRange:
     """Trains `num_steps` steps of a config, at rates from `lowest` to `highest`.
 
-    It stops once the loss has risen far above what it was, or is no longer finite. The config's own
-    learning rate and schedule do not matter, nor do averages of the weights.
+    It stops once the loss has risen far above its earlier values, or is no longer finite. The
+    config's own learning rate and schedule do not matter, nor do averages of the weights.
 
     Args:
         config: the experiment.
@@ -61,8 +61,8 @@ def find_rate(
             f"--lowest and --highest must be positive, the second one larger; found {lowest:g} and "
             f"{highest:g}."
         )
-    if num_steps < FEWEST_STEPS:
-        raise ConfigError(f"--num_steps must be at least {FEWEST_STEPS}; found {num_steps}.")
+    if num_steps < MIN_STEPS:
+        raise ConfigError(f"--num_steps must be at least {MIN_STEPS}; found {num_steps}.")
     if config.transfer is not None and config.transfer.strategy == "logistic":
         raise ConfigError(
             "config.transfer.strategy=logistic has no learning rate to look for; take another one."
@@ -74,7 +74,7 @@ def find_rate(
     finally:
         for loader in experiment.loaders():
             loader.close()
-    if len(losses) < FEWEST_STEPS // 2:
+    if len(losses) < MIN_STEPS // 2:
         raise TrainingError(
             f"The loss rose or was not finite after {len(losses)} steps, at a rate of "
             f"{rates[len(losses)]:.3g}; give a lower --lowest, or look at the data and the model."
@@ -115,14 +115,14 @@ def _train(
     )
     log(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
     losses: list[float] = []
-    steps_per_call, watch = StepsPerCall(loader.max_steps), Watch(num_steps)
+    steps_per_call, rise = StepsPerCall(loader.max_steps), LossRise(num_steps)
     while len(losses) < num_steps:
-        first, called = len(losses), time.perf_counter()
+        first, start = len(losses), time.perf_counter()
         number = min(steps_per_call.num_steps, num_steps - first)
         found, state = _advance(program, experiment, state, first, number)
-        steps_per_call.measure(number, called, time.perf_counter())
-        losses += watch.until_risen(found)
-        if len(found) < number or watch.risen:
+        steps_per_call.measure(number, start, time.perf_counter())
+        losses += rise.until_risen(found)
+        if len(found) < number or rise.has_risen:
             break
     log(f"Stopped after {len(losses)} of {num_steps} steps.")
     return np.asarray(losses)
@@ -141,37 +141,37 @@ def _advance(
     return (sums[:done] / counts[:done]).astype(float).tolist(), state
 
 
-class Watch:
-    """Says at which step the loss has risen far above what it was.
+class LossRise:
+    """The step at which the loss has risen far above its earlier values.
 
-    It looks at a mean over the steps so far, the last ones weighing most, so that the answer does
-    not depend on how many steps are shown to it at once.
+    The loss is averaged over the steps so far, the last ones weighing most, so that the answer does
+    not depend on how many steps are shown at once.
 
     Args:
-        num_steps: that the test may have.
+        num_steps: of the whole test.
 
     Attributes:
-        risen: whether it has.
+        has_risen: whether that step is reached.
     """
 
     def __init__(self, num_steps: int):
-        self.risen = False
-        self._kept = math.exp(-1 / max(1.0, SMOOTHED_OVER * num_steps))
+        self.has_risen = False
+        self._decay = math.exp(-1 / max(1.0, SMOOTHING * num_steps))
         self._sum = self._weight = 0.0
         self._first: float | None = None
         self._lowest = math.inf
 
     def until_risen(self, losses: Iterable[float]) -> list[float]:
-        """The next steps' losses, up to the step at which it had risen."""
+        """The losses of the next steps, up to the step at which the loss has risen."""
         seen: list[float] = []
         for loss in losses:
-            if self.risen:
+            if self.has_risen:
                 break
             seen.append(loss)
-            self._sum = self._kept * self._sum + loss
-            self._weight = self._kept * self._weight + 1
+            self._sum = self._decay * self._sum + loss
+            self._weight = self._decay * self._weight + 1
             mean = self._sum / self._weight
             self._first = mean if self._first is None else self._first
             self._lowest = min(self._lowest, mean)
-            self.risen = mean > max(self._first, (1 + RISEN) * self._lowest)
+            self.has_risen = mean > max(self._first, (1 + RISE) * self._lowest)
         return seen

@@ -7,7 +7,9 @@ all members, as frozen ones are, keep theirs.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,31 +20,92 @@ from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.datasets.catalog import Dataset
+from cnn_lab.core.formatting import counted
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import choose_examples
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.experiment.restore import RestoredRun
+from cnn_lab.experiment.initialization import digest_of
+from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
+from cnn_lab.runs.import_weights import require_new, write_run
 from cnn_lab.train.frozen import part
 from cnn_lab.train.recalibration import STATISTICS
+from cnn_lab.workdir.run_dir import lineage_in, read_record
 
 
 @dataclasses.dataclass(frozen=True)
 class Soup:
-    """A mean of networks.
+    """The mean of several networks.
 
     Attributes:
         variables: parameters and statistics, by collection.
-        num_refit: training batches that the statistics were measured on, 0 where there are none.
+        num_batches: training batches that the statistics were measured on, 0 without statistics.
         fingerprint: of the data.
     """
 
     variables: dict[str, Tree]
-    num_refit: int
+    num_batches: int
     fingerprint: str
 
 
-def mean_of(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
+def make_soup(
+    workdirs: Sequence[Path], checkpoints: Sequence[str], out: Path, log: Callable[[str], None]
+) -> None:
+    """Writes the mean of several networks as an ordinary run.
+
+    Args:
+        workdirs: folders of runs.
+        checkpoints: of each run, by step or as `best` or `latest`; `all` alone are those of a run.
+        out: a folder that is empty or not there.
+        log: takes lines for the user.
+
+    Raises:
+        CnnLabError: fewer than two networks, or networks that have no mean.
+    """
+    require_new(out)
+    if several := list(checkpoints) == ["all"]:
+        checkpoints = [str(step) for step in checkpoint_steps(workdirs[0])]
+    # Two names, such as best and latest, may be of one checkpoint.
+    found: dict[tuple[Path, int], RestoredRun] = {}
+    for workdir in workdirs:
+        for checkpoint in checkpoints:
+            member = restore_run(workdir, checkpoint)
+            found.setdefault((workdir, member.step), member)
+    names = [f"{workdir}, checkpoint {step}" for workdir, step in found]
+    if len(names) == 1 and len(checkpoints) > 1:
+        given = "all" if several else ",".join(checkpoints)
+        raise ConfigError(
+            f"A soup needs at least two networks; --checkpoint={given} of {workdirs[0]} is step "
+            f"{next(iter(found))[1]} alone."
+        )
+    members, records = list(found.values()), [read_record(workdir) for workdir, _ in found]
+    fingerprints = [record.get("fingerprint") for record in records]
+    soup = average_runs(members, names, fingerprints, functools.partial(open_dataset, progress=log))
+    write_run(
+        out,
+        members[0].config,
+        members[0].network,
+        soup.variables,
+        "averaged",
+        averaged_from=names,
+        members=[
+            {
+                "name": name,
+                "digest": digest_of(jax.tree.map(np.asarray, member.variables)),
+                "lineage": lineage_in(record),
+            }
+            for name, member, record in zip(names, members, records, strict=True)
+        ],
+        fingerprint=soup.fingerprint,
+    )
+    log(f"The mean of {counted(len(members), 'network')}:")
+    for name in names:
+        log(f"  {name}")
+    if soup.num_batches:
+        log(f"Statistics measured on {counted(soup.num_batches, 'training batch')}.")
+
+
+def mean_params(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
     """The mean of the members' parameters, taken in float64.
 
     Args:
@@ -78,7 +141,7 @@ def mean_of(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
     return jax.tree.map(mean, *(member.variables["params"] for member in members))
 
 
-def cook(
+def average_runs(
     members: Sequence[RestoredRun],
     names: Sequence[str],
     fingerprints: Sequence[str | None],
@@ -87,23 +150,24 @@ def cook(
     """The mean of the members, with statistics that fit it.
 
     Args:
-        members: as for `mean_of`; the data of the first one's config are looked at.
+        members: as for `mean_params`; statistics are measured on the data of the first one.
         names: of the members.
         fingerprints: of the data that each was trained on, None where that is not known.
         open_data: as of `build`.
 
     Raises:
-        ConfigError: as of `mean_of`, or they learned from other data or held out other examples.
+        ConfigError: as of `mean_params`; or they learned from other data, or held out other
+            examples.
     """
-    mean = {**members[0].variables, "params": mean_of(members, names)}
+    mean = {**members[0].variables, "params": mean_params(members, names)}
     data = members[0].config.data
     dataset = open_data(data.name, data.data_dir)
     _check_held_out(members, names, fingerprints, dataset)
     experiment = _experiment(members[0].config, lambda *_: dataset)
     try:
         recalibration = experiment.recalibration()
-        alike = _alike([member.variables["params"] for member in members])
-        changing, frozen = part(mean, lambda path: path not in alike)
+        unchanged = _same_bits([member.variables["params"] for member in members])
+        changing, frozen = part(mean, lambda path: path not in unchanged)
         if recalibration is None or STATISTICS not in changing:
             return Soup(mean, 0, experiment.fingerprint)
         parts = {"params": changing.pop("params"), "collections": changing, "frozen": frozen}
@@ -115,8 +179,8 @@ def cook(
             loader.close()
 
 
-def _alike(params: Sequence[Tree]) -> set[str]:
-    """Paths of what all members have the same bits of, as they do of what was frozen."""
+def _same_bits(params: Sequence[Tree]) -> set[str]:
+    """Paths of the parameters that are the same bits in all members, as frozen ones are."""
     first, *others = map(trees.flatten, params)
     return {
         path
@@ -131,7 +195,7 @@ def _check_held_out(
     fingerprints: Sequence[str | None],
     dataset: Dataset,
 ) -> None:
-    """Refuses members of which one may have learned from what another one held out."""
+    """Raises a `ConfigError` if a member may have learned from what another one held out."""
     wanted = fingerprints[0] or dataset.info.fingerprint
     if wanted != dataset.info.fingerprint:
         raise ConfigError(
@@ -155,7 +219,7 @@ def _check_held_out(
 
 
 def _experiment(config: ExperimentConfig, open_data: Callable[..., Dataset]) -> Experiment:
-    """One whose loaders serve to measure statistics; its optimizer is never used."""
+    """An experiment whose loaders serve to measure statistics; its optimizer is never used."""
     config = from_dict(ExperimentConfig, to_dict(config))
     config.average, config.optim = AverageConfig(kind="swa"), OptimConfig(name="sgd")
     config.transfer = None

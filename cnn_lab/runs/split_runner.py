@@ -20,7 +20,6 @@ from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.tasks.classification import Classification
 from cnn_lab.train.evaluate import SplitPredictions, SplitPredictor
 from cnn_lab.train.views import View
 from cnn_lab.train.views import whole as whole_view
@@ -29,7 +28,7 @@ from cnn_lab.workdir.run_dir import read_config, read_record
 
 def is_classifier(network: Network) -> bool:
     """Whether its outputs are logits of classes."""
-    return isinstance(network.task, Classification)
+    return network.task.has_classes
 
 
 def examples_of(split: str, dataset: Dataset, config: ExperimentConfig) -> Subset:

@@ -26,7 +26,7 @@ from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import check_same_source, complete_config
-from cnn_lab.optim.complexity import weight_complexity
+from cnn_lab.optim.kernels import weight_complexity
 from cnn_lab.runs.compiled_phase import CompiledPhase
 from cnn_lab.runs.linear_probe import fit_linear_probe
 from cnn_lab.train.averaging import evaluated_variables
@@ -155,7 +155,9 @@ def run_training(
             class_names=list(experiment.network.class_names),
             num_parameters=num_parameters,
             compile_seconds=compile_seconds,
-            **({"transfer": experiment.pretrained.lineage} if experiment.pretrained else {}),
+            **(
+                {"transfer": experiment.initialization.lineage} if experiment.initialization else {}
+            ),
         )
         with session.failures_noted():
             training_log = _open_training_log(experiment, run_dir, progress, metric_writers, log)
@@ -294,8 +296,8 @@ class Trainer:
 def _check_alike(experiment: Experiment, processes: Processes) -> None:
     """Refuses processes that read other data, or another source of pretrained weights."""
     check_same_data(processes, experiment.fingerprint)
-    if experiment.pretrained is not None:
-        digest = experiment.pretrained.lineage["digest"]
+    if experiment.initialization is not None:
+        digest = experiment.initialization.lineage["digest"]
         remedy = "let all of them read the same source, or copies of it"
         check_same(processes, {"source of its weights": digest}, remedy)
 
@@ -345,11 +347,11 @@ def _restore_or_init(
 
 def _notes(experiment: Experiment) -> list[str]:
     """Lines for the user on pretrained weights and features."""
-    if experiment.pretrained is None:
+    if experiment.initialization is None:
         return list(experiment.notes)
     params = evaluated_variables(experiment.state_shapes())["params"]
     rate = experiment.config.optim.learning_rate
-    return [*experiment.pretrained.describe(params, rate), *experiment.notes]
+    return [*experiment.initialization.describe(params, rate), *experiment.notes]
 
 
 def _open_training_log(

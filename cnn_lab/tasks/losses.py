@@ -1,9 +1,10 @@
 """Losses: one value per example, so that weights, padding and accumulation stay exact.
 
-A target is a class per example [n], or shares of classes [n k] that add up to 1, which mixing
-images makes of them.
+A target is a class per example [n], or shares of classes [n k] that add up to 1, as of mixed
+images.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,11 +16,29 @@ import optax
 from cnn_lab.config.options import check_options
 from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
 from cnn_lab.core.arrays import Logits, PerExample, Targets
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.registry import Registry
 
 Loss = Callable[[Logits, Targets], PerExample]
 
 
+@dataclasses.dataclass(frozen=True)
+class LossEntry:
+    """A loss that a config may name.
+
+    Attributes:
+        function: (logits [n k], targets [n] or [n k], **options) -> losses [n].
+        needs_one_class: whether targets must be classes, not shares, so that no images are mixed.
+    """
+
+    function: Callable[..., PerExample]
+    needs_one_class: bool = False
+
+
+LOSSES = Registry("loss", "cnn_lab.tasks", LossEntry)
+
+
+@LOSSES.register()
 def cross_entropy(
     logits: Logits, targets: Targets, label_smoothing: ProperFraction = 0.0
 ) -> PerExample:
@@ -41,6 +60,7 @@ def cross_entropy(
     return optax.softmax_cross_entropy(logits, shares)
 
 
+@LOSSES.register(needs_one_class=True)
 def hinge(scores: Logits, targets: Targets, margin: Positive = 1.0) -> PerExample:
     """Multi-class support vector loss: every other class should stay `margin` below the label.
 
@@ -66,6 +86,7 @@ def hinge(scores: Logits, targets: Targets, margin: Positive = 1.0) -> PerExampl
     return jnp.sum(lacking, axis=-1) - margin  # the label's own entry is the margin
 
 
+@LOSSES.register()
 def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExample:
     """Cross-entropy in which examples that are right already count less (Lin et al. 2017).
 
@@ -88,6 +109,7 @@ def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExam
     return -jnp.sum(shares * others**gamma * log_p, axis=-1)
 
 
+@LOSSES.register()
 def squared_error(outputs: Logits, targets: Targets) -> PerExample:
     """Half the squared distance to the one-hot label, summed over classes.
 
@@ -100,15 +122,6 @@ def squared_error(outputs: Logits, targets: Targets) -> PerExample:
     """
     shares = _shares(targets, outputs.shape[-1])
     return 0.5 * jnp.sum(jnp.square(outputs.astype(jnp.float32) - shares), axis=-1)
-
-
-LOSSES: dict[str, Callable[..., PerExample]] = {
-    "cross_entropy": cross_entropy,
-    "focal": focal,
-    "hinge": hinge,
-    "squared_error": squared_error,
-}
-NEEDS_ONE_CLASS = frozenset({"hinge"})
 
 
 def make_loss(
@@ -126,7 +139,7 @@ def make_loss(
     Raises:
         ConfigError: unknown name or option.
     """
-    loss = lookup(LOSSES, name, "loss")
+    loss = LOSSES.lookup(name).function
     chosen = check_options(loss, options, "config.task.loss_options", "config.task.loss")
     plain = functools.partial(loss, **chosen) if chosen else loss
     if class_weights is None:

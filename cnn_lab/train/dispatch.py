@@ -18,8 +18,9 @@ from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.distributed.consensus import Consensus, max_over_processes
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
+from cnn_lab.tasks.task import Task
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
-from cnn_lab.train.step import Step, Task
+from cnn_lab.train.step import Step
 
 # (arrays in memory, one step's raw batch, key) -> batch of `image`, `label`, `weight`
 Prepare = Callable[[Tree, Tree, Key], Tree]

@@ -20,9 +20,8 @@ from cnn_lab.core.errors import TrainingError
 from cnn_lab.data.loaders.loaders import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
-from cnn_lab.tasks.outputs import WithAuxiliary
+from cnn_lab.tasks.task import Task, last_logits
 from cnn_lab.train.dispatch import Program, compile_evaluate
-from cnn_lab.train.step import Task
 from cnn_lab.train.steps_per_call import StepsPerCall
 from cnn_lab.train.views import View, whole
 
@@ -251,9 +250,7 @@ def _over_views(apply: Callable[..., Any], views: Sequence[View]) -> Callable[..
     """(variables, images) -> float32 logits of one view, or of the mean probabilities of many."""
 
     def logits_of(variables, images: Images):
-        outputs = apply(variables, images, train=False)
-        logits = outputs.logits if isinstance(outputs, WithAuxiliary) else outputs
-        return logits.astype(jnp.float32)
+        return last_logits(apply(variables, images, train=False)).astype(jnp.float32)
 
     def over_views(variables, images: Images):
         if len(views) == 1:

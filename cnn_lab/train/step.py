@@ -1,32 +1,20 @@
 """One training step as a pure function."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.core.arrays import PerExample, Scalar, Tree
+from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.tasks.metrics import Pair
+from cnn_lab.tasks.task import Task
 from cnn_lab.train.averaging import NO_AVERAGE, Average
 from cnn_lab.train.gradient import Gradient, make_gradient, make_mean_gradient
 from cnn_lab.train.state import TrainState, where_finite
 
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A task, as far as the step and the evaluation know it."""
-
-    def losses(self, outputs: Any, batch: Any) -> PerExample:
-        """Per-example losses [n]."""
-        ...
-
-    def metrics(self, outputs: Any, batch: Any) -> dict[str, PerExample]:
-        """Per-example values [n] by name, `loss` among them."""
-        ...
 
 
 def make_train_step(

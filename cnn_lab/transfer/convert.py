@@ -1,22 +1,26 @@
-"""Our variables and theirs, leaf by leaf: one table that is read in both directions.
+"""Weights of torchvision and timm as our variables and back, leaf by leaf, by one table.
 
 Images are NHWC here and NCHW there; kernels HWIO and [in out] here, OIHW and [out in] there. A
 dense layer that reads a flattened map sees rows, columns, channels here and channels, rows, columns
 there. Nothing is computed: values are copied to other places, so there and back is the identity.
+An import is strict: every weight must find its place, and every place its weight.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError
-from cnn_lab.transfer.naming.rules import Naming
+from cnn_lab.transfer.naming import Naming
 
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
 LEAVES = {
@@ -28,44 +32,44 @@ LEAVES = {
 }
 COUNTER = ".num_batches_tracked"  # counts the batches of a training; nothing here reads it
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-MOST_LINES = 6  # of each kind of difference
+MAX_LINES = 6  # of each kind of difference
 
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """Where one of our leaves lies there, and how.
+    """One of our leaves and the tensor that holds its values there.
 
     Attributes:
-        path: ours, from the collection on.
-        shape: ours.
-        name: theirs.
-        shape_there: theirs.
-        unfolded: their shape with the axes of a flattened map apart.
-        axes: of `unfolded`, in our order.
+        path: of the leaf, from the collection on.
+        shape: of the leaf.
+        torch_name: of the tensor.
+        torch_shape: of the tensor.
+        unfolded: shape of the tensor with the axes of a flattened map apart.
+        axes: of `unfolded`, in the order of the leaf.
     """
 
     path: str
     shape: tuple[int, ...]
-    name: str
-    shape_there: tuple[int, ...]
+    torch_name: str
+    torch_shape: tuple[int, ...]
     unfolded: tuple[int, ...]
     axes: tuple[int, ...]
 
     @property
     def layer(self) -> str:
-        """Our path of the layer."""
+        """The path of the leaf's layer."""
         return layer_of(self.path)
 
-    def to_ours(self, values: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        """Brings their array into our order, as float32."""
+    def from_torch(self, values: Shaped[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+        """The leaf that a tensor holds, as float32."""
         ours = values.reshape(self.unfolded).transpose(self.axes).reshape(self.shape)
         return np.ascontiguousarray(ours, np.float32)
 
-    def to_theirs(self, values: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-        """Brings our array into their order."""
+    def to_torch(self, values: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+        """The tensor that holds a leaf."""
         unfolded = values.reshape([self.unfolded[axis] for axis in self.axes])
         theirs = unfolded.transpose(np.argsort(self.axes))
-        return np.ascontiguousarray(theirs).reshape(self.shape_there)
+        return np.ascontiguousarray(theirs).reshape(self.torch_shape)
 
 
 def layer_of(path: str) -> str:
@@ -76,7 +80,7 @@ def layer_of(path: str) -> str:
 
 
 def make_table(model: Any, variables: Tree, naming: Naming) -> list[Leaf]:
-    """Where each leaf of a model lies there.
+    """The leaves of a model, each with its tensor in a library.
 
     Args:
         model: the module.
@@ -90,66 +94,37 @@ def make_table(model: Any, variables: Tree, naming: Naming) -> list[Leaf]:
     for path, shape in shapes.items():
         layer, leaf = layer_of(path), path.rpartition("/")[2]
         name = f"{names[layer]}.{LEAVES[leaf]}" if leaf in LEAVES else names[layer]
-        unfolded = there = shape
+        unfolded = torch_shape = shape
         axes = tuple(range(len(shape)))
         if leaf == "kernel":
             side = sides.get(layer, 1)
             height, width, channels = (side, side, shape[0] // side**2)
             if len(shape) == 4:
                 height, width, channels = shape[:3]
-            there = unfolded = (shape[-1], channels, height, width)
+            torch_shape = unfolded = (shape[-1], channels, height, width)
             axes = (2, 3, 1, 0)
             convolves = naming.as_convolutions and layer.startswith("head/hidden")
             if len(shape) == 2 and not convolves:
-                there = (shape[1], shape[0])
+                torch_shape = (shape[1], shape[0])
         elif leaf not in LEAVES and naming.scales_as_maps:
-            there = (*shape, 1, 1)
-        table.append(Leaf(path, shape, name, there, unfolded, axes))
+            torch_shape = (*shape, 1, 1)
+        table.append(Leaf(path, shape, name, torch_shape, unfolded, axes))
     return table
 
 
-def differences(tensors: Tensors, table: Sequence[Leaf], unused: frozenset[str]) -> list[str]:
-    """Missing, extra, reshaped and unfit leaves, one a line; none where the two fit.
-
-    Args:
-        tensors: theirs, by name.
-        table: of the model.
-        unused: layers whose leaves may be there or not, in any shape.
-    """
-    wanted = {leaf.name: leaf for leaf in table if leaf.layer not in unused}
-    known = {leaf.name for leaf in table}
-    extra = [name for name in tensors if name not in known and not name.endswith(COUNTER)]
-    lines = [
-        f"  missing in the file: {name} {leaf.shape_there}, for {leaf.path}"
-        for name, leaf in wanted.items()
-        if name not in tensors
-    ]
-    lines += [f"  only in the file: {name} {tensors[name].shape}" for name in extra]
-    for name, leaf in wanted.items():
-        if name in tensors and tensors[name].shape != leaf.shape_there:
-            lines.append(
-                f"  other shape: {name} is {tensors[name].shape} in the file, {leaf.shape_there} "
-                f"in the model, for {leaf.path}"
-            )
-        elif name in tensors and str(tensors[name].dtype) not in FLOATS:
-            lines.append(f"  no weights: {name} is {tensors[name].dtype} in the file")
-    return lines
+def to_torch(variables: Tree, table: Sequence[Leaf]) -> dict[str, Float32[np.ndarray, "..."]]:
+    """Our variables as tensors, by name."""
+    ours = trees.flatten(variables)
+    return {leaf.torch_name: leaf.to_torch(np.asarray(ours[leaf.path])) for leaf in table}
 
 
-def best_table(
-    tensors: Tensors, tables: Mapping[str, Sequence[Leaf]], unused: frozenset[str]
-) -> str:
-    """Name of the table that fits the tensors best, the first of those that fit alike."""
-    return min(tables, key=lambda name: len(differences(tensors, tables[name], unused)))
-
-
-def to_ours(
+def from_torch(
     tensors: Tensors, table: Sequence[Leaf], unused: frozenset[str], advice: str = ""
 ) -> dict[str, Float32[np.ndarray, "..."]]:
-    """Their tensors as our leaves, by path; those of the unused layers are left out.
+    """Tensors as our leaves, by path; those of the unused layers are left out.
 
     Args:
-        tensors: theirs, by name.
+        tensors: by name.
         table: of the model.
         unused: layers that are not taken over.
         advice: ends the error's text.
@@ -161,8 +136,38 @@ def to_ours(
         text = "\n".join(_shortened(lines))
         raise CheckpointError(f"The weights do not fit the model:\n{text}\n{advice}".rstrip())
     return {
-        leaf.path: leaf.to_ours(tensors[leaf.name]) for leaf in table if leaf.layer not in unused
+        leaf.path: leaf.from_torch(tensors[leaf.torch_name])
+        for leaf in table
+        if leaf.layer not in unused
     }
+
+
+def differences(tensors: Tensors, table: Sequence[Leaf], unused: frozenset[str]) -> list[str]:
+    """Missing, extra, reshaped and unfit leaves, one a line; none where the two fit.
+
+    Args:
+        tensors: by name.
+        table: of the model.
+        unused: layers whose leaves may be there or not, in any shape.
+    """
+    wanted = {leaf.torch_name: leaf for leaf in table if leaf.layer not in unused}
+    known = {leaf.torch_name for leaf in table}
+    extra = [name for name in tensors if name not in known and not name.endswith(COUNTER)]
+    lines = [
+        f"  missing in the file: {name} {leaf.torch_shape}, for {leaf.path}"
+        for name, leaf in wanted.items()
+        if name not in tensors
+    ]
+    lines += [f"  only in the file: {name} {tensors[name].shape}" for name in extra]
+    for name, leaf in wanted.items():
+        if name in tensors and tensors[name].shape != leaf.torch_shape:
+            lines.append(
+                f"  other shape: {name} is {tensors[name].shape} in the file, {leaf.torch_shape} "
+                f"in the model, for {leaf.path}"
+            )
+        elif name in tensors and str(tensors[name].dtype) not in FLOATS:
+            lines.append(f"  no weights: {name} is {tensors[name].dtype} in the file")
+    return lines
 
 
 def _shortened(lines: list[str]) -> list[str]:
@@ -172,18 +177,130 @@ def _shortened(lines: list[str]) -> list[str]:
         kinds.setdefault(line.partition(":")[0], []).append(line)
     short = []
     for kind, alike in kinds.items():
-        short += alike[:MOST_LINES]
-        if len(alike) > MOST_LINES:
-            short.append(f"{kind}: {len(alike) - MOST_LINES} more")
+        short += alike[:MAX_LINES]
+        if len(alike) > MAX_LINES:
+            short.append(f"{kind}: {len(alike) - MAX_LINES} more")
     return short
 
 
-def to_theirs(variables: Tree, table: Sequence[Leaf]) -> dict[str, Float32[np.ndarray, "..."]]:
-    """Our variables as their tensors, by name."""
-    ours = trees.flatten(variables)
-    return {leaf.name: leaf.to_theirs(np.asarray(ours[leaf.path])) for leaf in table}
+@dataclasses.dataclass(frozen=True)
+class ImportedWeights:
+    """A model's variables, taken from a file.
+
+    Attributes:
+        variables: by collection; numpy arrays.
+        library: whose names the file has.
+        new_layers: layers that were left at their initial values.
+        other_dtypes: dtypes in the file other than float32.
+    """
+
+    variables: dict[str, Tree]
+    library: str
+    new_layers: tuple[str, ...]
+    other_dtypes: tuple[str, ...]
+
+
+def import_tensors(
+    make: Callable[[int], nn.Module],
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    namings: Mapping[str, Naming],
+    tensors: Tensors,
+    *,
+    new_head: bool = False,
+    seed: int = 0,
+) -> ImportedWeights:
+    """A model's variables from tensors of the library whose names fit best.
+
+    Args:
+        make: number of classes -> module.
+        num_classes: of the model.
+        image_shape: (h, w, c) of the model's images.
+        namings: by library.
+        tensors: by name.
+        new_head: leave the layers whose shape depends on the classes at their initial values,
+            whatever the file has for them.
+        seed: of those values.
+
+    Raises:
+        CheckpointError: they do not fit; lists the differences.
+    """
+    model = make(num_classes)
+    init = lambda key: dict(model.init(key, jnp.zeros((1, *image_shape)), train=False))  # noqa: E731
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    outputs = output_layers(make, num_classes, image_shape)
+    unused = outputs if new_head else frozenset()
+    tables = {library: make_table(model, shapes, naming) for library, naming in namings.items()}
+    # Of those that fit alike, the first.
+    library = min(tables, key=lambda name: len(differences(tensors, tables[name], unused)))
+    table = tables[library]
+    leaves: dict[str, Any] = dict(
+        from_torch(tensors, table, unused, _advice(tensors, table, outputs))
+    )
+    if new_head:
+        leaves |= initial_values(init, {leaf.path for leaf in table if leaf.layer in unused}, seed)
+    variables = jax.tree_util.tree_map_with_path(lambda p, _: leaves[trees.path_of(p)], shapes)
+    used = {leaf.torch_name for leaf in table if leaf.layer not in unused}
+    dtypes = {str(tensor.dtype) for name, tensor in tensors.items() if name in used}
+    return ImportedWeights(
+        variables, library, tuple(sorted(unused)), tuple(sorted(dtypes - {"float32"}))
+    )
+
+
+def output_layers(
+    make: Callable[[int], nn.Module], num_classes: int, image_shape: tuple[int, int, int]
+) -> frozenset[str]:
+    """The layers whose shape depends on the number of classes."""
+
+    def shapes_for(number: int) -> dict[str, tuple[int, ...]]:
+        model, image = make(number), jnp.zeros((1, *image_shape))
+        made = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+        return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
+
+    here, there = shapes_for(num_classes), shapes_for(num_classes + 1)
+    return frozenset(layer_of(path) for path in here if here[path] != there[path])
+
+
+def initial_values(
+    init: Callable[[Any], Tree], paths: set[str], seed: int
+) -> dict[str, np.ndarray]:
+    """Initial values of some leaves, by path; the others are never computed.
+
+    Args:
+        init: key -> variables.
+        paths: of the leaves.
+        seed: of the key.
+    """
+
+    def begin(key: Any) -> dict[str, jax.Array]:
+        return {path: leaf for path, leaf in trees.flatten(init(key)).items() if path in paths}
+
+    return jax.tree.map(np.asarray, jax.jit(begin)(jax.random.key(seed)))
+
+
+def _advice(tensors: Tensors, table: list[Leaf], outputs: frozenset[str]) -> str:
+    """The remedy for tensors that do not fit."""
+    wrong = set(differences(tensors, table, frozenset()))
+    heads = [leaf for leaf in table if leaf.layer in outputs and leaf.path.endswith("bias")]
+    if wrong and not differences(tensors, table, outputs):
+        main = next((leaf for leaf in heads if leaf.layer.startswith("head/")), None)
+        if main is not None and main.torch_name in tensors:
+            bias = tensors[main.torch_name]
+            found = bias.shape[0] if bias.ndim else 0
+            return (
+                f"The file has {found} classes: give --num_classes={found}, or --new_head to "
+                "leave the output layers at their initial values."
+            )
+        return "Only output layers do not fit: --new_head leaves them at their initial values."
+    auxiliary = frozenset(leaf.layer for leaf in table if leaf.layer.startswith("auxiliary_"))
+    if auxiliary and not differences(tensors, table, auxiliary):
+        return "The file has no auxiliary heads: --option=auxiliary=false leaves them out."
+    return (
+        "Look whether the file is of this architecture, give the --option values that it was made "
+        "with, or bring its names to torchvision's by --rename."
+    )
 
 
 def num_values(tensors: Tensors) -> int:
-    """How many numbers there are in all tensors but the counters."""
+    """The number of values in all tensors but the counters."""
     return sum(math.prod(t.shape) for name, t in tensors.items() if not name.endswith(COUNTER))

@@ -1,9 +1,9 @@
-"""What a frozen backbone makes of the images of a split: computed once, kept beside the data.
+"""Features of a split by a frozen backbone: computed once, cached beside the data.
 
 A cache is named by all that its content depends on: the compiled program (architecture,
 preprocessing, augmentation and batch size), the weights, the data, the examples and their order,
-the version of JAX and the kind of device. So one that is stale is never found. It may vanish, be
-damaged or be of something else under a name that is not its own: then it is made anew.
+the version of JAX and the kind of device. So a stale one is never found. A cache that vanished, is
+damaged or lies under the name of another one is computed anew.
 """
 
 import hashlib
@@ -32,21 +32,21 @@ from cnn_lab.distributed.mesh import DeviceMesh
 
 BACKBONE = "backbone"
 NAMES = ("image", "label")
-MADE_OF = "made_of.json"
-MOST_KEPT = 16  # caches beside one data set
+ORIGIN = "origin.json"
+MAX_CACHES = 16  # beside one data set
 
 
-class FeatureMaker:
-    """Runs the backbone of a classifier over a split, or finds what it gave before.
+class FeatureExtractor:
+    """Runs the backbone of a classifier over a split, or finds its features in a cache.
 
     Args:
         model: with `features`.
-        images: the split, every example once a pass.
-        source: the split that they are of.
+        images: loader of the split, every example once a pass.
+        source: of the images.
         mesh: devices.
-        what: `training` or `validation`, for the user.
-        num_passes: over the images, each altered anew.
-        facts: what else the images depend on, such as how readers crop them.
+        split: `training` or `validation`, for messages.
+        num_passes: over the images, each augmented anew.
+        facts: further settings that the images depend on, such as how readers crop them.
     """
 
     def __init__(
@@ -55,35 +55,33 @@ class FeatureMaker:
         images: Loader,
         source: Source,
         mesh: DeviceMesh,
-        what: str,
+        split: str,
         num_passes: int = 1,
         facts: Mapping[str, Any] | None = None,
     ):
         self._images, self._source, self._mesh = images, source, mesh
-        self._what, self._num_passes, self._facts = what, num_passes, dict(facts or {})
+        self._split, self._num_passes, self._facts = split, num_passes, dict(facts or {})
 
         def features(variables: Tree, in_memory: Tree, raw_batches: Tree, step: jax.Array) -> Tree:
             raw_batch = jax.tree.map(lambda stack: stack[0], raw_batches)
             key = jax.random.key(images.sampler.seed or 0)
             batch = images.prepare(in_memory, raw_batch, jax.random.fold_in(key, step))
-            made = model.apply(variables, batch["image"], method="features")
-            return {"image": made.astype(np.float32), "label": batch["label"]}
+            values = model.apply(variables, batch["image"], method="features")
+            return {"image": values.astype(np.float32), "label": batch["label"]}
 
-        everywhere = mesh.replicated
         self._program = jax.jit(
             features,
-            # Weights and images lie as they do.
             in_shardings=(
-                None,
+                None,  # weights stay where they are
                 mesh.shardings_as_placed(images.in_memory),
                 mesh.batches,
-                everywhere,
+                mesh.replicated,
             ),
-            out_shardings=everywhere,
+            out_shardings=mesh.replicated,
         )
 
     def shapes(self, variables: Tree) -> Tree:
-        """Shapes of what a call returns.
+        """Shapes of the features and labels that a call returns.
 
         Args:
             variables: of the model, or their shapes.
@@ -94,32 +92,32 @@ class FeatureMaker:
         )
 
     def __call__(self, variables: Tree, log: Callable[[str], None]) -> dict[str, np.ndarray]:
-        """Features and labels, of each pass after the other, in the order of the indices.
+        """Features and labels, one pass after the other, in the order of the indices.
 
         Args:
             variables: of the model, on the devices.
             log: takes lines for the user.
         """
         lowered = self._program.lower(*self._arguments(variables))
-        made_of = self._made_of(variables, lowered.as_text())
-        folder = self._source.pixel_cache.parent / f"features-{_digest(made_of)[:16]}"
+        origin = self._origin(variables, lowered.as_text())
+        folder = self._source.pixel_cache.parent / f"features-{_digest(origin)[:16]}"
         number = len(self._images.sampler.indices)
-        what = f"Features of {counted(number, f'{self._what} image')}"
-        what += f" in {counted(self._num_passes, 'pass')}" if self._num_passes > 1 else ""
-        kept = _kept(folder, made_of, self.shapes(variables), log)
-        if kept is not None:
+        title = f"Features of {counted(number, f'{self._split} image')}"
+        title += f" in {counted(self._num_passes, 'pass')}" if self._num_passes > 1 else ""
+        cached = _read_cache(folder, origin, self.shapes(variables), log)
+        if cached is not None:
             self._images.close()
-            log(f"{what} found in {folder}.")
-            return kept
+            log(f"{title} found in {folder}.")
+            return cached
         start = time.perf_counter()
         try:
-            made = self._computed(lowered.compile(), variables, log)
+            features = self._compute(lowered.compile(), variables, log)
         finally:
             self._images.close()
         seconds = time.perf_counter() - start
-        stored = _store(folder, made, made_of)
-        log(f"{what} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
-        return made
+        stored = _write_cache(folder, features, origin)
+        log(f"{title} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
+        return features
 
     @property
     def _num_rows(self) -> int:
@@ -128,29 +126,29 @@ class FeatureMaker:
     def _arguments(self, variables: Tree) -> tuple[Tree, ...]:
         step = jax.ShapeDtypeStruct((), np.int32)
         images = self._images
-        return _of_backbone(variables), images.in_memory, images.raw_shapes(), step
+        return _backbone_of(variables), images.in_memory, images.raw_shapes(), step
 
-    def _computed(
+    def _compute(
         self, program: Callable[..., Tree], variables: Tree, log: Callable[[str], None]
     ) -> dict[str, np.ndarray]:
-        images, order, tick = self._images, self._images.sampler, Ticker(log)
-        frozen, row_of = _of_backbone(variables), row_finder(order.indices)
-        made = {
+        images, sampler, tick = self._images, self._images.sampler, Ticker(log)
+        frozen, row_of = _backbone_of(variables), row_finder(sampler.indices)
+        found = {
             name: np.empty(shape.shape, shape.dtype)
             for name, shape in self.shapes(variables).items()
         }
         start, done = time.perf_counter(), 0
 
         def collect(step: int, batch: Tree) -> int:
-            positions, weights = order.batches(step, 1)
+            positions, weights = sampler.batches(step, 1)
             real = weights[0] > 0
-            first = step // order.steps_per_epoch * len(order.indices)
+            first = step // sampler.steps_per_epoch * len(sampler.indices)
             for name in NAMES:
-                made[name][first + row_of(positions[0][real])] = np.asarray(batch[name])[real]
+                found[name][first + row_of(positions[0][real])] = np.asarray(batch[name])[real]
             return int(real.sum())
 
         pending: list[tuple[int, Tree]] = []
-        for step in range(self._num_passes * order.steps_per_epoch):
+        for step in range(self._num_passes * sampler.steps_per_epoch):
             raw_batches = self._mesh.put_batches(images.load(step, 1))
             number = self._mesh.put_replicated(np.int32(step))
             pending.append((step, program(frozen, images.in_memory, raw_batches, number)))
@@ -159,18 +157,18 @@ class FeatureMaker:
                 rate = done / (time.perf_counter() - start)
                 left = (self._num_rows - done) / rate
                 tick(
-                    f"features of {self._what} images: {done:,} of {self._num_rows:,}, "
+                    f"features of {self._split} images: {done:,} of {self._num_rows:,}, "
                     f"{rate:,.0f}/s, {left:.0f} s left"
                 )
         done += collect(*pending.pop())
         assert done == self._num_rows
-        return made
+        return found
 
-    def _made_of(self, variables: Tree, program: str) -> dict[str, Any]:
+    def _origin(self, variables: Tree, program: str) -> dict[str, Any]:
         source, device = self._source, self._mesh.device_grid.devices.flat[0]
         return {
             "program": _digest(program),
-            "weights": _digest(trees.digests(_of_backbone(variables))),
+            "weights": _digest(trees.digests(_backbone_of(variables))),
             "constants": trees.digests(self._images.in_memory.get("constants", {})),
             "data": source.info.fingerprint,
             "images": [source.split, source.pixel_cache.name],
@@ -184,7 +182,7 @@ class FeatureMaker:
         }
 
 
-def _of_backbone(variables: Tree) -> Tree:
+def _backbone_of(variables: Tree) -> Tree:
     return {
         name: {BACKBONE: tree[BACKBONE]} for name, tree in variables.items() if BACKBONE in tree
     }
@@ -194,15 +192,15 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _kept(
-    folder: Path, made_of: Mapping[str, Any], shapes: Tree, log: Callable[[str], None]
+def _read_cache(
+    folder: Path, origin: Mapping[str, Any], shapes: Tree, log: Callable[[str], None]
 ) -> dict[str, np.ndarray] | None:
-    """What lies in a cache, None where it is not there, damaged, or of something else."""
+    """The arrays of a cache; None where it is not there, damaged, or of other features."""
     if not folder.exists():
         return None
     with suppress(OSError, ValueError):
-        found = json.loads((folder / MADE_OF).read_text())
-        wanted = json.loads(json.dumps(made_of))
+        found = json.loads((folder / ORIGIN).read_text())
+        wanted = json.loads(json.dumps(origin))
         if other := sorted(name for name in wanted if found.get(name) != wanted[name]):
             log(f"{folder} holds features of other {', '.join(other)}; they are computed anew.")
             return None
@@ -218,21 +216,23 @@ def _kept(
     return None
 
 
-def _store(folder: Path, made: Mapping[str, np.ndarray], made_of: Mapping[str, Any]) -> bool:
-    """Whether the folder could be written."""
+def _write_cache(
+    folder: Path, features: Mapping[str, np.ndarray], origin: Mapping[str, Any]
+) -> bool:
+    """Writes a cache and returns whether that was possible."""
     try:
-        if not store_arrays(folder, made):
+        if not store_arrays(folder, features):
             return False
-        write_text(folder / MADE_OF, json.dumps(made_of, indent=1))
+        write_text(folder / ORIGIN, json.dumps(origin, indent=1))
     except OSError:
         return False
-    _forget_oldest(folder.parent)
+    _remove_oldest(folder.parent)
     return True
 
 
-def _forget_oldest(place: Path) -> None:
-    """Removes the caches that were used longest ago, above `MOST_KEPT`."""
+def _remove_oldest(place: Path) -> None:
+    """Removes the caches that were used longest ago, above `MAX_CACHES`."""
     with suppress(OSError):
         folders = sorted(place.glob("features-*"), key=lambda path: path.stat().st_mtime)
-        for folder in folders[:-MOST_KEPT]:
+        for folder in folders[:-MAX_CACHES]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Logistic regression with an L2 penalty, by scikit-learn, as a network's output layer."""
+"""Linear probes: an output layer fitted by scikit-learn's logistic regression with L2 penalty."""
 
 import dataclasses
 import warnings
@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 
 # Inverse strengths of the penalty, weakest last (`C` of scikit-learn), for standardised features.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-MOST_ITERATIONS = 1000
-ROUNDING = 1e-6  # share of a float32 feature's size
-NEVER = -30.0  # logit of a class without an example
+MAX_ITERATIONS = 1000
+ROUNDING = 1e-6  # of a float32 feature, as a share of its size
+ABSENT_CLASS_LOGIT = -30.0  # of a class without an example
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """An output layer.
+    """A fitted output layer.
 
     Attributes:
         kernel: [d k].
@@ -36,13 +36,13 @@ def fit_output(
     strength: float,
     class_weights: Sequence[float] | None = None,
 ) -> Output:
-    """The layer of the least mean cross-entropy plus penalty.
+    """The layer of the lowest mean cross-entropy plus penalty.
 
     The features are standardised, so that the penalty weighs on all alike; the layer takes them as
     they are. A class without an example gets a logit far below the others.
 
     Args:
-        features: what the layer reads.
+        features: inputs of the layer.
         labels: at least two different ones, in [0, num_classes).
         num_classes: k.
         strength: inverse strength of the penalty, positive.
@@ -53,11 +53,11 @@ def fit_output(
 
     values = features.astype(np.float64)
     mean, deviation = values.mean(axis=0), values.std(axis=0)
-    # One that is constant up to rounding, as of a unit at its limit, tells nothing.
+    # A feature that is constant up to rounding, as of a saturated unit, carries no information.
     varies = deviation > ROUNDING * np.abs(values).max(axis=0)
     deviation = np.where(varies, deviation, np.inf)
     weights = None if class_weights is None else np.asarray(class_weights)[labels]
-    model = LogisticRegression(C=strength, max_iter=MOST_ITERATIONS)
+    model = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         model.fit((values - mean) / deviation, labels, weights)
@@ -67,7 +67,7 @@ def fit_output(
         rows, offsets = np.stack([-rows[0], rows[0]]) / 2, np.stack([-offsets[0], offsets[0]]) / 2
     rows = rows / deviation
     kernel = np.zeros((values.shape[1], num_classes), np.float32)
-    bias = np.full(num_classes, NEVER, np.float32)
+    bias = np.full(num_classes, ABSENT_CLASS_LOGIT, np.float32)
     kernel[:, model.classes_] = rows.T
     bias[model.classes_] = offsets - rows @ mean
     return Output(kernel, bias, converged)

@@ -1,4 +1,4 @@
-"""What of a network is trained, how fast and from when: a plan that covers every parameter once."""
+"""Transfer plans: which parameters are trained, how fast and from when, each covered once."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ from cnn_lab.core.formatting import counted
 from cnn_lab.transfer.stages import Stage
 
 STRATEGIES = ("auto", "head", "last_stages:N", "stages:A,B", "all", "gradual", "logistic")
-OUTPUT = "head/output/"  # what `logistic` fits
+OUTPUT = "head/output/"  # the parameters that `logistic` fits
 # Training images up to which only the head, and then the last stage too, are trained: from the mean
 # validation accuracies of `experiments/studies/transfer.py`, in which the last stage leads the head
 # by 4 points at 150 images and more above, and everything the last stage by 3 from 1,500 on.
@@ -24,10 +24,10 @@ class Group:
     """Parameters that are trained alike.
 
     Attributes:
-        name: of a stage, or the rule that chose them.
+        name: of their stage, or the rule that chose them.
         paths: of the parameters.
-        rate: factor of the learning rate; 0 for frozen ones.
-        first_epoch: epochs done when its training begins.
+        rate: factor of the learning rate; 0 freezes them.
+        first_epoch: epochs done when their training begins.
     """
 
     name: str
@@ -38,25 +38,25 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which parameters are trained, how fast and from when.
+    """The groups of parameters, how fast and from when each is trained.
 
     Attributes:
         strategy: as the config has it; what `auto` chose; `rates` where rules say it.
-        why: of `auto`, in one sentence; empty where the user chose.
+        reason: for the choice of `auto`, in one sentence; empty where the user chose.
         groups: in the order of the network.
     """
 
     strategy: str
-    why: str
+    reason: str
     groups: tuple[Group, ...]
 
     @property
-    def fits(self) -> bool:
+    def is_linear_probe(self) -> bool:
         """Whether the output layer is fitted to its optimum, in place of a training in steps."""
         return self.strategy == "logistic"
 
     @property
-    def phases(self) -> tuple[int, ...]:
+    def phase_starts(self) -> tuple[int, ...]:
         """Epochs done when another group begins to be trained, ascending, from 0."""
         return tuple(sorted({group.first_epoch for group in self.groups if group.rate}))
 
@@ -68,10 +68,10 @@ class Plan:
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
         """Reads back `dataclasses.asdict`."""
         groups = [Group(**{**group, "paths": tuple(group["paths"])}) for group in values["groups"]]
-        return cls(values["strategy"], values["why"], tuple(groups))
+        return cls(values["strategy"], values["reason"], tuple(groups))
 
     def table(self, sizes: Mapping[str, int], learning_rate: float) -> list[str]:
-        """Lines that say of each group how many parameters it has, and how they are trained.
+        """Lines of a table: of each group, its number of parameters and how they are trained.
 
         Args:
             sizes: number of values by the path of a parameter.
@@ -80,7 +80,7 @@ class Plan:
         rows = [("group", "parameters", "trained", "learning rate")]
         for group in self.groups:
             trained, rate = "no", ""
-            if group.rate and self.fits:
+            if group.rate and self.is_linear_probe:
                 trained = "fitted"
             elif group.rate:
                 begins = f"from epoch {group.first_epoch + 1}" if group.first_epoch else "yes"
@@ -91,7 +91,7 @@ class Plan:
         for name, number, trained, rate in rows:
             cells = (name.ljust(widths[0]), number.rjust(widths[1]), trained.ljust(widths[2]), rate)
             lines.append("  ".join(cells).rstrip())
-        chosen = f"{self.strategy}: {self.why}" if self.why else self.strategy
+        chosen = f"{self.strategy}: {self.reason}" if self.reason else self.strategy
         return [f"Strategy {chosen}.", *(f"  {line}" for line in lines)]
 
 
@@ -112,19 +112,19 @@ def make_plan(
     """
     if transfer.rates:
         return Plan("rates", "", _by_rules(transfer, stages))
-    strategy, why = transfer.strategy, ""
+    strategy, reason = transfer.strategy, ""
     if strategy == "auto":
-        strategy, why = choose(num_train)
+        strategy, reason = choose_strategy(num_train)
     name, _, detail = strategy.partition(":")
     trained = names = [stage.name for stage in stages]
     if name == "last_stages":
         trained = names[-_last_stages(int(detail), stages) :]
     elif name == "stages":
-        trained = _named(detail.split(","), names)
+        trained = _known_stages(detail.split(","), names)
     elif name == "head":
         trained = names[-1:]
     elif name == "logistic":
-        return Plan(strategy, why, _output_alone(stages))
+        return Plan(strategy, reason, _output_alone(stages))
     every = transfer.epochs_per_stage if strategy == "gradual" else 0
     last_begins = every * (len(stages) - 1)
     if last_begins >= num_epochs:
@@ -134,15 +134,15 @@ def make_plan(
             f"{FIELD}.epochs_per_stage or raise config.train.num_epochs above {last_begins}."
         )
     groups = []
-    for place, stage in enumerate(stages):
-        before = len(stages) - 1 - place  # stages between it and the end
-        rate = transfer.stage_decay**before if stage.name in trained else 0.0
-        groups.append(Group(stage.name, stage.paths, rate, every * before if rate else 0))
-    return Plan(strategy, why, tuple(groups))
+    for index, stage in enumerate(stages):
+        num_after = len(stages) - 1 - index
+        rate = transfer.stage_decay**num_after if stage.name in trained else 0.0
+        groups.append(Group(stage.name, stage.paths, rate, every * num_after if rate else 0))
+    return Plan(strategy, reason, tuple(groups))
 
 
 def check_transfer(transfer: TransferConfig) -> None:
-    """Refuses what can be told to be wrong without data and network.
+    """Checks a config as far as that needs neither data nor a network.
 
     Raises:
         ConfigError: a strategy that does not exist, a rule that is none, or settings that would
@@ -185,8 +185,8 @@ def check_transfer(transfer: TransferConfig) -> None:
             )
 
 
-def choose(num_train: int) -> tuple[str, str]:
-    """The strategy for that many training images, and why.
+def choose_strategy(num_train: int) -> tuple[str, str]:
+    """The strategy for a number of training images, and the reason for it.
 
     The fewer they are, the less can be learned anew without learning them by heart (Yosinski et al.
     2014, arXiv:1411.1792).
@@ -210,17 +210,18 @@ def _output_alone(stages: Sequence[Stage]) -> tuple[Group, ...]:
 
 
 def _last_stages(number: int, stages: Sequence[Stage]) -> int:
-    most = len(stages) - 1
-    if not 1 <= number <= most:
+    max_stages = len(stages) - 1
+    if not 1 <= number <= max_stages:
         names = ", ".join(stage.name for stage in stages[:-1]) or "none"
         raise ConfigError(
             f"{FIELD}.strategy is last_stages:{number}, but the backbone has "
-            f"{counted(most, 'stage')} ({names}); give 1 to {most}, or another strategy."
+            f"{counted(max_stages, 'stage')} ({names}); give 1 to {max_stages}, or another "
+            "strategy."
         )
     return number + 1
 
 
-def _named(wanted: Sequence[str], names: Sequence[str]) -> Sequence[str]:
+def _known_stages(wanted: Sequence[str], names: Sequence[str]) -> Sequence[str]:
     for name in wanted:
         if name not in names:
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""Weights of one network brought into another one of the same architecture.
+"""Pretrained weights adapted to another network of the same architecture.
 
 The classes, the channels of the images and their size may differ; nothing else may, unless a rule
-says that it begins anew.
+leaves it at its initial values.
 """
 
 import dataclasses
@@ -18,17 +18,16 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, ConfigError, suggest
 from cnn_lab.core.formatting import counted
-from cnn_lab.transfer.convert import layer_of
-from cnn_lab.transfer.fit import output_layers
+from cnn_lab.transfer.convert import initial_values, layer_of, output_layers
 from cnn_lab.transfer.stages import Stage
 
-MOST_LINES = 6
+MAX_LINES = 6
 KERNEL_AXES = 4  # h w c out
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """What a network has learned, and of what.
+    """A trained network's variables and the names of its classes.
 
     Attributes:
         variables: by collection.
@@ -40,21 +39,22 @@ class Weights:
 
 
 @dataclasses.dataclass(frozen=True)
-class Transplant:
-    """What a network begins with.
+class Pretrained:
+    """Pretrained values of a network's variables.
 
     Attributes:
-        given: variables by collection, numpy arrays; the others begin as the model says.
-        taken: paths of the parameters that are the source's, unchanged.
-        notes: what was changed or begins anew, in a few words each.
+        variables: by collection, numpy arrays; those that are not here get the model's initial
+            values.
+        unchanged: paths of the parameters that are the source's, bit for bit.
+        notes: changed and new variables, in a few words each.
     """
 
-    given: Tree
-    taken: frozenset[str]
+    variables: Tree
+    unchanged: frozenset[str]
     notes: tuple[str, ...]
 
 
-def transplant(
+def adapt_pretrained(
     source: Weights,
     make: Callable[[int], nn.Module],
     class_names: tuple[str, ...],
@@ -64,18 +64,18 @@ def transplant(
     keep_classes: bool = True,
     fresh: str | None = None,
     seed: int = 0,
-) -> Transplant:
-    """Fits the weights of a source into a model.
+) -> Pretrained:
+    """Adapts the weights of a source to a model.
 
     Args:
-        source: what is brought.
+        source: the pretrained weights.
         make: number of classes -> module.
         class_names: of the model.
-        image_shape: (h, w, c) of what the model takes.
+        image_shape: (h, w, c) of the model's images.
         stages: of the model.
-        keep_classes: keep what belongs to classes that both have, by their names.
-        fresh: regular expression of parameter paths that begin anew.
-        seed: of what begins anew beside classes that are kept.
+        keep_classes: keep the output weights of classes that both have, by their names.
+        fresh: regular expression of the paths of parameters that begin anew.
+        seed: of the initial values beside classes that are kept.
 
     Raises:
         CheckpointError: they do not fit; lists the differences.
@@ -85,21 +85,21 @@ def transplant(
     init = lambda key: dict(model.init(key, image, train=False))  # noqa: E731
     shapes = trees.flatten(jax.eval_shape(init, jax.random.key(0)))
     theirs = trees.flatten(source.variables)
-    anew = _begin_anew(fresh, shapes)
+    anew = _chosen_by(fresh, shapes)
     outputs: set[str] = set()
     if not (keep_classes and source.class_names == class_names):
         layers = output_layers(make, len(class_names), image_shape)
         outputs = {path for path in shapes if layer_of(path) in layers} - anew
     first = _first_kernel(stages, shapes, theirs)
-    kept = _places(source.class_names, class_names) if keep_classes and outputs else {}
+    kept = _shared_classes(source.class_names, class_names) if keep_classes and outputs else {}
     _check(
         shapes, theirs, skipped=anew | outputs, reshaped={first}, rows=outputs if kept else set()
     )
-    given = {p: np.asarray(theirs[p]) for p in shapes if p not in anew | outputs}
-    taken = {path for path in given if path != first}
+    variables = {p: np.asarray(theirs[p]) for p in shapes if p not in anew | outputs}
+    unchanged = {path for path in variables if path != first}
     notes = []
     if first:
-        given[first] = other_channels(given[first], shapes[first].shape[-2])
+        variables[first] = other_channels(variables[first], shapes[first].shape[-2])
         there, here = theirs[first].shape[-2], shapes[first].shape[-2]
         way = "summed" if here == 1 else "repeated"
         notes.append(f"{layer_of(first)}: {counted(there, 'input channel')} {way} to {here}")
@@ -107,20 +107,19 @@ def transplant(
         number = counted(len(class_names), "class")
         notes.append(f"output layer: {len(kept)} of {number} kept by name, the others begin anew")
         if kept:
-            given |= _with_classes(_begun(init, outputs, seed), theirs, kept)
+            variables |= _with_classes(initial_values(init, outputs, seed), theirs, kept)
     if anew:
         notes.append(f"{counted(len(anew), 'variable')} begin anew by config.transfer.fresh")
-    params = frozenset(p.removeprefix("params/") for p in taken if p.startswith("params/"))
-    return Transplant(trees.unflatten(given), params, tuple(notes))
+    params = frozenset(p.removeprefix("params/") for p in unchanged if p.startswith("params/"))
+    return Pretrained(trees.unflatten(variables), params, tuple(notes))
 
 
 def other_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """A first convolution's kernel for images of other channels.
 
-    For gray images the channels are summed: a gray image gives what three channels gave that were
-    equal once normalised. For
-    colour images its only channel is repeated and divided by their number: an image gives what the
-    mean of its channels gave.
+    For gray images the channels are summed: a gray image gives the same as three channels that are
+    equal once normalised. For colour images the only channel is repeated and divided by their
+    number: an image gives the same as the mean of its channels.
 
     Args:
         kernel: [h w c out].
@@ -131,8 +130,8 @@ def other_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(kernel, channels, axis=-2) / np.float32(channels)
 
 
-def _begin_anew(fresh: str | None, shapes: Mapping[str, Any]) -> set[str]:
-    """Variables of the layers that `fresh` chooses."""
+def _chosen_by(fresh: str | None, shapes: Mapping[str, Any]) -> set[str]:
+    """Variables of the layers whose parameters the regular expression `fresh` matches."""
     if fresh is None:
         return set()
     rule = re.compile(fresh)
@@ -169,13 +168,13 @@ def _check(
     reshaped: set[str],
     rows: set[str],
 ) -> None:
-    """Refuses leaves that differ.
+    """Raises a `CheckpointError` that lists the leaves that differ.
 
     Args:
-        shapes: ours.
-        theirs: the source's.
+        shapes: of the model's leaves.
+        theirs: leaves of the source.
         skipped: leaves that begin anew.
-        reshaped: leaves that are brought to our shape.
+        reshaped: leaves that are brought to the model's shape.
         rows: leaves of which some classes are kept: all but their last axis must be alike.
     """
     lines = [
@@ -197,35 +196,26 @@ def _check(
     if not lines:
         return
     lines.sort(key=lambda line: ": params/" not in line)  # what the user chose comes first
-    more = [f"  ... and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+    more = [f"  ... and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
     raise CheckpointError(
-        "\n".join(["The weights of the source do not fit the model:", *lines[:MOST_LINES], *more])
+        "\n".join(["The weights of the source do not fit the model:", *lines[:MAX_LINES], *more])
         + "\nGive config.model and config.data.image_size as the source has them, or name what is "
         "to begin anew by config.transfer.fresh."
     )
 
 
-def _places(there: Sequence[str], here: Sequence[str]) -> dict[int, int]:
-    """Place here -> place there, of the classes that both have."""
-    places = {name: place for place, name in enumerate(there)}
-    return {place: places[name] for place, name in enumerate(here) if name in places}
-
-
-def _begun(init: Callable[[Any], Tree], paths: set[str], seed: int) -> dict[str, np.ndarray]:
-    """Initial values of some leaves; the others are never computed."""
-
-    def begin(key: Any) -> dict[str, jax.Array]:
-        return {path: leaf for path, leaf in trees.flatten(init(key)).items() if path in paths}
-
-    return jax.tree.map(np.asarray, jax.jit(begin)(jax.random.key(seed)))
+def _shared_classes(there: Sequence[str], here: Sequence[str]) -> dict[int, int]:
+    """Indices here -> indices there of the classes that both have."""
+    index_of = {name: index for index, name in enumerate(there)}
+    return {index: index_of[name] for index, name in enumerate(here) if name in index_of}
 
 
 def _with_classes(
-    begun: Mapping[str, np.ndarray], theirs: Mapping[str, Any], kept: Mapping[int, int]
+    initial: Mapping[str, np.ndarray], theirs: Mapping[str, Any], kept: Mapping[int, int]
 ) -> dict[str, np.ndarray]:
     """Leaves of output layers, whose last axis is the classes, with those that are kept."""
-    given = {}
-    for path, values in begun.items():
-        given[path] = values.copy()
-        given[path][..., list(kept)] = np.asarray(theirs[path])[..., list(kept.values())]
-    return given
+    variables = {}
+    for path, values in initial.items():
+        variables[path] = values.copy()
+        variables[path][..., list(kept)] = np.asarray(theirs[path])[..., list(kept.values())]
+    return variables

@@ -21,7 +21,7 @@ from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.runs.import_weights import write_run
 from cnn_lab.transfer import convert
-from cnn_lab.transfer.naming.catalog import NAMINGS
+from cnn_lab.transfer.naming import NAMINGS
 
 SMALL = ["--model=resnet20", "--option=width=4", "--num_classes=3"]
 
@@ -35,7 +35,8 @@ def tensors():
     table = convert.make_table(module, shapes, NAMINGS["resnet20"]["torchvision"])
     draw = np.random.default_rng(0)
     return {
-        leaf.name: np.abs(draw.normal(size=leaf.shape_there)).astype(np.float32) for leaf in table
+        leaf.torch_name: np.abs(draw.normal(size=leaf.torch_shape)).astype(np.float32)
+        for leaf in table
     }
 
 

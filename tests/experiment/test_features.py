@@ -137,14 +137,14 @@ def test_damaged_and_foreign_features_are_computed_anew(source, tmp_path):
     with (one / "image.npy").open("r+b") as file:
         file.seek(200)
         file.write(b"\xff\xff\xff")
-    made_of = json.loads((other / "made_of.json").read_text())
-    (other / "made_of.json").write_text(json.dumps({**made_of, "weights": "0" * 64}))
+    origin = json.loads((other / "origin.json").read_text())
+    (other / "origin.json").write_text(json.dumps({**origin, "weights": "0" * 64}))
     said = train(with_data(source), tmp_path / "second")
     assert any(line == f"{one} is damaged; the features are computed anew." for line in said)
     text = f"{other} holds features of other weights; they are computed anew."
     assert any(line == text for line in said)
     assert state_digests(tmp_path / "second") == expected
-    assert json.loads((other / "made_of.json").read_text()) == made_of
+    assert json.loads((other / "origin.json").read_text()) == origin
 
 
 def test_a_folder_that_cannot_be_written_only_costs_the_cache(source, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_a_disk_that_fills_up_after_the_features_only_costs_the_cache(
 
 
 def test_few_caches_are_kept(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("cnn_lab.transfer.features.MOST_KEPT", 3)
+    monkeypatch.setattr("cnn_lab.transfer.features.MAX_CACHES", 3)
     for number in (32, 40, 48):
         train(with_data(source, num_train=number), tmp_path / str(number))
     assert len(caches(tmp_path)) == 3

@@ -15,7 +15,7 @@ from cnn_lab.layers.factory import LayerFactory
 from cnn_lab.models.heads import ConvHead, DenseHead
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.classification import classification
-from cnn_lab.tasks.outputs import WithAuxiliary
+from cnn_lab.tasks.task import WithAuxiliary
 
 TINY = {"stem": "small", "width_multiplier": 0.0625}  # for 8 and 13 pixels and more
 

@@ -26,7 +26,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.tasks.classification import classification
-from cnn_lab.tasks.outputs import WithAuxiliary
+from cnn_lab.tasks.task import WithAuxiliary
 
 GOLDEN = Path(__file__).parent / "parameters"
 # Threshold units are trained by squared error: the cross-entropy of zeros and ones says nothing.

@@ -23,7 +23,7 @@ AND, XOR = jnp.array([0, 0, 0, 1], jnp.int32), jnp.array([0, 1, 1, 0], jnp.int32
 
 def accuracies(model, loss: str, optimizer: str, rate: float, labels, seed: int) -> np.ndarray:
     """Accuracy on the four points before each of 500 full-batch steps."""
-    transformation = OPTIMIZERS[optimizer](optax.constant_schedule(rate))
+    transformation = OPTIMIZERS[optimizer].make(optax.constant_schedule(rate))
     step = make_train_step(model, classification(loss), transformation)
     batch = {"image": INPUTS, "label": labels, "weight": jnp.ones(4)}
     state = make_init(model, transformation, (1, 2, 1))(jax.random.key(seed))
@@ -50,7 +50,7 @@ def test_a_multi_layer_perceptron_learns_xor():
 
 def test_the_perceptron_step_is_rosenblatts_rule():
     model, rate = perceptron(2), 0.25
-    transformation = OPTIMIZERS["sgd"](optax.constant_schedule(rate))
+    transformation = OPTIMIZERS["sgd"].make(optax.constant_schedule(rate))
     step = make_train_step(model, classification("squared_error"), transformation)
     state = make_init(model, transformation, (1, 2, 1))(jax.random.key(0))
     old = state.params["head"]["output"]

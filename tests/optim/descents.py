@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
+from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedules import make_schedule
 
 # Rates that lead least squares of small size to rest in some hundred steps.
@@ -30,7 +30,12 @@ RATES = {
     "schedule_free_sgd": 2.0,
     "sgd": 0.5,
 }
-DECAYING = [n for n, f in OPTIMIZERS.items() if "weight_decay" in inspect.signature(f).parameters]
+DECAYING = [
+    name
+    for name, optimizer in OPTIMIZERS.items()
+    if "weight_decay" in inspect.signature(optimizer.make).parameters
+]
+SCHEDULE_FREE = [name for name, optimizer in OPTIMIZERS.items() if optimizer.keeps_average]
 # The rates of their two kinds of parameters are made more alike here.
 OPTIONS: dict[str, dict[str, Any]] = {
     "lars": {"trust_coefficient": 0.03},
@@ -41,7 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def make(name: str, rate: Any, **options: Any) -> optax.GradientTransformationExtraArgs:
     """An optimizer with a constant rate or a schedule, which may be handed any argument."""
     schedule = rate if callable(rate) else optax.constant_schedule(rate)
-    return optax.with_extra_args_support(OPTIMIZERS[name](schedule, **options))
+    return optax.with_extra_args_support(OPTIMIZERS[name].make(schedule, **options))
 
 
 def settling(name: str, num_steps: int) -> optax.GradientTransformationExtraArgs:

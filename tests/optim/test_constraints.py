@@ -11,8 +11,8 @@ import pytest
 from descents import RATES, descend, make
 
 from cnn_lab.core import trees
-from cnn_lab.optim.complexity import weight_complexity
 from cnn_lab.optim.constraints import max_norm, proximal_l1
+from cnn_lab.optim.kernels import weight_complexity
 from cnn_lab.optim.penalties import l1
 
 

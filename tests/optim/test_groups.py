@@ -10,8 +10,7 @@ import pytest
 from descents import make
 
 from cnn_lab.core import trees
-from cnn_lab.optim.assemble import assemble, rate_scale_of, with_rate_scale
-from cnn_lab.optim.groups import LrMultiplier, grouped
+from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped, rate_scale_of, with_rate_scale
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.train.averaging import NO_AVERAGE
@@ -19,7 +18,7 @@ from cnn_lab.train.phases import make_entry
 from cnn_lab.train.state import TrainState
 
 PARAMS = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
-GROUPED = [name for name in OPTIMIZERS if name != "sam"]
+GROUPED = [name for name, optimizer in OPTIMIZERS.items() if not optimizer.single_group]
 
 
 def falling(step):
@@ -83,7 +82,7 @@ def test_two_steps_of_momentum_are_those_computed_by_hand():
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_what_begins_late_is_begun_like_any_other_at_the_rate_of_the_training(name):
+def test_a_group_that_begins_late_begins_like_any_other_at_the_rate_of_the_training(name):
     make_one = lambda rate: make(name, rate)  # noqa: E731
     first = drawn(3, ("a",))
     early = grouped(make_one, falling, lr_multipliers(a=LrMultiplier()))

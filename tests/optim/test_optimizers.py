@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from descents import DECAYING, RATES, descend, gentle, make
+from descents import DECAYING, RATES, SCHEDULE_FREE, descend, gentle, make
 
 from cnn_lab.core import trees
 from cnn_lab.optim.kernels import kernels_only
-from cnn_lab.optim.optimizers import OPTIMIZERS, SCHEDULE_FREE
+from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedule_free import evaluation_params
 
 # Two steps of rate 0.1 from w = 1 on w^2/2, whose gradient is w, worked out with a calculator:
@@ -205,7 +205,7 @@ def test_centred_rmsprop_knows_a_deviation_far_below_the_mean(spread):
     # Its squares differ from the square of the mean by less than float32 tells apart.
     random = np.random.default_rng(0)
     gradients = np.array([0.3, 1.7, 5.0]) * (1 + spread * random.normal(size=(600, 3)))
-    optimizer = OPTIMIZERS["rmsprop"](optax.constant_schedule(1.0), centered=True)
+    optimizer = OPTIMIZERS["rmsprop"].make(optax.constant_schedule(1.0), centered=True)
 
     def steps(gradients):
         def one(state, gradient):
@@ -226,7 +226,7 @@ def test_centred_rmsprop_knows_a_deviation_far_below_the_mean(spread):
 
 
 def test_gradients_that_do_not_vary_at_all_take_steps_that_eps_bounds():
-    optimizer = OPTIMIZERS["rmsprop"](optax.constant_schedule(1.0), centered=True, eps=1e-2)
+    optimizer = OPTIMIZERS["rmsprop"].make(optax.constant_schedule(1.0), centered=True, eps=1e-2)
     gradient = jnp.array([0.3, 1.7, 5.0])
     updates, state = gradient, optimizer.init(gradient)
     update = jax.jit(optimizer.update)
@@ -237,7 +237,9 @@ def test_gradients_that_do_not_vary_at_all_take_steps_that_eps_bounds():
 
 def test_centred_rmsprop_keeps_the_type_of_weights_and_state():
     params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
-    optimizer = OPTIMIZERS["rmsprop"](optax.constant_schedule(1.0), centered=True, momentum=0.9)
+    optimizer = OPTIMIZERS["rmsprop"].make(
+        optax.constant_schedule(1.0), centered=True, momentum=0.9
+    )
     before = (params, jax.eval_shape(optimizer.init, params))
     after = jax.eval_shape(optimizer.update, *before)
     assert jax.tree.map(kind, before) == jax.tree.map(kind, after)

@@ -9,8 +9,8 @@ import optax
 import pytest
 from descents import make, one_step
 
-from cnn_lab.optim.assemble import assemble, clipped
-from cnn_lab.optim.clipping import by_value
+from cnn_lab.optim.assemble import assemble
+from cnn_lab.optim.clipping import with_clipping
 from cnn_lab.optim.schedule_free import evaluation_params, has_averages
 
 ONES = {"kernel": jnp.ones((1, 1)), "bias": jnp.ones((1,))}
@@ -41,7 +41,7 @@ def test_a_step_weighs_by_the_square_of_its_own_rate():
 @pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
 def test_they_are_found_in_a_clipped_chain_and_under_jit(name):
     bare = make(name, 0.1)
-    limited = clipped(by_value(10.0), assemble(make(name, 0.1)))
+    limited = with_clipping(optax.clip(10.0), assemble(make(name, 0.1)))
     wrapped = optax.with_extra_args_support(optax.chain(optax.identity(), limited))
     params, state = after(bare, 3)
     other_params, other_state = after(wrapped, 3)

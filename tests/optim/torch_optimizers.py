@@ -64,7 +64,7 @@ def gradients(smallest: float) -> list[np.ndarray]:
 def our_weights(name: str, options: dict[str, Any], slopes: list[np.ndarray]) -> np.ndarray:
     """A kernel of ones after all steps, in float64; the rate falls from step to step."""
     with jax.enable_x64(True):
-        optimizer = OPTIMIZERS[name](lambda step: RATE / (1 + step), **options)
+        optimizer = OPTIMIZERS[name].make(lambda step: RATE / (1 + step), **options)
         params = jnp.ones((5, 3))
         state = optimizer.init(params)
         for slope in slopes:

@@ -25,7 +25,7 @@ from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.runs.lr_finder import find_rate
 from cnn_lab.runs.train import run_training
-from cnn_lab.transfer.logistic import NEVER, STRENGTHS, fit_output
+from cnn_lab.transfer.logistic import ABSENT_CLASS_LOGIT, STRENGTHS, fit_output
 
 pytestmark = pytest.mark.usefixtures("staged_model")
 
@@ -80,7 +80,7 @@ def test_two_classes_share_the_one_row_of_scikit_learn():
 def test_a_class_without_examples_is_never_found():
     values, labels = blobs(3)
     found = fit_output(values, np.where(labels == 1, 3, labels), 4, 1.0)
-    assert found.bias[1] == NEVER
+    assert found.bias[1] == ABSENT_CLASS_LOGIT
     assert not found.kernel[:, 1].any()
     assert not ((values @ found.kernel + found.bias).argmax(axis=1) == 1).any()
 

@@ -14,7 +14,7 @@ from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig,
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.loaders.loaders import InMemoryLoader
-from cnn_lab.runs.lr_finder import Watch, find_rate
+from cnn_lab.runs.lr_finder import LossRise, find_rate
 from cnn_lab.train import steps_per_call
 
 
@@ -81,9 +81,9 @@ def test_tens_of_thousands_of_steps_are_judged_at_once():
     found = analyse(rates, losses)
     assert np.log10(found.steepest) == pytest.approx(-2, abs=0.1)
     assert -1.5 < np.log10(found.lowest) < -0.5
-    watch = Watch(len(losses))
-    assert len([loss for loss in losses if watch.until_risen([loss])]) < len(losses)
-    assert watch.risen
+    rise = LossRise(len(losses))
+    assert len([loss for loss in losses if rise.until_risen([loss])]) < len(losses)
+    assert rise.has_risen
 
 
 def test_means_near_the_ends_are_of_fewer_neighbours():
@@ -99,10 +99,10 @@ def test_means_near_the_ends_are_of_fewer_neighbours():
 def test_the_step_at_which_the_loss_has_risen_does_not_depend_on_how_many_are_shown(at_once):
     losses = np.concatenate([np.linspace(2, 1, 100), np.geomspace(1, 100, 50), np.ones(50)])
     losses += np.random.default_rng(0).normal(0, 0.1, 200)
-    watch, seen = Watch(200), []
+    rise, seen = LossRise(200), []
     for first in range(0, 200, at_once):
-        seen += watch.until_risen(losses[first : first + at_once])
-    assert watch.risen
+        seen += rise.until_risen(losses[first : first + at_once])
+    assert rise.has_risen
     # Above 1.5 times the lowest after 5 steps, and above the first loss, 2, after 8; the mean of
     # about the last 4 is somewhat late. What comes down again later is not looked at.
     assert seen == losses[: len(seen)].tolist()
@@ -110,10 +110,10 @@ def test_the_step_at_which_the_loss_has_risen_does_not_depend_on_how_many_are_sh
 
 
 def test_noise_is_no_rise():
-    watch = Watch(200)
+    rise = LossRise(200)
     losses = np.random.default_rng(0).normal(2, 0.4, 200)
-    assert watch.until_risen(losses) == losses.tolist()
-    assert not watch.risen
+    assert rise.until_risen(losses) == losses.tolist()
+    assert not rise.has_risen
 
 
 def test_on_digits_the_suggestion_trains_and_what_is_beyond_diverges():

@@ -13,7 +13,7 @@ from cnn_lab.cli.main import main
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
-from cnn_lab.runs.soup import cook, mean_of
+from cnn_lab.runs.soup import average_runs, mean_params
 from cnn_lab.workdir.metric_writers import read_rows
 
 EXPERIMENT = """
@@ -100,14 +100,14 @@ def test_all_checkpoints_of_a_run(run, world, tmp_path):
 def test_a_mean_needs_two_networks_of_one_model(world):
     one = restore_run(world / "run", "latest")
     with pytest.raises(ConfigError, match=r"^A soup needs at least two networks; found 1:"):
-        mean_of([one], ["a"])
+        mean_params([one], ["a"])
     other = restore_run(world / "run", "12")
     other.config.model.options = {"width": 8}
     with pytest.raises(ConfigError, match=r"^a and b have different model, so their weights have"):
-        mean_of([one, other], ["a", "b"])
+        mean_params([one, other], ["a", "b"])
     small = dataclasses.replace(one.network, image_shape=(8, 8, 1))
     with pytest.raises(ConfigError, match=r"^a and b have different image shape, so their"):
-        mean_of([one, dataclasses.replace(one, network=small)], ["a", "b"])
+        mean_params([one, dataclasses.replace(one, network=small)], ["a", "b"])
 
 
 def test_no_member_learned_from_what_another_one_held_out(world):
@@ -120,13 +120,13 @@ def test_no_member_learned_from_what_another_one_held_out(world):
     names, known = ["a", "b"], open_dataset("digits").info.fingerprint
     for settings in ({"split_seed": 1}, {"num_validation": 64}, {"num_validation": 0}):
         with pytest.raises(ConfigError, match=r"^a and b held out different validation examples"):
-            cook(members(**settings), names, [known, known], open_dataset)
+            average_runs(members(**settings), names, [known, known], open_dataset)
     with pytest.raises(ConfigError, match=r"^a and b were trained on different data, so that"):
-        cook(members(), names, [known, "other"], open_dataset)
+        average_runs(members(), names, [known, "other"], open_dataset)
     with pytest.raises(ConfigError, match=r"^The data of digits changed since a was trained;"):
-        cook(members(), names, ["other", "other"], open_dataset)
+        average_runs(members(), names, ["other", "other"], open_dataset)
     # Fewer training examples leave what is held out as it is.
-    assert cook(members(num_train=200), names, [known, None], open_dataset).num_refit == 4
+    assert average_runs(members(num_train=200), names, [known, None], open_dataset).num_batches == 4
 
 
 def test_one_checkpoint_under_two_names_is_one_network(run, tmp_path):

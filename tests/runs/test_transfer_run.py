@@ -28,7 +28,7 @@ from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.initialization import complete_config, digest_of
 from cnn_lab.experiment.restore import restore_run
-from cnn_lab.runs.soup import cook
+from cnn_lab.runs.soup import average_runs
 from cnn_lab.runs.train import run_training
 from cnn_lab.study.seeds import train_seeds
 
@@ -218,7 +218,7 @@ def test_a_soup_keeps_the_statistics_of_what_was_frozen(source, tmp_path):
     for seed, folder in enumerate(folders):
         train(tuned(source, "last_stages:1", seed=seed), folder)
     members = [restore_run(folder, "latest") for folder in folders]
-    soup = cook(members, list(map(str, folders)), [None, None], open_dataset)
+    soup = average_runs(members, list(map(str, folders)), [None, None], open_dataset)
     found, before = (
         trees.flatten(v) for v in (soup.variables, restore_run(source, "best").variables)
     )
@@ -242,7 +242,7 @@ def test_bad_sources_are_told_before_anything_is_written(source, tmp_path):
     wider = ModelSpec(name="staged", options={"width": 8})
     with pytest.raises(CheckpointError, match="The weights of the source do not fit the model:"):
         train(tuned(source, model=wider), run)
-    with pytest.raises(ConfigError, match=r"config\.optim\.name is sam, which looks for one worst"):
+    with pytest.raises(ConfigError, match=r"config\.optim\.name is sam, which trains all weights"):
         train(gradual(source, optim=OptimConfig(name="sam")), run)
     assert not run.exists()
 

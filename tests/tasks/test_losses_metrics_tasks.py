@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.tasks.classification import TASKS, classification
+from cnn_lab.tasks.classification import classification
 from cnn_lab.tasks.losses import (
     LOSSES,
-    NEEDS_ONE_CLASS,
     cross_entropy,
     focal,
     hinge,
@@ -20,6 +19,7 @@ from cnn_lab.tasks.losses import (
     squared_error,
 )
 from cnn_lab.tasks.metrics import accuracy, weighted_pairs
+from cnn_lab.tasks.task import TASKS
 
 LABELS = jnp.array([0, 2], jnp.int32)
 
@@ -88,13 +88,13 @@ def test_focal_is_finite_where_the_answer_is_certain(gamma):
     assert bool(jnp.isfinite(gradient).all())
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES.keys() - NEEDS_ONE_CLASS))
+@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if not loss.needs_one_class])
 def test_whole_shares_are_classes(name):
     logits = jax.random.normal(jax.random.key(0), (2, 3))
     shares = jnp.eye(3)[LABELS]
     # Sums over classes in another order.
     np.testing.assert_allclose(
-        LOSSES[name](logits, shares), LOSSES[name](logits, LABELS), rtol=1e-6
+        LOSSES[name].function(logits, shares), LOSSES[name].function(logits, LABELS), rtol=1e-6
     )
 
 
@@ -115,7 +115,9 @@ def test_hinge_refuses_mixed_images():
 def test_class_weights_are_factors_of_the_examples_losses(name):
     logits = jax.random.normal(jax.random.key(0), (2, 3))
     weighted = make_loss(name, {}, (0.5, 7.0, 3.0))(logits, LABELS)
-    np.testing.assert_allclose(weighted, LOSSES[name](logits, LABELS) * jnp.array([0.5, 3.0]))
+    np.testing.assert_allclose(
+        weighted, LOSSES[name].function(logits, LABELS) * jnp.array([0.5, 3.0])
+    )
 
 
 def test_class_weights_of_mixed_images_are_mixed():
@@ -139,10 +141,12 @@ def test_options_of_losses_are_checked():
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_per_example_in_float32_and_at_least_zero(name):
     logits = jax.random.normal(jax.random.key(0), (2, 3), jnp.bfloat16)
-    losses = LOSSES[name](logits, LABELS)
+    losses = LOSSES[name].function(logits, LABELS)
     assert (losses.shape, losses.dtype) == ((2,), jnp.float32)
     assert bool((losses > 0).all())
-    alone = jnp.concatenate([LOSSES[name](logits[i : i + 1], LABELS[i : i + 1]) for i in (0, 1)])
+    alone = jnp.concatenate(
+        [LOSSES[name].function(logits[i : i + 1], LABELS[i : i + 1]) for i in (0, 1)]
+    )
     np.testing.assert_array_equal(losses, alone)
 
 
@@ -186,7 +190,7 @@ def test_a_classification_measures_what_it_names(name):
     metrics = task.metrics(logits, {"label": LABELS})
     assert dict(task.better) == {"loss": "min", "accuracy": "max"}
     assert metrics.keys() == task.better.keys()
-    np.testing.assert_array_equal(metrics["loss"], LOSSES[name](logits, LABELS))
+    np.testing.assert_array_equal(metrics["loss"], LOSSES[name].function(logits, LABELS))
     np.testing.assert_array_equal(metrics["loss"], task.losses(logits, {"label": LABELS}))
     assert metrics["accuracy"].tolist() == [1.0, 0.0]
 

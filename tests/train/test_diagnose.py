@@ -10,9 +10,9 @@ import pytest
 
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
+from cnn_lab.tasks.task import Task
 from cnn_lab.train.diagnose import explain_non_finite
 from cnn_lab.train.state import make_init
-from cnn_lab.train.step import Task
 
 MODEL, TASK = mlp(10, (4,)), classification("cross_entropy")
 IDS = [17, 4, 256, 3]
@@ -81,7 +81,7 @@ def test_a_finite_gradient_leaves_the_optimizer_to_blame(state):
 class Unrepeatable:
     """A task whose losses cannot be had outside the compiled program."""
 
-    better = TASK.better
+    better, has_classes = TASK.better, TASK.has_classes
     metrics = staticmethod(TASK.metrics)
 
     def __init__(self, error: Exception):

@@ -49,7 +49,7 @@ class Training:
     """A compiled training program on some devices, and fresh states for it."""
 
     def __init__(self, model: str, num_devices: int):
-        transformation = OPTIMIZERS["adam"](optax.constant_schedule(1e-2))
+        transformation = OPTIMIZERS["adam"].make(optax.constant_schedule(1e-2))
         step = make_train_step(MODELS[model], classification("cross_entropy"), transformation)
         self._init = jax.jit(make_init(MODELS[model], transformation, IMAGE))
         self._mesh = make_mesh(num_devices)

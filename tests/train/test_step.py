@@ -35,7 +35,7 @@ def batch_of(num_examples: int, image_shape=(16, 16, 1), seed=0, **others):
 
 @functools.lru_cache
 def compiled(model, optimizer: str, rate: float, l2_weight: float):
-    transformation = OPTIMIZERS[optimizer](optax.constant_schedule(rate))
+    transformation = OPTIMIZERS[optimizer].make(optax.constant_schedule(rate))
     penalty = l2(l2_weight)
     step = make_train_step(model, TASK, transformation, penalty)
     return jax.jit(step), jax.jit(make_init(model, transformation, (16, 16, 1)))
@@ -232,7 +232,7 @@ def test_seeds_and_rates_may_be_axes_of_one_step():
     seeds, rates = jnp.arange(4), jnp.asarray([0.01, 0.03, 0.1, 0.3])
 
     def trained(seed, rate):
-        optimizer = OPTIMIZERS["adam"](lambda _: rate)
+        optimizer = OPTIMIZERS["adam"].make(lambda _: rate)
         init = make_init(model, optimizer, (16, 16, 1))
         step = make_train_step(model, task, optimizer)
         state, first = step(init(jax.random.key(seed)), batch)

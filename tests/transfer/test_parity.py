@@ -12,7 +12,7 @@ import pytest
 import torch_side
 
 from cnn_lab.transfer import convert
-from cnn_lab.transfer.naming.catalog import NAMINGS
+from cnn_lab.transfer.naming import NAMINGS
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "torchvision", "timm")):
     pytest.skip("`make test-parity` installs what this needs", allow_module_level=True)
@@ -40,7 +40,7 @@ def test_names_and_shapes_are_theirs(name, library):
     module, shapes = torch_side.variable_shapes(name, 1000, **options)
     table = convert.make_table(module, shapes, NAMINGS[name][library])
     theirs = {n: tuple(t.shape) for n, t in state.items() if not n.endswith(convert.COUNTER)}
-    assert {leaf.name: leaf.shape_there for leaf in table} == theirs
+    assert {leaf.torch_name: leaf.torch_shape for leaf in table} == theirs
 
 
 @pytest.mark.parametrize(("name", "library"), COMPUTED)

@@ -45,7 +45,7 @@ def rates(found: Plan) -> dict[str, float]:
 def test_strategies_train_from_the_end(strategy, trained):
     found = plan(strategy=strategy)
     assert [name for name, rate in rates(found).items() if rate] == trained
-    assert found.phases == (0,)
+    assert found.phase_starts == (0,)
 
 
 def test_the_decay_lowers_the_rate_from_stage_to_stage():
@@ -65,7 +65,7 @@ def test_gradual_trains_the_head_first_and_then_stage_after_stage():
         "stage2": 2,
         "head": 0,
     }
-    assert found.phases == (0, 2, 4, 6)
+    assert found.phase_starts == (0, 2, 4, 6)
     assert [group.name for group in found.trained(3)] == ["stage2", "head"]
     assert rates(found)["stem"] == 0.125
 
@@ -83,7 +83,7 @@ def test_gradual_trains_the_head_first_and_then_stage_after_stage():
 def test_auto_goes_by_the_number_of_images_and_says_so(num_train, strategy):
     found = plan(num_train)
     assert found.strategy == strategy
-    assert f"{num_train:,} training image" in found.why
+    assert f"{num_train:,} training image" in found.reason
     assert rates(found) == rates(plan(num_train, strategy=strategy))
 
 
@@ -159,7 +159,7 @@ def test_rules_cover_every_parameter_once():
         ),
     ],
 )
-def test_plans_that_cannot_be_are_told_in_one_sentence(fields, message):
+def test_impossible_plans_are_refused_in_one_sentence(fields, message):
     with pytest.raises(ConfigError) as caught:
         plan(**fields)
     assert message in str(caught.value)
@@ -169,10 +169,10 @@ def test_logistic_fits_the_output_layer_alone():
     hidden = Stage("head", ("head/hidden1/kernel", "head/output/bias", "head/output/kernel"))
     transfer = TransferConfig(source="x", strategy="logistic")
     found = make_plan(transfer, (*STAGES[:-1], hidden), 100, 10)
-    assert found.fits
+    assert found.is_linear_probe
     assert rates(found) == {"stem": 0, "stage1": 0, "stage2": 0, "head": 0, "output": 1}
     assert found.trained(0)[0].paths == ("head/output/bias", "head/output/kernel")
-    assert not plan(strategy="head").fits
+    assert not plan(strategy="head").is_linear_probe
 
 
 def test_a_plan_comes_back_from_a_record():

@@ -11,7 +11,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.models.registry import MODELS
 from cnn_lab.transfer.stages import stages_of
-from cnn_lab.transfer.surgery import Weights, other_channels, transplant
+from cnn_lab.transfer.surgery import Weights, adapt_pretrained, other_channels
 
 OLD = ("ant", "bee", "cat")
 OPTIONS: dict[str, Any] = {"width": 4}
@@ -33,30 +33,30 @@ def weights(channels: int = 3, make=make, side: int = 8) -> Weights:
 
 def brought(source: Weights, names=OLD, channels: int = 3, make=make, side: int = 8, **options):
     stages = stages_of(make(len(names)), (side, side, channels))
-    return transplant(source, make, names, (side, side, channels), stages, **options)
+    return adapt_pretrained(source, make, names, (side, side, channels), stages, **options)
 
 
 def test_the_same_network_is_the_same_bits():
     source = weights()
     found = brought(source)
-    assert trees.digests(found.given) == trees.digests(source.variables)
-    assert found.taken == set(trees.flatten(source.variables["params"]))
+    assert trees.digests(found.variables) == trees.digests(source.variables)
+    assert found.unchanged == set(trees.flatten(source.variables["params"]))
     assert found.notes == ()
 
 
 def test_other_classes_begin_anew():
     found = brought(weights(), ("dog", "elk"))
-    given = trees.flatten(found.given)
+    given = trees.flatten(found.variables)
     assert not any("head/output" in path for path in given)
     assert "params/backbone/stem_conv/kernel" in given
-    assert not any(path.startswith("head") for path in found.taken)
+    assert not any(path.startswith("head") for path in found.unchanged)
     assert found.notes == ("output layer: 0 of 2 classes kept by name, the others begin anew",)
 
 
 def test_classes_that_both_have_are_kept_by_name():
     source = weights()
     found = brought(source, ("dog", "cat", "ant", "elk"), seed=3)
-    output, before = found.given["params"]["head"]["output"], source.variables["params"]["head"]
+    output, before = found.variables["params"]["head"]["output"], source.variables["params"]["head"]
     assert output["kernel"].shape == (16, 4)
     for here, there in ((1, 2), (2, 0)):
         assert (output["kernel"][:, here] == before["output"]["kernel"][:, there]).all()
@@ -64,33 +64,33 @@ def test_classes_that_both_have_are_kept_by_name():
     assert (output["bias"][[0, 3]] == 0).all()
     begun = output["kernel"][:, [0, 3]]
     assert 0 < abs(begun).max() < 1  # as the model begins, not as the source is
-    assert not any(path.startswith("head") for path in found.taken)
+    assert not any(path.startswith("head") for path in found.unchanged)
     assert found.notes == ("output layer: 2 of 4 classes kept by name, the others begin anew",)
     again = brought(source, ("dog", "cat", "ant", "elk"), seed=3)
-    assert trees.digests(again.given) == trees.digests(found.given)
+    assert trees.digests(again.variables) == trees.digests(found.variables)
 
 
-def test_classes_begin_anew_where_they_are_told_to():
+def test_classes_begin_anew_on_request():
     found = brought(weights(), OLD, keep_classes=False)
-    assert not any("head/output" in path for path in trees.flatten(found.given))
+    assert not any("head/output" in path for path in trees.flatten(found.variables))
 
 
 def test_gray_images_see_the_sum_over_the_colours():
     source = weights(channels=3)
     found = brought(source, channels=1)
     image = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 8, 1)), jnp.float32)
-    gray = make(3).apply(found.given, image, train=False)
+    gray = make(3).apply(found.variables, image, train=False)
     colour = make(3).apply(source.variables, jnp.repeat(image, 3, axis=-1), train=False)
     np.testing.assert_allclose(gray, colour, rtol=1e-4, atol=1e-4)
     assert found.notes == ("backbone/stem_conv: 3 input channels summed to 1",)
-    assert "backbone/stem_conv/kernel" not in found.taken
+    assert "backbone/stem_conv/kernel" not in found.unchanged
 
 
 def test_colours_are_seen_as_their_mean():
     source = weights(channels=1)
     found = brought(source, channels=3)
     image = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 8, 3)), jnp.float32)
-    colour = make(3).apply(found.given, image, train=False)
+    colour = make(3).apply(found.variables, image, train=False)
     gray = make(3).apply(source.variables, image.mean(-1, keepdims=True), train=False)
     np.testing.assert_allclose(colour, gray, rtol=1e-4, atol=1e-4)
     assert found.notes == ("backbone/stem_conv: 1 input channel repeated to 3",)
@@ -110,7 +110,7 @@ def test_chosen_layers_begin_anew_and_others_need_not_fit():
     lenet = lambda num_classes: MODELS["lenet5"].make(num_classes)  # noqa: E731
     source = weights(1, lenet, 32)
     found = brought(source, OLD, 1, lenet, 32, fresh="^backbone/c5")
-    assert not any("c5" in path for path in trees.flatten(found.given))
+    assert not any("c5" in path for path in trees.flatten(found.variables))
     assert found.notes == ("2 variables begin anew by config.transfer.fresh",)
 
 
@@ -134,7 +134,7 @@ def test_differences_are_listed():
         brought(weights(make=lambda n: MODELS["resnet32"].make(n, **OPTIONS)))
 
 
-def test_a_rule_for_nothing_is_told():
+def test_a_rule_that_matches_nothing_is_refused():
     with pytest.raises(ConfigError, match="matches no parameter; did you mean backbone/st"):
         brought(weights(), fresh="backbone/stage9")
 

@@ -40,7 +40,7 @@ def file(tmp_path):
     return path
 
 
-def test_safetensors_come_back_as_they_were_and_torch_is_told_of_them(file):
+def test_safetensors_come_back_as_they_were_marked_for_torch(file):
     assert_equal(read_weights(file), WEIGHTS)
     with safetensors.safe_open(file, framework="numpy") as opened:
         assert opened.metadata() == {"format": "pt", "model": "small"}

@@ -14,7 +14,7 @@ import numpy as np
 from cnn_lab.core import trees
 from cnn_lab.models.registry import MODELS
 from cnn_lab.transfer import convert
-from cnn_lab.transfer.naming.catalog import NAMINGS
+from cnn_lab.transfer.naming import NAMINGS
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 TIMM_NAMES = {"mobilenet_v2": "mobilenetv2_100"}
@@ -113,12 +113,13 @@ def options_for(name: str, library: str) -> dict[str, Any]:
     return {"auxiliary": False} if (name, library) == ("inception_v3", "timm") else {}
 
 
+CIFAR_MODELS = {*(f"resnet{n}" for n in (20, 32, 44, 56, 110, 1202)), "densenet_cifar"}
 PAIRS = [
     (name, library)
     for name, namings in NAMINGS.items()
     for library in namings
     # Neither library has those of 32-pixel images.
-    if MODELS[name].image_shape[0] > 32 and library in ("torchvision", "timm")
+    if name not in CIFAR_MODELS and library in ("torchvision", "timm")
 ]
 
 
@@ -184,7 +185,7 @@ def imported(name: str, library: str, seed: int) -> tuple[Any, Any, Any, list[co
     randomize(model, seed, GAINS.get(name, 2.0))
     module, shapes = variable_shapes(name, NUM_CLASSES, **options_for(name, library))
     table = convert.make_table(module, shapes, NAMINGS[name][library])
-    leaves = convert.to_ours(tensors_of(model), table, frozenset())
+    leaves = convert.from_torch(tensors_of(model), table, frozenset())
     variables = jax.tree_util.tree_map_with_path(lambda p, _: leaves[trees.path_of(p)], shapes)
     return model, module, variables, table
 
@@ -230,10 +231,10 @@ def _distance_of_gradients(gradients: Any, table: list[convert.Leaf], model: Any
     """Of the worst parameter; those of auxiliary heads have none."""
     ours = {"params/" + path: leaf for path, leaf in trees.flatten(gradients).items()}
     theirs = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    rows = [leaf for leaf in table if leaf.name in theirs]
+    rows = [leaf for leaf in table if leaf.torch_name in theirs]
     assert len(rows) == len(theirs) > 0
     return max(
-        relative(leaf.to_theirs(np.asarray(ours[leaf.path])), theirs[leaf.name].numpy())
+        relative(leaf.to_torch(np.asarray(ours[leaf.path])), theirs[leaf.torch_name].numpy())
         for leaf in rows
     )
 
@@ -253,7 +254,7 @@ def _first_layer(
         for path, leaf in trees.flatten(kept["intermediates"]).items()
         if path.endswith("/__call__/0")
     }
-    layers = {leaf.name.rpartition(".")[0]: leaf.layer for leaf in table}
+    layers = {leaf.torch_name.rpartition(".")[0]: leaf.layer for leaf in table}
     for name, theirs in outputs.items():
         layer = layers.get(name)
         if layer not in ours:

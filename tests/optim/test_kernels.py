@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from cnn_lab.optim.complexity import weight_complexity
+from cnn_lab.optim.kernels import weight_complexity
 
 
 def measures(*weights: float) -> dict[str, float]:

@@ -10,8 +10,8 @@ import pytest
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.models.registry import MODELS
-from cnn_lab.transfer import convert, fit
-from cnn_lab.transfer.naming.catalog import NAMINGS, choose, namings_of
+from cnn_lab.transfer import convert
+from cnn_lab.transfer.naming import NAMINGS, choose_naming, namings_of
 
 # Known by heart, as published files have them; theirs, ours and the shape there.
 KNOWN = [
@@ -70,14 +70,17 @@ def table_of(name, library, num_classes=3, **options):
 
 def drawn(table, seed=0):
     generator = np.random.default_rng(seed)
-    return {leaf.name: generator.normal(size=leaf.shape_there).astype(np.float32) for leaf in table}
+    return {
+        leaf.torch_name: generator.normal(size=leaf.torch_shape).astype(np.float32)
+        for leaf in table
+    }
 
 
 def fitted(name, tensors, num_classes=3, **options):
     others = {k: options.pop(k) for k in ("new_head", "seed") if k in options}
     make = lambda number: MODELS[name].make(number, **options)  # noqa: E731
     shape = MODELS[name].image_shape
-    return fit.fit(make, num_classes, shape, NAMINGS[name], tensors, **others)
+    return convert.import_tensors(make, num_classes, shape, NAMINGS[name], tensors, **others)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,7 @@ def resnet():
 @pytest.mark.parametrize(("name", "library", "theirs", "shape"), KNOWN)
 def test_published_names_are_found_and_no_two_leaves_share_one(name, library, theirs, shape):
     table, shapes = table_of(name, library, MODELS[name].num_classes)
-    names = {leaf.name: leaf.shape_there for leaf in table}
+    names = {leaf.torch_name: leaf.torch_shape for leaf in table}
     assert names[theirs] == shape
     assert len(names) == len(jax.tree.leaves(shapes))
 
@@ -99,12 +102,12 @@ def test_there_and_back_not_a_bit_changes(name, library):
     table, _ = table_of(name, library, **SMALL[name])
     tensors = drawn(table)
     found = fitted(name, tensors, **SMALL[name])
-    back = convert.to_theirs(found.variables, table)
+    back = convert.to_torch(found.variables, table)
     assert back.keys() == tensors.keys()
     for leaf, values in tensors.items():
         assert back[leaf].tobytes() == values.tobytes()
         assert back[leaf].shape == values.shape
-    assert found.fresh == found.rounded == ()
+    assert found.new_layers == found.other_dtypes == ()
 
 
 def test_the_flattened_map_is_read_in_our_order():
@@ -117,16 +120,16 @@ def test_the_flattened_map_is_read_in_our_order():
     np.testing.assert_array_equal(here[1, 0, 5], there[:, 5, 1, 0])
 
 
-def test_the_library_is_told_by_the_names():
+def test_the_library_is_found_by_the_names():
     for library in ("torchvision", "timm"):
         tensors = drawn(table_of("convnext_tiny", library, **SMALL["convnext_tiny"])[0])
-        assert fitted("convnext_tiny", tensors, **SMALL["convnext_tiny"]).naming == library
+        assert fitted("convnext_tiny", tensors, **SMALL["convnext_tiny"]).library == library
 
 
 def test_counters_of_batches_are_ignored_and_half_precision_is_widened(resnet):
     half = {name: tensor.astype(np.float16) for name, tensor in resnet.items()}
     found = fitted("resnet20", {**half, "bn1.num_batches_tracked": np.array(7)}, width=4)
-    assert found.rounded == ("float16",)
+    assert found.other_dtypes == ("float16",)
     mean = found.variables["batch_stats"]["backbone"]["stem_bn"]["mean"]
     assert mean.dtype == np.float32
     np.testing.assert_array_equal(mean, half["bn1.running_mean"])
@@ -160,7 +163,7 @@ def test_another_head_is_left_at_its_initial_values_on_request_only(resnet):
     with pytest.raises(CheckpointError, match=r"(?s)fc.weight is .*--num_classes=3, or --new_head"):
         fitted("resnet20", resnet, num_classes=5, width=4)
     found = fitted("resnet20", resnet, num_classes=5, width=4, new_head=True)
-    assert found.fresh == ("head/output",)
+    assert found.new_layers == ("head/output",)
     head = found.variables["params"]["head"]["output"]
     assert head["kernel"].shape == (16, 5)
     assert head["kernel"].std() > 0
@@ -186,7 +189,7 @@ def test_absent_auxiliary_heads_are_explained():
     tensors = drawn(table_of("googlenet", "torchvision", auxiliary=False, **options)[0])
     with pytest.raises(CheckpointError, match="--option=auxiliary=false leaves them out"):
         fitted("googlenet", tensors, **options)
-    assert fitted("googlenet", tensors, auxiliary=False, **options).fresh == ()
+    assert fitted("googlenet", tensors, auxiliary=False, **options).new_layers == ()
 
 
 def test_models_without_counterpart_and_libraries_without_the_model_are_refused():
@@ -195,4 +198,8 @@ def test_models_without_counterpart_and_libraries_without_the_model_are_refused(
     ):
         namings_of("wide_resnet28_10")
     with pytest.raises(ConfigError, match=r"--naming=timn does not fit; did you mean timm\?"):
-        choose(namings_of("resnet18"), "timn")
+        choose_naming(namings_of("resnet18"), "timn")
+
+
+def test_all_models_with_a_naming_are_there():
+    assert set(NAMINGS) <= set(MODELS)

@@ -1,0 +1,110 @@
+"""Registries of what a config may name: a decorator beside each thing puts it in.
+
+    LOSSES = Registry("loss", "cnn_lab.tasks", LossEntry)
+
+    @LOSSES.register(needs_one_class=True)
+    def hinge(scores, targets, margin: Positive = 1.0): ...
+
+A user's own file registers in the same way, once it is imported; nothing here needs editing.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from cnn_lab.core.errors import ConfigError, lookup
+
+Entry = TypeVar("Entry")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _function_alone(function: Any) -> Any:
+    return function
+
+
+class Registry(Mapping[str, Entry], Generic[Entry]):
+    """The entries of one kind by name, in alphabetical order.
+
+    The modules of the kind's own package are imported when an entry is first looked for, so that a
+    new file there is known without being listed anywhere.
+
+    Args:
+        kind: what is registered, in the singular, for messages.
+        package: dotted name of the package whose modules register entries.
+        make_entry: (function, **facts) -> entry; by default the entry is the function itself.
+    """
+
+    def __init__(
+        self, kind: str, package: str, make_entry: Callable[..., Entry] = _function_alone
+    ) -> None:
+        self._kind, self._package, self._make_entry = kind, package, make_entry
+        self._entries: dict[str, Entry] = {}
+        self._origins: dict[str, str] = {}
+        self._is_loaded = False
+
+    def register(self, *, name: str | None = None, **facts: Any) -> Callable[[Function], Function]:
+        """Decorates a function, or a class, whose parameters with a default are its options.
+
+        Args:
+            name: as a config writes it; the function's own by default.
+            **facts: what else the entry says of the function.
+
+        Raises:
+            ConfigError: an option has no annotation, by which values from a config are checked, or
+                something else has the name. The same definition read again, as a notebook's cell
+                may be, takes the place of the first.
+        """
+
+        def decorate(function: Function) -> Function:
+            if not function.__module__.startswith(f"{self._package}."):
+                self._load()  # a clash of names is the newcomer's
+            chosen, origin = name or function.__name__, _origin(function)
+            for parameter in inspect.signature(function).parameters.values():
+                if parameter.default is not parameter.empty is parameter.annotation:
+                    raise ConfigError(
+                        f"The {self._kind} {chosen!r} ({origin}) has an option "
+                        f"{parameter.name!r} without annotation; write what fits, such as "
+                        f"`{parameter.name}: float = {parameter.default!r}`."
+                    )
+            if self._origins.setdefault(chosen, origin) != origin:
+                raise ConfigError(
+                    f"The {self._kind} {chosen!r} exists already ({self._origins[chosen]}); "
+                    f"register {origin} by another name."
+                )
+            self._entries[chosen] = self._make_entry(function, **facts)
+            return function
+
+        return decorate
+
+    def lookup(self, name: str) -> Entry:
+        """The entry of that name.
+
+        Raises:
+            ConfigError: there is none; offers the nearest names.
+        """
+        return lookup(self, name, self._kind)
+
+    def __getitem__(self, name: str) -> Entry:
+        self._load()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._entries)
+
+    def _load(self) -> None:
+        if self._is_loaded:
+            return
+        for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        self._is_loaded = True
+
+
+def _origin(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

@@ -1,0 +1,396 @@
+"""Names that torchvision and timm have for the layers of our models.
+
+A layer is the path that its leaves share, without the collection and the leaf's own name
+(`backbone/stem_conv`); a leaf that is no usual one, such as `layer_scale`, is a layer of its own.
+Theirs are the names of torch modules, without `weight` and the like.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cnn_lab.core.errors import ConfigError, suggest
+
+Layers = Sequence[str]
+Names = Callable[[Any, Layers], dict[str, str]]
+Rules = Sequence[tuple[str, Callable[[re.Match[str]], str]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """The names and layout of one family's layers in one library.
+
+    Attributes:
+        names: (model, our layers) -> their names in the library.
+        map_sides: model -> the side of the map that a dense layer reads, flattened channels first
+            there and last here; dense layers that are not listed read vectors.
+        as_convolutions: whether hidden dense layers are convolutions there, over the whole map.
+        scales_as_maps: whether factors of channels have axes for rows and columns there.
+    """
+
+    names: Names
+    map_sides: Callable[[Any], Mapping[str, int]] = lambda _: {}
+    as_convolutions: bool = False
+    scales_as_maps: bool = False
+
+
+def _by_rules(rules: Rules) -> Names:
+    """Names by the first rule whose pattern matches the whole layer; a `KeyError` without one."""
+
+    def name_of(layer: str) -> str:
+        for pattern, name in rules:
+            if match := re.fullmatch(pattern, layer):
+                return name(match)
+        raise KeyError(layer)
+
+    return lambda _, layers: {layer: name_of(layer) for layer in layers}
+
+
+def _zero_based(number: str) -> int:
+    """The number of a stage or block where they are counted from 0; ours begin with 1."""
+    return int(number) - 1
+
+
+# Families in which a layer's name follows from its path.
+
+
+def _resnet(m: re.Match[str]) -> str:
+    own = {"shortcut_conv": "downsample.0", "shortcut_bn": "downsample.1"}.get(m[3], m[3])
+    return f"layer{m[1]}.{_zero_based(m[2])}.{own}"
+
+
+_RESNET = _by_rules(
+    (
+        (r"backbone/stem_(conv|bn)", lambda m: f"{m[1]}1"),
+        (r"backbone/stage(\d+)_block(\d+)/(\w+)", _resnet),
+        (r"head/output", lambda _: "fc"),
+    )
+)
+
+
+def _densenet(between: str) -> Names:
+    def of_layer(m: re.Match[str]) -> str:
+        kind = {"bn": "norm", "conv": "conv"}[m[3]]
+        return f"features.denseblock{m[1]}.denselayer{m[2]}.{kind}{between}{m[4]}"
+
+    return _by_rules(
+        (
+            (r"backbone/stem_conv", lambda _: "features.conv0"),
+            (r"backbone/stem_bn", lambda _: "features.norm0"),
+            (r"backbone/stage(\d+)_layer(\d+)/(bn|conv)(\d)", of_layer),
+            (r"backbone/stage(\d+)_transition/conv", lambda m: f"features.transition{m[1]}.conv"),
+            (r"backbone/stage(\d+)_transition/bn", lambda m: f"features.transition{m[1]}.norm"),
+            (r"backbone/final_bn", lambda _: "features.norm5"),
+            (r"head/output", lambda _: "classifier"),
+        )
+    )
+
+
+_GOOGLENET_BRANCHES = {
+    "branch1x1": "branch1",
+    "branch3x3_reduce": "branch2.0",
+    "branch3x3": "branch2.1",
+    "branch5x5_reduce": "branch3.0",
+    "branch5x5": "branch3.1",
+    "branch_pool": "branch4.1",
+}
+_AUXILIARY_LAYERS = {
+    "conv/conv": "conv.conv",
+    "conv/bn": "conv.bn",
+    "dense/hidden1": "fc1",
+    "dense/output": "fc2",
+}
+_GOOGLENET = _by_rules(
+    (
+        (r"backbone/conv(\d)/(conv|bn)", lambda m: f"conv{m[1]}.{m[2]}"),
+        (
+            r"backbone/(inception\w+)/(\w+)/(conv|bn)",
+            lambda m: f"{m[1]}.{_GOOGLENET_BRANCHES[m[2]]}.{m[3]}",
+        ),
+        (r"auxiliary_inception4a/(.*)", lambda m: f"aux1.{_AUXILIARY_LAYERS[m[1]]}"),
+        (r"auxiliary_inception4d/(.*)", lambda m: f"aux2.{_AUXILIARY_LAYERS[m[1]]}"),
+        (r"head/output", lambda _: "fc"),
+    )
+)
+
+_STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
+_SPLIT = {"long": "a", "tall": "b"}
+_INCEPTION_V3 = _by_rules(
+    (
+        (r"backbone/conv(\d)/(conv|bn)", lambda m: f"Conv2d_{_STEM[_zero_based(m[1])]}.{m[2]}"),
+        # The blocks at the end split the last step of two branches.
+        (
+            r"backbone/mixed(7[bc])/branch3x3/(conv|bn)",
+            lambda m: f"Mixed_{m[1]}.branch3x3_1.{m[2]}",
+        ),
+        (
+            r"backbone/mixed(7[bc])/branch3x3_(long|tall)/(conv|bn)",
+            lambda m: f"Mixed_{m[1]}.branch3x3_2{_SPLIT[m[2]]}.{m[3]}",
+        ),
+        (
+            r"backbone/mixed(7[bc])/double3x3_(long|tall)/(conv|bn)",
+            lambda m: f"Mixed_{m[1]}.branch3x3dbl_3{_SPLIT[m[2]]}.{m[3]}",
+        ),
+        (
+            r"backbone/mixed(\w\w)/double(\dx\d)_(\d)/(conv|bn)",
+            lambda m: f"Mixed_{m[1]}.branch{m[2]}dbl_{m[3]}.{m[4]}",
+        ),
+        (r"backbone/mixed(\w\w)/(\w+)/(conv|bn)", lambda m: f"Mixed_{m[1]}.{m[2]}.{m[3]}"),
+        (
+            r"auxiliary_\w+/conv(\d)/(conv|bn)",
+            lambda m: f"AuxLogits.conv{_zero_based(m[1])}.{m[2]}",
+        ),
+        (r"auxiliary_\w+/output", lambda _: "AuxLogits.fc"),
+        (r"head/output", lambda _: "fc"),
+    )
+)
+
+
+def _convnext(m: re.Match[str]) -> str:
+    layers = {"depthwise_conv": "block.0", "norm": "block.2", "expand": "block.3"}
+    own = {**layers, "project": "block.5"}.get(m[3], m[3])
+    return f"features.{2 * int(m[1]) - 1}.{_zero_based(m[2])}.{own}"
+
+
+_CONVNEXT = _by_rules(
+    (
+        (r"backbone/stem_conv", lambda _: "features.0.0"),
+        (r"backbone/stem_norm", lambda _: "features.0.1"),
+        (r"backbone/stage(\d+)_block(\d+)/(\w+)", _convnext),
+        (r"backbone/stage(\d+)_norm", lambda m: f"features.{2 * _zero_based(m[1])}.0"),
+        (r"backbone/stage(\d+)_conv", lambda m: f"features.{2 * _zero_based(m[1])}.1"),
+        (r"head/norm", lambda _: "classifier.0"),
+        (r"head/output", lambda _: "classifier.2"),
+    )
+)
+
+
+def _convnext_timm(m: re.Match[str]) -> str:
+    layers = {"depthwise_conv": "conv_dw", "expand": "mlp.fc1", "project": "mlp.fc2"}
+    own = {**layers, "layer_scale": "gamma"}.get(m[3], m[3])
+    return f"stages.{_zero_based(m[1])}.blocks.{_zero_based(m[2])}.{own}"
+
+
+_CONVNEXT_TIMM = _by_rules(
+    (
+        (r"backbone/stem_conv", lambda _: "stem.0"),
+        (r"backbone/stem_norm", lambda _: "stem.1"),
+        (r"backbone/stage(\d+)_block(\d+)/(\w+)", _convnext_timm),
+        (r"backbone/stage(\d+)_norm", lambda m: f"stages.{_zero_based(m[1])}.downsample.0"),
+        (r"backbone/stage(\d+)_conv", lambda m: f"stages.{_zero_based(m[1])}.downsample.1"),
+        (r"head/norm", lambda _: "head.norm"),
+        (r"head/output", lambda _: "head.fc"),
+    )
+)
+
+
+def _map_of_auxiliary_heads(model: Any) -> dict[str, int]:
+    """The sides of the maps that auxiliary heads average to."""
+    return {f"auxiliary_{name}/dense/hidden1": 4 for name in model.auxiliary or ()}
+
+
+# Families in which a layer's name is its place in a sequence.
+
+
+def _classifier(layers: Layers, first: int) -> dict[str, str]:
+    """Dense layers of a sequence in which activation and dropout stand between them."""
+    hidden = [layer for layer in layers if layer.startswith("head/hidden")]
+    names = {layer: f"classifier.{first + 3 * i}" for i, layer in enumerate(sorted(hidden))}
+    return {**names, "head/output": f"classifier.{3 * len(hidden)}"}
+
+
+def _alexnet(model: Any, layers: Layers) -> dict[str, str]:
+    del model
+    places = enumerate((0, 3, 6, 8, 10), start=1)
+    return {f"backbone/conv{n}": f"features.{at}" for n, at in places} | _classifier(layers, 1)
+
+
+def _vgg_features(layers: Layers) -> dict[str, str]:
+    """A sequence in which normalisation, activation and, after a stage, pooling are counted."""
+    names, place, previous_stage = {}, 0, "backbone/conv1"
+    for layer in sorted(layer for layer in layers if layer.startswith("backbone/conv")):
+        stage, norm = layer.partition("_")[0], layer.replace("/conv", "/bn")
+        place += stage != previous_stage
+        names[layer] = f"features.{place}"
+        if norm in layers:
+            place += 1
+            names[norm] = f"features.{place}"
+        place, previous_stage = place + 2, stage
+    return names
+
+
+def _vgg(model: Any, layers: Layers) -> dict[str, str]:
+    del model
+    return _vgg_features(layers) | _classifier(layers, 0)
+
+
+def _vgg_timm(model: Any, layers: Layers) -> dict[str, str]:
+    del model
+    hidden = [layer for layer in layers if layer.startswith("head/hidden")]
+    dense = {layer: layer.replace("head/hidden", "pre_logits.fc") for layer in hidden}
+    return _vgg_features(layers) | {**dense, "head/output": "head.fc"}
+
+
+def _first_dense(model: Any) -> dict[str, int]:
+    """The first dense layer reads a map, whose sides are equal."""
+    return {"head/hidden1" if model.head.hidden else "head/output": model.head.pooled_size[0]}
+
+
+def _squeezenet(model: Any, layers: Layers) -> dict[str, str]:
+    """A sequence in which activations and poolings are counted."""
+    names = {"backbone/conv1": "features.0", "head/output": "classifier.1"}
+    for layer in layers:
+        if match := re.fullmatch(r"backbone/fire(\d)/(\w+)", layer):
+            number = int(match[1])
+            place = number + sum(pooled <= number for pooled in model.backbone.pooled)
+            names[layer] = f"features.{place}.{match[2]}"
+    return names
+
+
+_PARTS = {"conv": 0, "bn": 1}  # of a sequence
+_BLOCK = r"backbone/(stage(\d+)_block(\d+))/(.*)"
+
+
+def _blocks(layers: Layers) -> list[tuple[int, int]]:
+    """The stage and number of every block, in order."""
+    found = (re.fullmatch(_BLOCK, layer) for layer in layers)
+    return sorted({(int(m[2]), int(m[3])) for m in found if m})
+
+
+def _expands(block: str, layers: Layers) -> bool:
+    """Whether a block has a first convolution: none where it would keep the channels' number."""
+    return f"backbone/{block}/expand_conv" in layers
+
+
+def _mobilenet_v2(model: Any, layers: Layers) -> dict[str, str]:
+    del model
+    blocks = _blocks(layers)
+
+    def of_block(m: re.Match[str]) -> str:
+        steps = ("expand", "depthwise", "project")[not _expands(m[1], layers) :]
+        step, kind = m[4].split("_")
+        place, part = steps.index(step), _PARTS[kind]
+        # The last convolution has no activation, and so no sequence of its own.
+        own = f"{place + part}" if step == "project" else f"{place}.{part}"
+        return f"features.{1 + blocks.index((int(m[2]), int(m[3])))}.conv.{own}"
+
+    return _by_rules(
+        (
+            (r"backbone/stem_(conv|bn)", lambda m: f"features.0.{_PARTS[m[1]]}"),
+            (_BLOCK, of_block),
+            (
+                r"backbone/last_(conv|bn)",
+                lambda m: f"features.{1 + len(blocks)}.{_PARTS[m[1]]}",
+            ),
+            (r"head/output", lambda _: "classifier.1"),
+        )
+    )(None, layers)
+
+
+def _efficientnet(model: Any, layers: Layers) -> dict[str, str]:
+    del model
+    num_stages = _blocks(layers)[-1][0]
+    squeeze = {"squeeze/reduce": ("squeeze", "fc1"), "squeeze/expand": ("squeeze", "fc2")}
+
+    def of_block(m: re.Match[str]) -> str:
+        steps = ("expand", "depthwise", "squeeze", "project")[not _expands(m[1], layers) :]
+        step, part = squeeze.get(m[4]) or m[4].split("_")
+        own = f"{steps.index(step)}.{_PARTS.get(part, part)}"
+        return f"features.{m[2]}.{_zero_based(m[3])}.block.{own}"
+
+    return _by_rules(
+        (
+            (r"backbone/stem_(conv|bn)", lambda m: f"features.0.{_PARTS[m[1]]}"),
+            (_BLOCK, of_block),
+            (r"backbone/last_(conv|bn)", lambda m: f"features.{num_stages + 1}.{_PARTS[m[1]]}"),
+            (r"head/output", lambda _: "classifier.1"),
+        )
+    )(None, layers)
+
+
+def _mobile_timm(model: Any, layers: Layers) -> dict[str, str]:
+    del model
+    squeeze = {"squeeze/reduce": "se.conv_reduce", "squeeze/expand": "se.conv_expand"}
+
+    def of_block(m: re.Match[str]) -> str:
+        steps = ["expand", "depthwise", "project"]
+        convolutions = ["conv_pw", "conv_dw", "conv_pwl"]
+        if not _expands(m[1], layers):
+            steps, convolutions = steps[1:], ["conv_dw", "conv_pw"]
+        own = squeeze.get(m[4])
+        if own is None:
+            step, kind = m[4].split("_")
+            place = steps.index(step)
+            own = convolutions[place] if kind == "conv" else f"bn{place + 1}"
+        return f"blocks.{_zero_based(m[2])}.{_zero_based(m[3])}.{own}"
+
+    return _by_rules(
+        (
+            (r"backbone/stem_conv", lambda _: "conv_stem"),
+            (r"backbone/stem_bn", lambda _: "bn1"),
+            (_BLOCK, of_block),
+            (r"backbone/last_conv", lambda _: "conv_head"),
+            (r"backbone/last_bn", lambda _: "bn2"),
+            (r"head/output", lambda _: "classifier"),
+        )
+    )(None, layers)
+
+
+_RESNETS = {"torchvision": Naming(_RESNET), "timm": Naming(_RESNET)}
+_DENSENETS = {
+    "torchvision": Naming(_densenet("")),
+    "timm": Naming(_densenet("")),
+    # As in torchvision's published files, which it renames as it reads them.
+    "torchvision_2017": Naming(_densenet(".")),
+}
+_VGGS = {
+    "torchvision": Naming(_vgg, _first_dense),
+    "timm": Naming(_vgg_timm, _first_dense, as_convolutions=True),
+}
+_SQUEEZENETS = {"torchvision": Naming(_squeezenet)}
+# Model -> library -> naming; the first library's names are those of an export.
+NAMINGS: dict[str, Mapping[str, Naming]] = {
+    "alexnet": {"torchvision": Naming(_alexnet, _first_dense)},
+    "convnext_tiny": {
+        "torchvision": Naming(_CONVNEXT, scales_as_maps=True),
+        "timm": Naming(_CONVNEXT_TIMM),
+    },
+    "efficientnet_b0": {"torchvision": Naming(_efficientnet), "timm": Naming(_mobile_timm)},
+    "googlenet": {"torchvision": Naming(_GOOGLENET, _map_of_auxiliary_heads)},
+    "inception_v3": {"torchvision": Naming(_INCEPTION_V3), "timm": Naming(_INCEPTION_V3)},
+    "mobilenet_v2": {"torchvision": Naming(_mobilenet_v2), "timm": Naming(_mobile_timm)},
+    "squeezenet1_0": _SQUEEZENETS,
+    "squeezenet1_1": _SQUEEZENETS,
+    **{f"densenet{layers}": _DENSENETS for layers in (121, 161, 169, 201)},
+    "densenet_cifar": _DENSENETS,
+    **{f"resnet{layers}": _RESNETS for layers in (18, 34, 50, 101, 152)},
+    **{f"resnet{layers}": _RESNETS for layers in (20, 32, 44, 56, 110, 1202)},  # for CIFAR
+    "resnext50_32x4d": _RESNETS,
+    "wide_resnet50_2": _RESNETS,
+    **{f"vgg{layers}": _VGGS for layers in (11, 13, 16, 19)},
+    **{f"vgg{layers}_bn": _VGGS for layers in (11, 13, 16, 19)},
+}
+# Models whose published weights want pixels in [-1, 1]; torchvision rescales its usual ones.
+PIXELS_IN_MINUS_ONE_TO_ONE = frozenset({"googlenet", "inception_v3"})
+
+
+def namings_of(model: str) -> Mapping[str, Naming]:
+    """The namings of a model that is known, by library.
+
+    Raises:
+        ConfigError: it has no counterpart elsewhere.
+    """
+    if model not in NAMINGS:
+        raise ConfigError(
+            f"{model} has no counterpart in torchvision or timm, so its weights have no names "
+            f"there; {suggest(model, NAMINGS)}"
+        )
+    return NAMINGS[model]
+
+
+def choose_naming(namings: Mapping[str, Naming], library: str) -> Naming:
+    """One of the namings of a model, by the library's name."""
+    if library not in namings:
+        raise ConfigError(f"--naming={library} does not fit; {suggest(library, namings)}")
+    return namings[library]

@@ -1,1 +1,0 @@
-"""What torchvision and timm call the layers of our models."""

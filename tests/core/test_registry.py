@@ -1,0 +1,106 @@
+"""Registration beside the thing, from within the package and from outside."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.registry import Registry
+from cnn_lab.optim.optimizers import OPTIMIZERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A function and a fact about it."""
+
+    function: Callable[..., Any]
+    is_quick: bool = False
+
+
+@pytest.fixture
+def registry() -> Registry[Entry]:
+    found = Registry("loss", "cnn_lab.tasks", Entry)
+
+    @found.register(is_quick=True)
+    def zero(share: float = 0.5) -> float:
+        return share
+
+    return found
+
+
+def test_an_entry_holds_the_function_and_the_facts(registry):
+    assert registry["zero"].is_quick
+    assert registry["zero"].function(0.25) == 0.25
+    assert registry.lookup("zero") is registry["zero"]
+
+
+def test_names_are_in_alphabetical_order(registry):
+    registry.register(name="another")(lambda: None)
+    assert list(registry) == ["another", "zero"]
+
+
+def test_an_unknown_name_offers_the_nearest(registry):
+    with pytest.raises(ConfigError, match="There is no loss named 'zeros'; did you mean zero"):
+        registry.lookup("zeros")
+
+
+def test_a_name_is_taken_once(registry):
+    with pytest.raises(ConfigError, match=r"The loss 'zero' exists already \(.*registry.*zero\)"):
+        registry.register(name="zero")(lambda: None)
+
+
+def test_the_same_definition_may_be_read_again(registry):
+    # As a notebook's cell is.
+    for value in (1, 2):
+
+        @registry.register()
+        def mine(share: float = value) -> float:
+            return share
+
+    assert registry["mine"].function() == 2
+
+
+def test_an_option_without_annotation_is_refused_by_name(registry):
+    def bare(logits, margin=1.0):
+        return logits, margin
+
+    with pytest.raises(ConfigError, match=r"'bare'.*option 'margin' without annotation"):
+        registry.register()(bare)
+    assert "bare" not in registry
+
+
+def test_an_unknown_fact_is_refused(registry):
+    with pytest.raises(TypeError, match="is_slow"):
+        registry.register(is_slow=True)(lambda: None)
+
+
+def test_a_name_of_the_package_is_not_taken_from_outside():
+    with pytest.raises(ConfigError, match=r"'muon' exists already \(cnn_lab\.optim\.muon\.muon\)"):
+        OPTIMIZERS.register(name="muon")(lambda rate: rate)
+
+
+OUTSIDE = """
+import jax.numpy as jnp
+from cnn_lab.config import ExperimentConfig, TaskConfig
+from cnn_lab.tasks.losses import LOSSES
+
+@LOSSES.register()
+def shifted(logits, targets, shift: float = 1.0):
+    return jnp.sum(logits, axis=-1) + shift
+
+from cnn_lab.experiment.components import make_components
+
+config = ExperimentConfig(task=TaskConfig(loss="shifted", loss_options={"shift": 3.0}))
+task = make_components(config).make_task(None)
+assert task.losses(jnp.ones((2, 2)), {"label": jnp.zeros(2, jnp.int32)}).tolist() == [5, 5]
+assert {"hinge", "shifted"} < set(LOSSES)
+"""
+
+
+def test_a_loss_from_outside_is_known_by_its_name():
+    # A process of its own, so that no other test finds the loss.
+    subprocess.run([sys.executable, "-c", OUTSIDE], check=True)
