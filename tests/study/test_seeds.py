@@ -54,7 +54,7 @@ def test_the_runs_differ_by_their_seed_and_are_summarised(train, tmp_path):
     validation = [[row for row in found if row["split"] == "validation"] for found in rows]
     summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     assert summary["seeds"] == [3, 4, 5]
-    losses = [look[-1]["loss"] for run in validation]
+    losses = [run[-1]["loss"] for run in validation]
     assert summary["last loss"]["runs"] == losses
     assert len(set(losses)) == 3
     assert summary["last loss"]["mean"] == pytest.approx(statistics.mean(losses))
