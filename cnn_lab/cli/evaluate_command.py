@@ -98,7 +98,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.report.run import write_report
     from cnn_lab.runs.evaluate import evaluate_runs
 
-    results = evaluate_runs(runs, checkpoints, options, lambda line: sys.stderr.write(line + "\n"))
+    results = evaluate_runs(runs, checkpoints, options, _log_progress)
     log(evaluation_text(results))
     if results.num_test_openings:
         reports = [write_report(workdir).page for workdir in workdirs]
@@ -109,6 +109,10 @@ def main(invocation: Invocation) -> int:
         raise _unwritable(out, error.strerror) from error
     log(f"  figures      {written.figures}\n  page         {written.page}")
     return 0
+
+
+def _log_progress(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _check_arguments(invocation: Invocation) -> None:

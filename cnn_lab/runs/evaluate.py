@@ -80,9 +80,39 @@ def evaluate_runs(
         else:
             chosen = _checkpoints_of(runner, runs[0], checkpoints, ensemble=options.ensemble)
             no_spread = "they are checkpoints of one training" if len(chosen) > 1 else ""
-        _check_before_running(runner, options, chosen)
-        results = _evaluate(runner, options, chosen, are_runs=are_runs, log=log)
-        return dataclasses.replace(results, no_spread=no_spread)
+        shared = _check_before_running(runner, options, chosen)
+        tta = options.tta + (f" by {options.tta_pixels} px" if "shifts" in options.tta else "")
+        ensemble = _Ensemble(options) if options.ensemble else None
+        networks: list[NetworkResult] = []
+        openings: list[int] = []
+        for number, checkpoint in enumerate(chosen, 1):
+            restored, dataset = runner.restore(checkpoint.workdir, checkpoint.which)
+            if len(chosen) > 1:
+                step = f", checkpoint {restored.step}" if are_runs else ""
+                log(f"{checkpoint.name}{step} ({number} of {len(chosen)})")
+            outcome = _run(runner, restored, dataset, options.split)
+            networks.append(_score(options, checkpoint, restored.step, outcome))
+            # At once, so that an opening is counted even if a later network fails.
+            if options.split == "test" and are_runs:
+                opening = _test_opening(networks[-1:], tta)
+                openings.append(count_test_opening(checkpoint.workdir, opening))
+            if ensemble is not None:
+                ensemble.add(checkpoint.workdir, outcome)
+    if options.split == "test" and not are_runs:
+        openings.append(count_test_opening(runs[0].workdir, _test_opening(networks, tta)))
+    return EvaluationResults(
+        split=options.split,
+        data=shared.data,
+        fingerprint=shared.fingerprint,
+        class_names=shared.class_names,
+        tta=tta,
+        num_resamples=options.num_resamples,
+        networks=tuple(networks),
+        are_runs=are_runs,
+        no_spread=no_spread,
+        ensemble=None if ensemble is None else ensemble.evaluate(),
+        num_test_openings=tuple(openings),
+    )
 
 
 def _checkpoints_of(
@@ -108,8 +138,12 @@ def _checkpoints_of(
 
 def _check_before_running(
     runner: SplitRunner, options: EvaluationOptions, checkpoints: Sequence[Checkpoint]
-) -> None:
-    """Restores every network once, so that mistakes are found while the test split is closed."""
+) -> Comparable:
+    """Restores every network once, so that mistakes are found while the test split is closed.
+
+    Returns:
+        The properties of the first network, which the others share.
+    """
     first: Comparable | None = None
     for _, workdir, which in checkpoints:
         restored, dataset = runner.restore(workdir, which)
@@ -128,49 +162,8 @@ def _check_before_running(
         )
         first = first or comparable
         check_alike(first, comparable, averaged=options.ensemble)
-
-
-def _evaluate(
-    runner: SplitRunner,
-    options: EvaluationOptions,
-    checkpoints: Sequence[Checkpoint],
-    *,
-    are_runs: bool,
-    log: Callable[[str], None],
-) -> EvaluationResults:
-    """Runs, scores and, where it is the test split, counts one network after the other."""
-    tta = options.tta + (f" by {options.tta_pixels} px" if "shifts" in options.tta else "")
-    ensemble = _Ensemble(options) if options.ensemble else None
-    networks: list[NetworkResult] = []
-    num_test_openings: list[int] = []
-    for number, (name, workdir, which) in enumerate(checkpoints, 1):
-        restored, dataset = runner.restore(workdir, which)
-        if len(checkpoints) > 1:
-            label = f"{name}, checkpoint {restored.step}" if are_runs else name
-            log(f"{label} ({number} of {len(checkpoints)})")
-        outcome = _run(runner, restored, dataset, options.split)
-        networks.append(_score(options, name, workdir, restored.step, outcome))
-        if options.split == "test" and are_runs:
-            opening = _test_opening(networks[-1:], tta)
-            num_test_openings.append(count_test_opening(workdir, opening))
-        if ensemble is not None:
-            ensemble.add(workdir, outcome)
-    if options.split == "test" and not are_runs:
-        opening = _test_opening(networks, tta)
-        num_test_openings.append(count_test_opening(checkpoints[0].workdir, opening))
-    return EvaluationResults(
-        split=options.split,
-        data=dataset.info.name,
-        fingerprint=dataset.info.fingerprint,
-        class_names=restored.network.class_names,
-        tta=tta,
-        num_resamples=options.num_resamples,
-        networks=tuple(networks),
-        are_runs=are_runs,
-        no_spread="",
-        ensemble=None if ensemble is None else ensemble.evaluate(),
-        num_test_openings=tuple(num_test_openings),
-    )
+    assert first is not None
+    return first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +204,7 @@ def _run(runner: SplitRunner, restored: RestoredRun, dataset: Dataset, split: st
 
 
 def _score(
-    options: EvaluationOptions, name: str, workdir: Path, step: int, outcome: _Outcome
+    options: EvaluationOptions, checkpoint: Checkpoint, step: int, outcome: _Outcome
 ) -> NetworkResult:
     means, predictions = outcome.metrics, outcome.predictions
     evaluation, num_unusable = None, 0
@@ -232,8 +225,8 @@ def _score(
                 num_resamples=options.num_resamples,
             )
     return NetworkResult(
-        name=name,
-        workdir=str(workdir),
+        name=checkpoint.name,
+        workdir=str(checkpoint.workdir),
         step=step,
         num_examples=outcome.num_examples,
         seconds=outcome.seconds,

@@ -53,7 +53,7 @@ def test_a_variant_has_a_name_and_defaults_of_its_own():
 
 @pytest.mark.parametrize("field", ["num_parameters", "macs"])
 def test_a_wrong_count_is_refused_by_name_wherever_it_is_shown(field, capfd):
-    counts = {"num_parameters": 91, "macs": 78}
+    counts: dict[str, Any] = {"num_parameters": 91, "macs": 78}
     found = counts[field]
     register("_mine", *PLACE, **{**counts, field: 12_345})(_mine)
     text = f"The model _mine is registered with {field}=12_345, but on images of 4x4x1 with 10 "

@@ -1,6 +1,7 @@
 """Predictions for images and files, as a notebook asks for them."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,8 @@ def images() -> np.ndarray:
 def test_probabilities_are_those_of_the_network(restored: RestoredRun, images):
     found = predict(restored, images)
     x = restored.network.preprocess(jnp.asarray(images))
-    wanted = jax.nn.softmax(restored.network.model.apply(restored.variables, x, train=False))
+    logits: Any = restored.network.model.apply(restored.variables, x, train=False)
+    wanted = jax.nn.softmax(logits)
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-6)
     best = int(np.argmax(found.probabilities[-1]))
     ((name, probability), (_, second)) = found.top(2)[-1]

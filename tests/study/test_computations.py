@@ -38,29 +38,30 @@ def test_gradient_descent_finds_the_ridge_solution():
 
 
 def test_the_polynomials_rows():
-    rows = polynomial()
-    assert values_of(rows, "error by degree", ("least squares, training", 9))[0] < 1e-9
+    records = polynomial()
+    assert values_of(records, "error by degree", ("least squares, training", 9))[0] < 1e-9
     errors = [
-        values_of(rows, "error by degree", ("least squares, training", d))[0] for d in range(10)
+        values_of(records, "error by degree", ("least squares, training", d))[0] for d in range(10)
     ]
     assert all(later <= earlier for earlier, later in itertools.pairwise(errors))
     # The fitted curve of degree 9 starts at the first point.
-    assert values_of(rows, "fit", ("degree 9", 0.0))[0] == pytest.approx(0.349486, abs=1e-6)
+    assert values_of(records, "fit", ("degree 9", 0.0))[0] == pytest.approx(0.349486, abs=1e-6)
 
 
 def test_xor():
-    rows = xor(num_seeds=4, num_steps=600)
+    records = xor(num_seeds=4, num_steps=600)
     for name, most in (("and", 1.0), ("or", 1.0), ("xor", 0.75)):
-        accuracies = values_of(rows, "accuracy", ("perceptron", name)).values()
+        accuracies = values_of(records, "accuracy", ("perceptron", name)).values()
         assert len(accuracies) == 4
         assert max(accuracies) <= most
-        highest = values_of(rows, "highest accuracy", ("perceptron", name))
+        highest = values_of(records, "highest accuracy", ("perceptron", name))
         assert highest == {0: max(accuracies)}
-        learned = values_of(rows, "share that learn it", ("perceptron", name))
+        learned = values_of(records, "share that learn it", ("perceptron", name))
         assert learned == {0: float(most == 1)}
-    assert set(values_of(rows, "accuracy", ("perceptron", "and")).values()) == {1.0}
+    assert set(values_of(records, "accuracy", ("perceptron", "and")).values()) == {1.0}
     assert (
-        np.mean(list(values_of(rows, "accuracy", ("multi-layer perceptron", "xor")).values())) > 0.9
+        np.mean(list(values_of(records, "accuracy", ("multi-layer perceptron", "xor")).values()))
+        > 0.9
     )
 
 
@@ -79,10 +80,10 @@ def test_what_is_drawn_by_chance_is_not_exact():
 
 
 def test_variances_travel_as_theory_has_it():
-    rows = signal(depth=6, width=256, num_seeds=3, initializers=("he_normal", "glorot_normal"))
+    records = signal(depth=6, width=256, num_seeds=3, initializers=("he_normal", "glorot_normal"))
 
     def mean(measure: str, series: str, layer: int) -> float:
-        return float(np.mean(list(values_of(rows, measure, (series, layer)).values())))
+        return float(np.mean(list(values_of(records, measure, (series, layer)).values())))
 
     # Five layers between; ReLU leaves half of the mean square, forwards and backwards.
     for measure, end, start in (("activation", 6, 1), ("gradient", 1, 6)):

@@ -147,7 +147,7 @@ def test_dead_units_are_counted(runs):
     bias[:5] = [-1.0, -2.0, -0.1, 0.0, -9.0]  # ReLU gives 0 whatever the image
     layer = {"kernel": jnp.zeros_like(params["backbone"]["dense1"]["kernel"]), "bias": bias}
     variables = {"params": {**params, "backbone": {"dense1": layer}}}
-    run.__dict__["trained"] = dataclasses.replace(run.restored, variables=variables)
+    run.__dict__["restored"] = dataclasses.replace(run.restored, variables=variables)
     assert dead_units(run) == {None: 5 / HIDDEN}
 
 

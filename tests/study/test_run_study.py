@@ -373,7 +373,7 @@ def test_cached_values_of_a_run_have_no_place(finished, monkeypatch):
     )  # of the same folders
     again = run_study(study(variants=named, claims=(), panels=()), folder, 2, lambda _: None)
     assert again is not None
-    assert [row.value for row in again.records] == [row.value for row in found.records]
+    assert [r.value for r in again.records] == [r.value for r in found.records]
     places = {(row.series, row.x) for row in again.records if row.measure == "unseen accuracy"}
     assert places == {("SGD", "0.001"), ("SGD", "0.5")}
 
@@ -387,10 +387,10 @@ def test_a_computation_runs_once(tmp_path, monkeypatch):
 
     monkeypatch.setitem(COMPUTATIONS, "xor", counted)
     first = Computation(name="xor")
-    rows = [cache.cached_computation(tmp_path, first, said.append) for _ in range(2)]
+    records = [cache.cached_computation(tmp_path, first, said.append) for _ in range(2)]
     assert (len(calls), said) == (1, ["computing xor"])
-    assert rows[0][1] == rows[1][1] == Record("b", 2.5, 0, "m", 3, exact=True)
-    assert math.isnan(rows[1][0].value)
+    assert records[0][1] == records[1][1] == Record("b", 2.5, 0, "m", 3, exact=True)
+    assert math.isnan(records[1][0].value)
     cache.cached_computation(tmp_path, Computation(name="xor", options={"size": 4}), said.append)
     cache.cached_computation(tmp_path, first, said.append)
     assert calls == [3, 4]

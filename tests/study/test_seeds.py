@@ -51,15 +51,15 @@ def test_the_runs_differ_by_their_seed_and_are_summarised(train, tmp_path):
     folders = [tmp_path / "runs" / f"seed{seed}" for seed in (3, 4, 5)]
     assert [read_config(folder).seed for folder in folders] == [3, 4, 5]
     rows = [read_rows(folder / "metrics.jsonl") for folder in folders]
-    looks = [[row for row in found if row["split"] == "validation"] for found in rows]
+    validation = [[row for row in found if row["split"] == "validation"] for found in rows]
     summary = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     assert summary["seeds"] == [3, 4, 5]
-    losses = [look[-1]["loss"] for look in looks]
+    losses = [run[-1]["loss"] for run in validation]
     assert summary["last loss"]["runs"] == losses
     assert len(set(losses)) == 3
     assert summary["last loss"]["mean"] == pytest.approx(statistics.mean(losses))
     assert summary["last loss"]["sd"] == pytest.approx(statistics.stdev(losses))
-    best = [max(row["accuracy"] for row in look) for look in looks]
+    best = [max(row["accuracy"] for row in run) for run in validation]
     assert summary["best accuracy"]["runs"] == best
     spread = f"{statistics.mean(best):.4f} +- {statistics.stdev(best):.4f} ("
     assert f"  best accuracy    {spread}" in text

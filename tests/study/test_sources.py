@@ -50,12 +50,12 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
             network = restore_run(workdir, "latest").network
             assert network.class_names == ("7", "8")
             assert network.input_shape == (10, 10, 1)  # the padding is the source's
-    rows = {(row.series, row.seed): row.value for row in found.records}
-    assert len(rows) == 6
+    values = {(r.series, r.seed): r.value for r in found.records}
+    assert len(values) == 6
     # The best strength was chosen on validation images, and is what is measured.
     best = restore_run(folder / "runs" / "logistic" / "seed0", "best").step
-    kept = json.loads((folder / "runs" / "logistic" / "seed0" / "measured.json").read_text())
-    assert kept[MEASURE] == [[None, rows["logistic", 0]]]
+    cached = json.loads((folder / "runs" / "logistic" / "seed0" / "measured.json").read_text())
+    assert cached[MEASURE] == [[None, values["logistic", 0]]]
     assert best in range(1, 8)
 
     elsewhere = tmp_path / "moved"
@@ -63,7 +63,7 @@ def test_each_seed_begins_with_its_own_source(tmp_path):
     said.clear()
     again = run_study(todo, elsewhere, 2, said.append)
     assert again is not None
-    assert [row.value for row in again.rows] == [row.value for row in found.records]
+    assert [r.value for r in again.records] == [r.value for r in found.records]
     assert "left" not in " ".join(said)  # as is said after a training
 
 
@@ -78,7 +78,7 @@ def test_what_begins_with_a_source_that_diverged_has_diverged_too(tmp_path):
     said: list[str] = []
     found = run_study(transferring(lost, target("head"), own), tmp_path, 1, said.append)
     assert found is not None
-    values = {row.series: row.value for row in found.records}
+    values = {r.series: r.value for r in found.records}
     assert math.isnan(values["source"])
     assert math.isnan(values["head"])
     assert 0 <= values["own"] <= 1
