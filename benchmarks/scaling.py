@@ -82,7 +82,7 @@ class Side:
         import numpy as np
         import optax
 
-        from cnn_lab.data.loaders.loaders import InMemoryLoader
+        from cnn_lab.data.loaders.in_memory import InMemoryLoader
         from cnn_lab.data.preprocess import Preprocess
         from cnn_lab.data.sampler import Sampler
         from cnn_lab.models.registry import MODELS

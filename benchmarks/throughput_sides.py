@@ -16,13 +16,9 @@ from cnn_lab.config import DataConfig
 from cnn_lab.core import trees
 from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import RECIPES
-from cnn_lab.data.loaders.loaders import (
-    BATCHES_AHEAD,
-    MANY_STEPS,
-    InMemoryLoader,
-    Loader,
-    StreamingLoader,
-)
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
+from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.loaders.streaming import BATCHES_AHEAD, MANY_STEPS, StreamingLoader
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import DeviceMesh

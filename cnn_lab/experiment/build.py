@@ -17,7 +17,7 @@ from cnn_lab.data.augment.make import check
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples, fixed_shape
 from cnn_lab.data.loaders.assemble import LoaderFactory, PlaceSplit, make_preprocess, place_split
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.preprocess import Preprocess, padded_shape
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
 from cnn_lab.experiment.components import Named, class_weights, make_components

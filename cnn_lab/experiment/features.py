@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.data.loaders.feature_loader import FeatureLoader
+from cnn_lab.data.loaders.in_memory import FeatureLoader
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.transfer.features import FeatureMaker
 

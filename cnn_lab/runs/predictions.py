@@ -17,7 +17,7 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset, unlock_test
 from cnn_lab.data.examples import Subset, choose_examples, whole
 from cnn_lab.data.loaders.assemble import LoaderFactory
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, make_mesh
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.network import Network

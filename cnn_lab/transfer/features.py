@@ -23,8 +23,8 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.files import write_text
 from cnn_lab.core.formatting import counted
-from cnn_lab.data.loaders.feature_loader import row_finder
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.in_memory import row_finder
+from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.progress import Ticker
 from cnn_lab.data.source import Source
 from cnn_lab.data.storage.array_cache import load_arrays, store_arrays

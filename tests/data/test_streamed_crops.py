@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
 from PIL import Image
 
 from cnn_lab.config import DataConfig, ExperimentConfig
@@ -18,6 +17,8 @@ from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.examples import Subset, choose_examples
 from cnn_lab.data.loaders.assemble import LoaderFactory
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
+from cnn_lab.data.loaders.streaming import StreamingLoader
 from cnn_lab.data.preprocess import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import make_mesh

@@ -15,7 +15,9 @@ from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.make import Augment, make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.examples import Subset, fixed_shape
-from cnn_lab.data.loaders.loaders import InMemoryLoader, Loader, StreamingLoader, take
+from cnn_lab.data.loaders.in_memory import InMemoryLoader, gather_rows
+from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.loaders.streaming import StreamingLoader
 from cnn_lab.data.moments import moments_of
 from cnn_lab.data.preprocess import Preprocess, check_channels
 from cnn_lab.data.sampler import Sampler
@@ -147,7 +149,7 @@ class LoaderFactory:
         self._preprocess = preprocess
         self._devices, self._shard = devices, devices.shard
         self._in_parts = data.loader == "sharded"
-        self._take = devices.take if self._in_parts else take
+        self._gather = devices.take if self._in_parts else gather_rows
         self._place_split = place
         self._placed: dict[str, Tree] = {}
         self._constants = devices.put_replicated(preprocess.constants)
@@ -198,7 +200,7 @@ class LoaderFactory:
                 sampler,
                 sampler.steps_per_epoch,
                 shard=self._shard,
-                take=self._take,
+                gather=self._gather,
             )
         num_workers = self._data.num_workers
         return StreamingLoader(
@@ -223,7 +225,7 @@ class LoaderFactory:
         if is_in_memory(self._data, source):
             images, augment = self._place(source), augment_of(source, augmentation)
             return InMemoryLoader(
-                images, self._preprocess, sampler, longest, augment, self._shard, self._take
+                images, self._preprocess, sampler, longest, augment, self._shard, self._gather
             )
         crops = None
         if augmentation.crops:

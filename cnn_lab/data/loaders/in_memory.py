@@ -1,0 +1,126 @@
+"""Loaders of a split, or of its features, that is wholly in the devices' memory."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.data.loaders.loader import Augment
+from cnn_lab.data.sampler import Sampler
+from cnn_lab.distributed.shard import WHOLE, Shard
+
+
+def gather_rows(array: Tree, positions: Tree) -> Tree:
+    """Rows of an array that is replicated on every device."""
+    return array[positions]
+
+
+class InMemoryLoader:
+    """The whole split on the devices; a raw batch is the positions of its examples.
+
+    Args:
+        in_memory: `image` and `label`, and perhaps `constants` of `preprocess`.
+        preprocess: (images, constants) -> the model's input.
+        sampler: chooses the examples of every step.
+        max_steps: the most steps that one stack of raw batches holds.
+        augment: augments the batch; None leaves it.
+        shard: the part of every batch that this process loads.
+        gather: (array, positions) -> rows, where the arrays are sharded.
+    """
+
+    name = "in_memory"
+
+    def __init__(
+        self,
+        in_memory: Tree,
+        preprocess: Callable[[Tree, Tree | None], Tree],
+        sampler: Sampler,
+        max_steps: int,
+        augment: Augment | None = None,
+        shard: Shard = WHOLE,
+        gather: Callable[[Tree, Tree], Tree] = gather_rows,
+    ):
+        self.in_memory = in_memory
+        self.sampler = sampler
+        self.max_steps = max_steps
+        self._preprocess = preprocess
+        self._augment = augment
+        self._shard = shard
+        self._gather = gather
+
+    def load(self, first_step: int, num_steps: int) -> Tree:
+        """Positions and weights [max_steps n]; rows after `num_steps` are padding."""
+        positions, weights = self.sampler.batches(first_step, num_steps)
+        mine = self._shard.of(self.sampler.batch_size)
+        positions, weights = positions[:, mine], weights[:, mine]
+        padding = ((0, self.max_steps - num_steps), (0, 0))
+        return {
+            "position": np.pad(self.rows(first_step, positions).astype(np.int32), padding),
+            "weight": np.pad(weights, padding),
+        }
+
+    def rows(self, first_step: int, positions: Int[np.ndarray, "s n"]) -> Int[np.ndarray, "s n"]:
+        """Rows of the arrays in memory that hold the examples of consecutive steps."""
+        del first_step  # a row of the arrays is a position in the source
+        return positions
+
+    def raw_shapes(self) -> Tree:
+        """Shapes and dtypes of stacked raw batches."""
+        shape = (self.max_steps, self.sampler.batch_size)
+        return {
+            "position": jax.ShapeDtypeStruct(shape, jnp.int32),
+            "weight": jax.ShapeDtypeStruct(shape, jnp.float32),
+        }
+
+    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
+        """Gathers the batch on the devices, augments and normalises it."""
+        images, labels = (
+            self._gather(in_memory[name], raw_batch["position"]) for name in ("image", "label")
+        )
+        if self._augment is not None:
+            images, labels = self._augment(key, images, labels)
+        return {
+            "image": self._preprocess(images, in_memory.get("constants")),
+            "label": labels,
+            "weight": raw_batch["weight"],
+        }
+
+    def close(self) -> None:
+        """Lets go of the arrays."""
+        self.in_memory = {}
+
+
+class FeatureLoader(InMemoryLoader):
+    """Features that a frozen backbone computed once, in place of images.
+
+    Args:
+        in_memory: features and labels, of each pass over the images after the other, each in the
+            order of `sampler.indices`; or their shapes.
+        sampler: chooses the examples of every step.
+        max_steps: the most steps that one stack of raw batches holds.
+        name: of the loader that the images came from.
+        num_passes: over the images; epochs use them in turn.
+    """
+
+    def __init__(
+        self, in_memory: Tree, sampler: Sampler, max_steps: int, name: str, num_passes: int = 1
+    ):
+        super().__init__(in_memory, lambda features, _: features, sampler, max_steps)
+        self.name = name
+        self._num_passes = num_passes
+        self._row_of = row_finder(sampler.indices)
+
+    def rows(self, first_step: int, positions: Int[np.ndarray, "s n"]) -> Int[np.ndarray, "s n"]:
+        """Rows of the features that belong to the examples of consecutive steps."""
+        steps = np.arange(first_step, first_step + len(positions))
+        passes = steps // self.sampler.steps_per_epoch % self._num_passes
+        return passes[:, None] * len(self.sampler.indices) + self._row_of(positions)
+
+
+def row_finder(indices: Int[np.ndarray, " n"]) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from positions in a source to places in `indices`."""
+    ascending = np.argsort(indices)
+    return lambda positions: ascending[np.searchsorted(indices, positions, sorter=ascending)]
