@@ -83,7 +83,7 @@ class Side:
         import optax
 
         from cnn_lab.data.loaders.in_memory import InMemoryLoader
-        from cnn_lab.data.preprocess import Preprocess
+        from cnn_lab.data.normalize import Preprocess
         from cnn_lab.data.sampler import Sampler
         from cnn_lab.models.registry import MODELS
         from cnn_lab.optim.optimizers import OPTIMIZERS

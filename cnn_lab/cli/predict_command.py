@@ -44,7 +44,7 @@ def main(invocation: Invocation) -> int:
     import jax.numpy as jnp
     import numpy as np
 
-    from cnn_lab.data.datasets.image_file import looks_inverted, read_image_file
+    from cnn_lab.data.decoding import looks_inverted, read_image_file
     from cnn_lab.experiment.restore import restore_run
 
     trained = restore_run(Path(values.workdir), values.checkpoint)

@@ -9,8 +9,9 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import human_bytes
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.examples import Subset
-from cnn_lab.data.loaders.assemble import MIB, LoaderFactory
+from cnn_lab.data.loaders.factory import LoaderFactory
+from cnn_lab.data.loaders.in_memory import MIB
+from cnn_lab.data.subsets import Subset
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import Features, Split
 from cnn_lab.models.heads import Classifier, HeadAlone
@@ -130,7 +131,7 @@ def _features(
         images = maker.evaluation(train, batch_size, devices)
     else:
         rounded = -(-min(batch_size, len(train)) // devices) * devices
-        images = maker.passes(
+        images = maker.augmented_passes(
             train, rounded, seed=config.seed, num_passes=num_passes, augmentation=augmentation
         )
         facts = {"augmentation": repr(augmentation), "loader": images.name}

@@ -19,7 +19,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset
-from cnn_lab.data.examples import choose_examples
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.experiment.build import build
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.restore import RestoredRun

@@ -25,7 +25,7 @@ from cnn_lab.core.files import write_text
 from cnn_lab.core.formatting import counted
 from cnn_lab.data.loaders.in_memory import row_finder
 from cnn_lab.data.loaders.loader import Loader
-from cnn_lab.data.progress import Ticker
+from cnn_lab.data.parallel import ThrottledLog
 from cnn_lab.data.source import Source
 from cnn_lab.data.storage.array_cache import load_arrays, store_arrays
 from cnn_lab.distributed.mesh import DeviceMesh
@@ -133,7 +133,7 @@ class FeatureMaker:
     def _computed(
         self, program: Callable[..., Tree], variables: Tree, log: Callable[[str], None]
     ) -> dict[str, np.ndarray]:
-        images, order, tick = self._images, self._images.sampler, Ticker(log)
+        images, order, tick = self._images, self._images.sampler, ThrottledLog(log)
         frozen, row_of = _of_backbone(variables), row_finder(order.indices)
         made = {
             name: np.empty(shape.shape, shape.dtype)

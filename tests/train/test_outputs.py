@@ -9,7 +9,7 @@ from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.loaders.in_memory import InMemoryLoader
 from cnn_lab.data.loaders.streaming import StreamingLoader
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.simple import mlp
@@ -98,7 +98,7 @@ def test_streamed_examples_come_in_the_same_order():
     collect = Collector(MODEL.apply, TASK, loader, **plan)
     for _ in range(2):  # a second network reads them anew
         found = collect(variables)
-        stored = source.gather(CHOSEN)
+        stored = source.read(CHOSEN)
         np.testing.assert_array_equal(found.labels, stored["label"])
         x = (stored["image"].astype(np.float64) / 255 - MEAN) / STD
         np.testing.assert_allclose(found.logits, logits_of(variables, x), atol=1e-5)

@@ -1,5 +1,6 @@
 """Loaders of a split, or of its features, that is wholly in the devices' memory."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -7,10 +8,80 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from cnn_lab.config import DataConfig
 from cnn_lab.core.arrays import Key, Tree
-from cnn_lab.data.loaders.loader import Augment
+from cnn_lab.core.errors import DataError
+from cnn_lab.core.formatting import human_bytes
+from cnn_lab.core.memory import host_bytes
+from cnn_lab.data.augment.compose import Augment
 from cnn_lab.data.sampler import Sampler
+from cnn_lab.data.source import Source
+from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.distributed.shard import WHOLE, Shard
+
+MIB = 2**20
+PutSplit = Callable[..., Tree]
+"""The type of `put_split` and `shapes_of_split`."""
+
+
+def is_in_memory(data: DataConfig, source: Source) -> bool:
+    """Whether a split is kept on the devices: if the config asks for it, or if it is small."""
+    small = _num_bytes(source) <= data.in_memory_limit_mib * MIB
+    return data.loader in ("in_memory", "sharded") or (data.loader == "auto" and small)
+
+
+def put_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tree:
+    """Reads a split into the devices' memory: replicated on each, or sharded over all."""
+    shard = mesh.shard if sharded else WHOLE
+    check_host_memory(source, shard)
+    if not sharded:
+        images, labels = source.read_all()
+        return mesh.put_replicated({"image": images, "label": labels})
+    positions = np.arange(_padded_length(source, mesh))
+    # The padding of the last shard repeats the last example; no sampler asks for it.
+    mine = np.minimum(positions[shard.of(len(positions))], len(source) - 1)
+    if shard.count > 1:
+        return mesh.put_sharded(source.read(mine))
+    images, labels = source.read_all()  # caches the decoded images for the next time
+    return mesh.put_sharded({"image": images[mine], "label": labels[mine]})
+
+
+def shapes_of_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tree:
+    """Shapes of the arrays that `put_split` would return; no pixel is read."""
+    length = _padded_length(source, mesh) if sharded else len(source)
+    sharding = mesh.sharded if sharded else None
+    return {
+        "image": jax.ShapeDtypeStruct((length, *source.fixed_shape), np.uint8, sharding=sharding),
+        "label": jax.ShapeDtypeStruct((length,), np.int32, sharding=sharding),
+    }
+
+
+def check_host_memory(source: Source, shard: Shard = WHOLE) -> None:
+    """Refuses a split whose shard is larger than the host's memory, before it is read.
+
+    Other processes of this machine may need as much.
+
+    Raises:
+        DataError: it is; the system would kill the process.
+    """
+    num_bytes, max_bytes = _num_bytes(source) // shard.count, host_bytes()
+    if max_bytes is not None and num_bytes > max_bytes:
+        whose = f" that process {shard.index} of {shard.count} holds" if shard.count > 1 else ""
+        raise DataError(
+            f"The images of split {source.split!r} of {source.info.name}{whose} take "
+            f"{human_bytes(num_bytes)}, but there are {human_bytes(max_bytes)} of memory; set "
+            "config.data.loader=streaming or lower config.data.image_size."
+        )
+
+
+def _num_bytes(source: Source) -> int:
+    """Bytes of the images of a split."""
+    return len(source) * math.prod(source.fixed_shape)
+
+
+def _padded_length(source: Source, mesh: DeviceMesh) -> int:
+    """Examples of a split, rounded up to shards of equal size."""
+    return -(-len(source) // mesh.num_devices) * mesh.num_devices
 
 
 def gather_rows(array: Tree, positions: Tree) -> Tree:

@@ -10,14 +10,10 @@ final size, of which `prepare` crops a part; streaming crops the full image as i
 no detail lost. These crops follow the same distribution, but other draws.
 """
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.sampler import Sampler
-
-# (key, pixels, labels) -> the same, augmented; see `cnn_lab.data.augment`.
-Augment = Callable[[Key, Tree, Tree], tuple[Tree, Tree]]
 
 
 @runtime_checkable

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.data.augment.compose import Augment
 from cnn_lab.data.augment.crops import RandomCrops
-from cnn_lab.data.loaders.loader import Augment
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
 from cnn_lab.distributed.shard import WHOLE, Shard
@@ -37,10 +37,10 @@ class _ReadBatch:
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         positions, weights = self.sampler.batches(int(step), 1)
-        mine, parts = self.shard.of(self.sampler.batch_size), None
+        mine, crops = self.shard.of(self.sampler.batch_size), None
         if self.crops is not None:  # of the whole batch, whatever part this process reads
-            parts = self.crops(int(step), self.sampler.batch_size)[mine]
-        return {**self.source.gather(positions[0, mine], parts), "weight": weights[0, mine]}
+            crops = self.crops(int(step), self.sampler.batch_size)[mine]
+        return {**self.source.read(positions[0, mine], crops), "weight": weights[0, mine]}
 
 
 class StreamingLoader:
@@ -111,11 +111,8 @@ class StreamingLoader:
     def raw_shapes(self) -> Tree:
         """Shapes and dtypes of a raw batch, stacked [1 n ...]."""
         rows = (1, self.sampler.batch_size)
-        height, width, channels = self._read.source.info.image_shape
-        assert height is not None
-        assert width is not None
         return {
-            "image": jax.ShapeDtypeStruct((*rows, height, width, channels), jnp.uint8),
+            "image": jax.ShapeDtypeStruct((*rows, *self._read.source.fixed_shape), jnp.uint8),
             "label": jax.ShapeDtypeStruct(rows, jnp.int32),
             "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
         }

@@ -75,7 +75,7 @@ GOOD = {
 
 def test_importing_the_catalogue_is_quick_and_needs_neither_jax_nor_tensorflow():
     code = (
-        "import sys, cnn_lab.data.catalog as c; print(sorted(c.DATASETS));"
+        "import sys, cnn_lab.data.datasets.catalog as c; print(sorted(c.DATASETS));"
         "print({'jax', 'tensorflow', 'tensorflow_datasets', 'sklearn'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -191,8 +191,8 @@ def test_two_processes_may_prepare_at_once(tmp_path):
 def test_a_killed_preparation_leaves_nothing_that_looks_prepared(tmp_path):
     code = f"""
 import os, signal
-from cnn_lab.data import builders
-from cnn_lab.data.catalog import open_dataset
+from cnn_lab.data.datasets import builders
+from cnn_lab.data.datasets.catalog import open_dataset
 real = builders.ArraysBuilder._generate_examples
 def killed(self, split, images, labels):
     for index, example in enumerate(real(self, split, images, labels)):
