@@ -106,7 +106,7 @@ def prepared(
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from cnn_lab.data.augment.make import make_augment
+    from cnn_lab.data.augment.compose import make_augment
     from cnn_lab.distributed.mesh import BATCH_AXES, choose_num_devices, make_mesh
 
     augment = make_augment(augmentation, shape, 10)

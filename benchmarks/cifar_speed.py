@@ -49,8 +49,8 @@ from cnn_lab.config import (
 )
 from cnn_lab.core.errors import CnnLabError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.examples import choose_examples
-from cnn_lab.data.loaders.assemble import make_preprocess
+from cnn_lab.data.loaders.factory import make_preprocess
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.distributed.mesh import choose_num_devices
 from cnn_lab.runs.train import run_training
 from cnn_lab.workdir.run_dir import read_record

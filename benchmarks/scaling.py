@@ -82,8 +82,8 @@ class Side:
         import numpy as np
         import optax
 
-        from cnn_lab.data.loaders.loaders import InMemoryLoader
-        from cnn_lab.data.preprocess import Preprocess
+        from cnn_lab.data.loaders.in_memory import InMemoryLoader
+        from cnn_lab.data.normalize import Preprocess
         from cnn_lab.data.sampler import Sampler
         from cnn_lab.models.registry import MODELS
         from cnn_lab.optim.optimizers import OPTIMIZERS

@@ -126,8 +126,8 @@ def batches_of_cnn_lab(
     runtime.start(None)
     from cnn_lab.data.augment.crops import RandomCrops
     from cnn_lab.data.datasets.catalog import open_dataset
-    from cnn_lab.data.loaders.loaders import MANY_STEPS, StreamingLoader
-    from cnn_lab.data.preprocess import Preprocess
+    from cnn_lab.data.loaders.streaming import MANY_STEPS, StreamingLoader
+    from cnn_lab.data.normalize import Preprocess
     from cnn_lab.data.sampler import Sampler
 
     dataset = open_dataset(f"folder:{folder / 'photographs'}", folder / "data")

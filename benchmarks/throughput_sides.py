@@ -14,16 +14,12 @@ import optax
 
 from cnn_lab.config import DataConfig
 from cnn_lab.core import trees
-from cnn_lab.data.augment.make import make_augment
+from cnn_lab.data.augment.compose import make_augment
 from cnn_lab.data.augment.recipes import RECIPES
-from cnn_lab.data.loaders.loaders import (
-    BATCHES_AHEAD,
-    MANY_STEPS,
-    InMemoryLoader,
-    Loader,
-    StreamingLoader,
-)
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
+from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.loaders.streaming import BATCHES_AHEAD, MANY_STEPS, StreamingLoader
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.optim.optimizers import OPTIMIZERS

@@ -173,7 +173,7 @@ def _override(config: ExperimentConfig, invocation: Invocation) -> None:
 def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None:
     """What suits so many images."""
     from cnn_lab.data.datasets.catalog import open_dataset
-    from cnn_lab.data.examples import choose_examples
+    from cnn_lab.data.subsets import choose_examples
     from cnn_lab.transfer.plan import choose_strategy
 
     data = config.data

@@ -70,7 +70,7 @@ def main(invocation: Invocation) -> int:
     mean = _per_channel("mean", values.mean, Fraction)
     std = _per_channel("std", values.std, Positive)
     runtime.start(None)
-    from cnn_lab.data.preprocess import Preprocess
+    from cnn_lab.data.normalize import Preprocess
     from cnn_lab.models.registry import MODELS
     from cnn_lab.runs.import_weights import import_weights, published_pixels
 

@@ -1,1 +1,1 @@
-"""Sources, splits and the two loaders."""
+"""Data sets, the order of their examples, loaders, normalisation and augmentation."""

@@ -1,18 +1,41 @@
-"""Maps a function over many items in threads, in order, a few steps ahead of whoever listens.
-
-`ThreadPoolExecutor.map` makes a future of every item before the first result: a gigabyte for the
-files of ImageNet.
-"""
+"""Long passes over many items: mapped in threads, with a progress line now and then."""
 
 import collections
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Log = Callable[[str], None]
+"""Receives one line of text about the progress of something, at most a few a second."""
+
+_FIRST_PAUSE_SECONDS = 0.5
+_MAX_PAUSE_SECONDS = 10.0
+
+
+class ThrottledLog:
+    """Passes on a line now and then; the pauses grow, so that an hour does not fill the screen.
+
+    Args:
+        log: receives the lines; None drops them.
+    """
+
+    def __init__(self, log: Log | None):
+        self._log = log
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._last = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        """Passes on the line if it is time for one."""
+        if self._log is not None and time.monotonic() - self._last > self._pause:
+            self._last = time.monotonic()
+            self._pause = min(2 * self._pause, _MAX_PAUSE_SECONDS)
+            self._log(line)
 
 
 def num_cores() -> int:
@@ -25,33 +48,36 @@ def map_in_order(
     function: Callable[[T], R],
     items: Iterable[T],
     *,
-    at_once: int = 1,
+    chunk_size: int = 1,
     num_threads: int | None = None,
 ) -> Iterator[R]:
     """Yields `function(item)` for every item, in order.
 
+    `ThreadPoolExecutor.map` would make a future of every item before the first result: a gigabyte
+    for the files of ImageNet.
+
     Args:
-        function: called in threads.
-        items: taken as they are needed.
-        at_once: items a thread takes in one go; more where the function is quick.
-        num_threads: one per core by default. Twice as many goes are under way or wait to be
+        function: called in threads, a few chunks ahead of the results that are taken.
+        items: read as they are needed.
+        chunk_size: items that a thread maps in one go; more where the function is quick.
+        num_threads: one per core by default. Twice as many chunks are under way or wait to be
             fetched.
     """
     num_threads = num_threads or num_cores()
     rest = iter(items)
-    under_way: collections.deque[Future[list[R]]] = collections.deque()
+    pending: collections.deque[Future[list[R]]] = collections.deque()
     with ThreadPoolExecutor(num_threads) as pool:
         try:
             while True:
-                while len(under_way) < 2 * num_threads and (
-                    chunk := list(itertools.islice(rest, at_once))
+                while len(pending) < 2 * num_threads and (
+                    chunk := list(itertools.islice(rest, chunk_size))
                 ):
-                    under_way.append(pool.submit(_map_chunk, function, chunk))
-                if not under_way:
+                    pending.append(pool.submit(_map_chunk, function, chunk))
+                if not pending:
                     return
-                yield from under_way.popleft().result()
+                yield from pending.popleft().result()
         finally:
-            for future in under_way:
+            for future in pending:
                 future.cancel()
 
 

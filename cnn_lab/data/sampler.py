@@ -1,4 +1,4 @@
-"""Which examples make up which step: a pure function of (seed, step).
+"""The order of examples: those of every step are a pure function of (seed, step).
 
 Nothing is remembered between steps, so a run resumes anywhere, on any number of devices, with the
 same order.
@@ -47,7 +47,7 @@ class Sampler:
         """Source positions and weights of the steps [first_step, first_step + num_steps).
 
         Returns:
-            Positions [s n] and weights [s n], the weights 1, or 0 for what fills up a batch.
+            Positions [s n] and weights [s n], the weights 1, or 0 where a batch is filled up.
         """
         steps = range(first_step, first_step + num_steps)
         rows = [divmod(step, self.steps_per_epoch) for step in steps]
@@ -82,7 +82,7 @@ def _balanced(classes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     for name, quota in zip(names, quotas, strict=True):
         members = np.flatnonzero(classes == name)
         passes = -(-quota // len(members))
-        # Every member once before any comes again.
+        # Every member once before any is repeated.
         shuffled = np.concatenate([random.permutation(members) for _ in range(passes)])
         parts.append(shuffled[:quota])
     return np.concatenate(parts)

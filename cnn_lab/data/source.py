@@ -1,6 +1,6 @@
-"""A source: random access to one split of a prepared data set.
+"""A data set as it was prepared, and random access to one of its splits.
 
-The data lie on disk as TFDS array_record and are read without TensorFlow. A source holds only a
+The data are on disk as TFDS array_record and are read without TensorFlow. A source holds only a
 path and a description; it opens its files on first use, so it can be sent to other processes.
 """
 
@@ -15,10 +15,9 @@ import numpy as np
 from jaxtyping import Int, Int32, Shaped, UInt8
 
 from cnn_lab.core.errors import ConfigError, DataError, lookup
-from cnn_lab.data.augment.crops import Part
+from cnn_lab.data.augment.crops import Crop
+from cnn_lab.data.decoding import DECODER, decode, decode_crop
 from cnn_lab.data.parallel import map_in_order
-from cnn_lab.data.pixels import DECODER, decode, decode_part
-from cnn_lab.data.source_info import ImageShape, SourceInfo
 from cnn_lab.data.storage.array_cache import (
     aligned_empty,
     cache_folder,
@@ -27,12 +26,63 @@ from cnn_lab.data.storage.array_cache import (
     store_arrays,
     store_rows,
 )
-from cnn_lab.data.storage.location import Storage
-from cnn_lab.data.storage.manifest import unusable
+from cnn_lab.data.storage.checksums import unusable
 
 _READ_AT_ONCE = 1024
 _READ_BYTES = 2**23
 _PHOTOGRAPHS_AT_ONCE = 16  # of sizes that are not known
+
+ImageShape = tuple[int | None, int | None, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceInfo:
+    """Facts about a data set, known before any of its images is read.
+
+    Attributes:
+        name: the name it was opened by.
+        class_names: label to class name.
+        image_shape: height, width and channels; height and width are None where images differ.
+        split_sizes: split name to number of examples, `test` included.
+        licence: terms of use, as the publisher states them.
+        citation: of the publication that introduced the data.
+        fingerprint: sha256 in hex of the content, the same wherever the data are stored.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_shape: ImageShape
+    split_sizes: Mapping[str, int]
+    licence: str
+    citation: str
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """The folder of a prepared data set, and the names of the features stored there."""
+
+    directory: str
+    image_key: str = "image"
+    label_key: str = "label"
+    group_key: str | None = None
+    path_key: str | None = None
+    encoded: bool = False
+
+    def open(self, split: str) -> Any:
+        """The records of a split, by position; encoded images stay encoded."""
+        import tensorflow_datasets as tfds  # slow; a listing never reads
+
+        decoders = None
+        if self.encoded:  # TFDS would decode without regard to orientation or bit depth
+            decoders = {self.image_key: tfds.decode.SkipDecoding()}
+        builder: Any = tfds.builder_from_directory(self.directory)
+        return builder.as_data_source(split=split, decoders=decoders)
 
 
 class Source:
@@ -53,7 +103,7 @@ class Source:
         self.info = info
         self.split = split
         self._storage = storage
-        self._label_of = label_of  # by the stored label, -1 for one that takes no part
+        self._label_of = label_of  # stored label to label, -1 for a class that is left out
 
     def __len__(self) -> int:
         return self.info.split_sizes[self.split]
@@ -72,9 +122,9 @@ class Source:
         return example
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files and cached arrays stay behind; the receiver reads them anew when it needs them.
-        left = ("info", "split", "_storage", "_label_of")
-        return {name: getattr(self, name) for name in left}
+        # Without open files and cached arrays; the receiver reads them anew when it needs them.
+        kept = ("info", "split", "_storage", "_label_of")
+        return {name: getattr(self, name) for name in kept}
 
     def __repr__(self) -> str:
         return f"Source({self.info.name!r}, {self.split!r}, {len(self)} of {self.info.image_shape})"
@@ -93,6 +143,22 @@ class Source:
         """The group of every example as text, or None where the data set has no groups."""
         key = self._storage.group_key
         return None if key is None else self._column("groups", key)
+
+    @property
+    def fixed_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image.
+
+        Raises:
+            DataError: the images differ in size, so that they make no array.
+        """
+        height, width, num_channels = self.info.image_shape
+        if height is None or width is None:
+            raise DataError(
+                f"The images of {self.info.name} differ in size; set config.data.image_size, for "
+                "example --config.data.image_size=224,224, or in Python use "
+                "with_image_size((height, width))."
+            )
+        return height, width, num_channels
 
     def path_of(self, index: int) -> str | None:
         """The file that an example was made from, or None where the data set does not say."""
@@ -143,14 +209,14 @@ class Source:
         info = dataclasses.replace(self.info, class_names=tuple(names))
         return type(self)(self._storage, self.split, info, tuple(label_of))
 
-    def gather(
-        self, indices: Int[np.ndarray, " n"], parts: Sequence[Part] | None = None
+    def read(
+        self, indices: Int[np.ndarray, " n"], crops: Sequence[Crop] | None = None
     ) -> dict[str, np.ndarray]:
         """Reads the examples at `indices` in one go.
 
         Args:
             indices: positions in this split, in any order, repeats allowed.
-            parts: what to keep of each image as it is stored; None keeps what this source shows.
+            crops: the part of each stored image to keep; None resizes to fit, as everywhere else.
 
         Returns:
             `image`, uint8 `[n, h, w, c]`, and `label`, int32 `[n]`, in the order of `indices`.
@@ -159,7 +225,7 @@ class Source:
             DataError: the images differ in size, so they make no array.
             IndexError: an index is outside the split.
         """
-        shape = self._fixed_shape()
+        shape = self.fixed_shape
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(
                 f"Indices {indices.min()}..{indices.max()} reach outside split {self.split!r} of "
@@ -170,15 +236,15 @@ class Source:
         positions = indices.tolist()
         for row, record in enumerate(self._records(positions)):
             stored = record[self._storage.image_key]
-            part = None if parts is None else parts[row]
-            # Small images that are stored as they are wanted would spend most time in `decode`.
-            ready = not self._storage.encoded and stored.shape == shape and part is None
-            images[row] = stored if ready else self._image(record, positions[row], part)
+            crop = None if crops is None else crops[row]
+            # Small images that are stored in this shape would spend most time in `decode`.
+            ready = not self._storage.encoded and stored.shape == shape and crop is None
+            images[row] = stored if ready else self._image(record, positions[row], crop)
             labels[row] = self._label(record)
         return {"image": images, "label": labels}
 
     def read_all(self) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]:
-        """Reads the whole split; decoded images are kept beside the data for the next time.
+        """Reads the whole split; decoded images are cached beside the data for the next time.
 
         Returns:
             Read-only images `[n, h, w, c]`, backed by a file where one can be written, and labels
@@ -188,20 +254,20 @@ class Source:
 
     @property
     def pixel_cache(self) -> Path:
-        """Where whatever is made from these pixels is kept, beside the data.
+        """The folder, beside the data, for whatever is computed from these pixels.
 
         Raises:
-            DataError: the images differ in size, so nothing is.
+            DataError: the images differ in size, so there is none.
         """
-        content = f"{DECODER}-{'x'.join(map(str, self._fixed_shape()))}"
+        content = f"{DECODER}-{'x'.join(map(str, self.fixed_shape))}"
         return cache_folder(Path(self._storage.directory), self.info.fingerprint, content)
 
     def remove_outdated_caches(self) -> None:
-        """Makes room for what is about to be written into `pixel_cache`."""
+        """Makes room for a file that is about to be written into `pixel_cache`."""
         remove_outdated(Path(self._storage.directory), self.info.fingerprint, DECODER)
 
     def chunks(self) -> Iterator[Int[np.ndarray, " n"]]:
-        """All positions, in order, as many at a time as are well read in one go."""
+        """All positions, in order, cut into arrays that are read well in one go."""
         height, width, num_channels = self.info.image_shape
         size = _PHOTOGRAPHS_AT_ONCE
         if height is not None and width is not None:
@@ -211,14 +277,13 @@ class Source:
 
     @functools.cached_property
     def _images(self) -> UInt8[np.ndarray, "n h w c"]:
-        one = self._fixed_shape()
         folder = self.pixel_cache
-        name, shape = f"images-{self.split}", (len(self), *one)
-        images = self._kept_images(folder, name, shape)
+        name, shape = f"images-{self.split}", (len(self), *self.fixed_shape)
+        images = self._cached_images(folder, name, shape)
         if images is None:
             self.remove_outdated_caches()
             if store_rows(folder, name, shape, self._decoded()):  # every run reads it the same way
-                images = self._kept_images(folder, name, shape)
+                images = self._cached_images(folder, name, shape)
         if images is None:
             images, row = aligned_empty(shape), 0
             for part in self._decoded():
@@ -227,24 +292,15 @@ class Source:
             images.flags.writeable = False
         return images
 
-    def _kept_images(self, folder: Path, name: str, shape: tuple[int, ...]) -> Any:
-        kept = load_arrays(folder, (name,))
-        return kept[name] if kept is not None and kept[name].shape == shape else None
+    def _cached_images(self, folder: Path, name: str, shape: tuple[int, ...]) -> Any:
+        arrays = load_arrays(folder, (name,))
+        return arrays[name] if arrays is not None and arrays[name].shape == shape else None
 
     def _decoded(self) -> Iterator[UInt8[np.ndarray, "n h w c"]]:
         # Decoding leaves Python's lock alone, unpacking stored pixels does not.
         num_threads = None if self._storage.encoded else 1
-        read = lambda indices: self.gather(indices)["image"]  # noqa: E731
+        read = lambda indices: self.read(indices)["image"]  # noqa: E731
         return map_in_order(read, self.chunks(), num_threads=num_threads)
-
-    def _fixed_shape(self) -> tuple[int, int, int]:
-        height, width, num_channels = self.info.image_shape
-        if height is None or width is None:
-            raise DataError(
-                f"The images of {self.info.name} differ in size and cannot be stacked; give "
-                "data.image_size, or use with_image_size((height, width))."
-            )
-        return height, width, num_channels
 
     def _with_shape(self, shape: ImageShape) -> "Source":
         info = dataclasses.replace(self.info, image_shape=shape)
@@ -255,12 +311,12 @@ class Source:
         return stored if self._label_of is None else self._label_of[stored]
 
     def _image(
-        self, record: Mapping[str, Any], position: int, part: Part | None = None
+        self, record: Mapping[str, Any], position: int, crop: Crop | None = None
     ) -> UInt8[np.ndarray, "h w c"]:
         try:
             stored = record[self._storage.image_key]
-            if part is not None:
-                return decode_part(stored, self._fixed_shape(), part)
+            if crop is not None:
+                return decode_crop(stored, self.fixed_shape, crop)
             return decode(stored, self.info.image_shape)
         except Exception as error:
             what = f"Example {position} of split {self.split!r}"
@@ -270,8 +326,8 @@ class Source:
         """Reads one plain feature of every example, from its copy beside the data if there."""
         file = f"{name}-{self.split}"
         folder = cache_folder(Path(self._storage.directory), self.info.fingerprint, "columns")
-        for place in (Path(self._storage.directory), folder):
-            arrays = load_arrays(place, (file,))
+        for directory in (Path(self._storage.directory), folder):
+            arrays = load_arrays(directory, (file,))
             if arrays is not None and arrays[file].shape == (len(self),):
                 return arrays[file]
         values: list[Any] = []

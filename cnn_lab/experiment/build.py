@@ -11,12 +11,13 @@ import optax
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
-from cnn_lab.data.augment.make import check
+from cnn_lab.data.augment.compose import check_fits
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.examples import Subset, choose_examples, fixed_shape
-from cnn_lab.data.loaders.assemble import LoaderFactory, PlaceSplit, make_preprocess, place_split
-from cnn_lab.data.loaders.loaders import Loader
-from cnn_lab.data.preprocess import Preprocess, padded_shape
+from cnn_lab.data.loaders.factory import LoaderFactory, make_preprocess
+from cnn_lab.data.loaders.in_memory import PutSplit, put_split
+from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.normalize import Preprocess, padded_shape
+from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
 from cnn_lab.experiment.components import Components, class_weights, make_components
 from cnn_lab.experiment.experiment import Experiment
@@ -35,7 +36,7 @@ def build_experiment(
     config: ExperimentConfig,
     open_data: Callable[..., Dataset] = open_dataset,
     preprocess_for: Callable[[DataConfig, Subset], Preprocess] = make_preprocess,
-    place: PlaceSplit = place_split,
+    place: PutSplit = put_split,
     components: Components | None = None,
     lineage: Mapping[str, Any] | None = None,
 ) -> Experiment:
@@ -67,7 +68,7 @@ def build_experiment(
         steps_per_epoch * config.train.num_epochs, steps_per_epoch
     )
     average = components.make_average(steps_per_epoch)
-    model, image_shape = make_model(config, len(class_names)), fixed_shape(train.source)
+    model, image_shape = make_model(config, len(class_names))(train.source)
     initialization = make_initialization(
         config,
         functools.partial(make_model, config),
@@ -78,7 +79,7 @@ def build_experiment(
     )
     weights = class_weights(config, train.labels, class_names)
     # An augmentation that does not fit the images stops here, before their pixels are measured.
-    check(components.augmentation, image_shape)
+    check_fits(components.augmentation, image_shape)
     network = Network(
         model=model,
         task=components.make_task(weights),
@@ -93,7 +94,7 @@ def build_experiment(
         train,
         batch_size,
         seed=config.seed,
-        longest=config.train.max_steps_per_dispatch,
+        max_steps=config.train.max_steps_per_dispatch,
         augmentation=components.augmentation,
     )
     train_loader = make_training(num_epochs=config.train.num_epochs)

@@ -14,8 +14,7 @@ from cnn_lab.config.options import check_options, declared_options
 from cnn_lab.config.rules import validate
 from cnn_lab.core.errors import ConfigError, lookup, suggest
 from cnn_lab.core.formatting import counted
-from cnn_lab.data.augment.choose import choose_augmentation
-from cnn_lab.data.augment.recipes import Augmentation
+from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
 from cnn_lab.models.registry import MODELS
 from cnn_lab.optim import constraints, penalties
 from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped

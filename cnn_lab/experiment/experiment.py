@@ -11,7 +11,7 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import TrainingError
 from cnn_lab.data.datasets.catalog import Dataset
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.experiment.components import Components
 from cnn_lab.experiment.features import Features

@@ -13,10 +13,10 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import human_bytes
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.examples import Subset
-from cnn_lab.data.loaders.assemble import MIB, LoaderFactory
-from cnn_lab.data.loaders.feature_loader import FeatureLoader
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.factory import LoaderFactory
+from cnn_lab.data.loaders.in_memory import MIB, FeatureLoader
+from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.subsets import Subset
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.experiment.initialization import Initialization
 from cnn_lab.models.heads import Classifier, HeadAlone
@@ -195,7 +195,7 @@ def _make_makers(
         images = loaders.evaluation(train, batch_size, mesh.num_devices)
     else:
         rounded = -(-min(batch_size, len(train)) // mesh.num_devices) * mesh.num_devices
-        images = loaders.passes(
+        images = loaders.augmented_passes(
             train, rounded, seed=config.seed, num_passes=num_passes, augmentation=augmentation
         )
         facts = {"augmentation": repr(augmentation), "loader": images.name}

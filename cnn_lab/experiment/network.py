@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.components import model_options, task_maker
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS

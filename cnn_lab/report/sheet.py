@@ -1,10 +1,10 @@
-"""Images beside what augmentation makes of them, as one picture to look at."""
+"""Images beside augmented versions of them, as one picture."""
 
 import io
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int32, UInt8
 from PIL import Image, ImageDraw
 
 CELL = 88  # pixels that a small image is enlarged to, at least
@@ -15,7 +15,7 @@ BACKGROUND, INK, FRAME = (250, 250, 248), (60, 60, 60), (200, 85, 61)
 def contact_sheet(
     images: UInt8[np.ndarray, "r s h w c"], names: Sequence[str], captions: Sequence[Sequence[str]]
 ) -> bytes:
-    """Draws a row an example: its name, the original in a frame, and what became of it.
+    """Draws one row for each example: its name, the original in a frame, and its versions.
 
     Args:
         images: the original of each row first.
@@ -49,3 +49,22 @@ def contact_sheet(
     buffer = io.BytesIO()
     sheet.save(buffer, format="png")
     return buffer.getvalue()
+
+
+def target_captions(
+    targets: Int32[np.ndarray, " n"] | Float[np.ndarray, "n k"], class_names: Sequence[str]
+) -> list[str]:
+    """Captions of mixed images: their two largest classes and shares; of others, empty.
+
+    Args:
+        targets: labels, or shares of the classes where images are mixed.
+        class_names: of the k classes.
+    """
+    if targets.ndim == 1:
+        return [""] * len(targets)
+
+    def caption(shares: np.ndarray) -> str:
+        largest = [k for k in np.argsort(-shares, kind="stable")[:2] if shares[k] >= 0.005]
+        return ", ".join(f"{class_names[k]} {shares[k]:.0%}" for k in largest)
+
+    return [caption(shares) for shares in targets]

@@ -16,7 +16,8 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.memory import device_bytes
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.loaders.assemble import shapes_of_split, unmeasured_preprocess
+from cnn_lab.data.loaders.factory import unmeasured_preprocess
+from cnn_lab.data.loaders.in_memory import shapes_of_split
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.runs.compiled_phase import CompiledPhase

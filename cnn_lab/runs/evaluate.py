@@ -24,7 +24,7 @@ from cnn_lab.analysis.evaluation import (
 from cnn_lab.analysis.scores import Logits, MeanProbabilities
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset
-from cnn_lab.data.examples import Subset, choose_examples
+from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps
 from cnn_lab.runs.comparable import (
     Comparable,

@@ -19,7 +19,7 @@ from cnn_lab.config.options import check_options
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError, lookup
 from cnn_lab.core.refusals import refusals_told
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun, restore_run

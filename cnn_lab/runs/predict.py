@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from cnn_lab.data.datasets.image_file import looks_inverted, read_image_file
+from cnn_lab.data.decoding import looks_inverted, read_image_file
 from cnn_lab.experiment.restore import RestoredRun
 
 BATCH_SIZE = 64

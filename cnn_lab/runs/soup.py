@@ -22,7 +22,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.formatting import counted
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.examples import choose_examples
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import digest_of

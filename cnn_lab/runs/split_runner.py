@@ -13,9 +13,9 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset, unlock_test
-from cnn_lab.data.examples import Subset, choose_examples, whole
-from cnn_lab.data.loaders.assemble import LoaderFactory
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.factory import LoaderFactory
+from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.subsets import Subset, choose_examples, whole_split
 from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.network import Network
@@ -38,7 +38,7 @@ def examples_of(split: str, dataset: Dataset, config: ExperimentConfig) -> Subse
         ConfigError: there are none.
     """
     if split == "test":
-        return whole(unlock_test(dataset), config.data)
+        return whole_split(unlock_test(dataset), config.data)
     train, validation = choose_examples(dataset, config.data)
     if split == "train":
         return train

@@ -12,7 +12,7 @@ from cnn_lab.config.node import freeze, from_dict, to_dict
 from cnn_lab.config.options import check_options
 from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.examples import choose_examples
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.study.computations import COMPUTATIONS

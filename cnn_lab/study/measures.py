@@ -14,8 +14,7 @@ from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.examples import Subset, choose_examples, whole
-from cnn_lab.data.splits import stratified_split
+from cnn_lab.data.subsets import Subset, choose_examples, stratified_split, whole_split
 from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.study.trial import Trial, Values
 from cnn_lab.train.views import PLACES, shifted
@@ -169,7 +168,7 @@ def unseen_positions(dataset: Dataset, data: DataConfig) -> Int64[np.ndarray, " 
     """
     train, validation = choose_examples(dataset, data)
     own = validation.source is train.source  # else it has a split of its own
-    candidates = whole(dataset.split("train"), data).indices
+    candidates = whole_split(dataset.split("train"), data).indices
     candidates = np.setdiff1d(candidates, validation.indices) if own else candidates
     num_taken = max(len(train), len(candidates) - MAX_UNSEEN)
     if num_taken == len(candidates):
@@ -204,7 +203,7 @@ def _unseen(config: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(subset: Subset, positions: Int64[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    batch = subset.source.gather(positions)
+    batch = subset.source.read(positions)
     return batch["image"], batch["label"]
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float32, Int32
 
 from cnn_lab.core.arrays import Images, Tree
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.task import Task, last_logits

@@ -16,7 +16,7 @@ import numpy as np
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.train.dispatch import Prepare, Program, compile_program
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cnn_lab.core.arrays import Tree
-from cnn_lab.data.loaders.loaders import Loader
+from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.consensus import Consensus
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.train.dispatch import Program

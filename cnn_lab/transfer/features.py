@@ -23,9 +23,9 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.files import write_text
 from cnn_lab.core.formatting import counted
-from cnn_lab.data.loaders.feature_loader import row_finder
-from cnn_lab.data.loaders.loaders import Loader
-from cnn_lab.data.progress import Ticker
+from cnn_lab.data.loaders.in_memory import row_finder
+from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.parallel import ThrottledLog
 from cnn_lab.data.source import Source
 from cnn_lab.data.storage.array_cache import load_arrays, store_arrays
 from cnn_lab.distributed.mesh import DeviceMesh
@@ -131,7 +131,7 @@ class FeatureExtractor:
     def _compute(
         self, program: Callable[..., Tree], variables: Tree, log: Callable[[str], None]
     ) -> dict[str, np.ndarray]:
-        images, sampler, tick = self._images, self._images.sampler, Ticker(log)
+        images, sampler, tick = self._images, self._images.sampler, ThrottledLog(log)
         frozen, row_of = _backbone_of(variables), row_finder(sampler.indices)
         found = {
             name: np.empty(shape.shape, shape.dtype)

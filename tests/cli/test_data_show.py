@@ -8,8 +8,7 @@ from PIL import Image
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.cli.sheet import _captions
-from cnn_lab.report.sheet import CAPTION, CELL, GAP, LABEL, contact_sheet
+from cnn_lab.report.sheet import CAPTION, CELL, GAP, LABEL, contact_sheet, target_captions
 
 
 @pytest.fixture
@@ -167,7 +166,7 @@ def test_mixed_images_have_partners_of_all_classes_and_both_are_named(show):
     found = np.array([partners(number) for number in range(8)])
     assert all(len(set(found[:, label])) > 3 for label in labels)
     assert (found != labels).all()
-    assert _captions(np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0]]), ("a", "b", "c")) == [
+    assert target_captions(np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0]]), ("a", "b", "c")) == [
         "c 75%, b 25%",
         "a 100%",
     ]

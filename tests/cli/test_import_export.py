@@ -14,7 +14,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import ExperimentConfig, ModelSpec
 from cnn_lab.core import trees
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.components import task_maker
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import restore_run

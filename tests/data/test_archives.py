@@ -14,7 +14,7 @@ import pytest
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.datasets.archives import parse_cifar, parse_idx, read_members
 from cnn_lab.data.datasets.catalog import DATASETS, DatasetDescription, open_dataset, unlock_test
-from cnn_lab.data.datasets.descriptions import Member, RemoteFile
+from cnn_lab.data.datasets.description import ArchiveMember, RemoteFile
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 needs_mnist = pytest.mark.skipif(
@@ -55,7 +55,7 @@ def write_idx(
                 num_bytes=len(archive),
                 sha256=hashlib.sha256(archive).hexdigest(),
                 urls=("http://127.0.0.1:9/",),
-                members=(Member(member, len(content)),),
+                members=(ArchiveMember(member, len(content)),),
             )
         )
     return dataclasses.replace(
@@ -94,7 +94,7 @@ def write_cifar(path: Path, contents: dict[str, bytes], name: str) -> DatasetDes
             dataclasses.replace(
                 published,
                 sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-                members=tuple(Member(n, len(contents.get(n, b""))) for n in names),
+                members=tuple(ArchiveMember(n, len(contents.get(n, b""))) for n in names),
             ),
         ),
     )

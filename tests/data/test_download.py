@@ -10,7 +10,7 @@ import pytest
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.datasets.catalog import DATASETS, open_dataset
-from cnn_lab.data.datasets.descriptions import Member, RemoteFile
+from cnn_lab.data.datasets.description import ArchiveMember, RemoteFile
 from cnn_lab.data.datasets.download import fetch, missing_files, obtain_files
 
 CONTENT = bytes(range(256)) * 4000
@@ -44,7 +44,7 @@ def server():
 
 def remote(*urls: str, sha256: str | None = None) -> RemoteFile:
     digest = sha256 or hashlib.sha256(CONTENT).hexdigest()
-    return RemoteFile("data.gz", len(CONTENT), digest, urls, (Member("data", 1),))
+    return RemoteFile("data.gz", len(CONTENT), digest, urls, (ArchiveMember("data", 1),))
 
 
 def test_a_file_is_downloaded_checked_and_reported(server, tmp_path):

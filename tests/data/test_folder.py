@@ -15,11 +15,11 @@ from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.refusals import refusal
-from cnn_lab.data import progress
+from cnn_lab.data import parallel
 from cnn_lab.data.datasets import catalog, check_images
 from cnn_lab.data.datasets.builders import FolderImages
 from cnn_lab.data.datasets.catalog import open_dataset, unlock_test
-from cnn_lab.data.pixels import open_image
+from cnn_lab.data.decoding import open_image
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 ORIENTATION = 0x0112
@@ -99,8 +99,8 @@ def test_sizes_that_differ_need_a_size(flat, open_folder):
     source = open_folder(flat).split("train")
     assert source.info.image_shape == (None, None, 3)
     assert source[6]["image"].shape == (12, 4, 3)
-    with pytest.raises(DataError, match=r"differ in size .* give data\.image_size"):
-        source.gather(np.arange(2))
+    with pytest.raises(DataError, match=r"differ in size; set config\.data\.image_size"):
+        source.read(np.arange(2))
     images, _ = source.with_image_size((5, 5)).read_all()
     assert images.shape == (7, 5, 5, 3)
     np.testing.assert_array_equal(images[6], colour(7, (5, 5)))
@@ -124,7 +124,7 @@ def test_every_kind_of_image_becomes_rgb_or_gray(tmp_path, open_folder):
     Image.fromarray(np.full((1, 3), 80, np.uint8)).convert("CMYK").save(root / "5_cmyk.jpg")
     source = open_folder(tmp_path / "kinds").split("train")
     assert source.info.image_shape == (1, 3, 3)
-    images = source.gather(np.arange(6))["image"]
+    images = source.read(np.arange(6))["image"]
     assert images[0, 0].tolist() == [[0] * 3, [1] * 3, [255] * 3]
     assert images[3, 0].tolist() == [[255] * 3, [10, 20, 30], [255] * 3]
     assert images[4, 0, 0].tolist() == [50, 100, 200]
@@ -240,7 +240,7 @@ def test_what_happens_is_told(flat, open_folder, tmp_path):
 
 
 def test_many_files_tell_now_and_then(flat, open_folder, monkeypatch):
-    monkeypatch.setattr(progress, "_FIRST_SECONDS", 0)
+    monkeypatch.setattr(parallel, "_FIRST_PAUSE_SECONDS", 0)
     lines = []
     open_folder(flat, progress=lines.append)
     assert f"found 3 files in {flat} so far" in lines

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.datasets.image_file import looks_inverted, read_image_file
+from cnn_lab.data.decoding import looks_inverted, read_image_file
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 

@@ -10,7 +10,7 @@ from cnn_lab.data.parallel import map_in_order
 def test_only_a_few_items_are_taken_ahead():
     taken = []
     results = map_in_order(
-        str, (taken.append(i) or i for i in range(1000)), num_threads=2, at_once=5
+        str, (taken.append(i) or i for i in range(1000)), num_threads=2, chunk_size=5
     )
     assert next(results) == "0"
     assert len(taken) <= 2 * 2 * 5 + 5

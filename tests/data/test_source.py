@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data import pixels
+from cnn_lab.data import decoding
 from cnn_lab.data import source as source_module
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset, unlock_test
 from cnn_lab.data.source import Source
@@ -39,7 +39,7 @@ def photographs(data_dir) -> Source:
 
 
 def first_label(source: Source) -> tuple[int, int]:
-    return int(source[0]["label"]), source.gather(np.arange(3))["image"].shape[0]
+    return int(source[0]["label"]), source.read(np.arange(3))["image"].shape[0]
 
 
 def test_an_example_has_the_promised_types(digits):
@@ -65,14 +65,14 @@ def test_indices_outside_are_refused(digits):
         with pytest.raises(IndexError, match=f"Index {index} is outside split 'train' of 1437"):
             source[index]
     with pytest.raises(IndexError, match=r"Indices 0\.\.1437 reach outside split 'train' of 1437"):
-        source.gather(np.array([0, 1437]))
-    assert source.gather(np.array([], np.int64))["image"].shape == (0, 8, 8, 1)
+        source.read(np.array([0, 1437]))
+    assert source.read(np.array([], np.int64))["image"].shape == (0, 8, 8, 1)
 
 
 def test_gather_keeps_the_order_asked_for(digits, photographs):
     for source in (digits.split("train"), photographs):
         indices = np.array([7, 0, 7, 11])
-        batch = source.gather(indices)
+        batch = source.read(indices)
         for row, index in enumerate(indices):
             np.testing.assert_array_equal(batch["image"][row], source[index]["image"])
             assert batch["label"][row] == source[index]["label"] == source.labels[index]
@@ -128,11 +128,11 @@ def cache_files(source: Source) -> list[Path]:
 def test_read_all_is_cached_and_a_damaged_cache_is_rebuilt(photographs):
     source = photographs.with_image_size((9, 9))
     images, labels = source.read_all()
-    np.testing.assert_array_equal(images, source.gather(np.arange(12))["image"])
+    np.testing.assert_array_equal(images, source.read(np.arange(12))["image"])
     np.testing.assert_array_equal(labels, source.labels)
     (file,) = [path for path in cache_files(source) if "9x9x3" in path.parent.name]
     major = PIL.__version__.split(".")[0]
-    place = f"{source.info.fingerprint[:16]}-decoder{pixels.DECODER_VERSION}-pillow{major}-9x9x3"
+    place = f"{source.info.fingerprint[:16]}-decoder{decoding.DECODER_VERSION}-pillow{major}-9x9x3"
     assert file.parent.name == place
     good = file.read_bytes()
     flipped = bytearray(good)
@@ -173,7 +173,7 @@ def test_another_decoder_decodes_again_and_replaces_what_was_kept(tmp_path, monk
 
 def test_the_cache_is_what_is_read(photographs, monkeypatch):
     expected = photographs.read_all()[0]
-    monkeypatch.setattr(Source, "gather", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(Source, "read", lambda *_: pytest.fail("decoded again"))
     np.testing.assert_array_equal(again(photographs).read_all()[0], expected)
 
 
@@ -195,14 +195,14 @@ def test_devices_share_what_was_read_first(photographs, monkeypatch, writable):
 
 def test_a_split_is_never_held_twice(photographs, monkeypatch):
     held = []
-    gather = Source.gather
+    read = Source.read
 
     def small(self, indices):
         held.append(len(indices))
-        return gather(self, indices)
+        return read(self, indices)
 
     monkeypatch.setattr(source_module, "_READ_BYTES", 3 * 7 * 7 * 3)
-    monkeypatch.setattr(Source, "gather", small)
+    monkeypatch.setattr(Source, "read", small)
     source = photographs.with_image_size((7, 7))
     images, labels = source.read_all()
     assert held == [3] * 4
@@ -220,8 +220,8 @@ def test_without_a_writable_place_nothing_is_cached(photographs, monkeypatch):
     before = cache_files(source)
     monkeypatch.setattr(Path, "mkdir", refuse)
     images, _ = source.read_all()
-    np.testing.assert_array_equal(images, source.gather(np.arange(12))["image"])
-    monkeypatch.setattr(Source, "gather", lambda *_: pytest.fail("decoded again"))
+    np.testing.assert_array_equal(images, source.read(np.arange(12))["image"])
+    monkeypatch.setattr(Source, "read", lambda *_: pytest.fail("decoded again"))
     assert source.read_all()[0] is images
     with pytest.raises(ValueError, match="read-only"):
         images[0] = 0
@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_no_piece_of_a_cache(photographs, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
-    np.testing.assert_array_equal(source.read_all()[0], source.gather(np.arange(12))["image"])
+    np.testing.assert_array_equal(source.read_all()[0], source.read(np.arange(12))["image"])
     assert list(source.pixel_cache.iterdir()) == []
 
 
@@ -263,4 +263,4 @@ def test_damaged_records_are_told(tmp_path):
     content[2000:60000] = bytes(58000)
     shard.write_bytes(content)
     with pytest.raises(DataError, match=r"'train' in .* cannot be read .* prepare the data again"):
-        dataset.split("train").gather(np.arange(1437))
+        dataset.split("train").read(np.arange(1437))

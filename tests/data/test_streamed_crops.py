@@ -11,15 +11,16 @@ from PIL import Image
 
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.augment.compose import make_augment
 from cnn_lab.data.augment.crops import RandomCrops
-from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.examples import Subset, choose_examples
-from cnn_lab.data.loaders.assemble import LoaderFactory
-from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.loaders.factory import LoaderFactory
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
+from cnn_lab.data.loaders.streaming import StreamingLoader
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.data.sampler import Sampler
+from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.experiment.build import build_experiment
 
@@ -50,7 +51,7 @@ def data_of(**options: Any) -> DataConfig:
     )
 
 
-def maker_and_examples(dataset: Dataset, data: DataConfig) -> tuple[LoaderFactory, Subset]:
+def factory_and_examples(dataset: Dataset, data: DataConfig) -> tuple[LoaderFactory, Subset]:
     train, _ = choose_examples(dataset, data)
     num_channels = train.source.info.image_shape[2]
     preprocess = Preprocess((0.5,) * num_channels, (0.25,) * num_channels, 0)
@@ -58,19 +59,19 @@ def maker_and_examples(dataset: Dataset, data: DataConfig) -> tuple[LoaderFactor
 
 
 def training(dataset: Dataset, augmentation: Augmentation, **options: Any) -> Any:
-    maker, train = maker_and_examples(dataset, data_of(**options))
-    return maker.training(
-        train, BATCH, seed=SEED, num_epochs=2, longest=1, augmentation=augmentation
+    loaders, train = factory_and_examples(dataset, data_of(**options))
+    return loaders.training(
+        train, BATCH, seed=SEED, num_epochs=2, max_steps=1, augmentation=augmentation
     )
 
 
 def fed(loader: Any, step: int) -> dict[str, np.ndarray]:
-    """The feed of one step; a copy, since the readers own the original."""
+    """The raw batch of one step; a copy, since the readers own the original."""
     return {name: np.array(rows[0]) for name, rows in loader.load(step, 1).items()}
 
 
 def prepared(loader: Any, raw_batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch that the step makes of a feed."""
+    """The batch that the step makes of a raw batch."""
     batch = loader.prepare(loader.in_memory, jax.tree.map(jax.device_put, raw_batch), KEY)
     return jax.tree.map(np.asarray, batch)
 
@@ -80,12 +81,12 @@ def cropped_by_hand(dataset: Dataset, step: int, num_channels: int = 3) -> np.nd
     source = dataset.split("train").with_channels(num_channels)
     positions, _ = Sampler(np.arange(len(source)), BATCH, SEED).batches(step, 1)
     images = []
-    for position, part in zip(
+    for position, crop in zip(
         positions[0], RandomCrops(AREA, ASPECT, SEED)(step, BATCH), strict=True
     ):
         pixels = source[position]["image"]
         image = Image.fromarray(pixels[:, :, 0] if num_channels == 1 else pixels)
-        box = part.box(*image.size)
+        box = crop.box(*image.size)
         images.append(
             np.asarray(image.resize((SIZE[1], SIZE[0]), Image.Resampling.BILINEAR, box=box))
         )
@@ -160,12 +161,12 @@ def test_resident_images_are_cropped_in_the_step(photographs):
 def test_evaluation_sees_whole_images(photographs):
     data = data_of()
     data.augment.strength = "heavy"
-    maker, train = maker_and_examples(photographs, data)
-    loader = maker.evaluation(train, BATCH, 1)
+    loaders, train = factory_and_examples(photographs, data)
+    loader = loaders.evaluation(train, BATCH, 1)
     for step in (0, 1, 2, 0):
         raw_batch = fed(loader, step)
         positions, _ = loader.sampler.batches(step, 1)
-        expected = train.source.gather(positions[0])["image"]
+        expected = train.source.read(positions[0])["image"]
         np.testing.assert_array_equal(raw_batch["image"], expected)
         plain = PREPROCESS(jax.numpy.asarray(expected))
         np.testing.assert_array_equal(prepared(loader, raw_batch)["image"], plain)
@@ -186,7 +187,7 @@ def test_an_experiment_streams_crops_into_training_alone(photographs):
     source = photographs.split("train").with_image_size(SIZE)
     for loader, crops in ((train, RandomCrops(AREA, ASPECT, SEED)(0, 4)), (held_out, None)):
         positions, _ = loader.sampler.batches(0, 1)
-        expected = source.gather(positions[0], crops)["image"]
+        expected = source.read(positions[0], crops)["image"]
         np.testing.assert_array_equal(fed(loader, 0)["image"], expected)
         loader.close()
     config.data.augment.options = {"crop_area": (0.5, 0.2)}

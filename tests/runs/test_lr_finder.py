@@ -13,7 +13,7 @@ from cnn_lab.cli.main import main
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.loaders.loaders import InMemoryLoader
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
 from cnn_lab.runs.lr_finder import LossRise, find_rate
 from cnn_lab.train import steps_per_call
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.models.simple import mlp

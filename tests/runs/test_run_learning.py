@@ -25,7 +25,7 @@ from cnn_lab.config import (
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.examples import choose_examples
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.experiment.build import build_experiment, evaluation_loader
 from cnn_lab.experiment.experiment import make_evaluator

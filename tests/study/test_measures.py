@@ -21,7 +21,7 @@ from cnn_lab.config import (
 )
 from cnn_lab.config.node import freeze, from_dict, to_dict
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.examples import choose_examples
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.runs.train import run_training
 from cnn_lab.study import measures
 from cnn_lab.study.measures import (
@@ -70,7 +70,7 @@ def copy_of(run: Trial) -> Trial:
 
 def probabilities(run: Trial, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """By hand, in float64: pixels, dense, ReLU, dense, softmax; and the labels."""
-    batch = open_dataset("digits").split("train").gather(positions)
+    batch = open_dataset("digits").split("train").read(positions)
     preprocess = run.restored.network.preprocess
     x = (batch["image"].reshape(len(positions), -1) / 255 - preprocess.mean[0]) / preprocess.std[0]
     params = jax.tree.map(

@@ -27,7 +27,7 @@ from cnn_lab.config import (
 )
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.examples import choose_examples
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.report.study import write_study
 from cnn_lab.runs import diverging
 from cnn_lab.study import cache, computations, measures

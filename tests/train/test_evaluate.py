@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import TrainingError
-from cnn_lab.data.loaders.loaders import InMemoryLoader
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.simple import mlp

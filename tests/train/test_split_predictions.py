@@ -7,8 +7,9 @@ import pytest
 
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
-from cnn_lab.data.preprocess import Preprocess
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
+from cnn_lab.data.loaders.streaming import StreamingLoader
+from cnn_lab.data.normalize import Preprocess
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import DeviceMesh, make_mesh
 from cnn_lab.models.simple import mlp

@@ -8,22 +8,22 @@ fixed (brightness, contrast, saturation, hue, grey), and nothing is rounded to w
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
-from cnn_lab.data.augment.draws import Draws, computed_once, within
+from cnn_lab.data.augment.draws import Draws, computed_once, uniform_in
+from cnn_lab.data.augment.geometry import Plane, Planes
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.augment.resample import Plane, Planes
 
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601-2, as PIL converts to "L"
 Factor = Float32[Array, " n"]
 
 
-def jittered(augmentation: Augmentation, draws: Draws, planes: Planes) -> Planes:
-    """Draws and applies what the augmentation asks for."""
+def jitter(augmentation: Augmentation, draws: Draws, planes: Planes) -> Planes:
+    """Changes brightness and colours by random factors, as far as the augmentation allows."""
     factors = {}
     for name in ("brightness", "contrast", "saturation"):
-        if most := getattr(augmentation, name):
-            factors[name] = within(draws[name], max(0.0, 1 - most), 1 + most)
+        if limit := getattr(augmentation, name):
+            factors[name] = uniform_in(draws[name], max(0.0, 1 - limit), 1 + limit)
     if augmentation.hue:
-        factors["hue"] = within(draws["hue"], -augmentation.hue, augmentation.hue)
+        factors["hue"] = uniform_in(draws["hue"], -augmentation.hue, augmentation.hue)
     if augmentation.grayscale:
         factors["grey"] = (draws["grayscale"] < augmentation.grayscale).astype(jnp.float32)
     rows = computed_once(jnp.stack(list(factors.values())))
@@ -32,24 +32,24 @@ def jittered(augmentation: Augmentation, draws: Draws, planes: Planes) -> Planes
     return planes
 
 
-def brightened(planes: Planes, factor: Factor) -> Planes:
-    """Times `factor`."""
-    return tuple(blended(plane, 0.0, factor) for plane in planes)
+def brightness(planes: Planes, factor: Factor) -> Planes:
+    """Pixels times `factor`."""
+    return tuple(blend(plane, 0.0, factor) for plane in planes)
 
 
-def contrasted(planes: Planes, factor: Factor) -> Planes:
+def contrast(planes: Planes, factor: Factor) -> Planes:
     """Distances from the image's mean grey times `factor`."""
     mean = grey(planes).mean((1, 2))[:, None, None]
-    return tuple(blended(plane, mean, factor) for plane in planes)
+    return tuple(blend(plane, mean, factor) for plane in planes)
 
 
-def saturated(planes: Planes, factor: Factor) -> Planes:
+def saturation(planes: Planes, factor: Factor) -> Planes:
     """Distances from each pixel's grey times `factor`."""
     plain = grey(planes)
-    return tuple(blended(plane, plain, factor) for plane in planes)
+    return tuple(blend(plane, plain, factor) for plane in planes)
 
 
-def recoloured(planes: Planes, turn: Factor) -> Planes:
+def hue(planes: Planes, turn: Factor) -> Planes:
     """Hues turned by a share of the colour circle, saturation and value being kept (HSV)."""
     red, green, blue = planes
     value = jnp.maximum(jnp.maximum(red, green), blue)
@@ -72,19 +72,19 @@ def recoloured(planes: Planes, turn: Factor) -> Planes:
     return tuple(jnp.where(moved, new, old) for new, old in zip(changed, planes, strict=True))
 
 
-def greyed(planes: Planes, share: Factor) -> Planes:
-    """Without colour where `share` is 1, as before where it is 0."""
-    return saturated(planes, 1 - share)
+def desaturation(planes: Planes, share: Factor) -> Planes:
+    """Colours removed where `share` is 1, unchanged where it is 0."""
+    return saturation(planes, 1 - share)
 
 
-def blended(plane: Plane, plain: Array | float, factor: Factor) -> Plane:
+def blend(plane: Plane, plain: Array | float, factor: Factor) -> Plane:
     """Planes `factor` times as far from the plain ones, in 0..255."""
     factor = factor[:, None, None]
     return jnp.clip(factor * plane + (1 - factor) * plain, 0, 255)
 
 
 def grey(planes: Planes) -> Plane:
-    """How bright a pixel looks; the mean of the channels where there are not three."""
+    """Luminance of the pixels; the mean of the channels where there are not three."""
     if len(planes) == 1:
         return planes[0]
     shares = GREY if len(planes) == 3 else [1 / len(planes)] * len(planes)
@@ -92,9 +92,9 @@ def grey(planes: Planes) -> Plane:
 
 
 CHANGES = {
-    "brightness": brightened,
-    "contrast": contrasted,
-    "saturation": saturated,
-    "hue": recoloured,
-    "grey": greyed,
+    "brightness": brightness,
+    "contrast": contrast,
+    "saturation": saturation,
+    "hue": hue,
+    "grey": desaturation,
 }

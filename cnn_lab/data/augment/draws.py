@@ -1,6 +1,7 @@
-"""Random numbers of a batch: each image has its own word for each thing that is drawn.
+"""Random numbers of a batch: each image has a random word of its own for each value drawn.
 
-A word's place never changes, so that switching one change on or off leaves all others as they were.
+A word's place never changes, so that switching one augmentation on or off leaves all other draws
+the same.
 """
 
 import math
@@ -25,7 +26,7 @@ Draws = dict[str, Float32[Array, " n"]]
 
 
 def draw(key: Key, num_examples: int, num_slots: int = 0) -> Draws:
-    """Even draws from [0, 1) for each image, by name: `WORDS`, then `member0`, `sign0`, ..."""
+    """Uniform draws from [0, 1) for each image, by name: `WORDS`, then `member0`, `sign0`, ..."""
     names = [*WORDS, *(f"{word}{slot}" for slot in range(num_slots) for word in SLOT_WORDS)]
     words = computed_once(random_bits(key, (len(names), num_examples)))
     return dict(zip(names, uniform(words), strict=True))
@@ -36,16 +37,16 @@ def uniform(words: UInt32[Array, "..."]) -> Float32[Array, "..."]:
     return (words >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
 
 
-def within(
-    draws: Float32[Array, " n"], least: float | Array, most: float | Array
+def uniform_in(
+    draws: Float32[Array, " n"], low: float | Array, high: float | Array
 ) -> Float32[Array, " n"]:
-    """Draws from [0, 1) stretched to [least, most)."""
-    return least + draws * (most - least)
+    """Draws from [0, 1) stretched to [low, high)."""
+    return low + draws * (high - low)
 
 
-def within_ratio(draws: Float32[Array, " n"], least: float, most: float) -> Float32[Array, " n"]:
-    """The same on a logarithmic scale."""
-    return jnp.exp(within(draws, math.log(least), math.log(most)))
+def log_uniform_in(draws: Float32[Array, " n"], low: float, high: float) -> Float32[Array, " n"]:
+    """Draws from [0, 1) stretched to [low, high) on a logarithmic scale."""
+    return jnp.exp(uniform_in(draws, math.log(low), math.log(high)))
 
 
 def computed_once(x: Array) -> Array:

@@ -15,20 +15,25 @@ from jaxtyping import Array, Float, Float32
 from scipy.special import betaincinv
 
 from cnn_lab.core.arrays import Labels
-from cnn_lab.data.augment import boxes
 from cnn_lab.data.augment.draws import Draws, computed_once
-from cnn_lab.data.augment.erasing import Pixels
+from cnn_lab.data.augment.erasing import (
+    Pixels,
+    Rectangle,
+    rectangle_area,
+    rectangle_mask,
+)
 from cnn_lab.data.augment.recipes import Augmentation
 
 TABLE_STEPS = 2048
 
 
-def mixed(
+def mix(
     augmentation: Augmentation, draws: Draws, images: Pixels, labels: Labels, num_classes: int
 ) -> tuple[Pixels, Float32[Array, "n k"]]:
     """Images mixed with their neighbours, and each class's share of them."""
     num_examples, height, width, _ = images.shape
-    images = once_each(images)
+    if images.dtype != jnp.uint8:  # fractions, computed once and not again for their partners
+        images = computed_once(images)
     others = neighbour(images)
     chosen = draws["mix"] < augmentation.mix_probability
     cut = jnp.full((num_examples,), augmentation.cutmix > 0)
@@ -42,9 +47,13 @@ def mixed(
         own = blend
     if augmentation.cutmix:
         share = beta(draws["mix_share"], augmentation.cutmix)
-        box = jnp.where((chosen & cut)[None], cutmix_box(draws, share, height, width), 0)
-        images = jnp.where(boxes.inside(box, height, width), others.astype(images.dtype), images)
-        own = jnp.where(cut, 1 - boxes.area(box) / (height * width), own)
+        rectangle = jnp.where(
+            (chosen & cut)[None], cutmix_rectangle(draws, share, height, width), 0
+        )
+        images = jnp.where(
+            rectangle_mask(rectangle, height, width), others.astype(images.dtype), images
+        )
+        own = jnp.where(cut, 1 - rectangle_area(rectangle) / (height * width), own)
     classes = jax.nn.one_hot(labels, num_classes)
     return images, own[:, None] * classes + (1 - own[:, None]) * neighbour(classes)
 
@@ -57,12 +66,7 @@ def neighbour(values: Array) -> Array:
     return pairs[:, ::-1].reshape(values.shape)
 
 
-def once_each(images: Pixels) -> Pixels:
-    """Images with fractions, computed once and not again for their partners."""
-    return images if images.dtype == jnp.uint8 else computed_once(images)
-
-
-def cutmix_box(draws: Draws, share: Float[Array, " n"], height: int, width: int) -> boxes.Box:
+def cutmix_rectangle(draws: Draws, share: Float[Array, " n"], height: int, width: int) -> Rectangle:
     """Rectangles of sides sqrt(1 - share) about an even centre, cut off at the image's border."""
     ratio = jnp.sqrt(1 - share)
     edges = []
@@ -74,11 +78,11 @@ def cutmix_box(draws: Draws, share: Float[Array, " n"], height: int, width: int)
 
 
 def beta(draws: Float32[Array, " n"], alpha: float) -> Float32[Array, " n"]:
-    """Turns even draws from [0, 1) into Beta(alpha, alpha), by a table of its quantiles.
+    """Turns uniform draws from [0, 1) into Beta(alpha, alpha), by a table of its quantiles.
 
     The entries' probabilities are fourth powers: towards 0 closer than any two draws, so that the
-    tail of a large alpha is whole. From one to the next leads a straight line, for alpha below 1
-    in the quantile's alpha-th power, which is almost straight near 0.
+    tail of a large alpha is whole. Between entries it interpolates linearly, for alpha below 1 in
+    the quantile's alpha-th power, which is almost straight near 0.
     """
     power = min(float(alpha), 1.0)
     table = jnp.asarray(_quantiles(alpha, power))
@@ -87,7 +91,7 @@ def beta(draws: Float32[Array, " n"], alpha: float) -> Float32[Array, " n"]:
     step = jnp.clip(place.astype(jnp.int32), 0, TABLE_STEPS - 1)
     start, end = _probability(step), _probability(step + 1)
     low, high = table[step], table[step + 1]
-    # A place that was rounded up lies just before its step.
+    # A place that was rounded up is just before its step.
     line = jnp.maximum(low + (below - start) / (end - start) * (high - low), 0)
     lower = line ** jnp.float32(1 / power)
     return jnp.where(draws < 0.5, lower, 1 - lower)

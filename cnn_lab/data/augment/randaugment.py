@@ -12,20 +12,20 @@ sort or a count for each image.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32
 
-from cnn_lab.data.augment import affine
+from cnn_lab.data.augment import geometry
 from cnn_lab.data.augment.colour import grey
 from cnn_lab.data.augment.draws import Draws, computed_once
+from cnn_lab.data.augment.geometry import Map, Plane, Planes, planes_computed_once
 from cnn_lab.data.augment.recipes import Augmentation
-from cnn_lab.data.augment.resample import Plane, Planes, settled
 
-STRONGEST = 30.0
+MAX_MAGNITUDE = 30.0
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 TONES = ("autocontrast", "brightness", "contrast", "sharpness", "posterize", "solarize")
 COLOUR = ("saturation",)
 
 
-class Drawn:
-    """What one operation of every image is."""
+class Operation:
+    """One operation for every image, drawn from the names in `members`."""
 
     def __init__(self, draws: Draws, slot: int, members: tuple[str, ...]):
         self._member = jnp.floor(draws[f"member{slot}"] * len(members))
@@ -39,55 +39,55 @@ class Drawn:
         return self._member == self.members.index(name)
 
 
-def operations(augmentation: Augmentation, draws: Draws, num_channels: int) -> list[Drawn]:
+def operations(augmentation: Augmentation, draws: Draws, num_channels: int) -> list[Operation]:
     """The operations of every image, in order."""
     members = ("identity", *GEOMETRIC, *TONES, *(COLOUR if num_channels == 3 else ()))
-    return [Drawn(draws, slot, members) for slot in range(augmentation.randaugment_ops)]
+    return [Operation(draws, slot, members) for slot in range(augmentation.randaugment_ops)]
 
 
-def moved(drawn: Drawn, magnitude: float, height: int, width: int) -> affine.Map:
-    """The map of an operation that moves pixels; unchanged for all others."""
-    amount = drawn.sign * (magnitude / STRONGEST)
+def operation_map(operation: Operation, magnitude: float, height: int, width: int) -> Map:
+    """The map of an operation that moves pixels; the identity for all others."""
+    amount = operation.sign * (magnitude / MAX_MAGNITUDE)
 
-    def by(name: str, most: float) -> Float32[Array, " n"]:
-        return jnp.where(drawn(name), amount * most, 0.0)
+    def by(name: str, maximum: float) -> Float32[Array, " n"]:
+        return jnp.where(operation(name), amount * maximum, 0.0)
 
-    turned = affine.turned(jnp.deg2rad(by("rotate", 30.0)))
-    slanted = affine.slanted(by("shear_x", 0.3), by("shear_y", 0.3))
-    most = 150 / 331
-    shifted = affine.moved(by("translate_x", most * width), by("translate_y", most * height))
-    return affine.then(affine.then(turned, slanted), shifted)
+    rotation = geometry.rotate(jnp.deg2rad(by("rotate", 30.0)))
+    shear = geometry.shear(by("shear_x", 0.3), by("shear_y", 0.3))
+    share = 150 / 331
+    shift = geometry.translate(by("translate_x", share * width), by("translate_y", share * height))
+    return geometry.chain(geometry.chain(rotation, shear), shift)
 
 
-def toned(drawn: Drawn, magnitude: float, planes: Planes) -> Planes:
-    """An operation that changes values; the same images again for all others."""
-    strength = magnitude / STRONGEST
+def apply_tones(operation: Operation, magnitude: float, planes: Planes) -> Planes:
+    """Applies an operation that changes values; images whose operation moves pixels stay."""
+    strength = magnitude / MAX_MAGNITUDE
     lost_bits = round(4 * strength)
-    planes = settled(planes)
+    planes = planes_computed_once(planes)
     light = grey(planes)
     blends = ("brightness", "contrast", "sharpness", "saturation")
-    changes = jnp.stack([drawn(name) for name in blends]).any(0)
+    changes = jnp.stack([operation(name) for name in blends]).any(0)
     rows = {
-        "factor": jnp.where(changes, 1 + drawn.sign * 0.9 * strength, 1.0),
-        "constant": jnp.where(drawn("contrast"), light.mean((1, 2)), 0.0),
-        "smooth": drawn("sharpness").astype(jnp.float32),
-        "grey": drawn("saturation").astype(jnp.float32),
-        "step": jnp.where(drawn("posterize"), float(2**lost_bits), 1.0),
-        "threshold": jnp.where(drawn("solarize"), 255 * (1 - strength), 256.0),
+        "factor": jnp.where(changes, 1 + operation.sign * 0.9 * strength, 1.0),
+        "constant": jnp.where(operation("contrast"), light.mean((1, 2)), 0.0),
+        "smooth": operation("sharpness").astype(jnp.float32),
+        "grey": operation("saturation").astype(jnp.float32),
+        "step": jnp.where(operation("posterize"), float(2**lost_bits), 1.0),
+        "threshold": jnp.where(operation("solarize"), 255 * (1 - strength), 256.0),
     }
     for channel, plane in enumerate(planes):
-        least, most = plane.min((1, 2)), plane.max((1, 2))
-        stretched = drawn("autocontrast") & (most > least)
-        rows[f"least{channel}"] = jnp.where(stretched, least, 0.0)
+        low, high = plane.min((1, 2)), plane.max((1, 2))
+        stretched = operation("autocontrast") & (high > low)
+        rows[f"low{channel}"] = jnp.where(stretched, low, 0.0)
         rows[f"scale{channel}"] = jnp.where(
-            stretched, 255 / jnp.maximum(most - least, jnp.float32(1e-6)), 1.0
+            stretched, 255 / jnp.maximum(high - low, jnp.float32(1e-6)), 1.0
         )
     once = computed_once(jnp.stack(list(rows.values())))
     row = {name: value[:, None, None] for name, value in zip(rows, once, strict=True)}
 
     def changed(number: int, plane: Plane) -> Plane:
-        x = (plane - row[f"least{number}"]) * row[f"scale{number}"]
-        plain = row["constant"] + row["grey"] * light + row["smooth"] * smoothed(plane)
+        x = (plane - row[f"low{number}"]) * row[f"scale{number}"]
+        plain = row["constant"] + row["grey"] * light + row["smooth"] * smooth(plane)
         x = jnp.clip(row["factor"] * x + (1 - row["factor"]) * plain, 0, 255)
         step = row["step"]
         x = jnp.where(step > 1, jnp.floor(x / step) * step, x)
@@ -96,7 +96,7 @@ def toned(drawn: Drawn, magnitude: float, planes: Planes) -> Planes:
     return tuple(changed(number, plane) for number, plane in enumerate(planes))
 
 
-def smoothed(plane: Plane) -> Plane:
+def smooth(plane: Plane) -> Plane:
     """PIL's SMOOTH: each pixel five times, its eight neighbours once; the border as it is."""
     _, height, width = plane.shape
     if min(height, width) < 3:

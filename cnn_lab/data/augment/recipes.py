@@ -1,6 +1,6 @@
-"""What an augmentation may do, and how much of it, by kind of image and strength.
+"""Augmentations and their amplitudes, by kind of image and strength.
 
-Where the numbers come from: flip and shift of 4 pixels for CIFAR, He et al. 2015 (arXiv
+Sources of the numbers: flip and shift of 4 pixels for CIFAR, He et al. 2015 (arXiv
 1512.03385, section 4.2); areas and aspects of crops, Szegedy et al. 2015 (arXiv 1409.4842, section
 6); RandAugment with mixup 0.2 and CutMix 1, Wightman et al. 2021 (arXiv 2110.00476, table 2), at
 the magnitude that torchvision takes by default; erasing, Zhong et al. 2017 (arXiv 1708.04896,
@@ -12,7 +12,11 @@ to visual document analysis", section 2).
 import dataclasses
 from typing import Annotated, Literal
 
+from cnn_lab.config import DataConfig
+from cnn_lab.config.options import check_options
 from cnn_lab.config.ranges import Fraction, Natural, NonNegative, Positive, Range
+from cnn_lab.core.errors import lookup
+from cnn_lab.data.datasets.published import DATASETS
 
 Fill = Literal["black", "reflect", "edge"]
 Share = Annotated[float, Range(above=0, max=1)]
@@ -25,14 +29,14 @@ Smoothing = Annotated[float, Range(min=0.5)]  # the least that `elastic` can do
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How far each change may go; the defaults change nothing.
+    """Amplitudes of random changes of images; the defaults change nothing.
 
     An image draws each of its values evenly from the range given, apart from all other images.
 
     Attributes:
         flip: probability of exchanging left and right.
         shift: largest shift along each axis, in whole pixels; exact, as padding and cropping is.
-        fill: what lies outside an image: black, or the image mirrored at its border pixels, or
+        fill: surroundings of an image: black, or the image mirrored at its border pixels, or
             those repeated.
         crop_area: smallest and largest share of the image that a crop keeps, which is then
             enlarged to the image's size.
@@ -97,12 +101,12 @@ class Augmentation:
         return self.crop_area != (1.0, 1.0) or self.crop_aspect != (1.0, 1.0)
 
     def without_crops(self) -> "Augmentation":
-        """All but the random resized crops."""
+        """This augmentation but for the random resized crops."""
         return dataclasses.replace(self, crop_area=(1.0, 1.0), crop_aspect=(1.0, 1.0))
 
     @property
     def interpolates(self) -> bool:
-        """Whether pixels are taken from between pixels."""
+        """Whether images are sampled between pixels."""
         amplitudes = (self.rotation, self.scale, self.stretch, self.shear, self.translate)
         return self.crops or any((*amplitudes, self.elastic_alpha, self.randaugment_ops))
 
@@ -153,3 +157,22 @@ RECIPES: dict[str, dict[str, Augmentation]] = {
     "cifar": {"none": Augmentation(), "light": _CIFAR_LIGHT, "heavy": _CIFAR_HEAVY},
     "strokes": {"none": Augmentation(), "light": _STROKES_LIGHT, "heavy": _STROKES_HEAVY},
 }
+
+OTHER_RECIPE = "photos"  # for data sets that are not published ones
+
+
+def choose_augmentation(data: DataConfig) -> Augmentation:
+    """The recipe of the config, or of its data, at the config's strength, options replaced.
+
+    Raises:
+        ConfigError: an unknown recipe or option, or a value that does not fit.
+    """
+    augment, path = data.augment, "config.data.augment"
+    recipe = lookup(RECIPES, augment.recipe or default_recipe(data.name), "augmentation")
+    options = check_options(Augmentation, augment.options, f"{path}.options", f"{path}.recipe")
+    return dataclasses.replace(recipe[augment.strength], **options)
+
+
+def default_recipe(name: str) -> str:
+    """The recipe of a data set's kind of image."""
+    return DATASETS[name].recipe if name in DATASETS else OTHER_RECIPE

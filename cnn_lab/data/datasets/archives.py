@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.datasets.descriptions import DATASETS, Member, RemoteFile
+from cnn_lab.data.datasets.description import DATASETS, ArchiveMember, RemoteFile
 
 CIFAR_IMAGE_BYTES = 3 * 32 * 32
 _DAMAGED = (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error)
@@ -29,18 +29,18 @@ def sha256_of_file(path: Path) -> str:
 
 
 def unpacked_paths(remote: RemoteFile, folder: Path) -> dict[str, Path] | None:
-    """Finds a file's members where someone unpacked them, with or without the archive's folder.
+    """Finds the unpacked members of a file, with or without the archive's folder.
 
     Returns:
         Member name to path, or None unless every member is there.
     """
     paths = {}
     for member in remote.members:
-        places = (folder / member.name, folder / PurePosixPath(member.name).name)
-        place = next((place for place in places if place.is_file()), None)
-        if place is None:
+        candidates = (folder / member.name, folder / PurePosixPath(member.name).name)
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
             return None
-        paths[member.name] = place
+        paths[member.name] = path
     return paths
 
 
@@ -48,7 +48,7 @@ def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
     """Reads and checks every member of one published file.
 
     Args:
-        remote: what should be there.
+        remote: the published file.
         folder: holds the archive, or else its members unpacked.
 
     Returns:
@@ -59,7 +59,7 @@ def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
     """
     archive = folder / remote.name
     if archive.is_file():
-        # A digest of the content says more than one of its wrapper, which depends on the packer.
+        # Digests of the members are better than one of the archive, which depends on the packer.
         if any(member.sha256 is None for member in remote.members):
             _check_archive(archive, remote)
         contents = (
@@ -83,7 +83,7 @@ def _check_archive(path: Path, remote: RemoteFile) -> None:
         )
 
 
-def _check_member(member: Member, content: bytes, remote: RemoteFile, folder: Path) -> None:
+def _check_member(member: ArchiveMember, content: bytes, remote: RemoteFile, folder: Path) -> None:
     where = f"{member.name} of {folder / remote.name}"
     if len(content) != member.num_bytes:
         raise DataError(
@@ -199,7 +199,7 @@ def parse_cifar(
     return planes.transpose(0, 2, 3, 1), records[:, num_label_bytes - 1].astype(np.int32)
 
 
-def join_parts(
+def join_cifar_files(
     contents: Mapping[str, bytes], names: list[str], num_label_bytes: int
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int32[np.ndarray, " n"]]:
     """Parses several CIFAR files and joins them in the order given.

@@ -18,12 +18,13 @@ from absl import logging
 
 from cnn_lab.core.errors import ConfigError, DataError, suggest
 from cnn_lab.data.datasets.check_images import check_files, describe_bad
-from cnn_lab.data.datasets.descriptions import DATASETS, PREPARED_VERSION, DatasetDescription
-from cnn_lab.data.datasets.download import Progress, obtain_files
+from cnn_lab.data.datasets.description import PREPARED_VERSION, DatasetDescription
+from cnn_lab.data.datasets.download import obtain_files
 from cnn_lab.data.datasets.folder import list_folder
-from cnn_lab.data.source import Source
-from cnn_lab.data.source_info import SourceInfo
-from cnn_lab.data.storage.location import Storage
+from cnn_lab.data.datasets.published import DATASETS
+from cnn_lab.data.parallel import Log
+from cnn_lab.data.source import Source, SourceInfo, Storage
+from cnn_lab.data.storage.checksums import INFO_FILE, is_prepared
 
 __all__ = [
     "DATASETS",
@@ -34,9 +35,8 @@ __all__ = [
     "unlock_test",
 ]
 
-_INFO_FILE = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
-_NUM_FOLDER_COPIES = 2
+_MAX_FOLDER_COPIES = 2
 _OTHER_NAMES = (
     "a folder of images is written folder:PATH, a data set prepared by TFDS tfds:NAME or tfds:PATH"
 )
@@ -47,8 +47,8 @@ class Dataset:
     """An opened data set.
 
     Attributes:
-        info: what is known of it.
-        storage: where it lies.
+        info: facts about it.
+        storage: its folder on disk.
     """
 
     info: SourceInfo
@@ -93,7 +93,7 @@ def _open_split(dataset: Dataset, name: str) -> Source:
 
 
 def default_data_dir() -> Path:
-    """Returns where data are kept: `$CNN_LAB_DATA_DIR`, or a folder in the user's cache."""
+    """Returns the folder of prepared data: `$CNN_LAB_DATA_DIR`, or a folder in the user's cache."""
     chosen = os.environ.get("CNN_LAB_DATA_DIR")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "cnn_lab" / "data"
 
@@ -104,7 +104,7 @@ def open_dataset(
     *,
     from_dir: str | os.PathLike[str] | None = None,
     on_bad_files: Literal["error", "skip"] = "error",
-    progress: Progress | None = None,
+    progress: Log | None = None,
     prepare: bool = True,
     descriptions: Mapping[str, DatasetDescription] = DATASETS,
 ) -> Dataset:
@@ -113,10 +113,11 @@ def open_dataset(
     Args:
         name: a name of `descriptions`, `folder:PATH`, `tfds:PATH` or
             `tfds:NAME[/config][:version]`.
-        data_dir: where prepared data are kept; by default `default_data_dir()`.
+        data_dir: folder of prepared data; by default `default_data_dir()`.
         from_dir: holds the published files; without it they are downloaded. Once a data set is
             prepared, neither is looked at.
-        on_bad_files: what to do about files of a folder that are no usable images.
+        on_bad_files: `error` refuses a folder with files that are no usable images, `skip` leaves
+            those files out.
         progress: receives lines about downloads and checks.
         prepare: False refuses a data set that is not prepared; nothing is written then.
         descriptions: the published data sets that are known.
@@ -153,9 +154,9 @@ def _check_options(
     on_bad_files: str,
     descriptions: Mapping[str, DatasetDescription],
 ) -> None:
-    """Refuses a name without its path, and what would be ignored silently."""
-    kind, colon, place = name.partition(":")
-    if colon and not place and kind in ("folder", "tfds"):
+    """Refuses a name without its path, and options that would be ignored silently."""
+    kind, colon, path = name.partition(":")
+    if colon and not path and kind in ("folder", "tfds"):
         what = "a folder of images" if kind == "folder" else "a data set or its folder"
         raise ConfigError(f"{name!r} lacks what follows the colon; write {name}PATH with {what}.")
     published = descriptions.get(name)
@@ -179,15 +180,15 @@ def _published_directory(
     description: DatasetDescription,
     root: Path,
     from_dir: str | os.PathLike[str] | None,
-    progress: Progress | None,
+    progress: Log | None,
     refusal: DataError | None,
 ) -> Path:
     directory = root / description.name / PREPARED_VERSION
-    if _has_info(directory):
+    if is_prepared(directory):
         return directory
     if refusal is not None:
         raise refusal
-    from cnn_lab.data.datasets.builders import BUILDERS, ArraysBuilder
+    from cnn_lab.data.datasets.builders import ArraysBuilder
     from cnn_lab.data.storage.prepared import prepare
 
     def make_builder(temporary: Path) -> ArraysBuilder:
@@ -195,8 +196,7 @@ def _published_directory(
         files = obtain_files(description, downloads, from_dir=from_dir, progress=progress)
         if progress is not None:
             progress(f"preparing {description.name} in {directory}")
-        builder = BUILDERS[description.name]
-        return builder(description=description, folder=files, data_dir=temporary)
+        return ArraysBuilder(description=description, folder=files, data_dir=temporary)
 
     prepare(make_builder, directory, progress=progress)
     return directory
@@ -206,22 +206,22 @@ def _folder_directory(
     path: Path,
     root: Path,
     on_bad_files: str,
-    progress: Progress | None,
+    progress: Log | None,
     refusal: DataError | None,
 ) -> Path:
     path = path.resolve()
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-    place = root / "folder" / f"{path.name}-{digest}"
+    versions = root / "folder" / f"{path.name}-{digest}"
     copies = sorted(
-        (copy for copy in place.glob("*") if _has_info(copy)),
-        key=lambda copy: (copy / _INFO_FILE).stat().st_mtime_ns,
+        (copy for copy in versions.glob("*") if is_prepared(copy)),
+        key=lambda copy: (copy / INFO_FILE).stat().st_mtime_ns,
     )
     if copies and not path.exists():
         logging.info("%s is gone; using the copy that was prepared from it.", path)
         return copies[-1]
     listing = list_folder(path, progress)
-    directory = place / listing.fingerprint[:16]
-    if _has_info(directory):
+    directory = versions / listing.fingerprint[:16]
+    if is_prepared(directory):
         return directory
     if refusal is not None:
         raise refusal
@@ -249,26 +249,26 @@ def _folder_directory(
 
     prepare(make_builder, directory, num_bytes=listing.num_bytes, progress=progress)
     # A training that still reads the copy before this one keeps it; older ones would only add up.
-    for copy in copies[: max(0, len(copies) + 1 - _NUM_FOLDER_COPIES)]:
+    for copy in copies[: max(0, len(copies) + 1 - _MAX_FOLDER_COPIES)]:
         shutil.rmtree(copy, ignore_errors=True)
     return directory
 
 
 def _tfds_directory(reference: str, root: Path) -> Path:
     path = Path(reference).expanduser()
-    if _has_info(path):
+    if is_prepared(path):
         return path
     roots = (root, Path.home() / "tensorflow_datasets")
     if reference.startswith(("/", ".", "~")) or not reference:
         raise DataError(
-            f"tfds:{reference} holds no {_INFO_FILE}; name the folder of one version of a data "
+            f"tfds:{reference} holds no {INFO_FILE}; name the folder of one version of a data "
             "set, such as ~/tensorflow_datasets/mnist/3.0.1."
         )
     name, _, version = reference.partition(":")
     for parent in roots:
         candidates = [
             found.parent
-            for pattern in (f"*/{_INFO_FILE}", f"*/*/{_INFO_FILE}")
+            for pattern in (f"*/{INFO_FILE}", f"*/*/{INFO_FILE}")
             for found in (parent / name).glob(pattern)
             if _VERSION.fullmatch(found.parent.name) and version in ("", found.parent.name)
         ]
@@ -284,7 +284,3 @@ def _tfds_directory(reference: str, root: Path) -> Path:
         f"tfds:{reference} is not prepared below {' or '.join(map(str, roots))}; prepare it there "
         "with tfds's download_and_prepare(file_format='array_record'), or name its folder."
     )
-
-
-def _has_info(directory: Path) -> bool:
-    return (directory / _INFO_FILE).is_file()

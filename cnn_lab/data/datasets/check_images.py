@@ -16,17 +16,16 @@ from PIL import Image, UnidentifiedImageError
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.refusals import too_many_open
 from cnn_lab.data.datasets.folder import ImageFile, Listing
-from cnn_lab.data.parallel import map_in_order
-from cnn_lab.data.pixels import GRAY_MODES, is_turned, open_file
-from cnn_lab.data.progress import Progress, Ticker
+from cnn_lab.data.decoding import GRAY_MODES, is_turned, open_file
+from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order
 
-_LISTED = 10
+_MAX_LISTED = 10
 _FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A folder whose files were all decoded once."""
+class CheckedFolder:
+    """The usable files of a folder by split, and the name and reason of each bad one."""
 
     files: dict[str, list[ImageFile]]
     image_shape: tuple[int | None, int | None, int]
@@ -38,16 +37,16 @@ def check_files(
     listing: Listing,
     *,
     on_bad_files: str,
-    progress: Progress | None = None,
-) -> Checked:
+    progress: Log | None = None,
+) -> CheckedFolder:
     """Decodes every file once.
 
     Args:
         root: the folder, for messages.
-        listing: what it holds.
+        listing: of the folder.
         on_bad_files: `error` to refuse the folder if a file cannot be used, `skip` to leave such
             files out.
-        progress: told how many files have been checked.
+        progress: receives lines about how many files have been checked.
 
     Returns:
         The usable files by split, and the shape of their images.
@@ -57,21 +56,21 @@ def check_files(
     """
     good, bad = [], list(listing.unusable)
     shapes: Counter[tuple[int, int, int]] = Counter()
-    tick, num_files = Ticker(progress), len(listing.files)
+    log_progress, num_files = ThrottledLog(progress), len(listing.files)
     if progress is not None:
         progress(f"checking {num_files:,} files of {root}")
     with warnings.catch_warnings():
         # `open_file` compares every size with PIL's limit, so the warning adds nothing.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         inspect = functools.partial(_inspect, root)
-        outcomes = map_in_order(inspect, listing.files, at_once=_FILES_AT_ONCE)
+        outcomes = map_in_order(inspect, listing.files, chunk_size=_FILES_AT_ONCE)
         for number, (file, outcome) in enumerate(zip(listing.files, outcomes, strict=True), 1):
             if isinstance(outcome, str):
                 bad.append((file.name, outcome))
             else:
                 good.append(file)
                 shapes[outcome] += 1
-            tick(f"checked {number:,} of {num_files:,} files, {len(bad):,} bad")
+            log_progress(f"checked {number:,} of {num_files:,} files, {len(bad):,} bad")
     bad.sort()
     if bad and on_bad_files == "error":
         raise DataError(
@@ -90,14 +89,14 @@ def check_files(
             )
     heights, widths, channels = (set(sizes) for sizes in zip(*shapes, strict=True))
     if len(heights) == len(widths) == 1:
-        return Checked(by_split, (heights.pop(), widths.pop(), max(channels)), tuple(bad))
-    return Checked(by_split, (None, None, max(channels)), tuple(bad))
+        return CheckedFolder(by_split, (heights.pop(), widths.pop(), max(channels)), tuple(bad))
+    return CheckedFolder(by_split, (None, None, max(channels)), tuple(bad))
 
 
 def describe_bad(bad: Sequence[tuple[str, str]]) -> str:
-    """Words a list of files and reasons, cut after the tenth."""
-    listing = ", ".join(f"{name} ({reason})" for name, reason in bad[:_LISTED])
-    return listing + (f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else "")
+    """A sentence's list of files and reasons, cut after the tenth."""
+    listing = ", ".join(f"{name} ({reason})" for name, reason in bad[:_MAX_LISTED])
+    return listing + (f" and {len(bad) - _MAX_LISTED} more" if len(bad) > _MAX_LISTED else "")
 
 
 def _inspect(root: Path, file: ImageFile) -> tuple[int, int, int] | str:
@@ -116,5 +115,5 @@ def _inspect(root: Path, file: ImageFile) -> tuple[int, int, int] | str:
         return "not a JPEG or PNG image"
     except Exception as error:  # PIL raises many kinds for damaged files, SyntaxError among them
         if isinstance(error, MemoryError) or too_many_open(error):
-            raise  # the file may be good, and must not be left out for what the computer lacks
+            raise  # the file may be good, and must not be left out because the computer is short
         return " ".join(str(error).split()) or type(error).__name__

@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import os
 import socket
-import tempfile
 import threading
 import time
 import urllib.error
@@ -19,10 +18,11 @@ from pathlib import Path
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.data.datasets.archives import unpacked_paths
-from cnn_lab.data.datasets.descriptions import DatasetDescription, RemoteFile
-from cnn_lab.data.progress import Progress
+from cnn_lab.data.datasets.description import DatasetDescription, RemoteFile
+from cnn_lab.data.parallel import Log
+from cnn_lab.data.storage.array_cache import replacing
 
-# With two addresses to try, a computer without a network is told so in under five seconds.
+# With two addresses to try, a computer without a network fails in under five seconds.
 _PROBE_SECONDS = 2.0
 _READ_SECONDS = 30.0
 _BLOCK_BYTES = 1 << 18
@@ -43,15 +43,15 @@ def obtain_files(
     downloads: Path,
     *,
     from_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Log | None = None,
 ) -> Path:
-    """Sees to it that all files of a data set lie in one folder.
+    """Brings all files of a data set into one folder.
 
     Args:
         description: the data set.
-        downloads: where downloaded files are kept.
+        downloads: folder for downloaded files.
         from_dir: a folder that holds all the files; nothing is downloaded then.
-        progress: told about the download.
+        progress: receives lines about the download.
 
     Returns:
         The folder that holds the files.
@@ -90,27 +90,27 @@ def obtain_files(
 
 def _listing(files: list[RemoteFile]) -> str:
     """Names and addresses of files, an address that several share only once."""
-    places: dict[str, list[str]] = {}
+    names_at: dict[str, list[str]] = {}
     for file in files:
         folder, _, name = file.urls[0].rpartition("/")
         renamed = "" if name == file.name else f" as {file.name}"
-        places.setdefault(folder, []).append(f"{name}{renamed}")
-    return " and ".join(f"{', '.join(names)} from {place}/" for place, names in places.items())
+        names_at.setdefault(folder, []).append(f"{name}{renamed}")
+    return " and ".join(f"{', '.join(names)} from {url}/" for url, names in names_at.items())
 
 
-def fetch(remote: RemoteFile, folder: Path, *, progress: Progress | None = None) -> Path:
+def fetch(remote: RemoteFile, folder: Path, *, progress: Log | None = None) -> Path:
     """Downloads one file, from the first of its addresses that answers.
 
     Args:
         remote: the file, its addresses and its sha256.
-        folder: where it goes; made if need be.
-        progress: told how much has come, and how quickly.
+        folder: for the file; made if need be.
+        progress: receives lines about how much has arrived, and how quickly.
 
     Returns:
         The path of the complete file.
 
     Raises:
-        DataError: what came has the wrong sha256.
+        DataError: the file that arrived has the wrong sha256.
         OSError: no address answered; the last one's failure.
         http.client.HTTPException: an address broke off; the last one's failure.
     """
@@ -126,15 +126,13 @@ def fetch(remote: RemoteFile, folder: Path, *, progress: Progress | None = None)
     raise failure
 
 
-def _fetch_url(url: str, remote: RemoteFile, folder: Path, progress: Progress | None) -> Path:
+def _fetch_url(url: str, remote: RemoteFile, folder: Path, progress: Log | None) -> Path:
     _probe(url)
     target = folder / remote.name
     digest = hashlib.sha256()
-    handle, name = tempfile.mkstemp(prefix=f".{remote.name}.", dir=folder)
-    temporary = Path(name)
-    try:
+    with replacing(target) as temporary:
         with (
-            os.fdopen(handle, "wb") as file,
+            temporary.open("wb") as file,
             urllib.request.urlopen(url, timeout=_READ_SECONDS) as reply,
         ):
             announced = int(reply.headers.get("Content-Length") or 0)
@@ -154,13 +152,6 @@ def _fetch_url(url: str, remote: RemoteFile, folder: Path, progress: Progress | 
                 f"{url} gave a file with sha256 {digest.hexdigest()}, expected {remote.sha256}; it "
                 "was deleted: try again, or get the file elsewhere and use --from_dir."
             )
-        temporary.chmod(
-            0o644
-        )  # mkstemp's 0600 would hide the file from others who share the folder
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
     return target
 
 

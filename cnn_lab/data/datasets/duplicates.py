@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from cnn_lab.data.parallel import map_in_order
-from cnn_lab.data.progress import Progress, Ticker
+from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order
 from cnn_lab.data.source import Source
 
 Duplicate = tuple[str, int, str, int]
@@ -24,7 +23,7 @@ _DIGEST_BYTES = 32
 
 @dataclass(frozen=True)
 class DuplicateSummary:
-    """How many pairs of equal examples there are.
+    """Numbers of pairs of equal examples.
 
     Attributes:
         within: split to number of pairs inside it.
@@ -37,52 +36,25 @@ class DuplicateSummary:
     disagreeing: tuple[Duplicate, ...]
 
 
-@dataclass(frozen=True)
-class Example:
-    """One example in words; `file` is None where the data set does not say."""
-
-    split: str
-    index: int
-    label: str
-    file: str | None
-
-    def __str__(self) -> str:
-        file = "" if self.file is None else f", {self.file}"
-        return f"{self.split} {self.index} ({self.label}{file})"
-
-
-@dataclass(frozen=True)
-class DescribedDuplicate:
-    """Two equal examples, the first one and a later one."""
-
-    first: Example
-    second: Example
-
-    def __str__(self) -> str:
-        return f"{self.first} = {self.second}"
-
-
-def find_duplicates(
-    sources: Mapping[str, Source], progress: Progress | None = None
-) -> list[Duplicate]:
+def find_duplicates(sources: Mapping[str, Source], progress: Log | None = None) -> list[Duplicate]:
     """Finds the examples that equal an earlier one, pixel by pixel.
 
     Of several equal examples, each later one is paired with the first, in the order of `sources`.
 
     Args:
         sources: split name to source.
-        progress: told how many images were looked at.
+        progress: receives lines about how many images were looked at.
 
     Returns:
         The pairs: first example, then the later one.
     """
     names, sizes = list(sources), [len(source) for source in sources.values()]
     digests = bytearray()
-    tick = Ticker(progress)
+    log_progress = ThrottledLog(progress)
     for source in sources.values():
         for part in _digests(source):
             digests += part
-            tick(f"looked at {len(digests) // _DIGEST_BYTES:,} of {sum(sizes):,} images")
+            log_progress(f"looked at {len(digests) // _DIGEST_BYTES:,} of {sum(sizes):,} images")
     # Sorted as numbers: a dict of a million digests would take ten times the memory.
     rows = np.frombuffer(digests, np.uint64).reshape(-1, _DIGEST_BYTES // 8)
     order = np.lexsort(rows.T)  # equal digests stay in the order of their examples
@@ -92,12 +64,12 @@ def find_duplicates(
     later = later[np.argsort(order[later])]
     starts = np.append(0, np.cumsum(sizes))
 
-    def place(position: int) -> tuple[str, int]:
+    def split_and_index(position: int) -> tuple[str, int]:
         split = int(np.searchsorted(starts, position, "right")) - 1
         return names[split], position - int(starts[split])
 
     pairs = zip(firsts[later].tolist(), order[later].tolist(), strict=True)
-    return [(*place(first), *place(second)) for first, second in pairs]
+    return [(*split_and_index(first), *split_and_index(second)) for first, second in pairs]
 
 
 def summarise_duplicates(
@@ -106,8 +78,8 @@ def summarise_duplicates(
     """Counts pairs by where they are, and picks those whose labels disagree.
 
     Args:
-        pairs: what `find_duplicates` gave.
-        sources: the sources it was given.
+        pairs: as `find_duplicates` returned them.
+        sources: the same as for `find_duplicates`.
     """
     within: dict[str, int] = defaultdict(int)
     across: dict[tuple[str, str], int] = defaultdict(int)
@@ -123,22 +95,22 @@ def summarise_duplicates(
     return DuplicateSummary(dict(within), dict(across), tuple(disagreeing))
 
 
-def describe_duplicate(pair: Duplicate, sources: Mapping[str, Source]) -> DescribedDuplicate:
-    """Says what the two examples of a pair are; reads both records.
+def describe_duplicate(pair: Duplicate, sources: Mapping[str, Source]) -> str:
+    """The splits, positions, labels and files of the two examples of a pair, in one line.
 
     Args:
-        pair: one of what `find_duplicates` gave.
-        sources: the sources it was given.
+        pair: one that `find_duplicates` returned.
+        sources: the same as for `find_duplicates`.
     """
     split_a, index_a, split_b, index_b = pair
-    return DescribedDuplicate(
-        _describe(split_a, index_a, sources[split_a]), _describe(split_b, index_b, sources[split_b])
-    )
+    first = _describe(split_a, index_a, sources[split_a])
+    return f"{first} = {_describe(split_b, index_b, sources[split_b])}"
 
 
-def _describe(split: str, index: int, source: Source) -> Example:
+def _describe(split: str, index: int, source: Source) -> str:
     label = source.info.class_names[int(source.labels[index])]
-    return Example(split, index, label, source.path_of(index))
+    path = source.path_of(index)
+    return f"{split} {index} ({label})" if path is None else f"{split} {index} ({label}, {path})"
 
 
 def _digests(source: Source) -> Iterator[bytes]:
@@ -146,7 +118,7 @@ def _digests(source: Source) -> Iterator[bytes]:
     if None in source.info.image_shape:
         read = lambda indices: [source[index]["image"] for index in indices]  # noqa: E731
     else:
-        read = lambda indices: source.gather(indices)["image"]  # noqa: E731
+        read = lambda indices: source.read(indices)["image"]  # noqa: E731
     return map_in_order(lambda indices: _joined_digests(read(indices)), source.chunks())
 
 

@@ -1,6 +1,6 @@
 """Lists a folder of JPEG or PNG files, one sub-folder per class, without opening any of them.
 
-What the folder must look like:
+The folder's layout:
 
     PATH/<class>/<image>                               all of it is `train`, or
     PATH/{train,validation (or val),test}/<class>/<image>
@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.progress import Progress, Ticker
+from cnn_lab.data.parallel import Log, ThrottledLog
 
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 GROUPS_FILE = "groups.csv"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-_LISTED = 10
+_MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
     """One file: its name relative to the folder, size, split, label and group.
 
-    There may be millions of them, so they hold nothing that can be worked out.
+    There may be millions of them, so they hold nothing that can be computed.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds, before any file is opened.
+    """The content of a folder, before any file is opened.
 
     Attributes:
         files: every file of every class, sorted by split, class and name.
@@ -64,12 +64,12 @@ class Listing:
         return sum(file.num_bytes for file in self.files)
 
 
-def list_folder(root: Path, progress: Progress | None = None) -> Listing:
+def list_folder(root: Path, progress: Log | None = None) -> Listing:
     """Lists a folder of images.
 
     Args:
         root: the folder.
-        progress: told how many files were found, where that takes long.
+        progress: receives lines about how many files were found, where that takes long.
 
     Raises:
         DataError: the folder is not laid out as described above.
@@ -85,21 +85,21 @@ def list_folder(root: Path, progress: Progress | None = None) -> Listing:
         if differing := sorted(found ^ names["train"], key=_natural):
             raise DataError(
                 f"The classes of {split_folders[split]} and {split_folders['train']} differ in "
-                f"{', '.join(differing[:_LISTED])}; every split needs the same class folders."
+                f"{', '.join(differing[:_MAX_LISTED])}; every split needs the same class folders."
             )
     class_names = tuple(sorted(names["train"], key=_natural))
     groups = _read_groups(root)
-    files, unusable, tick = [], [], Ticker(progress)
-    stamps = _Stamps()
+    files, unusable, log_progress = [], [], ThrottledLog(progress)
+    digest = _LinesDigest()
     if groups is not None:
-        stamps.add(_stamp(GROUPS_FILE, (root / GROUPS_FILE).stat()))
+        digest.add(_stamp(GROUPS_FILE, (root / GROUPS_FILE).stat()))
     real_root = root.resolve()
     for split, folders in classes.items():
         for folder in sorted(folders, key=lambda folder: _natural(folder.name)):
             label = class_names.index(folder.name)
             prefix = folder.relative_to(root).as_posix()
             linked = folder.is_symlink() or split_folders[split].is_symlink()
-            tick(f"found {len(files):,} files in {root} so far")
+            log_progress(f"found {len(files):,} files in {root} so far")
             for entry in _files_of(folder):
                 name = f"{prefix}/{entry.name}"
                 if linked or entry.is_symlink():  # resolving every path would be slow
@@ -111,25 +111,25 @@ def list_folder(root: Path, progress: Progress | None = None) -> Listing:
                         unusable.append((name, "a link that leads nowhere"))
                         continue
                 status = entry.stat()
-                stamps.add(_stamp(name, status))
+                digest.add(_stamp(name, status))
                 if entry.name.lower().endswith(IMAGE_SUFFIXES):
                     group = None if groups is None else groups.get(name)
                     files.append(ImageFile(name, status.st_size, split, label, group))
                 else:
                     unusable.append((name, "not named .jpg, .jpeg or .png"))
     for name, reason in unusable:
-        stamps.add(f"{name}: {reason}")
+        digest.add(f"{name}: {reason}")
     if groups is not None:
         _check_groups(root, groups, files)
     for split, found in names.items():
         for name in sorted(found):
-            stamps.add(f"{split}/{name}")
+            digest.add(f"{split}/{name}")
     return Listing(
         files=tuple(files),
         class_names=class_names,
         splits=tuple(classes),
         unusable=tuple(unusable),
-        fingerprint=stamps.digest(),
+        fingerprint=digest.digest(),
     )
 
 
@@ -141,8 +141,8 @@ def _split_folders(root: Path) -> dict[str, Path]:
         return {"train": root}
     if others := [name for name in found if name not in SPLIT_NAMES]:
         raise DataError(
-            f"{root} holds {', '.join(named)} beside {', '.join(others[:_LISTED])}; it must hold "
-            "either splits (train, validation, test) or classes."
+            f"{root} holds {', '.join(named)} beside {', '.join(others[:_MAX_LISTED])}; it must "
+            "hold either splits (train, validation, test) or classes."
         )
     if "train" not in named:
         raise DataError(f"{root} holds {', '.join(named)} but no train; name that folder train.")
@@ -243,8 +243,8 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
-class _Stamps:
-    """Digest of lines, which are not kept."""
+class _LinesDigest:
+    """Digest of lines, which are not stored."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()

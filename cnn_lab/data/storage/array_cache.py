@@ -1,9 +1,10 @@
-"""Arrays kept as .npy files beside the data they were decoded from.
+"""Arrays cached as .npy files beside the data they were decoded from.
 
 A cache may vanish, be damaged or be impossible to write, and nothing but speed changes: every
 array carries a checksum, and one that fails it counts as absent. Nothing is ever unpickled.
 
-What depends on how images are decoded lies in a folder that names the rules and the version of PIL.
+Arrays that depend on how images are decoded are in a folder that names the decoder's version and
+that of PIL.
 """
 
 import contextlib
@@ -13,26 +14,27 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
+from numpy.typing import DTypeLike
 
 _FOLDER = re.compile(r"(?P<data>[0-9a-f]{16})-((?P<decoder>\w+-\w+)-)?(\d+x\d+x\d+|columns)")
 _ALIGNMENT = 64  # bytes; a mapped .npy file has it too
 
 
 def cache_folder(directory: Path, fingerprint: str, content: str) -> Path:
-    """Where `content` (`columns`, or a decoder and a shape) of some data is kept."""
+    """The cache folder of `content` (`columns`, or a decoder and a shape) of some data."""
     return directory / "cache" / f"{fingerprint[:16]}-{content}"
 
 
 def remove_outdated(directory: Path, fingerprint: str, decoder: str) -> None:
-    """Removes what other data or other rules of decoding left in the cache of a data set.
+    """Removes caches of other content or of another decoder from the folder of a data set.
 
     Two installations that share a data set but differ in PIL's major version take turns in decoding
-    it; caches that nobody reads any more would otherwise pile up for ever.
+    it; old caches would otherwise pile up for ever.
     """
     with contextlib.suppress(OSError):
         for folder in (directory / "cache").iterdir():
@@ -48,10 +50,10 @@ def remove_outdated(directory: Path, fingerprint: str, decoder: str) -> None:
 def load_arrays(
     folder: Path, names: tuple[str, ...]
 ) -> dict[str, Shaped[np.ndarray, "..."]] | None:
-    """Loads arrays that were kept.
+    """Loads arrays from the cache.
 
     Args:
-        folder: where they were kept.
+        folder: that they were stored in.
         names: all of the arrays wanted.
 
     Returns:
@@ -61,7 +63,9 @@ def load_arrays(
     try:
         for name in names:
             array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            if _checksum(array) != (folder / f"{name}.crc32").read_text():
+            checksum = zlib.crc32(_bytes_of(array))
+            described = _describe(checksum, array.dtype, array.shape)
+            if described != (folder / f"{name}.crc32").read_text():
                 return None
             arrays[name] = np.asarray(array)
     except (OSError, ValueError, EOFError):
@@ -70,7 +74,7 @@ def load_arrays(
 
 
 def store_arrays(folder: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bool:
-    """Keeps arrays for a later `load_arrays`; a reader sees all of an array or none of it.
+    """Stores arrays for a later `load_arrays`; a reader sees all of an array or none of it.
 
     Args:
         folder: made if need be.
@@ -79,47 +83,44 @@ def store_arrays(folder: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) 
     Returns:
         Whether the folder could be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, array in arrays.items():
-            with _replacing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-            with _replacing(folder / f"{name}.crc32") as temporary:
-                temporary.write_text(_checksum(array))
-    except OSError:
-        return False
-    return True
+    return all(
+        store_rows(folder, name, array.shape, (array,), array.dtype)
+        for name, array in arrays.items()
+    )
 
 
 def store_rows(
     folder: Path,
     name: str,
     shape: tuple[int, ...],
-    parts: Iterable[UInt8[np.ndarray, "..."]],
+    parts: Iterable[Shaped[np.ndarray, "..."]],
+    dtype: DTypeLike = np.uint8,
 ) -> bool:
-    """Keeps an array that is never in memory as a whole.
+    """Stores an array that is never in memory as a whole.
 
     Args:
         folder: made if need be.
         name: for `load_arrays`.
         shape: of the whole array.
         parts: its rows, in order, several at a time.
+        dtype: of the array.
 
     Returns:
         Whether the folder could be written; if not, `parts` may be used up.
     """
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
     checksum = 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _replacing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        with replacing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for part in parts:
-                values = np.ascontiguousarray(part).data
+                values = _bytes_of(part)
                 file.write(values)
                 checksum = zlib.crc32(values, checksum)
-        with _replacing(folder / f"{name}.crc32") as temporary:
-            temporary.write_text(_describe(checksum, np.dtype(np.uint8), shape))
+        with replacing(folder / f"{name}.crc32") as temporary:
+            temporary.write_text(_describe(checksum, np.dtype(dtype), shape))
     except OSError:
         return False
     return True
@@ -133,10 +134,8 @@ def aligned_empty(shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     return memory[start : start + num_bytes].reshape(shape)
 
 
-def _checksum(array: Shaped[np.ndarray, "..."]) -> str:
-    contiguous = np.ascontiguousarray(array)
-    checksum = zlib.crc32(contiguous.view(np.uint8).reshape(-1).data)
-    return _describe(checksum, array.dtype, array.shape)
+def _bytes_of(array: Shaped[np.ndarray, "..."]) -> memoryview:
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
 
 
 def _describe(checksum: int, dtype: np.dtype, shape: tuple[int, ...]) -> str:
@@ -144,14 +143,14 @@ def _describe(checksum: int, dtype: np.dtype, shape: tuple[int, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path):
-    """Gives a temporary path that takes the place of `path` if the block succeeds."""
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path that replaces `path` if the block succeeds."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp's 0600 would hide the file from others who share the data
+        temporary.chmod(0o644)  # mkstemp's 0600 would hide it from others who share the folder
         temporary.replace(path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Prepares a data set once, and opens what was prepared, by us or by any other TFDS user.
+"""Prepares a data set once, and opens prepared data, ours or those of any other TFDS user.
 
 A preparation happens in a temporary folder that takes its final name when it is complete, under a
 lock: a killed one leaves nothing that looks prepared, and of two at once one waits for the other.
@@ -20,20 +20,18 @@ from absl import logging
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.files import is_at, lock_file
 from cnn_lab.core.refusals import refusal, too_many_open
-from cnn_lab.data.progress import Progress
-from cnn_lab.data.source import Source
-from cnn_lab.data.source_info import SourceInfo
-from cnn_lab.data.storage.fingerprint import fingerprint_of, fingerprint_of_files
-from cnn_lab.data.storage.location import Storage
-from cnn_lab.data.storage.manifest import check_manifest, write_manifest
+from cnn_lab.data.parallel import Log
+from cnn_lab.data.source import Source, SourceInfo, Storage
+from cnn_lab.data.storage.checksums import (
+    INFO_FILE,
+    check_manifest,
+    fingerprint_of,
+    fingerprint_of_files,
+    is_prepared,
+    write_manifest,
+)
 
-_INFO_FILE = "dataset_info.json"
-_PATH_KEYS = ("path", "file_name", "filename")  # ours, and what published data sets call it
-
-
-def is_prepared(directory: Path) -> bool:
-    """Returns whether a prepared data set lies in `directory`."""
-    return (directory / _INFO_FILE).is_file()
+_PATH_KEYS = ("path", "file_name", "filename")  # ours, and those of published data sets
 
 
 def prepare(
@@ -41,26 +39,29 @@ def prepare(
     directory: Path,
     *,
     num_bytes: int = 0,
-    progress: Progress | None = None,
+    progress: Log | None = None,
 ) -> None:
     """Prepares a data set into `directory`, unless it is there already.
 
     Args:
-        make_builder: gives a builder that writes below the temporary folder it is handed. What
-            takes long belongs in here, so that of many processes one does it.
-        directory: where the data set is to be found afterwards.
+        make_builder: (temporary folder) -> a builder that writes below it. Long work belongs in
+            here, so that of many processes one does it.
+        directory: for the finished data set.
         num_bytes: space that it will take, about.
-        progress: told if another process is at work on the same.
+        progress: receives a line if another process prepares the same data.
 
     Raises:
         DataError: the directory cannot be written, has too little space, or something else is in
             the way.
     """
     lock = directory.with_name(f".{directory.name}.lock")
-    made = [folder for folder in directory.parents if not folder.exists()]
+    new_folders = [folder for folder in directory.parents if not folder.exists()]
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(lock, progress) as locked, _removed_if_refused(directory, lock, made, locked):
+        with (
+            _lock(lock, progress) as locked,
+            _removed_if_refused(directory, lock, new_folders, locked),
+        ):
             if is_prepared(directory):
                 return  # by another process, while this one waited
             prefix = f".{directory.name}.preparing-"
@@ -100,7 +101,7 @@ def _move(prepared: Path, directory: Path) -> None:
 
 
 def _check_space(folder: Path, num_bytes: int) -> None:
-    """Says now what would otherwise surface after an hour of copying."""
+    """Refuses a full disk now instead of after an hour of copying."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise DataError(
@@ -111,8 +112,8 @@ def _check_space(folder: Path, num_bytes: int) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path, progress: Progress | None) -> Iterator[bool]:
-    """Waits for an exclusive lock; gives False where the file system has none."""
+def _lock(path: Path, progress: Log | None) -> Iterator[bool]:
+    """Waits for an exclusive lock; yields False where the file system has none."""
     with contextlib.ExitStack() as stack:
         while True:
             file = stack.enter_context(path.open("a"))
@@ -132,7 +133,7 @@ def _lock(path: Path, progress: Progress | None) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _removed_if_refused(
-    directory: Path, lock: Path, made: list[Path], locked: bool
+    directory: Path, lock: Path, new_folders: list[Path], locked: bool
 ) -> Iterator[None]:
     """Leaves no empty folders behind where nothing was prepared."""
     try:
@@ -141,15 +142,15 @@ def _removed_if_refused(
         with contextlib.suppress(OSError):
             if locked and not directory.exists():
                 lock.unlink()
-            for folder in made:
+            for folder in new_folders:
                 folder.rmdir()
         raise
 
 
 def check_files_of(storage: Storage, info: SourceInfo) -> None:
-    """Compares the files of a prepared data set with what was noted when it was prepared.
+    """Compares the files of a prepared data set with its manifest.
 
-    Where nothing was (others' data), the ends of every split are read: a file cut short lacks them.
+    Data without one (others' data) have the ends of every split read: a file cut short lacks them.
 
     Raises:
         DataError: a file is missing, changed or cut short.
@@ -163,21 +164,21 @@ def check_files_of(storage: Storage, info: SourceInfo) -> None:
 
 
 def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
-    """Reads what a prepared data set says of itself.
+    """Reads the description that a prepared data set carries.
 
     Args:
         directory: holds `dataset_info.json`.
         name: the name the data set was asked for by.
 
     Returns:
-        How to read it, and what is known of it.
+        Its folder and features, and facts about it.
 
     Raises:
         DataError: it is damaged, or cannot be read without TensorFlow, or is no classification
             data set of images.
     """
     try:
-        file_format = json.loads((directory / _INFO_FILE).read_text()).get("fileFormat", "tfrecord")
+        file_format = json.loads((directory / INFO_FILE).read_text()).get("fileFormat", "tfrecord")
     except (OSError, ValueError) as error:
         raise _unreadable(directory, error) from error
     if file_format != "array_record":
@@ -248,6 +249,6 @@ def _unreadable(directory: Path, error: Exception) -> DataError:
     if refused := refusal(error, directory):
         return DataError(refused)
     return DataError(
-        f"{directory / _INFO_FILE} cannot be read ({error}); delete {directory} and prepare the "
+        f"{directory / INFO_FILE} cannot be read ({error}); delete {directory} and prepare the "
         "data again."
     )

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from cnn_lab.data.augment import colour, randaugment, resample
+from cnn_lab.data.augment import colour, geometry, randaugment
+from cnn_lab.data.augment.compose import make_augment
 from cnn_lab.data.augment.draws import draw
-from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 
 RANDOM = np.random.default_rng(0)
@@ -25,8 +25,8 @@ PIL = {
 
 
 def changed(name: str, factors, images=IMAGES) -> np.ndarray:
-    planes = colour.CHANGES[name](resample.planes_of(jnp.asarray(images)), jnp.asarray(factors))
-    return np.asarray(resample.images_of(planes))
+    planes = colour.CHANGES[name](geometry.to_planes(jnp.asarray(images)), jnp.asarray(factors))
+    return np.asarray(geometry.to_images(planes))
 
 
 @pytest.mark.parametrize("name", PIL)
@@ -101,16 +101,16 @@ def only(member: str, sign: float, magnitude: float, images=IMAGES) -> np.ndarra
 
 @functools.partial(jax.jit, static_argnames="magnitude")
 def toned(values, images, magnitude: float):
-    planes = resample.planes_of(images)
-    return resample.images_of(randaugment.toned(drawn(values), magnitude, planes))
+    planes = geometry.to_planes(images)
+    return geometry.to_images(randaugment.apply_tones(drawn(values), magnitude, planes))
 
 
-def fixed(member: str, sign: float) -> randaugment.Drawn:
+def fixed(member: str, sign: float) -> randaugment.Operation:
     """An operation of which every image drew `member`."""
     return drawn(words(member, sign))
 
 
-def drawn(values) -> randaugment.Drawn:
+def drawn(values) -> randaugment.Operation:
     return randaugment.operations(Augmentation(randaugment_ops=1), values, 3)[0]
 
 
@@ -154,14 +154,14 @@ def test_randaugment_leaves_alone_what_drew_something_else():
     for member in ("identity", *randaugment.GEOMETRIC):
         assert np.array_equal(only(member, 1.0, 30.0), IMAGES)
     for member in ("identity", *randaugment.TONES):
-        to_old = randaugment.moved(fixed(member, 1.0), 30.0, 9, 7)
+        to_old = randaugment.operation_map(fixed(member, 1.0), 30.0, 9, 7)
         assert np.array_equal([np.broadcast_to(v, 6)[0] for v in to_old], [1, 0, 0, 0, 1, 0])
 
 
 def test_randaugment_moves_as_far_as_torchvision():
     def to_old(member, sign=1.0):
         return [float(np.broadcast_to(v, 6)[0]) for v in
-                randaugment.moved(fixed(member, sign), 15.0, 9, 7)]  # fmt: skip
+                randaugment.operation_map(fixed(member, sign), 15.0, 9, 7)]  # fmt: skip
 
     assert np.allclose(to_old("rotate")[3], np.sin(np.deg2rad(15)))
     assert np.allclose(to_old("shear_x", -1.0), [1, -0.15, 0, 0, 1, 0])

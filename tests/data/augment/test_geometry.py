@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.data.augment import affine, draws, elastic, resample
-from cnn_lab.data.augment.make import make_augment
+from cnn_lab.data.augment import draws, geometry
+from cnn_lab.data.augment.compose import make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 
 RANDOM = np.random.default_rng(0)
@@ -26,9 +26,9 @@ def changed(images=IMAGES, seed: int = 0, **options) -> np.ndarray:
     return np.asarray(found)
 
 
-def sampled(images, to_old: affine.Map, fill: Any = "black") -> np.ndarray:
-    planes = resample.between_pixels(jnp.asarray(images), to_old, None, fill)
-    return np.asarray(resample.images_of(planes))
+def sampled(images, to_old: geometry.Map, fill: Any = "black") -> np.ndarray:
+    planes = geometry.interpolate(jnp.asarray(images), to_old, None, fill)
+    return np.asarray(geometry.to_images(planes))
 
 
 def test_a_certain_flip_mirrors_every_image_exactly():
@@ -73,39 +73,39 @@ def test_shift_and_flip_are_the_same_with_and_without_interpolation():
 
 @pytest.mark.parametrize("fill", PAD)
 def test_the_map_that_changes_nothing_is_exact(fill):
-    assert np.array_equal(sampled(IMAGES, affine.UNCHANGED, fill), IMAGES)
+    assert np.array_equal(sampled(IMAGES, geometry.IDENTITY, fill), IMAGES)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_turns_by_right_angles(turns):
-    found = sampled(IMAGES, affine.turned(jnp.float32(turns * np.pi / 2)))
+    found = sampled(IMAGES, geometry.rotate(jnp.float32(turns * np.pi / 2)))
     assert np.allclose(found, np.rot90(IMAGES, turns, (1, 2)), atol=2e-3)
 
 
 def test_maps_do_what_their_names_say():
-    assert np.array_equal(sampled(IMAGES, affine.mirrored(-1.0)), IMAGES[:, :, ::-1])
-    moved = sampled(IMAGES, affine.moved(2.0, -1.0))
+    assert np.array_equal(sampled(IMAGES, geometry.flip(-1.0)), IMAGES[:, :, ::-1])
+    moved = sampled(IMAGES, geometry.translate(2.0, -1.0))
     assert np.array_equal(moved[:, :7, 2:], IMAGES[:, 1:, :6])
     assert (moved[:, 7] == 0).all()
     assert (moved[:, :, :2] == 0).all()
-    half = sampled(IMAGES, affine.moved(0.5, 0.0))
+    half = sampled(IMAGES, geometry.translate(0.5, 0.0))
     pixels = IMAGES.astype(np.float32)
     assert np.array_equal(half[:, :, 1:], (pixels[:, :, 1:] + pixels[:, :, :-1]) / 2)
-    double = sampled(IMAGES, affine.scaled(2.0, 1.0))
+    double = sampled(IMAGES, geometry.scale(2.0, 1.0))
     assert np.allclose(double[:, :, 3], 0.75 * pixels[:, :, 3] + 0.25 * pixels[:, :, 4])
-    slanted = sampled(IMAGES, affine.slanted(1.0), "edge")
+    slanted = sampled(IMAGES, geometry.shear(1.0), "edge")
     assert np.allclose(slanted[:, 3, 1:], (pixels[:, 3, 1:] + pixels[:, 3, :-1]) / 2)
 
 
 def test_later_maps_act_on_what_earlier_ones_made():
-    first, second = affine.turned(jnp.float32(0.3)), affine.moved(1.0, 2.0)
+    first, second = geometry.rotate(jnp.float32(0.3)), geometry.translate(1.0, 2.0)
     x, y = 0.7, -1.1
     between = affine_at(second, x, y)
-    together = affine_at(affine.then(first, second), x, y)
+    together = affine_at(geometry.chain(first, second), x, y)
     assert np.allclose(affine_at(first, *between), together, atol=1e-6)
 
 
-def affine_at(to_old: affine.Map, x: float, y: float) -> tuple[float, float]:
+def affine_at(to_old: geometry.Map, x: float, y: float) -> tuple[float, float]:
     xx, xy, x1, yx, yy, y1 = (float(number) for number in to_old)
     return xx * x + xy * y + x1, yx * x + yy * y + y1
 
@@ -113,9 +113,9 @@ def affine_at(to_old: affine.Map, x: float, y: float) -> tuple[float, float]:
 @pytest.mark.parametrize(
     "to_old",
     [
-        affine.turned(0.35),
-        affine.then(affine.scaled(1.3, 0.8), affine.slanted(0.2)),
-        affine.then(affine.turned(-1.1), affine.moved(2.3, -1.6)),
+        geometry.rotate(0.35),
+        geometry.chain(geometry.scale(1.3, 0.8), geometry.shear(0.2)),
+        geometry.chain(geometry.rotate(-1.1), geometry.translate(2.3, -1.6)),
     ],
 )
 def test_interpolation_is_that_of_pil(to_old):
@@ -138,16 +138,16 @@ def test_places_outside_are_mirrored_or_repeated():
     row = np.arange(5, dtype=np.uint8)[None, None, :, None] * 10
     for fill in ("reflect", "edge"):
         expected = np.pad(row[0, 0, :, 0], (4, 4), mode=PAD[fill])[:5]
-        found = sampled(row, affine.moved(4.0, 0.0), fill)[0, 0, :, 0]
+        found = sampled(row, geometry.translate(4.0, 0.0), fill)[0, 0, :, 0]
         assert np.array_equal(found, expected)
-    far = sampled(row, affine.moved(11.0, 0.0), "reflect")[0, 0, :, 0]
+    far = sampled(row, geometry.translate(11.0, 0.0), "reflect")[0, 0, :, 0]
     assert np.array_equal(far, [30, 20, 10, 0, 10])  # places -11 to -7, mirrored twice
 
 
 def test_a_crop_keeps_the_area_and_aspect_asked_for_and_nothing_outside():
     augmentation = Augmentation(crop_area=(0.3, 0.4), crop_aspect=(0.8, 1.25))
     values = draws.draw(jax.random.key(0), 500)
-    xx, _, x1, _, yy, y1 = affine.drawn(augmentation, values, 12, 16)
+    xx, _, x1, _, yy, y1 = geometry.random_map(augmentation, values, 12, 16)
     area, aspect = np.asarray(xx * yy), np.asarray(xx * 16 / (yy * 12))
     assert area.min() > 0.3 - 1e-6
     assert area.max() < 0.4 + 1e-6
@@ -165,7 +165,7 @@ def test_amplitudes_are_reached_and_not_passed():
     values = draws.draw(jax.random.key(0), 4000)
 
     def drawn(**options):
-        return [np.asarray(v) for v in affine.drawn(Augmentation(**options), values, 9, 9)]
+        return [np.asarray(v) for v in geometry.random_map(Augmentation(**options), values, 9, 9)]
 
     turned = np.rad2deg(np.arctan2(drawn(rotation=20.0)[3], drawn(rotation=20.0)[0]))
     slanted = np.rad2deg(np.arctan(drawn(shear=10.0)[1]))
@@ -190,7 +190,7 @@ def test_amplitudes_are_reached_and_not_passed():
 def test_an_elastic_field_is_that_of_smoothed_noise(sigma):
     """Deviation and covariance of alpha times a Gaussian filter of even noise from -1 to 1."""
     size = 24
-    x, y = elastic.field(jax.random.key(0), 3000, size, size, alpha=10.0, sigma=sigma)
+    x, y = geometry.elastic_field(jax.random.key(0), 3000, size, size, alpha=10.0, sigma=sigma)
     reach = int(np.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= kernel.sum()
@@ -207,7 +207,7 @@ def test_an_elastic_field_is_that_of_smoothed_noise(sigma):
 @pytest.mark.parametrize("length", [1, 2, 7, 28, 33])
 def test_the_narrowest_elastic_field_is_as_strong_at_every_pixel(length):
     # Grid points lie on pixels or half way between them, by the length.
-    strength = np.linalg.norm(elastic.smoothing(length, sigma=0.5), axis=1)
+    strength = np.linalg.norm(geometry.smoothing(length, sigma=0.5), axis=1)
     kernel = np.exp(-0.5 * (np.arange(-2, 3) / 0.5) ** 2)
     np.testing.assert_allclose(strength, np.linalg.norm(kernel) / kernel.sum(), rtol=1e-12)
 
@@ -216,7 +216,7 @@ def test_elastic_moves_pixels_by_the_field():
     images = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None, :, None] * 8, (4, 28, 28, 1))
     found = changed(images, elastic_alpha=20.0, fill="edge")
     key = jax.random.fold_in(jax.random.key(0), 1)
-    x, _ = elastic.field(key, 4, 28, 28, alpha=20.0, sigma=4.0)
+    x, _ = geometry.elastic_field(key, 4, 28, 28, alpha=20.0, sigma=4.0)
     expected = np.clip(np.arange(28) + np.asarray(x), 0, 27) * 8
     assert np.allclose(found[..., 0], expected, atol=1e-3)
     assert np.abs(found - images).max() > 4

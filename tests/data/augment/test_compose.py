@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cnn_lab.config.options import check_options, declared_options
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.data.augment.compose import make_augment
 from cnn_lab.data.augment.draws import WORDS, draw
-from cnn_lab.data.augment.make import make_augment
 from cnn_lab.data.augment.recipes import RECIPES, Augmentation
 from cnn_lab.distributed.mesh import BATCH_AXES, make_mesh
 

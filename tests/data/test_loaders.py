@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_lab.data import preprocess
+from cnn_lab.data import normalize
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.data.loaders.loaders import InMemoryLoader, StreamingLoader
-from cnn_lab.data.preprocess import Preprocess, measure
+from cnn_lab.data.loaders.in_memory import InMemoryLoader
+from cnn_lab.data.loaders.streaming import StreamingLoader
+from cnn_lab.data.normalize import Preprocess, measure
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
 
@@ -125,20 +126,20 @@ def test_unshuffled_order_keeps_the_indices():
 
 def test_measured_normalisation_is_of_the_given_examples(source: Source):
     indices = np.arange(0, 300, 3)
-    pixels = source.gather(indices)["image"] / 255.0
-    mean, std = measure(lambda chosen: source.gather(chosen)["image"], indices)
+    pixels = source.read(indices)["image"] / 255.0
+    mean, std = measure(lambda chosen: source.read(chosen)["image"], indices)
     assert mean == pytest.approx((pixels.mean(),), rel=1e-12)
     assert std == pytest.approx((pixels.std(),), rel=1e-9)
     normalised = dataclasses.replace(PREPROCESS, mean=mean, std=std, pad=0)(
-        jax.device_put(source.gather(indices)["image"])
+        jax.device_put(source.read(indices)["image"])
     )
     assert float(normalised.mean()) == pytest.approx(0, abs=1e-4)
     assert float(normalised.std()) == pytest.approx(1, abs=1e-4)
 
 
 def test_measuring_large_images_takes_a_share_of_them(monkeypatch):
-    monkeypatch.setattr(preprocess, "MOST_PIXELS", 4 * 6 * 6)
-    monkeypatch.setattr(preprocess, "PIXELS_AT_ONCE", 40)
+    monkeypatch.setattr(normalize, "MAX_MEASURED_PIXELS", 4 * 6 * 6)
+    monkeypatch.setattr(normalize, "PIXELS_AT_ONCE", 40)
     images = np.random.default_rng(0).integers(0, 256, (10, 6, 6, 3), np.uint8)
     mean, std = measure(lambda chosen: images[chosen], np.arange(10)[::-1])
     assert mean == pytest.approx(images[::3].mean((0, 1, 2)) / 255, rel=1e-12)
@@ -153,7 +154,7 @@ def test_padding_is_black():
     assert out[0, 1, 1, 0] == pytest.approx((1 - 0.3) / 0.4)
 
 
-def test_both_pipelines_alter_the_batch_before_they_normalise_it(source: Source):
+def test_both_loaders_augment_the_batch_before_they_normalise_it(source: Source):
     def darker(key, images, labels):
         factor = jax.random.uniform(key)
         return images.astype("float32") * factor, labels + 1

@@ -13,10 +13,11 @@ from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.examples import Subset, choose_examples
-from cnn_lab.data.loaders import assemble
-from cnn_lab.data.loaders.assemble import make_preprocess, place_split
-from cnn_lab.distributed.mesh import Shard, make_mesh
+from cnn_lab.data.loaders import factory, in_memory
+from cnn_lab.data.loaders.factory import make_preprocess
+from cnn_lab.data.loaders.in_memory import put_split
+from cnn_lab.data.subsets import Subset, choose_examples
+from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.distributed.processes import Processes
 from cnn_lab.experiment.build import build_experiment
 
@@ -113,8 +114,8 @@ def test_one_program_serves_every_normalisation(own_validation, kind):
     def lowered(mean: float) -> tuple[str, np.ndarray]:
         data = DataConfig(loader=kind, mean=(mean,) * 3, std=(0.2,) * 3)
         subset = choose_examples(own_validation, data)[0]
-        maker = assemble.LoaderFactory(data, make_preprocess(data, subset), make_mesh(1))
-        loader = maker.evaluation(subset, 4, 1)
+        loaders = factory.LoaderFactory(data, make_preprocess(data, subset), make_mesh(1))
+        loader = loaders.evaluation(subset, 4, 1)
         raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(0, 1))
         arguments = (loader.in_memory, raw_batch, jax.random.key(0))
         prepare = jax.jit(loader.prepare)
@@ -133,10 +134,10 @@ def test_a_split_in_parts_gives_the_batches_of_a_whole_one(own_validation):
     for kind in ("in_memory", "sharded"):
         data = DataConfig(loader=kind, mean=(0.5,) * 3, std=(0.2,) * 3)
         subset = choose_examples(own_validation, data)[0]
-        subset = subset.at(np.arange(10))
-        maker = assemble.LoaderFactory(data, make_preprocess(data, subset), mesh)
-        loader = maker.training(
-            subset, 4, seed=3, num_epochs=1, longest=8, augmentation=Augmentation()
+        subset = subset.select(np.arange(10))
+        loaders = factory.LoaderFactory(data, make_preprocess(data, subset), mesh)
+        loader = loaders.training(
+            subset, 4, seed=3, num_epochs=1, max_steps=8, augmentation=Augmentation()
         )
         raw_batch = jax.tree.map(lambda stack: stack[2], loader.load(0, 3))
         prepare = jax.jit(loader.prepare)
@@ -150,12 +151,12 @@ def test_a_split_in_parts_gives_the_batches_of_a_whole_one(own_validation):
 
 def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validation, monkeypatch):
     source = own_validation.split("train")
-    monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3)
-    assert place_split(source, make_mesh(1))["image"].shape == (12, 4, 4, 3)
-    monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3 - 1)
+    monkeypatch.setattr(in_memory, "host_bytes", lambda: 12 * 4 * 4 * 3)
+    assert put_split(source, make_mesh(1))["image"].shape == (12, 4, 4, 3)
+    monkeypatch.setattr(in_memory, "host_bytes", lambda: 12 * 4 * 4 * 3 - 1)
     text = r"^The images of split 'train' of folder:photos take 576 B, but there are 575 B of mem.*"
     with pytest.raises(DataError, match=text + "loader=streaming"):
-        place_split(source, make_mesh(1))
+        put_split(source, make_mesh(1))
     monkeypatch.setattr(type(source), "read_all", lambda _: pytest.fail("read"))
     with pytest.raises(DataError, match=text):
         make_preprocess(DataConfig(), Subset(source, np.arange(12)))
@@ -163,14 +164,14 @@ def test_a_split_larger_than_the_memory_is_refused_before_it_is_read(own_validat
 
 def test_a_process_needs_memory_for_its_share_alone(own_validation, monkeypatch):
     source = own_validation.split("train")
-    monkeypatch.setattr(assemble, "host_bytes", lambda: 12 * 4 * 4 * 3 // 2)
-    assemble.check_fits(source, Shard(1, 2))
+    monkeypatch.setattr(in_memory, "host_bytes", lambda: 12 * 4 * 4 * 3 // 2)
+    in_memory.check_host_memory(source, Shard(1, 2))
     with pytest.raises(DataError, match="The images of split 'train' of folder:photos take 576 B"):
-        assemble.check_fits(source)
-    monkeypatch.setattr(assemble, "host_bytes", lambda: 12)
+        in_memory.check_host_memory(source)
+    monkeypatch.setattr(in_memory, "host_bytes", lambda: 12)
     text = r"of folder:photos that process 1 of 2 holds take 288 B, but there are 12 B of memory"
     with pytest.raises(DataError, match=text):
-        assemble.check_fits(source, Shard(1, 2))
+        in_memory.check_host_memory(source, Shard(1, 2))
 
 
 def test_the_first_process_measures_for_all(own_validation, monkeypatch):
@@ -183,8 +184,8 @@ def test_the_first_process_measures_for_all(own_validation, monkeypatch):
             assert value is None
             return [[[0.5, 0.4, 0.3], [0.2, 0.2, 0.1]], value]
 
-    monkeypatch.setattr(assemble, "present", Second)
-    monkeypatch.setattr(assemble, "moments_of", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(factory, "present", Second)
+    monkeypatch.setattr(factory, "channel_statistics", lambda *_, **__: pytest.fail("measured"))
     found = make_preprocess(DataConfig(), Subset(own_validation.split("train"), np.arange(12)))
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
 
@@ -205,15 +206,15 @@ def test_some_classes_take_part_under_labels_of_their_own(tmp_path):
         assert subset.source.info.class_names == ("7", "0", "3")
         assert np.bincount(subset.labels).tolist() == [number] * 3
         assert np.array_equal(
-            np.array([7, 0, 3])[subset.labels], everything.at(subset.indices).labels
+            np.array([7, 0, 3])[subset.labels], everything.select(subset.indices).labels
         )
-        batch = subset.source.gather(subset.indices)
+        batch = subset.source.read(subset.indices)
         assert np.array_equal(batch["label"], subset.labels)
-        stored = dataset.split("train").gather(subset.indices)["image"]
+        stored = dataset.split("train").read(subset.indices)["image"]
         assert np.array_equal(batch["image"], stored)
         assert subset.source[subset.indices[0]]["label"] == subset.labels[0]
         again = pickle.loads(pickle.dumps(subset.source))  # as workers get it
-        assert np.array_equal(again.gather(subset.indices)["label"], subset.labels)
+        assert np.array_equal(again.read(subset.indices)["label"], subset.labels)
     assert not set(train.indices) & set(validation.indices)
 
 

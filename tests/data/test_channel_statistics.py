@@ -10,9 +10,9 @@ import pytest
 from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec
 from cnn_lab.data import source as source_module
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
-from cnn_lab.data.examples import choose_examples
-from cnn_lab.data.loaders.assemble import make_preprocess, unmeasured_preprocess
+from cnn_lab.data.loaders.factory import make_preprocess, unmeasured_preprocess
 from cnn_lab.data.source import Source
+from cnn_lab.data.subsets import choose_examples
 from cnn_lab.experiment.build import build_experiment
 
 
@@ -28,13 +28,13 @@ def digits(data_dir, tmp_path) -> Dataset:
 @pytest.fixture
 def read(monkeypatch) -> list[int]:
     """How many examples every call read from the records."""
-    gather, numbers = Source.gather, []
+    read_examples, numbers = Source.read, []
 
     def counted(self, indices):
         numbers.append(len(indices))
-        return gather(self, indices)
+        return read_examples(self, indices)
 
-    monkeypatch.setattr(Source, "gather", counted)
+    monkeypatch.setattr(Source, "read", counted)
     return numbers
 
 

@@ -1,61 +1,31 @@
-"""The catalogue's facts: what each published data set holds, and the files it comes in.
+"""The published data sets: facts, files, and how the files are read.
+
+To add one, add a `register_dataset(...)` entry here; nothing else names the data sets.
 
 Sizes and sha256 digests of the published archives are those that their publishers and TFDS give;
 the digests of the unpacked MNIST files hold whatever program wrapped them in gzip.
 """
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from pathlib import Path
+from typing import Any
 
-# Raise it when a builder stores something else than before; what was prepared is then left alone.
-PREPARED_VERSION = "1.0.0"
+import numpy as np
 
+from cnn_lab.data.datasets.archives import join_cifar_files, parse_idx, read_members
+from cnn_lab.data.datasets.description import (
+    DATASETS,
+    ArchiveMember,
+    Arrays,
+    DatasetDescription,
+    RemoteFile,
+    register_dataset,
+)
 
-@dataclass(frozen=True)
-class Member:
-    """One unpacked file: its name (inside the archive), size in bytes and sha256 if known."""
+__all__ = ["DATASETS"]
 
-    name: str
-    num_bytes: int
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """One published archive, where it can be had, and what is inside."""
-
-    name: str
-    num_bytes: int
-    sha256: str | None
-    urls: tuple[str, ...]
-    members: tuple[Member, ...]
-
-
-@dataclass(frozen=True)
-class DatasetDescription:
-    """What is known of a data set before any of it is on this computer."""
-
-    name: str
-    title: str
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    split_sizes: Mapping[str, int]
-    licence: str
-    citation: str
-    recipe: str = "photos"  # of augmentation, where a config names none
-    files: tuple[RemoteFile, ...] = ()
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes to download; 0 where the data come with a package."""
-        return sum(file.num_bytes for file in self.files)
-
+DIGITS_SPLIT_SEED = 0
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -140,7 +110,7 @@ def _idx_files(name: str, urls: tuple[str, ...]) -> tuple[RemoteFile, ...]:
             num_bytes=num_bytes,
             sha256=sha256,
             urls=tuple(f"{url}{member}.gz" for url in urls),
-            members=(Member(member, num_unpacked, sha256_unpacked),),
+            members=(ArchiveMember(member, num_unpacked, sha256_unpacked),),
         )
         for member, (num_bytes, sha256, num_unpacked, sha256_unpacked) in _IDX_FILES[name].items()
     )
@@ -149,7 +119,7 @@ def _idx_files(name: str, urls: tuple[str, ...]) -> tuple[RemoteFile, ...]:
 def _cifar_archive(
     name: str, num_bytes: int, sha256: str, folder: str, sizes: Mapping[str, int]
 ) -> tuple[RemoteFile, ...]:
-    members = tuple(Member(f"{folder}/{file}", size) for file, size in sizes.items())
+    members = tuple(ArchiveMember(f"{folder}/{file}", size) for file, size in sizes.items())
     return (RemoteFile(name, num_bytes, sha256, (f"{_CIFAR_URL}{name}",), members),)
 
 
@@ -158,7 +128,52 @@ _KRIZHEVSKY = (
     "Technical report, University of Toronto."
 )
 
-_DESCRIPTIONS = (
+
+def read_digits(description: DatasetDescription, folder: Path) -> dict[str, Arrays]:
+    """The stratified split of scikit-learn's digits; values 0..16 are stretched to 0..255."""
+    del folder  # they come with the package
+    from sklearn.datasets import load_digits  # slow, and rarely needed
+
+    from cnn_lab.data.subsets import stratified_split  # which imports data sets itself
+
+    bunch: Any = load_digits()
+    images = np.rint(bunch.images * 255.0 / 16.0).astype(np.uint8)[..., None]
+    labels = bunch.target.astype(np.int32)
+    train, test = stratified_split(
+        labels, num_validation=description.split_sizes["test"], seed=DIGITS_SPLIT_SEED
+    )
+    return {"train": (images[train], labels[train]), "test": (images[test], labels[test])}
+
+
+def read_idx_splits(description: DatasetDescription, folder: Path) -> dict[str, Arrays]:
+    """The splits of MNIST, or of Fashion-MNIST in files of the same form."""
+    contents: dict[str, bytes] = {}
+    for file in description.files:
+        contents |= read_members(file, folder)
+    splits: dict[str, Arrays] = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        splits[split] = (
+            parse_idx(contents[images], images, 3)[..., None],
+            parse_idx(contents[labels], labels, 1).astype(np.int32),
+        )
+    return splits
+
+
+def read_cifar_splits(
+    description: DatasetDescription, folder: Path, *, num_label_bytes: int
+) -> dict[str, Arrays]:
+    """The splits of CIFAR's binary version; the last file of the archive is the test split."""
+    (archive,) = description.files
+    contents = read_members(archive, folder)
+    names = [member.name for member in archive.members]
+    return {
+        "train": join_cifar_files(contents, names[:-1], num_label_bytes),
+        "test": join_cifar_files(contents, names[-1:], num_label_bytes),
+    }
+
+
+register_dataset(
     DatasetDescription(
         name="digits",
         recipe="strokes",
@@ -169,7 +184,11 @@ _DESCRIPTIONS = (
         licence="CC BY 4.0",
         citation="E. Alpaydin, C. Kaynak (1998). Optical Recognition of Handwritten Digits. "
         "UCI Machine Learning Repository.",
-    ),
+        read=read_digits,
+    )
+)
+
+register_dataset(
     DatasetDescription(
         name="mnist",
         recipe="strokes",
@@ -181,7 +200,11 @@ _DESCRIPTIONS = (
         citation="Y. LeCun, L. Bottou, Y. Bengio, P. Haffner (1998). Gradient-based learning "
         "applied to document recognition. Proceedings of the IEEE 86(11).",
         files=_idx_files("mnist", _MNIST_URLS),
-    ),
+        read=read_idx_splits,
+    )
+)
+
+register_dataset(
     DatasetDescription(
         name="fashion_mnist",
         title="Articles of clothing, 28x28",
@@ -192,7 +215,11 @@ _DESCRIPTIONS = (
         citation="H. Xiao, K. Rasul, R. Vollgraf (2017). Fashion-MNIST: a Novel Image Dataset for "
         "Benchmarking Machine Learning Algorithms. arXiv:1708.07747.",
         files=_idx_files("fashion_mnist", _FASHION_URLS),
-    ),
+        read=read_idx_splits,
+    )
+)
+
+register_dataset(
     DatasetDescription(
         name="cifar10",
         recipe="cifar",
@@ -209,7 +236,11 @@ _DESCRIPTIONS = (
             "cifar-10-batches-bin",
             {f"data_batch_{i}.bin": 30730000 for i in range(1, 6)} | {"test_batch.bin": 30730000},
         ),
-    ),
+        read=functools.partial(read_cifar_splits, num_label_bytes=1),
+    )
+)
+
+register_dataset(
     DatasetDescription(
         name="cifar100",
         recipe="cifar",
@@ -226,9 +257,6 @@ _DESCRIPTIONS = (
             "cifar-100-binary",
             {"train.bin": 153700000, "test.bin": 30740000},
         ),
-    ),
-)
-
-DATASETS: Mapping[str, DatasetDescription] = MappingProxyType(
-    {description.name: description for description in _DESCRIPTIONS}
+        read=functools.partial(read_cifar_splits, num_label_bytes=2),
+    )
 )

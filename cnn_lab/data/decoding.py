@@ -1,21 +1,22 @@
-"""From encoded bytes to uint8 pixels of the channels and size asked for, by PIL.
+"""Image files and encoded bytes as uint8 pixels of the channels and size asked for, by PIL.
 
 One set of rules for every photograph: the camera's orientation is applied, 16 bits become 8,
 palettes are looked up, transparency is laid over white, CMYK becomes RGB.
 
-Whoever changes a pixel that comes out of here raises `DECODER_VERSION`, so that nothing kept from
-before is read again.
+A change that alters any decoded pixel must raise `DECODER_VERSION`, so that pixels cached before it
+are not read again.
 """
 
 import io
+from pathlib import Path
 
 import numpy as np
 import PIL
-from jaxtyping import Shaped, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Bool, Shaped, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.augment.crops import Box, Part
+from cnn_lab.data.augment.crops import Box, Crop
 
 DECODER_VERSION = 1
 # PIL changes its resampling and its decoders between major versions only.
@@ -25,7 +26,9 @@ GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B"
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _ORIENTATION_TAG = 0x0112
-_LEAST_LEFT = 2  # pixels decoded per pixel wanted: at 1, the decoder's own smoothing shows
+_MIN_RATIO = 2  # decoded pixels per pixel of the result: at 1, the decoder's own smoothing shows
+_HEAD_BYTES = 16  # by which PIL tells formats apart
+_MIN_INVERTED_DISTANCE = 0.25  # of brightness to the mean; nearer, a picture may just be bright
 
 
 def is_turned(image: Image.Image) -> bool:
@@ -111,7 +114,7 @@ def to_pixels(
 def decode(
     encoded: bytes | Shaped[np.ndarray, "..."], shape: tuple[int | None, int | None, int]
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes stored pixels: encoded bytes, or an array that is used as it is where it fits.
+    """Decodes stored pixels: encoded bytes, or an array that is returned unchanged if it fits.
 
     Args:
         encoded: a JPEG or PNG, or pixels `[h, w, 1]` or `[h, w, 3]`.
@@ -127,10 +130,10 @@ def decode(
     return to_pixels(_image_of(encoded), shape)
 
 
-def decode_part(
-    encoded: bytes | Shaped[np.ndarray, "..."], shape: tuple[int, int, int], part: Part
+def decode_crop(
+    encoded: bytes | Shaped[np.ndarray, "..."], shape: tuple[int, int, int], crop: Crop
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes stored pixels and brings a part of the whole image to a size.
+    """Decodes stored pixels and resizes a crop of the whole image.
 
     A JPEG that is several times as large as wanted is decoded at a half, a quarter or an eighth of
     its size: its pixels then differ slightly from those of a full decoding that is made smaller.
@@ -138,7 +141,7 @@ def decode_part(
     Args:
         encoded: a JPEG or PNG, or pixels `[h, w, 1]` or `[h, w, 3]`.
         shape: height, width and channels wanted.
-        part: what to keep of the upright image.
+        crop: the part of the upright image to keep.
 
     Returns:
         The pixels, `[h, w, c]`.
@@ -146,27 +149,71 @@ def decode_part(
     height, width, num_channels = shape
     if isinstance(encoded, bytes):
         image = open_file(io.BytesIO(encoded))
-        box = part.box(*(image.size[::-1] if is_turned(image) else image.size))
-        factor = _decoded_smaller(image, min((box[2] - box[0]) / width, (box[3] - box[1]) / height))
+        box = crop.box(*(image.size[::-1] if is_turned(image) else image.size))
+        factor = _reduce(image, min((box[2] - box[0]) / width, (box[3] - box[1]) / height))
         image, box = upright(image), _divided(box, factor)
     else:
         image = _image_of(encoded)
-        box = part.box(*image.size)
+        box = crop.box(*image.size)
     image = convert(image, num_channels)
     image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
-def _decoded_smaller(image: Image.Image, ratio: float) -> int:
-    """Tells a JPEG's decoder to skip detail, of `ratio` pixels per pixel wanted; by what factor."""
+def read_image_file(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
+    """Reads a PNG or JPEG file as pixels of `shape`, resized like training images.
+
+    Args:
+        path: the file.
+        shape: (h, w, c) of the result, c 1 or 3.
+
+    Raises:
+        DataError: there is no such file, or it is no image of these formats.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no image file {path}; give the paths of PNG or JPEG files.")
+    try:
+        return to_pixels(open_image(path.read_bytes()), shape)
+    except UnidentifiedImageError:
+        found = _format_of(path)
+        if found is None:
+            raise DataError(f"{path} is no image; give PNG or JPEG files.") from None
+        raise DataError(
+            f"{path} looks like a {found} file; only PNG and JPEG are read: convert it first."
+        ) from None
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}); give PNG or JPEG files."
+        ) from error
+
+
+def looks_inverted(images: UInt8[np.ndarray, "n h w 1"], mean: float) -> Bool[np.ndarray, " n"]:
+    """Whether gray images are about as bright as negatives of the training images would be.
+
+    Args:
+        images: gray images of a user's.
+        mean: mean of the training pixels, in [0, 1]; near 0.5 negatives are not recognised.
+    """
+    brightness = images.mean((1, 2, 3)) / 255
+    to_mean, to_negative = np.abs(brightness - mean), np.abs(brightness - (1 - mean))
+    return (to_mean > _MIN_INVERTED_DISTANCE) & (to_negative < to_mean / 2)
+
+
+def _reduce(image: Image.Image, ratio: float) -> int:
+    """Sets a JPEG to be decoded at a fraction of its size; returns by which factor smaller.
+
+    Args:
+        image: opened, not decoded yet.
+        ratio: pixels of the full image per pixel of the result.
+    """
     for factor in (8, 4, 2):
         # A last pixel that is smaller than the others would come first once the image is turned.
         divides = image.width % factor == image.height % factor == 0
-        fits = ratio >= _LEAST_LEFT * factor and (divides or _orientation(image) == 1)
+        fits = ratio >= _MIN_RATIO * factor and (divides or _orientation(image) == 1)
         if fits and image.draft(None, (image.width // factor, image.height // factor)):
             return factor
-    return 1  # other formats know no smaller size
+    return 1  # other formats have no smaller size
 
 
 def _orientation(image: Image.Image) -> int:
@@ -180,3 +227,15 @@ def _divided(box: Box, factor: int) -> Box:
 
 def _image_of(pixels: Shaped[np.ndarray, "..."]) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _format_of(path: Path) -> str | None:
+    """The format that a file's first bytes announce; nothing is decoded."""
+    Image.init()
+    with path.open("rb") as file:
+        # Some formats look beyond the end of a short file.
+        head = file.read(_HEAD_BYTES).ljust(_HEAD_BYTES, b"\0")
+    for name, (_, accepts) in Image.OPEN.items():
+        if name not in FORMATS and accepts is not None and accepts(head):
+            return name
+    return None

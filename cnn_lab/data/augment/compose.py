@@ -9,9 +9,9 @@ from jaxtyping import Array, Float32
 
 from cnn_lab.core.arrays import Key, Labels, RawImages
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.augment import affine, colour, elastic, erasing, mixing, randaugment, resample
+from cnn_lab.data.augment import colour, geometry, mixing, randaugment
 from cnn_lab.data.augment.draws import Draws, draw
-from cnn_lab.data.augment.erasing import Pixels
+from cnn_lab.data.augment.erasing import Pixels, erase
 from cnn_lab.data.augment.recipes import Augmentation
 
 OPTIONS = "config.data.augment.options"
@@ -24,7 +24,7 @@ Augment = Callable[[Key, RawImages, Labels], tuple[Pixels, Labels | Float32[Arra
 def make_augment(
     augmentation: Augmentation, image_shape: tuple[int, int, int], num_classes: int
 ) -> Augment:
-    """Makes the function that changes a batch, to be called inside a compiled step.
+    """Makes the function that augments a batch, to be called inside a compiled step.
 
     Args:
         augmentation: amplitudes.
@@ -35,12 +35,13 @@ def make_augment(
     Returns:
         A pure function. Equal keys give equal bits, on any number of devices. Images stay uint8
         unless values between whole numbers are possible, else become float32 in 0..255; labels
-        become shares of the classes where images are mixed. All at zero gives back its arguments.
+        become shares of the classes where images are mixed. With all amplitudes at 0 the
+        arguments are returned unchanged.
 
     Raises:
         ConfigError: an amplitude does not fit images of that size, or a range is upside down.
     """
-    check(augmentation, image_shape)
+    check_fits(augmentation, image_shape)
     if image_shape[2] != 3:
         augmentation = dataclasses.replace(augmentation, saturation=0.0, hue=0.0, grayscale=0.0)
     whole = not (augmentation.interpolates or augmentation.jitters)
@@ -52,13 +53,13 @@ def make_augment(
         draws = draw(key, len(images), augmentation.randaugment_ops)
         changed: Pixels = images
         if not augmentation.interpolates and moves:
-            changed = _moved(augmentation, draws, images)
+            changed = _shift(augmentation, draws, images)
         if not whole:
-            changed = resample.images_of(_recoloured(augmentation, key, draws, changed))
+            changed = geometry.to_images(_interpolate_and_tone(augmentation, key, draws, changed))
         if augmentation.erasing:
-            changed = erasing.erased(augmentation, draws, changed)
+            changed = erase(augmentation, draws, changed)
         if augmentation.mixes:
-            return mixing.mixed(augmentation, draws, changed, labels, num_classes)
+            return mixing.mix(augmentation, draws, changed, labels, num_classes)
         return changed, labels
 
     def unchanged(key: Key, images: RawImages, labels: Labels) -> tuple[RawImages, Labels]:  # noqa: ARG001
@@ -68,56 +69,62 @@ def make_augment(
     return unchanged if nothing else augment
 
 
-def check(augmentation: Augmentation, image_shape: tuple[int, int, int]) -> None:
-    """Raises a `ConfigError` where `make_augment` says so."""
+def check_fits(augmentation: Augmentation, image_shape: tuple[int, int, int]) -> None:
+    """Raises the `ConfigError` of `make_augment`."""
     height, width, _ = image_shape
     for name in ("shift", "translate"):
-        most = getattr(augmentation, name)
-        if most >= min(height, width):
+        pixels = getattr(augmentation, name)
+        if pixels >= min(height, width):
             raise ConfigError(
-                f"{OPTIONS}.{name} is {most}, but the images have {height} x {width} pixels, of "
+                f"{OPTIONS}.{name} is {pixels}, but the images have {height} x {width} pixels, of "
                 f"which nothing might be left; use at most {min(height, width) - 1}."
             )
     for name in ("crop_area", "crop_aspect", "erasing_area", "erasing_aspect"):
-        least, most = getattr(augmentation, name)
-        if least > most:
+        low, high = getattr(augmentation, name)
+        if low > high:
             raise ConfigError(
-                f"{OPTIONS}.{name} is {least},{most}, whose first value must not be larger than "
-                f"its second; write it as {most},{least}."
+                f"{OPTIONS}.{name} is {low},{high}, whose first value must not be larger than "
+                f"its second; write it as {high},{low}."
             )
 
 
-def _moved(augmentation: Augmentation, draws: Draws, images: RawImages) -> RawImages:
+def _shift(augmentation: Augmentation, draws: Draws, images: RawImages) -> RawImages:
     """Flips and shifts by whole pixels, exactly."""
     sign = jnp.where(draws["flip"] < augmentation.flip, -1, 1)
-    x, y = (shift.astype(jnp.int32) for shift in affine.whole_shifts(augmentation, draws))
-    return resample.whole_pixels(images, sign, x, y, augmentation.fill)
+    x, y = (shift.astype(jnp.int32) for shift in geometry.random_shifts(augmentation, draws))
+    return geometry.shift_pixels(images, sign, x, y, augmentation.fill)
 
 
-def _recoloured(
+def _interpolate_and_tone(
     augmentation: Augmentation, key: Key, draws: Draws, images: RawImages
-) -> resample.Planes:
-    """All that needs numbers between whole ones: one interpolation, then colours."""
+) -> geometry.Planes:
+    """All that yields values between whole numbers: one interpolation, then tones and colours."""
     num_examples, height, width, num_channels = images.shape
     operations = randaugment.operations(augmentation, draws, num_channels)
     magnitude = augmentation.randaugment_magnitude
-    planes = resample.planes_of(images)
+    planes = geometry.to_planes(images)
     if augmentation.interpolates:
-        to_old = affine.drawn(augmentation, draws, height, width)
+        to_old = geometry.random_map(augmentation, draws, height, width)
         for operation in operations:
-            to_old = affine.then(to_old, randaugment.moved(operation, magnitude, height, width))
+            to_old = geometry.chain(
+                to_old, randaugment.operation_map(operation, magnitude, height, width)
+            )
         if augmentation.shift:
-            to_old = affine.then(to_old, affine.moved(*affine.whole_shifts(augmentation, draws)))
-        wander = None
+            to_old = geometry.chain(
+                to_old, geometry.translate(*geometry.random_shifts(augmentation, draws))
+            )
+        displacement = None
         if alpha := augmentation.elastic_alpha:
             stream = jax.random.fold_in(key, ELASTIC_STREAM)
             sigma = augmentation.elastic_sigma
-            wander = elastic.field(stream, num_examples, height, width, alpha=alpha, sigma=sigma)
-        planes = resample.between_pixels(images, to_old, wander, augmentation.fill)
+            displacement = geometry.elastic_field(
+                stream, num_examples, height, width, alpha=alpha, sigma=sigma
+            )
+        planes = geometry.interpolate(images, to_old, displacement, augmentation.fill)
     for operation in operations:
-        planes = randaugment.toned(operation, magnitude, planes)
+        planes = randaugment.apply_tones(operation, magnitude, planes)
     if augmentation.jitters and augmentation.interpolates:
-        planes = resample.settled(planes)
+        planes = geometry.planes_computed_once(planes)
     if augmentation.jitters:
-        planes = colour.jittered(augmentation, draws, planes)
+        planes = colour.jitter(augmentation, draws, planes)
     return planes

@@ -1,24 +1,38 @@
-"""Sizes and checksums of a prepared data set's files, so that damage is noticed before training."""
+"""Sizes, checksums and digests of prepared files, so that damage is noticed before training.
 
+A *manifest* notes the size and checksum of every file when it is written. A *fingerprint* is the
+digest by which data are recognised, wherever they are stored and whatever they are called.
+"""
+
+import hashlib
 import json
+import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from cnn_lab.core.errors import CnnLabError, DataError, RefusedError
 from cnn_lab.core.files import write_json
 from cnn_lab.core.refusals import refusal
 
+INFO_FILE = "dataset_info.json"
 MANIFEST_FILE = "files.json"
-MOST_BYTES = 2**32  # of a data set whose content is read again for this; sizes are always checked
+MAX_CHECKED_BYTES = 2**32  # of a data set whose content is read for checksums; sizes always are
 _BLOCK_BYTES = 2**20
+_END_BYTES = 2**16
+
+
+def is_prepared(directory: Path) -> bool:
+    """Whether `directory` holds a prepared data set."""
+    return (directory / INFO_FILE).is_file()
 
 
 def write_manifest(directory: Path) -> None:
     """Notes every file of a data set that has just been prepared."""
     files = _files(directory)
     sizes = {file.name: file.stat().st_size for file in files}
-    small = sum(sizes.values()) <= MOST_BYTES
+    small = sum(sizes.values()) <= MAX_CHECKED_BYTES
     noted = {
         file.name: {"num_bytes": sizes[file.name], "crc32": _checksum(file) if small else None}
         for file in files
@@ -27,10 +41,10 @@ def write_manifest(directory: Path) -> None:
 
 
 def check_manifest(directory: Path) -> bool:
-    """Compares the files of a data set with what was noted of them.
+    """Compares the files of a data set with its manifest.
 
     Returns:
-        Whether anything was noted.
+        Whether there is a manifest.
 
     Raises:
         DataError: a file is missing or changed.
@@ -52,8 +66,31 @@ def check_manifest(directory: Path) -> bool:
     return True
 
 
+def fingerprint_of(content: Mapping[str, Any]) -> str:
+    """Returns the sha256 in hex of a mapping of plain values, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def fingerprint_of_files(directory: str | os.PathLike[str]) -> str:
+    """Returns a digest of a prepared directory that another program prepared.
+
+    Hashing every byte of a large data set would take longer than opening it ever should, so each
+    shard counts by its name, its size and its two ends.
+    """
+    ends = {}
+    for path in sorted(Path(directory).iterdir()):
+        if path.is_file() and (path.suffix == ".json" or ".array_record" in path.name):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(_END_BYTES)
+                file.seek(max(0, size - _END_BYTES))
+                digest = hashlib.sha256(head + file.read()).hexdigest()
+            ends[path.name] = [size, digest]
+    return fingerprint_of(ends)
+
+
 def unusable(what: str, directory: str, error: Exception) -> CnnLabError:
-    """What to tell of a part of a prepared data set that cannot be read."""
+    """The error for a part of a prepared data set that cannot be read."""
     if refused := refusal(error):  # no reason to delete anything
         return RefusedError(refused)
     return DataError(
@@ -63,7 +100,7 @@ def unusable(what: str, directory: str, error: Exception) -> CnnLabError:
 
 
 def _files(directory: Path) -> list[Path]:
-    """What a reader needs; the arrays beside it carry checksums of their own and may vanish."""
+    """Files that a reader needs; the arrays beside them have checksums of their own and may go."""
     found: Iterable[Path] = (path for path in directory.iterdir() if path.is_file())
     return sorted(path for path in found if path.suffix not in (".npy", ".crc32"))
 

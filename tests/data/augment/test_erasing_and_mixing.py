@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from cnn_lab.data.augment import mixing
-from cnn_lab.data.augment.make import make_augment
+from cnn_lab.data.augment.compose import make_augment
 from cnn_lab.data.augment.recipes import Augmentation
 
 RANDOM = np.random.default_rng(0)

@@ -1,0 +1,63 @@
+"""The interface of the loaders.
+
+A loader gives *raw batches*, stacked for several steps, and `prepare`, a pure function that runs
+inside the compiled step and makes a batch from one of them. *In memory*: the whole uint8 split is
+on the devices and a raw batch is a row of positions. *Streaming*: a raw batch holds the images
+themselves, read and decoded ahead by Grain.
+
+Both give the same batches, random resized crops apart: a split in memory holds images at their
+final size, of which `prepare` crops a part; streaming crops the full image as it is decoded, with
+no detail lost. These crops follow the same distribution, but other draws.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.data.sampler import Sampler
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Batches of a split, by step.
+
+    Attributes:
+        name: `in_memory` or `streaming`.
+        in_memory: arrays that stay on the devices, the `constants` of normalisation among them, so
+            that other values need no other program.
+        max_steps: the most steps that one stack of raw batches holds.
+        sampler: chooses the examples of every step.
+    """
+
+    name: str
+    in_memory: Tree
+    max_steps: int
+    sampler: Sampler
+
+    def load(self, first_step: int, num_steps: int) -> Tree:
+        """Raw batches of consecutive steps, stacked and padded to [max_steps, n, ...].
+
+        With several processes each loads its own shard of every batch.
+
+        Args:
+            first_step: counted from the start of the training.
+            num_steps: 1 to `max_steps`; the rows after them are padding.
+        """
+        ...
+
+    def raw_shapes(self) -> Tree:
+        """Shapes and dtypes of the stack that `load` returns, over all processes."""
+        ...
+
+    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
+        """Makes `image`, `label`, `weight` from one step's raw batch; pure, runs on the devices.
+
+        Args:
+            in_memory: the loader's attribute of that name, an argument of the compiled step.
+            raw_batch: one row of what `load` returns.
+            key: of the step's augmentation.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stops reading ahead, and lets go of the arrays on the devices."""
+        ...

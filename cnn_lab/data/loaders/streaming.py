@@ -1,0 +1,159 @@
+"""A loader that reads and decodes batches ahead, in Grain's threads or worker processes."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.data.augment.compose import Augment
+from cnn_lab.data.augment.crops import RandomCrops
+from cnn_lab.data.normalize import Preprocess
+from cnn_lab.data.sampler import Sampler
+from cnn_lab.data.source import Source
+from cnn_lab.distributed.mesh import WHOLE, Shard
+
+READ_THREADS = 4
+BATCHES_AHEAD = 4
+MANY_STEPS = 2**40
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadBatch:
+    """Reads this process's shard of the batch of a step; sent to Grain's workers."""
+
+    source: Source
+    sampler: Sampler
+    crops: RandomCrops | None
+    shard: Shard
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        positions, weights = self.sampler.batches(int(step), 1)
+        mine, crops = self.shard.of(self.sampler.batch_size), None
+        if self.crops is not None:  # of the whole batch, whatever part this process reads
+            crops = self.crops(int(step), self.sampler.batch_size)[mine]
+        return {**self.source.read(positions[0, mine], crops), "weight": weights[0, mine]}
+
+
+class StreamingLoader:
+    """Batches read and decoded ahead, whole batches at a time, by threads or processes.
+
+    Args:
+        source: the split.
+        preprocess: padding and normalisation, in the compiled step.
+        sampler: chooses the examples of every step.
+        num_workers: decoding processes; 0 decodes in threads.
+        crops: random crops, applied while images are decoded; None keeps whole images.
+        augment: augments the batch in the compiled step; None leaves it.
+        constants: of `preprocess`, on the devices; None writes them into the program.
+        shard: the part of every batch that this process loads.
+        total_steps: steps of the whole training; None reads the epoch again and again, so that an
+            evaluation does not start its readers anew each time.
+    """
+
+    name = "streaming"
+    max_steps = 1
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: Preprocess,
+        sampler: Sampler,
+        *,
+        num_workers: int,
+        total_steps: int | None,
+        crops: RandomCrops | None = None,
+        augment: Augment | None = None,
+        constants: Tree | None = None,
+        shard: Shard = WHOLE,
+    ):
+        self.in_memory: Tree = {} if constants is None else {"constants": constants}
+        self.sampler = sampler
+        self._read = _ReadBatch(source, sampler, crops, shard)
+        self._preprocess = preprocess
+        self._augment = augment
+        self._num_workers = num_workers
+        self._endless = total_steps is None
+        self._total_steps = MANY_STEPS if total_steps is None else total_steps
+        self._next_step = -1
+        self._batches: Any = None
+
+    def load(self, first_step: int, num_steps: int) -> Tree:
+        """The batch of one step, stacked [1 n ...]."""
+        assert num_steps == 1
+        if first_step == self._next_step:
+            batch: Mapping[str, np.ndarray] = next(self._batches)
+        else:
+            self.close()
+            # Ctrl-C, and the SIGTERM of a cluster, reach the whole process group: workers, which
+            # start here and inherit the mask, must not die of it while the training still needs
+            # them to save. The tracker unblocks both when it starts, so it starts before.
+            resource_tracker.ensure_running()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                self._batches = self._read_from(first_step)
+                batch = next(self._batches)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._next_step = first_step + 1
+        if self._endless and self._next_step == self.sampler.steps_per_epoch:
+            self._next_step = 0  # the readers are already at the next pass
+        return {name: array[None] for name, array in batch.items()}
+
+    def raw_shapes(self) -> Tree:
+        """Shapes and dtypes of a raw batch, stacked [1 n ...]."""
+        rows = (1, self.sampler.batch_size)
+        return {
+            "image": jax.ShapeDtypeStruct((*rows, *self._read.source.fixed_shape), jnp.uint8),
+            "label": jax.ShapeDtypeStruct(rows, jnp.int32),
+            "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
+        }
+
+    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
+        """Augments and normalises the batch."""
+        images, labels = raw_batch["image"], raw_batch["label"]
+        if self._augment is not None:
+            images, labels = self._augment(key, images, labels)
+        images = self._preprocess(images, in_memory.get("constants"))
+        return {**raw_batch, "image": images, "label": labels}
+
+    def close(self) -> None:
+        """Stops the readers."""
+        if self._batches is not None:
+            self._batches.close()
+        self._batches, self._next_step = None, -1
+
+    def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
+        import grain  # half a second that only this loader pays
+
+        steps = grain.MapDataset.range(first_step, self._total_steps)
+        batches = steps.map(self._read)
+        threads = 1 if self._num_workers else READ_THREADS
+        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
+        dataset = batches.to_iter_dataset(ahead)
+        if self._num_workers:
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._num_workers),
+                worker_init_fn=_end_with_the_parent,
+            )
+        return iter(dataset)
+
+
+def _end_with_the_parent(*_: int) -> None:
+    """Ends this worker when the training is killed, which otherwise waits for ever to be read."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
