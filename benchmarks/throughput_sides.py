@@ -122,20 +122,18 @@ class OnDevice:
         images, labels = drawn(arguments, arguments.batch)
         images = images.astype(np.float32) / 64 - 2
         self.in_memory = mesh.put_sharded({"image": images, "label": labels})
-        self.max_steps, self.sampler = (
-            arguments.steps,
-            Sampler(np.arange(len(labels)), len(labels), 0),
-        )
+        self.max_steps = arguments.steps
+        self.sampler = Sampler(np.arange(len(labels)), len(labels), 0)
         weights = np.ones((arguments.steps, len(labels)), np.float32)
-        self._feed = mesh.put_batches({"weight": weights})
+        self._raw_batches = mesh.put_batches({"weight": weights})
 
     def load(self, first_step: int, num_steps: int) -> Any:  # noqa: ARG002 - a Loader
-        """What lies there already."""
-        return self._feed
+        """The same weights for every stack; the images are on the devices."""
+        return self._raw_batches
 
     def raw_shapes(self) -> Any:
-        """Of the feed."""
-        return jax.eval_shape(lambda: self._feed)
+        """Shapes of the weights."""
+        return jax.eval_shape(lambda: self._raw_batches)
 
     def prepare(self, in_memory: Any, raw_batch: Any, key: Any) -> Any:  # noqa: ARG002
         """Leaves the batch alone."""
@@ -147,7 +145,7 @@ class OnDevice:
 
 
 def make_loader(name: str, arguments: argparse.Namespace, mesh: DeviceMesh) -> Loader:
-    """What feeds a side.
+    """The loader of a side.
 
     Raises:
         LeftOut: Grain is not installed.
@@ -157,7 +155,7 @@ def make_loader(name: str, arguments: argparse.Namespace, mesh: DeviceMesh) -> L
     images, labels = drawn(arguments, arguments.images)
     half = (0.5,) * images.shape[-1]
     preprocess = Preprocess(mean=half, std=half)
-    order = Sampler(np.arange(len(images)), arguments.batch, seed=0)
+    sampler = Sampler(np.arange(len(images)), arguments.batch, seed=0)
     augment = make_augment(
         RECIPES[arguments.recipe]["light"], arguments.shape, arguments.num_classes
     )
@@ -165,19 +163,19 @@ def make_loader(name: str, arguments: argparse.Namespace, mesh: DeviceMesh) -> L
     if name == "loader" and images.nbytes <= DataConfig().in_memory_limit_mib * MIB:
         in_memory = mesh.put_replicated({"image": images, "label": labels})
         in_memory = {**in_memory, "constants": constants}
-        return InMemoryLoader(in_memory, preprocess, order, arguments.steps, augment)
+        return InMemoryLoader(in_memory, preprocess, sampler, arguments.steps, augment)
     try:
         importlib.import_module("grain")  # which the loader itself imports at its first batch
     except ImportError as error:
         raise LeftOut(str(error)) from None
     source: Any = SimpleNamespace(
-        info=SimpleNamespace(image_shape=arguments.shape),
-        gather=lambda rows, _: {"image": images[rows], "label": labels[rows]},
+        fixed_shape=arguments.shape,
+        read=lambda rows, _: {"image": images[rows], "label": labels[rows]},
     )
     return StreamingLoader(
         source,
         preprocess,
-        order,
+        sampler,
         num_workers=0,
         total_steps=MANY_STEPS,
         augment=augment,
