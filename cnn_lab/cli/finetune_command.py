@@ -99,7 +99,6 @@ def main(invocation: Invocation) -> int:
     tell = log if processes.is_primary else lambda _: None
     joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
     config = _completed(invocation, recipe, tell)
-    joining.check_same_config(processes, config)
     if values.dry_run:
         log(dry_run(config))
         return 0

@@ -140,19 +140,6 @@ def check_alike(
     consistency.check_same_config(processes, to_dict(config))
 
 
-def check_same_config(processes: "Processes", config: ExperimentConfig) -> None:
-    """Refuses processes of which one has completed the config, from a source's, to another one.
-
-    The source itself may lie elsewhere: its weights are compared.
-
-    Raises:
-        ConfigError: names the field.
-    """
-    from cnn_lab.distributed import consistency
-
-    consistency.check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
-
-
 def leave() -> None:
     """Ends well, where several processes train together with the others."""
     for processes in _joined:

@@ -107,11 +107,8 @@ def main(invocation: Invocation) -> int:
     together = {"num_processes": invocation.flags.num_processes, "profile_steps": profiled}
     joining.check_alike(processes, config, together)
     from cnn_lab.cli.dry_run import dry_run
-    from cnn_lab.experiment.initialization import complete_config
     from cnn_lab.runs.train import run_training
 
-    config = freeze(complete_config(config))
-    joining.check_same_config(processes, config)
     if invocation.flags.dry_run:
         log(dry_run(config))
         return 0

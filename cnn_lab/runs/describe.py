@@ -20,6 +20,7 @@ from cnn_lab.data.loaders.factory import unmeasured_preprocess
 from cnn_lab.data.loaders.in_memory import shapes_of_split
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
+from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.runs.compiled_phase import CompiledPhase
 from cnn_lab.train.averaging import evaluated_variables
 
@@ -76,6 +77,7 @@ def describe_training(config: ExperimentConfig) -> TrainingDescription:
     Raises:
         DataError: the data are not prepared yet.
     """
+    config = complete_config(config)
     with tempfile.TemporaryDirectory(prefix="cnn-lab-dry-run-") as folder:
 
         def open_data(name: str, data_dir: str | None) -> Dataset:

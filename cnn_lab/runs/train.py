@@ -18,7 +18,7 @@ from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.core.formatting import counted
 from cnn_lab.core.refusals import refusals_told
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.distributed.consistency import check_same, check_same_data
+from cnn_lab.distributed.consistency import check_same, check_same_config, check_same_data
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 from cnn_lab.distributed.watchdog import HANG_SECONDS, Watchdog
@@ -99,6 +99,8 @@ def run_training(
     if config.log.wandb_project is not None:
         require_wandb()
     config = complete_config(config)
+    # A source may lie elsewhere for another process: its weights are compared.
+    check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
     with refusals_told(workdir), ExitStack() as stack:
         run_dir = RunDir(workdir, config, processes)

@@ -13,6 +13,7 @@ from cnn_lab.core.errors import DivergedError, WorkdirError
 from cnn_lab.core.files import finite_or_none, write_bytes, write_text
 from cnn_lab.core.formatting import counted
 from cnn_lab.experiment.components import make_components
+from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.report.curves import seeds_chart
 from cnn_lab.report.run import write_report
 from cnn_lab.runs.diverging import DIVERGED, has_diverged, train_or_note
@@ -46,6 +47,7 @@ def train_seeds(
             f"{folder} is the folder of one run; give another --workdir for those of {num_seeds} "
             "seeds."
         )
+    config = complete_config(config)
     runs: dict[int, Path] = {}
     configs: dict[int, ExperimentConfig] = {}
     for seed in range(config.seed, config.seed + num_seeds):

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.config.node import from_dict, to_dict
+from cnn_lab.config.load import (
+    FORMAT_VERSION,
+    check_format_version,
+    config_from_json,
+    config_to_json,
+)
+from cnn_lab.config.node import to_dict
 from cnn_lab.config.rules import differences
 from cnn_lab.core.errors import CheckpointError, ConfigError, WorkdirError
 from cnn_lab.core.files import (
@@ -112,7 +118,7 @@ class RunDir:
         try:
             if self.fresh and not _is_of(self.path, config):
                 (self.path / RECORD_FILE).unlink(missing_ok=True)
-            write_json(self.path / CONFIG_FILE, to_dict(config))
+            write_json(self.path / CONFIG_FILE, config_to_json(config))
         except OSError as error:
             raise _unusable(self.path, error) from error
 
@@ -133,7 +139,8 @@ class RunDir:
         if not self.is_primary:
             return
         with _record_held(self.path):
-            write_json(self.path / RECORD_FILE, {**read_record(self.path), **values})
+            record = {"format_version": FORMAT_VERSION, **read_record(self.path), **values}
+            write_json(self.path / RECORD_FILE, record)
 
 
 def has_checkpoints(path: Path) -> bool:
@@ -217,7 +224,12 @@ def read_config(path: Path) -> ExperimentConfig:
         reason = error.strerror if isinstance(error, OSError) else error
         raise WorkdirError(f"{file} cannot be read ({reason}); {remedy}") from error
     try:
-        return from_dict(ExperimentConfig, values)
+        if isinstance(values, dict):
+            check_format_version(values.get("format_version"), str(path))
+    except ConfigError as error:
+        raise WorkdirError(str(error), where=str(path)) from error
+    try:
+        return config_from_json(values)
     except ConfigError as error:
         raise WorkdirError(f"{file} was changed: {error} To use it, {remedy}") from error
 

@@ -91,7 +91,7 @@ def test_streamed_examples_come_in_the_same_order():
     predictor = SplitPredictor(MODEL.apply, TASK, loader, make_mesh(2))
     for _ in range(2):  # a second network reads them anew
         found = predictor(variables)
-        stored = source.gather(CHOSEN)
+        stored = source.read(CHOSEN)
         np.testing.assert_array_equal(found.labels, stored["label"])
         x = (stored["image"].astype(np.float64) / 255 - MEAN) / STD
         np.testing.assert_allclose(found.logits, logits_of(variables, x), atol=1e-5)
