@@ -24,9 +24,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 
-# Compiling costs more than most tests compute. With all optimisations, as users have them, is
-# compiled what counts the compiler's work, and the trainings of real processes.
-FULLY_OPTIMISED = {"test_dispatch", "test_entry", "test_faults", "test_parts", "test_processes"}
+# Compiling costs more than most tests compute: the trainings of real processes alone are compiled
+# as users have them.
+FULLY_OPTIMISED = {"test_entry", "test_faults", "test_parts", "test_processes"}
 BLANK = Image.new("L", (1, 1))
 OPTIMISATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # subprocesses compile as their module does
 
