@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.config_flag import load_config
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import log, picture_path
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config.load import load_config
 from cnn_lab.config.node import override
 from cnn_lab.core.errors import ConfigError, lookup
 from cnn_lab.core.files import write_bytes

@@ -84,7 +84,7 @@ def main(invocation: Invocation) -> int:
         values.model,
         source,
         out,
-        options=parse_options(values.model, entry.make, values.option),
+        options=parse_options(entry.make, values.option, "--option", values.model),
         class_names=_class_names(values.class_names, values.num_classes, entry.num_classes),
         image_shape=shape,
         preprocess=Preprocess(

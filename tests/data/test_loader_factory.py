@@ -17,7 +17,7 @@ from cnn_lab.data.loaders import factory, in_memory
 from cnn_lab.data.loaders.factory import make_preprocess
 from cnn_lab.data.loaders.in_memory import put_split
 from cnn_lab.data.subsets import Subset, choose_examples
-from cnn_lab.distributed.mesh import make_mesh
+from cnn_lab.distributed.mesh import Shard, make_mesh
 from cnn_lab.distributed.processes import Processes
 from cnn_lab.experiment.build import build_experiment
 

@@ -1,7 +1,7 @@
 """What is told of a step that was not finite."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -81,7 +81,8 @@ def test_a_finite_gradient_leaves_the_optimizer_to_blame(state):
 class Unrepeatable:
     """A task whose losses cannot be had outside the compiled program."""
 
-    better, has_classes = TASK.better, TASK.has_classes
+    better: ClassVar = TASK.better
+    has_classes: ClassVar[bool] = TASK.has_classes
     metrics = staticmethod(TASK.metrics)
 
     def __init__(self, error: Exception):

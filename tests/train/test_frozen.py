@@ -1,5 +1,6 @@
 """Frozen means frozen: no gradient, no decay, no memory, no statistics, no noise, no average."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ TASK = classification("cross_entropy")
 # One of each family that normalises over batches, small.
 LARGE = {"efficientnet_b0", "googlenet", "inception_v3", "resnext50_32x4d"}  # slow to compile
 RARE = {"plain20", "wide_resnet28_10"}  # residual networks beside resnet20
-FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
+FAMILIES: dict[str, tuple[int, Mapping[str, Any]]] = {
     "densenet_cifar": (8, {"depth": 10, "growth": 4}),
     "efficientnet_b0": (8, SMALL["efficientnet_b0"][0]),
     "googlenet": (16, SMALL["googlenet"][0]),
