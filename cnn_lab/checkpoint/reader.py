@@ -1,4 +1,4 @@
-"""Reads the checkpoints of a run, checks them, and says what is wrong with them.
+"""Reads and checks the checkpoints of a run.
 
 Orbax does not notice damage: a flipped byte restores silently. So the JSON record of a checkpoint
 holds the shape, dtype and SHA-256 of each leaf of the state, and its own SHA-256. The record is
@@ -194,7 +194,7 @@ class CheckpointReader:
 
 
 def lost(done: str, error: Exception) -> LostError:
-    """What to tell of a checkpoint that could not be `done` for want of another process."""
+    """The error of a checkpoint that could not be `done` for want of another process."""
     reason = textwrap.shorten(str(error).partition("\n")[0], 120, placeholder=" ...")
     return LostError(
         f"Another process did not answer while a checkpoint was {done} ({reason}); what was saved "
@@ -225,7 +225,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _refusal(error: BaseException | None) -> OSError | None:
-    """What the system refused, among an error and those that it followed from."""
+    """The system's refusal among an error and its causes, None without one."""
     for found in _chain(error):
         if isinstance(found, OSError) and found.errno not in (None, errno.ENOENT):
             return found

@@ -9,7 +9,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.train.state import TrainState
 
-MOST_LINES = 20
+MAX_LINES = 20
 
 Shapes = TypeVar("Shapes")
 
@@ -33,8 +33,8 @@ def describe_difference(found: Tree, expected: Tree) -> str:
             for path in new
             if path in old and old[path][index] != new[path][index]
         ]
-    if len(lines) > MOST_LINES:
-        lines = [*lines[:MOST_LINES], f"  ... and {len(lines) - MOST_LINES} more"]
+    if len(lines) > MAX_LINES:
+        lines = [*lines[:MAX_LINES], f"  ... and {len(lines) - MAX_LINES} more"]
     return "\n".join(lines)
 
 

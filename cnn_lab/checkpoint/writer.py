@@ -252,7 +252,7 @@ def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) 
 
 
 def _handlers() -> Any:
-    """What writes the parts of a checkpoint.
+    """Orbax's handlers of the parts of a checkpoint.
 
     Every array is written from its first copy, of which the record holds the digest. By default
     orbax takes a slice of each copy, and decides by the text of JAX_PLATFORMS whether to.

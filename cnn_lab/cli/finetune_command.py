@@ -116,7 +116,7 @@ def main(invocation: Invocation) -> int:
 
 
 def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
-    """What the file, if there is one, and the flags say."""
+    """The config of the file, if there is one, and of the flags."""
     values = invocation.flags
     if values.config:
         config = load_config(values.config, [])
@@ -170,7 +170,7 @@ def _override(config: ExperimentConfig, invocation: Invocation) -> None:
 
 
 def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None:
-    """What suits so many images."""
+    """Sets optimizer, epochs, batch size and augmentation by the number of images."""
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.data.subsets import choose_examples
     from cnn_lab.transfer.plan import choose_strategy

@@ -11,7 +11,7 @@ A user's own file registers in the same way, once it is imported; nothing here n
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, Generic, TypeVar
 
 from cnn_lab.core.errors import ConfigError, lookup
@@ -24,7 +24,7 @@ def _function_alone(function: Any) -> Any:
     return function
 
 
-class Registry(Mapping[str, Entry], Generic[Entry]):
+class Registry(MutableMapping[str, Entry], Generic[Entry]):
     """The entries of one kind by name, in alphabetical order.
 
     The modules of the kind's own package are imported when an entry is first looked for, so that a
@@ -58,25 +58,34 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         """
 
         def decorate(function: Function) -> Function:
-            if not function.__module__.startswith(f"{self._package}."):
-                self._load()  # a clash of names is the newcomer's
-            chosen, origin = name or function.__name__, _origin(function)
+            chosen = name or function.__name__
             for parameter in inspect.signature(function).parameters.values():
                 if parameter.default is not parameter.empty is parameter.annotation:
                     raise ConfigError(
-                        f"The {self._kind} {chosen!r} ({origin}) has an option "
+                        f"The {self._kind} {chosen!r} ({_origin(function)}) has an option "
                         f"{parameter.name!r} without annotation; write what fits, such as "
                         f"`{parameter.name}: float = {parameter.default!r}`."
                     )
-            if self._origins.setdefault(chosen, origin) != origin:
-                raise ConfigError(
-                    f"The {self._kind} {chosen!r} exists already ({self._origins[chosen]}); "
-                    f"register {origin} by another name."
-                )
-            self._entries[chosen] = self._make_entry(function, **facts)
+            self.add(chosen, self._make_entry(function, **facts), function)
             return function
 
         return decorate
+
+    def add(self, name: str, entry: Entry, function: Callable[..., Any]) -> None:
+        """Adds the entry of a function.
+
+        Raises:
+            ConfigError: something else has the name.
+        """
+        if not function.__module__.startswith(f"{self._package}."):
+            self._load()  # a clash of names is the newcomer's
+        origin = _origin(function)
+        if self._origins.setdefault(name, origin) != origin:
+            raise ConfigError(
+                f"The {self._kind} {name!r} exists already ({self._origins[name]}); register "
+                f"{origin} by another name."
+            )
+        self._entries[name] = entry
 
     def lookup(self, name: str) -> Entry:
         """The entry of that name.
@@ -89,6 +98,14 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def __getitem__(self, name: str) -> Entry:
         self._load()
         return self._entries[name]
+
+    def __setitem__(self, name: str, entry: Entry) -> None:
+        self._load()
+        self._entries[name] = entry
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+        self._origins.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         self._load()

@@ -1,4 +1,4 @@
-"""A model with what is needed to run it, made from a config and what travels with a checkpoint."""
+"""A model with its task, classes and preprocessing, from a config or from a checkpoint."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ BEFORE_HEAD = ("input_dropout_rate", "dropout_rate")
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What is needed to run a trained model: no data, no optimizer.
+    """A trained model with its task, classes and preprocessing: no data, no optimizer.
 
     Attributes:
         model: the module.
@@ -42,7 +42,7 @@ class Network:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(h, w, c) of what the model takes."""
+        """(h, w, c) of the model's input."""
         return self.preprocess.output_shape(self.image_shape)
 
     def variable_shapes(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Network:
         )
 
     def metadata(self) -> dict[str, Any]:
-        """What travels with a checkpoint, as JSON values; `network_from_metadata` reads it back."""
+        """JSON values that are saved with a checkpoint; `network_from_metadata` reads them back."""
         return {
             "class_weights": self.class_weights,
             "class_names": list(self.class_names),
@@ -87,7 +87,7 @@ def _with_dropout(model: nn.Module, name: str, rate: float) -> nn.Module:
 
 
 def network_from_metadata(config: ExperimentConfig, metadata: Mapping[str, Any]) -> Network:
-    """Rebuilds the network of a checkpoint from its config and what travelled with it."""
+    """Rebuilds the network of a checkpoint from its config and metadata."""
     weights = metadata.get("class_weights")
     return Network(
         model=make_model(config, len(metadata["class_names"])),

@@ -82,12 +82,12 @@ def restore_network(
     config = read_config(workdir)
     checkpoints = _checkpoints(workdir)
 
-    def look(step: int) -> tuple[ExperimentConfig, Network]:
+    def read(step: int) -> tuple[ExperimentConfig, Network]:
         metadata = checkpoints.read_record(step)["metadata"]
         return config, network_from_metadata(config, metadata)
 
     steps = _candidates(checkpoints, checkpoints.steps(), which, named)
-    return _first_good(steps, look, named)
+    return _first_good(steps, read, named)
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
@@ -114,7 +114,7 @@ def _open(
     place: jax.sharding.Sharding,
     named: str,
 ) -> RestoredRun:
-    def look(step: int) -> RestoredRun:
+    def read(step: int) -> RestoredRun:
         record = checkpoints.read_record(step)
         network = network_from_metadata(config, record["metadata"])
         shapes = network.variable_shapes()
@@ -122,14 +122,14 @@ def _open(
         return RestoredRun(config, network, variables, step)
 
     steps = _candidates(checkpoints, checkpoints.steps(), which, named)
-    return _first_good(steps, look, named)
+    return _first_good(steps, read, named)
 
 
-def _first_good(candidates: list[int], look: Callable[[int], Found], named: str) -> Found:
-    """What `look` finds at the first of the steps that is not damaged."""
+def _first_good(candidates: list[int], read: Callable[[int], Found], named: str) -> Found:
+    """The result of `read` at the first of the steps that is not damaged."""
     for step in candidates:
         try:
-            return look(step)
+            return read(step)
         except DamagedError as error:
             if step == candidates[-1]:
                 raise CheckpointError(

@@ -16,14 +16,13 @@ registered in the same way by a module of yours, once that is imported.
 
 import dataclasses
 import functools
-import importlib
 import inspect
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from cnn_lab import models
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.registry import Registry
 
 if TYPE_CHECKING:
     from cnn_lab.analysis.cost import Cost
@@ -104,37 +103,7 @@ class ModelEntry:
                 )
 
 
-class _Models(MutableMapping[str, ModelEntry]):
-    """All entries in the order of their names; those of this package are imported on first use."""
-
-    def __init__(self):
-        self.registered: dict[str, ModelEntry] = {}
-        self._is_complete = False
-
-    def _complete(self) -> dict[str, ModelEntry]:
-        if not self._is_complete:
-            for module in pkgutil.iter_modules(models.__path__, f"{models.__name__}."):
-                importlib.import_module(module.name)
-            self._is_complete = True
-        return self.registered
-
-    def __getitem__(self, name: str) -> ModelEntry:
-        return self._complete()[name]
-
-    def __setitem__(self, name: str, entry: ModelEntry) -> None:
-        self.registered[name] = entry
-
-    def __delitem__(self, name: str) -> None:
-        del self._complete()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._complete()))
-
-    def __len__(self) -> int:
-        return len(self._complete())
-
-
-MODELS = _Models()
+MODELS: Registry[ModelEntry] = Registry("model", models.__name__)
 
 
 def register(
@@ -173,13 +142,7 @@ def register(
     """
 
     def decorate(make: Make) -> Make:
-        known = MODELS.registered.get(name)
-        if known is not None and not _is_newer(make, inspect.unwrap(known.make)):
-            raise ConfigError(
-                f"The model {name} of {make.__module__} has the name of one of "
-                f"{known.make.__module__}; register it under another."
-            )
-        MODELS[name] = ModelEntry(
+        entry = ModelEntry(
             _variant(make, name, variant or {}),
             title,
             paper,
@@ -190,15 +153,10 @@ def register(
             outputs,
             None if small is None else SmallForm(*small),
         )
+        MODELS.add(name, entry, make)
         return make
 
     return decorate
-
-
-def _is_newer(make: Callable[..., Any], known: Callable[..., Any]) -> bool:
-    """Whether a known function was defined again, as when a notebook's cell is run again."""
-    place = (make.__module__, make.__qualname__)
-    return make is not known and place == (known.__module__, known.__qualname__)
 
 
 def _variant(make: Callable[..., Any], name: str, values: Mapping[str, Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What went wrong in a step that was not finite."""
+"""Diagnosis of a step whose numbers were not finite."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from cnn_lab.train.frozen import as_evaluated, frozen_layers
 from cnn_lab.train.gradient import micro_batch_key, split
 from cnn_lab.train.state import TrainState, step_key
 
-MOST_CHARACTERS = 200  # of the reason why a step cannot be repeated
+MAX_CHARACTERS = 200  # of the reason why a step cannot be repeated
 
 
 def explain_non_finite(
@@ -64,7 +64,7 @@ def explain_non_finite(
                 bad = [i for i, is_bad in zip(ids[index], rows, strict=True) if is_bad]
                 break
     except Exception as error:  # whatever it is, it must not hide what happened in training
-        first_line = str(error).strip().partition("\n")[0][:MOST_CHARACTERS]
+        first_line = str(error).strip().partition("\n")[0][:MAX_CHARACTERS]
         reason = ": ".join(filter(None, (type(error).__name__, first_line)))
         place = f"the step could not be repeated ({reason})"
     if not place:

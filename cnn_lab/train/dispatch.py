@@ -75,8 +75,8 @@ def compile_train(
 
     Returns:
         A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
-        that was not finite are not run. It hears the most of what all processes told
-        (`distributed/consensus.py`).
+        that was not finite are not run. It agrees on the maximum of what all processes
+        propose (`distributed/consensus.py`).
     """
     max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
 

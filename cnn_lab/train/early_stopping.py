@@ -1,4 +1,4 @@
-"""What is remembered about validation: the best weights so far, and when to give up."""
+"""Selection of the best weights by a validation metric, and early stopping."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class SelectionRecord:
-    """What the rule has seen; saved in every checkpoint.
+    """The rule's memory; saved in every checkpoint.
 
     Attributes:
         best_value: best value of the metric, None before the first evaluation.

@@ -148,7 +148,7 @@ def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:
 
 
 def micro_batch_key(key: Key, index: jax.Array | int) -> Key:
-    """What the model draws from in one part of a step's batch."""
+    """The key that the model draws from in one micro-batch."""
     return jax.random.fold_in(jax.random.fold_in(key, MICRO_BATCH_STREAM), index)
 
 

@@ -28,7 +28,7 @@ class Plateau:
 
 @dataclasses.dataclass(frozen=True)
 class PlateauRecord:
-    """What the rule has seen; saved in every checkpoint.
+    """The rule's memory; saved in every checkpoint.
 
     Attributes:
         scale: factor of the schedule's rate now.

@@ -21,7 +21,7 @@ WIDE_TERMINAL = 100  # columns
 
 @runtime_checkable
 class Display(Protocol):
-    """What the loop tells the one who watches."""
+    """A display of the progress of a training."""
 
     def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """After each call of the program: steps done, and the newest training metrics."""
@@ -97,7 +97,7 @@ class PlainDisplay:
         self._say = log
 
     def advance(self, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-        """Says nothing: rows are enough for a log."""
+        """Shows nothing: rows are enough for a log."""
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Prints the row with rate and remaining time."""
@@ -123,7 +123,7 @@ class Eta:
         self._start = time.monotonic()
 
     def after(self, step: int) -> str:
-        """What is left after `step` steps, as `h:mm:ss` or `m:ss`."""
+        """Remaining time after `step` steps, as `h:mm:ss` or `m:ss`."""
         seconds_per_step = (time.monotonic() - self._start) / max(step - self._first, 1)
         return _duration(seconds_per_step * (self._total - step))
 

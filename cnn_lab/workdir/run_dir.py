@@ -151,7 +151,7 @@ def has_checkpoints(path: Path) -> bool:
 
 
 def missing_checkpoints(path: Path) -> CheckpointError:
-    """What to tell of a run without a checkpoint to use."""
+    """The error of a run without a checkpoint to use."""
     record, again = read_record(path), f"cnn-lab train --config={path / CONFIG_FILE}"
     if (path / DAMAGED).exists():
         return CheckpointError(
@@ -305,7 +305,7 @@ def _acquire(path: Path) -> IO[str]:
 
 
 def _unusable(path: Path, error: OSError) -> WorkdirError:
-    """What to tell of a folder that cannot be made, or not be written."""
+    """The error of a folder that cannot be made, or not be written."""
     if error.errno == errno.ENAMETOOLONG:
         return WorkdirError(
             f"The name of --workdir is too long for the file system ({len(str(path))} characters, "

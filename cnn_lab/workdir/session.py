@@ -1,4 +1,4 @@
-"""One process that trains a run: what it ran on, and how it ended, in the run's record."""
+"""The record of one process that trains a run: its environment and its end."""
 
 import platform
 import shlex
@@ -26,9 +26,9 @@ class Session:
 
     Args:
         folder: the run's.
-        started: what `environment` found.
+        started: from `environment`.
         first_step: where it begins.
-        facts: what the record is to say of the run from now on.
+        facts: values of the run for its record.
     """
 
     def __init__(self, folder: RunDir, started: Mapping[str, Any], first_step: int, **facts: Any):
@@ -48,7 +48,7 @@ class Session:
 
     @contextmanager
     def failures_noted(self) -> Iterator[None]:
-        """Notes in the record what the user is told of a failure inside a `with`."""
+        """Notes a failure inside a `with` in the record."""
         try:
             with refusals_told(self._folder.path):
                 yield
@@ -64,7 +64,7 @@ class Session:
 
 
 def environment() -> dict[str, Any]:
-    """What this process runs on: versions, devices, source revision, command."""
+    """Versions, devices, source revision and command of this process."""
     devices = jax.devices()
     return {
         "command": shlex.join(sys.argv),
@@ -79,7 +79,7 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that a training depends on."""
+    """Installed versions of the packages that a training depends on."""
     return {name: version_of(name) for name in PACKAGES}
 
 
@@ -91,7 +91,7 @@ def devices_in_words(num_used: int) -> str:
 
 
 def version_of(name: str) -> str:
-    """What is installed of a package."""
+    """The installed version of a package."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
