@@ -68,7 +68,7 @@ def build_experiment(
         steps_per_epoch * config.train.num_epochs, steps_per_epoch
     )
     average = components.make_average(steps_per_epoch)
-    model, image_shape = make_model(config, len(class_names))(train.source)
+    model, image_shape = make_model(config, len(class_names)), train.source.fixed_shape
     initialization = make_initialization(
         config,
         functools.partial(make_model, config),
