@@ -144,9 +144,7 @@ class Experiment:
         loader = self.recalibration_loader
         return BatchStatsRecalibration(
             functools.partial(apply_in_training, self.network.model),
-            loader.prepare,
             loader,
-            loader.raw_shapes(),
             num_steps=min(MAX_BATCHES, loader.sampler.steps_per_epoch),
             mesh=self.mesh,
         )

@@ -1,9 +1,9 @@
 """Many steps in one call of a compiled program.
 
 A small net's step takes a few milliseconds, about what it costs to call it from Python. So the
-loop over steps is compiled too: one program takes a stack of up to `max_steps` feeds and a number
-of steps to run, which is data, so that every call uses the same program and a run that was cut
-anywhere continues with the same arithmetic.
+loop over steps is compiled too: one program takes a stack of up to `max_steps` raw batches and a
+number of steps to run, which is data, so that every call uses the same program and a run that was
+cut anywhere continues with the same arithmetic.
 """
 
 import dataclasses
@@ -21,6 +21,9 @@ from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.task import Task
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
 from cnn_lab.train.step import Step
+
+SECONDS_PER_CALL = 1.0
+GROWTH = 4  # of the number of steps from one call to the next
 
 # (arrays in memory, one step's raw batch, key) -> batch of `image`, `label`, `weight`
 Prepare = Callable[[Tree, Tree, Key], Tree]
@@ -71,7 +74,7 @@ def compile_train(
         mesh: devices.
         state: a state, or its shapes; given away by each call.
         in_memory: arrays that stay on the devices, or their shapes.
-        raw_batches: a stack [max_steps, n, ...] of feeds, or its shapes.
+        raw_batches: a stack [max_steps, n, ...] of raw batches, or its shapes.
 
     Returns:
         A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
@@ -169,3 +172,35 @@ def compile_program(jitted: Any, *arguments: Any) -> Program:
         time.perf_counter() - start,
         int(getattr(memory, "temp_size_in_bytes", 0)),
     )
+
+
+class StepsPerCall:
+    """Number of steps that a call should run, so that a signal is answered within about a second.
+
+    Their number is data of the program: where a run is cut changes nothing in its results.
+
+    Args:
+        max_steps: that a call may run.
+    """
+
+    def __init__(self, max_steps: int):
+        self.num_steps = 1
+        self._max_steps = max_steps
+        self._last_end = 0.0
+
+    def measure(self, num_steps: int, start: float, end: float) -> None:
+        """Takes a call's steps and the times at which it was made and was found to have ended."""
+        self.set(self.fitting(num_steps, start, end))
+
+    def fitting(self, num_steps: int, start: float, end: float) -> int:
+        """Number of steps that would have been long enough, going by one call.
+
+        The devices began it when the call before ended, if that was later.
+        """
+        seconds = max(end - max(start, self._last_end), 1e-6)
+        self._last_end = end
+        return int(num_steps * SECONDS_PER_CALL / seconds)
+
+    def set(self, fitting: int) -> None:
+        """Sets the number of steps to one that fits, growing to it little by little."""
+        self.num_steps = max(1, min(fitting, GROWTH * self.num_steps, self._max_steps))

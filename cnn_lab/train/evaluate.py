@@ -21,8 +21,7 @@ from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.task import Task, last_logits
-from cnn_lab.train.dispatch import Program, compile_evaluate
-from cnn_lab.train.steps_per_call import StepsPerCall
+from cnn_lab.train.dispatch import Program, StepsPerCall, compile_evaluate
 from cnn_lab.train.views import View, whole
 
 MAX_OUTPUT_BYTES = 64 * 2**20  # of one call

@@ -31,8 +31,7 @@ class TrainLoop:
     Attributes:
         stepper: runs the steps.
         intervals: steps at which the loop logs, evaluates and saves.
-        evaluate: validation metrics of a state, or `EvaluationInterrupted`; None where nothing is
-            held out.
+        evaluate: validation metrics, or `EvaluationInterrupted`; None where nothing is held out.
         monitor: decides about best weights, early stop and a lower learning rate.
         update_batch_stats: measures batch statistics of averaged weights before they are used.
         checkpoints: where states are saved.
@@ -56,10 +55,7 @@ class TrainLoop:
     hooks: Sequence[Callable[[int], None]] = ()
 
     def run(self, state: TrainState, progress: Progress) -> Outcome:
-        """Trains from `progress` on until the phase ends, the monitor stops it, or a signal comes.
-
-        `state` is given away; the outcome holds the last one.
-        """
+        """Trains until the phase ends, the monitor says stop, or someone asks to; takes the state."""
         intervals, stepper, log = self.intervals, self.stepper, self.training_log
         updated_at = progress.step  # the state of every checkpoint has its batch statistics
         # A pending evaluation may have lowered the rate after its state was saved.
@@ -67,8 +63,7 @@ class TrainLoop:
         if self.evaluate is not None and progress.eval_pending:
             state = self._evaluate(state, progress)
             if not progress.eval_pending:
-                best_step = progress.selection.best_step
-                self.checkpoints.amend(progress.step, self._record(progress), best_step=best_step)
+                self._save(state, progress, amend=True)
         while not self._ended(progress) and not stepper.should_stop:
             if progress.step in intervals.hook_steps:
                 self._collect(state, progress, wait=True)
@@ -128,8 +123,7 @@ class TrainLoop:
             progress.add(metrics)
         if steps:
             num_examples = sum(metrics["loss"][1] for metrics in steps)
-            finished_step = self.stepper.finished_step
-            self.training_log.advance(finished_step, num_examples, progress.means())
+            self.training_log.advance(self.stepper.finished_step, num_examples, progress.means())
 
     def _evaluate(self, state: TrainState, progress: Progress) -> TrainState:
         """Evaluates, or leaves the evaluation to the next session; may lower the learning rate."""
@@ -145,9 +139,10 @@ class TrainLoop:
         self.monitor.update(progress, metrics, progress.step // self.intervals.steps_per_epoch)
         return self.monitor.lower_rate(state, progress)
 
-    def _record(self, progress: Progress) -> dict[str, Any]:
-        return {"progress": dataclasses.asdict(progress), "metadata": dict(self.metadata)}
-
-    def _save(self, state: TrainState, progress: Progress) -> None:
+    def _save(self, state: TrainState, progress: Progress, *, amend: bool = False) -> None:
+        record = {"progress": dataclasses.asdict(progress), "metadata": dict(self.metadata)}
         best_step = progress.selection.best_step
-        self.checkpoints.save(state, self._record(progress), best_step=best_step)
+        if amend:  # the state is on disk
+            self.checkpoints.amend(progress.step, record, best_step=best_step)
+        else:
+            self.checkpoints.save(state, record, best_step=best_step)

@@ -32,9 +32,7 @@ class BatchStatsRecalibration:
 
     Args:
         apply: (params, collections, frozen, images, key) -> (outputs, collections), as in training.
-        prepare: makes a batch from the arrays in memory and one step's raw batch.
         loader: training batches, from step 0 on.
-        raw_shapes: shapes of a stack of raw batches.
         num_steps: batches to measure.
         mesh: devices.
     """
@@ -42,15 +40,13 @@ class BatchStatsRecalibration:
     def __init__(
         self,
         apply: Callable[..., Any],
-        prepare: Prepare,
         loader: Loader,
-        raw_shapes: Tree,
         *,
         num_steps: int,
         mesh: DeviceMesh,
     ):
         self._make = lambda variables: _compile(
-            apply, prepare, mesh, variables, loader.in_memory, raw_shapes
+            apply, loader.prepare, mesh, variables, loader.in_memory, loader.raw_shapes()
         )
         self._loader = loader
         self.num_steps = num_steps

@@ -13,9 +13,8 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.consensus import Consensus
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.train.dispatch import Program
+from cnn_lab.train.dispatch import Program, StepsPerCall
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.steps_per_call import StepsPerCall
 
 StepMetrics = dict[str, tuple[float, float]]  # name -> (sum, count)
 
@@ -118,7 +117,7 @@ class Stepper:
             steps = _per_step(jax.device_get(history), num_steps)
             self._heartbeat()
             self._fitting = self._steps_per_call.fitting(num_steps, called, time.perf_counter())
-            self._steps_per_call.adopt(self._consensus.agreed(agreed, self._fitting))
+            self._steps_per_call.set(self._consensus.agreed(agreed, self._fitting))
             for index, metrics in enumerate(steps):
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):
                     raise NonFiniteStepError(first + index)

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from cnn_lab.train.dispatch import StepsPerCall
 from cnn_lab.train.early_stopping import SelectionRecord
 from cnn_lab.train.progress import Intervals, Progress
-from cnn_lab.train.steps_per_call import StepsPerCall
 
 INTERVALS = [
     Intervals(

@@ -32,6 +32,12 @@ class Loader:
         stack[:num_steps] = self.batches[first_step : first_step + num_steps]
         return {"image": stack}
 
+    def raw_shapes(self) -> Any:
+        return jax.eval_shape(lambda: self.load(0, 1))
+
+    def prepare(self, in_memory: Any, raw_batch: Any, key: Any) -> Any:
+        return raw_batch
+
 
 class Model(nn.Module):
     """Two layers of different momentum, one of them Linen's own."""
@@ -46,9 +52,7 @@ def recalibrated(model: nn.Module, loader: Any) -> Any:
     variables = dict(model.init(jax.random.key(0), BATCHES[0], train=False))
     recalibration = BatchStatsRecalibration(
         functools.partial(apply_in_training, model),
-        lambda in_memory, raw_batch, key: raw_batch,  # noqa: ARG005 - as `prepare` is called
         loader,
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), loader.load(0, 1)),
         num_steps=len(BATCHES),
         mesh=make_mesh(1),
     )
