@@ -55,7 +55,7 @@ class TrainLoop:
     hooks: Sequence[Callable[[int], None]] = ()
 
     def run(self, state: TrainState, progress: Progress) -> Outcome:
-        """Trains until the phase ends, the monitor says stop, or someone asks to; takes the state."""
+        """Trains until the phase ends, the monitor stops it, or someone asks to stop."""
         intervals, stepper, log = self.intervals, self.stepper, self.training_log
         updated_at = progress.step  # the state of every checkpoint has its batch statistics
         # A pending evaluation may have lowered the rate after its state was saved.
