@@ -1,6 +1,5 @@
 """Costs of the models: public numbers, what is registered, and what a trace finds."""
 
-
 import pytest
 
 from cnn_lab.analysis.cost import cost_of
