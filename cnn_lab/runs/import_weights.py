@@ -45,7 +45,12 @@ IMAGENET_PIXELS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def published_pixels(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and deviation, per channel, of the pixels that a model's published weights want."""
+    """The mean and deviation, per channel, of the pixels that a model's published weights want.
+
+    Raises:
+        ConfigError: there are no published weights.
+    """
+    namings_of(model)
     return ((0.5,) * 3, (0.5,) * 3) if model in PIXELS_IN_MINUS_ONE_TO_ONE else IMAGENET_PIXELS
 
 
