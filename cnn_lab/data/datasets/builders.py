@@ -73,8 +73,8 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
     """
 
     def __init__(self, *, description: DatasetDescription, folder: Path, **options: Any) -> None:
-        # The name of the files, in place of the class's.
-        self.name = description.name  # pyright: ignore[reportAttributeAccessIssue]
+        builder: Any = self  # TFDS declares `name` for classes; files are named by it
+        builder.name = description.name
         self.description = description
         self.folder = folder
         super().__init__(**options)
