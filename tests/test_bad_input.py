@@ -107,7 +107,7 @@ def _write_experiments(folder: Path) -> None:
         "needs_argument.py": EXPERIMENT.replace("get_config()", "get_config(size)"),
         "syntax.py": EXPERIMENT.replace("return Exp", "return = Exp"),
         "typo.py": EXPERIMENT.replace("batch_size", "batchsize"),
-        # By assignment: in tests, beartype sees a constructor's arguments before our check does.
+        # By assignment, which no constructor sees.
         "wrong_type.py": EXPERIMENT.replace("return Exp", "config = Exp")
         + "    config.train.num_epochs = 'two'\n",
         "out_of_range.py": EXPERIMENT.replace("learning_rate=0.1", "learning_rate=-0.1"),
