@@ -1,1 +1,1 @@
-"""The commands, one thin file each."""
+"""The command line: the one place of absl flags."""

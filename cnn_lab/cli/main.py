@@ -135,8 +135,7 @@ def _main(arguments: list[str]) -> int:
         )
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}", found=name, allowed=COMMANDS)
-    # `list` and `data` would read badly as module names inside the package; `import` is none.
-    module = importlib.import_module(f"cnn_lab.cli.{name.partition('-')[0]}_command")
+    module = importlib.import_module(f"cnn_lab.cli.commands.{name.replace('-', '_')}")
     values = flags.FlagValues()
     module.define_flags(values)
     if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in rest):

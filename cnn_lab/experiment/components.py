@@ -26,8 +26,7 @@ from cnn_lab.optim.schedules import SCHEDULES, make_schedule
 from cnn_lab.tasks.losses import LOSSES
 from cnn_lab.tasks.task import TASKS, Task
 from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
-from cnn_lab.train.early_stopping import Selection
-from cnn_lab.train.plateau import Plateau
+from cnn_lab.train.monitor import Plateau, Selection
 from cnn_lab.transfer.plan import check_transfer
 
 

@@ -1,13 +1,135 @@
-"""The decisions that follow from a validation metric: best weights, early stop, learning rate."""
+"""The decisions that follow from a validation metric: best weights, early stop, learning rate.
+
+The rules run on the host, between two calls of the compiled program. The factor of the learning
+rate that a plateau leads to is part of the optimizer's state (`optim/assemble.py`), and the rules'
+memory is in every checkpoint.
+"""
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from cnn_lab.optim.assemble import with_rate_scale
-from cnn_lab.train.early_stopping import Selection, update
-from cnn_lab.train.plateau import Plateau, after
-from cnn_lab.train.progress import Progress
 from cnn_lab.train.state import TrainState
+
+if TYPE_CHECKING:
+    from cnn_lab.train.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The rule: which metric decides, in which direction, and how patiently.
+
+    Attributes:
+        metric: name of a validation metric.
+        mode: `max` or `min`.
+        check_every_epochs: epochs between checks; None never stops early.
+        patience: checks in a row without improvement after which training stops, at least 1.
+        min_delta: smallest change that counts as an improvement for stopping.
+    """
+
+    metric: str
+    mode: Literal["max", "min"]
+    check_every_epochs: int | None = None
+    patience: int = 1
+    min_delta: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionRecord:
+    """The rule's memory; saved in every checkpoint.
+
+    Attributes:
+        best_value: best value of the metric, None before the first evaluation.
+        best_step: step of that evaluation.
+        reference: value that the next check must improve on by `min_delta`.
+        stale_checks: checks in a row without improvement.
+        stopped: the rule has said stop.
+    """
+
+    best_value: float | None = None
+    best_step: int | None = None
+    reference: float | None = None
+    stale_checks: int = 0
+    stopped: bool = False
+
+
+def update_selection(
+    record: SelectionRecord, rule: Selection, value: float, *, step: int, epoch: int
+) -> SelectionRecord:
+    """Returns the record after an evaluation.
+
+    Args:
+        record: as it was.
+        rule: how to judge.
+        value: the metric's value; NaN and infinities never improve anything.
+        step: updates made so far.
+        epoch: epochs completed so far.
+    """
+
+    def better(new: float, old: float | None, by: float) -> bool:
+        if not math.isfinite(new):
+            return False
+        return old is None or (new > old + by if rule.mode == "max" else new < old - by)
+
+    best = (record.best_value, record.best_step)
+    if better(value, record.best_value, 0.0):
+        best = (value, step)
+    reference, stale = record.reference, record.stale_checks
+    if rule.check_every_epochs is not None and epoch % rule.check_every_epochs == 0:
+        improved = better(value, reference, rule.min_delta)
+        reference = value if improved else reference
+        stale = 0 if improved else stale + 1
+    stopped = rule.check_every_epochs is not None and stale >= rule.patience
+    return SelectionRecord(*best, reference, stale, stopped)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    """The rule.
+
+    Attributes:
+        watch: metric, direction, patience and smallest improvement.
+        factor: of the rate, each time that patience is used up, in (0, 1).
+        min_fraction: of the schedule's rate that is always left, in [0, 1].
+    """
+
+    watch: Selection
+    factor: float
+    min_fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateauRecord:
+    """The rule's memory; saved in every checkpoint.
+
+    Attributes:
+        scale: factor of the schedule's rate now.
+        watched: best value, and evaluations without improvement since the last reduction.
+    """
+
+    scale: float = 1.0
+    watched: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "PlateauRecord":
+        """Reads back `dataclasses.asdict`."""
+        return cls(values["scale"], SelectionRecord(**values["watched"]))
+
+
+def update_plateau(
+    record: PlateauRecord, rule: Plateau, value: float, *, step: int, epoch: int
+) -> PlateauRecord:
+    """Returns the record after an evaluation; see `update_selection` for the arguments."""
+    watched, scale = (
+        update_selection(record.watched, rule.watch, value, step=step, epoch=epoch),
+        record.scale,
+    )
+    if watched.stopped:
+        scale = max(scale * rule.factor, rule.min_fraction)
+        watched = dataclasses.replace(watched, stale_checks=0, stopped=False)
+    return PlateauRecord(scale, watched)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +144,19 @@ class Monitor:
     selection: Selection
     plateau: Plateau | None = None
 
-    def update(self, progress: Progress, metrics: Mapping[str, float], epoch: int) -> None:
+    def update(self, progress: "Progress", metrics: Mapping[str, float], epoch: int) -> None:
         """Takes the metrics of an evaluation into account."""
         value = metrics[self.selection.metric]
-        progress.selection = update(
+        progress.selection = update_selection(
             progress.selection, self.selection, value, step=progress.step, epoch=epoch
         )
         if self.plateau is not None:
-            progress.plateau = after(
+            progress.plateau = update_plateau(
                 progress.plateau, self.plateau, value, step=progress.step, epoch=epoch
             )
 
     @staticmethod
-    def lower_rate(state: TrainState, progress: Progress) -> TrainState:
+    def lower_rate(state: TrainState, progress: "Progress") -> TrainState:
         """The state with the learning rate that the plateau rule has arrived at."""
         # Only an optimizer whose rate is reduced has a place for the scale.
         if progress.plateau.scale == 1:

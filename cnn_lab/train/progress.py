@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from cnn_lab.train.early_stopping import SelectionRecord
-from cnn_lab.train.plateau import PlateauRecord
+from cnn_lab.train.monitor import PlateauRecord, SelectionRecord
 from cnn_lab.train.state import TrainState
 
 

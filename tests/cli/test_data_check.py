@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_lab.cli import data_command, runtime
+from cnn_lab.cli import runtime
+from cnn_lab.cli.commands import data
 from cnn_lab.cli.main import main
 
 
@@ -49,7 +50,7 @@ def test_duplicates_within_a_split_are_told_but_leak_nothing(check, photos: Path
 def test_an_image_of_two_splits_fails_and_is_named_first(check, photos: Path, monkeypatch):
     shutil.copy(photos / "train/a/0.png", photos / "train/a/3.png")
     shutil.copy(photos / "train/a/1.png", photos / "test/b/3.png")
-    monkeypatch.setattr(data_command, "MAX_LISTED", 1)
+    monkeypatch.setattr(data, "MAX_LISTED", 1)
     status, output = check()
     assert status == 1
     assert "1 image(s) of test are in train too" in output

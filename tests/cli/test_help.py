@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.cli.list_command import DETAILED, KINDS
+from cnn_lab.cli.commands.list import DETAILED, KINDS
 from cnn_lab.cli.main import main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 
 from cnn_lab.cli import joining
-from cnn_lab.cli.train_command import parse_steps
+from cnn_lab.cli.commands.train import parse_steps
 from cnn_lab.config import ExperimentConfig, MeshConfig, TransferConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import ConfigError

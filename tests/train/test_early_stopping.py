@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cnn_lab.train.early_stopping import Selection, SelectionRecord, update
+from cnn_lab.train.monitor import Selection, SelectionRecord, update_selection
 
 NAN, INF = math.nan, math.inf
 
@@ -14,7 +14,7 @@ def after(values, rule: Selection, every: int = 1) -> list[SelectionRecord]:
     records = [SelectionRecord()]
     for index, value in enumerate(values):
         epoch = every * (index + 1)
-        records.append(update(records[-1], rule, value, step=5 * epoch, epoch=epoch))
+        records.append(update_selection(records[-1], rule, value, step=5 * epoch, epoch=epoch))
         if records[-1].stopped:
             break
     return records[1:]

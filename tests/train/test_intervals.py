@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cnn_lab.train.dispatch import StepsPerCall
-from cnn_lab.train.early_stopping import SelectionRecord
+from cnn_lab.train.monitor import SelectionRecord
 from cnn_lab.train.progress import Intervals, Progress
 
 INTERVALS = [

@@ -7,8 +7,7 @@ from typing import Literal
 
 import pytest
 
-from cnn_lab.train.early_stopping import Selection
-from cnn_lab.train.plateau import Plateau, PlateauRecord, after
+from cnn_lab.train.monitor import Plateau, PlateauRecord, Selection, after
 
 
 def rule(
@@ -21,7 +20,7 @@ def rule(
 def scales(values, plateau) -> list[float]:
     record, found = PlateauRecord(), []
     for epoch, value in enumerate(values, start=1):
-        record = after(record, plateau, value, step=10 * epoch, epoch=epoch)
+        record = update_plateau(record, plateau, value, step=10 * epoch, epoch=epoch)
         found.append(record.scale)
     return found
 
@@ -49,5 +48,5 @@ def test_a_record_continues_after_json(cut):
     for epoch, value in enumerate(values, start=1):
         if epoch == cut:
             record = PlateauRecord.from_json(json.loads(json.dumps(dataclasses.asdict(record))))
-        record = after(record, plateau, value, step=epoch, epoch=epoch)
+        record = update_plateau(record, plateau, value, step=epoch, epoch=epoch)
     assert record.scale == scales(values, plateau)[-1] == 0.25

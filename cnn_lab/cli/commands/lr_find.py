@@ -14,9 +14,9 @@ import json
 from absl import flags
 
 from cnn_lab.cli import runtime
+from cnn_lab.cli.commands.train import require_data
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.output import log, picture_path
-from cnn_lab.cli.train_command import require_data
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError

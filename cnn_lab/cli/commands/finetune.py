@@ -22,13 +22,13 @@ from pathlib import Path
 from absl import flags
 
 from cnn_lab.cli import interrupts, joining, runtime
-from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log_if_read as log
-from cnn_lab.cli.train_command import (
+from cnn_lab.cli.commands.train import (
     define_dry_run,
     tell_how_processes_resume,
     tell_where_it_is,
 )
+from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.output import log_if_read as log
 from cnn_lab.config import (
     AugmentConfig,
     DataConfig,

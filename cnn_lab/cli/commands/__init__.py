@@ -1,0 +1,1 @@
+"""The commands, one thin file each: flags are parsed, runs/ or study/ called, results printed."""
