@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from cnn_lab.train.monitor import Plateau, PlateauRecord, Selection, after
+from cnn_lab.train.monitor import Plateau, PlateauRecord, Selection, update_plateau
 
 
 def rule(
