@@ -164,6 +164,11 @@ def run_training(
         with session.failures_noted():
             training_log = _open_training_log(experiment, run_dir, progress, metric_writers, log)
             stack.callback(training_log.close)
+            hooks: list[Callable[[int], None]] = []
+            if profile_steps is not None and run_dir.is_primary:
+                profile = Profile(*profile_steps, workdir, training_log.log)
+                stack.callback(profile.close)
+                hooks.append(profile)
             trainer = Trainer(
                 experiment,
                 evaluator,
@@ -172,10 +177,9 @@ def run_training(
                 processes,
                 signals,
                 stack.enter_context(_make_watchdog(config, processes)),
+                hook_steps=profile_steps or (),
+                hooks=hooks,
             )
-            if profile_steps is not None and run_dir.is_primary:
-                trainer.profile = Profile(*profile_steps, workdir, training_log.log)
-                stack.callback(trainer.profile.close)
             if phase is None:
                 outcome = trainer.fit_linear_probe(state, progress)
             else:
@@ -196,7 +200,9 @@ class Trainer:
         processes: that train together.
         signals: Ctrl-C and SIGTERM.
         watchdog: ends a training that hangs.
-        profile: traces some steps, None without.
+        hook_steps: updates made when the hooks are called; the same in all processes, whose calls
+            end there.
+        hooks: observers of the loop, such as a profiler.
     """
 
     experiment: Experiment
@@ -206,7 +212,8 @@ class Trainer:
     processes: Processes
     signals: StopSignals
     watchdog: Watchdog
-    profile: Profile | None = None
+    hook_steps: tuple[int, ...] = ()
+    hooks: Sequence[Callable[[int], None]] = ()
 
     def train(
         self, state: TrainState, progress: Progress, phase: CompiledPhase, num_parameters: int
@@ -240,20 +247,17 @@ class Trainer:
         )
 
     def _loop(self, phase: CompiledPhase) -> TrainLoop:
-        experiment, profile = self.experiment, self.profile
-        components, loader = experiment.components, experiment.train_loader
+        experiment, components = self.experiment, self.experiment.components
         return TrainLoop(
             stepper=Stepper(
                 phase.program,
-                loader,
+                experiment.train_loader,
                 experiment.mesh,
                 self.signals.received,
                 self.watchdog.heartbeat,
             ),
             intervals=dataclasses.replace(
-                experiment.intervals,
-                end_step=phase.end_step,
-                hook_steps=profile.cuts if profile else (),
+                experiment.intervals, end_step=phase.end_step, hook_steps=self.hook_steps
             ),
             evaluate=self.evaluate if self.evaluator else None,
             monitor=Monitor(components.selection, components.plateau),
@@ -265,7 +269,7 @@ class Trainer:
             training_log=self.training_log,
             learning_rate=experiment.learning_rate,
             diagnose=lambda state, step: experiment.explain_non_finite(state, step, self._saved()),
-            hooks=[profile] if profile else [],
+            hooks=self.hooks,
         )
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
