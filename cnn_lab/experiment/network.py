@@ -1,6 +1,7 @@
 """A model with its task, classes and preprocessing, from a config or from a checkpoint."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,10 +48,9 @@ class Network:
 
     def variable_shapes(self) -> dict[str, Any]:
         """Shapes of the model's variables by collection; nothing is computed."""
-        images = jnp.zeros((1, *self.input_shape))
-        return jax.eval_shape(
-            lambda key: dict(self.model.init(key, images, train=False)), jax.random.key(0)
-        )
+        images = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        init = functools.partial(self.model.init, train=False)
+        return dict(jax.eval_shape(init, jax.random.key(0), images))
 
     def metadata(self) -> dict[str, Any]:
         """JSON values that are saved with a checkpoint; `network_from_metadata` reads them back."""

@@ -177,7 +177,7 @@ def test_what_has_no_best_temperature_is_not_given_one(logits, labels):
     none = "^there is no mistake among the images to fit it on$"
     with pytest.raises(calibration.NoTemperatureError, match=none):
         calibration.fit_temperature(logits, logits.argmax(1))
-    with pytest.raises(calibration.NoTemperatureError, match="least at 100 or above"):
+    with pytest.raises(calibration.NoTemperatureError, match="lowest at 100 or above"):
         calibration.fit_temperature(logits, logits.argmin(1))
     near = np.where(np.arange(N) == 0, labels, logits.argmax(1))
     assert near[0] != logits[0].argmax()  # one mistake, and that in one half
