@@ -37,7 +37,7 @@ from cnn_lab.checkpoint.reader import (
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError
 from cnn_lab.core.files import write_text
-from cnn_lab.core.refusals import too_many_open
+from cnn_lab.core.system_errors import is_out_of_open_files
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
 from cnn_lab.train.state import TrainState
 
@@ -218,7 +218,7 @@ class Checkpoints(CheckpointReader):
                 raise lost("written", error) from error
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             remedy = "free disk space or permissions"
-            if too_many_open(error):
+            if is_out_of_open_files(error):
                 reason, remedy = "Too many open files", "allow more open files (ulimit -n)"
             raise CheckpointError(
                 f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "

@@ -21,9 +21,9 @@ from cnn_lab.core.errors import (
     CnnLabError,
     ConfigError,
     LostError,
-    RefusedError,
+    SystemLimitError,
 )
-from cnn_lab.core.refusals import refusal
+from cnn_lab.core.system_errors import explain_system_error
 
 USAGE_STATUS = 2
 GLOBAL_FLAGS = ("--help", "--version")
@@ -92,7 +92,7 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
         status = LOST_STATUS if isinstance(error, LostError) else USAGE_STATUS
         follows = isinstance(error, LostError | CheckpointError)
         joining.end(f"error: {error}\n", str(error), status, follows=follows)
-        return status, isinstance(error, RefusedError | LostError)
+        return status, isinstance(error, SystemLimitError | LostError)
     except KeyboardInterrupt:
         message = "\ninterrupted; what was saved before is intact.\n"
         joining.end(message, "it was interrupted", interrupts.status())
@@ -100,7 +100,7 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output.drop_unread():
             return output.UNREAD_STATUS, False
-        sentence = refusal(error)
+        sentence = explain_system_error(error)
         if sentence is None:
             joining.end_after(error)
             raise

@@ -93,7 +93,7 @@ class DivergedError(TrainingError):
     """A training whose loss or gradients are no longer finite."""
 
 
-class RefusedError(CnnLabError):
+class SystemLimitError(CnnLabError):
     """Something that the computer refused: memory, room, permissions, open files."""
 
 

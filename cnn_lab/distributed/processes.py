@@ -20,7 +20,7 @@ import jax
 from jax._src import distributed  # the key-value store has no public name; orbax takes it here too
 
 from cnn_lab.core.errors import LOST_STATUS
-from cnn_lab.core.refusals import causes, refusal
+from cnn_lab.core.system_errors import causes, explain_system_error
 
 WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
 POLL_SECONDS = 0.5  # between two looks for the end of another process
@@ -196,7 +196,7 @@ def is_loss(error: BaseException) -> bool:
         or (isinstance(cause, ValueError) and "Gloo" in str(cause))  # CPUs' collectives
     ]
     alike = any(str(e).startswith(("INVALID_ARGUMENT", "UNIMPLEMENTED")) for e in failed)
-    return bool(failed) and not alike and refusal(error) is None
+    return bool(failed) and not alike and explain_system_error(error) is None
 
 
 def _store() -> Any:

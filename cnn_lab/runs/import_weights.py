@@ -18,7 +18,7 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.config.options import check_options
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError, lookup
-from cnn_lab.core.refusals import refusals_told
+from cnn_lab.core.system_errors import system_errors_explained
 from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.network import Network
@@ -201,7 +201,7 @@ def write_run(
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with refusals_told(path):
+        with system_errors_explained(path):
             folder = RunDir(unfinished, config)
             try:
                 folder.claim(config)

@@ -16,7 +16,7 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.core.formatting import counted
-from cnn_lab.core.refusals import refusals_told
+from cnn_lab.core.system_errors import system_errors_explained
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.distributed.consistency import check_same, check_same_config, check_same_data
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
@@ -102,7 +102,7 @@ def run_training(
     # A source may lie elsewhere for another process: its weights are compared.
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
-    with refusals_told(workdir), ExitStack() as stack:
+    with system_errors_explained(workdir), ExitStack() as stack:
         run_dir = RunDir(workdir, config, processes)
         stack.callback(run_dir.release)
         signals = stack.enter_context(StopSignals())

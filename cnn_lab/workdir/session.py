@@ -15,7 +15,7 @@ import jax
 
 from cnn_lab.core.errors import CnnLabError
 from cnn_lab.core.formatting import counted
-from cnn_lab.core.refusals import refusals_told
+from cnn_lab.core.system_errors import system_errors_explained
 from cnn_lab.workdir.run_dir import RunDir, read_record
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -50,7 +50,7 @@ class Session:
     def failures_noted(self) -> Iterator[None]:
         """Notes a failure inside a `with` in the record."""
         try:
-            with refusals_told(self._folder.path):
+            with system_errors_explained(self._folder.path):
                 yield
         except Exception as error:
             kind = "" if isinstance(error, CnnLabError) else f"{type(error).__name__}: "

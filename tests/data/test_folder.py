@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.core.refusals import refusal
+from cnn_lab.core.system_errors import explain_system_error
 from cnn_lab.data import parallel
 from cnn_lab.data.datasets import catalog, check_images
 from cnn_lab.data.datasets.builders import FolderImages
@@ -225,7 +225,7 @@ def test_what_the_computer_refuses_makes_no_file_bad(flat, open_folder, monkeypa
     monkeypatch.setattr(check_images, "open_file", open_file)
     with pytest.raises(type(refused)) as caught:
         open_folder(flat, on_bad_files="skip")
-    assert refusal(caught.value) is not None  # what the command line says then
+    assert explain_system_error(caught.value) is not None  # what the command line says then
     monkeypatch.undo()
     assert open_folder(flat).info.split_sizes == {"train": 6}
 

@@ -33,7 +33,7 @@ from cnn_lab.config import (
     TrainConfig,
 )
 from cnn_lab.config.node import to_dict
-from cnn_lab.core.errors import CheckpointError, CnnLabError, RefusedError
+from cnn_lab.core.errors import CheckpointError, CnnLabError, SystemLimitError
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.heads import Classifier, PooledHead
@@ -180,7 +180,7 @@ class Raises:
 )
 def test_what_the_computer_refuses_in_a_training_is_told_and_noted(error, told, tmp_path: Path):
     workdir = tmp_path / "run"
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(SystemLimitError) as caught:
         run_training(small(), workdir, lambda _: None, metric_writers=[Raises(error)])
     assert str(caught.value).startswith(told.format(workdir=workdir))
     record = read_record(workdir)

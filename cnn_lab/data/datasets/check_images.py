@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.core.refusals import too_many_open
+from cnn_lab.core.system_errors import is_out_of_open_files
 from cnn_lab.data.datasets.folder import ImageFile, Listing
 from cnn_lab.data.decoding import GRAY_MODES, is_turned, open_file
 from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order
@@ -114,6 +114,6 @@ def _inspect(root: Path, file: ImageFile) -> tuple[int, int, int] | str:
     except UnidentifiedImageError:
         return "not a JPEG or PNG image"
     except Exception as error:  # PIL raises many kinds for damaged files, SyntaxError among them
-        if isinstance(error, MemoryError) or too_many_open(error):
+        if isinstance(error, MemoryError) or is_out_of_open_files(error):
             raise  # the file may be good, and must not be left out because the computer is short
         return " ".join(str(error).split()) or type(error).__name__

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.core.errors import CnnLabError, DataError, RefusedError
+from cnn_lab.core.errors import CnnLabError, DataError, SystemLimitError
 from cnn_lab.core.files import write_json
-from cnn_lab.core.refusals import refusal
+from cnn_lab.core.system_errors import explain_system_error
 
 INFO_FILE = "dataset_info.json"
 MANIFEST_FILE = "files.json"
@@ -91,8 +91,8 @@ def fingerprint_of_files(directory: str | os.PathLike[str]) -> str:
 
 def unusable(what: str, directory: str, error: Exception) -> CnnLabError:
     """The error for a part of a prepared data set that cannot be read."""
-    if refused := refusal(error):  # no reason to delete anything
-        return RefusedError(refused)
+    if refused := explain_system_error(error):  # no reason to delete anything
+        return SystemLimitError(refused)
     return DataError(
         f"{what} in {directory} cannot be read ({error}); its files are damaged or incomplete: "
         "delete that folder and prepare the data again."

@@ -19,7 +19,7 @@ from absl import logging
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.files import is_at, lock_file
-from cnn_lab.core.refusals import refusal, too_many_open
+from cnn_lab.core.system_errors import explain_system_error, is_out_of_open_files
 from cnn_lab.data.parallel import Log
 from cnn_lab.data.source import Source, SourceInfo, Storage
 from cnn_lab.data.storage.checksums import (
@@ -79,7 +79,7 @@ def prepare(
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if too_many_open(error):
+        if is_out_of_open_files(error):
             raise  # room elsewhere is no remedy
         raise DataError(
             f"Preparing {directory} failed ({error}); free some space, or choose another place "
@@ -246,7 +246,7 @@ def _features(
 
 
 def _unreadable(directory: Path, error: Exception) -> DataError:
-    if refused := refusal(error, directory):
+    if refused := explain_system_error(error, directory):
         return DataError(refused)
     return DataError(
         f"{directory / INFO_FILE} cannot be read ({error}); delete {directory} and prepare the "

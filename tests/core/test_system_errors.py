@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cnn_lab.core import memory
-from cnn_lab.core.errors import ConfigError, RefusedError
-from cnn_lab.core.refusals import refusal, refusals_told
+from cnn_lab.core.errors import ConfigError, SystemLimitError
+from cnn_lab.core.system_errors import explain_system_error, system_errors_explained
 
 PLACE = Path("runs/a")
 
@@ -70,7 +70,7 @@ def followed_from(cause: Exception) -> Exception:
     ids=["memory", "XLA", "EMFILE", "EMFILE as text", "cause", "named file", "backend", "setting"],
 )
 def test_what_is_refused_is_told_in_one_sentence(error, start, remedy):
-    found = refusal(error, PLACE)
+    found = explain_system_error(error, PLACE)
     assert found is not None
     assert found.startswith(start)
     assert remedy in found
@@ -94,7 +94,10 @@ def test_devices_that_jax_knows_and_has_not_are_told_in_one_sentence():
 
 
 def test_numpy_without_memory_is_told_how_much_it_asked_for():
-    with pytest.raises(RefusedError, match=r"\(Unable to allocate 7\.28 TiB"), refusals_told():
+    with (
+        pytest.raises(SystemLimitError, match=r"\(Unable to allocate 7\.28 TiB"),
+        system_errors_explained(),
+    ):
         np.empty((10**12,), np.float64)
 
 
@@ -105,13 +108,13 @@ IN_USE = RuntimeError("Unable to initialize backend 'tpu': ABORTED: The TPU is a
     "error", [KeyError("x"), FileNotFoundError(2, "No such file", "x"), IN_USE]
 )
 def test_a_bug_stays_one(error):
-    assert refusal(error, PLACE) is None
-    with pytest.raises(type(error)), refusals_told(PLACE):
+    assert explain_system_error(error, PLACE) is None
+    with pytest.raises(type(error)), system_errors_explained(PLACE):
         raise error
 
 
 def test_errors_for_the_user_pass():
-    with pytest.raises(ConfigError, match="out of memory"), refusals_told():
+    with pytest.raises(ConfigError, match="out of memory"), system_errors_explained():
         raise ConfigError("It would be out of memory.")
 
 

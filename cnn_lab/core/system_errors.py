@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnn_lab.core.errors import CnnLabError, RefusedError
+from cnn_lab.core.errors import CnnLabError, SystemLimitError
 
 TOO_MANY_OPEN_FILES = {errno.EMFILE, errno.ENFILE}
 SYSTEM_ERRORS = {
@@ -35,7 +35,7 @@ _TEMPORARY = re.compile("already in use|UNAVAILABLE|ABORTED|NOT_READY|busy", re.
 _MAX_CHARACTERS = 160
 
 
-def refusal(error: BaseException, place: Path | None = None) -> str | None:
+def explain_system_error(error: BaseException, place: Path | None = None) -> str | None:
     """One sentence about an error of the system, None for any other failure.
 
     Args:
@@ -69,20 +69,20 @@ def refusal(error: BaseException, place: Path | None = None) -> str | None:
 
 
 @contextlib.contextmanager
-def refusals_told(place: Path | None = None) -> Iterator[None]:
-    """Raises a `RefusedError` for an error of the system inside a `with`."""
+def system_errors_explained(place: Path | None = None) -> Iterator[None]:
+    """Raises a `SystemLimitError` for an error of the system inside a `with`."""
     try:
         yield
     except CnnLabError:
         raise
     except Exception as error:
-        sentence = refusal(error, place)
+        sentence = explain_system_error(error, place)
         if sentence is None:
             raise
-        raise RefusedError(sentence) from error
+        raise SystemLimitError(sentence) from error
 
 
-def too_many_open(error: BaseException) -> bool:
+def is_out_of_open_files(error: BaseException) -> bool:
     """Whether files could not be opened because too many are."""
     return any(map(_is_out_of_files, causes(error)))
 
