@@ -55,7 +55,7 @@ def description_lines(description: TrainingDescription) -> list[str]:
         f"data        {config.data.name}: {len(loader.sampler.indices):,} training and "
         f"{counted(num_validation, 'validation image')}",
         *learning_lines(config),
-        f"pipeline    {describe_loader(experiment)}, {memory.data / MIB:,.1f} MiB of data on every "
+        f"loader      {describe_loader(experiment)}, {memory.data / MIB:,.1f} MiB of data on every "
         "device",
         f"steps       {intervals.total_steps:,} = {counted(intervals.num_epochs, 'epoch')} of "
         f"{intervals.steps_per_epoch:,} (batch {config.train.batch_size}), up to "

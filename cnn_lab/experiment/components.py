@@ -12,7 +12,7 @@ from jaxtyping import Int
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.options import check_options, declared_options
 from cnn_lab.config.rules import validate
-from cnn_lab.core.errors import ConfigError, lookup, suggest
+from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.formatting import counted
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
 from cnn_lab.models.registry import MODELS
@@ -36,8 +36,8 @@ class Components:
 
     Attributes:
         make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
-        make_optimizer: (step -> learning rate, paces by the path of a parameter) -> optimizer, with
-            what goes before and after it.
+        make_optimizer: (step -> learning rate, multipliers by the path of a parameter) -> optimizer,
+            with what goes before and after it.
         penalty: (params, source) -> what is added to the mean loss.
         make_task: (class weights or None) -> losses and metrics.
         make_average: (steps_per_epoch) -> average of the weights.
@@ -116,7 +116,7 @@ def make_components(config: ExperimentConfig) -> Components:
 
 def model_options(config: ExperimentConfig) -> dict[str, Any]:
     """The options of the model that a config names, checked."""
-    entry = lookup(MODELS, config.model.name, "model")
+    entry = MODELS.lookup(config.model.name)
     return check_options(entry.make, config.model.options, "config.model.options")
 
 

@@ -17,7 +17,7 @@ from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelSpec, Opt
 from cnn_lab.config.node import to_dict
 from cnn_lab.config.options import check_options
 from cnn_lab.core import trees
-from cnn_lab.core.errors import WorkdirError, lookup
+from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.system_errors import system_errors_explained
 from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.components import make_components
@@ -91,7 +91,7 @@ def import_weights(
         CnnLabError: no such model, a file that cannot be read or does not fit, or a folder that
             holds something.
     """
-    entry, namings = lookup(MODELS, model, "model"), namings_of(model)
+    entry, namings = MODELS.lookup(model), namings_of(model)
     if library is not None:
         namings = {library: choose_naming(namings, library)}
     rules = weight_files.parse_renames(renames)

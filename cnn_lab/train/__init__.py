@@ -1,1 +1,1 @@
-"""State, step, loop, evaluation and checkpoints."""
+"""The training: state, step, loop, monitor and evaluation."""

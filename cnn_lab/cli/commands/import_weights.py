@@ -27,7 +27,7 @@ from cnn_lab.cli.main import Invocation
 from cnn_lab.config.options import parse_options
 from cnn_lab.config.ranges import Fraction, Positive
 from cnn_lab.config.values import parse_text
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -75,7 +75,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.runs.import_weights import import_weights, published_pixels
 
     source, out = Path(str(values["from"].value)), Path(values.out)
-    entry = lookup(MODELS, values.model, "model")
+    entry = MODELS.lookup(values.model)
     shape: Any = parse_shape(values.input, entry.image_shape) if values.input else entry.image_shape
     if shape[2] not in (1, 3):
         raise ConfigError(f"--input must have 1 or 3 channels; found {values.input!r}.")

@@ -18,7 +18,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import parse_shape
 from cnn_lab.cli.main import Invocation
 from cnn_lab.config.options import parse_options
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -61,7 +61,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.cli.cost_text import cost_text
     from cnn_lab.models.registry import MODELS
 
-    entry = lookup(MODELS, values.model, "model")
+    entry = MODELS.lookup(values.model)
     options = parse_options(entry.make, values.option, "--option", values.model)
     shape = (
         entry.image_shape if values.input is None else parse_shape(values.input, entry.image_shape)
