@@ -36,8 +36,8 @@ class Components:
 
     Attributes:
         make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
-        make_optimizer: (step -> learning rate, multipliers by the path of a parameter) -> optimizer,
-            with what goes before and after it.
+        make_optimizer: (step -> learning rate, multipliers by the path of a parameter) ->
+            optimizer, with what goes before and after it.
         penalty: (params, source) -> what is added to the mean loss.
         make_task: (class weights or None) -> losses and metrics.
         make_average: (steps_per_epoch) -> average of the weights.
