@@ -6,7 +6,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --c
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Whose arrays have their types, shapes and axes checked at every call, which costs time.
-TYPED := analysis core data layers tasks transfer
+TYPED := analysis core optim tasks
 
 .PHONY: train test test-types test-parity test-slow check bench clean
 
