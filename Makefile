@@ -5,18 +5,16 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --c
 # A process a core, each of which holds some GiB.
 PYTEST := $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-# Whose arrays have their types, shapes and axes checked at every call, which costs time.
+# Rooms whose tests run with the types, shapes and axes of arrays checked at every call.
 TYPED := analysis core optim tasks
 
-.PHONY: train test test-types test-parity test-slow check bench clean
+.PHONY: train test test-parity test-slow check bench clean
 
 train: $(VENV)/.base
 	$(VENV)/bin/cnn-lab train --config=experiments/digits/lenet5.py
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not slow"
-
-test-types: $(VENV)/.dev
+	$(PYTEST) -m "not slow" $(addprefix --ignore=tests/,$(TYPED))
 	$(PYTEST) -m "not slow" --jaxtyping-packages=cnn_lab,strict.check $(addprefix tests/,$(TYPED))
 
 test-parity: $(VENV)/.parity

@@ -64,7 +64,7 @@ def named(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-SLOW = {"cifar10/densenet"}  # to compile, a minute
+SLOW = {"cifar10/densenet", "cifar10/vgg11"}  # to compile
 
 
 @pytest.mark.parametrize(

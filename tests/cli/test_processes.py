@@ -170,7 +170,8 @@ def cloud_tpu(rank: int, port: int) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("variables", [slurm, pytest.param(cloud_tpu, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", [slurm, cloud_tpu])
 def test_the_variables_of_a_cluster_are_enough(tmp_path, data_dir, variables):
     workdir, port = tmp_path / "run", free_port()
     command = train(f"--workdir={workdir}", "--cluster", "--config.train.num_epochs=2")

@@ -82,7 +82,9 @@ def test_openings_of_test_at_once_are_all_counted(tmp_path: Path):
     assert len(read_record(tmp_path)["test_openings"]) == 20
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_to_a_training_with_workers_saves(number: int, tmp_path: Path, capfd):
     """The run gets the signal after its third row, while workers read ahead."""
 

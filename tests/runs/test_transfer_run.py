@@ -101,7 +101,9 @@ AVERAGES: dict[str, dict[str, Any]] = {
 }
 
 
-RARE = {kind: pytest.param(kind, marks=pytest.mark.slow) for kind in ("swa", "schedule free")}
+RARE = {
+    kind: pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "swa", "schedule free")
+}
 
 
 @pytest.mark.parametrize("kind", [RARE.get(kind, kind) for kind in AVERAGES])

@@ -24,7 +24,7 @@ from cnn_lab.transfer.stages import stages_of
 TASK = classification("cross_entropy")
 # One of each family that normalises over batches, small.
 LARGE = {"efficientnet_b0", "googlenet", "inception_v3", "resnext50_32x4d"}  # slow to compile
-RARE = {"plain20", "wide_resnet28_10"}  # residual networks beside resnet20
+RARE = {"plain20", "resnet18", "wide_resnet28_10"}  # residual networks beside resnet20
 FAMILIES: dict[str, tuple[int, Mapping[str, Any]]] = {
     "densenet_cifar": (8, {"depth": 10, "growth": 4}),
     "efficientnet_b0": (8, SMALL["efficientnet_b0"][0]),
