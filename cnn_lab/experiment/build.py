@@ -15,7 +15,6 @@ from cnn_lab.data.augment.compose import check_fits
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.loaders.factory import LoaderFactory, make_preprocess
 from cnn_lab.data.loaders.in_memory import PutSplit, put_split
-from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.normalize import Preprocess, padded_shape
 from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
@@ -208,11 +207,3 @@ def _make_phases(
         enter = make_entry(optimizer, average, trainable)
         phases.append(Phase(end * steps_per_epoch, init, step, enter))
     return tuple(phases)
-
-
-def evaluation_loader(
-    config: ExperimentConfig, network: Network, subset: Subset, mesh: DeviceMesh
-) -> Loader:
-    """A loader of `subset`, in order, for `make_evaluator`."""
-    loaders = LoaderFactory(config.data, network.preprocess, mesh)
-    return loaders.evaluation(subset, config.evaluate.batch_size, mesh.num_devices)

@@ -25,9 +25,10 @@ from cnn_lab.config import (
 from cnn_lab.core import trees
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.data.loaders.factory import LoaderFactory
 from cnn_lab.data.subsets import choose_examples
 from cnn_lab.distributed.mesh import make_mesh
-from cnn_lab.experiment.build import build_experiment, evaluation_loader
+from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.layers.normalization import BatchNorm
@@ -98,7 +99,8 @@ def test_it_resumes_bit_for_bit_and_is_used_as_it_was_judged(kind: str, tmp_path
     for which, step in (("latest", 16), ("12", 12)):
         trained = restore_run(tmp_path / "cut", which, mesh.replicated)
         _, held_out = choose_examples(open_dataset("digits"), config.data)
-        loader = evaluation_loader(config, trained.network, held_out, mesh)
+        loaders = LoaderFactory(config.data, trained.network.preprocess, mesh)
+        loader = loaders.evaluation(held_out, config.evaluate.batch_size, mesh.num_devices)
         found = make_evaluator(trained.network, loader, mesh)(trained.variables)
         assert found["loss"] == pytest.approx(rows[step], rel=1e-5)  # summed on other devices
 
