@@ -88,9 +88,9 @@ class Side:
         from cnn_lab.models.registry import MODELS
         from cnn_lab.optim.optimizers import OPTIMIZERS
         from cnn_lab.tasks.classification import classification
-        from cnn_lab.train.dispatch import compile_train
         from cnn_lab.train.state import make_init
         from cnn_lab.train.step import make_train_step
+        from cnn_lab.train.stepper import compile_train
 
         shape = (arguments.size, arguments.size, 3)
         number = arguments.batch * STEPS
@@ -125,7 +125,7 @@ class Side:
         import jax
         import numpy as np
 
-        from cnn_lab.distributed.consensus import Consensus
+        from cnn_lab.distributed.processes import Consensus
 
         mesh, start = self._mesh, time.perf_counter()
         raw_batches = mesh.put_batches(self._loader.load(self._step, STEPS))
@@ -140,7 +140,7 @@ class Side:
 
     def facts(self) -> dict[str, Any]:
         """Bytes on each device, and what a step exchanges."""
-        from cnn_lab.analysis.collectives import collectives_in
+        from cnn_lab.analysis.cost import collectives_in
 
         found = collectives_in(self._program.text)
         return {

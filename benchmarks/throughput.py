@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     from throughput_sides import LeftOut, Side, Torch
 
     from cnn_lab.analysis.cost import cost_of
-    from cnn_lab.config.options import check_options
+    from cnn_lab.config.values import check_options
     from cnn_lab.core.errors import ConfigError, lookup
     from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
     from cnn_lab.models.registry import MODELS
@@ -153,8 +153,8 @@ def show(
     """Prints what was measured."""
     import jax
 
-    from cnn_lab.analysis.footprint import TRAINING_PASSES
-    from cnn_lab.workdir.session import version_of
+    from cnn_lab.analysis.cost import TRAINING_PASSES
+    from cnn_lab.workdir.run_dir import version_of
 
     images, device = arguments.batch * arguments.steps, jax.devices()[0]
     peak, said = peak_of(device.device_kind, arguments.dtype, mesh)

@@ -19,7 +19,7 @@ from PIL import Image
 from strict import leftovers
 
 from cnn_lab.checkpoint.writer import Checkpoints
-from cnn_lab.cli import output, runtime
+from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def refuse(world: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatc
             raised.append(sys.exc_info()[1])
             sys.stderr.write(text)
 
-        monkeypatch.setattr(output, "complain", complain)
+        monkeypatch.setattr(runtime, "complain", complain)
         capfd.readouterr()
         status = main([a.format(w=world, new=tmp_path / "new") for a in arguments])
         printed, errors = capfd.readouterr()

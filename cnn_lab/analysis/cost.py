@@ -9,18 +9,21 @@ applied several times, as in a recurrent net, every time counts.
 import collections
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from cnn_lab.analysis.receptive_field import Field, Scope, field_of_images, walk
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.convolution import as_asked
-from cnn_lab.layers.scopes import is_call
+from cnn_lab.layers.pooling import is_call
 
 # Scopes of functions that are layers of their own in a table; their products are no weights'.
 POOLINGS = frozenset(
@@ -225,3 +228,116 @@ class _Modules:
     def kind(self, path: Scope) -> str:
         """The class of the module at that path."""
         return self._kinds.get(path, "")
+
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# `%name = f32[8,4]{1,0} all-reduce(...)`; of several arrays at once the type is a tuple, which may
+# hold comments with any character in them.
+_CALL = re.compile(rf"= (.*?)[ }})]({'|'.join(KINDS)})(-start)?\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_CONTEXT = ("u32", "")  # scalars of an accelerator's own, beside operand and result of a start
+_WIDTHS = {"pred": 1, "bf": 2}  # bytes, of types that numpy names otherwise
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """All collectives of one kind in a program.
+
+    Attributes:
+        count: how many there are; those in the body of a loop count once.
+        num_bytes: of their results on one device, together.
+    """
+
+    count: int = 0
+    num_bytes: int = 0
+
+
+def collectives_in(text: str) -> dict[str, Collective]:
+    """The collectives of a compiled program by kind; kinds that it has none of are left out.
+
+    Args:
+        text: of the optimized HLO (`compiled.as_text()`).
+    """
+    found: dict[str, Collective] = {}
+    for result, kind, start in _CALL.findall(text):
+        arrays = [array for array in _ARRAY.findall(result) if array != _CONTEXT]
+        sizes = [_num_bytes(*array) for array in arrays]
+        if start and kind != "all-reduce":
+            sizes = sizes[len(sizes) // 2 :]  # the operands are part of what a start returns
+        before = found.get(kind, Collective())
+        found[kind] = Collective(before.count + 1, before.num_bytes + sum(sizes))
+    return found
+
+
+def _num_bytes(dtype: str, shape: str) -> int:
+    letters, bits = dtype.rstrip("0123456789"), dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
+    width = _WIDTHS.get(letters) or max(1, int(bits or 8) // 8)
+    return math.prod(int(size) for size in shape.split(",") if size) * width
+
+
+PICOJOULES_PER_MAC = {"float32": 4.6, "bfloat16": 1.5, "float16": 1.5}
+TRAINING_PASSES = 3  # forward, and one pass each for the gradients of the maps and of the weights
+JOULES_PER_KWH = 3.6e6
+
+
+def storage_bytes(num_parameters: int, dtype: str = "float32") -> int:
+    """Bytes of that many parameters.
+
+    Args:
+        num_parameters: not negative.
+        dtype: of each of them, such as float32, bfloat16 or int8.
+    """
+    try:
+        return num_parameters * jnp.dtype(dtype).itemsize
+    except TypeError:
+        raise ConfigError(
+            f"There is no dtype {dtype!r}; use one such as float32, bfloat16, float16 or int8."
+        ) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes that a training step holds.
+
+    Attributes:
+        parameters: the weights.
+        gradients: one for each of them.
+        statistics: variables that are not trained, such as those of batch normalisation.
+        optimizer: by the optimizer's name.
+        activations: outputs of the layers over the batch, kept for the backward pass.
+    """
+
+    parameters: int
+    gradients: int
+    statistics: int
+    optimizer: dict[str, int]
+    activations: int
+
+    def total(self, optimizer: str) -> int:
+        """All of it under that optimizer."""
+        weights = self.parameters + self.gradients + self.statistics
+        return weights + self.optimizer[optimizer] + self.activations
+
+
+def training_memory(variables: Tree, activation_bytes: int, batch_size: int) -> TrainingMemory:
+    """Memory of a training step, from shapes alone.
+
+    Args:
+        variables: shapes (`jax.eval_shape`) or arrays, with the collection `params`.
+        activation_bytes: of one example.
+        batch_size: examples per step and device.
+    """
+    parameters = trees.num_bytes(variables["params"])
+    # Rates do not matter for what an optimizer stores.
+    optimizers = {"SGD with momentum": optax.sgd(0.1, momentum=0.9), "Adam": optax.adam(0.1)}
+    slots = {
+        name: trees.num_bytes(jax.eval_shape(optimizer.init, variables["params"]))
+        for name, optimizer in optimizers.items()
+    }
+    others = trees.num_bytes(variables) - parameters
+    return TrainingMemory(parameters, parameters, others, slots, activation_bytes * batch_size)
+
+
+def energy_kwh(macs: float, picojoules_per_mac: float) -> float:
+    """Energy of that many multiply-accumulates, arithmetic alone."""
+    return macs * picojoules_per_mac * 1e-12 / JOULES_PER_KWH

@@ -10,10 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from cnn_lab.analysis import calibration, intervals, scores
+from cnn_lab.analysis import calibration, scores
 from cnn_lab.analysis.calibration import NoTemperatureError, Reliability
-from cnn_lab.analysis.intervals import Interval, Spread, over_runs
-from cnn_lab.analysis.scores import ClassScores, Labels, Logits
+from cnn_lab.analysis.scores import ClassScores, Interval, Labels, Logits, Spread, over_runs
 from cnn_lab.core.files import finite_or_none
 
 TOP = 5  # the k of top-k accuracy beside 1, where there are more classes
@@ -144,7 +143,7 @@ def evaluate_classifier(
     return ClassifierEvaluation(
         num_examples=len(labels),
         metrics=metrics,
-        intervals=intervals.bootstrap(
+        intervals=scores.bootstrap(
             labels,
             predictions,
             values,
@@ -165,7 +164,7 @@ def evaluate_classifier(
 def pool(evaluations: list[ClassifierEvaluation]) -> ClassifierEvaluation:
     """All networks' predictions as if one had made them, for tables and figures of several.
 
-    Its metrics and intervals are empty: those of several runs are `intervals.over_runs`.
+    Its metrics and intervals are empty: those of several runs are `scores.over_runs`.
     """
     confusion = np.sum([evaluation.confusion for evaluation in evaluations], axis=0)
     scalings = [evaluation.scaled for evaluation in evaluations if evaluation.scaled is not None]

@@ -6,6 +6,7 @@ checked first; what it says of the leaves then tells another model from damage.
 """
 
 import contextlib
+import dataclasses
 import errno
 import gc
 import hashlib
@@ -19,7 +20,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +28,72 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from cnn_lab.checkpoint import storable
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, LostError
 from cnn_lab.core.files import WAIT_FOR_FILES, appears
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
 from cnn_lab.train.state import TrainState
+
+MAX_LINES = 20
+
+Shapes = TypeVar("Shapes")
+
+
+def describe_difference(found: Tree, expected: Tree) -> str:
+    """Lists missing, extra, reshaped and retyped leaves, one a line; empty when the trees agree.
+
+    Args:
+        found: leaves with `shape` and `dtype`, as stored.
+        expected: leaves with `shape` and `dtype`, as the model has them.
+    """
+    old, new = shapes_and_dtypes(found), shapes_and_dtypes(expected)
+    lines = [
+        f"  missing in the checkpoint: {path} {new[path][0]}" for path in new if path not in old
+    ]
+    lines += [f"  only in the checkpoint: {path} {old[path][0]}" for path in old if path not in new]
+    for index, kind in enumerate(("shape", "dtype")):
+        lines += [
+            f"  other {kind}: {path} is {old[path][index]} in the checkpoint, "
+            f"{new[path][index]} in the model"
+            for path in new
+            if path in old and old[path][index] != new[path][index]
+        ]
+    if len(lines) > MAX_LINES:
+        lines = [*lines[:MAX_LINES], f"  ... and {len(lines) - MAX_LINES} more"]
+    return "\n".join(lines)
+
+
+def shapes_and_dtypes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Returns path -> (shape, dtype) of every leaf."""
+    return {
+        path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in trees.flatten(tree).items()
+    }
+
+
+def sharded_shapes(shapes: Shapes, sharding: jax.sharding.Sharding) -> Shapes:
+    """Shapes (`jax.eval_shape`) with a sharding for every leaf, to restore into."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+    )
+
+
+def to_storable(state: TrainState) -> dict[str, Tree]:
+    """The state as nested plain dicts, keys as their raw data: what lies on disk."""
+    key = state.key
+    if isinstance(key, jax.ShapeDtypeStruct):
+        data = jax.eval_shape(jax.random.key_data, key)
+        data = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
+    else:
+        data = jax.random.key_data(key)
+    values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+    return {**values, "key": data}
+
+
+def from_storable(values: dict[str, Tree]) -> TrainState:
+    """The state that `to_storable` was given."""
+    return TrainState(**{**values, "key": jax.random.wrap_key_data(values["key"])})
+
 
 RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON
 STATE_FOLDER = "state"
@@ -87,11 +147,11 @@ class CheckpointReader:
                 readable for now.
         """
         record = self.read_record(step)
-        expected = storable.to_storable(target)
+        expected = to_storable(target)
         values = self._restore_checked(step, record, expected, record["shapes"])
         if (found := int(jax.device_get(values["step"]))) != step:
             raise self._damaged(step, f"its state is that of step {found}")
-        return storable.from_storable(values), record
+        return from_storable(values), record
 
     def restore_variables(
         self, step: int, record: dict[str, Any], target: Tree, sharding: jax.sharding.Sharding
@@ -109,7 +169,7 @@ class CheckpointReader:
         Raises:
             CheckpointError: as `restore`.
         """
-        shapes, paths = storable.sharded_shapes(target, sharding), record["shapes"]
+        shapes, paths = sharded_shapes(target, sharding), record["shapes"]
         frozen, changing = trees.partition(shapes, lambda path: f"frozen/{path}" in paths)
         wanted = {"params": changing.pop("params", {}), "collections": changing}
         averaged = any(path.startswith("averaged/") for path in paths)
@@ -125,7 +185,7 @@ class CheckpointReader:
     ) -> Tree:
         """Restores the items of `expected` and compares every leaf's digest with the record."""
         found = {p: jax.ShapeDtypeStruct(s, jnp.dtype(d)) for p, (s, d) in stored.items()}
-        if difference := storable.describe_difference(found, expected):
+        if difference := describe_difference(found, expected):
             raise CheckpointError(
                 f"Checkpoint {step} in {self.folder} belongs to another model or optimizer:\n"
                 f"{difference}\nUse the config that it was made with."

@@ -24,7 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from cnn_lab.checkpoint import storable
+from cnn_lab.checkpoint import reader
 from cnn_lab.checkpoint.reader import (
     RECORD_FILE,
     STATE_FOLDER,
@@ -35,9 +35,8 @@ from cnn_lab.checkpoint.reader import (
     record_digest,
 )
 from cnn_lab.core import trees
-from cnn_lab.core.errors import CheckpointError
+from cnn_lab.core.errors import CheckpointError, is_out_of_open_files
 from cnn_lab.core.files import write_text
-from cnn_lab.core.system_errors import is_out_of_open_files
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
 from cnn_lab.train.state import TrainState
 
@@ -121,14 +120,14 @@ class Checkpoints(CheckpointReader):
             if step in self.steps():
                 return
             self._policy.best_step = best_step
-            values = storable.to_storable(state)
+            values = reader.to_storable(state)
             digests = trees.digests(values)
             check_replicas(self._processes, digests, step)
             checked = {
                 **record,
                 "step": step,
                 "digests": digests,
-                "shapes": storable.shapes_and_dtypes(values),
+                "shapes": reader.shapes_and_dtypes(values),
             }
             saved = self._manager.save(
                 step,

@@ -9,11 +9,11 @@ from cnn_lab.cli.reference import flag_text
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
-from cnn_lab.core.formatting import counted, human_bytes
+from cnn_lab.core.errors import counted, human_bytes
 from cnn_lab.data.loaders.in_memory import MIB
 from cnn_lab.runs.describe import TrainingDescription, TrainingMemory, describe_training
 from cnn_lab.runs.train import describe_loader, describe_mesh
-from cnn_lab.workdir.session import devices_in_words
+from cnn_lab.workdir.run_dir import devices_in_words
 
 
 def dry_run(config: ExperimentConfig) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from cnn_lab.cli import output
+from cnn_lab.cli import runtime
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import ConfigError
@@ -131,13 +131,13 @@ def check_alike(
             "config.transfer.strategy=logistic is fitted by one process, not by "
             f"{processes.count}; start one, or take the strategy head."
         )
-    from cnn_lab.distributed import consistency
-    from cnn_lab.workdir.session import versions
+    from cnn_lab.distributed.processes import check_same, check_same_config, check_same_program
+    from cnn_lab.workdir.run_dir import versions
 
     given = {f"--{name}": value for name, value in (flags or {}).items()}
-    consistency.check_same(processes, given, "give all of them the same one")
-    consistency.check_same_program(processes, versions())
-    consistency.check_same_config(processes, to_dict(config))
+    check_same(processes, given, "give all of them the same one")
+    check_same_program(processes, versions())
+    check_same_config(processes, to_dict(config))
 
 
 def leave() -> None:
@@ -157,7 +157,7 @@ def end(message: str, reason: str, status: int, *, follows: bool = False) -> Non
     """
     for processes in _joined:
         processes.end(message, reason, status, follows=follows)
-    output.complain(message)
+    runtime.complain(message)
 
 
 def end_after(error: Exception) -> None:

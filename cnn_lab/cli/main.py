@@ -14,7 +14,7 @@ from types import ModuleType
 
 from absl import flags
 
-from cnn_lab.cli import interrupts, joining, output
+from cnn_lab.cli import joining, runtime
 from cnn_lab.core.errors import (
     LOST_STATUS,
     CheckpointError,
@@ -22,8 +22,8 @@ from cnn_lab.core.errors import (
     ConfigError,
     LostError,
     SystemLimitError,
+    explain_system_error,
 )
-from cnn_lab.core.system_errors import explain_system_error
 
 USAGE_STATUS = 2
 GLOBAL_FLAGS = ("--help", "--version")
@@ -61,7 +61,7 @@ class Invocation:
 
 def run() -> None:
     """Entry point of the console script."""
-    interrupts.leave_at_once()
+    runtime.leave_at_once()
     status, at_once = _outcome(sys.argv[1:])
     if at_once:
         with contextlib.suppress(BrokenPipeError):
@@ -95,11 +95,11 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
         return status, isinstance(error, SystemLimitError | LostError)
     except KeyboardInterrupt:
         message = "\ninterrupted; what was saved before is intact.\n"
-        joining.end(message, "it was interrupted", interrupts.status())
-        return interrupts.status(), True
+        joining.end(message, "it was interrupted", runtime.status())
+        return runtime.status(), True
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and output.drop_unread():
-            return output.UNREAD_STATUS, False
+        if isinstance(error, BrokenPipeError) and runtime.drop_unread():
+            return runtime.UNREAD_STATUS, False
         sentence = explain_system_error(error)
         if sentence is None:
             joining.end_after(error)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from cnn_lab.config.node import Node, runtime
-from cnn_lab.config.ranges import Count, Fraction, Natural, Positive, ProperFraction, Seed
+from cnn_lab.config.values import Count, Fraction, Natural, Positive, ProperFraction, Seed
 
 NO_DATA = "none"  # the name of the data of a run whose weights came from elsewhere
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from cnn_lab.config.node import Node
-from cnn_lab.config.ranges import Count, Natural, NonNegative, Positive, ProperFraction
+from cnn_lab.config.values import Count, Natural, NonNegative, Positive, ProperFraction
 
 
 @dataclasses.dataclass(kw_only=True)

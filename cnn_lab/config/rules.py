@@ -9,8 +9,7 @@ from cnn_lab.config.experiment import ExperimentConfig
 from cnn_lab.config.learning import AverageConfig
 from cnn_lab.config.node import Node
 from cnn_lab.config.values import annotations_of, group_in
-from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.formatting import counted
+from cnn_lab.core.errors import ConfigError, counted
 
 # Fields of each kind of average.
 AVERAGE_FIELDS = {"ema": ("decay",), "swa": ("start_epoch", "every_epochs")}

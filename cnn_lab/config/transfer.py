@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from cnn_lab.config.node import Node, runtime
-from cnn_lab.config.ranges import Count, Natural, NonNegative, ProperFraction, Share
+from cnn_lab.config.values import Count, Natural, NonNegative, ProperFraction, Share
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -2,19 +2,141 @@
 
 Annotations understood: bool, int, float, str, `Literal[...]`, `tuple[T, ...]`, `tuple[T, U]`,
 `dict[str, Any]`, a group of fields (`cnn_lab.config.node.Node`), and any of these `| None`. A
-number's bounds are part of its annotation, as `cnn_lab.config.ranges` has them. Numbers are finite.
+number's bounds are part of its annotation, as `cnn_lab.config.values` has them. Numbers are finite.
 """
 
 import ast
 import dataclasses
 import functools
+import inspect
 import math
 import types
 import typing
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from cnn_lab.config.ranges import Range
 from cnn_lab.core.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values a number may have: `min` and `max` are among them, `above` and `below` are not."""
+
+    min: int | float | None = None
+    above: int | float | None = None
+    max: int | float | None = None
+    below: int | float | None = None
+
+    def __contains__(self, value: int | float) -> bool:
+        return (
+            (self.min is None or value >= self.min)
+            and (self.above is None or value > self.above)
+            and (self.max is None or value <= self.max)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = {"of at least": self.min, "above": self.above}
+        bounds |= {"at most": self.max, "below": self.below}
+        return " and ".join(f"{word} {b}" for word, b in bounds.items() if b is not None)
+
+
+Natural = Annotated[int, Range(min=0)]
+Count = Annotated[int, Range(min=1)]
+NonNegative = Annotated[float, Range(min=0)]
+Positive = Annotated[float, Range(above=0)]
+Fraction = Annotated[float, Range(min=0, max=1)]
+ProperFraction = Annotated[float, Range(min=0, below=1)]
+Share = Annotated[float, Range(above=0, max=1)]
+Seed = Annotated[int, Range(min=0, below=2**32)]
+
+
+def declared_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """The options that a function declares, its parameters with a default.
+
+    Returns:
+        Name to annotation and default.
+
+    Raises:
+        ConfigError: an option without an annotation.
+    """
+    options = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    for name, parameter in options.items():
+        if parameter.annotation is inspect.Parameter.empty:
+            raise ConfigError(
+                f"{function.__name__}: its option {name!r} has no annotation, which says what "
+                f"fits; write one, such as {name}: {type(parameter.default).__name__}.",
+                where=f"{function.__module__}.{function.__qualname__}",
+                found=name,
+            )
+    hints = typing.get_type_hints(function, include_extras=True) if options else {}
+    return {name: (hints[name], parameter.default) for name, parameter in options.items()}
+
+
+def check_options(
+    function: Callable[..., Any],
+    options: Mapping[str, Any],
+    where: str,
+    chosen_by: str | None = None,
+) -> dict[str, Any]:
+    """Returns `options` if `function` declares each of them and each value fits.
+
+    Args:
+        function: its parameters with a default are the options; their annotations say what fits.
+        options: from a config.
+        where: their field in the config.
+        chosen_by: the field that names the function; `name` beside the options by default.
+
+    Raises:
+        ConfigError: an option that is not declared (offers the nearest) or does not fit.
+    """
+    declared = declared_options(function)
+    chosen_by = chosen_by or f"{where.rpartition('.')[0]}.name"
+    for name in options:
+        if name not in declared:
+            raise ConfigError(
+                f"{where}: {function.__name__} has no option {name!r}",
+                where=where,
+                found=name,
+                allowed=declared,
+                advice=f"if {chosen_by} was changed, the options of the old one are still set: "
+                f"--{where}={{}} clears them",
+            )
+    return {
+        name: check_value(value, declared[name][0], f"{where}.{name}")
+        for name, value in options.items()
+    }
+
+
+def parse_options(
+    function: Callable[..., Any], texts: Iterable[str], flag: str, name: str
+) -> dict[str, Any]:
+    """Options given on the command line, as `NAME=VALUE`.
+
+    Args:
+        function: declares them.
+        texts: one each.
+        flag: that they were given by, such as `--option`.
+        name: of the model that the function makes.
+
+    Raises:
+        ConfigError: an option that is not declared (offers the nearest) or does not fit.
+    """
+    declared, options = declared_options(function), {}
+    for text in texts:
+        option, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(where=flag, found=text, allowed="NAME=VALUE")
+        if option not in declared:
+            problem = f"{flag}: {name} has no option {option!r}"
+            raise ConfigError(problem, where=flag, found=option, allowed=declared)
+        options[option] = parse_text(value, declared[option][0], f"{flag}={option}")
+    return options
+
 
 NONE_WORDS = ("none", "null")
 BOOL_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

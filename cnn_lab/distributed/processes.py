@@ -7,6 +7,7 @@ service, which lives in the first process, ends all of them when one no longer s
 
 import contextlib
 import faulthandler
+import hashlib
 import itertools
 import json
 import os
@@ -14,13 +15,17 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 from jax._src import distributed  # the key-value store has no public name; orbax takes it here too
 
-from cnn_lab.core.errors import LOST_STATUS
-from cnn_lab.core.system_errors import causes, explain_system_error
+from cnn_lab.core.arrays import Tree
+from cnn_lab.core.errors import LOST_STATUS, ConfigError, causes, explain_system_error
+from cnn_lab.distributed.mesh import DeviceMesh
 
 WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
 POLL_SECONDS = 0.5  # between two looks for the end of another process
@@ -208,3 +213,165 @@ def _complain(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody reads it
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+class Consensus:
+    """Whether to stop, and how many steps a call may run.
+
+    A single process gives nothing into a call, and takes nothing from it.
+
+    Args:
+        mesh: devices, of one process or several.
+        interrupted: whether someone asked this process to stop.
+    """
+
+    def __init__(self, mesh: DeviceMesh, interrupted: Callable[[], bool]):
+        self._mesh, self._interrupted = mesh, interrupted
+        self._is_single = mesh.num_processes == 1
+        self._stops = False
+
+    def stops(self) -> bool:
+        """Whether all processes are to stop now."""
+        return self._interrupted() if self._is_single else self._stops
+
+    def stop(self) -> None:
+        """Stops, as all processes agreed elsewhere that someone asked to."""
+        self._stops = True
+
+    def propose(self, fitting: int) -> Tree:
+        """The values of this process for a call, on the devices.
+
+        Args:
+            fitting: steps that a call may run for this process.
+        """
+        if self._is_single:
+            return {}
+        mine = np.asarray([self._interrupted(), -fitting], np.float32)
+        return {"values": self._mesh.put_one_row_per_device(mine)}
+
+    def agreed(self, maxima: Tree, fitting: int) -> int:
+        """Takes the values that came back from a call, and returns how many steps fit for all.
+
+        Args:
+            maxima: as `max_over_processes` computed them.
+            fitting: steps that a call may run for this process.
+        """
+        if self._is_single:
+            return fitting
+        stop, slowest = jax.device_get(maxima["values"]).tolist()
+        self._stops |= stop > 0
+        return int(-slowest)
+
+
+def max_over_processes(proposals: Tree) -> Tree:
+    """The maxima of all processes' proposals [device, value]; for the compiled program."""
+    return jax.tree.map(lambda rows: rows.max(axis=0), proposals)
+
+
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)
+
+
+def check_same(processes: Processes, values: Mapping[str, Any], remedy: str) -> None:
+    """Refuses processes that differ in something.
+
+    Args:
+        processes: all of them call this.
+        values: name -> value, of this process; JSON.
+        remedy: what the user can do.
+
+    Raises:
+        ConfigError: names the first value that differs.
+    """
+    first, *others = processes.all_gather(dict(values))
+    for index, other in enumerate(others, start=1):
+        for name in [*first, *sorted({*other} - {*first})]:
+            found, wanted = other.get(name), first.get(name)
+            if found != wanted:
+                raise ConfigError(
+                    f"Process {index} has another {name} than process 0 ({_short(found)} and "
+                    f"{_short(wanted)}); {remedy}."
+                )
+
+
+def check_same_program(processes: Processes, versions: Mapping[str, str]) -> None:
+    """Refuses processes whose code, packages or settings may compute other numbers.
+
+    Args:
+        processes: all of them call this.
+        versions: of the packages that count, by name.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    installed = {f"version of {name}": version for name, version in versions.items()}
+    installed["version of cnn_lab's code"] = _digest_of_code()
+    check_same(processes, installed, "start all of them from the same installation")
+    check_same(processes, _settings(), "give all of them the same environment")
+
+
+def check_same_config(
+    processes: Processes, config: Mapping[str, Any], exempt: tuple[str, ...] = ()
+) -> None:
+    """Refuses processes whose configs differ, in any field.
+
+    Args:
+        processes: all of them call this.
+        config: of this one, as nested dicts of JSON values.
+        exempt: dotted paths of fields that may differ.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    fields = _flattened(config, "config")
+    values = {path: value for path, value in fields.items() if path not in exempt}
+    check_same(processes, values, "give all of them the same --config and overrides")
+
+
+def check_same_data(processes: Processes, fingerprint: str) -> None:
+    """Refuses processes that read other data.
+
+    Raises:
+        ConfigError: they do.
+    """
+    remedy = "let all of them read the same data set, or copies of it"
+    check_same(processes, {"fingerprint of its data": fingerprint}, remedy)
+
+
+def _flattened(value: Any, path: str) -> dict[str, Any]:
+    """Leaves of nested dicts, by dotted path."""
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    leaves: dict[str, Any] = {}
+    for name, child in value.items():
+        leaves |= _flattened(child, f"{path}.{name}")
+    return leaves
+
+
+def _settings() -> dict[str, Any]:
+    """Settings, as far as users set them, that change the numbers of the same program."""
+    values = {name: str(getattr(jax.config, name, None)) for name in SETTINGS}
+    for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        for flag in os.environ.get(variable, "").split():
+            name, _, value = flag.partition("=")
+            if "_dump" not in name:
+                values[f"{name} of {variable}"] = value
+    return values
+
+
+def _digest_of_code() -> str:
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(os.fsencode(file.relative_to(root)) + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -10,10 +10,9 @@ import optax
 from jaxtyping import Int
 
 from cnn_lab.config import ExperimentConfig, OptimConfig
-from cnn_lab.config.options import check_options, declared_options
 from cnn_lab.config.rules import validate
-from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.formatting import counted
+from cnn_lab.config.values import check_options, declared_options
+from cnn_lab.core.errors import ConfigError, counted, suggest
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
 from cnn_lab.models.registry import MODELS
 from cnn_lab.optim import constraints, penalties

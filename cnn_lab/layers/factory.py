@@ -2,19 +2,83 @@
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.activations import activation
+from cnn_lab.core.errors import ConfigError, lookup
 from cnn_lab.layers.convolution import conv_general_dilated
 from cnn_lab.layers.dropout import Dropout
-from cnn_lab.layers.initializers import initializer
 from cnn_lab.layers.normalization import BatchNorm, GroupNorm
-from cnn_lab.layers.windows import Size, per_axis
+from cnn_lab.layers.pooling import Size, per_axis
+
+Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+@jax.custom_jvp
+def threshold(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The unit step: 1 where x > 0, else 0; its gradient is passed straight through.
+
+    The true derivative is zero almost everywhere. With the straight-through one, gradient descent
+    on half the squared error is Rosenblatt's perceptron rule, weight += rate * (target - output)
+    * input (Rosenblatt 1958, Psychological Review 65(6)).
+    """
+    return (x > 0).astype(x.dtype)
+
+
+@threshold.defjvp
+def _threshold_jvp(primals, tangents):
+    return threshold(*primals), tangents[0]
+
+
+def identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The input as it is: a layer without a nonlinearity."""
+    return x
+
+
+def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Hyperbolic tangent, between -1 and 1."""
+    return jnp.tanh(x)
+
+
+def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1.7159 tanh(2x/3), which maps ±1 to ±1 (LeCun et al. 1998, appendix A)."""
+    return 1.7159 * jnp.tanh(x * (2.0 / 3.0))
+
+
+def gelu_exact(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by the error function, as torch has it; `gelu` approximates that by tanh."""
+    return nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "gelu_exact": gelu_exact,
+    "hard_swish": nn.hard_swish,
+    "identity": identity,
+    "leaky_relu": nn.leaky_relu,
+    "relu": nn.relu,
+    "relu6": nn.relu6,
+    "scaled_tanh": scaled_tanh,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "tanh": tanh,
+    "threshold": threshold,
+}
+
+# They never fall, so they commute with a maximum, and so do their gradients.
+MONOTONE = frozenset({"elu", "identity", "leaky_relu", "relu", "scaled_tanh", "sigmoid", "tanh"})
+
+
+def activation(name: str) -> Activation:
+    """Returns the activation of that name, or raises a `ConfigError` with the nearest names."""
+    return lookup(ACTIVATIONS, name, "activation")
+
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Padding = int | Sequence[int | tuple[int, int]] | Literal["VALID"] | None
@@ -135,3 +199,42 @@ class _Conv(nn.Conv):
                 "a number that divides them."
             )
         return super().__call__(inputs)
+
+
+Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
+
+_initializers = jax.nn.initializers
+INITIALIZERS: dict[str, Initializer] = {
+    "glorot_normal": _initializers.glorot_normal(),
+    "glorot_uniform": _initializers.glorot_uniform(),
+    "he_normal": _initializers.he_normal(),
+    "he_normal_fan_out": _initializers.variance_scaling(2.0, "fan_out", "normal"),
+    "he_uniform": _initializers.he_uniform(),
+    "lecun_normal": _initializers.lecun_normal(),
+    "lecun_uniform": _initializers.lecun_uniform(),
+    "normal": _initializers.normal(0.01),
+    "orthogonal": _initializers.orthogonal(),
+    "torch": _initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "truncated_normal": _initializers.truncated_normal(0.02),
+    "zeros": _initializers.zeros,
+}
+
+MEANINGS: dict[str, str] = {
+    "glorot_normal": "Xavier's: variance 2 / (fan-in + fan-out); Glorot & Bengio 2010, AISTATS.",
+    "glorot_uniform": "Xavier's: variance 2 / (fan-in + fan-out); Glorot & Bengio 2010, AISTATS.",
+    "he_normal": "Kaiming's: variance 2 / fan-in, for ReLU; He et al. 2015, arXiv:1502.01852.",
+    "he_normal_fan_out": "Kaiming's: variance 2 / fan-out, as residual nets have it.",
+    "he_uniform": "Kaiming's: variance 2 / fan-in, for ReLU; He et al. 2015, arXiv:1502.01852.",
+    "lecun_normal": 'Variance 1 / fan-in; LeCun et al. 1998, "Efficient BackProp".',
+    "lecun_uniform": 'Variance 1 / fan-in; LeCun et al. 1998, "Efficient BackProp".',
+    "normal": "Standard deviation 0.01, whatever the layer; Krizhevsky et al. 2012.",
+    "orthogonal": "Orthonormal rows or columns; Saxe et al. 2013, arXiv:1312.6120.",
+    "torch": "PyTorch's default: uniform, variance 1 / (3 fan-in).",
+    "truncated_normal": "Standard deviation 0.02, cut at two of them, whatever the layer.",
+    "zeros": "All weights alike, so that they never differ: to be seen, not used.",
+}
+
+
+def initializer(name: str) -> Initializer:
+    """Returns the initialiser of that name, or raises a `ConfigError` with the nearest names."""
+    return lookup(INITIALIZERS, name, "initializer")

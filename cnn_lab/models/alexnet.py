@@ -14,14 +14,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
-from cnn_lab.config.ranges import Count, Natural, Positive, ProperFraction
+from cnn_lab.config.values import Count, Natural, Positive, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 KERNELS = (5, 3, 3, 3)  # of the second to fifth convolution
 _SMALLER = ", or model.options.stem=small"

@@ -17,12 +17,11 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from cnn_lab.config.ranges import Count
+from cnn_lab.config.values import Count
 from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.activations import activation as activation_of
-from cnn_lab.layers.factory import Dtype, LayerFactory
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
+from cnn_lab.layers.factory import activation as activation_of
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.unpooling import (
     ConvTranspose,
@@ -31,8 +30,7 @@ from cnn_lab.layers.unpooling import (
     nearest_unpool,
 )
 from cnn_lab.models.heads import ImageToImage
-from cnn_lab.models.inputs import require_multiple
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_multiple
 
 Unpooling = Literal["remembered", "nearest", "transposed"]
 Reconstruction = Float[Array, "n h w c"]

@@ -11,14 +11,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.config.ranges import Count, Fraction, ProperFraction
+from cnn_lab.config.values import Count, Fraction, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 Stem = Literal["large", "small"]
 PAPER = "Huang et al. 2016, arXiv:1608.06993"

@@ -11,13 +11,12 @@ import math
 import flax.linen as nn
 import jax
 
-from cnn_lab.config.ranges import Positive, ProperFraction
+from cnn_lab.config.values import Positive, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.inputs import require_size
 from cnn_lab.models.mobilenet_v2 import SMALLER, InvertedResidual, Stem, round_channels
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 # Expansion, kernel size, stride of the first block, channels and blocks, by stage.
 STAGES = (

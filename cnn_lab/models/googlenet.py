@@ -15,15 +15,13 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from cnn_lab.config.ranges import Positive, ProperFraction, Range
+from cnn_lab.config.values import Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Images, Logits, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory, Padding
 from cnn_lab.layers.normalization import local_response_norm
-from cnn_lab.layers.pooling import adaptive_average_pool, max_pool
-from cnn_lab.layers.windows import Size
+from cnn_lab.layers.pooling import Size, adaptive_average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 Form = Literal["batch_norm", "paper"]
 _UpTo2 = Annotated[int, Range(min=1, max=2)]

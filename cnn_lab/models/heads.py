@@ -14,10 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cnn_lab.core.arrays import Images, Logits
-from cnn_lab.layers.activations import activation
 from cnn_lab.layers.dropout import DropConnect
-from cnn_lab.layers.factory import LayerFactory
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import LayerFactory, activation, initializer
 from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
 from cnn_lab.tasks.task import WithAuxiliary
 

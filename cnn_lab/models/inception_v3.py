@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from cnn_lab.config.ranges import Positive, ProperFraction, Range
+from cnn_lab.config.values import Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Images, Logits, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import (
@@ -25,8 +25,7 @@ from cnn_lab.layers.pooling import (
 )
 from cnn_lab.models.googlenet import ConvNorm, scaled
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss; the paper does not say, the authors' code has 0.4
 _UpTo2 = Annotated[int, Range(min=1, max=2)]

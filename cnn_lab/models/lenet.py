@@ -13,17 +13,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from cnn_lab.config.ranges import ProperFraction
+from cnn_lab.config.values import ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.activations import MONOTONE
 from cnn_lab.layers.convolution import Conv, conv_general_dilated
 from cnn_lab.layers.dropout import DropConnectConv
-from cnn_lab.layers.factory import Dtype, LayerFactory
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import MONOTONE, Dtype, LayerFactory, initializer
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 # Table I of the paper: the maps of S2 that each map of C3 sees.
 C3_SEES = (

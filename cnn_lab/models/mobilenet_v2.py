@@ -10,14 +10,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
-from cnn_lab.config.ranges import Count, Positive, ProperFraction
+from cnn_lab.config.values import Count, Positive, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.channels import SqueezeExcite
 from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 Stem = Literal["large", "small"]
 SMALLER = ", or model.options.stem=small"

@@ -14,14 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.activations import activation
-from cnn_lab.layers.factory import Dtype, LayerFactory
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import Dtype, LayerFactory, activation, initializer
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.inputs import Order, Sequences, Steps, as_sequences
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import Order, Sequences, Steps, as_sequences, register
 
 Cell = Literal["rnn", "lstm", "gru"]
 CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {

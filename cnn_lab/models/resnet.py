@@ -17,15 +17,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 Stem = Literal["large", "small"]
 Shortcut = Literal["A", "B", "none"]

@@ -5,13 +5,12 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
-from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.channels import Maxout
 from cnn_lab.layers.dropout import DropConnect
-from cnn_lab.layers.factory import Dtype, LayerFactory
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.models.heads import Classifier, DenseHead
 from cnn_lab.models.registry import register
 

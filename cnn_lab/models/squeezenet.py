@@ -12,13 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.config.ranges import Positive, ProperFraction
+from cnn_lab.config.values import Positive, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, ConvHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 _SMALLER = ", or model.options.stem=small"
 # Channels between and after each fire module, the latter for both kernels together.

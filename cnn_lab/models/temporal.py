@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from cnn_lab.config.ranges import Count, ProperFraction, Range
+from cnn_lab.config.values import Count, ProperFraction, Range
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.convolution import conv_general_dilated
-from cnn_lab.layers.factory import Dtype, LayerFactory
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
-from cnn_lab.models.inputs import Order, Sequences, Steps, as_sequences
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import Order, Sequences, Steps, as_sequences, register
 
 Several = Annotated[int, Range(min=2)]
 

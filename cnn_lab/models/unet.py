@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
-from cnn_lab.layers.factory import Dtype, LayerFactory
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.unpooling import ConvTranspose
 from cnn_lab.models.heads import ImageToImage
-from cnn_lab.models.inputs import require_multiple
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_multiple
 
 
 class DoubleConv(nn.Module):

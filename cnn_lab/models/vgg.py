@@ -11,13 +11,12 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
-from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.inputs import require_size
-from cnn_lab.models.registry import register
+from cnn_lab.models.registry import register, require_size
 
 Pooling = Literal["max", "average"]
 Stem = Literal["large", "small"]

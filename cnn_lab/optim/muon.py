@@ -5,7 +5,7 @@ import math
 import jax
 import optax
 
-from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.config.values import NonNegative, Positive, ProperFraction
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError, suggest
 from cnn_lab.core.trees import flatten

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.config.values import NonNegative, Positive, ProperFraction
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.registry import Registry
 from cnn_lab.optim.kernels import decay_mask, kernels_only

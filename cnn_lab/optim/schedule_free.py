@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import jax
 import optax
 
-from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction, Range
+from cnn_lab.config.values import NonNegative, Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Tree
 from cnn_lab.optim.kernels import decay_mask
 from cnn_lab.optim.optimizers import OPTIMIZERS

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 import optax
 
-from cnn_lab.config.ranges import Count, Fraction, NonNegative, Positive, Range
-from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.formatting import counted
+from cnn_lab.config.values import Count, Fraction, NonNegative, Positive, Range
+from cnn_lab.core.errors import ConfigError, counted
 from cnn_lab.core.registry import Registry
 
 OPTIONS = "config.optim.schedule.options"

@@ -23,8 +23,8 @@ from cnn_lab.analysis.evaluation import (
     most_confused,
     pool,
 )
+from cnn_lab.core.errors import counted
 from cnn_lab.core.files import write_json, write_text
-from cnn_lab.core.formatting import counted
 from cnn_lab.report.render import as_base64, as_png, render
 
 TEMPLATE = "evaluation.html.jinja"  # beside this file

@@ -12,9 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cnn_lab.analysis.intervals import over_runs
-from cnn_lab.analysis.records import Record
-from cnn_lab.analysis.verdict import Verdict
+from cnn_lab.analysis.scores import over_runs
+from cnn_lab.analysis.verdict import Record, Verdict
 from cnn_lab.config import Panel, Study
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.render import as_base64, as_png, render

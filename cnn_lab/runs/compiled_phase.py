@@ -6,9 +6,9 @@ import jax
 
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_parts, with_statistics
-from cnn_lab.train.dispatch import compile_train
 from cnn_lab.train.recalibration import STATISTICS
 from cnn_lab.train.state import TrainState
+from cnn_lab.train.stepper import compile_train
 
 
 class CompiledPhase:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cnn_lab.analysis.collectives import Collective, collectives_in
+from cnn_lab.analysis.cost import Collective, collectives_in
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree

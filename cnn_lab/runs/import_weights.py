@@ -15,10 +15,9 @@ import optax
 from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelSpec, OptimConfig
 from cnn_lab.config.node import to_dict
-from cnn_lab.config.options import check_options
+from cnn_lab.config.values import check_options
 from cnn_lab.core import trees
-from cnn_lab.core.errors import WorkdirError
-from cnn_lab.core.system_errors import system_errors_explained
+from cnn_lab.core.errors import WorkdirError, system_errors_explained
 from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.network import Network
@@ -37,8 +36,7 @@ from cnn_lab.transfer.convert import (
     to_torch,
 )
 from cnn_lab.transfer.naming import PIXELS_IN_MINUS_ONE_TO_ONE, choose_naming, namings_of
-from cnn_lab.workdir.run_dir import CHECKPOINTS, RunDir, read_config
-from cnn_lab.workdir.session import Session, environment
+from cnn_lab.workdir.run_dir import CHECKPOINTS, RunDir, Session, environment, read_config
 
 # The mean and deviation of pixels in [0, 1] that published weights want: those of ImageNet.
 IMAGENET_PIXELS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -5,8 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.formatting import counted
+from cnn_lab.core.errors import ConfigError, counted, suggest
 from cnn_lab.workdir.run_dir import CONFIG_FILE
 
 PATTERN = re.compile(r"[*?\[]")

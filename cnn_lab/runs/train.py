@@ -9,18 +9,27 @@ from typing import Any
 
 import jax
 
-from cnn_lab.checkpoint import storable
+from cnn_lab.checkpoint import reader
 from cnn_lab.checkpoint.writer import Checkpoints, check_replicas
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
-from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
-from cnn_lab.core.formatting import counted
-from cnn_lab.core.system_errors import system_errors_explained
+from cnn_lab.core.errors import (
+    CnnLabError,
+    ConfigError,
+    WorkdirError,
+    counted,
+    system_errors_explained,
+)
 from cnn_lab.data.datasets.catalog import open_dataset
-from cnn_lab.distributed.consistency import check_same, check_same_config, check_same_data
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
-from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
+from cnn_lab.distributed.processes import (
+    SINGLE_PROCESS,
+    Processes,
+    check_same,
+    check_same_config,
+    check_same_data,
+)
 from cnn_lab.distributed.watchdog import HANG_SECONDS, Watchdog
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
@@ -45,17 +54,18 @@ from cnn_lab.workdir.metric_writers import (
 )
 from cnn_lab.workdir.preemption import StopSignals
 from cnn_lab.workdir.profiling import Profile
-from cnn_lab.workdir.progress_bar import make_display
 from cnn_lab.workdir.run_dir import (
     CHECKPOINTS,
     DAMAGED,
     RunDir,
+    Session,
+    devices_in_words,
+    environment,
     has_checkpoints,
     missing_checkpoints,
     read_record,
 )
-from cnn_lab.workdir.session import Session, devices_in_words, environment
-from cnn_lab.workdir.training_log import TrainingLog
+from cnn_lab.workdir.training_log import TrainingLog, make_display
 
 ENDED = ("finished", "stopped early", "averaged")
 
@@ -132,7 +142,7 @@ def run_training(
         for line in _notes(experiment):
             log(line)
         if processes.count > 1:
-            digests = trees.digests(storable.to_storable(state))
+            digests = trees.digests(reader.to_storable(state))
             check_replicas(processes, digests, progress.step)
         experiment.load_features(state, log)
         phase = None if experiment.is_linear_probe else CompiledPhase(experiment, progress.phase)

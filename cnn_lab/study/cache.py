@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.analysis.records import Record, from_json, to_json
+from cnn_lab.analysis.verdict import Record, from_json, to_json
 from cnn_lab.config import Computation
 from cnn_lab.core.files import write_text
 from cnn_lab.study import computations, measures

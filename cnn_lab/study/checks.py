@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cnn_lab.analysis.records import Record, nothing_at
+from cnn_lab.analysis.verdict import Record, nothing_at
 from cnn_lab.config import Comparison, ExperimentConfig, Place, Study, Variant
 from cnn_lab.config.node import freeze, from_dict, to_dict
-from cnn_lab.config.options import check_options
+from cnn_lab.config.values import check_options
 from cnn_lab.core.errors import ConfigError, WorkdirError, lookup
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.subsets import choose_examples

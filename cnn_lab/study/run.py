@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cnn_lab.analysis.records import Record, to_csv, to_json
-from cnn_lab.analysis.verdict import Verdict, judge
+from cnn_lab.analysis.verdict import Record, Verdict, judge, to_csv, to_json
 from cnn_lab.config import Study
 from cnn_lab.core.errors import WorkdirError
 from cnn_lab.core.files import write_json, write_text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.analysis.records import Record
+from cnn_lab.analysis.verdict import Record
 from cnn_lab.config import ExperimentConfig, Variant
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.runs.diverging import has_diverged

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnn_lab.config.options import check_options
-from cnn_lab.config.ranges import NonNegative, Positive, ProperFraction
+from cnn_lab.config.values import NonNegative, Positive, ProperFraction, check_options
 from cnn_lab.core.arrays import Logits, PerExample, Targets
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.registry import Registry

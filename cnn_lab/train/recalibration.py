@@ -18,7 +18,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.train.dispatch import Prepare, Program, compile_program
+from cnn_lab.train.stepper import Prepare, Program, compile_program
 
 STATISTICS = "batch_stats"
 MAX_BATCHES = 100

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cnn_lab.config.transfer import TransferConfig
-from cnn_lab.core.errors import ConfigError, suggest
-from cnn_lab.core.formatting import counted
+from cnn_lab.core.errors import ConfigError, counted, suggest
 from cnn_lab.transfer.stages import Stage
 
 STRATEGIES = ("auto", "head", "last_stages:N", "stages:A,B", "all", "gradual", "logistic")

@@ -16,8 +16,7 @@ import numpy as np
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import CheckpointError, ConfigError, suggest
-from cnn_lab.core.formatting import counted
+from cnn_lab.core.errors import CheckpointError, ConfigError, counted, suggest
 from cnn_lab.transfer.convert import initial_values, layer_of, output_layers
 from cnn_lab.transfer.stages import Stage
 

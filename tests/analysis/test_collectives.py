@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from cnn_lab.analysis.collectives import Collective, collectives_in
+from cnn_lab.analysis.cost import Collective, collectives_in
 from cnn_lab.distributed.mesh import BATCH_AXES, make_mesh
 
 

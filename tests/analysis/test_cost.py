@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnn_lab.analysis.cost import Layer, cost_of
-from cnn_lab.analysis.footprint import (
+from cnn_lab.analysis.cost import (
     PICOJOULES_PER_MAC,
+    Layer,
+    cost_of,
     energy_kwh,
     storage_bytes,
     training_memory,
 )
-from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.formatting import human_bytes, human_count
+from cnn_lab.core.errors import ConfigError, human_bytes, human_count
 from cnn_lab.layers.channels import Maxout
 from cnn_lab.layers.convolution import Conv
 from cnn_lab.layers.dropout import DropConnect, DropConnectConv

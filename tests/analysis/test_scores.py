@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from cnn_lab.analysis import calibration, intervals, scores
+from cnn_lab.analysis import calibration, scores
 from cnn_lab.analysis.evaluation import (
     EvaluationResults,
     HeldOut,
@@ -17,7 +17,7 @@ from cnn_lab.analysis.evaluation import (
     most_confused,
     pool,
 )
-from cnn_lab.analysis.intervals import over_runs
+from cnn_lab.analysis.scores import over_runs
 
 K, N = 7, 500
 
@@ -219,7 +219,7 @@ def test_no_half_is_judged_by_its_own_temperature(logits, labels):
 def test_an_interval_over_resamples_is_that_of_the_binomial():
     labels = np.zeros(400, np.int32)
     predictions = (np.arange(400) < 80).astype(np.int32)  # 320 of 400 are right
-    found = intervals.bootstrap(
+    found = scores.bootstrap(
         labels, predictions, {"log_loss": predictions * 2.0}, 2, num_resamples=4000
     )
     low, high = (stats.binom.ppf(p, 400, 0.8) / 400 for p in (0.025, 0.975))
@@ -235,7 +235,7 @@ def test_every_resample_is_scored_like_a_split(logits, labels, monkeypatch):
     losses = scores.log_losses(scores.log_probabilities(logits), labels)
     count, classes = 120, 9  # two classes never occur
     near = scores.among_top(logits, labels, 3).astype(np.float64)
-    found = intervals.bootstrap(
+    found = scores.bootstrap(
         labels,
         predictions,
         {"log_loss": losses, "top3": near},
@@ -259,7 +259,7 @@ def test_every_resample_is_scored_like_a_split(logits, labels, monkeypatch):
 
 
 def test_resamples_are_drawn_in_portions_that_fit(logits, labels, monkeypatch):
-    monkeypatch.setattr(intervals, "MAX_VALUES_AT_ONCE", 3 * N)
+    monkeypatch.setattr(scores, "MAX_VALUES_AT_ONCE", 3 * N)
     drawn, sizes = np.random.default_rng, []
 
     class Watched:
@@ -271,7 +271,7 @@ def test_resamples_are_drawn_in_portions_that_fit(logits, labels, monkeypatch):
             return self._random.integers(low, high, size, dtype)
 
     monkeypatch.setattr(np.random, "default_rng", Watched)
-    intervals.bootstrap(labels, labels, {}, K, num_resamples=8)
+    scores.bootstrap(labels, labels, {}, K, num_resamples=8)
     assert sizes == [(3, N), (3, N), (2, N)]
 
 

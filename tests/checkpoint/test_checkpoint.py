@@ -17,8 +17,7 @@ import pytest
 from strict import leftovers
 
 from cnn_lab.checkpoint import reader
-from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError, orbax_quiet
-from cnn_lab.checkpoint.storable import sharded_shapes
+from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError, orbax_quiet, sharded_shapes
 from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree

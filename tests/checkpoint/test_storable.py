@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cnn_lab.checkpoint.storable import describe_difference
+from cnn_lab.checkpoint.reader import describe_difference
 
 
 def leaf(*shape: int, dtype=jnp.float32) -> jax.ShapeDtypeStruct:

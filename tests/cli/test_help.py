@@ -16,15 +16,15 @@ from cnn_lab.cli.main import main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import Node, override
-from cnn_lab.config.options import declared_options
 from cnn_lab.config.values import (
     annotations_of,
     check_value,
+    declared_options,
     describe,
     group_in,
     parse_literal,
 )
-from cnn_lab.layers.initializers import INITIALIZERS
+from cnn_lab.layers.factory import INITIALIZERS
 
 NAMED = [(k, name) for k, detailed in DETAILED.items() for name in detailed.functions()]
 

@@ -49,8 +49,8 @@ def test_an_early_signal_is_answered_with_one_sentence(tmp_path, number, delay):
 def test_a_signal_that_a_finaliser_swallows_comes_again():
     script = """
 import os, signal, time
-from cnn_lab.cli import interrupts
-interrupts.raise_instead()
+from cnn_lab.cli import runtime
+runtime.raise_instead()
 class Finalised:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)

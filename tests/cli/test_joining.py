@@ -11,8 +11,7 @@ from cnn_lab.cli.commands.train import parse_steps
 from cnn_lab.config import ExperimentConfig, MeshConfig, TransferConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.distributed.consistency import check_same_config
-from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
+from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, check_same_config
 
 
 def values_of(*arguments: str) -> flags.FlagValues:

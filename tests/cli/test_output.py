@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnn_lab.cli import main as main_module
-from cnn_lab.cli.output import UNREAD_STATUS
+from cnn_lab.cli.runtime import UNREAD_STATUS
 
 EXPERIMENT = """
 from cnn_lab.config import *

@@ -5,8 +5,13 @@ from typing import Any, Literal
 
 import pytest
 
-from cnn_lab.config.options import check_options, declared_options, parse_options
-from cnn_lab.config.ranges import Count, ProperFraction
+from cnn_lab.config.values import (
+    Count,
+    ProperFraction,
+    check_options,
+    declared_options,
+    parse_options,
+)
 from cnn_lab.core.errors import ConfigError
 
 AT = "config.model.options"

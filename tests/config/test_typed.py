@@ -14,7 +14,7 @@ from cnn_lab.config.node import (
     override,
     to_dict,
 )
-from cnn_lab.config.ranges import (
+from cnn_lab.config.values import (
     Count,
     Fraction,
     Natural,
@@ -22,8 +22,9 @@ from cnn_lab.config.ranges import (
     Positive,
     ProperFraction,
     Range,
+    check_value,
+    describe,
 )
-from cnn_lab.config.values import check_value, describe
 from cnn_lab.core.errors import ConfigError
 
 

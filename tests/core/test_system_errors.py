@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from cnn_lab.core import memory
-from cnn_lab.core.errors import ConfigError, SystemLimitError
-from cnn_lab.core.system_errors import explain_system_error, system_errors_explained
+from cnn_lab.core.errors import (
+    ConfigError,
+    SystemLimitError,
+    explain_system_error,
+    system_errors_explained,
+)
 
 PLACE = Path("runs/a")
 

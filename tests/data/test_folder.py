@@ -13,8 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image, UnidentifiedImageError
 
-from cnn_lab.core.errors import DataError
-from cnn_lab.core.system_errors import explain_system_error
+from cnn_lab.core.errors import DataError, explain_system_error
 from cnn_lab.data import parallel
 from cnn_lab.data.datasets import catalog, check_images
 from cnn_lab.data.datasets.builders import FolderImages

@@ -3,13 +3,14 @@
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.distributed.consistency import (
+from cnn_lab.distributed.processes import (
+    SINGLE_PROCESS,
+    Processes,
     check_same,
     check_same_config,
     check_same_data,
     check_same_program,
 )
-from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 
 class Two(Processes):

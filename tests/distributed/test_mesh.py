@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_lab.analysis.collectives import collectives_in
+from cnn_lab.analysis.cost import collectives_in
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.distributed import mesh as layouts
 from cnn_lab.distributed.mesh import choose_num_devices, choose_num_slices, make_mesh

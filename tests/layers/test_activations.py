@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.activations import ACTIVATIONS, MONOTONE, activation, scaled_tanh, threshold
+from cnn_lab.layers.factory import ACTIVATIONS, MONOTONE, activation, scaled_tanh, threshold
 from cnn_lab.layers.pooling import max_pool
 
 # Values at -2, 0 and 1, by hand.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.initializers import INITIALIZERS, initializer
+from cnn_lab.layers.factory import INITIALIZERS, initializer
 
 # dense [d features], convolution [h w c features], depthwise [h w 1 c], 1-D and 3-D
 SHAPES = [(300, 200), (3, 3, 32, 64), (5, 5, 1, 400), (7, 40, 50), (3, 3, 3, 20, 30)]

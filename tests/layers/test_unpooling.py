@@ -13,7 +13,7 @@ from jax import lax
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers import unpooling
-from cnn_lab.layers.initializers import initializer
+from cnn_lab.layers.factory import initializer
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.layers.unpooling import (
     ConvTranspose,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_lab.config.options import check_options
+from cnn_lab.config.values import check_options
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.factory import LayerFactory

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cnn_lab.cli.main import main
-from cnn_lab.config.options import check_options, declared_options
+from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.models.heads import Classifier, DenseHead
 from cnn_lab.models.registry import MODELS, register

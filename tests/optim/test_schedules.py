@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_lab.config.options import check_options, declared_options
+from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.optim.schedules import SCHEDULES, make_schedule, plateau, step
 

@@ -5,9 +5,8 @@ import math
 import pytest
 from matplotlib.colors import to_rgba
 
-from cnn_lab.analysis.intervals import over_runs
-from cnn_lab.analysis.records import Record
-from cnn_lab.analysis.verdict import Verdict
+from cnn_lab.analysis.scores import over_runs
+from cnn_lab.analysis.verdict import Record, Verdict
 from cnn_lab.config import ExperimentConfig, Panel, Study, Variant
 from cnn_lab.report import study as drawing
 from cnn_lab.report.study import draw, write_study

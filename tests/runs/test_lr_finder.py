@@ -15,7 +15,7 @@ from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.loaders.in_memory import InMemoryLoader
 from cnn_lab.runs.lr_finder import LossRise, find_rate
-from cnn_lab.train import dispatch
+from cnn_lab.train import stepper
 
 
 def small(**optim) -> ExperimentConfig:
@@ -146,8 +146,8 @@ def test_where_calls_end_changes_nothing(monkeypatch):
     found = {}
     for seconds, growth in ((0.0, 4), (1e9, 4), (1e9, 10_000)):
         sizes.clear()
-        monkeypatch.setattr(dispatch, "SECONDS_PER_CALL", seconds)
-        monkeypatch.setattr(dispatch, "GROWTH", growth)
+        monkeypatch.setattr(stepper, "SECONDS_PER_CALL", seconds)
+        monkeypatch.setattr(stepper, "GROWTH", growth)
         result, _ = find(small(), lowest=1e-5, highest=1e3)
         found[tuple(sizes)] = result
     ones, growing, longest = found

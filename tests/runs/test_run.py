@@ -41,7 +41,7 @@ from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.report.run import write_report
 from cnn_lab.runs import train
 from cnn_lab.runs.train import run_training
-from cnn_lab.train import dispatch
+from cnn_lab.train import stepper
 from cnn_lab.workdir import metric_writers
 from cnn_lab.workdir.metric_writers import METRICS_FILE, TensorBoard, read_rows
 from cnn_lab.workdir.preemption import STOPPING, StopSignals
@@ -115,10 +115,10 @@ def test_where_calls_are_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest
     config = small(train=TrainConfig(num_epochs=2, batch_size=4))
     config.model = ModelSpec(name="mlp", options={"hidden": (8,), "dropout_rate": 0.3})
     run_training(config, tmp_path / "as it comes", lambda _: None)
-    monkeypatch.setattr(dispatch, "SECONDS_PER_CALL", 1e-9)
+    monkeypatch.setattr(stepper, "SECONDS_PER_CALL", 1e-9)
     run_training(config, tmp_path / "one by one", lambda _: None)
-    monkeypatch.setattr(dispatch, "SECONDS_PER_CALL", 1e9)
-    monkeypatch.setattr(dispatch, "GROWTH", 1000)
+    monkeypatch.setattr(stepper, "SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(stepper, "GROWTH", 1000)
     run_training(config, tmp_path / "as many as fit", lambda _: None)
     folders = sorted(tmp_path.iterdir())
     assert len(folders) == 3

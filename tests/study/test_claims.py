@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.analysis.records import Record, from_json, to_csv, to_json
-from cnn_lab.analysis.verdict import judge
+from cnn_lab.analysis.verdict import Record, from_json, judge, to_csv, to_json
 from cnn_lab.config import Bounds, Comparison
 
 

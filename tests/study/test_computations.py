@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_lab.analysis.records import values_of
+from cnn_lab.analysis.verdict import values_of
 from cnn_lab.study.computations.polynomial import (
     TAUGHT,
     X,

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cnn_lab.analysis.records import Record, values_of
+from cnn_lab.analysis.verdict import Record, values_of
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.config import (

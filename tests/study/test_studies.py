@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_lab.analysis.records import values_of
+from cnn_lab.analysis.verdict import values_of
 from cnn_lab.config import Comparison
 from cnn_lab.config.load import load_study, study_files
 from cnn_lab.study.checks import check_claims, make_trials

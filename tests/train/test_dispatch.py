@@ -10,16 +10,16 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_lab.analysis.collectives import collectives_in
+from cnn_lab.analysis.cost import collectives_in
 from cnn_lab.core import trees
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.simple import mlp
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.dispatch import Program, compile_evaluate, compile_train
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
+from cnn_lab.train.stepper import Program, compile_evaluate, compile_train
 
 IMAGE, BATCH, STEPS = (16, 16, 1), 16, 5
 MODELS = {

@@ -12,7 +12,7 @@ from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train import dispatch
+from cnn_lab.train import stepper
 from cnn_lab.train.evaluate import EvaluationInterrupted, Evaluator
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 100, (4, 5, 1), 0.25, 0.5
@@ -108,8 +108,8 @@ def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables, 
 def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, monkeypatch):
     found = []
     for seconds, growth in [(1.0, 4), (1e-9, 4), (1e9, 1000)]:
-        monkeypatch.setattr(dispatch, "SECONDS_PER_CALL", seconds)
-        monkeypatch.setattr(dispatch, "GROWTH", growth)
+        monkeypatch.setattr(stepper, "SECONDS_PER_CALL", seconds)
+        monkeypatch.setattr(stepper, "GROWTH", growth)
         evaluate, mesh, _ = evaluator(images, labels, 8, 2)  # 13 steps
         placed = mesh.put_replicated(variables)
         found += [evaluate(placed), evaluate(placed)]

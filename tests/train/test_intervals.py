@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from cnn_lab.train.dispatch import StepsPerCall
 from cnn_lab.train.monitor import SelectionRecord
 from cnn_lab.train.progress import Intervals, Progress
+from cnn_lab.train.stepper import StepsPerCall
 
 INTERVALS = [
     Intervals(

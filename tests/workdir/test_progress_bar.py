@@ -4,9 +4,8 @@ import time
 
 import pytest
 
-from cnn_lab.workdir import progress_bar, training_log
-from cnn_lab.workdir.progress_bar import Eta, PlainDisplay, TerminalDisplay, make_display
-from cnn_lab.workdir.training_log import Stopwatch
+from cnn_lab.workdir import training_log
+from cnn_lab.workdir.training_log import Eta, PlainDisplay, Stopwatch, TerminalDisplay, make_display
 
 
 def reading() -> Stopwatch:
@@ -83,7 +82,7 @@ def test_a_log_gets_plain_lines(capsys: pytest.CaptureFixture[str]):
 def test_the_remaining_time_counts_evaluations(monkeypatch: pytest.MonkeyPatch):
     """4 epochs of 10 steps, each 10 s long, each followed by an evaluation of 30 s."""
     now = [1000.0]
-    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: now[0])
     eta = Eta(total_steps=50, first_step=10)
     now[0] += 4.0
     assert eta.after(14) == "0:36"  # no evaluation is known of yet

@@ -15,9 +15,15 @@ import pytest
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
-from cnn_lab.workdir import session
-from cnn_lab.workdir.run_dir import LOCK_FILE, RunDir, count_test_opening, read_config, read_record
-from cnn_lab.workdir.session import environment
+from cnn_lab.workdir import run_dir
+from cnn_lab.workdir.run_dir import (
+    LOCK_FILE,
+    RunDir,
+    count_test_opening,
+    environment,
+    read_config,
+    read_record,
+)
 
 
 def test_a_folder_made_for_nothing_is_removed_with_the_ones_above(tmp_path: Path):
@@ -154,7 +160,7 @@ def test_only_a_folder_without_any_checkpoint_takes_another_config(tmp_path: Pat
 
 @pytest.mark.parametrize(("used", "text"), [(4, "4 cpu devices"), (1, "1 of 4 cpu devices")])
 def test_devices_in_words(used: int, text: str):
-    assert session.devices_in_words(used) == text
+    assert run_dir.devices_in_words(used) == text
 
 
 @pytest.fixture
@@ -174,7 +180,7 @@ def repository(tmp_path: Path) -> Path:
 
 def test_only_a_tracked_file_has_a_revision(repository: Path, monkeypatch):
     def state_of(name: str) -> dict | None:
-        monkeypatch.setattr(session, "__file__", str(repository / name))
+        monkeypatch.setattr(run_dir, "__file__", str(repository / name))
         return environment()["git"]
 
     tracked = state_of("own/module.py")

@@ -23,14 +23,13 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log, picture_path
 from cnn_lab.cli.reference import flag_text
+from cnn_lab.cli.runtime import log, picture_path
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import override
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError, counted, lookup
 from cnn_lab.core.files import write_bytes
-from cnn_lab.core.formatting import counted
 
 if TYPE_CHECKING:
     from cnn_lab.data.datasets.catalog import Dataset
@@ -223,7 +222,7 @@ def _check(dataset: "Dataset") -> int:
 
 
 def _show(invocation: Invocation, data: DataConfig, dataset: "Dataset") -> int:
-    from cnn_lab.data.augment.preview import augmented_versions
+    from cnn_lab.data.augment.compose import augmented_versions
     from cnn_lab.data.augment.recipes import choose_augmentation, default_recipe
     from cnn_lab.data.subsets import whole_split
     from cnn_lab.report.sheet import contact_sheet, target_captions

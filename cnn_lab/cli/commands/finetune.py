@@ -21,14 +21,14 @@ from pathlib import Path
 
 from absl import flags
 
-from cnn_lab.cli import interrupts, joining, runtime
+from cnn_lab.cli import joining, runtime
 from cnn_lab.cli.commands.train import (
     define_dry_run,
     tell_how_processes_resume,
     tell_where_it_is,
 )
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log_if_read as log
+from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import (
     AugmentConfig,
     DataConfig,
@@ -88,7 +88,7 @@ def main(invocation: Invocation) -> int:
         )
     recipe = _recipe(invocation, source)
     count = joining.check(values)
-    interrupts.set_status(values.interrupted_status)
+    runtime.set_status(values.interrupted_status)
     if count != 1 and values.dry_run:
         raise ConfigError("--dry_run is for one process; leave it out, or the flags of several.")
     runtime.start(joining.local_devices(recipe, count))

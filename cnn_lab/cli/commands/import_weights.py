@@ -24,9 +24,7 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import parse_shape
 from cnn_lab.cli.main import Invocation
-from cnn_lab.config.options import parse_options
-from cnn_lab.config.ranges import Fraction, Positive
-from cnn_lab.config.values import parse_text
+from cnn_lab.config.values import Fraction, Positive, parse_options, parse_text
 from cnn_lab.core.errors import ConfigError
 
 

@@ -11,9 +11,8 @@ from typing import Any
 from absl import flags
 
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log
-from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.formatting import counted
+from cnn_lab.cli.runtime import log
+from cnn_lab.core.errors import ConfigError, counted
 from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record
 
 

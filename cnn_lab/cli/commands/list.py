@@ -25,7 +25,7 @@ from absl import flags
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.reference import entry, explained, first_line, flag_text
 from cnn_lab.config.load import EXPERIMENTS, STUDIES
-from cnn_lab.config.options import declared_options
+from cnn_lab.config.values import declared_options
 from cnn_lab.core.errors import ConfigError, lookup
 
 
@@ -81,7 +81,7 @@ def _details(detailed: "Detailed", name: str, row: str) -> str:
 
 
 def _models() -> dict[str, str]:
-    from cnn_lab.core.formatting import human_count
+    from cnn_lab.core.errors import human_count
     from cnn_lab.models.registry import MODELS
 
     def shape(entry) -> str:
@@ -201,13 +201,13 @@ def _rounded(value: Any) -> str:
 
 
 def _activations() -> dict[str, Callable]:
-    from cnn_lab.layers.activations import ACTIVATIONS
+    from cnn_lab.layers.factory import ACTIVATIONS
 
     return ACTIVATIONS
 
 
 def _initializers() -> dict[str, str]:
-    from cnn_lab.layers.initializers import MEANINGS
+    from cnn_lab.layers.factory import MEANINGS
 
     return MEANINGS
 

@@ -16,7 +16,7 @@ from absl import flags
 from cnn_lab.cli import runtime
 from cnn_lab.cli.commands.train import require_data
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log, picture_path
+from cnn_lab.cli.runtime import log, picture_path
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import freeze
 from cnn_lab.core.errors import ConfigError

@@ -15,8 +15,7 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.core.errors import ConfigError
-from cnn_lab.core.formatting import counted
+from cnn_lab.core.errors import ConfigError, counted
 
 MAX_SHOWN = 5  # files in the hint
 

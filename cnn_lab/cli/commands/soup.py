@@ -16,7 +16,7 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log
+from cnn_lab.cli.runtime import log
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.runs.select import find_checkpoints, find_workdirs
 

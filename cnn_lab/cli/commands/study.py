@@ -18,7 +18,7 @@ from absl import flags
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log_if_read as log
+from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import DataConfig
 from cnn_lab.config.load import STUDIES, anchor_paths, load_study, study_files
 from cnn_lab.core.errors import ConfigError

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from cnn_lab.cli import interrupts, joining, runtime
+from cnn_lab.cli import joining, runtime
 from cnn_lab.cli.config_flag import default_workdir
 from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.output import log_if_read as log
+from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import NO_DATA, ExperimentConfig
 from cnn_lab.config.load import load_config, split_reference
 from cnn_lab.config.node import freeze
@@ -93,7 +93,7 @@ def main(invocation: Invocation) -> int:
             "is --config.seed."
         )
     count = joining.check(invocation.flags)
-    interrupts.set_status(invocation.flags.interrupted_status)
+    runtime.set_status(invocation.flags.interrupted_status)
     profiled = invocation.flags.profile_steps
     profile_steps = None if profiled is None else parse_steps(profiled)
     if profiled and (num_seeds is not None or invocation.flags.dry_run):

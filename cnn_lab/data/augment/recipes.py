@@ -13,8 +13,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from cnn_lab.config import DataConfig
-from cnn_lab.config.options import check_options
-from cnn_lab.config.ranges import Fraction, Natural, NonNegative, Positive, Range
+from cnn_lab.config.values import Fraction, Natural, NonNegative, Positive, Range, check_options
 from cnn_lab.core.errors import lookup
 from cnn_lab.data.datasets.published import DATASETS
 

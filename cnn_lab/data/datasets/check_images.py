@@ -13,8 +13,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from cnn_lab.core.errors import DataError
-from cnn_lab.core.system_errors import is_out_of_open_files
+from cnn_lab.core.errors import DataError, is_out_of_open_files
 from cnn_lab.data.datasets.folder import ImageFile, Listing
 from cnn_lab.data.decoding import GRAY_MODES, is_turned, open_file
 from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order

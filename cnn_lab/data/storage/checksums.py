@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.core.errors import CnnLabError, DataError, SystemLimitError
+from cnn_lab.core.errors import CnnLabError, DataError, SystemLimitError, explain_system_error
 from cnn_lab.core.files import write_json
-from cnn_lab.core.system_errors import explain_system_error
 
 INFO_FILE = "dataset_info.json"
 MANIFEST_FILE = "files.json"

@@ -17,9 +17,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from cnn_lab.core.errors import DataError
+from cnn_lab.core.errors import DataError, explain_system_error, is_out_of_open_files
 from cnn_lab.core.files import is_at, lock_file
-from cnn_lab.core.system_errors import explain_system_error, is_out_of_open_files
 from cnn_lab.data.parallel import Log
 from cnn_lab.data.source import Source, SourceInfo, Storage
 from cnn_lab.data.storage.checksums import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cnn_lab.analysis.records import Record
+from cnn_lab.analysis.verdict import Record
 from cnn_lab.study.computations.polynomial import polynomial
 from cnn_lab.study.computations.signal import signal
 from cnn_lab.study.computations.xor import xor

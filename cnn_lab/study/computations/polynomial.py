@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from cnn_lab.analysis.records import Record
+from cnn_lab.analysis.verdict import Record
 
 X = np.linspace(0.0, 1.0, 10)
 T = np.array(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cnn_lab.analysis.records import Record
+from cnn_lab.analysis.verdict import Record
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from cnn_lab.analysis.records import Record
+from cnn_lab.analysis.verdict import Record
 from cnn_lab.core.arrays import Scalar
 from cnn_lab.models.simple import mlp, perceptron
 from cnn_lab.tasks.classification import Classification, classification

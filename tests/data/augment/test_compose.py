@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cnn_lab.config.options import check_options, declared_options
+from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.augment.compose import make_augment
 from cnn_lab.data.augment.draws import WORDS, draw
