@@ -17,8 +17,9 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 def enable(log: Callable[[str], None] = lambda _: None) -> None:
     """Keeps compiled programs between runs, in JAX's own folder if one is set, else in ours.
 
-    Args:
-        log: takes the line about a damaged entry that was removed.
+    A program that JAX warns it cannot read is compiled anew, but JAX never overwrites the damaged
+    entry, which a run killed while writing leaves behind: it is removed here, and `log` takes a
+    line about it.
     """
     import jax
 
@@ -27,7 +28,16 @@ def enable(log: Callable[[str], None] = lambda _: None) -> None:
         folder = Path.home() / ".cache" / "cnn_lab" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         trim(folder)
-    repair_on_warning(Path(folder), log)
+    show = warnings.showwarning
+
+    def show_or_repair(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        found = DAMAGED.match(str(message))
+        if found and remove_damaged(Path(folder), found[1]):
+            log("A damaged entry of the compilation cache was removed.")
+        else:
+            show(message, *arguments, **options)
+
+    warnings.showwarning = show_or_repair
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
@@ -45,24 +55,6 @@ def trim(folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         with contextlib.suppress(OSError):
             path.unlink()
             excess -= size
-
-
-def repair_on_warning(folder: Path, log: Callable[[str], None]) -> None:
-    """From now on, deletes the entries of a program that JAX warns it cannot read.
-
-    JAX compiles anew then, but never overwrites the damaged entry, which a run killed while writing
-    leaves behind: every later run would compile again.
-    """
-    show = warnings.showwarning
-
-    def show_or_repair(message: Warning | str, *arguments: Any, **options: Any) -> None:
-        found = DAMAGED.match(str(message))
-        if found and remove_damaged(folder, found[1]):
-            log("A damaged entry of the compilation cache was removed.")
-        else:
-            show(message, *arguments, **options)
-
-    warnings.showwarning = show_or_repair
 
 
 def remove_damaged(folder: Path, name: str) -> int:

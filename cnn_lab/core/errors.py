@@ -13,7 +13,8 @@ import errno
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +59,7 @@ class CnnLabError(Exception):
         if problem is None:
             problem = f"{where} must be {self.allowed}; found {found!r}."
         elif isinstance(self.allowed, list):
-            problem = f"{problem}; {_hint(self.nearest, self.allowed)}"
+            problem = f"{problem}; {suggest(str(found), self.allowed)}"
         if advice:
             problem = f"{problem.removesuffix('.')} ({advice})."
         super().__init__(problem)
@@ -121,21 +122,9 @@ def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The hint that follows an unknown name.
-
-    Args:
-        name: what the user wrote.
-        known: the names that would have been accepted.
-
-    Returns:
-        `did you mean a, b?` with up to three near names, else `known: ...` with all of them.
-    """
+    """The hint that follows an unknown name: `did you mean a, b?`, else `known: ...` with all."""
     names = sorted(known)
-    return _hint(nearest(name, names), names)
-
-
-def _hint(near: Sequence[str], names: Sequence[str]) -> str:
-    if near:
+    if near := nearest(name, names):
         return f"did you mean {', '.join(near)}?"
     return f"known: {', '.join(names)}." if names else "there are none."
 
@@ -143,11 +132,7 @@ def _hint(near: Sequence[str], names: Sequence[str]) -> str:
 def lookup(table: Mapping[str, Value], name: str, kind: str, where: str | None = None) -> Value:
     """Returns `table[name]`, or raises a `ConfigError` that offers the nearest names.
 
-    Args:
-        table: the known names.
-        name: the name asked for.
-        kind: one entry of the table in a word, for the message (`model`).
-        where: the field or flag that the name was given by.
+    The message calls an entry by its `kind` (`model`); `where` is the field or flag of the name.
     """
     if name not in table:
         problem = f"There is no {kind} named {name!r}"
@@ -155,16 +140,11 @@ def lookup(table: Mapping[str, Value], name: str, kind: str, where: str | None =
     return table[name]
 
 
-TOO_MANY_OPEN_FILES = {errno.EMFILE, errno.ENFILE}
-SYSTEM_ERRORS = {
-    *TOO_MANY_OPEN_FILES,
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ENOSPC,
-    errno.EPERM,
-    errno.EROFS,
+# Errors of the system (memory, disk space, permissions, open files) are neither bugs of the program
+# nor damage of its files: they deserve neither a traceback nor the advice to delete anything.
+OPEN_FILES = {errno.EMFILE, errno.ENFILE}
+REFUSED_FILES = {
+    *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EPERM, errno.EROFS)
 }
 # XLA and tensorstore have no exceptions of their own.
 _OUT_OF_MEMORY = re.compile(r"out of memory|bad_alloc|unable to allocate|RESOURCE_EXHAUSTED", re.I)
@@ -173,7 +153,7 @@ _WITHOUT_DEVICES = re.compile(
     "Unable to initialize backend|Invalid value .* for JAX flag|invalid truth value|Unknown backend"
 )
 _TEMPORARY = re.compile("already in use|UNAVAILABLE|ABORTED|NOT_READY|busy", re.I)
-_MAX_CHARACTERS = 160
+_SAFE = "then run the same command again: what was saved before is intact."
 
 
 def explain_system_error(error: BaseException, place: Path | None = None) -> str | None:
@@ -184,28 +164,39 @@ def explain_system_error(error: BaseException, place: Path | None = None) -> str
         place: the folder that was written, for an error that names no file.
     """
     for cause in causes(error):
-        text = str(cause)
-        number = cause.errno if isinstance(cause, OSError) else None
-        if _is_out_of_files(cause):
-            name = getattr(cause, "filename", None) or "A file"
-            reason = getattr(cause, "strerror", None) or "Too many open files"
+        text, number = str(cause), getattr(cause, "errno", None)
+        reason, file = getattr(cause, "strerror", None), getattr(cause, "filename", None)
+        if number in OPEN_FILES or _OUT_OF_FILES.search(text):
             return (
-                f"{name} cannot be opened ({reason}); allow more open files (ulimit -n), then run "
-                "the same command again: what was saved before is intact."
+                f"{file or 'A file'} cannot be opened ({reason or 'Too many open files'}); allow "
+                f"more open files (ulimit -n), {_SAFE}"
             )
-        if number in SYSTEM_ERRORS and isinstance(cause, OSError):
-            where = cause.filename or place
-            what = f"{where} cannot be used" if where else "A file cannot be written"
-            return (
-                f"{what} ({cause.strerror}); free space or permissions there, then run the same "
-                "command again: what was saved before is intact."
-            )
+        if isinstance(cause, OSError) and number in REFUSED_FILES:
+            where = file or place
+            problem = f"{where} cannot be used" if where else "A file cannot be written"
+            return f"{problem} ({reason}); free space or permissions there, {_SAFE}"
         if isinstance(cause, MemoryError) or _OUT_OF_MEMORY.search(text):
-            return _no_memory(text)
+            found = f" ({_first_line(text)})" if text.strip() else ""
+            return (
+                f"The memory does not suffice{found}; lower config.train.batch_size, the size of "
+                "the model or config.evaluate.batch_size (--batch_size of `cnn-lab evaluate`), or "
+                "set config.data.loader=streaming."
+            )
+        devices = None
         if _WITHOUT_DEVICES.search(text) and not _TEMPORARY.search(text):
-            return _no_devices(text.partition(" (")[0])
-        if isinstance(cause, AssertionError) and _raised_in(cause) == "xla_bridge.py":
-            return _no_devices("found none of them")  # a platform that JAX knows, not installed
+            devices = text.partition(" (")[0]
+        elif isinstance(cause, AssertionError):  # a platform that JAX knows, not installed
+            frames = traceback.extract_tb(cause.__traceback__)
+            if frames and Path(frames[-1].filename).name == "xla_bridge.py":
+                devices = "found none of them"
+        if devices is not None:
+            names = sorted(name for name in os.environ if name.startswith("JAX_"))
+            given = " ".join(f"{name}={os.environ[name]}" for name in names)
+            return (
+                f"JAX cannot use the devices asked for ({_first_line(devices)}); "
+                f"mend or unset what the environment says ({given or 'no variable JAX_...'}), or "
+                "install JAX for these devices, as by pip install '.[cuda13]'."
+            )
     return None
 
 
@@ -225,47 +216,14 @@ def system_errors_explained(place: Path | None = None) -> Iterator[None]:
 
 def is_out_of_open_files(error: BaseException) -> bool:
     """Whether files could not be opened because too many are."""
-    return any(map(_is_out_of_files, causes(error)))
-
-
-def _is_out_of_files(cause: BaseException) -> bool:
-    number = cause.errno if isinstance(cause, OSError) else None
-    return number in TOO_MANY_OPEN_FILES or bool(_OUT_OF_FILES.search(str(cause)))
-
-
-def _no_memory(reason: str) -> str:
-    """The sentence for too little memory, on the host or on a device."""
-    line = _first_line(reason)
-    found = f" ({line})" if line else ""
-    return (
-        f"The memory does not suffice{found}; lower config.train.batch_size, the size of the model "
-        "or config.evaluate.batch_size (--batch_size of `cnn-lab evaluate`), or set "
-        "config.data.loader=streaming."
+    return any(
+        getattr(cause, "errno", None) in OPEN_FILES or _OUT_OF_FILES.search(str(cause))
+        for cause in causes(error)
     )
-
-
-def _no_devices(reason: str) -> str:
-    given = " ".join(
-        f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("JAX_")
-    )
-    return (
-        f"JAX cannot use the devices asked for ({_first_line(reason)}); mend or unset what the "
-        f"environment says ({given or 'no variable JAX_...'}), or install JAX for these devices, "
-        "as by pip install '.[cuda13]'."
-    )
-
-
-def _raised_in(error: BaseException) -> str:
-    """Name of the file that an error was raised in."""
-    frame, name = error.__traceback__, ""
-    while frame is not None:
-        name, frame = Path(frame.tb_frame.f_code.co_filename).name, frame.tb_next
-    return name
 
 
 def _first_line(text: str) -> str:
-    line = text.strip().partition("\n")[0]
-    return textwrap.shorten(line, _MAX_CHARACTERS, placeholder=" ...").rstrip(".")
+    return textwrap.shorten(text.strip().partition("\n")[0], 160, placeholder=" ...").rstrip(".")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

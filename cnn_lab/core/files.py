@@ -34,13 +34,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def lock_file(file: IO[Any], *, wait: bool) -> bool:
-    """Locks an open file for this process until it is closed.
+    """Locks an open file for this process until it is closed; whether that could be done.
 
-    Returns:
-        Whether it is locked; not so on a file system without locks, where nothing can be done.
-
-    Raises:
-        BlockingIOError: another process holds it, and `wait` is False.
+    It cannot on a file system without locks. A `BlockingIOError` where another process holds the
+    file and `wait` is False.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -75,14 +72,10 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values with None in place of NaN and infinities, at any depth, for strict JSON."""
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: replaced(inner) for name, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [replaced(inner) for inner in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {name: replaced(value) for name, value in values.items()}
+def finite_or_none(value: Any) -> Any:
+    """The same value with None in place of NaN and infinities, at any depth, for strict JSON."""
+    if isinstance(value, Mapping):
+        return {name: finite_or_none(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,24 +20,18 @@ Entry = TypeVar("Entry")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _function_alone(function: Any) -> Any:
-    return function
-
-
 class Registry(MutableMapping[str, Entry], Generic[Entry]):
     """The entries of one kind by name, in alphabetical order.
 
-    The modules of the kind's own package are imported when an entry is first looked for, so that a
-    new file there is known without being listed anywhere.
-
     Args:
-        kind: what is registered, in the singular, for messages.
-        package: dotted name of the package whose modules register entries.
+        kind: the noun for one entry, in messages.
+        package: dotted name of the package whose modules register entries. They are imported when
+            an entry is first looked for: a new file there is known without being listed anywhere.
         make_entry: (function, **facts) -> entry; by default the entry is the function itself.
     """
 
     def __init__(
-        self, kind: str, package: str, make_entry: Callable[..., Entry] = _function_alone
+        self, kind: str, package: str, make_entry: Callable[..., Any] = lambda function: function
     ) -> None:
         self._kind, self._package, self._make_entry = kind, package, make_entry
         self._entries: dict[str, Entry] = {}
@@ -49,12 +43,11 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
 
         Args:
             name: as a config writes it; the function's own by default.
-            **facts: what else the entry says of the function.
+            **facts: the other fields of the entry.
 
         Raises:
             ConfigError: an option has no annotation, by which values from a config are checked, or
-                something else has the name. The same definition read again, as a notebook's cell
-                may be, takes the place of the first.
+                something else has the name.
         """
 
         def decorate(function: Function) -> Function:
@@ -64,7 +57,8 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
                     raise ConfigError(
                         f"The {self._kind} {chosen!r} ({_origin(function)}) has an option "
                         f"{parameter.name!r} without annotation; write what fits, such as "
-                        f"`{parameter.name}: float = {parameter.default!r}`."
+                        f"`{parameter.name}: float = {parameter.default!r}`.",
+                        found=parameter.name,
                     )
             self.add(chosen, self._make_entry(function, **facts), function)
             return function
@@ -72,10 +66,9 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
         return decorate
 
     def add(self, name: str, entry: Entry, function: Callable[..., Any]) -> None:
-        """Adds the entry of a function.
+        """Adds the entry of a function; a `ConfigError` where something else has the name.
 
-        Raises:
-            ConfigError: something else has the name.
+        The same definition read again, as a notebook's cell may be, takes the place of the first.
         """
         if not function.__module__.startswith(f"{self._package}."):
             self._load()  # a clash of names is the newcomer's
@@ -83,16 +76,13 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
         if self._origins.setdefault(name, origin) != origin:
             raise ConfigError(
                 f"The {self._kind} {name!r} exists already ({self._origins[name]}); register "
-                f"{origin} by another name."
+                f"{origin} by another name.",
+                found=name,
             )
         self._entries[name] = entry
 
     def lookup(self, name: str) -> Entry:
-        """The entry of that name.
-
-        Raises:
-            ConfigError: there is none; offers the nearest names.
-        """
+        """The entry of that name; a `ConfigError` with the nearest names where there is none."""
         return lookup(self, name, self._kind)
 
     def __getitem__(self, name: str) -> Entry:
@@ -116,11 +106,10 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
         return len(self._entries)
 
     def _load(self) -> None:
-        if self._is_loaded:
-            return
-        for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
-        self._is_loaded = True
+        if not self._is_loaded:
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            self._is_loaded = True
 
 
 def _origin(function: Callable[..., Any]) -> str:

@@ -1,26 +1,25 @@
 """Parameter trees as flat tables of slash-separated paths."""
 
+import functools
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from cnn_lab.core.arrays import Tree
 
 _LEAVES_AT_ONCE = 8  # on the host, to be hashed
 
-
-def path_of(key_path: Iterable[Any]) -> str:
-    """Joins a JAX key path into `conv1/kernel`."""
-    return "/".join(
-        str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in key_path
-    )
+# A JAX key path as `conv1/kernel`; and the tree of nested dicts of a table path -> leaf.
+path_of = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+unflatten = functools.partial(traverse_util.unflatten_dict, sep="/")
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
@@ -28,39 +27,15 @@ def flatten(tree: Tree) -> dict[str, Any]:
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def unflatten(leaves: Mapping[str, Any]) -> Tree:
-    """The tree of nested dicts that `flatten` makes such a table of."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *above, name = path.split("/")
-        node = tree
-        for part in above:
-            node = node.setdefault(part, {})
-        node[name] = leaf
-    return tree
-
-
 def partition(tree: Tree, chosen: Callable[[str], bool]) -> tuple[Tree, Tree]:
     """Splits a tree of nested dicts in two: the leaves whose path is chosen, and the others.
 
     Dicts that are left without a leaf are left out.
     """
-
-    def part(node: Tree, prefix: str) -> tuple[Tree, Tree]:
-        first, second = {}, {}
-        for name, value in node.items():
-            path = f"{prefix}{name}"
-            if isinstance(value, Mapping):
-                ours, others = part(value, f"{path}/")
-            else:
-                ours, others = (value, None) if chosen(path) else (None, value)
-            if ours is not None and not _is_empty(ours):
-                first[name] = ours
-            if others is not None and not _is_empty(others):
-                second[name] = others
-        return first, second
-
-    return part(tree, "")
+    first, second = {}, {}
+    for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
+        (first if chosen(path) else second)[path] = leaf
+    return unflatten(first), unflatten(second)
 
 
 def merge(first: Tree, second: Tree) -> Tree:
@@ -78,12 +53,9 @@ def count(tree: Tree) -> int:
 
 
 def num_bytes(tree: Tree) -> int:
-    """Bytes of all leaves; works on shapes (`jax.eval_shape`) too."""
-    return sum(
-        int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-        if not _is_key(leaf)
-    )
+    """Bytes of all leaves but random keys; works on shapes (`jax.eval_shape`) too."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if not _is_key(leaf)]
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def digests(tree: Tree) -> dict[str, str]:
@@ -100,22 +72,18 @@ def digests(tree: Tree) -> dict[str, str]:
         found.update(array.reshape(-1).view(np.uint8).data)  # in place: leaves may be gigabytes
         return found.hexdigest()
 
-    def host(leaf: Any) -> Any:
-        if _is_key(leaf):
-            leaf = jax.random.key_data(leaf)
-        if isinstance(leaf, jax.Array) and not (
-            leaf.is_fully_addressable or leaf.is_fully_replicated
-        ):
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-        return jax.device_get(leaf)
-
     found: dict[str, Future[str]] = {}
+    waiting: deque[Future[str]] = deque()
     with ThreadPoolExecutor() as pool:
-        waiting: deque[Future[str]] = deque()
         for path, leaf in flatten(tree).items():
             if len(waiting) == _LEAVES_AT_ONCE:
                 waiting.popleft().result()
-            found[path] = pool.submit(digest, host(leaf))
+            values = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+            if isinstance(values, jax.Array) and not (
+                values.is_fully_addressable or values.is_fully_replicated
+            ):
+                values = multihost_utils.process_allgather(values, tiled=True)
+            found[path] = pool.submit(digest, jax.device_get(values))
             waiting.append(found[path])
         return {path: future.result() for path, future in found.items()}
 
@@ -126,10 +94,6 @@ def first_non_finite(tree: Tree) -> str | None:
         if not np.all(np.isfinite(np.asarray(leaf, dtype=np.float32))):
             return path
     return None
-
-
-def _is_empty(node: Any) -> bool:
-    return isinstance(node, Mapping) and not node
 
 
 def _is_key(leaf: Any) -> bool:
