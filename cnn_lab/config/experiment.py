@@ -26,7 +26,7 @@ class TrainConfig(Node):
             share, as other frameworks do by default, with no traffic between layers. Running
             statistics are then the mean over devices, and dropout draws differently on each.
         log_every_steps: steps between training rows in the metrics; None is once an epoch.
-        max_steps_per_dispatch: most steps that one call of the compiled program runs.
+        max_steps_per_dispatch: maximal number of steps that one call of the compiled program runs.
     """
 
     num_epochs: Count = 10
@@ -134,20 +134,10 @@ class ExperimentConfig(Node):
 
     Attributes:
         seed: of initial weights, order of examples, dropout and augmentation.
-        data: the images.
-        model: the network.
-        task: the task and its loss.
-        optim: the optimizer, its schedule and penalties.
         average: the average of the weights that is evaluated and used; None uses the last weights.
-        train: the length of the training.
-        evaluate: the evaluations of the validation split.
-        selection: the measure of the best weights.
         early_stopping: the end before `train.num_epochs`; None trains all of them.
-        checkpoint: the checkpoints that are saved.
-        log: the places where metrics go.
         transfer: weights of another run to start from, and which of them are trained; None starts
             from random ones.
-        mesh: the devices.
     """
 
     seed: Seed = 0

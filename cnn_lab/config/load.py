@@ -1,16 +1,14 @@
 """Experiments and studies from files: Python files that are run, and the JSON of earlier runs."""
 
-import contextlib
-import importlib.util
 import inspect
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from cnn_lab.config.data import DataConfig
 from cnn_lab.config.experiment import ExperimentConfig
@@ -21,6 +19,7 @@ from cnn_lab.core.errors import CnnLabError, ConfigError
 FORMAT_VERSION = 1  # of config.json and of all else in the folder of a run
 EXPERIMENTS = Path("experiments")
 STUDIES = EXPERIMENTS / "studies"
+Loaded = TypeVar("Loaded", ExperimentConfig, Study)
 
 
 def load_config(
@@ -43,11 +42,14 @@ def load_config(
         )
     path, argument = split_reference(reference)
     if path.suffix == ".json":
-        config = read_json_config(path)
+        try:
+            config = config_from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is not readable JSON ({error}).", where=str(path)) from error
+        except ConfigError as error:
+            raise error.inside(str(path)) from error
     else:
-        config = _call_in_file(path, "get_config", argument)
-        if not isinstance(config, ExperimentConfig):
-            raise _wrong_return(path, "get_config", ExperimentConfig, config)
+        config = _call_in_file(path, ExperimentConfig, argument)
     for field, text in overrides:
         override(config, field, text)
     anchor_paths(config.data)
@@ -99,11 +101,7 @@ def config_to_json(config: ExperimentConfig) -> dict[str, Any]:
 
 
 def config_from_json(values: Any, where: str = "config") -> ExperimentConfig:
-    """The config in the values that `json.load` returned; without a version, this one is assumed.
-
-    Raises:
-        ConfigError: it has another format version, an unknown field, or a value of a wrong type.
-    """
+    """The config in the values of a config.json; without a version, this one is assumed."""
     if isinstance(values, dict) and "format_version" in values:
         check_format_version(values["format_version"], where)
         values = {name: value for name, value in values.items() if name != "format_version"}
@@ -111,12 +109,7 @@ def config_from_json(values: Any, where: str = "config") -> ExperimentConfig:
 
 
 def check_format_version(found: Any, where: str) -> None:
-    """Raises a `ConfigError` for files that another version of cnn-lab wrote.
-
-    Args:
-        found: the `format_version` in the file; None where there is none.
-        where: the file or folder, for the message.
-    """
+    """Raises a `ConfigError` where the `format_version` found in a file is another one, or None."""
     if found != FORMAT_VERSION or isinstance(found, bool):
         raise ConfigError(
             f"{where} has format version {json.dumps(found)}, but this version of cnn-lab reads "
@@ -125,22 +118,6 @@ def check_format_version(found: Any, where: str) -> None:
             found=found,
             allowed=str(FORMAT_VERSION),
         )
-
-
-def read_json_config(path: Path) -> ExperimentConfig:
-    """Reads a config.json.
-
-    Raises:
-        ConfigError: names the file, and what in it cannot be.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not readable JSON ({error}).", where=str(path)) from error
-    try:
-        return config_from_json(values)
-    except ConfigError as error:
-        raise error.inside(str(path)) from error
 
 
 def study_files() -> dict[str, Path]:
@@ -158,86 +135,71 @@ def load_study(reference: str, data: str | None = None) -> tuple[str, Study]:
     Raises:
         ConfigError: there is none, or its file cannot be used.
     """
-    files: Mapping[str, Path] = study_files()
+    files = study_files()
     path = files.get(reference, Path(reference))
     if not path.is_file():
         problem = f"There is no study named {reference!r}"
         if not files:
             problem = f"{problem}; {STUDIES} is empty."
         raise ConfigError(problem, found=reference, allowed=files or None)
-    study = _call_in_file(path, "get_study", data)
-    if not isinstance(study, Study):
-        raise _wrong_return(path, "get_study", Study, study)
-    return path.stem, study
+    return path.stem, _call_in_file(path, Study, data)
 
 
-def _wrong_return(path: Path, name: str, kind: type, found: object) -> ConfigError:
-    article = "an" if kind.__name__[0] == "E" else "a"
-    return ConfigError(
-        f"{name}() in {path} must return {article} {kind.__name__}; it returned {found!r}.",
-        where=str(path),
-        found=found,
-        allowed=kind.__name__,
-    )
-
-
-def _call_in_file(path: Path, name: str, argument: str | None) -> object:
-    """Runs a Python file and calls one of its functions.
-
-    Args:
-        path: an experiment or a study.
-        name: `get_config` or `get_study`.
-        argument: given to the function; None calls it without any.
+def _call_in_file(path: Path, kind: type[Loaded], argument: str | None) -> Loaded:
+    """Runs a Python file, and calls its `get_config` or `get_study` with an argument if given one.
 
     Raises:
-        ConfigError: no such function, or whatever went wrong in it, with the line.
+        ConfigError: no such function, another result, or whatever went wrong in it, with the line.
     """
-    specification = importlib.util.spec_from_file_location("cnn_lab_experiment", path)
-    if specification is None or specification.loader is None:
+    if path.suffix != ".py":
         raise ConfigError(
             f"{path} is no Python file; an experiment ends in .py or .json.", where=str(path)
         )
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
+    name = "get_study" if kind is Study else "get_config"
+    arguments = () if argument is None else (argument,)
+    module = ModuleType("cnn_lab_experiment")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
     try:
-        with _no_bytecode():
-            specification.loader.exec_module(module)
-        function = _find(module, name, path, argument)
-        return function() if argument is None else function(argument)
+        # Not by an import: a __pycache__ made in the second of an edit would hide the edit.
+        exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+        found = _find(module, name, path, arguments)(*arguments)
     except CnnLabError as error:
         raise error.inside(_place(path, error)) from error
     except (Exception, SystemExit) as error:
         text = error.msg if isinstance(error, SyntaxError) else str(error)
         problem = f"{type(error).__name__}: {text or 'no message'}."
         raise ConfigError(problem).inside(_place(path, error)) from error
+    if not isinstance(found, kind):
+        article = "a" if kind is Study else "an"
+        raise ConfigError(
+            f"{name}() in {path} must return {article} {kind.__name__}; it returned {found!r}.",
+            where=str(path),
+            found=found,
+            allowed=kind.__name__,
+        )
+    return found
 
 
-@contextlib.contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Leaves no __pycache__: one made in the second of an edit hides the edit."""
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
-
-
-def _find(module: ModuleType, name: str, path: Path, argument: str | None) -> Callable[..., object]:
-    function = getattr(module, name, None)
-    if function is None and name == "get_config" and hasattr(module, "get_study"):
+def _find(
+    module: ModuleType, name: str, path: Path, arguments: tuple[str, ...]
+) -> Callable[..., object]:
+    """The function of that name, which can be called with these arguments."""
+    function, of_study = getattr(module, name, None), name == "get_study"
+    if function is None and not of_study and hasattr(module, "get_study"):
         raise ConfigError(f"it is a study, not an experiment; run it by cnn-lab study {path.stem}.")
     if function is None:
-        kind = name.removeprefix("get_").replace("config", "experiment")
-        raise ConfigError(f"it defines no {name}(); {'an' if kind[0] == 'e' else 'a'} {kind} must.")
+        kind = "a study" if of_study else "an experiment"
+        raise ConfigError(f"it defines no {name}(); {kind} must.")
     try:
-        inspect.signature(function).bind(*([] if argument is None else [argument]))
+        inspect.signature(function).bind(*arguments)
     except TypeError:
-        study = name == "get_study"
-        if argument is None:
-            way = "--data=NAME" if study else f"--config={path}:ARGUMENT"
+        if not arguments:
+            way = "--data=NAME" if of_study else f"--config={path}:ARGUMENT"
             raise ConfigError(f"{name}() needs an argument; give it as {way}.") from None
-        way = f"leave out --data={argument}" if study else f"leave :{argument} out of --config"
-        raise ConfigError(f"{name}() takes no argument; {way}.", found=argument) from None
+        found = arguments[0]
+        way = f"leave out --data={found}" if of_study else f"leave :{found} out of --config"
+        raise ConfigError(f"{name}() takes no argument; {way}.", found=found) from None
     return function
 
 

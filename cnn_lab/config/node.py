@@ -69,21 +69,18 @@ def freeze(node: NodeType) -> NodeType:
 
 def to_dict(node: Node) -> dict[str, Any]:
     """Returns `node` as nested plain dicts, ready for JSON (tuples stay tuples)."""
-
-    def plain(value: Any) -> Any:
+    values = {}
+    for name in annotations_of(type(node)):
+        value = getattr(node, name)
         if isinstance(value, Node):
-            return to_dict(value)
-        return copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
-
-    return {name: plain(getattr(node, name)) for name in annotations_of(type(node))}
+            values[name] = to_dict(value)
+        else:
+            values[name] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
+    return values
 
 
 def from_dict(node_type: type[NodeType], values: Any, where: str = "config") -> NodeType:
-    """Builds a node from nested dicts, as `json.load` returns them.
-
-    Raises:
-        ConfigError: a field is unknown, or a value has the wrong type.
-    """
+    """Builds a node from nested dicts, as `json.load` returns them."""
     if not isinstance(values, dict):
         raise ConfigError(where=where, found=values, allowed="a table of fields")
     return check_value(values, node_type, where)
@@ -93,10 +90,8 @@ def override(node: Node, path: str, text: str) -> None:
     """Sets the field at dotted `path` from command-line text, in place.
 
     A sub-node that is None is created with its defaults when one of its fields is set; a key of
-    a `dict` field needs not exist before.
-
-    Raises:
-        ConfigError: no such field (offers the nearest), or the text does not fit its type.
+    a `dict` field needs not exist before. A `ConfigError` where there is no such field, or the text
+    does not fit its type.
     """
     *parents, last = path.split(".")
     where = "config"
@@ -123,11 +118,7 @@ def override(node: Node, path: str, text: str) -> None:
 
 
 def annotation_at(node_type: type[Node], path: str) -> Any:
-    """The annotation of the field at dotted `path`, or of the single value or table on the way.
-
-    Raises:
-        ConfigError: there is no such field (offers the nearest).
-    """
+    """The annotation of the field at dotted `path`, or of the single value or table on the way."""
     group, annotation, where = node_type, None, "config"
     for name in path.split("."):
         annotation, where = field_annotation(group, name, where), f"{where}.{name}"

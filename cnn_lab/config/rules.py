@@ -1,18 +1,17 @@
 """Rules that hold between the fields of a config, and the fields in which two configs differ."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from cnn_lab.config.data import DataConfig
 from cnn_lab.config.experiment import ExperimentConfig
 from cnn_lab.config.learning import AverageConfig
-from cnn_lab.config.node import Node
-from cnn_lab.config.values import annotations_of, group_in
+from cnn_lab.config.values import annotations_of, group_in, with_tuples
 from cnn_lab.core.errors import ConfigError, counted
 
 # Fields of each kind of average.
 AVERAGE_FIELDS = {"ema": ("decay",), "swa": ("start_epoch", "every_epochs")}
+HOLD_OUT = "config.data.validation_fraction or config.data.num_validation above 0"
 
 
 def validate(config: ExperimentConfig) -> None:
@@ -23,29 +22,24 @@ def validate(config: ExperimentConfig) -> None:
     """
     data, train = config.data, config.train
     if (data.mean is None) != (data.std is None):
-        raise ConfigError(
-            "config.data.mean and config.data.std must be set together.", where="config.data"
-        )
+        raise _clash("data", "needs both config.data.mean and config.data.std, or neither.")
     if train.batch_size % train.num_micro_batches:
-        raise ConfigError(
-            f"config.train.num_micro_batches is {train.num_micro_batches}, which does not divide "
-            f"config.train.batch_size, {train.batch_size}, evenly; use one that does.",
-            where="config.train.num_micro_batches",
-            found=train.num_micro_batches,
+        raise _clash(
+            "train.num_micro_batches",
+            f"is {train.num_micro_batches}, which does not divide config.train.batch_size, "
+            f"{train.batch_size}, evenly; use one that does.",
+            train.num_micro_batches,
         )
     has_l2_sp = config.transfer is not None and config.transfer.l2_sp
     if config.optim.l2_vectors and not (config.optim.l2 or has_l2_sp):
-        raise ConfigError(
-            "config.optim.l2_vectors is set, but there is no L2 penalty; set config.optim.l2 too.",
-            where="config.optim.l2_vectors",
-            found=True,
-        )
+        problem = "is set, but there is no L2 penalty; set config.optim.l2 too."
+        raise _clash("optim.l2_vectors", problem, True)
     if data.sampling == "balanced" and config.task.class_weights == "balanced":
-        raise ConfigError(
-            "config.data.sampling and config.task.class_weights are both 'balanced', which would "
-            "count rare classes twice; set one of them.",
-            where="config.data.sampling",
-            found="balanced",
+        raise _clash(
+            "data.sampling",
+            "and config.task.class_weights are both 'balanced', which would count rare classes "
+            "twice; set one of them.",
+            "balanced",
         )
     _validate_schedule(config)
     _validate_average(config)
@@ -54,27 +48,26 @@ def validate(config: ExperimentConfig) -> None:
 
 def _validate_schedule(config: ExperimentConfig) -> None:
     schedule, num_epochs = config.optim.schedule, config.train.num_epochs
-    where = "config.optim.schedule"
-    if schedule.warmup_steps and schedule.warmup_epochs:
-        raise ConfigError(
-            f"{where} has warmup_steps={schedule.warmup_steps} and warmup_epochs="
-            f"{schedule.warmup_epochs:g}; set one of them, and the other to 0.",
-            where=where,
+    where, warmup_epochs = "optim.schedule", schedule.warmup_epochs
+    if schedule.warmup_steps and warmup_epochs:
+        raise _clash(
+            where,
+            f"has warmup_steps={schedule.warmup_steps} and warmup_epochs={warmup_epochs:g}; set "
+            "one of them, and the other to 0.",
         )
-    if schedule.warmup_epochs >= num_epochs:
-        raise ConfigError(
-            f"{where}.warmup_epochs is {schedule.warmup_epochs:g}, but the whole run "
-            f"has only {counted(num_epochs, 'epoch')}; lower it or train longer.",
-            where=f"{where}.warmup_epochs",
-            found=schedule.warmup_epochs,
+    if warmup_epochs >= num_epochs:
+        raise _clash(
+            f"{where}.warmup_epochs",
+            f"is {warmup_epochs:g}, but the whole run has only {counted(num_epochs, 'epoch')}; "
+            "lower it or train longer.",
+            warmup_epochs,
         )
     if schedule.name == "plateau" and not _has_validation(config.data):
-        raise ConfigError(
-            f"{where}.name is 'plateau', which watches a validation metric, but "
-            "nothing is held out; set config.data.validation_fraction or "
-            "config.data.num_validation above 0, or take another schedule.",
-            where=f"{where}.name",
-            found=schedule.name,
+        raise _clash(
+            f"{where}.name",
+            "is 'plateau', which watches a validation metric, but nothing is held out; set "
+            f"{HOLD_OUT}, or take another schedule.",
+            schedule.name,
         )
 
 
@@ -83,29 +76,29 @@ def _validate_average(config: ExperimentConfig) -> None:
     if average is None:
         return
     if _is_fitted_at_once(config):
-        raise ConfigError(
-            "config.average is set, but config.transfer.strategy=logistic takes no steps whose "
-            "weights could be averaged; set config.average to none.",
-            where="config.average",
+        raise _clash(
+            "average",
+            "is set, but config.transfer.strategy=logistic takes no steps whose weights could be "
+            "averaged; set config.average to none.",
         )
     for name in AVERAGE_FIELDS.keys() - {average.kind}:
         for field in AVERAGE_FIELDS[name]:
             value = getattr(average, field)
             if value != getattr(AverageConfig(), field):
-                raise ConfigError(
-                    f"config.average.{field} is {value:g}, but it belongs to {name!r} and "
-                    f"config.average.kind is {average.kind!r}; leave it out, or take the other.",
-                    where=f"config.average.{field}",
-                    found=value,
+                raise _clash(
+                    f"average.{field}",
+                    f"is {value:g}, but it belongs to {name!r} and config.average.kind is "
+                    f"{average.kind!r}; leave it out, or take the other.",
+                    value,
                 )
-    first = average.start_epoch or average.every_epochs
+    field = "start_epoch" if average.start_epoch else "every_epochs"
+    first = getattr(average, field)
     if average.kind == "swa" and first > num_epochs:
-        field = "start_epoch" if average.start_epoch else "every_epochs"
-        raise ConfigError(
-            f"config.average.{field} is {first}, but the run has only "
-            f"{counted(num_epochs, 'epoch')}, so there would be no average; lower it.",
-            where=f"config.average.{field}",
-            found=first,
+        raise _clash(
+            f"average.{field}",
+            f"is {first}, but the run has only {counted(num_epochs, 'epoch')}, so there would be "
+            "no average; lower it.",
+            first,
         )
 
 
@@ -113,39 +106,37 @@ def _validate_early_stopping(config: ExperimentConfig) -> None:
     stopping, num_epochs = config.early_stopping, config.train.num_epochs
     if stopping is None:
         return
-    where = "config.early_stopping"
+    where, every = "early_stopping", stopping.every_epochs
     if _is_fitted_at_once(config):
-        raise ConfigError(
-            f"{where} is set, but config.transfer.strategy=logistic tries every "
-            f"strength of its penalty; set {where} to none.",
-            where=where,
+        raise _clash(
+            where,
+            "is set, but config.transfer.strategy=logistic tries every strength of its penalty; "
+            "set config.early_stopping to none.",
         )
-    if stopping.every_epochs > num_epochs:
-        raise ConfigError(
-            f"{where}.every_epochs is {stopping.every_epochs}, but the run has only "
-            f"{counted(num_epochs, 'epoch')}, so its turn would never come: lower it.",
-            where=f"{where}.every_epochs",
-            found=stopping.every_epochs,
+    if every > num_epochs:
+        raise _clash(
+            f"{where}.every_epochs",
+            f"is {every}, but the run has only {counted(num_epochs, 'epoch')}, so its turn would "
+            "never come: lower it.",
+            every,
         )
     if not _has_validation(config.data):
-        raise ConfigError(
-            f"{where} needs a validation split, but nothing is held out; set "
-            "config.data.validation_fraction or config.data.num_validation above 0.",
-            where=where,
-        )
+        raise _clash(where, f"needs a validation split, but nothing is held out; set {HOLD_OUT}.")
     # A longer evaluate.every_epochs alone is fine: the last epoch is evaluated whatever it is.
-    if stopping.every_epochs % config.evaluate.every_epochs:
-        raise ConfigError(
-            f"{where}.every_epochs ({stopping.every_epochs}) must be a multiple of "
-            f"config.evaluate.every_epochs ({config.evaluate.every_epochs}), since a check needs "
-            "an evaluation.",
-            where=f"{where}.every_epochs",
-            found=stopping.every_epochs,
+    if every % config.evaluate.every_epochs:
+        raise _clash(
+            f"{where}.every_epochs",
+            f"({every}) must be a multiple of config.evaluate.every_epochs "
+            f"({config.evaluate.every_epochs}), since a check needs an evaluation.",
+            every,
         )
+
+
+def _clash(field: str, problem: str, found: Any = None) -> ConfigError:
+    return ConfigError(f"config.{field} {problem}", where=f"config.{field}", found=found)
 
 
 def _has_validation(data: DataConfig) -> bool:
-    """Whether a config asks for validation examples."""
     return bool(data.validation_fraction if data.num_validation is None else data.num_validation)
 
 
@@ -154,37 +145,29 @@ def _is_fitted_at_once(config: ExperimentConfig) -> bool:
     return config.transfer is not None and config.transfer.strategy == "logistic"
 
 
-def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], *, runtime: bool = False
-) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ between two configs as dicts.
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields that differ between two configs, but for runtime fields.
 
     Args:
         old: `to_dict` of one config, possibly read back from JSON.
         new: `to_dict` of the other.
-        runtime: whether runtime fields count too.
 
     Returns:
         Dotted path -> (old value, new value).
     """
 
-    def walk(a: Any, b: Any, node_type: type[Node] | None, path: str) -> None:
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            fields = {f.name: f for f in dataclasses.fields(node_type)} if node_type else {}  # pyright: ignore[reportArgumentType]
-            annotations = annotations_of(node_type) if node_type else {}
-            for name in sorted({*a, *b}):
-                field = fields.get(name)
-                if runtime or field is None or not field.metadata.get("runtime"):
-                    walk(
-                        a.get(name), b.get(name), group_in(annotations.get(name)), f"{path}{name}."
-                    )
-        elif _plain(a) != _plain(b):
-            found[path[:-1]] = (a, b)
+    def walk(a: Any, b: Any, group: Any, path: str) -> None:
+        if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+            if with_tuples(a) != with_tuples(b):
+                found[path[:-1]] = (a, b)
+            return
+        fields = getattr(group, "__dataclass_fields__", {})
+        annotations = annotations_of(group) if group else {}
+        for name in sorted({*a, *b}):
+            if name not in fields or not fields[name].metadata.get("runtime"):
+                below = group_in(annotations.get(name))
+                walk(a.get(name), b.get(name), below, f"{path}{name}.")
 
     found: dict[str, tuple[Any, Any]] = {}
     walk(old, new, ExperimentConfig, "")
     return found
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

@@ -17,8 +17,8 @@ class Variant:
         series: line of the picture that it belongs to, such as an optimizer.
         x: place on the line, such as a depth; None where a series is one point.
         config: the experiment; its seed and its split_seed are the first ones.
-        source: (series, x) of an earlier variant, whose training of the same seed is the source of
-            this one's weights (`config.transfer.source`); None for none.
+        source: place of an earlier variant, whose training of the same seed is the source of this
+            one's weights (`config.transfer.source`).
     """
 
     series: str
@@ -53,10 +53,6 @@ class Comparison:
     """The claim that a measure of one point is larger than that of another, seed by seed.
 
     Attributes:
-        text: the claim, in words.
-        measure: the name of the measure that is compared.
-        larger: (series, x) of the larger one.
-        smaller: (series, x) of the other.
         by: bound that the difference exceeds; a negative one claims that the first is worse by less
             than so much.
     """
@@ -70,15 +66,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """The claim that a measure lies between two numbers, or on one of them.
-
-    Attributes:
-        text: the claim, in words.
-        measure: the name of the measure.
-        place: (series, x).
-        low: smallest mean.
-        high: largest mean.
-    """
+    """The claim that the mean of a measure is at least `low` and at most `high`."""
 
     text: str
     measure: str
@@ -92,12 +80,8 @@ class Panel:
     """One picture of a study.
 
     Attributes:
-        measure: the name of the measure that is drawn.
         x: label of the horizontal axis of lines.
         kind: `lines` by x, or `points`, a row for each point of the study.
-        log_x: whether that axis is logarithmic.
-        log_y: whether the vertical axis is.
-        title: above the panel.
         series: those that are drawn; None draws all.
     """
 
@@ -115,17 +99,13 @@ class Study:
     """The study that `get_study()` of a file in experiments/studies returns.
 
     Attributes:
-        title: a few words.
         question: the question that it answers, in a sentence or two.
-        variants: trainings.
-        computations: computations beside them.
         measures: names in `cnn_lab.study.measures.MEASURES`, taken of every training.
         over_seeds: names in `cnn_lab.study.measures.OVER_SEEDS`, taken of the seeds that share
             their images together.
         num_seeds: trainings of each variant, a multiple of `seeds_per_split`.
         seeds_per_split: seeds in a row whose trainings share one choice of training and validation
             images; one value of `over_seeds` comes from each such group.
-        panels: pictures.
         claims: expectations; the page has the verdict of the numbers on each.
     """
 

@@ -1,15 +1,16 @@
 """One value against its annotation: what fits, in words, and how text becomes a value.
 
 Annotations understood: bool, int, float, str, `Literal[...]`, `tuple[T, ...]`, `tuple[T, U]`,
-`dict[str, Any]`, a group of fields (`cnn_lab.config.node.Node`), and any of these `| None`. A
-number's bounds are part of its annotation, as `cnn_lab.config.values` has them. Numbers are finite.
+`dict[str, Any]`, a group of fields (`cnn_lab.config.node.Node`), and any of these `| None`. Numbers
+are finite; their bounds are part of the annotation: `Annotated[float, Range(min=0, below=1)]`.
+Fields of the config and options of models, optimizers and the like are checked in the same way.
 """
 
 import ast
 import dataclasses
 import functools
 import inspect
-import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -51,30 +52,154 @@ Share = Annotated[float, Range(above=0, max=1)]
 Seed = Annotated[int, Range(min=0, below=2**32)]
 
 
-def declared_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """The options that a function declares, its parameters with a default.
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; any other annotation alone."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        return typing.get_args(annotation)
+    return (annotation,)
 
-    Returns:
-        Name to annotation and default.
+
+def group_in(annotation: Any) -> Any:
+    """The group of fields among the alternatives of an annotation, None where there is none."""
+    return next(filter(dataclasses.is_dataclass, alternatives(annotation)), None)
+
+
+@functools.cache
+def annotations_of(group: type) -> dict[str, Any]:
+    """Name to annotation, bounds included, of the fields of a group."""
+    hints = typing.get_type_hints(group, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(group)}
+
+
+def field_annotation(group: type, name: str, where: str) -> Any:
+    """The annotation of a field; a `ConfigError` with the nearest names where there is none."""
+    known = annotations_of(group)
+    if name not in known:
+        raise ConfigError(f"{where} has no field {name!r}", where=where, found=name, allowed=known)
+    return known[name]
+
+
+_MISFIT = object()
+
+
+def check_value(value: Any, annotation: Any, where: str, text: str | None = None) -> Any:
+    """Returns `value` if it fits `annotation` (ints become floats, lists tuples).
+
+    Raises:
+        ConfigError: it does not; names the field `where`, and the `text` that it was read from.
+    """
+    fitting = _fit(value, annotation, where)
+    if fitting is _MISFIT:
+        found = value if text is None else text
+        raise ConfigError(where=where, found=found, allowed=_written(annotation))
+    return fitting
+
+
+def _fit(value: Any, annotation: Any, where: str) -> Any:
+    """The value as a member of the first alternative that it fits, else `_MISFIT`."""
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    for option in alternatives(annotation):
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        if option is types.NoneType and value is None:
+            return None
+        if option is float and number is not None and abs(number) <= sys.float_info.max:
+            return float(number)
+        if option is int and isinstance(number, int):
+            return number
+        if option in (bool, str) and isinstance(value, option):
+            return value
+        # True equals 1, but is no choice of a number.
+        if origin is Literal and any(value == a and type(value) is type(a) for a in arguments):
+            return value
+        if origin is Annotated:
+            inner = _fit(value, arguments[0], where)
+            bounds = [entry for entry in arguments[1:] if isinstance(entry, Range)]
+            if inner is not _MISFIT and all(inner in allowed for allowed in bounds):
+                return inner
+        if origin is tuple and isinstance(value, tuple | list):
+            kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+            if len(kinds) == len(value):
+                pairs = enumerate(zip(value, kinds, strict=True))
+                entries = tuple(_fit(entry, kind, f"{where}[{i}]") for i, (entry, kind) in pairs)
+                if all(entry is not _MISFIT for entry in entries):
+                    return entries
+        if (
+            origin is dict
+            and isinstance(value, dict)
+            and all(isinstance(key, str) for key in value)
+        ):
+            return with_tuples(value)
+        if dataclasses.is_dataclass(option) and isinstance(option, type):
+            if isinstance(value, option):
+                return value
+            if isinstance(value, dict):
+                fields = {name: field_annotation(option, name, where) for name in value}
+                values = {n: check_value(value[n], fields[n], f"{where}.{n}") for n in fields}
+                return option(**values)
+    return _MISFIT
+
+
+def with_tuples(value: Any) -> Any:
+    """A copy with tuples for lists: JSON knows lists only, and a config read back must be equal."""
+    if isinstance(value, dict):
+        return {name: with_tuples(entry) for name, entry in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+NONE_WORDS = ("none", "null")
+BOOL_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def parse_text(text: str, annotation: Any, where: str) -> Any:
+    """Turns command-line text into a value that fits `annotation`."""
+    options = alternatives(annotation)
+    choices = [c for o in options if typing.get_origin(o) is Literal for c in typing.get_args(o)]
+    if types.NoneType in options and text.lower() in NONE_WORDS:
+        return None
+    if bool in options and text.lower() in BOOL_WORDS:
+        return BOOL_WORDS[text.lower()]
+    if str in options or text in choices:
+        return check_value(text, annotation, where)
+    if group_in(annotation) is not None:
+        problem = f"{where} is a group of fields: set one of them, such as {where}.NAME=..."
+        raise ConfigError(problem, where=where, found=text)
+    value = parse_literal(text)
+    is_tuple = any(typing.get_origin(option) is tuple for option in options)
+    if is_tuple and not isinstance(value, tuple | list):
+        value = tuple(parse_literal(piece.strip()) for piece in text.split(","))
+    return check_value(value, annotation, where, text)
+
+
+def parse_literal(text: str) -> Any:
+    """Reads a Python literal; `true`, `false`, `none` in any case; anything else is a string."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text.lower() in NONE_WORDS:
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def declared_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Name to annotation and default of the options of a function: its parameters with a default.
 
     Raises:
         ConfigError: an option without an annotation.
     """
-    options = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    for name, parameter in options.items():
-        if parameter.annotation is inspect.Parameter.empty:
+    parameters = inspect.signature(function).parameters.values()
+    options = [p for p in parameters if p.default is not p.empty]
+    for option in options:
+        if option.annotation is option.empty:
             raise ConfigError(
-                f"{function.__name__}: its option {name!r} has no annotation, which says what "
-                f"fits; write one, such as {name}: {type(parameter.default).__name__}.",
+                f"{function.__name__}: its option {option.name!r} has no annotation, which says "
+                f"what fits; write one, such as {option.name}: {type(option.default).__name__}.",
                 where=f"{function.__module__}.{function.__qualname__}",
-                found=name,
+                found=option.name,
             )
     hints = typing.get_type_hints(function, include_extras=True) if options else {}
-    return {name: (hints[name], parameter.default) for name, parameter in options.items()}
+    return {option.name: (hints[option.name], option.default) for option in options}
 
 
 def check_options(
@@ -86,7 +211,7 @@ def check_options(
     """Returns `options` if `function` declares each of them and each value fits.
 
     Args:
-        function: its parameters with a default are the options; their annotations say what fits.
+        function: declares the options.
         options: from a config.
         where: their field in the config.
         chosen_by: the field that names the function; `name` beside the options by default.
@@ -106,22 +231,13 @@ def check_options(
                 advice=f"if {chosen_by} was changed, the options of the old one are still set: "
                 f"--{where}={{}} clears them",
             )
-    return {
-        name: check_value(value, declared[name][0], f"{where}.{name}")
-        for name, value in options.items()
-    }
+    return {n: check_value(value, declared[n][0], f"{where}.{n}") for n, value in options.items()}
 
 
 def parse_options(
     function: Callable[..., Any], texts: Iterable[str], flag: str, name: str
 ) -> dict[str, Any]:
-    """Options given on the command line, as `NAME=VALUE`.
-
-    Args:
-        function: declares them.
-        texts: one each.
-        flag: that they were given by, such as `--option`.
-        name: of the model that the function makes.
+    """Options of the function that makes model `name`, given as `NAME=VALUE` by a flag.
 
     Raises:
         ConfigError: an option that is not declared (offers the nearest) or does not fit.
@@ -138,8 +254,6 @@ def parse_options(
     return options
 
 
-NONE_WORDS = ("none", "null")
-BOOL_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _WORDS = {
     bool: "true or false",
     int: "a whole number",
@@ -147,33 +261,6 @@ _WORDS = {
     str: "a text",
     types.NoneType: "none",
 }
-
-
-def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union; any other annotation alone."""
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-def group_in(annotation: Any) -> Any:
-    """The group of fields among the alternatives of an annotation, None where there is none."""
-    return next((option for option in alternatives(annotation) if _is_group(option)), None)
-
-
-@functools.cache
-def annotations_of(group: type) -> dict[str, Any]:
-    """Name to annotation, bounds included, of the fields of a group."""
-    hints = typing.get_type_hints(group, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(group)}
-
-
-def field_annotation(group: type, name: str, where: str) -> Any:
-    """The annotation of a field; a `ConfigError` with the nearest names where there is none."""
-    known = annotations_of(group)
-    if name not in known:
-        raise ConfigError(f"{where} has no field {name!r}", where=where, found=name, allowed=known)
-    return known[name]
 
 
 def describe(annotation: Any) -> str:
@@ -187,7 +274,8 @@ def _describe_one(option: Any) -> str:
     if option in _WORDS:
         return _WORDS[option]
     if origin is Annotated:
-        return f"{_describe_one(arguments[0])} {' and '.join(map(str, _ranges(option)))}"
+        bounds = [str(entry) for entry in arguments[1:] if isinstance(entry, Range)]
+        return f"{_describe_one(arguments[0])} {' and '.join(bounds)}"
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin is tuple and arguments[-1] is Ellipsis:
@@ -201,8 +289,8 @@ def _describe_one(option: Any) -> str:
     return f"a {getattr(option, '__name__', option)}"
 
 
-def expected(annotation: Any) -> str:
-    """The same words, and how a tuple is written, on the command line as well as in a file."""
+def _written(annotation: Any) -> str:
+    """An annotation in words, and how a tuple is written in a file and on the command line."""
     text = describe(annotation)
     for option in alternatives(annotation):
         if typing.get_origin(option) is tuple:
@@ -222,124 +310,4 @@ def _example(annotation: Any) -> str:
         return _example(arguments[0])
     if origin is Literal:
         return repr(arguments[0])
-    if origin is tuple:
-        one = _example(arguments[0])
-        return f"({one},{one})" if arguments[-1] is Ellipsis else f"({one},)"
     return {int: "32", float: "0.5"}.get(option, "'name'")
-
-
-def check_value(value: Any, annotation: Any, where: str) -> Any:
-    """Returns `value` if it fits `annotation` (ints become floats, lists tuples), else raises."""
-    try:
-        return _fit(value, annotation, where)
-    except _MisfitError:
-        raise ConfigError(where=where, found=value, allowed=expected(annotation)) from None
-
-
-def parse_text(text: str, annotation: Any, where: str) -> Any:
-    """Turns command-line text into a value that fits `annotation`."""
-    options = alternatives(annotation)
-    choices = [c for o in options if typing.get_origin(o) is Literal for c in typing.get_args(o)]
-    if types.NoneType in options and text.lower() in NONE_WORDS:
-        return None
-    if bool in options and text.lower() in BOOL_WORDS:
-        return BOOL_WORDS[text.lower()]
-    if str in options or text in choices:
-        return check_value(text, annotation, where)
-    if group_in(annotation) is not None:
-        raise ConfigError(
-            f"{where} is a group of fields: set one of them, such as {where}.NAME=...",
-            where=where,
-            found=text,
-        )
-    value = parse_literal(text)
-    is_tuple = any(typing.get_origin(option) is tuple for option in options)
-    if is_tuple and not isinstance(value, tuple | list):
-        value = tuple(parse_literal(piece.strip()) for piece in text.split(","))
-    try:
-        return _fit(value, annotation, where)
-    except _MisfitError:
-        raise ConfigError(where=where, found=text, allowed=expected(annotation)) from None
-
-
-def parse_literal(text: str) -> Any:
-    """Reads a Python literal; `true`, `false`, `none` in any case; anything else is a string."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if text.lower() in NONE_WORDS:
-        return None
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return text
-
-
-class _MisfitError(Exception):
-    """The value does not fit this alternative of the annotation; another one may."""
-
-
-def _fit(value: Any, annotation: Any, where: str) -> Any:
-    """The value as a member of the first alternative that it fits."""
-    for option in alternatives(annotation):
-        try:
-            return _fit_one(value, option, where)
-        except _MisfitError:
-            continue
-    raise _MisfitError
-
-
-def _fit_one(value: Any, option: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(option), typing.get_args(option)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if option is types.NoneType and value is None:
-        return None
-    if option is float and number and _is_finite(value):
-        return float(value)
-    if option is int and number and isinstance(value, int):
-        return value
-    if option in (bool, str) and isinstance(value, option):
-        return value
-    # True equals 1, but is no choice of a number.
-    if origin is Literal and any(value == a and type(value) is type(a) for a in arguments):
-        return value
-    if origin is Annotated:
-        value = _fit_one(value, arguments[0], where)
-        if all(value in bounds for bounds in _ranges(option)):
-            return value
-    if origin is tuple and isinstance(value, tuple | list):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(kinds) == len(value):
-            entries = enumerate(zip(value, kinds, strict=True))
-            return tuple(_fit(entry, kind, f"{where}[{i}]") for i, (entry, kind) in entries)
-    if origin is dict and isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return _with_tuples(value)
-    if _is_group(option) and isinstance(value, option):
-        return value
-    if _is_group(option) and isinstance(value, dict):
-        fields = {name: field_annotation(option, name, where) for name in value}
-        return option(
-            **{name: check_value(value[name], fields[name], f"{where}.{name}") for name in fields}
-        )
-    raise _MisfitError
-
-
-def _is_finite(number: int | float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # a whole number beyond all floats
-        return False
-
-
-def _with_tuples(value: Any) -> Any:
-    """A copy with tuples for lists: JSON knows lists only, and a config read back must be equal."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(entry) for name, entry in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def _ranges(annotated: Any) -> list[Range]:
-    return [entry for entry in annotated.__metadata__ if isinstance(entry, Range)]
-
-
-def _is_group(option: Any) -> bool:
-    return isinstance(option, type) and dataclasses.is_dataclass(option)
