@@ -100,7 +100,7 @@ class Side:
             "image": random.integers(0, 256, (number, *shape), np.uint8),
             "label": random.integers(0, 10, number, np.int32),
         }
-        in_memory = mesh.put_replicated({**images, "constants": preprocess.constants})
+        in_memory = mesh.put({**images, "constants": preprocess.constants})
         order = Sampler(np.arange(number), arguments.batch, 0)
         self._loader = InMemoryLoader(in_memory, preprocess, order, STEPS, shard=mesh.shard)
         model, task = MODELS[arguments.model].make(10), classification("cross_entropy")
@@ -128,8 +128,8 @@ class Side:
         from cnn_lab.distributed.processes import Consensus
 
         mesh, start = self._mesh, time.perf_counter()
-        raw_batches = mesh.put_batches(self._loader.load(self._step, STEPS))
-        scalars = mesh.put_replicated((np.int32(self._step), np.int32(STEPS)))
+        raw_batches = mesh.put(self._loader.load(self._step, STEPS), mesh.batches)
+        scalars = mesh.put((np.int32(self._step), np.int32(STEPS)))
         proposal = Consensus(mesh, lambda: False).propose(1)
         self._state, history, _ = self._program.call(
             self._state, self._loader.in_memory, raw_batches, *scalars, proposal

@@ -154,16 +154,16 @@ def show(
     import jax
 
     from cnn_lab.analysis.cost import TRAINING_PASSES
-    from cnn_lab.workdir.run_dir import version_of
+    from cnn_lab.workdir.run_dir import versions
 
     images, device = arguments.batch * arguments.steps, jax.devices()[0]
     peak, said = peak_of(device.device_kind, arguments.dtype, mesh)
     flops = 2 * TRAINING_PASSES * macs
-    versions = ", ".join(f"{name} {version_of(name)}" for name in ("jax", "jaxlib", "torch"))
+    packages = ", ".join(map(" ".join, versions(("jax", "jaxlib", "torch")).items()))
     print(
         f"\n{arguments.model}, {arguments.size} pixels, {arguments.dtype}, batches of "
         f"{arguments.batch}, SGD with momentum; {mesh.num_devices} x {device.device_kind}, "
-        f"{os.cpu_count()} cores; {versions}; median of {arguments.rounds} rounds of "
+        f"{os.cpu_count()} cores; {packages}; median of {arguments.rounds} rounds of "
         f"{arguments.steps} steps (least to most)\n"
     )
     print("| side | images/s | ms a step | share of peak | compile, s | memory, MiB |")
@@ -216,7 +216,7 @@ def peak_of(kind: str, dtype: str, mesh: Any) -> tuple[float, str]:
     side = MEASURED_SIDE_CPU if jax.default_backend() == "cpu" else MEASURED_SIDE
     draw = jax.jit(lambda key: jax.random.normal(key, (side, side), dtype))
     rows, columns = (jax.device_get(draw(jax.random.key(seed))) for seed in (0, 1))
-    rows, columns = mesh.put_sharded(rows), mesh.put_replicated(columns)
+    rows, columns = mesh.put(rows, mesh.sharded), mesh.put(columns)
     multiply = jax.jit(lambda a, b: a @ b, out_shardings=mesh.sharded)
 
     def seconds() -> float:

@@ -95,8 +95,8 @@ class Side:
             number = min(end - self._step, loader.max_steps)
             raw_batches = loader.load(self._step, number)
             with jax.transfer_guard("disallow"):  # nothing moves but what is put here
-                scalars = mesh.put_replicated((np.int32(self._step), np.int32(number)))
-                raw_batches = mesh.put_batches(raw_batches)
+                scalars = mesh.put((np.int32(self._step), np.int32(number)))
+                raw_batches = mesh.put(raw_batches, mesh.batches)
                 self._state, history, _ = self._call(
                     self._state, loader.in_memory, raw_batches, *scalars, {}
                 )
@@ -121,11 +121,11 @@ class OnDevice:
     def __init__(self, arguments: argparse.Namespace, mesh: DeviceMesh):
         images, labels = drawn(arguments, arguments.batch)
         images = images.astype(np.float32) / 64 - 2
-        self.in_memory = mesh.put_sharded({"image": images, "label": labels})
+        self.in_memory = mesh.put({"image": images, "label": labels}, mesh.sharded)
         self.max_steps = arguments.steps
         self.sampler = Sampler(np.arange(len(labels)), len(labels), 0)
         weights = np.ones((arguments.steps, len(labels)), np.float32)
-        self._raw_batches = mesh.put_batches({"weight": weights})
+        self._raw_batches = mesh.put({"weight": weights}, mesh.batches)
 
     def load(self, first_step: int, num_steps: int) -> Any:  # noqa: ARG002 - a Loader
         """The same weights for every stack; the images are on the devices."""
@@ -159,9 +159,9 @@ def make_loader(name: str, arguments: argparse.Namespace, mesh: DeviceMesh) -> L
     augment = make_augment(
         RECIPES[arguments.recipe]["light"], arguments.shape, arguments.num_classes
     )
-    constants = mesh.put_replicated(preprocess.constants)
+    constants = mesh.put(preprocess.constants)
     if name == "loader" and images.nbytes <= DataConfig().in_memory_limit_mib * MIB:
-        in_memory = mesh.put_replicated({"image": images, "label": labels})
+        in_memory = mesh.put({"image": images, "label": labels})
         in_memory = {**in_memory, "constants": constants}
         return InMemoryLoader(in_memory, preprocess, sampler, arguments.steps, augment)
     try:

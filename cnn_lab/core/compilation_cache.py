@@ -65,12 +65,12 @@ def remove_damaged(folder: Path, name: str) -> int:
     warning at every start. If one cannot even be read, nothing is known, and none goes.
     """
     try:
-        readable = {path: _unpacks(path.read_bytes()) for path in folder.glob(f"{name}-*cache")}
+        contents = {path: path.read_bytes() for path in folder.glob(f"{name}-*cache")}
     except OSError:
         return 0
-    damaged = [path for path, unpacks in readable.items() if not unpacks]
+    damaged = [path for path, content in contents.items() if not _unpacks(content)]
     removed = 0
-    for path in damaged or readable:
+    for path in damaged or contents:
         with contextlib.suppress(OSError):  # another process may repair at the same time
             path.unlink()
             removed += 1
@@ -79,10 +79,9 @@ def remove_damaged(folder: Path, name: str) -> int:
 
 def _unpacks(content: bytes) -> bool:
     unpack = _zstd_unpack() if content.startswith(_ZSTD) else zlib.decompress
-    if unpack is None:
-        return True  # written by a Python that has what this one lacks, and never read by this one
     try:
-        unpack(content)
+        if unpack is not None:  # else written by a Python that has what this one lacks
+            unpack(content)
     except Exception:  # every library has its own
         return False
     return True

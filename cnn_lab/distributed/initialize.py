@@ -30,7 +30,7 @@ def join(
             the cluster, as the next two.
         count: of processes.
         index: of this one.
-        wait_seconds: for the others, at most.
+        wait_seconds: longest wait for the others.
 
     Raises:
         ConfigError: the environment names no cluster, or the processes have other numbers of
@@ -75,7 +75,13 @@ def _join(
     except RuntimeError as error:
         first_line = str(error).strip().partition("\n")[0]
         raise LostError(f"The processes could not be joined: {first_line}") from error
-    _check_devices()
+    numbers = Counter(device.process_index for device in jax.devices())
+    if len({*numbers.values()}) > 1:  # as each of them finds
+        listed = ", ".join(f"{numbers[index]} in process {index}" for index in sorted(numbers))
+        raise ConfigError(
+            f"All processes must have equally many devices; found {listed}. Look for a device that "
+            "is missing, or give each of them the same ones."
+        )
     with _stdout_dropped():  # where Gloo, by which CPUs talk, greets
         multihost_utils.sync_global_devices("joined")
     processes = JaxProcesses()
@@ -83,46 +89,30 @@ def _join(
     return processes
 
 
-def _check_devices() -> None:
-    """Refuses processes with different numbers of devices; each of them finds the same.
-
-    Raises:
-        ConfigError: they have.
-    """
-    numbers = Counter(device.process_index for device in jax.devices())
-    if len({*numbers.values()}) > 1:
-        listed = ", ".join(f"{numbers[index]} in process {index}" for index in sorted(numbers))
-        raise ConfigError(
-            f"All processes must have equally many devices; found {listed}. Look for a device that "
-            "is missing, or give each of them the same ones."
-        )
-
-
 def _why_not(coordinator: str | None, count: int | None, index: int | None, seconds: int) -> str:
-    """A sentence that says which side is missing, once the wait is over."""
+    """A sentence that names the side that is missing, once the wait is over."""
     if coordinator is None:
         return (
             f"Not all processes of this job joined within {seconds} s; look at the others' logs, "
             "or raise --join_seconds."
         )
     host, _, port = coordinator.rpartition(":")
+    this = f"Process {index} of {count}"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except socket.gaierror:
         return (
-            f"Process {index} of {count} knows no machine named {host}; give as --coordinator a "
-            "name or an address by which it reaches the one of process 0."
+            f"{this} knows no machine named {host}; give as --coordinator a name or an address by "
+            "which it reaches the one of process 0."
         )
     except OSError as error:
         return (
-            f"Process {index} of {count} found nobody at --coordinator={coordinator} within "
-            f"{seconds} s ({error.strerror or error}); start process 0 there, and let its port "
-            "through."
+            f"{this} found nobody at --coordinator={coordinator} within {seconds} s "
+            f"({error.strerror or error}); start process 0 there, and let its port through."
         )
     return (
-        f"Process {index} of {count} waited {seconds} s at --coordinator={coordinator}, but not "
-        f"all {count} processes came; start the others, each with a --process_id of its own, or "
-        "raise --join_seconds."
+        f"{this} waited {seconds} s at --coordinator={coordinator}, but not all {count} processes "
+        "came; start the others, each with a --process_id of its own, or raise --join_seconds."
     )
 
 

@@ -1,7 +1,6 @@
 """Devices as a mesh, and how arrays are sharded on it."""
 
 import dataclasses
-import functools
 import math
 from collections import Counter
 from typing import Any, TypeVar
@@ -21,73 +20,12 @@ MIN_EXAMPLES_PER_CPU_DEVICE = 16  # fewer make a virtual CPU device cost more th
 Shapes = TypeVar("Shapes")
 
 
-def choose_num_devices(batch_size: int, requested: int | None, num_parts: int = 1) -> int:
-    """Number of devices that share a batch.
-
-    Args:
-        batch_size: examples per step.
-        num_parts: micro-batches that it is taken in, each shared by all devices; divides it.
-        requested: from the config; None takes the most devices that divide the batch (on CPU: with
-            at least 16 examples each).
-
-    Raises:
-        ConfigError: more devices requested than there are, or a batch that they do not divide.
-    """
-    available, processes = jax.device_count(), jax.process_count()
-    if requested is None:
-        size = batch_size // num_parts
-        max_devices = min(available, size)
-        if jax.default_backend() == "cpu":
-            max_devices = min(max_devices, max(processes, size // MIN_EXAMPLES_PER_CPU_DEVICE))
-        fitting = [n for n in range(processes, max_devices + 1, processes) if size % n == 0]
-        if not fitting:
-            raise _uneven(batch_size, processes, num_parts, "processes")
-        return fitting[-1]
-    if requested % processes:
-        raise ConfigError(
-            f"config.mesh.num_devices is {requested}, which {processes} processes cannot give "
-            f"evenly; use a multiple of {processes}, or leave it out."
-        )
-    if requested > available:
-        raise ConfigError(
-            f"config.mesh.num_devices is {requested}, but there are {available} "
-            f"{jax.default_backend()} devices here; lower it or leave it out."
-        )
-    if batch_size % (requested * num_parts):
-        raise _uneven(batch_size, requested, num_parts, "devices")
-    return requested
-
-
-def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigError:
-    """The error for a batch that devices, or processes, cannot share evenly."""
-    shares = number * num_parts
-    near = (batch_size // shares * shares, -(-batch_size // shares) * shares)
-    sizes = " or ".join(str(size) for size in near if size)
-    parts = f" in {num_parts} micro-batches" if num_parts > 1 else ""
-    return ConfigError(
-        f"config.train.batch_size is {batch_size}, which {number} {who} cannot share "
-        f"evenly{parts}; use {sizes}, or another "
-        f"{'config.mesh.num_devices' if who == 'devices' else 'number of them'}."
-    )
-
-
-def _chosen_devices(num_devices: int) -> list[Any]:
-    """Devices, equally many of each process; those of a slice or of a process adjoin."""
-    by_process: dict[int, list[Any]] = {}
-    for device in jax.devices():
-        by_process.setdefault(device.process_index, []).append(device)
-    of_each = num_devices // len(by_process)
-    chosen = [device for devices in by_process.values() for device in devices[:of_each]]
-    return sorted(chosen, key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
-
-
 @dataclasses.dataclass(frozen=True)
 class Shard:
     """One of `count` equal parts of every batch, that of one of several processes.
 
     Attributes:
         index: of this part, from 0.
-        count: of all parts.
     """
 
     index: int = 0
@@ -102,7 +40,6 @@ class Shard:
 WHOLE = Shard()
 
 
-@dataclasses.dataclass(frozen=True)
 class DeviceMesh:
     """The devices of a training, and the shardings of its arrays.
 
@@ -115,43 +52,24 @@ class DeviceMesh:
         device_grid: axes `slice` and `data`; the devices of a slice are closely linked, and
             a state is sharded within a slice only.
         shards_state: whether large arrays of a state are sharded.
+        num_devices: that share a batch.
+        num_processes: that the devices belong to.
+        shard: the part of every batch that the devices of this process hold.
+        replicated: sharding by which every device holds the whole array.
+        batches: sharding of arrays [step, n, ...]: every device holds a part of each step's
+            examples.
+        sharded: sharding of arrays [device, ...]: every device holds one row.
     """
 
-    device_grid: Mesh
-    shards_state: bool = False
-
-    @property
-    def num_devices(self) -> int:
-        """Number of devices that share a batch."""
-        return self.device_grid.devices.size
-
-    @functools.cached_property
-    def replicated(self) -> NamedSharding:
-        """Sharding by which every device holds the whole array."""
-        return NamedSharding(self.device_grid, PartitionSpec())
-
-    @functools.cached_property
-    def batches(self) -> NamedSharding:
-        """Sharding of arrays [step, n, ...]: every device holds a part of each step's examples."""
-        return NamedSharding(self.device_grid, PartitionSpec(None, BATCH_AXES))
-
-    @property
-    def sharded(self) -> NamedSharding:
-        """Sharding of arrays [device, ...]: every device holds one row."""
-        return NamedSharding(self.device_grid, PartitionSpec(BATCH_AXES))
-
-    @functools.cached_property
-    def num_processes(self) -> int:
-        """Number of processes that the devices belong to."""
-        return len({device.process_index for device in self.device_grid.devices.flat})
-
-    @property
-    def shard(self) -> Shard:
-        """The part of every batch that the devices of this process hold."""
-        order = list(
-            dict.fromkeys(device.process_index for device in self.device_grid.devices.flat)
-        )
-        return Shard(order.index(jax.process_index()), len(order))
+    def __init__(self, device_grid: Mesh, shards_state: bool = False):
+        self.device_grid, self.shards_state = device_grid, shards_state
+        self.num_devices = device_grid.devices.size
+        processes = list(dict.fromkeys(d.process_index for d in device_grid.devices.flat))
+        self.num_processes = len(processes)
+        self.shard = Shard(processes.index(jax.process_index()), len(processes))
+        self.replicated = NamedSharding(device_grid, PartitionSpec())
+        self.batches = NamedSharding(device_grid, PartitionSpec(None, BATCH_AXES))
+        self.sharded = NamedSharding(device_grid, PartitionSpec(BATCH_AXES))
 
     def of(self, shape: tuple[int, ...]) -> NamedSharding:
         """The sharding of an array of a state.
@@ -169,6 +87,13 @@ class DeviceMesh:
         """The sharding of every leaf of a state, or of a part of one."""
         return jax.tree.map(lambda leaf: self.of(leaf.shape), shapes)
 
+    def with_shardings(self, shapes: Shapes) -> Shapes:
+        """Shapes (`jax.eval_shape`) with every leaf's sharding, to compile and restore into."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.of(leaf.shape)),
+            shapes,
+        )
+
     def shardings_as_placed(self, in_memory: Tree) -> Tree:
         """The sharding that every array, or shape, has; replicated where it has none."""
         return jax.tree.map(
@@ -182,33 +107,30 @@ class DeviceMesh:
             for leaf in jax.tree.leaves(shapes)
         )
 
-    def put_replicated(self, tree: Tree) -> Tree:
-        """Puts host arrays, the same in all processes, whole on every device."""
-        return self._put(tree, self.replicated)
-
-    def put_batches(self, raw_batches: Tree) -> Tree:
-        """Puts host arrays [step, n, ...] in parts on the devices.
+    def put(self, tree: Tree, sharding: NamedSharding | None = None) -> Tree:
+        """Puts host arrays on the devices, whole on each by default.
 
         Args:
-            raw_batches: this process's part of every batch.
+            tree: this process's part of the arrays, where they are sharded; else the same in all.
+            sharding: `batches` or `sharded`.
         """
-        return self._put(raw_batches, self.batches)
-
-    def put_sharded(self, tree: Tree) -> Tree:
-        """Puts this process's part of the rows of host arrays in parts on its devices."""
-        return self._put(tree, self.sharded)
+        sharding = sharding or self.replicated
+        if self.num_processes == 1:
+            return jax.device_put(tree, sharding)
+        with jax.transfer_guard("allow"):  # this transfer is explicit
+            return jax.tree.map(
+                lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)),
+                tree,
+            )
 
     def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
-        """Rows of a sharded array, each on the device that asks for it.
+        """Rows of a sharded array [rows ...] at positions [n] that are sharded like it.
 
-        The rows that all devices ask for are gathered, and every device sends those that it holds.
-        Asked for at random, they mostly come in one round, of a few times the rows of a device's
-        own part while that is at least the number of devices. Where many lie on one device, as in
-        an evaluation in order, they come in as many rounds as it takes.
-
-        Args:
-            array: [rows ...], in equal parts on the devices.
-            positions: int [n], sharded like the array.
+        Each row comes to the device that asks for it: the positions of all devices are gathered,
+        and every device sends the rows that it holds. Asked for at random, they mostly come in one
+        round, of a few times the rows of a device's own part while that is at least the number of
+        devices. Where many lie on one device, as in an evaluation in order, they come in as many
+        rounds as it takes.
         """
         rows, number = PartitionSpec(BATCH_AXES), self.num_devices
         shard = len(positions) // number
@@ -245,67 +167,106 @@ class DeviceMesh:
             from_part, mesh=self.device_grid, in_specs=(rows, rows), out_specs=rows, check_vma=False
         )(array, positions)
 
-    def put_one_row_per_device(self, row: np.ndarray) -> jax.Array:
-        """Puts a row of this process on each of its devices: [device, ...]."""
-        return self._put(np.stack([row] * (self.num_devices // self.num_processes)), self.sharded)
 
-    def _put(self, tree: Tree, sharding: NamedSharding) -> Tree:
-        if self.num_processes == 1:
-            return jax.device_put(tree, sharding)
-        with jax.transfer_guard("allow"):  # this transfer is explicit
-            return jax.tree.map(
-                lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)),
-                tree,
-            )
+def make_mesh(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> DeviceMesh:
+    """A mesh of devices, equally many of every process, in `num_slices` closely linked groups."""
+    chosen = _chosen_devices(num_devices)
+    assert len(chosen) == num_devices, f"{len(chosen)} devices of {num_devices}"
+    devices = np.asarray(chosen).reshape(num_slices, -1)
+    return DeviceMesh(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)
 
-    def with_shardings(self, shapes: Shapes) -> Shapes:
-        """Shapes (`jax.eval_shape`) with every leaf's sharding, to compile and restore into."""
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.of(leaf.shape)),
-            shapes,
+
+def _chosen_devices(num_devices: int) -> list[Any]:
+    """Devices, equally many of each process; those of a slice or of a process adjoin."""
+    by_process: dict[int, list[Any]] = {}
+    for device in jax.devices():
+        by_process.setdefault(device.process_index, []).append(device)
+    of_each = num_devices // len(by_process)
+    chosen = [device for devices in by_process.values() for device in devices[:of_each]]
+    return sorted(chosen, key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
+
+
+def choose_num_devices(batch_size: int, requested: int | None, num_parts: int = 1) -> int:
+    """Number of devices that share a batch.
+
+    Args:
+        batch_size: examples per step.
+        requested: from the config; None takes the most devices that divide the batch (on CPU: with
+            at least 16 examples each).
+        num_parts: micro-batches that it is taken in, each shared by all devices; divides it.
+
+    Raises:
+        ConfigError: more devices requested than there are, or a batch that they do not divide.
+    """
+    available, processes = jax.device_count(), jax.process_count()
+    if requested is None:
+        size = batch_size // num_parts
+        max_devices = min(available, size)
+        if jax.default_backend() == "cpu":
+            max_devices = min(max_devices, max(processes, size // MIN_EXAMPLES_PER_CPU_DEVICE))
+        fitting = [n for n in range(processes, max_devices + 1, processes) if size % n == 0]
+        if not fitting:
+            raise _uneven(batch_size, processes, num_parts, "processes")
+        return fitting[-1]
+    where, problem = "config.mesh.num_devices", None
+    if requested % processes:
+        problem = (
+            f"{where} is {requested}, which {processes} processes cannot give evenly; use a "
+            f"multiple of {processes}, or leave it out."
         )
+    elif requested > available:
+        problem = (
+            f"{where} is {requested}, but there are {available} {jax.default_backend()} devices "
+            "here; lower it or leave it out."
+        )
+    if problem is not None:
+        raise ConfigError(problem, where=where, found=requested)
+    if batch_size % (requested * num_parts):
+        raise _uneven(batch_size, requested, num_parts, "devices")
+    return requested
+
+
+def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigError:
+    """The error for a batch that devices, or processes, cannot share evenly."""
+    shares, where = number * num_parts, "config.train.batch_size"
+    near = (batch_size // shares * shares, -(-batch_size // shares) * shares)
+    sizes = " or ".join(str(size) for size in near if size)
+    parts = f" in {num_parts} micro-batches" if num_parts > 1 else ""
+    others = "config.mesh.num_devices" if who == "devices" else "number of them"
+    problem = (
+        f"{where} is {batch_size}, which {number} {who} cannot share evenly{parts}; use {sizes}, "
+        f"or another {others}."
+    )
+    return ConfigError(problem, where=where, found=batch_size)
 
 
 def choose_num_slices(num_devices: int, requested: int | None) -> int:
-    """Number of slices that the first `num_devices` devices make up.
-
-    Args:
-        num_devices: number of devices that share a batch.
-        requested: from the config; None asks the devices.
+    """Number of slices that the first `num_devices` devices make up; None asks the devices.
 
     Raises:
         ConfigError: slices of different sizes, or parts of several that would make up one.
     """
     found = Counter(getattr(device, "slice_index", 0) for device in _chosen_devices(num_devices))
+    where, problem = "config.mesh.num_slices", None
     if requested is None:
         if len({*found.values()}) > 1:
             raise ConfigError(
                 f"{num_devices} devices lie in {len(found)} slices, not the same number in each; "
-                "set config.mesh.num_devices to a number that whole slices make up."
+                "set config.mesh.num_devices to a number that whole slices make up.",
+                where="config.mesh.num_devices",
+                found=num_devices,
             )
         return len(found)
     if num_devices % requested:
-        raise ConfigError(
-            f"config.mesh.num_slices is {requested}, but {num_devices} devices share the batch; "
-            "give a number that divides theirs, or another config.mesh.num_devices."
+        problem = (
+            f"{where} is {requested}, but {num_devices} devices share the batch; give a number "
+            "that divides theirs, or another config.mesh.num_devices."
         )
-    if requested > 1 and any(number % (num_devices // requested) for number in found.values()):
-        raise ConfigError(
-            f"config.mesh.num_slices is {requested}, but the {num_devices} devices lie in "
-            f"{len(found)} slices, and parts of several would make up one; leave it out."
+    elif requested > 1 and any(n % (num_devices // requested) for n in found.values()):
+        problem = (
+            f"{where} is {requested}, but the {num_devices} devices lie in {len(found)} slices, "
+            "and parts of several would make up one; leave it out."
         )
+    if problem is not None:
+        raise ConfigError(problem, where=where, found=requested)
     return requested
-
-
-def make_mesh(num_devices: int, *, num_slices: int = 1, shards_state: bool = False) -> DeviceMesh:
-    """A mesh of devices, equally many of every process.
-
-    Args:
-        num_devices: number of devices that share a batch.
-        num_slices: closely linked groups of them; divides `num_devices`.
-        shards_state: as `DeviceMesh` has it.
-    """
-    chosen = _chosen_devices(num_devices)
-    assert len(chosen) == num_devices, f"{len(chosen)} devices of {num_devices}"
-    devices = np.asarray(chosen).reshape(num_slices, -1)
-    return DeviceMesh(Mesh(devices, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), shards_state)

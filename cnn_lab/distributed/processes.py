@@ -3,6 +3,9 @@
 Several train as one by JAX's distributed runtime; each holds a part of the devices. The runtime's
 service, which lives in the first process, ends all of them when one no longer sends heartbeats
 (`initialize`), and has a key-value store, by which they exchange JSON outside of compiled programs.
+
+`Processes` exchange values and end together, `check_same...` compare what all must have alike, and
+`Consensus` is their agreement inside the compiled programs of a training.
 """
 
 import contextlib
@@ -21,6 +24,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax._src import distributed  # the key-value store has no public name; orbax takes it here too
 
 from cnn_lab.core.arrays import Tree
@@ -28,11 +32,9 @@ from cnn_lab.core.errors import LOST_STATUS, ConfigError, causes, explain_system
 from cnn_lab.distributed.mesh import DeviceMesh
 
 WAIT_SECONDS = 3600.0  # for the others outside the training's calls: one may be preparing data
-POLL_SECONDS = 0.5  # between two looks for the end of another process
+POLL_SECONDS = 0.5  # between two checks for the end of another process
 TIDY_SECONDS = 1.5  # to find the same mistake and clean up, when another process has ended with one
-VERDICT_SECONDS = (
-    3.0  # for the end of another process to be known, where an error may follow from it
-)
+VERDICT_SECONDS = 3.0  # for another process's end to be known, from which an error may follow
 LEAVE_SECONDS = 3.0  # for all processes to be about to end
 BUG_STATUS = 1
 STORE, VERDICT = "cnn_lab", "cnn_lab/verdict"  # prefixes of keys
@@ -56,19 +58,11 @@ class Processes:
         return self.index == 0
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Values of all processes, in their order.
-
-        Args:
-            value: JSON, of this process.
-        """
+        """JSON values of all processes, in their order."""
         return [value]
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the first process.
-
-        Args:
-            value: JSON; that of the others is ignored.
-        """
+        """The JSON value of the first process; that of the others is ignored."""
         return self.all_gather(value)[0]
 
     def barrier(self) -> None:
@@ -76,11 +70,7 @@ class Processes:
         self.all_gather(None)
 
     def abort(self, reason: str) -> NoReturn:
-        """Ends this process, and with it all others, because nothing goes on.
-
-        Args:
-            reason: a sentence for the user.
-        """
+        """Ends this process, and with it all others, because nothing goes on; prints the reason."""
         _complain(f"error: {reason}\n")
         os._exit(LOST_STATUS)
 
@@ -93,7 +83,7 @@ class JaxProcesses(Processes):
         self._left = threading.Event()
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Values of all processes, in their order; ends them if one never comes."""
+        """JSON values of all processes, in their order; ends them if one never comes."""
         store = _store()
         # Two places in turn: whoever writes the third value knows that all have read the first.
         place = f"{STORE}/gathered/{next(_rounds) % 2}"
@@ -117,7 +107,7 @@ class JaxProcesses(Processes):
         self.end(f"error: {reason}\n", reason, LOST_STATUS)
 
     def watch(self) -> None:
-        """Begins to look for the end of another process, which then ends this one too.
+        """Ends this process too, from now on, when another one ends.
 
         A compiled program's collective may otherwise wait for it until its heartbeats fail, and
         then JAX's runtime ends this process without the reason.
@@ -130,13 +120,9 @@ class JaxProcesses(Processes):
         self._left.set()
 
     def end(self, message: str, reason: str, status: int, *, follows: bool = False) -> NoReturn:
-        """Ends this process, and all others with the same reason and status.
+        """Ends this process with a message, and all others with the reason; all with this status.
 
-        Args:
-            message: for the user, from this process.
-            reason: for the user, from the others.
-            status: exit status.
-            follows: whether it may follow from the end of another process, whose reason is awaited.
+        Where it `follows` from the end of another process, whose reason is awaited.
         """
         if follows:
             time.sleep(VERDICT_SECONDS)
@@ -190,7 +176,7 @@ def present() -> Processes:
 
 
 def is_loss(error: BaseException) -> bool:
-    """Whether devices failed, which those of one of several processes do for want of another.
+    """Whether devices failed, as those of one of several processes do for want of another.
 
     Not so where memory is short, or a program cannot be compiled: that strikes all alike.
     """
@@ -216,9 +202,12 @@ def _complain(text: str) -> None:
 
 
 class Consensus:
-    """Whether to stop, and how many steps a call may run.
+    """Whether to stop, and how many steps a call may run; agreed inside the compiled programs.
 
-    A single process gives nothing into a call, and takes nothing from it.
+    All processes must make the same calls in the same order. A process alone knows that someone
+    asked it to stop, and how long its calls take: both go into every call, and their maximum over
+    all processes comes back. So all stop after the same step, without another exchange. A single
+    process gives nothing into a call, and takes nothing from it.
 
     Args:
         mesh: devices, of one process or several.
@@ -239,33 +228,20 @@ class Consensus:
         self._stops = True
 
     def propose(self, fitting: int) -> Tree:
-        """The values of this process for a call, on the devices.
-
-        Args:
-            fitting: steps that a call may run for this process.
-        """
+        """The values [device, value] of this process for a call, which may run `fitting` steps."""
         if self._is_single:
             return {}
         mine = np.asarray([self._interrupted(), -fitting], np.float32)
-        return {"values": self._mesh.put_one_row_per_device(mine)}
+        rows = np.stack([mine] * (self._mesh.num_devices // self._mesh.num_processes))
+        return {"values": self._mesh.put(rows, self._mesh.sharded)}
 
     def agreed(self, maxima: Tree, fitting: int) -> int:
-        """Takes the values that came back from a call, and returns how many steps fit for all.
-
-        Args:
-            maxima: as `max_over_processes` computed them.
-            fitting: steps that a call may run for this process.
-        """
+        """Takes the maxima over devices that came back from a call; the steps that fit for all."""
         if self._is_single:
             return fitting
         stop, slowest = jax.device_get(maxima["values"]).tolist()
         self._stops |= stop > 0
         return int(-slowest)
-
-
-def max_over_processes(proposals: Tree) -> Tree:
-    """The maxima of all processes' proposals [device, value]; for the compiled program."""
-    return jax.tree.map(lambda rows: rows.max(axis=0), proposals)
 
 
 SETTINGS = (
@@ -278,12 +254,12 @@ SETTINGS = (
 
 
 def check_same(processes: Processes, values: Mapping[str, Any], remedy: str) -> None:
-    """Refuses processes that differ in something.
+    """Refuses processes that differ in a value; all of them call this.
 
     Args:
-        processes: all of them call this.
+        processes: those that are compared.
         values: name -> value, of this process; JSON.
-        remedy: what the user can do.
+        remedy: advice for the user.
 
     Raises:
         ConfigError: names the first value that differs.
@@ -291,87 +267,42 @@ def check_same(processes: Processes, values: Mapping[str, Any], remedy: str) -> 
     first, *others = processes.all_gather(dict(values))
     for index, other in enumerate(others, start=1):
         for name in [*first, *sorted({*other} - {*first})]:
-            found, wanted = other.get(name), first.get(name)
-            if found != wanted:
+            pair = other.get(name), first.get(name)
+            if pair[0] != pair[1]:
+                texts = [text if len(text) <= 40 else f"{text[:12]}..." for text in map(str, pair)]
                 raise ConfigError(
-                    f"Process {index} has another {name} than process 0 ({_short(found)} and "
-                    f"{_short(wanted)}); {remedy}."
+                    f"Process {index} has another {name} than process 0 ({' and '.join(texts)}); "
+                    f"{remedy}.",
+                    where=name,
+                    found=pair[0],
                 )
 
 
 def check_same_program(processes: Processes, versions: Mapping[str, str]) -> None:
     """Refuses processes whose code, packages or settings may compute other numbers.
 
-    Args:
-        processes: all of them call this.
-        versions: of the packages that count, by name.
-
-    Raises:
-        ConfigError: they differ.
+    Settings of JAX and flags of the compiler count as far as users set them, but for where dumps
+    go; `versions` are of the packages that count, by name.
     """
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        digest.update(os.fsencode(file.relative_to(root)) + b"\0" + file.read_bytes())
     installed = {f"version of {name}": version for name, version in versions.items()}
-    installed["version of cnn_lab's code"] = _digest_of_code()
+    installed["version of cnn_lab's code"] = digest.hexdigest()
+    settings = {name: str(getattr(jax.config, name, None)) for name in SETTINGS}
+    for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        for flag in os.environ.get(variable, "").split():
+            name, _, value = flag.partition("=")
+            if "_dump" not in name:
+                settings[f"{name} of {variable}"] = value
     check_same(processes, installed, "start all of them from the same installation")
-    check_same(processes, _settings(), "give all of them the same environment")
+    check_same(processes, settings, "give all of them the same environment")
 
 
 def check_same_config(
     processes: Processes, config: Mapping[str, Any], exempt: tuple[str, ...] = ()
 ) -> None:
-    """Refuses processes whose configs differ, in any field.
-
-    Args:
-        processes: all of them call this.
-        config: of this one, as nested dicts of JSON values.
-        exempt: dotted paths of fields that may differ.
-
-    Raises:
-        ConfigError: names the field.
-    """
-    fields = _flattened(config, "config")
+    """Refuses processes whose configs, as nested dicts, differ in a field that is not exempt."""
+    fields = traverse_util.flatten_dict({"config": config}, sep=".")
     values = {path: value for path, value in fields.items() if path not in exempt}
     check_same(processes, values, "give all of them the same --config and overrides")
-
-
-def check_same_data(processes: Processes, fingerprint: str) -> None:
-    """Refuses processes that read other data.
-
-    Raises:
-        ConfigError: they do.
-    """
-    remedy = "let all of them read the same data set, or copies of it"
-    check_same(processes, {"fingerprint of its data": fingerprint}, remedy)
-
-
-def _flattened(value: Any, path: str) -> dict[str, Any]:
-    """Leaves of nested dicts, by dotted path."""
-    if not isinstance(value, Mapping) or not value:
-        return {path: value}
-    leaves: dict[str, Any] = {}
-    for name, child in value.items():
-        leaves |= _flattened(child, f"{path}.{name}")
-    return leaves
-
-
-def _settings() -> dict[str, Any]:
-    """Settings, as far as users set them, that change the numbers of the same program."""
-    values = {name: str(getattr(jax.config, name, None)) for name in SETTINGS}
-    for variable in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
-        for flag in os.environ.get(variable, "").split():
-            name, _, value = flag.partition("=")
-            if "_dump" not in name:
-                values[f"{name} of {variable}"] = value
-    return values
-
-
-def _digest_of_code() -> str:
-    root = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        digest.update(os.fsencode(file.relative_to(root)) + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

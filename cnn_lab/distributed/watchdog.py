@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 HANG_SECONDS = 600.0  # where several processes train and nothing else is asked for
 SPARE_SECONDS = 10.0  # for the sentence, before the stacks are dumped without it
@@ -31,12 +30,7 @@ class Watchdog:
             threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         faulthandler.cancel_dump_traceback_later()
 

@@ -52,7 +52,7 @@ class Features:
         if self.validation_loader is not None:
             loaders.append(self.validation_loader)
         for loader, maker in zip(loaders, self.makers, strict=True):
-            loader.in_memory = mesh.put_replicated(maker(variables, log))
+            loader.in_memory = mesh.put(maker(variables, log))
 
 
 def make_features(

@@ -213,7 +213,7 @@ def write_run(
                     **facts,
                 )
                 _save(folder, config, network, variables)
-                session.end(status, dataclasses.asdict(Progress()))
+                session.update(status, 0, progress=dataclasses.asdict(Progress()))
             finally:
                 folder.release()
             unfinished.replace(path)

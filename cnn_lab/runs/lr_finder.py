@@ -132,8 +132,8 @@ def _advance(
 ) -> tuple[list[float], TrainState]:
     """Finite losses of the next steps, fewer than asked for if one was not finite."""
     loader, mesh = experiment.train_loader, experiment.mesh
-    raw_batches: Tree = mesh.put_batches(loader.load(first, number))
-    scalars = mesh.put_replicated((np.int32(first), np.int32(number)))
+    raw_batches: Tree = mesh.put(loader.load(first, number), mesh.batches)
+    scalars = mesh.put((np.int32(first), np.int32(number)))
     state, history, _ = program.call(state, loader.in_memory, raw_batches, *scalars, {})
     sums, counts = jax.device_get(history["loss"])
     done = int(jax.device_get(state.step)) - first

@@ -170,7 +170,7 @@ def average_runs(
         if recalibration is None or STATISTICS not in changing:
             return Soup(mean, 0, experiment.fingerprint)
         parts = {"params": changing.pop("params"), "collections": changing, "frozen": frozen}
-        measured = jax.device_get(recalibration(experiment.mesh.put_replicated(parts)))
+        measured = jax.device_get(recalibration(experiment.mesh.put(parts)))
         variables = trees.merge(mean, {STATISTICS: measured})
         return Soup(variables, recalibration.num_steps, experiment.fingerprint)
     finally:

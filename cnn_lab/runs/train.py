@@ -28,7 +28,6 @@ from cnn_lab.distributed.processes import (
     Processes,
     check_same,
     check_same_config,
-    check_same_data,
 )
 from cnn_lab.distributed.watchdog import HANG_SECONDS, Watchdog
 from cnn_lab.experiment.build import build_experiment
@@ -45,13 +44,7 @@ from cnn_lab.train.monitor import Monitor
 from cnn_lab.train.progress import Progress
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.stepper import Stepper
-from cnn_lab.workdir.metric_writers import (
-    METRICS_FILE,
-    MetricWriter,
-    forget_validation,
-    open_metric_writers,
-    require_wandb,
-)
+from cnn_lab.workdir.metric_writers import MetricWriter, open_metric_writers, require_wandb
 from cnn_lab.workdir.preemption import StopSignals
 from cnn_lab.workdir.profiling import Profile
 from cnn_lab.workdir.run_dir import (
@@ -171,7 +164,7 @@ def run_training(
                 {"transfer": experiment.initialization.lineage} if experiment.initialization else {}
             ),
         )
-        with session.failures_noted():
+        with session.failures_recorded():
             training_log = _open_training_log(experiment, run_dir, progress, metric_writers, log)
             stack.callback(training_log.close)
             hooks: list[Callable[[int], None]] = []
@@ -194,7 +187,8 @@ def run_training(
                 outcome = trainer.fit_linear_probe(state, progress)
             else:
                 outcome = trainer.train(state, progress, phase, num_parameters)
-            session.end(outcome.status, dataclasses.asdict(outcome.progress))
+            ended = dataclasses.asdict(outcome.progress)
+            session.update(outcome.status, ended["step"], progress=ended)
         return Result(outcome.status, outcome.progress, ran=True)
 
 
@@ -311,7 +305,8 @@ class Trainer:
 
 def _check_alike(experiment: Experiment, processes: Processes) -> None:
     """Refuses processes that read other data, or another source of pretrained weights."""
-    check_same_data(processes, experiment.fingerprint)
+    fingerprint = {"fingerprint of its data": experiment.fingerprint}
+    check_same(processes, fingerprint, "let all of them read the same data set, or copies of it")
     if experiment.initialization is not None:
         digest = experiment.initialization.lineage["digest"]
         remedy = "let all of them read the same source, or copies of it"
@@ -380,9 +375,9 @@ def _open_training_log(
     """The log of a training; in all processes but the primary one it writes and shows nothing."""
     intervals, writers, display = experiment.intervals, list(metric_writers), None
     if run_dir.is_primary:
-        if progress.eval_pending:
-            forget_validation(run_dir.path / METRICS_FILE, progress.step)
-        writers += open_metric_writers(experiment.config, run_dir, progress.step)
+        writers += open_metric_writers(
+            experiment.config, run_dir, progress.step, eval_pending=progress.eval_pending
+        )
         display = make_display(intervals.total_steps, progress.step, log)
     return TrainingLog(writers, display, log, intervals.steps_per_epoch)
 

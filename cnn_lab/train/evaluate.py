@@ -297,8 +297,8 @@ def _calls(
         if single_process:
             max_steps = steps_per_call.num_steps
         num_steps = min(max_steps, loader.sampler.steps_per_epoch - first)
-        raw_batches = mesh.put_batches(loader.load(first, num_steps))
-        number = mesh.put_replicated(np.int32(num_steps))
+        raw_batches = mesh.put(loader.load(first, num_steps), mesh.batches)
+        number = mesh.put(np.int32(num_steps))
         start = time.perf_counter()
         results = jax.device_get(program(variables, loader.in_memory, raw_batches, number))
         steps_per_call.measure(num_steps, start, time.perf_counter())

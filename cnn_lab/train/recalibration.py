@@ -71,10 +71,10 @@ class BatchStatsRecalibration:
         first = 0
         while first < self.num_steps:
             num_steps = min(loader.max_steps, self.num_steps - first)
-            raw_batches = self._mesh.put_batches(loader.load(first, num_steps))
+            raw_batches = self._mesh.put(loader.load(first, num_steps), self._mesh.batches)
             jax.block_until_ready(sums)  # of the call before, while which the next was loaded
             heartbeat()
-            numbers = self._mesh.put_replicated((np.int32(first), np.int32(num_steps)))
+            numbers = self._mesh.put((np.int32(first), np.int32(num_steps)))
             part = program.call(variables, loader.in_memory, raw_batches, *numbers)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
             first += num_steps

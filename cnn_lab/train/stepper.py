@@ -14,7 +14,7 @@ import numpy as np
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.distributed.processes import Consensus, max_over_processes
+from cnn_lab.distributed.processes import Consensus
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.task import Task
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
@@ -77,7 +77,7 @@ def compile_train(
     Returns:
         A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
         that was not finite are not run. It agrees on the maximum of what all processes
-        propose (`distributed/consensus.py`).
+        propose (`Consensus` in `distributed/processes.py`).
     """
     max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
 
@@ -102,7 +102,7 @@ def compile_train(
 
         zero = jnp.zeros((), jnp.int32)
         _, state, history = jax.lax.while_loop(goes_on, body, (zero, state, history))
-        return state, history, max_over_processes(proposal)
+        return state, history, jax.tree.map(lambda rows: rows.max(axis=0), proposal)
 
     replicated, state_shardings = mesh.replicated, mesh.shardings(state)
     jitted = jax.jit(
@@ -281,8 +281,8 @@ class Stepper:
         called = time.perf_counter()
         self.wait_seconds = called - started
         with jax.transfer_guard("disallow"):
-            scalars = self._mesh.put_replicated((np.int32(first), np.int32(stop - first)))
-            raw_batches = self._mesh.put_batches(raw_batches)
+            scalars = self._mesh.put((np.int32(first), np.int32(stop - first)))
+            raw_batches = self._mesh.put(raw_batches, self._mesh.batches)
             proposal = self._consensus.propose(self._fitting)
             state, history, agreed = self._program.call(
                 state, self._loader.in_memory, raw_batches, *scalars, proposal

@@ -149,8 +149,8 @@ class FeatureExtractor:
 
         pending: list[tuple[int, Tree]] = []
         for step in range(self._num_passes * sampler.steps_per_epoch):
-            raw_batches = self._mesh.put_batches(images.load(step, 1))
-            number = self._mesh.put_replicated(np.int32(step))
+            raw_batches = self._mesh.put(images.load(step, 1), self._mesh.batches)
+            number = self._mesh.put(np.int32(step))
             pending.append((step, program(frozen, images.in_memory, raw_batches, number)))
             if len(pending) > 1:  # one is left running while the next is read
                 done += collect(*pending.pop(0))

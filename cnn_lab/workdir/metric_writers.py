@@ -44,10 +44,9 @@ class MetricWriter(Protocol):
 class JsonLines:
     """Appends rows to `metrics.jsonl`, each one on disk before the next."""
 
-    def __init__(self, workdir: Path, resume_step: int):
-        self._path = workdir / METRICS_FILE
-        keep_rows(self._path, resume_step)
-        self._file = self._path.open("a", encoding="utf-8")
+    def __init__(self, workdir: Path, resume_step: int, *, eval_pending: bool = False):
+        keep_rows(workdir / METRICS_FILE, resume_step, eval_pending=eval_pending)
+        self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends one row."""
@@ -77,10 +76,11 @@ class TensorBoard:
         folder.mkdir(parents=True, exist_ok=True)
         # The writer names files by the second, in which a run can end and be resumed; TensorBoard
         # reads them in the order of their names.
-        sessions = [_session_of(path) for path in folder.glob("*tfevents*")]
-        number = max(sessions, default=0) + 1
+        names = [path.name for path in folder.glob("*tfevents*")]
+        found = [re.match(r"events\.(\d+)\.", name) for name in names]
+        number = max((int(match[1]) for match in found if match), default=0) + 1
         self._writer = EventsWriter(str(folder / f"events.{number:04d}"))
-        if sessions:  # rows of a session that was killed after its last save come again
+        if names:  # rows of a session that was killed after its last save come again
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(
                 Event(wall_time=time.time(), step=resume_step + 1, session_log=start)
@@ -88,11 +88,10 @@ class TensorBoard:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Writes every metric of the row as `split/metric`."""
-        for name, value in _metrics(row).items():
-            summary = self._scalar(f"{row['split']}/{name}", value)
-            self._writer.write_event(
-                self._event(wall_time=time.time(), step=row["step"], summary=summary)
-            )
+        now, step = time.time(), row["step"]
+        for tag, value in _tagged(row).items():
+            summary = self._scalar(tag, value)
+            self._writer.write_event(self._event(wall_time=now, step=step, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:
@@ -103,11 +102,8 @@ class TensorBoard:
 class WeightsAndBiases:
     """Sends rows to Weights & Biases (`pip install '.[wandb]'`).
 
-    Args:
-        workdir: the run's folder.
-        project: where the run is listed there.
-        identity: the run's own there; a resumed training goes on under it.
-        config: shown with the run.
+    The run is listed there in a project, with its config; a resumed training goes on under the same
+    identity.
     """
 
     def __init__(self, workdir: Path, project: str, identity: str, config: Mapping[str, Any]):
@@ -124,8 +120,7 @@ class WeightsAndBiases:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Sends every metric of the row as `split/metric`."""
-        values = {f"{row['split']}/{name}": value for name, value in _metrics(row).items()}
-        self._run.log({**values, "step": row["step"]})
+        self._run.log({**_tagged(row), "step": row["step"]})
 
     def close(self) -> None:
         """Ends the run."""
@@ -137,12 +132,13 @@ def require_wandb() -> None:
     if importlib.util.find_spec("wandb") is None:
         raise ConfigError(
             "config.log.wandb_project is set, but wandb is not installed; run pip install "
-            "'.[wandb]' in the checkout, or leave the field out."
+            "'.[wandb]' in the checkout, or leave the field out.",
+            where="config.log.wandb_project",
         )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Reads the whole rows of a metrics file; a last line that was cut off is left out.
+    """The whole rows of a metrics file, without a last line that was cut off.
 
     A metric that was not finite is None.
     """
@@ -157,19 +153,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def keep_rows(path: Path, last_step: int) -> None:
-    """Drops the rows after `last_step`, atomically."""
-    _write_rows(path, (row for row in read_rows(path) if row["step"] <= last_step))
+def keep_rows(path: Path, last_step: int, *, eval_pending: bool = False) -> None:
+    """Drops the rows after `last_step`, atomically.
 
-
-def forget_validation(path: Path, step: int) -> None:
-    """Drops the row of an owed evaluation, whose writer was killed before a checkpoint said so."""
-    place = (step, "validation")
-    _write_rows(path, (row for row in read_rows(path) if (row["step"], row["split"]) != place))
-
-
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(map(_line, rows)))
+    Also the row of a pending evaluation of that step, whose writer was killed before a checkpoint
+    recorded it.
+    """
+    pending = (last_step, "validation") if eval_pending else None
+    rows = [row for row in read_rows(path) if row["step"] <= last_step]
+    kept = [row for row in rows if (row["step"], row["split"]) != pending]
+    write_text(path, "".join(map(_line, kept)))
 
 
 def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -178,31 +171,28 @@ def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: name != "loss")
 
 
-def _session_of(path: Path) -> int:
-    """The number in the name of an event file, 0 in one of somebody else's."""
-    found = re.match(r"events\.(\d+)\.", path.name)
-    return int(found[1]) if found else 0
-
-
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(finite_or_none(row), allow_nan=False) + "\n"
 
 
-def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name not in PLACE}
+def _tagged(row: Mapping[str, Any]) -> dict[str, float]:
+    return {f"{row['split']}/{name}": value for name, value in row.items() if name not in PLACE}
 
 
 def open_metric_writers(
-    config: ExperimentConfig, folder: RunDir, first_step: int
+    config: ExperimentConfig, folder: RunDir, first_step: int, *, eval_pending: bool
 ) -> list[MetricWriter]:
-    """Where the rows of a run go, as its config asks."""
-    metric_writers: list[MetricWriter] = [JsonLines(folder.path, first_step)]
+    """The writers that a config asks for, of a run that goes on from `first_step`."""
+    metric_writers: list[MetricWriter] = [
+        JsonLines(folder.path, first_step, eval_pending=eval_pending)
+    ]
     if config.log.tensorboard:
         metric_writers.append(TensorBoard(folder.path, first_step))
     if config.log.wandb_project is not None:
         # Kept in the record, so that a folder that was moved goes on in the same run there.
         identity = read_record(folder.path).get("wandb_id") or secrets.token_hex(8)
         folder.update_record(wandb_id=identity)
-        project, values = config.log.wandb_project, to_dict(config)
-        metric_writers.append(WeightsAndBiases(folder.path, project, identity, values))
+        metric_writers.append(
+            WeightsAndBiases(folder.path, config.log.wandb_project, identity, to_dict(config))
+        )
     return metric_writers

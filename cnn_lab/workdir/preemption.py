@@ -15,9 +15,7 @@ class StopSignals:
     the middle of a compilation. After it, the first one is remembered.
     """
 
-    def __init__(self):
-        self._starting = True
-        self._received = False
+    _starting, _received = True, False
 
     def __enter__(self) -> "StopSignals":
         self._before = {number: signal.getsignal(number) for number in NUMBERS}
@@ -26,15 +24,12 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def begin(self) -> None:
-        """Says that the loop begins: from now on the first signal is only remembered.
-
-        Raises:
-            KeyboardInterrupt: a signal came before, but a library swallowed the exception.
-        """
-        if self._received:
+        """From now on, as the loop begins, the first signal is only remembered."""
+        if self._received:  # before, but a library swallowed the exception
             raise KeyboardInterrupt
         self._starting = False
 
@@ -43,7 +38,7 @@ class StopSignals:
         return self._received
 
     def _handle(self, number: int, frame: object) -> None:  # noqa: ARG002 - signal's signature
-        self._restore()
+        self.__exit__()  # so that a second one acts as usual
         self._received = True
         if self._starting:
             raise KeyboardInterrupt
@@ -51,7 +46,3 @@ class StopSignals:
         start = "\n" if os.isatty(2) else ""  # after what a terminal shows for Ctrl-C, or a bar
         with suppress(OSError):
             os.write(2, f"{start}{STOPPING}\n".encode())
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -11,28 +11,24 @@ FOLDER = "profile"
 class Profile:
     """Traces the steps from `first` to `last`, for TensorBoard or Perfetto.
 
-    Attributes:
-        cuts: updates made when the trace begins and ends.
-
     Args:
         first: updates made before it begins.
         last: updates made when it ends.
-        folder: of the run; the trace goes into `profile` there.
+        workdir: of the run; the trace goes into `profile` there.
         log: takes lines for the user.
     """
 
-    def __init__(self, first: int, last: int, folder: Path, log: Callable[[str], None]):
-        self.cuts = (first, last)
-        self._folder, self._say = folder / FOLDER, log
+    def __init__(self, first: int, last: int, workdir: Path, log: Callable[[str], None]):
+        self._first, self._last = first, last
+        self._folder, self._log = workdir / FOLDER, log
         self._running = False
 
     def __call__(self, step: int) -> None:
         """Begins or ends the trace, if it is time; all calls before have ended."""
-        first, last = self.cuts
-        if not self._running and first <= step < last:
+        if not self._running and self._first <= step < self._last:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._running = True
-        elif self._running and step >= last:
+        elif self._running and step >= self._last:
             self.close()
 
     def close(self) -> None:
@@ -40,4 +36,4 @@ class Profile:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            self._say(f"The trace of what follows step {self.cuts[0]} is in {self._folder}.")
+            self._log(f"The trace of what follows step {self._first} is in {self._folder}.")

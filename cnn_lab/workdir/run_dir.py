@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -62,14 +62,12 @@ class RunDir:
     the others the methods that write do nothing. Checkpoints are written by all, each its part.
 
     Attributes:
-        path: where it is.
+        path: where it is; created when missing.
         is_primary: whether this process writes there.
         fresh: nothing was ever saved in it, so that there is nothing to go on from, and a corrected
             config may take it over.
 
     Args:
-        path: created when missing.
-        config: of the run.
         processes: that open the folder together, and must all see the same one.
 
     Raises:
@@ -93,9 +91,38 @@ class RunDir:
     def _hold(self, config: ExperimentConfig) -> None:
         path = self.path
         try:
-            _refuse_other_things(path)
+            if path.is_dir() and not (path / CONFIG_FILE).exists():
+                files = sorted(file for file in path.iterdir() if file.suffix not in LOGS)
+                others = [file.name for file in files if not file.name.startswith(".")]
+                if others:  # among which a run would be lost
+                    raise _refused(
+                        path,
+                        f"{path} is not empty, and no run: it holds {others[0]}, but no "
+                        f"{CONFIG_FILE}; give a new or empty folder, or that of a run, as "
+                        "--workdir.",
+                    )
             self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
-            self._lock = _acquire(path)
+            while self._lock is None:
+                path.mkdir(parents=True, exist_ok=True)
+                file = (path / LOCK_FILE).open("a+", encoding="utf-8")
+                try:
+                    lock_file(file, wait=False)
+                except BlockingIOError:
+                    file.seek(0)
+                    owner = file.read().strip() or "unknown"
+                    file.close()
+                    raise _refused(
+                        path,
+                        f"{path} is in use by another run (process {owner}); wait for it, stop it, "
+                        "or give another --workdir.",
+                    ) from None
+                if is_at(file, path / LOCK_FILE):
+                    self._lock = file
+                else:  # its owner has just removed it, with the folder
+                    file.close()
+            self._lock.truncate(0)
+            self._lock.write(str(os.getpid()))
+            self._lock.flush()
         except OSError as error:
             raise _unusable(path, error) from error
         self.fresh = not has_checkpoints(path) and "progress" not in read_record(path)
@@ -114,24 +141,24 @@ class RunDir:
             if self.is_primary:
                 (self.path / mark).unlink(missing_ok=True)
         if not all(alike):
-            raise WorkdirError(
+            raise _refused(
+                self.path,
                 f"The --workdir of process {alike.index(False)} is not the folder of process 0, "
                 f"{path}; all processes must see the same files: give all of them the same one, "
-                "on a file system that their machines share."
+                "on a file system that their machines share.",
             )
         return fresh
 
     def claim(self, config: ExperimentConfig) -> None:
-        """Makes the folder the run of `config`, once that is about to be trained.
-
-        Raises:
-            WorkdirError: unwritable.
-        """
+        """Makes the folder the run of `config`, once that is about to be trained."""
         if not self.is_primary:
             return
         try:
-            if self.fresh and not _is_of(self.path, config):
-                (self.path / RECORD_FILE).unlink(missing_ok=True)
+            if self.fresh:
+                try:
+                    check_config(self.path, config)
+                except WorkdirError:  # the record is another config's
+                    (self.path / RECORD_FILE).unlink(missing_ok=True)
             write_json(self.path / CONFIG_FILE, config_to_json(config))
         except OSError as error:
             raise _unusable(self.path, error) from error
@@ -184,8 +211,8 @@ def missing_checkpoints(path: Path) -> CheckpointError:
 def lineage_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
     """Where the weights of a run came from, None where they are its own.
 
-    That is what `transfer` of its record says; of a mean of several networks, its `members`; of
-    weights that came in a file, `imported`.
+    `transfer` of its record; of a mean of several networks, its `members`; of weights that came in
+    a file, `imported`.
     """
     for name in ("members", "imported"):
         if name in record:
@@ -206,18 +233,11 @@ def changes_since(path: Path, config: ExperimentConfig) -> str:
 def check_config(path: Path, config: ExperimentConfig) -> None:
     """Raises a `WorkdirError` with the differences if the folder was made by another config."""
     if lines := changes_since(path, config):
-        raise WorkdirError(
+        raise _refused(
+            path,
             f"{path} was made by another config:\n{lines}\nGive another --workdir for the new "
-            f"config, or go on with the old one by --config={path / CONFIG_FILE} alone."
+            f"config, or go on with the old one by --config={path / CONFIG_FILE} alone.",
         )
-
-
-def _is_of(path: Path, config: ExperimentConfig) -> bool:
-    try:
-        check_config(path, config)
-    except WorkdirError:
-        return False
-    return True
 
 
 def read_config(path: Path) -> ExperimentConfig:
@@ -226,26 +246,26 @@ def read_config(path: Path) -> ExperimentConfig:
     Raises:
         WorkdirError: the folder holds no run, or its config cannot be read.
     """
-    file = path / CONFIG_FILE
+    file, place = path / CONFIG_FILE, str(path)
     remedy = "restore it from a copy, or train again with another --workdir."
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise WorkdirError(
-            f"{path} holds no run: {file} does not exist; give the --workdir of a training."
-        ) from None
+        problem = f"{path} holds no run: {file} does not exist; give the --workdir of a training."
+        raise WorkdirError(problem, where=place) from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise WorkdirError(f"{file} cannot be read ({reason}); {remedy}") from error
+        raise WorkdirError(f"{file} cannot be read ({reason}); {remedy}", where=place) from error
     try:
         if isinstance(values, dict):
-            check_format_version(values.get("format_version"), str(path))
+            check_format_version(values.get("format_version"), place)
     except ConfigError as error:
-        raise WorkdirError(str(error), where=str(path)) from error
+        raise WorkdirError(str(error), where=place) from error
     try:
         return config_from_json(values)
     except ConfigError as error:
-        raise WorkdirError(f"{file} was changed: {error} To use it, {remedy}") from error
+        problem = f"{file} was changed: {error} To use it, {remedy}"
+        raise WorkdirError(problem, where=place) from error
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -280,60 +300,28 @@ def _record_held(path: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_other_things(path: Path) -> None:
-    """Raises a `WorkdirError` for a folder of other files, among which a run would be lost."""
-    if not path.is_dir() or (path / CONFIG_FILE).exists():
-        return
-    found = sorted(
-        file.name
-        for file in path.iterdir()
-        if not file.name.startswith(".") and file.suffix not in LOGS
-    )
-    if found:
-        raise WorkdirError(
-            f"{path} is not empty, and no run: it holds {found[0]}, but no {CONFIG_FILE}; give a "
-            "new or empty folder, or that of a run, as --workdir."
-        )
-
-
-def _acquire(path: Path) -> IO[str]:
-    path.mkdir(parents=True, exist_ok=True)
-    file = (path / LOCK_FILE).open("a+", encoding="utf-8")
-    try:
-        lock_file(file, wait=False)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise WorkdirError(
-            f"{path} is in use by another run (process {owner}); wait for it, stop it, or give "
-            "another --workdir."
-        ) from None
-    if not is_at(file, path / LOCK_FILE):  # its owner has just removed it, with the folder
-        file.close()
-        return _acquire(path)
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
+def _refused(path: Path, problem: str) -> WorkdirError:
+    return WorkdirError(problem, where="--workdir", found=str(path))
 
 
 def _unusable(path: Path, error: OSError) -> WorkdirError:
     """The error of a folder that cannot be made, or not be written."""
     if error.errno == errno.ENAMETOOLONG:
-        return WorkdirError(
+        return _refused(
+            path,
             f"The name of --workdir is too long for the file system ({len(str(path))} characters, "
-            f"{str(path)[:40]}...); give a shorter one."
+            f"{str(path)[:40]}...); give a shorter one.",
         )
     for place in (path, *path.parents):
         if place.is_symlink() and not place.exists():
-            return WorkdirError(f"{place} is a link that leads nowhere; give another --workdir.")
+            return _refused(path, f"{place} is a link that leads nowhere; give another --workdir.")
         if place.exists() and not place.is_dir():
-            made = "" if place == path else f"{path} cannot be made: "
-            return WorkdirError(f"{made}{place} is a file; give the path of a folder as --workdir.")
-    return WorkdirError(
+            problem = f"{place} is a file; give the path of a folder as --workdir."
+            return _refused(path, f"{path} cannot be made: {problem}" if place != path else problem)
+    return _refused(
+        path,
         f"{path} cannot be written ({error.strerror}); make room or mend permissions there, or "
-        "give another --workdir."
+        "give another --workdir.",
     )
 
 
@@ -346,40 +334,36 @@ class Session:
     Args:
         folder: the run's.
         started: from `environment`.
-        first_step: where it begins.
+        first_step: updates made before.
         facts: values of the run for its record.
     """
 
     def __init__(self, folder: RunDir, started: Mapping[str, Any], first_step: int, **facts: Any):
         self._folder = folder
-        earlier = read_record(folder.path).get("sessions", [])
-        # The folder is held by one process at a time: these did not come to note their end.
+        # The folder is held by one process at a time: those that run could not record their end.
         self._earlier = [
             {**entry, "status": "cut off"} if entry["status"] == "running" else entry
-            for entry in earlier
+            for entry in read_record(folder.path).get("sessions", [])
         ]
         self._entry = {**started, "first_step": first_step}
-        self._write("running", None, error=None, **facts)
+        self.update("running", error=None, **facts)
 
-    def end(self, status: str, progress: Mapping[str, Any]) -> None:
-        """Notes how a training ended that goes on from here, or is done."""
-        self._write(status, progress["step"], progress=progress)
+    def update(self, status: str, last_step: int | None = None, **values: Any) -> None:
+        """Records how the training stands, and values of the run."""
+        entry = {**self._entry, "last_step": last_step, "status": status}
+        self._folder.update_record(status=status, sessions=[*self._earlier, entry], **values)
 
     @contextmanager
-    def failures_noted(self) -> Iterator[None]:
-        """Notes a failure inside a `with` in the record."""
+    def failures_recorded(self) -> Iterator[None]:
+        """Records a failure inside a `with`."""
         try:
             with system_errors_explained(self._folder.path):
                 yield
         except Exception as error:
             kind = "" if isinstance(error, CnnLabError) else f"{type(error).__name__}: "
             with suppress(OSError):  # a full disk, for one, takes no record either
-                self._write("failed", None, error=f"{kind}{error}")
+                self.update("failed", error=f"{kind}{error}")
             raise
-
-    def _write(self, status: str, last_step: int | None, **values: Any) -> None:
-        entry = {**self._entry, "last_step": last_step, "status": status}
-        self._folder.update_record(status=status, sessions=[*self._earlier, entry], **values)
 
 
 def environment() -> dict[str, Any]:
@@ -397,9 +381,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that a training depends on."""
-    return {name: version_of(name) for name in PACKAGES}
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Installed versions of packages; by default those that a training depends on."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def devices_in_words(num_used: int) -> str:
@@ -409,29 +399,18 @@ def devices_in_words(num_used: int) -> str:
     return f"{others}{counted(num_devices, f'{kind} device')}"
 
 
-def version_of(name: str) -> str:
-    """The installed version of a package."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _git_state(file: Path) -> dict[str, Any] | None:
     """The revision that a file is of, None where it is of none.
 
     An installation in an ignored folder of some repository must not pass for its revision.
     """
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(file.parent), *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=10
-        ).stdout
-
+    tracked = ("ls-files", "--error-unmatch", "--", file.name)
+    outputs = []
     try:
-        git("ls-files", "--error-unmatch", "--", file.name)
-        revision = git("rev-parse", "HEAD").strip()
-        return {"sha": revision, "dirty": bool(git("status", "--porcelain").strip())}
+        for arguments in (tracked, ("rev-parse", "HEAD"), ("status", "--porcelain")):
+            command = ["git", "-C", str(file.parent), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+            outputs.append(done.stdout.strip())
     except (OSError, subprocess.SubprocessError):
         return None
+    return {"sha": outputs[1], "dirty": bool(outputs[2])}

@@ -8,7 +8,6 @@ from cnn_lab.distributed.processes import (
     Processes,
     check_same,
     check_same_config,
-    check_same_data,
     check_same_program,
 )
 
@@ -27,17 +26,20 @@ class Two(Processes):
 
 def test_one_alone_and_those_that_agree_go_on():
     for those in (SINGLE_PROCESS, Two()):
-        check_same_data(those, "abc")
+        check_same(those, {"fingerprint of its data": "abc"}, "share them")
         check_same_program(those, {"jax": "1.0"})
         check_same_config(those, {"seed": 0})
 
 
 def test_what_differs_is_named_with_both_values():
     text = r"^Process 1 has another colour than process 0 \(blue and red\); paint it\.$"
-    with pytest.raises(ConfigError, match=text):
+    with pytest.raises(ConfigError, match=text) as caught:
         check_same(Two(colour="blue"), {"size": 3, "colour": "red"}, "paint it")
-    with pytest.raises(ConfigError, match=r"another fingerprint of its data than process 0 \(0123"):
-        check_same_data(Two(**{"fingerprint of its data": "0123"}), "abcd")
+    assert (caught.value.where, caught.value.found) == ("colour", "blue")
+    with pytest.raises(
+        ConfigError, match=r"another fingerprint than process 0 \(0{12}\.\.\. and ab"
+    ):
+        check_same(Two(fingerprint="0" * 41), {"fingerprint": "ab"}, "share them")
 
 
 @pytest.mark.parametrize(("field", "was"), [("seed", 0), ("mesh.num_devices", None)])

@@ -52,7 +52,7 @@ def test_where_arrays_lie(num_devices):
     mesh = make_mesh(num_devices)
     assert mesh.device_grid.devices.flatten().tolist() == jax.devices()[:num_devices]
     stack = jnp.zeros((3, 8, 5))
-    whole, split = mesh.put_replicated(stack), mesh.put_batches(stack)
+    whole, split = mesh.put(stack), mesh.put(stack, mesh.batches)
     assert {s.data.shape for s in whole.addressable_shards} == {(3, 8, 5)}
     assert [s.data.shape for s in split.addressable_shards] == [
         (3, 8 // num_devices, 5)
@@ -127,14 +127,14 @@ def test_rows_of_an_array_in_parts_are_those_that_were_asked_for(num_slices, dty
     mesh = make_mesh(4, num_slices=num_slices)
     rows = np.arange(12 * 2 * 3).reshape(12, 2, 3).astype(dtype)
     asked = np.asarray(asked, np.int32)
-    held = mesh.put_sharded(rows)
+    held = mesh.put(rows, mesh.sharded)
     assert held.addressable_shards[0].data.shape == (3, 2, 3)
     positions = jax.device_put(asked, mesh.sharded)
     found = jax.jit(mesh.take)(held, positions)
     assert found.dtype == rows.dtype
     assert found.sharding.shard_shape(found.shape) == (2, 2, 3)
     np.testing.assert_array_equal(found, rows[asked])
-    labels = jax.jit(mesh.take)(mesh.put_sharded(rows[:, 0, 0]), positions)
+    labels = jax.jit(mesh.take)(mesh.put(rows[:, 0, 0], mesh.sharded), positions)
     np.testing.assert_array_equal(labels, rows[asked, 0, 0])
 
 

@@ -79,8 +79,10 @@ class RestoredRun:
         program: Any = compile_train(step, as_it_is, mesh, shapes, {}, raw_batches).call
         state = jax.device_put(jax.jit(init)(jax.random.key(0)), mesh.shardings(shapes))
         self.bytes_before = mesh.bytes_of(shapes)
-        scalars = mesh.put_replicated((np.int32(0), np.int32(STEPS)))
-        self.state, history, _ = program(state, {}, mesh.put_batches(raw_batches), *scalars, {})
+        scalars = mesh.put((np.int32(0), np.int32(STEPS)))
+        self.state, history, _ = program(
+            state, {}, mesh.put(raw_batches, mesh.batches), *scalars, {}
+        )
         self.losses = np.asarray(history["loss"][0]) / np.asarray(history["loss"][1])
         self.text = program.as_text()
 

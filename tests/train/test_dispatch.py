@@ -59,11 +59,11 @@ class Training:
         )
 
     def state(self):
-        return self._mesh.put_replicated(self._init(jax.random.key(0)))
+        return self._mesh.put(self._init(jax.random.key(0)))
 
     def run(self, state, raw_batches, first_step: int, num_steps: int):
-        raw_batches = self._mesh.put_batches(raw_batches)
-        scalars = self._mesh.put_replicated((np.int32(first_step), np.int32(num_steps)))
+        raw_batches = self._mesh.put(raw_batches, self._mesh.batches)
+        scalars = self._mesh.put((np.int32(first_step), np.int32(num_steps)))
         state, history, _ = self.program.call(state, {}, raw_batches, *scalars, {})
         return state, jax.device_get(history)
 
@@ -165,8 +165,8 @@ def test_what_is_drawn_for_the_images_differs_from_step_to_step_and_from_the_mod
 
     mesh, state = make_mesh(1), training("mlp", 1).state()
     program = compile_train(step, noise_of, mesh, state, {}, feeds_of())
-    scalars = mesh.put_replicated((np.int32(0), np.int32(STEPS)))
-    raw_batches = mesh.put_batches(feeds_of())
+    scalars = mesh.put((np.int32(0), np.int32(STEPS)))
+    raw_batches = mesh.put(feeds_of(), mesh.batches)
     _, history, _ = program.call(state, {}, raw_batches, *scalars, {})
     seen = {*history["prepare"][0].tolist(), *history["model"][0].tolist()}
     assert len(seen) == 2 * STEPS

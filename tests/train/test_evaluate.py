@@ -53,7 +53,7 @@ def wanted(images, labels, variables) -> dict[str, float]:
 def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None):
     mesh = make_mesh(num_devices)
     sampler = Sampler(np.arange(NUM_EXAMPLES), batch_size, None)
-    in_memory = mesh.put_replicated({"image": images, "label": labels})
+    in_memory = mesh.put({"image": images, "label": labels})
     preprocess = Preprocess((MEAN,), (STD,), 0)
     loader = InMemoryLoader(in_memory, preprocess, sampler, max_steps or sampler.steps_per_epoch)
     return Evaluator(MODEL.apply, TASK, loader, mesh), mesh, loader
@@ -66,7 +66,7 @@ def test_the_batch_size_and_the_devices_do_not_matter(
 ):
     shared = -(-batch_size // num_devices) * num_devices  # devices must divide a batch
     evaluate, mesh, _ = evaluator(images, labels, shared, num_devices)
-    found = evaluate(mesh.put_replicated(variables))
+    found = evaluate(mesh.put(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)  # 100 roundings of float32
 
@@ -74,7 +74,7 @@ def test_the_batch_size_and_the_devices_do_not_matter(
 @pytest.mark.parametrize("max_steps", [1, 3])
 def test_neither_does_the_length_of_a_stack(images, labels, variables, wanted, max_steps):
     evaluate, mesh, _ = evaluator(images, labels, 8, 2, max_steps)  # 13 steps
-    found = evaluate(mesh.put_replicated(variables))
+    found = evaluate(mesh.put(variables))
     assert found["accuracy"] == wanted["accuracy"]
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6)
 
@@ -82,7 +82,7 @@ def test_neither_does_the_length_of_a_stack(images, labels, variables, wanted, m
 def test_it_is_compiled_once_and_sees_new_weights(images, labels, variables, wanted):
     evaluate, mesh, _ = evaluator(images, labels, 64, 1)
     program = evaluate.compile(variables)
-    placed = mesh.put_replicated(variables)
+    placed = mesh.put(variables)
     first = evaluate(placed)
     assert evaluate.compile(variables) is program
     zeros = jax.tree.map(jnp.zeros_like, placed)
@@ -102,7 +102,7 @@ def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables, 
     monkeypatch.setattr(loader, "load", without_the_first_example)
     text = r"^The evaluation counted \{'accuracy': 99, 'loss': 99\} examples instead of 100\.$"
     with pytest.raises(TrainingError, match=text):
-        evaluate(mesh.put_replicated(variables))
+        evaluate(mesh.put(variables))
 
 
 def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, monkeypatch):
@@ -111,14 +111,14 @@ def test_where_an_evaluation_is_cut_changes_no_bit(images, labels, variables, mo
         monkeypatch.setattr(stepper, "SECONDS_PER_CALL", seconds)
         monkeypatch.setattr(stepper, "GROWTH", growth)
         evaluate, mesh, _ = evaluator(images, labels, 8, 2)  # 13 steps
-        placed = mesh.put_replicated(variables)
+        placed = mesh.put(variables)
         found += [evaluate(placed), evaluate(placed)]
     assert all(metrics == found[0] for metrics in found)
 
 
 def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypatch):
     evaluate, mesh, loader = evaluator(images, labels, 8, 2)
-    placed, lengths, load = mesh.put_replicated(variables), [], loader.load
+    placed, lengths, load = mesh.put(variables), [], loader.load
     monkeypatch.setattr(loader, "load", lambda f, n: lengths.append(n) or load(f, n))
     evaluate(placed)
     assert lengths == [1, 4, 8]
@@ -128,7 +128,7 @@ def test_a_quick_evaluation_becomes_one_call(images, labels, variables, monkeypa
 
 def test_an_evaluation_stops_between_calls(images, labels, variables):
     evaluate, mesh, _ = evaluator(images, labels, 8, 1, max_steps=3)
-    placed, answers = mesh.put_replicated(variables), iter([False, False, True])
+    placed, answers = mesh.put(variables), iter([False, False, True])
     with pytest.raises(EvaluationInterrupted):
         evaluate(placed, lambda: next(answers))
     assert list(answers) == []

@@ -51,7 +51,7 @@ def normalised(images: np.ndarray) -> np.ndarray:
 
 def make_loader(images, labels, batch_size: int, mesh: DeviceMesh) -> InMemoryLoader:
     sampler = Sampler(CHOSEN, batch_size, None)
-    in_memory = mesh.put_replicated({"image": images, "label": labels})
+    in_memory = mesh.put({"image": images, "label": labels})
     preprocess = Preprocess((MEAN,), (STD,), 0)
     return InMemoryLoader(in_memory, preprocess, sampler, sampler.steps_per_epoch)
 
@@ -78,7 +78,7 @@ def test_the_batch_size_and_the_devices_do_not_matter(
     np.testing.assert_allclose(found.logits, wanted, atol=1e-5)
     mesh = make_mesh(num_devices)
     evaluate = Evaluator(MODEL.apply, TASK, make_loader(images, labels, batch_size, mesh), mesh)
-    assert found.metrics == pytest.approx(evaluate(mesh.put_replicated(variables)))
+    assert found.metrics == pytest.approx(evaluate(mesh.put(variables)))
 
 
 def test_streamed_examples_come_in_the_same_order():

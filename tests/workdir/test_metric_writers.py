@@ -47,6 +47,16 @@ def test_rows_after_a_step_are_dropped(tmp_path, last_step):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_row_of_a_pending_evaluation_is_dropped(tmp_path):
+    path = tmp_path / METRICS_FILE
+    pending = {"step": 3, "epoch": 1.5, "split": "validation", "loss": 1.0}
+    path.write_text(WHOLE + json.dumps(pending) + "\n")
+    keep_rows(path, 3)
+    assert read_rows(path) == [*ROWS, pending]
+    keep_rows(path, 3, eval_pending=True)
+    assert read_rows(path) == ROWS
+
+
 def test_a_resumed_run_appends_whole_rows_after_the_restored_step(tmp_path):
     (tmp_path / METRICS_FILE).write_text(WHOLE + '{"step": 4, "lo')
     sink = JsonLines(tmp_path, resume_step=2)

@@ -79,7 +79,7 @@ class LoaderFactory:
         self._mesh = mesh
         self._put_split = put_split
         self._in_memory: dict[str, Tree] = {}
-        self._constants = mesh.put_replicated(preprocess.constants)
+        self._constants = mesh.put(preprocess.constants)
 
     def training(
         self,

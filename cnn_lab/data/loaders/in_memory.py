@@ -34,14 +34,14 @@ def put_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tre
     check_host_memory(source, shard)
     if not sharded:
         images, labels = source.read_all()
-        return mesh.put_replicated({"image": images, "label": labels})
+        return mesh.put({"image": images, "label": labels})
     positions = np.arange(_padded_length(source, mesh))
     # The padding of the last shard repeats the last example; no sampler asks for it.
     mine = np.minimum(positions[shard.of(len(positions))], len(source) - 1)
     if shard.count > 1:
-        return mesh.put_sharded(source.read(mine))
+        return mesh.put(source.read(mine), mesh.sharded)
     images, labels = source.read_all()  # caches the decoded images for the next time
-    return mesh.put_sharded({"image": images[mine], "label": labels[mine]})
+    return mesh.put({"image": images[mine], "label": labels[mine]}, mesh.sharded)
 
 
 def shapes_of_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tree:
