@@ -23,9 +23,9 @@ from cnn_lab.config.learning import (
     OptimConfig,
     ScheduleConfig,
     TaskConfig,
+    TransferConfig,
 )
 from cnn_lab.config.study import Bounds, Comparison, Computation, Panel, Place, Study, Variant
-from cnn_lab.config.transfer import TransferConfig
 
 __all__ = [
     "NO_DATA",

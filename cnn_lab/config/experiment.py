@@ -4,9 +4,14 @@ import dataclasses
 from typing import Literal
 
 from cnn_lab.config.data import DataConfig
-from cnn_lab.config.learning import AverageConfig, ModelSpec, OptimConfig, TaskConfig
+from cnn_lab.config.learning import (
+    AverageConfig,
+    ModelSpec,
+    OptimConfig,
+    TaskConfig,
+    TransferConfig,
+)
 from cnn_lab.config.node import RUNTIME, Node, runtime
-from cnn_lab.config.transfer import TransferConfig
 from cnn_lab.config.values import Count, NonNegative, Positive, Seed
 
 

@@ -126,11 +126,9 @@ def study_files() -> dict[str, Path]:
 
 
 def load_study(reference: str, data: str | None = None) -> tuple[str, Study]:
-    """A study's name and the study that its file returns.
+    """A study's name and the study that its file returns, found by name or path.
 
-    Args:
-        reference: a name, or the path of a file.
-        data: the data set that its `get_study` is given; None leaves it its own.
+    Its `get_study` is given the data set; None leaves it its own.
 
     Raises:
         ConfigError: there is none, or its file cannot be used.

@@ -2,7 +2,7 @@
 
 A node is a dataclass that inherits `Node`. Every way a value can enter it (constructor,
 assignment, JSON, command line) passes the one check of `cnn_lab.config.values`, so a wrong name
-offers the nearest fields and a wrong type says what was found and what was expected.
+is refused with the nearest fields, and a wrong type with what was found and what was expected.
 """
 
 import copy

@@ -9,8 +9,8 @@ from cnn_lab.config.learning import AverageConfig
 from cnn_lab.config.values import annotations_of, group_in, with_tuples
 from cnn_lab.core.errors import ConfigError, counted
 
-# Fields of each kind of average.
-AVERAGE_FIELDS = {"ema": ("decay",), "swa": ("start_epoch", "every_epochs")}
+# The kind of average that a field belongs to.
+AVERAGE_KINDS = {"decay": "ema", "start_epoch": "swa", "every_epochs": "swa"}
 HOLD_OUT = "config.data.validation_fraction or config.data.num_validation above 0"
 
 
@@ -18,18 +18,15 @@ def validate(config: ExperimentConfig) -> None:
     """Checks the rules between fields; the range of a field alone is checked when it is set.
 
     Raises:
-        ConfigError: names the fields, their values and what is allowed.
+        ConfigError: names the fields, their values and the remedy.
     """
     data, train = config.data, config.train
     if (data.mean is None) != (data.std is None):
         raise _clash("data", "needs both config.data.mean and config.data.std, or neither.")
     if train.batch_size % train.num_micro_batches:
-        raise _clash(
-            "train.num_micro_batches",
-            f"is {train.num_micro_batches}, which does not divide config.train.batch_size, "
-            f"{train.batch_size}, evenly; use one that does.",
-            train.num_micro_batches,
-        )
+        number, size = train.num_micro_batches, train.batch_size
+        problem = f"is {number}, which does not divide config.train.batch_size, {size}, evenly"
+        raise _clash("train.num_micro_batches", f"{problem}; use one that does.", number)
     has_l2_sp = config.transfer is not None and config.transfer.l2_sp
     if config.optim.l2_vectors and not (config.optim.l2 or has_l2_sp):
         problem = "is set, but there is no L2 penalty; set config.optim.l2 too."
@@ -50,11 +47,8 @@ def _validate_schedule(config: ExperimentConfig) -> None:
     schedule, num_epochs = config.optim.schedule, config.train.num_epochs
     where, warmup_epochs = "optim.schedule", schedule.warmup_epochs
     if schedule.warmup_steps and warmup_epochs:
-        raise _clash(
-            where,
-            f"has warmup_steps={schedule.warmup_steps} and warmup_epochs={warmup_epochs:g}; set "
-            "one of them, and the other to 0.",
-        )
+        both = f"warmup_steps={schedule.warmup_steps} and warmup_epochs={warmup_epochs:g}"
+        raise _clash(where, f"has {both}; set one of them, and the other to 0.")
     if warmup_epochs >= num_epochs:
         raise _clash(
             f"{where}.warmup_epochs",
@@ -81,16 +75,15 @@ def _validate_average(config: ExperimentConfig) -> None:
             "is set, but config.transfer.strategy=logistic takes no steps whose weights could be "
             "averaged; set config.average to none.",
         )
-    for name in AVERAGE_FIELDS.keys() - {average.kind}:
-        for field in AVERAGE_FIELDS[name]:
-            value = getattr(average, field)
-            if value != getattr(AverageConfig(), field):
-                raise _clash(
-                    f"average.{field}",
-                    f"is {value:g}, but it belongs to {name!r} and config.average.kind is "
-                    f"{average.kind!r}; leave it out, or take the other.",
-                    value,
-                )
+    for field, kind in AVERAGE_KINDS.items():
+        value = getattr(average, field)
+        if kind != average.kind and value != getattr(AverageConfig(), field):
+            raise _clash(
+                f"average.{field}",
+                f"is {value:g}, but it belongs to {kind!r} and config.average.kind is "
+                f"{average.kind!r}; leave it out, or take the other.",
+                value,
+            )
     field = "start_epoch" if average.start_epoch else "every_epochs"
     first = getattr(average, field)
     if average.kind == "swa" and first > num_epochs:
@@ -146,14 +139,9 @@ def _is_fitted_at_once(config: ExperimentConfig) -> bool:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The fields that differ between two configs, but for runtime fields.
+    """Dotted path -> (old value, new value) of the fields that differ, but for runtime fields.
 
-    Args:
-        old: `to_dict` of one config, possibly read back from JSON.
-        new: `to_dict` of the other.
-
-    Returns:
-        Dotted path -> (old value, new value).
+    Of two configs as `to_dict` returns them, possibly read back from JSON.
     """
 
     def walk(a: Any, b: Any, group: Any, path: str) -> None:

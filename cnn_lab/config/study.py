@@ -37,12 +37,7 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Computation:
-    """A computation without a training of the usual kind.
-
-    Attributes:
-        name: a key of `cnn_lab.study.computations.COMPUTATIONS`.
-        options: those that its function declares.
-    """
+    """An entry of `cnn_lab.study.computations.COMPUTATIONS`, with options of its function."""
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)

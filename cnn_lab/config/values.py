@@ -85,8 +85,7 @@ _MISFIT = object()
 def check_value(value: Any, annotation: Any, where: str, text: str | None = None) -> Any:
     """Returns `value` if it fits `annotation` (ints become floats, lists tuples).
 
-    Raises:
-        ConfigError: it does not; names the field `where`, and the `text` that it was read from.
+    Else raises a `ConfigError`, with the `text` that it was read from.
     """
     fitting = _fit(value, annotation, where)
     if fitting is _MISFIT:
@@ -146,7 +145,7 @@ def with_tuples(value: Any) -> Any:
     return tuple(map(with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-NONE_WORDS = ("none", "null")
+LITERALS = {"none": None, "null": None, "true": True, "false": False}
 BOOL_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -154,7 +153,8 @@ def parse_text(text: str, annotation: Any, where: str) -> Any:
     """Turns command-line text into a value that fits `annotation`."""
     options = alternatives(annotation)
     choices = [c for o in options if typing.get_origin(o) is Literal for c in typing.get_args(o)]
-    if types.NoneType in options and text.lower() in NONE_WORDS:
+    literal = LITERALS.get(text.lower(), text)
+    if types.NoneType in options and literal is None:
         return None
     if bool in options and text.lower() in BOOL_WORDS:
         return BOOL_WORDS[text.lower()]
@@ -172,10 +172,8 @@ def parse_text(text: str, annotation: Any, where: str) -> Any:
 
 def parse_literal(text: str) -> Any:
     """Reads a Python literal; `true`, `false`, `none` in any case; anything else is a string."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if text.lower() in NONE_WORDS:
-        return None
+    if text.lower() in LITERALS:
+        return LITERALS[text.lower()]
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -185,8 +183,7 @@ def parse_literal(text: str) -> Any:
 def declared_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Name to annotation and default of the options of a function: its parameters with a default.
 
-    Raises:
-        ConfigError: an option without an annotation.
+    A `ConfigError` where one has no annotation.
     """
     parameters = inspect.signature(function).parameters.values()
     options = [p for p in parameters if p.default is not p.empty]
@@ -203,18 +200,11 @@ def declared_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]
 
 
 def check_options(
-    function: Callable[..., Any],
-    options: Mapping[str, Any],
-    where: str,
-    chosen_by: str | None = None,
+    function: Callable[..., Any], options: Mapping[str, Any], where: str, chosen_by: str = ""
 ) -> dict[str, Any]:
-    """Returns `options` if `function` declares each of them and each value fits.
+    """Returns the options of field `where` if `function` declares each, and each value fits.
 
-    Args:
-        function: declares the options.
-        options: from a config.
-        where: their field in the config.
-        chosen_by: the field that names the function; `name` beside the options by default.
+    `chosen_by` is the field that names the function; `name` beside the options by default.
 
     Raises:
         ConfigError: an option that is not declared (offers the nearest) or does not fit.
@@ -237,11 +227,7 @@ def check_options(
 def parse_options(
     function: Callable[..., Any], texts: Iterable[str], flag: str, name: str
 ) -> dict[str, Any]:
-    """Options of the function that makes model `name`, given as `NAME=VALUE` by a flag.
-
-    Raises:
-        ConfigError: an option that is not declared (offers the nearest) or does not fit.
-    """
+    """Options of the function that makes model `name`, given as `NAME=VALUE` by a flag; checked."""
     declared, options = declared_options(function), {}
     for text in texts:
         option, equals, value = text.partition("=")

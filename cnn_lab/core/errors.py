@@ -1,9 +1,9 @@
 """Errors that a user can act on.
 
 Every mistake of the user's (a name, a file, a flag, a shape) is raised as a subclass of
-`CnnLabError`. Its text is one sentence, which says what was found, what was expected and what to
-do; its fields hold the same for programs. The command line prints the sentence and exits with
-status 2 (75 for what may pass); anything else is a bug and keeps its traceback.
+`CnnLabError`. Its text is one sentence with what was found, what was expected and what to do; its
+fields hold the same for programs. The command line prints the sentence and exits with status 2 (75
+for what may pass); anything else is a bug and keeps its traceback.
 """
 
 import contextlib
@@ -29,11 +29,9 @@ ErrorType = TypeVar("ErrorType", bound="CnnLabError")
 class CnnLabError(Exception):
     """Base of all errors whose text is meant for the user.
 
-    Args:
-        problem: a whole sentence; or its beginning, without a stop, where `allowed` are names that
-            follow it; or None for `WHERE must be ALLOWED; found FOUND.`.
-        where: see Attributes; likewise `found` and `allowed`.
-        advice: a remark in parentheses at the end.
+    The text is the `problem`: a whole sentence; or its beginning, without a stop, where `allowed`
+    are names that follow it; or None for `WHERE must be ALLOWED; found FOUND.`. `advice` is a
+    remark in parentheses at the end.
 
     Attributes:
         where: the dotted field (`config.optim`), flag (`--top`) or file that the mistake is in.
@@ -157,11 +155,9 @@ _SAFE = "then run the same command again: what was saved before is intact."
 
 
 def explain_system_error(error: BaseException, place: Path | None = None) -> str | None:
-    """One sentence about an error of the system, None for any other failure.
+    """One sentence about an error of the system, or one that followed from it; else None.
 
-    Args:
-        error: the one that was raised; those that it followed from are looked through too.
-        place: the folder that was written, for an error that names no file.
+    `place` is the folder that was written, for an error that names no file.
     """
     for cause in causes(error):
         text, number = str(cause), getattr(cause, "errno", None)
@@ -205,10 +201,8 @@ def system_errors_explained(place: Path | None = None) -> Iterator[None]:
     """Raises a `SystemLimitError` for an error of the system inside a `with`."""
     try:
         yield
-    except CnnLabError:
-        raise
     except Exception as error:
-        sentence = explain_system_error(error, place)
+        sentence = None if isinstance(error, CnnLabError) else explain_system_error(error, place)
         if sentence is None:
             raise
         raise SystemLimitError(sentence) from error

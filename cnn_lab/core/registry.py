@@ -41,9 +41,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
     def register(self, *, name: str | None = None, **facts: Any) -> Callable[[Function], Function]:
         """Decorates a function, or a class, whose parameters with a default are its options.
 
-        Args:
-            name: as a config writes it; the function's own by default.
-            **facts: the other fields of the entry.
+        Its name in a config is its own by default; `facts` are the other fields of the entry.
 
         Raises:
             ConfigError: an option has no annotation, by which values from a config are checked, or
@@ -71,7 +69,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
         The same definition read again, as a notebook's cell may be, takes the place of the first.
         """
         if not function.__module__.startswith(f"{self._package}."):
-            self._load()  # a clash of names is the newcomer's
+            self._loaded()  # a clash of names is the newcomer's
         origin = _origin(function)
         if self._origins.setdefault(name, origin) != origin:
             raise ConfigError(
@@ -86,30 +84,27 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
         return lookup(self, name, self._kind)
 
     def __getitem__(self, name: str) -> Entry:
-        self._load()
-        return self._entries[name]
+        return self._loaded()[name]
 
     def __setitem__(self, name: str, entry: Entry) -> None:
-        self._load()
-        self._entries[name] = entry
+        self._loaded()[name] = entry
 
     def __delitem__(self, name: str) -> None:
         del self._entries[name]
         self._origins.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
-        self._load()
-        return iter(sorted(self._entries))
+        return iter(sorted(self._loaded()))
 
     def __len__(self) -> int:
-        self._load()
-        return len(self._entries)
+        return len(self._loaded())
 
-    def _load(self) -> None:
+    def _loaded(self) -> dict[str, Entry]:
         if not self._is_loaded:
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
             self._is_loaded = True
+        return self._entries
 
 
 def _origin(function: Callable[..., Any]) -> str:

@@ -25,12 +25,9 @@ def join(
 ) -> JaxProcesses:
     """Joins the processes of a training; before any device is touched.
 
-    Args:
-        coordinator: HOST:PORT at which the first process is reached; None asks the environment of
-            the cluster, as the next two.
-        count: of processes.
-        index: of this one.
-        wait_seconds: longest wait for the others.
+    The coordinator is HOST:PORT of the first of `count` processes, of which this one is `index`;
+    where they are None, the environment of the cluster is asked. No wait for the others is longer
+    than `wait_seconds`.
 
     Raises:
         ConfigError: the environment names no cluster, or the processes have other numbers of
@@ -85,7 +82,7 @@ def _join(
     with _stdout_dropped():  # where Gloo, by which CPUs talk, greets
         multihost_utils.sync_global_devices("joined")
     processes = JaxProcesses()
-    processes.watch()
+    threading.Thread(target=processes.watch, daemon=True, name="other processes").start()
     return processes
 
 
@@ -120,11 +117,11 @@ def _why_not(coordinator: str | None, count: int | None, index: int | None, seco
 def _stdout_dropped() -> Iterator[None]:
     """Nothing reaches standard output inside a `with`, from other languages' code either."""
     sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    stdout, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
         os.close(nowhere)

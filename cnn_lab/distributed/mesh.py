@@ -22,11 +22,7 @@ Shapes = TypeVar("Shapes")
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One of `count` equal parts of every batch, that of one of several processes.
-
-    Attributes:
-        index: of this part, from 0.
-    """
+    """One of `count` equal parts of every batch, numbered from 0: that of one of the processes."""
 
     index: int = 0
     count: int = 1
@@ -72,10 +68,7 @@ class DeviceMesh:
         self.sharded = NamedSharding(device_grid, PartitionSpec(BATCH_AXES))
 
     def of(self, shape: tuple[int, ...]) -> NamedSharding:
-        """The sharding of an array of a state.
-
-        In parts along its longest axis that the devices of a slice divide, unless it is small.
-        """
+        """The sharding of a state's array: along its longest axis that divides, if it is large."""
         num_parts = self.device_grid.shape[DATA_AXIS]
         if self.shards_state and math.prod(shape) >= MIN_SHARDED_VALUES:
             for axis in sorted(range(len(shape)), key=lambda axis: (-shape[axis], axis)):
@@ -110,9 +103,7 @@ class DeviceMesh:
     def put(self, tree: Tree, sharding: NamedSharding | None = None) -> Tree:
         """Puts host arrays on the devices, whole on each by default.
 
-        Args:
-            tree: this process's part of the arrays, where they are sharded; else the same in all.
-            sharding: `batches` or `sharded`.
+        With `batches` or `sharded` they are this process's part; else the same in all processes.
         """
         sharding = sharding or self.replicated
         if self.num_processes == 1:
@@ -187,13 +178,10 @@ def _chosen_devices(num_devices: int) -> list[Any]:
 
 
 def choose_num_devices(batch_size: int, requested: int | None, num_parts: int = 1) -> int:
-    """Number of devices that share a batch.
+    """Number of devices that share a batch, and each of the `num_parts` micro-batches that it is.
 
-    Args:
-        batch_size: examples per step.
-        requested: from the config; None takes the most devices that divide the batch (on CPU: with
-            at least 16 examples each).
-        num_parts: micro-batches that it is taken in, each shared by all devices; divides it.
+    That requested by the config; None takes as many devices as divide the batch (on CPU: with at
+    least 16 examples each).
 
     Raises:
         ConfigError: more devices requested than there are, or a batch that they do not divide.

@@ -106,14 +106,6 @@ class JaxProcesses(Processes):
         """Ends this process, and with it all others, because nothing goes on."""
         self.end(f"error: {reason}\n", reason, LOST_STATUS)
 
-    def watch(self) -> None:
-        """Ends this process too, from now on, when another one ends.
-
-        A compiled program's collective may otherwise wait for it until its heartbeats fail, and
-        then JAX's runtime ends this process without the reason.
-        """
-        threading.Thread(target=self._watch, daemon=True, name="other processes").start()
-
     def leave(self) -> None:
         """Ends the watch when all processes have come to a good end."""
         self.barrier()
@@ -122,7 +114,7 @@ class JaxProcesses(Processes):
     def end(self, message: str, reason: str, status: int, *, follows: bool = False) -> NoReturn:
         """Ends this process with a message, and all others with the reason; all with this status.
 
-        Where it `follows` from the end of another process, whose reason is awaited.
+        An end that `follows` may come from that of another process, whose reason is awaited.
         """
         if follows:
             time.sleep(VERDICT_SECONDS)
@@ -151,7 +143,12 @@ class JaxProcesses(Processes):
             self.end(f"error: {reason}\n", reason, LOST_STATUS, follows=True)
         self.end("".join(traceback.format_exception(error)), line, BUG_STATUS, follows=True)
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Ends this process too, with the reason, when another one ends; for a thread.
+
+        A compiled program's collective may otherwise wait for that one until its heartbeats fail,
+        and then JAX's runtime ends this process without the reason.
+        """
         found = []
         while not found:
             if self._left.wait(POLL_SECONDS):
@@ -207,11 +204,8 @@ class Consensus:
     All processes must make the same calls in the same order. A process alone knows that someone
     asked it to stop, and how long its calls take: both go into every call, and their maximum over
     all processes comes back. So all stop after the same step, without another exchange. A single
-    process gives nothing into a call, and takes nothing from it.
-
-    Args:
-        mesh: devices, of one process or several.
-        interrupted: whether someone asked this process to stop.
+    process gives nothing into a call, and takes nothing from it. `interrupted` is whether someone
+    asked this process to stop.
     """
 
     def __init__(self, mesh: DeviceMesh, interrupted: Callable[[], bool]):
@@ -254,15 +248,10 @@ SETTINGS = (
 
 
 def check_same(processes: Processes, values: Mapping[str, Any], remedy: str) -> None:
-    """Refuses processes that differ in a value; all of them call this.
-
-    Args:
-        processes: those that are compared.
-        values: name -> value, of this process; JSON.
-        remedy: advice for the user.
+    """Refuses processes that differ in one of some JSON values; all of them call this.
 
     Raises:
-        ConfigError: names the first value that differs.
+        ConfigError: names the first value that differs, and the remedy.
     """
     first, *others = processes.all_gather(dict(values))
     for index, other in enumerate(others, start=1):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnn_lab.config.transfer import TransferConfig
+from cnn_lab.config import TransferConfig
 from cnn_lab.core.errors import ConfigError, counted, suggest
 from cnn_lab.transfer.stages import Stage
 

@@ -34,11 +34,9 @@ class MetricWriter(Protocol):
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Takes one row."""
-        ...
 
     def close(self) -> None:
         """Writes out what is buffered."""
-        ...
 
 
 class JsonLines:
@@ -161,8 +159,8 @@ def keep_rows(path: Path, last_step: int, *, eval_pending: bool = False) -> None
     """
     pending = (last_step, "validation") if eval_pending else None
     rows = [row for row in read_rows(path) if row["step"] <= last_step]
-    kept = [row for row in rows if (row["step"], row["split"]) != pending]
-    write_text(path, "".join(map(_line, kept)))
+    rows = [row for row in rows if (row["step"], row["split"]) != pending]
+    write_text(path, "".join(map(_line, rows)))
 
 
 def metric_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:

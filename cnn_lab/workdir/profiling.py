@@ -9,13 +9,9 @@ FOLDER = "profile"
 
 
 class Profile:
-    """Traces the steps from `first` to `last`, for TensorBoard or Perfetto.
+    """Traces the steps after `first` updates up to `last`, for TensorBoard or Perfetto.
 
-    Args:
-        first: updates made before it begins.
-        last: updates made when it ends.
-        workdir: of the run; the trace goes into `profile` there.
-        log: takes lines for the user.
+    The trace goes into `profile` of the run's folder; `log` takes lines for the user.
     """
 
     def __init__(self, first: int, last: int, workdir: Path, log: Callable[[str], None]):

@@ -1,4 +1,4 @@
-"""The folder of one run: its owner, its config and its record."""
+"""The folder of one run: its owner, its config, and its record with an entry for each session."""
 
 import errno
 import json
@@ -34,14 +34,7 @@ from cnn_lab.core.errors import (
     counted,
     system_errors_explained,
 )
-from cnn_lab.core.files import (
-    WAIT_FOR_FILES,
-    appears,
-    finite_or_none,
-    is_at,
-    lock_file,
-    write_json,
-)
+from cnn_lab.core.files import WAIT_FOR_FILES, appears, finite_or_none, is_at, lock_file, write_json
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 CONFIG_FILE = "config.json"
@@ -58,17 +51,15 @@ LOGS = {".err", ".log", ".out", ".txt"}
 class RunDir:
     """A run's folder, held by this process until `release`.
 
-    Of several processes the primary one holds it: it alone writes config, record and rows, and in
-    the others the methods that write do nothing. Checkpoints are written by all, each its part.
+    Of several processes, which must all see the same folder, the primary one holds it: it alone
+    writes config, record and rows, and in the others the methods that write do nothing. Checkpoints
+    are written by all, each its part.
 
     Attributes:
         path: where it is; created when missing.
         is_primary: whether this process writes there.
         fresh: nothing was ever saved in it, so that there is nothing to go on from, and a corrected
             config may take it over.
-
-    Args:
-        processes: that open the folder together, and must all see the same one.
 
     Raises:
         WorkdirError: unwritable, in use, made by another config, something else than a run, or
@@ -186,26 +177,26 @@ class RunDir:
 
 def has_checkpoints(path: Path) -> bool:
     """Whether a run has saved anything that is still there, damaged or not."""
-    folders = (path / CHECKPOINTS, path / DAMAGED)
-    saved = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
+    saved = [*(path / CHECKPOINTS).glob("*"), *(path / DAMAGED).glob("*")]
     return any(file.name.partition("-")[0].isdecimal() for file in saved)
 
 
 def missing_checkpoints(path: Path) -> CheckpointError:
     """The error of a run without a checkpoint to use."""
     record, again = read_record(path), f"cnn-lab train --config={path / CONFIG_FILE}"
+    problem = f"{path} has no checkpoint yet; train it first: {again}."
     if (path / DAMAGED).exists():
-        return CheckpointError(
+        problem = (
             f"No checkpoint of {path} is left, and damaged ones are in {path / DAMAGED}; start "
             f"again with another --workdir: {again} --workdir=NEW."
         )
-    if "progress" in record:
-        return CheckpointError(
+    elif "progress" in record:
+        problem = (
             f"{path} was {record['status']} at step {record['progress']['step']}, but its "
             f"checkpoints are gone from {path / CHECKPOINTS}; bring them back, or train again with "
             f"another --workdir: {again} --workdir=NEW."
         )
-    return CheckpointError(f"{path} has no checkpoint yet; train it first: {again}.")
+    return CheckpointError(problem, where=str(path))
 
 
 def lineage_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -278,13 +269,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def count_test_opening(path: Path, metrics: Mapping[str, Any]) -> int:
-    """Notes in `run.json` that the test split was opened, and returns how often that makes."""
+    """Records in `run.json` that the test split was opened; returns how often it has been."""
     with _record_held(path):
         record = read_record(path)
         if not record and (path / RECORD_FILE).exists():
             raise WorkdirError(
                 f"{path / RECORD_FILE} is damaged, so the opening of the test split cannot be "
-                "counted in it; restore it or train again."
+                "counted in it; restore it or train again.",
+                where=str(path / RECORD_FILE),
             )
         entry = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **finite_or_none(metrics)}
         openings = [*record.get("test_openings", []), entry]
@@ -331,11 +323,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 class Session:
     """An entry of the record's `sessions`; the next one corrects that of a process that was killed.
 
-    Args:
-        folder: the run's.
-        started: from `environment`.
-        first_step: updates made before.
-        facts: values of the run for its record.
+    It holds what `environment` found as the process started and the updates made before; `facts`
+    are values of the run for its record.
     """
 
     def __init__(self, folder: RunDir, started: Mapping[str, Any], first_step: int, **facts: Any):

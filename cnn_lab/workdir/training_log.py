@@ -8,19 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from cnn_lab.workdir.metric_writers import MetricWriter, metric_names
 
 WIDE_TERMINAL = 100  # columns
 # From this share of the time between two rows spent waiting for data, and from this time on, a line
-# says so: where epochs are over in no time, nobody waits.
+# is logged: where epochs are over in no time, nobody waits.
 WAIT_SHARE, WAIT_SECONDS = 0.3, 1.0
 
 
@@ -73,11 +67,8 @@ class TerminalDisplay(PlainDisplay):
 
     def __init__(self, total_steps: int, first_step: int):
         console = Console(file=sys.stdout)
-        super().__init__(
-            total_steps,
-            first_step,
-            functools.partial(console.print, markup=False, highlight=False),
-        )
+        log = functools.partial(console.print, markup=False, highlight=False)
+        super().__init__(total_steps, first_step, log)
         columns = [
             TextColumn("epoch {task.fields[epoch]:.1f}"),
             BarColumn(bar_width=None),
@@ -118,8 +109,7 @@ class TrainingLog:
 
     Args:
         metric_writers: where rows go.
-        display: progress bar or plain lines; None shows nothing, as in all processes but the
-            primary one.
+        display: progress bar or plain lines; None in all processes but the primary one.
         log: takes lines for the user where there is no display.
         steps_per_epoch: turns steps into epochs.
     """

@@ -106,7 +106,7 @@ def test_the_end_of_one_process_is_that_of_the_others(store, monkeypatch, capfd)
     assert ended.value.args == (2,)
     monkeypatch.setattr(processes, "_ending", threading.Lock())  # of another process
     with pytest.raises(Ended) as ended:
-        process(0)._watch()
+        process(0).watch()
     assert ended.value.args == (2,)
     assert capfd.readouterr().err == "mine\nerror: process 1 of 2 ended: why\n"
 
@@ -116,7 +116,7 @@ def test_a_process_that_left_looks_for_no_end(store):
     with contextlib.suppress(Ended):
         process(1).end("", "why", 2)
     those._left.set()
-    those._watch()
+    those.watch()
 
 
 @pytest.mark.parametrize(
