@@ -207,9 +207,9 @@ def _activations() -> dict[str, Callable]:
 
 
 def _initializers() -> dict[str, str]:
-    from cnn_lab.layers.factory import MEANINGS
+    from cnn_lab.layers.factory import INITIALIZERS
 
-    return MEANINGS
+    return {name: meaning for name, (_, meaning) in INITIALIZERS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
