@@ -19,17 +19,8 @@ def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
     """Maximum over groups of `pieces` neighbouring channels (Goodfellow et al. 2013,
     arXiv:1302.4389).
 
-    The gradient goes to the maximum, the first one on ties.
-
-    Args:
-        x: [... c].
-        pieces: channels per group, a divisor of c.
-
-    Returns:
-        [... c / pieces].
-
-    Raises:
-        ConfigError: `pieces` does not divide the channels.
+    Maps [... c] to [... c / pieces]. The gradient goes to the maximum, the first one on ties.
+    Pieces that do not divide the channels are a `ConfigError`.
     """  # noqa: D205 - a citation
     if pieces < 1 or x.shape[-1] % pieces:
         raise ConfigError(
@@ -37,11 +28,11 @@ def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
             f"found {x.shape[-1]}."
         )
     parts = x.reshape(*x.shape[:-1], -1, pieces)
-    return functools.reduce(_larger, (parts[..., piece] for piece in range(pieces)))
-
-
-def _larger(first: jax.Array, second: jax.Array) -> jax.Array:
-    return jnp.where((second > first) | jnp.isnan(second), second, first)
+    largest = parts[..., 0]
+    for piece in range(1, pieces):
+        other = parts[..., piece]
+        largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
+    return largest
 
 
 class Maxout(nn.Module):
@@ -49,11 +40,9 @@ class Maxout(nn.Module):
     (Goodfellow et al. 2013, arXiv:1302.4389).
 
     Attributes:
-        features: values or channels of the result.
         pieces: linear functions per feature; two make any convex function of two slopes.
-        kernel_size: pixels, or one per axis of space; None makes a dense layer.
-        strides: pixels between windows, or one per axis.
-        padding: as `LayerFactory.conv` takes it.
+        kernel_size: as `LayerFactory.conv` takes it, like strides and padding; None makes a dense
+            layer.
         layers: initialisers and dtype; its activation is not used.
     """  # noqa: D205 - a citation
 
@@ -70,16 +59,9 @@ class Maxout(nn.Module):
         width = self.features * self.pieces
         if self.kernel_size is None:
             return maxout(self.layers.dense(width, name="pieces_dense")(x), self.pieces)
-        conv = self.layers.conv(
-            width,
-            self.kernel_size,
-            self.strides,
-            self.padding,
-            bias=True,
-            axes=x.ndim - 2,
-            name="pieces_conv",
-        )
-        return maxout(conv(x), self.pieces)
+        conv = functools.partial(self.layers.conv, bias=True, axes=x.ndim - 2, name="pieces_conv")
+        x = conv(width, self.kernel_size, self.strides, self.padding)(x)
+        return maxout(x, self.pieces)
 
 
 class SqueezeExcite(nn.Module):
@@ -87,9 +69,7 @@ class SqueezeExcite(nn.Module):
     arXiv:1709.01507).
 
     Attributes:
-        squeezed: width of the bottleneck.
-        activation: name of the one in the bottleneck.
-        dtype: of the computation.
+        squeezed: width of the bottleneck, where the activation of that name stands.
     """  # noqa: D205 - a citation
 
     squeezed: int

@@ -18,6 +18,7 @@ Pass it to Linen: `nn.Conv(..., conv_general_dilated=convolution.conv_general_di
 import contextlib
 import contextvars
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]  # pixels before and after each axis
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -57,22 +59,9 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Drop-in for `jax.lax.conv_general_dilated`, fast under `grad` inside loops on CPU.
 
-    The fast path is for NHWC images and HWIO kernels without dilation, and without groups or with
-    one a channel; everything else goes to lax.
-
-    Args:
-        lhs: images [n h w c].
-        rhs: kernel [kernel_height kernel_width c features].
-        window_strides: (vertical, horizontal).
-        padding: `SAME`, `VALID` or ((top, bottom), (left, right)) in pixels.
-        lhs_dilation: as in lax.
-        rhs_dilation: as in lax.
-        dimension_numbers: as in lax.
-        feature_group_count: as in lax.
-        **options: as in lax; the fast path takes a `precision` as a hint only.
-
-    Returns:
-        [n h w features].
+    The fast path is for images [n h w c] and kernels [kernel_height kernel_width c features]
+    without dilation, and without groups or with one a channel; it takes a `precision` as a hint
+    only. Everything else goes to lax. The result is [n h w features].
     """
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
@@ -91,7 +80,8 @@ def conv_general_dilated(
             padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
         (top, bottom), (left, right) = padding
         pads = ((top, bottom), (left, right))
-        outputs = _output_sides(lhs.shape, rhs.shape, strides, pads)
+        sides = zip(lhs.shape[1:3], pads, rhs.shape[:2], strides, strict=True)
+        outputs = [(side + sum(pad) - k) // stride + 1 for side, pad, k, stride in sides]
         if min(outputs) >= 1 and depthwise:
             return _shift_and_add(lhs, rhs, strides, pads, outputs)
         if min(outputs) >= 1:
@@ -112,150 +102,20 @@ def conv_general_dilated(
     )
 
 
-def _output_sides(
-    images: Sequence[int], kernel: Sequence[int], strides: Sequence[int], pads: Pairs
-) -> tuple[int, int]:
-    rows, columns = (
-        (images[1 + axis] + sum(pads[axis]) - kernel[axis]) // strides[axis] + 1 for axis in (0, 1)
-    )
-    return rows, columns
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, w: jax.Array, strides: tuple[int, int], pads: Pairs) -> jax.Array:
-    return _forward(x, w, strides, pads)
-
-
-def _conv_forward(x, w, strides: tuple[int, int], pads: Pairs):
-    return _forward(x, w, strides, pads), (x, w)
-
-
-def _conv_backward(strides: tuple[int, int], pads: Pairs, residuals, dy):
-    x, w = residuals
-    dx = _input_gradient(dy, w, x.shape, strides, pads)
-    return dx, _kernel_gradient(x, dy, w.shape, strides, pads)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
 def _forward(x, w, strides: tuple[int, int], pads: Pairs) -> jax.Array:
-    if strides == (1, 1):
-        return _widened(x, w, pads)
-    return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=NHWC)
-
-
-def _input_gradient(dy, w, shape: tuple[int, ...], strides: tuple[int, int], pads: Pairs):
-    """Gradient with respect to the images: the flipped kernel over the spread-out `dy`."""
-    flipped = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
-    around = []
-    for axis, ((low, _), stride) in enumerate(zip(pads, strides, strict=True)):
-        reach = (dy.shape[1 + axis] - 1) * stride
-        around.append((w.shape[axis] - 1 - low, shape[1 + axis] + low - reach - 1))
-    around = (around[0], around[1])
-    if strides == (1, 1):
-        return _widened(dy, flipped, around)
-    return lax.conv_general_dilated(
-        dy, flipped, (1, 1), around, lhs_dilation=strides, dimension_numbers=NHWC
-    )
-
-
-def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pads: Pairs):
-    """Gradient with respect to the kernel.
-
-    Where features are few, neighbouring columns of `dy` count as features of a wider kernel, whose
-    gradient is folded back.
-    """
-    n, rows, columns, features = dy.shape
-    channels = shape[2]
-    few = channels <= FEW_CHANNELS and x.shape[1] * x.shape[2] <= FEW_PIXELS
-    gradient_of = _gradient_of_few if few else _gradient_of_many
-    if few:
-        pixels = _divisor(columns, minimum=max(1, NARROW_CHANNELS // features))
-    else:
-        pixels = _divisor(columns, minimum=-(-NARROW_CHANNELS // features))
-    wide = (shape[0], shape[1] + (pixels - 1) * strides[1])
-    dy = dy.reshape(n, rows, columns // pixels, pixels * features)
-    gradient = gradient_of(x, dy, wide, (strides[0], strides[1] * pixels), pads)
-    gradient = gradient.reshape(*wide, channels, pixels, features)
-    starts = range(0, pixels * strides[1], strides[1])
-    shifted = (gradient[:, s : s + shape[1], :, i] for i, s in enumerate(starts))
-    return functools.reduce(jnp.add, shifted)
-
-
-def _gradient_of_few(x, dy, kernel: tuple[int, int], strides: tuple[int, int], pads: Pairs):
-    """The kernel gradient for few channels: `dy` as it is, and a copy of `x` a kernel column.
-
-    Examples are one of the two spatial axes, and columns are the channels that are summed over.
-    """
-    (top, _), (left, _) = pads
-    _, rows, columns, _ = dy.shape
-    _, height, width, channels = x.shape
-    bottom = kernel[0] + (rows - 1) * strides[0] - height - top
-    right = kernel[1] + (columns - 1) * strides[1] - width - left
-    x = lax.pad(
-        x, jnp.zeros((), x.dtype), ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0))
-    )
-    reach = (columns - 1) * strides[1] + 1
-    shifted = [
-        x[:, :, start : start + reach : strides[1], channel]
-        for start in range(kernel[1])
-        for channel in range(channels)
-    ]
-    gradient = lax.conv_general_dilated(
-        jnp.stack(shifted),
-        dy,
-        (1, 1),
-        "VALID",
-        rhs_dilation=(1, strides[0]),
-        dimension_numbers=NHWC,
-    )  # [(column channel) 1 row features]
-    return gradient[:, 0].transpose(1, 0, 2)
-
-
-def _gradient_of_many(x, dy, kernel: tuple[int, int], strides: tuple[int, int], pads: Pairs):
-    """The kernel gradient for many channels: images and `dy` with examples as the channels.
-
-    Each row of the images becomes one line of (column, channel), so that the output line holds
-    every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
-    """
-    (top, _), (left, _) = pads
-    _, rows, columns, _ = dy.shape
-    n, height, width, channels = x.shape
-    bottom = kernel[0] + (rows - 1) * strides[0] - height - top
-    right = kernel[1] + (columns - 1) * strides[1] - width - left
-    lines = x.transpose(1, 2, 3, 0).reshape(1, height, width * channels, n)
-    gradient = lax.conv_general_dilated(
-        lines,
-        dy.transpose(1, 2, 0, 3),
-        (1, 1),
-        ((top, bottom), (left * channels, right * channels)),
-        rhs_dilation=(strides[0], strides[1] * channels),
-        dimension_numbers=NHWC,
-    )  # [1 row (column channel) features]
-    return gradient[0]
-
-
-def _divisor(number: int, minimum: int) -> int:
-    """The smallest divisor of `number` from `minimum` on, or 1 where that is no small one."""
-    if minimum == 1:
-        return 1
-    return next((d for d in range(minimum, min(number, 4 * minimum) + 1) if number % d == 0), 1)
-
-
-def _widened(x, w, pads: Pairs) -> jax.Array:
-    """A stride-1 convolution, several neighbouring output pixels computed as extra features."""
+    """The convolution; with few channels, neighbouring output pixels become extra features."""
     kernel_height, kernel_width, channels, features = w.shape
     n, height, width, _ = x.shape
     out_height = height + sum(pads[0]) - kernel_height + 1
     out_width = width + sum(pads[1]) - kernel_width + 1
-    if (out_height > height or out_width > width) and min(*pads[0], *pads[1]) >= 0:
+    larger = out_height > height or out_width > width
+    if strides == (1, 1) and larger and min(*pads[0], *pads[1]) >= 0:
         # An output larger than its input is refused too. The barrier keeps the padding apart.
         x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *pads, (0, 0))))
         pads = ((0, 0), (0, 0))
-    pixels = _pixels_at_once(channels, features)
-    if pixels == 1:
-        return lax.conv_general_dilated(x, w, (1, 1), pads, dimension_numbers=NHWC)
+    if strides != (1, 1) or max(channels, features) > NARROW_CHANNELS:
+        return lax.conv_general_dilated(x, w, strides, pads, dimension_numbers=NHWC)
+    pixels = NARROW_CHANNELS // features + 1  # so many lift it over the library's limit
     shifted = [
         jnp.pad(w, ((0, 0), (shift, pixels - 1 - shift), (0, 0), (0, 0))) for shift in range(pixels)
     ]
@@ -270,49 +130,147 @@ def _widened(x, w, pads: Pairs) -> jax.Array:
     return wide.reshape(n, out_height, out_width + extra, features)[:, :, :out_width]
 
 
-def _pixels_at_once(channels: int, features: int) -> int:
-    """Number of output pixels at once that lift a narrow convolution over the library's limit."""
-    if channels > NARROW_CHANNELS or features > NARROW_CHANNELS:
-        return 1
-    return NARROW_CHANNELS // features + 1
+def _conv_forward(x, w, strides: tuple[int, int], pads: Pairs):
+    return _forward(x, w, strides, pads), (x, w)
 
 
-def _im2col(x, w, strides: tuple[int, int], pads: Pairs, outputs: tuple[int, int]) -> jax.Array:
+def _conv_backward(strides: tuple[int, int], pads: Pairs, residuals, dy):
+    x, w = residuals
+    # That of the images is the flipped kernel over the spread-out `dy`.
+    flipped = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
+    around = []
+    for axis, ((low, _), stride) in enumerate(zip(pads, strides, strict=True), start=1):
+        reach = (dy.shape[axis] - 1) * stride
+        around.append((w.shape[axis - 1] - 1 - low, x.shape[axis] + low - reach - 1))
+    if strides == (1, 1):
+        dx = _forward(dy, flipped, strides, (around[0], around[1]))
+    else:
+        dx = lax.conv_general_dilated(
+            dy, flipped, (1, 1), around, lhs_dilation=strides, dimension_numbers=NHWC
+        )
+    return dx, _kernel_gradient(x, dy, w.shape, strides, pads)
+
+
+_conv = jax.custom_vjp(_forward, nondiff_argnums=(2, 3))
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _kernel_gradient(x, dy, shape: tuple[int, ...], strides: tuple[int, int], pads: Pairs):
+    """Gradient with respect to the kernel.
+
+    Where features are few, neighbouring columns of `dy` count as features of a wider kernel, whose
+    gradient is folded back.
+    """
+    n, rows, columns, features = dy.shape
+    height, width, channels = x.shape[1:]
+    few = channels <= FEW_CHANNELS and height * width <= FEW_PIXELS
+    wanted = NARROW_CHANNELS // features if few else -(-NARROW_CHANNELS // features)
+    divisors = (d for d in range(wanted, min(columns, 4 * wanted) + 1) if columns % d == 0)
+    pixels = next(divisors, 1) if wanted > 1 else 1
+    sides = (shape[0], shape[1] + (pixels - 1) * strides[1])
+    dy = dy.reshape(n, rows, columns // pixels, pixels * features)
+    strides_of_dy = (strides[0], strides[1] * pixels)
+    (top, _), (left, _) = pads
+    bottom = sides[0] + (rows - 1) * strides_of_dy[0] - height - top
+    right = sides[1] + (columns // pixels - 1) * strides_of_dy[1] - width - left
+    around = ((top, bottom), (left, right))
+    if few:
+        gradient = _gradient_of_few(x, dy, sides[1], strides_of_dy, around)
+    else:
+        gradient = _gradient_of_many(x, dy, strides_of_dy, around)
+    gradient = gradient.reshape(*sides, channels, pixels, features)
+    starts = range(0, pixels * strides[1], strides[1])
+    shifted = (gradient[:, s : s + shape[1], :, i] for i, s in enumerate(starts))
+    return functools.reduce(jnp.add, shifted)
+
+
+def _gradient_of_few(x, dy, kernel_width: int, strides: tuple[int, int], pads: Pairs):
+    """The kernel gradient for few channels: `dy` as it is, and a copy of `x` a kernel column.
+
+    Examples are one of the two spatial axes, and columns are the channels that are summed over.
+    """
+    around = ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), around)
+    reach = (dy.shape[2] - 1) * strides[1] + 1
+    shifted = [
+        x[:, :, start : start + reach : strides[1], channel]
+        for start in range(kernel_width)
+        for channel in range(x.shape[-1])
+    ]
+    gradient = lax.conv_general_dilated(
+        jnp.stack(shifted),
+        dy,
+        (1, 1),
+        "VALID",
+        rhs_dilation=(1, strides[0]),
+        dimension_numbers=NHWC,
+    )  # [(column channel) 1 row features]
+    return gradient[:, 0].transpose(1, 0, 2)
+
+
+def _gradient_of_many(x, dy, strides: tuple[int, int], pads: Pairs):
+    """The kernel gradient for many channels: images and `dy` with examples as the channels.
+
+    Each row of the images becomes one line of (column, channel), so that the output line holds
+    every (kernel column, channel) pair: a long line, which the library computes in tall tiles.
+    """
+    n, height, width, channels = x.shape
+    gradient = lax.conv_general_dilated(
+        x.transpose(1, 2, 3, 0).reshape(1, height, width * channels, n),
+        dy.transpose(1, 2, 0, 3),
+        (1, 1),
+        (pads[0], (pads[1][0] * channels, pads[1][1] * channels)),
+        rhs_dilation=(strides[0], strides[1] * channels),
+        dimension_numbers=NHWC,
+    )  # [1 row (column channel) features]
+    return gradient[0]
+
+
+def _im2col(x, w, strides: tuple[int, int], pads: Pairs, outputs: Sequence[int]) -> jax.Array:
     """A convolution as one dense product of all windows, side by side, with the kernel.
 
     The fast library refuses maps smaller than the kernel, whose windows are few.
     """
-    windows = jnp.concatenate(_shifted_images(x, w, strides, pads, outputs), -1)
+    windows = jnp.concatenate(_shifted(x, w, strides, pads, outputs), -1)
     values = windows.reshape(-1, windows.shape[-1]) @ w.reshape(-1, w.shape[-1])
     return values.reshape(-1, *outputs, w.shape[-1])
 
 
 def _shift_and_add(
-    x, w, strides: tuple[int, int], pads: Pairs, outputs: tuple[int, int]
+    x, w, strides: tuple[int, int], pads: Pairs, outputs: Sequence[int]
 ) -> jax.Array:
     """A convolution of each channel with its own kernel: a weighted sum of shifted images.
 
     The fast library refuses groups; this is one fused loop along the channels.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # of the sum, as in a convolution
-    shifted = _shifted_images(x.astype(dtype), w, strides, pads, outputs)
+    shifted = _shifted(x.astype(dtype), w, strides, pads, outputs)
     weights = w.astype(dtype).reshape(-1, 1, 1, 1, w.shape[-1])
     terms = (image * weights[tap] for tap, image in enumerate(shifted))
     return functools.reduce(jnp.add, terms).astype(x.dtype)
 
 
-def _shifted_images(
-    x, w, strides: tuple[int, int], pads: Pairs, outputs: tuple[int, int]
+def _shifted(
+    x, w, strides: tuple[int, int], pads: Pairs, outputs: Sequence[int]
 ) -> list[jax.Array]:
-    """Images [n output_rows output_columns c] as each weight of the kernel sees them, by rows."""
-    zero = jnp.zeros((), x.dtype)
-    x = lax.pad(x, zero, ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0)))
-    reach_down, reach_right = ((o - 1) * s + 1 for o, s in zip(outputs, strides, strict=True))
-    return [
-        x[:, row : row + reach_down : strides[0], column : column + reach_right : strides[1]]
-        for row in range(w.shape[0])
-        for column in range(w.shape[1])
-    ]
+    around = ((0, 0, 0), (*pads[0], 0), (*pads[1], 0), (0, 0, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), around)
+    return shifted_maps(x, w.shape[:2], outputs, strides)
+
+
+def shifted_maps(
+    maps: Float[Array, "n *space c"],
+    sides: Sequence[int],
+    counts: Sequence[int],
+    strides: Sequence[int],
+) -> list[jax.Array]:
+    """Maps [n *counts c] as each place of a window sees them, places in reading order."""
+    shifted = []
+    for corner in itertools.product(*map(range, sides)):
+        starts = zip(corner, counts, strides, strict=True)
+        spans = (slice(i, i + (count - 1) * step + 1, step) for i, count, step in starts)
+        shifted.append(maps[(slice(None), *spans)])
+    return shifted
 
 
 Conv = functools.partial(nn.Conv, conv_general_dilated=conv_general_dilated)

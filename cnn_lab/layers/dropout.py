@@ -1,7 +1,7 @@
 """Dropout, and its kin: random removal of weights, paths and regions in training.
 
-Each scales what stays, so that evaluation needs nothing (but see `Dropout.scaling`); each draws
-from the stream `dropout`.
+Each has a `rate` in [0, 1), the share that is dropped. Each scales what stays, so that evaluation
+needs nothing (but see `Dropout.scaling`), and draws from the stream `dropout`.
 """
 
 from typing import Literal
@@ -23,10 +23,9 @@ class Dropout(nn.Module):
     """Sets a random share of the values to zero in training (Srivastava et al. 2014, JMLR 15).
 
     Attributes:
-        rate: share of the values that is dropped, in [0, 1).
         scaling: where values are scaled so that the next layer gets as much in training as in
-            evaluation: in `training` the ones that are kept are scaled up, and evaluation needs
-            nothing; in `evaluation`, as in the paper (section 4), all are scaled down.
+            evaluation: in `training` those that stay are scaled up, and evaluation needs nothing;
+            in `evaluation`, as in the paper (section 4), all are scaled down.
     """
 
     rate: float
@@ -46,11 +45,8 @@ class Dropout(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Removes the residual branch of whole examples (stochastic depth; Huang et al. 2016,
+    """Removes the residual branch of whole examples: stochastic depth (Huang et al. 2016,
     arXiv:1603.09382).
-
-    Attributes:
-        rate: share of the examples whose branch is removed, in [0, 1).
     """  # noqa: D205 - a citation
 
     rate: float
@@ -58,11 +54,7 @@ class DropPath(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n ..."], *, train: bool) -> Float[Array, "n ..."]:
         """Drops branches `x` in training."""
-        share = share_kept(self.rate)
-        if not train or share == 1:
-            return x
-        shape = (x.shape[0], *(1,) * (x.ndim - 1))
-        return _masked(x, keep(self.make_rng("dropout"), shape, share), share)
+        return _drop(self, x, (x.shape[0], *(1,) * (x.ndim - 1)), train=train)
 
 
 class DropConnect(nn.Module):
@@ -70,12 +62,6 @@ class DropConnect(nn.Module):
 
     Differs from the paper: one mask a batch instead of one an example, and evaluation uses the mean
     weight instead of a Gaussian sample of it.
-
-    Attributes:
-        features: outputs.
-        rate: share of the weights that is dropped, in [0, 1).
-        kernel_init: initialiser.
-        dtype: of the computation.
     """
 
     features: int
@@ -88,26 +74,13 @@ class DropConnect(nn.Module):
         """Maps [... d] to [... features]."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        share = share_kept(self.rate)
-        if train and share < 1:
-            kept = keep(self.make_rng("dropout"), kernel.shape, share)
-            kernel = _masked(kernel, kept, share)
+        kernel = _drop(self, kernel, kernel.shape, train=train)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return x @ kernel + bias.reshape(*(1,) * (x.ndim - 1), -1)
 
 
 class DropConnectConv(nn.Module):
-    """A convolution whose kernel's weights are dropped one by one, as in `DropConnect`.
-
-    Attributes:
-        features: channels of the result.
-        rate: share of the weights that is dropped, in [0, 1).
-        kernel_size: (height, width) in pixels.
-        strides: pixels between windows, or (vertical, horizontal).
-        padding: `SAME`, `VALID`, or pixels on both sides.
-        kernel_init: initialiser.
-        dtype: of the computation.
-    """
+    """A convolution whose kernel's weights are dropped one by one, as in `DropConnect`."""
 
     features: int
     rate: float
@@ -123,10 +96,7 @@ class DropConnectConv(nn.Module):
         sides = per_axis(self.kernel_size, 2, "kernel_size")
         kernel = self.param("kernel", self.kernel_init, (*sides, images.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        share = share_kept(self.rate)
-        if train and share < 1:
-            kept = keep(self.make_rng("dropout"), kernel.shape, share)
-            kernel = _masked(kernel, kept, share)
+        kernel = _drop(self, kernel, kernel.shape, train=train)
         images, kernel, bias = promote_dtype(images, kernel, bias, dtype=self.dtype)
         padding = self.padding
         if isinstance(padding, int):
@@ -140,8 +110,7 @@ class DropBlock(nn.Module):
     """Removes square regions of each map (Ghiasi, Lin, Le 2018, arXiv:1810.12890).
 
     Attributes:
-        rate: share of the values that is dropped, in expectation and leaving overlaps out, in
-            [0, 1).
+        rate: share of the values that is dropped, in expectation and leaving overlaps out.
         block_size: side of a region, in pixels.
     """
 
@@ -163,17 +132,11 @@ class DropBlock(nn.Module):
         # Centres lie where whole blocks fit; the density makes up for the rest (equation 1).
         rows, columns = height - size + 1, width - size + 1
         density = self.rate / size**2 * (height * width) / (rows * columns)
-        centres = ~keep(
-            self.make_rng("dropout"), (x.shape[0], rows, columns, x.shape[3]), 1 - density
-        )
-        spread = size - 1
+        shape = (x.shape[0], rows, columns, x.shape[3])
+        centres = (~keep(self.make_rng("dropout"), shape, 1 - density)).astype(jnp.float32)
+        pads = ((0, 0), (size - 1, size - 1), (size - 1, size - 1), (0, 0))
         hit = jax.lax.reduce_window(
-            centres.astype(jnp.float32),
-            -jnp.inf,
-            jax.lax.max,
-            (1, size, size, 1),
-            (1, 1, 1, 1),
-            ((0, 0), (spread, spread), (spread, spread), (0, 0)),
+            centres, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, 1, 1, 1), pads
         )
         kept = hit <= 0
         share = jnp.maximum(kept.mean((0, 1, 2), dtype=jnp.float32), 1e-6)
@@ -185,12 +148,24 @@ def keep(key: Key, shape: tuple[int, ...], share: float) -> jax.Array:
     return random_bits(key, shape) < jnp.uint32(min(round(share * 2**32), 2**32 - 1))
 
 
-def _masked(x: jax.Array, kept: jax.Array, share: float) -> jax.Array:
+def _drop(
+    module: DropPath | DropConnect | DropConnectConv,
+    x: jax.Array,
+    shape: tuple[int, ...],
+    *,
+    train: bool,
+) -> jax.Array:
+    """`x` with entries of a random mask of that shape set to zero in training."""
+    share = share_kept(module.rate)
+    if not train or share == 1:
+        return x
+    kept = keep(module.make_rng("dropout"), shape, share)
     return jnp.where(kept, x / share, jnp.zeros((), x.dtype))
 
 
 def share_kept(rate: float) -> float:
     """1 - rate, or a `ConfigError` where a rate is not in [0, 1)."""
     if not 0 <= rate < 1:
-        raise ConfigError(f"A rate of dropping must be at least 0 and below 1; found {rate}.")
+        where = "A rate of dropping"
+        raise ConfigError(where=where, found=rate, allowed="at least 0 and below 1")
     return 1 - rate

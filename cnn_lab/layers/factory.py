@@ -1,4 +1,4 @@
-"""A factory of the layers of one network, which makes them alike."""
+"""The layers of one network, made alike by a factory, and activations and initialisers by name."""
 
 import dataclasses
 import typing
@@ -8,6 +8,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from cnn_lab.core.errors import ConfigError, lookup
@@ -17,69 +18,7 @@ from cnn_lab.layers.normalization import BatchNorm, GroupNorm
 from cnn_lab.layers.pooling import Size, per_axis
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
-
-
-@jax.custom_jvp
-def threshold(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The unit step: 1 where x > 0, else 0; its gradient is passed straight through.
-
-    The true derivative is zero almost everywhere. With the straight-through one, gradient descent
-    on half the squared error is Rosenblatt's perceptron rule, weight += rate * (target - output)
-    * input (Rosenblatt 1958, Psychological Review 65(6)).
-    """
-    return (x > 0).astype(x.dtype)
-
-
-@threshold.defjvp
-def _threshold_jvp(primals, tangents):
-    return threshold(*primals), tangents[0]
-
-
-def identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The input as it is: a layer without a nonlinearity."""
-    return x
-
-
-def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Hyperbolic tangent, between -1 and 1."""
-    return jnp.tanh(x)
-
-
-def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """1.7159 tanh(2x/3), which maps ±1 to ±1 (LeCun et al. 1998, appendix A)."""
-    return 1.7159 * jnp.tanh(x * (2.0 / 3.0))
-
-
-def gelu_exact(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """GELU by the error function, as torch has it; `gelu` approximates that by tanh."""
-    return nn.gelu(x, approximate=False)
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "elu": nn.elu,
-    "gelu": nn.gelu,
-    "gelu_exact": gelu_exact,
-    "hard_swish": nn.hard_swish,
-    "identity": identity,
-    "leaky_relu": nn.leaky_relu,
-    "relu": nn.relu,
-    "relu6": nn.relu6,
-    "scaled_tanh": scaled_tanh,
-    "sigmoid": nn.sigmoid,
-    "silu": nn.silu,
-    "tanh": tanh,
-    "threshold": threshold,
-}
-
-# They never fall, so they commute with a maximum, and so do their gradients.
-MONOTONE = frozenset({"elu", "identity", "leaky_relu", "relu", "scaled_tanh", "sigmoid", "tanh"})
-
-
-def activation(name: str) -> Activation:
-    """Returns the activation of that name, or raises a `ConfigError` with the nearest names."""
-    return lookup(ACTIVATIONS, name, "activation")
-
-
+Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
 Dtype = Literal["float32", "bfloat16", "float16"]
 Padding = int | Sequence[int | tuple[int, int]] | Literal["VALID"] | None
 
@@ -91,15 +30,11 @@ class LayerFactory:
     Parameters and the statistics of normalisation are float32 whatever `dtype` is.
 
     Attributes:
-        activation: name of the one after each layer.
-        kernel_init: name of the initialiser of convolutions.
-        dense_init: name of the initialiser of dense layers.
-        dtype: of the computation.
-        norm_epsilon: added to variances.
+        kernel_init: name of the initialiser of convolutions; dense layers have their own.
         norm_momentum: share of the running statistics that a batch leaves as they were.
-        dropout_scaling: when dropout scales values; see `Dropout`.
-        norm_kind: what is normalised over: the `batch`, the maps of up to 32 `group`s of channels,
+        norm_kind: the axes of statistics: the `batch`, the maps of up to 32 `group`s of channels,
             or the channels of each pixel (`layer`).
+        dropout_scaling: when dropout scales values; see `Dropout`.
     """
 
     activation: str = "relu"
@@ -112,7 +47,7 @@ class LayerFactory:
     dropout_scaling: Literal["training", "evaluation"] = "training"
 
     def act(self, x: jax.Array) -> jax.Array:
-        """The activation."""
+        """Activates by name."""
         return activation(self.activation)(x)
 
     def conv(
@@ -128,28 +63,18 @@ class LayerFactory:
         axes: int = 2,
         name: str,
     ) -> nn.Conv:
-        """A convolution over maps [n *space c].
+        """A convolution over maps [n *space c] with 1 to 3 axes of space.
 
-        Args:
-            features: channels of the result.
-            kernel: side in pixels, or one per axis.
-            strides: pixels between windows, or one per axis.
-            padding: pixels on both sides, or one entry or pair per axis; None keeps the size at
-                stride 1 for odd kernels: dilation * (kernel - 1) / 2.
-            groups: parts that the channels are divided into; the number of channels for depthwise.
-            dilation: pixels between weights.
-            bias: whether a bias is added.
-            axes: axes of space, 1 to 3.
-            name: last part of the parameters' path.
+        `kernel`, `strides` and `dilation` are pixels, or one number per axis, and so is `padding`
+        on both sides, or a pair per axis; None keeps the size at stride 1 for odd kernels. There
+        are as many `groups` as channels in a depthwise convolution.
         """
         sides, spread = per_axis(kernel, axes, "kernel"), per_axis(dilation, axes, "dilation")
         if padding is None:
             padding = [d * (k - 1) // 2 for k, d in zip(sides, spread, strict=True)]
         if groups < 1 or features % groups:
-            raise ConfigError(
-                f"A convolution to {features} channels cannot be divided into {groups} groups; "
-                "use a number that divides them."
-            )
+            allowed = f"a number that divides the {features} channels of a convolution's result"
+            raise ConfigError(where="groups", found=groups, allowed=allowed)
         return _Conv(
             features,
             sides,
@@ -169,7 +94,7 @@ class LayerFactory:
     ) -> nn.BatchNorm | GroupNorm | nn.LayerNorm:
         """A normalisation; `zero` starts its scale at 0, so that a branch adds nothing at first."""
         options: dict[str, Any] = {"epsilon": self.norm_epsilon, "dtype": self.dtype, "name": name}
-        options["scale_init"] = nn.initializers.zeros if zero else nn.initializers.ones
+        options["scale_init"] = initializers.zeros if zero else initializers.ones
         if self.norm_kind == "group":
             return GroupNorm(**options)
         if self.norm_kind == "layer":
@@ -182,8 +107,8 @@ class LayerFactory:
 
     def dense(self, features: int, *, name: str) -> nn.Dense:
         """A dense layer [... d] to [... features]."""
-        init = initializer(self.dense_init)
-        return nn.Dense(features, kernel_init=init, dtype=self.dtype, name=name)
+        kernel_init = initializer(self.dense_init)
+        return nn.Dense(features, kernel_init=kernel_init, dtype=self.dtype, name=name)
 
 
 @typing.no_type_check  # beartype cannot check the fields that it inherits
@@ -194,47 +119,99 @@ class _Conv(nn.Conv):
         """Maps [n *space c] to [n *smaller features]."""
         channels, groups = inputs.shape[-1], self.feature_group_count
         if channels % groups:
-            raise ConfigError(
-                f"A convolution of {channels} channels cannot be divided into {groups} groups; use "
-                "a number that divides them."
-            )
+            allowed = f"a number that divides the {channels} channels of a convolution's input"
+            raise ConfigError(where="groups", found=groups, allowed=allowed)
         return super().__call__(inputs)
 
 
-Initializer = Callable[..., Any]  # (key, shape, dtype) -> array
+@jax.custom_jvp
+def threshold(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The unit step: 1 where x > 0, else 0; its gradient is passed straight through.
 
-_initializers = jax.nn.initializers
-INITIALIZERS: dict[str, Initializer] = {
-    "glorot_normal": _initializers.glorot_normal(),
-    "glorot_uniform": _initializers.glorot_uniform(),
-    "he_normal": _initializers.he_normal(),
-    "he_normal_fan_out": _initializers.variance_scaling(2.0, "fan_out", "normal"),
-    "he_uniform": _initializers.he_uniform(),
-    "lecun_normal": _initializers.lecun_normal(),
-    "lecun_uniform": _initializers.lecun_uniform(),
-    "normal": _initializers.normal(0.01),
-    "orthogonal": _initializers.orthogonal(),
-    "torch": _initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-    "truncated_normal": _initializers.truncated_normal(0.02),
-    "zeros": _initializers.zeros,
+    The true derivative is zero almost everywhere. With the straight-through one, gradient descent
+    on half the squared error is Rosenblatt's perceptron rule, weight += rate * (target - output)
+    * input (Rosenblatt 1958, Psychological Review 65(6)).
+    """
+    return (x > 0).astype(x.dtype)
+
+
+@threshold.defjvp
+def _threshold_jvp(primals, tangents):
+    return threshold(*primals), tangents[0]
+
+
+def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1.7159 tanh(2x/3), which maps ±1 to ±1 (LeCun et al. 1998, appendix A)."""
+    return 1.7159 * jnp.tanh(x * (2.0 / 3.0))
+
+
+def gelu_exact(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU by the error function, as torch has it; `gelu` approximates that by tanh."""
+    return nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "gelu_exact": gelu_exact,
+    "hard_swish": nn.hard_swish,
+    "identity": jax.nn.identity,
+    "leaky_relu": nn.leaky_relu,
+    "relu": nn.relu,
+    "relu6": nn.relu6,
+    "scaled_tanh": scaled_tanh,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "tanh": nn.tanh,
+    "threshold": threshold,
 }
 
-MEANINGS: dict[str, str] = {
-    "glorot_normal": "Xavier's: variance 2 / (fan-in + fan-out); Glorot & Bengio 2010, AISTATS.",
-    "glorot_uniform": "Xavier's: variance 2 / (fan-in + fan-out); Glorot & Bengio 2010, AISTATS.",
-    "he_normal": "Kaiming's: variance 2 / fan-in, for ReLU; He et al. 2015, arXiv:1502.01852.",
-    "he_normal_fan_out": "Kaiming's: variance 2 / fan-out, as residual nets have it.",
-    "he_uniform": "Kaiming's: variance 2 / fan-in, for ReLU; He et al. 2015, arXiv:1502.01852.",
-    "lecun_normal": 'Variance 1 / fan-in; LeCun et al. 1998, "Efficient BackProp".',
-    "lecun_uniform": 'Variance 1 / fan-in; LeCun et al. 1998, "Efficient BackProp".',
-    "normal": "Standard deviation 0.01, whatever the layer; Krizhevsky et al. 2012.",
-    "orthogonal": "Orthonormal rows or columns; Saxe et al. 2013, arXiv:1312.6120.",
-    "torch": "PyTorch's default: uniform, variance 1 / (3 fan-in).",
-    "truncated_normal": "Standard deviation 0.02, cut at two of them, whatever the layer.",
-    "zeros": "All weights alike, so that they never differ: to be seen, not used.",
+# They never fall, so they commute with a maximum, and so do their gradients.
+MONOTONE = frozenset({"elu", "identity", "leaky_relu", "relu", "scaled_tanh", "sigmoid", "tanh"})
+
+
+def activation(name: str) -> Activation:
+    """Returns the activation of that name, or raises a `ConfigError` with the nearest names."""
+    return lookup(ACTIVATIONS, name, "activation")
+
+
+XAVIER = "Xavier's: variance 2 / (fan-in + fan-out); Glorot & Bengio 2010, AISTATS."
+KAIMING = "Kaiming's: variance 2 / fan-in, for ReLU; He et al. 2015, arXiv:1502.01852."
+LECUN = 'Variance 1 / fan-in; LeCun et al. 1998, "Efficient BackProp".'
+INITIALIZERS: dict[str, tuple[Initializer, str]] = {
+    "glorot_normal": (initializers.glorot_normal(), XAVIER),
+    "glorot_uniform": (initializers.glorot_uniform(), XAVIER),
+    "he_normal": (initializers.he_normal(), KAIMING),
+    "he_normal_fan_out": (
+        initializers.variance_scaling(2.0, "fan_out", "normal"),
+        "Kaiming's: variance 2 / fan-out, as residual nets have it.",
+    ),
+    "he_uniform": (initializers.he_uniform(), KAIMING),
+    "lecun_normal": (initializers.lecun_normal(), LECUN),
+    "lecun_uniform": (initializers.lecun_uniform(), LECUN),
+    "normal": (
+        initializers.normal(0.01),
+        "Standard deviation 0.01, whatever the layer; Krizhevsky et al. 2012.",
+    ),
+    "orthogonal": (
+        initializers.orthogonal(),
+        "Orthonormal rows or columns; Saxe et al. 2013, arXiv:1312.6120.",
+    ),
+    "torch": (
+        initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        "PyTorch's default: uniform, variance 1 / (3 fan-in).",
+    ),
+    "truncated_normal": (
+        initializers.truncated_normal(0.02),
+        "Standard deviation 0.02, cut at two of them, whatever the layer.",
+    ),
+    "zeros": (
+        initializers.zeros,
+        "All weights alike, so that they never differ: to be seen, not used.",
+    ),
 }
 
 
 def initializer(name: str) -> Initializer:
     """Returns the initialiser of that name, or raises a `ConfigError` with the nearest names."""
-    return lookup(INITIALIZERS, name, "initializer")
+    return lookup(INITIALIZERS, name, "initializer")[0]

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32
 
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.layers.convolution import NHWC
 
 Kernel = Float32[np.ndarray, "height width"]
 
@@ -42,18 +43,10 @@ def filter_images(
     kernel: str | Float[np.ndarray, "height width"] | Float[Array, "height width"],
     padding: Literal["VALID", "SAME"] = "SAME",
 ) -> Maps:
-    """Correlates every channel of every image with one kernel.
+    """Correlates every channel of every image with one kernel, given or of that name.
 
-    Args:
-        images: [n h w c].
-        kernel: a name in `KERNELS`, or [height width].
-        padding: `SAME` takes zeros beyond the edge, `VALID` keeps whole windows only.
-
-    Returns:
-        [n rows columns c], smaller by the kernel less one with `VALID`.
-
-    Raises:
-        ConfigError: an unknown name (offers the nearest), or a kernel larger than the image.
+    `SAME` takes zeros beyond the edge; `VALID` keeps whole windows only, and a kernel larger than
+    the image is a `ConfigError`.
     """
     weights = jnp.asarray(lookup(KERNELS, kernel, "kernel") if isinstance(kernel, str) else kernel)
     height, width = images.shape[1:3]
@@ -68,6 +61,6 @@ def filter_images(
         jnp.tile(weights.astype(images.dtype)[:, :, None, None], (1, 1, 1, channels)),
         (1, 1),
         padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=NHWC,
         feature_group_count=channels,
     )

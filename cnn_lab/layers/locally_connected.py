@@ -1,6 +1,5 @@
 """Convolution without weight sharing: every position has kernels of its own."""
 
-import itertools
 import math
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ from jaxtyping import Array, Float
 
 from cnn_lab.core.arrays import Key
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.convolution import shifted_maps
 from cnn_lab.layers.pooling import Size, per_axis, times
 
 
@@ -22,42 +22,29 @@ class LocallyConnected(nn.Module):
     convolution would. (Linen's `ConvLocal` counts positions as part of the receptive field, so that
     its weights are drawn smaller the larger the map is.)
 
+    A kernel that does not fit the padded map is a `ConfigError`.
+
     Attributes:
-        features: channels of the result.
-        kernel_size: pixels, or one per axis of space.
-        strides: pixels between windows, or one per axis.
-        padding: zeros on both sides, in pixels, or one per axis.
-        groups: 1; nothing else is supported.
+        kernel_size: pixels, or one per axis of space, as of strides and padding.
         use_bias: whether a bias for every position and feature is added.
         kernel_init: initialiser of one position's kernel [*kernel c features].
-        dtype: of the computation.
     """  # noqa: D205 - a citation
 
     features: int
     kernel_size: Size
     strides: Size = 1
     padding: Size = 0
-    groups: int = 1
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, maps: Float[Array, "n *space c"]) -> Float[Array, "n *positions f"]:
-        """Maps [n *space c] to [n *positions features].
-
-        Raises:
-            ConfigError: the kernel does not fit the padded map, or `groups` is not 1.
-        """
+        """Maps [n *space c] to [n *positions features]."""
         axes, channels = maps.ndim - 2, maps.shape[-1]
         sides = per_axis(self.kernel_size, axes, "kernel_size")
         strides = per_axis(self.strides, axes, "strides")
         padding = per_axis(self.padding, axes, "padding", minimum=0)
-        if self.groups != 1:
-            raise ConfigError(
-                f"A locally connected layer has no groups; found {self.groups}: use 1, or a "
-                "convolution."
-            )
         lengths = [size + 2 * pad for size, pad in zip(maps.shape[1:-1], padding, strict=True)]
         if any(length < side for length, side in zip(lengths, sides, strict=True)):
             raise ConfigError(
@@ -78,11 +65,7 @@ class LocallyConnected(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (*positions, self.features))
         maps, kernel, bias = promote_dtype(maps, kernel, bias, dtype=self.dtype)
         padded = jnp.pad(maps, ((0, 0), *((pad, pad) for pad in padding), (0, 0)))
-        windows = []
-        for corner in itertools.product(*map(range, sides)):
-            starts = zip(corner, positions, strides, strict=True)
-            taken = (slice(i, i + (count - 1) * step + 1, step) for i, count, step in starts)
-            windows.append(padded[(slice(None), *taken)])
+        windows = shifted_maps(padded, sides, positions, strides)
         patches = jnp.stack(windows, -2)  # [n *positions kernel c]
         flat = kernel.reshape(*positions, len(windows), channels, self.features)
         y = jnp.einsum("n...kc,...kcf->n...f", patches, flat)

@@ -43,8 +43,6 @@ class GroupNorm(nn.Module):
 
     Attributes:
         max_groups: there are as many as divide both this number and the channels.
-        epsilon: added to variances.
-        scale_init: initialiser of the scales.
         dtype: of the result; statistics are float32.
     """
 
@@ -79,18 +77,10 @@ def local_response_norm(
     average: bool = False,
 ) -> Float[Array, "*n c"]:
     """Divides each value by a power of the energy in `size` neighbouring channels (Krizhevsky,
-    Sutskever, Hinton 2012, section 3.3).
+    Sutskever, Hinton 2012, section 3.3): x / (k + alpha * sum of squares) ** beta.
 
-    Args:
-        x: [... c].
-        size: neighbouring channels, the value's own in the middle; fewer at both ends.
-        alpha: weight of the summed squares.
-        beta: the power.
-        k: added to the weighted sum.
-        average: divide alpha by `size`, as torch and Caffe do.
-
-    Returns:
-        x / (k + alpha * sum of squares) ** beta.
+    The value's own channel is in the middle, and there are fewer at both ends. `average` divides
+    alpha by `size`, as torch and Caffe do.
     """  # noqa: D205 - a citation
     before = size // 2
     squares = jnp.square(x.astype(jnp.float32))

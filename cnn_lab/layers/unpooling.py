@@ -1,6 +1,5 @@
 """The way back from pooled maps: nearest neighbour, remembered maxima, transposed convolution."""
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.convolution import shifted_maps
 from cnn_lab.layers.pooling import Size, Windows, per_axis, times
 
 Maps = Float[Array, "n *space c"]
@@ -30,14 +30,7 @@ def max_pool_with_indices(
     *,
     ceil_mode: bool = False,
 ) -> tuple[Float[Array, "n *pooled c"], Int32[Array, "n *pooled c"]]:
-    """Maximum of each window, and where it was.
-
-    Args:
-        maps: [n *space c].
-        window: side of the window in pixels, or one per axis.
-        strides: pixels between windows; None is the window itself.
-        padding: pixels added on both sides, which never win.
-        ceil_mode: keep a last window that hangs over the edge.
+    """Maximum of each window, and where it was; the arguments are those of `max_pool`.
 
     Returns:
         The maxima [n *pooled c], and the winner's number in the unpadded map in reading order (row
@@ -47,22 +40,14 @@ def max_pool_with_indices(
     windows = Windows.over(space, window, strides, padding, ceil_mode=ceil_mode)
     fill = ((0, 0), *windows.pads, (0, 0))
     padded = jnp.pad(maps, fill, constant_values=-jnp.inf)
-    place = jnp.pad(_places(space), fill)
-    values, indices = None, None
-    for corner in itertools.product(*map(range, windows.sides)):
-        starts = zip(corner, windows.counts, windows.strides, strict=True)
-        spans = (slice(i, i + (count - 1) * step + 1, step) for i, count, step in starts)
-        taken = (slice(None), *spans)
-        value = padded[taken]
-        index = jnp.broadcast_to(place[taken], value.shape)
-        if values is None or indices is None:
-            values, indices = value, index
-        else:
-            wins = (value > values) | jnp.isnan(value)  # what is not a number is not hidden
-            values, indices = jnp.where(wins, value, values), jnp.where(wins, index, indices)
-    assert values is not None
-    assert indices is not None
-    return values, indices
+    places = jnp.pad(_places(space), fill)
+    values, *others = shifted_maps(padded, windows.sides, windows.counts, windows.strides)
+    index, *indices = shifted_maps(places, windows.sides, windows.counts, windows.strides)
+    winners = jnp.broadcast_to(index, values.shape)
+    for value, index in zip(others, indices, strict=True):
+        wins = (value > values) | jnp.isnan(value)  # what is not a number is not hidden
+        values, winners = jnp.where(wins, value, values), jnp.where(wins, index, winners)
+    return values, winners
 
 
 def max_unpool(
@@ -77,16 +62,10 @@ def max_unpool(
     Args:
         pooled: values [n *pooled c].
         indices: as `max_pool_with_indices` returns them.
-        size: of the map that was pooled, along each axis. Where windows overlapped, one of the
-            values stays.
-        tile: the window, where windows lay side by side without padding; every pixel is then asked
-            whether it won, which on CPU is faster than scattering.
-
-    Returns:
-        [n *size c].
-
-    Raises:
-        ConfigError: `size` has another number of axes, or cannot be what was pooled.
+        size: of the map that was pooled, and of the result [n *size c]; where windows overlapped,
+            one of the values stays. A size that cannot have been pooled is a `ConfigError`.
+        tile: the window, where windows lay side by side without padding; every pixel is then
+            compared with its winner, which on CPU is faster than scattering.
     """  # noqa: D205 - a citation
     n, *counts, channels = pooled.shape
     sides = (1,) * len(counts) if tile is None else per_axis(tile, len(counts), "tile")
@@ -130,16 +109,11 @@ class ConvTranspose(nn.Module):
     two channel axes exchanged: [*kernel c features], not flipped.
 
     Attributes:
-        features: channels of the result.
-        kernel_size: pixels, or one per axis of space.
-        strides: pixels of the result between those of the input.
+        strides: pixels of the result between those of the input, as `dilation` between weights.
         padding: pixels cut from both sides of the result.
         output_padding: pixels added at the far side, below the stride or the dilation.
-        dilation: pixels of the result between weights.
-        use_bias: whether a bias is added.
-        kernel_init: initialiser. Where patches lie side by side, the fan-in is the number of
-            channels: no more weights meet in a value of the result.
-        dtype: of the computation.
+        kernel_init: where patches lie side by side, the fan-in is the number of channels: no more
+            weights meet in a value of the result.
     """  # noqa: D205 - a citation
 
     features: int
@@ -174,31 +148,27 @@ class ConvTranspose(nn.Module):
                 f"A transposed convolution with padding {times(padding)} leaves no pixel of a map "
                 f"of {times(maps.shape[1:-1])}; lower the padding."
             )
-        is_tiling = _is_tiling(sides, strides, (*padding, *extra), dilation)
+        is_tiling = sides == strides and not any((*padding, *extra)) and set(dilation) == {1}
         init = _of_patches(self.kernel_init) if is_tiling else self.kernel_init
         kernel = self.param("kernel", init, (*sides, maps.shape[-1], self.features))
-        bias = (
-            self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
-        )
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
         maps, kernel, bias = promote_dtype(maps, kernel, bias, dtype=self.dtype)
         if is_tiling:
             y = _side_by_side(maps, kernel)
-            return y if bias is None else y + bias.reshape(*(1,) * (axes + 1), -1)
-        space = "DHW"[-axes:]
-        y = lax.conv_general_dilated(
-            maps,
-            jnp.flip(kernel, range(axes)),
-            (1,) * axes,
-            [(r - p, r - p + e) for r, p, e in zip(reach, padding, extra, strict=True)],
-            lhs_dilation=strides,
-            rhs_dilation=dilation,
-            dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-        )
+        else:
+            space = "DHW"[-axes:]
+            y = lax.conv_general_dilated(
+                maps,
+                jnp.flip(kernel, range(axes)),
+                (1,) * axes,
+                [(r - p, r - p + e) for r, p, e in zip(reach, padding, extra, strict=True)],
+                lhs_dilation=strides,
+                rhs_dilation=dilation,
+                dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+            )
         return y if bias is None else y + bias.reshape(*(1,) * (axes + 1), -1)
-
-
-def _is_tiling(sides, strides, added, dilation) -> bool:
-    return sides == strides and not any(added) and set(dilation) == {1}
 
 
 def _of_patches(init: nn.initializers.Initializer) -> nn.initializers.Initializer:

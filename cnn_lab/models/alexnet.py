@@ -9,8 +9,6 @@ the border between the halves. `alexnet` has torchvision's widths and, as there,
 normalisation.
 """  # noqa: D205 - the title is a citation
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 
@@ -20,10 +18,9 @@ from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
 KERNELS = (5, 3, 3, 3)  # of the second to fifth convolution
-_SMALLER = ", or model.options.stem=small"
 POOLED = (1, 2, 5)  # overlapping 3x3 pooling with stride 2 follows these
 
 
@@ -34,15 +31,12 @@ class AlexNetBackbone(nn.Module):
         features: channels of the convolutions.
         groups: of the convolutions; the halves of a convolution with 2 see half of the maps each.
         response_norm: whether local response normalisation follows the first two.
-        stem: `large` is a first convolution of 11x11 with stride 4; `small` one of 5x5.
-        stem_padding: of the large stem, in pixels.
-        layers: activation, initialisers and dtype.
     """
 
     features: tuple[int, ...] = (64, 192, 384, 256, 256)
     groups: tuple[int, ...] = (1, 1, 1, 1, 1)
     response_norm: bool = False
-    stem: Literal["large", "small"] = "large"
+    stem: Stem = "large"
     stem_padding: int = 2
     layers: LayerFactory = LayerFactory(dense_init="he_normal")
 
@@ -54,21 +48,14 @@ class AlexNetBackbone(nn.Module):
             min_side, first = 67 - 2 * self.stem_padding, (11, 4, self.stem_padding)
         else:
             min_side, first = 15, (5, 1, 2)
-        require_size(images, min_side, "AlexNet", _SMALLER if self.stem == "large" else "")
+        require_size(images, min_side, "AlexNet", self.stem)
         maps, x = {}, images
-        for number, (kernel, strides, padding) in enumerate(
-            (first, *((kernel, 1, kernel // 2) for kernel in KERNELS)), start=1
-        ):
-            x = self.layers.conv(
-                self.features[number - 1],
-                kernel,
-                strides,
-                padding,
-                groups=self.groups[number - 1],
-                bias=True,
-                name=f"conv{number}",
-            )(x)
-            x = maps[f"conv{number}"] = self.layers.act(x)
+        sizes = (first, *((kernel, 1, kernel // 2) for kernel in KERNELS))
+        convolutions = zip(self.features, sizes, self.groups, strict=True)
+        for number, (features, size, groups) in enumerate(convolutions, start=1):
+            name = f"conv{number}"
+            conv = self.layers.conv(features, *size, groups=groups, bias=True, name=name)
+            x = maps[name] = self.layers.act(conv(x))
             if self.response_norm and number <= 2:
                 x = local_response_norm(x)
             if number in POOLED:
@@ -114,7 +101,7 @@ class AlexNetBackbone(nn.Module):
 )
 def alexnet(
     num_classes: int,
-    stem: Literal["large", "small"] = "large",
+    stem: Stem = "large",
     stem_padding: Natural = 2,
     width_multiplier: Positive = 1.0,
     hidden: tuple[Count, ...] = (4096, 4096),
@@ -131,7 +118,6 @@ def alexnet(
     """AlexNet, as one tower or in two halves.
 
     Args:
-        num_classes: k.
         stem: `large` (11x11 convolution with stride 4) or `small` (5x5, stride 1) for images of
             some 32 pixels; to the latter, `pooled_size=3` and narrower `hidden` layers fit.
         stem_padding: pixels around the image for the large stem: 2 for 224 pixels, 0 for 227.
@@ -139,31 +125,15 @@ def alexnet(
         hidden: widths of the hidden dense layers.
         pooled_size: side in pixels of the map that the dense layers read; maps of other sizes
             are averaged to it.
-        activation: name of the activation.
         kernel_init: name of the initialiser of convolutions and hidden layers.
         dropout_rate: share of each hidden layer's values dropped in training.
-        dtype: of the computation.
-        features: channels of the convolutions.
-        groups: of the convolutions.
-        response_norm: whether local response normalisation follows the first two.
     """
     layers = LayerFactory(activation, kernel_init, kernel_init, dtype)
-    backbone = AlexNetBackbone(
-        features=tuple(
-            max(2, 2 * round(width_multiplier * f / 2)) for f in features
-        ),  # two equal halves
-        stem=stem,
-        stem_padding=stem_padding,
-        layers=layers,
-        groups=groups,
-        response_norm=response_norm,
-    )
+    # In two equal halves.
+    features = tuple(max(2, 2 * round(width_multiplier * f / 2)) for f in features)
+    backbone = AlexNetBackbone(features, groups, response_norm, stem, stem_padding, layers)
+    hidden = tuple(hidden)
     head = DenseHead(
-        num_classes,
-        tuple(hidden),
-        layers,
-        dropout_rate,
-        pooled_size=(pooled_size, pooled_size),
-        output_init="normal",
+        num_classes, hidden, layers, dropout_rate, pooled_size=pooled_size, output_init="normal"
     )
     return Classifier(backbone, head)

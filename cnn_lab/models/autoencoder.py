@@ -38,14 +38,7 @@ Shape = tuple[int, int, int]
 
 
 class ConvEncoder(nn.Module):
-    """3x3 convolutions with pooling after each, and one more that makes the code.
-
-    Attributes:
-        widths: channels of the maps that are pooled.
-        code_channels: channels of the code.
-        batch_norm: whether convolutions are normalised.
-        layers: activation, initialiser and dtype.
-    """
+    """3x3 convolutions with pooling after each, and one more that makes the code."""
 
     widths: tuple[int, ...]
     code_channels: int
@@ -66,15 +59,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The encoder's mirror image.
-
-    Attributes:
-        unpooling: `remembered` puts values where the encoder's maxima were, zeros elsewhere;
-            `nearest` repeats them; `transposed` is a learned 2x2 transposed convolution.
-        batch_norm: whether convolutions are normalised.
-        output_activation: name of the activation of the reconstruction.
-        layers: activation, initialiser and dtype.
-    """
+    """The encoder's mirror image."""
 
     unpooling: Unpooling
     batch_norm: bool
@@ -90,24 +75,20 @@ class ConvDecoder(nn.Module):
         x = _convolve(self, x, pooled[-1][1].shape[-1], "code", train=train)
         for index in reversed(range(len(pooled))):
             name, before = pooled[index]
-            x = self._unpool(x, before, name)
+            if self.unpooling == "nearest":
+                x = nearest_unpool(x, 2)
+            elif self.unpooling == "remembered":
+                # Looked for again, so that the encoder's maps are features and nothing else.
+                _, indices = max_pool_with_indices(before, 2)
+                x = max_unpool(x, indices, before.shape[1:3], tile=2)
+            else:
+                init, dtype = initializer(self.layers.kernel_init), self.layers.dtype
+                options = {"kernel_init": init, "dtype": dtype, "name": f"{name}_up"}
+                x = self.layers.act(ConvTranspose(x.shape[-1], 2, 2, **options)(x))
             if index:
                 x = _convolve(self, x, pooled[index - 1][1].shape[-1], name, train=train)
         x = self.layers.conv(image_shape[-1], 3, bias=True, name="output")(x)
         return activation_of(self.output_activation)(x)
-
-    def _unpool(self, x: jax.Array, before: jax.Array, name: str) -> jax.Array:
-        if self.unpooling == "nearest":
-            return nearest_unpool(x, 2)
-        if self.unpooling == "remembered":
-            # Looked for again, so that the encoder's maps are features and nothing else.
-            _, indices = max_pool_with_indices(before, 2)
-            return max_unpool(x, indices, before.shape[1:3], tile=2)
-        init = initializer(self.layers.kernel_init)
-        up = ConvTranspose(
-            x.shape[-1], 2, 2, kernel_init=init, dtype=self.layers.dtype, name=f"{name}_up"
-        )
-        return self.layers.act(up(x))
 
 
 def _convolve(
@@ -121,13 +102,7 @@ def _convolve(
 
 
 class DenseEncoder(nn.Module):
-    """Dense layers on the pixels and a linear code.
-
-    Attributes:
-        hidden: widths of the layers before the code.
-        code_size: values of the code.
-        layers: activation, initialiser and dtype.
-    """
+    """Dense layers on the pixels and a linear code."""
 
     hidden: tuple[int, ...]
     code_size: int
@@ -145,13 +120,7 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """Dense layers from a code to the pixels.
-
-    Attributes:
-        hidden: widths of the layers before the pixels.
-        output_activation: name of the activation of the reconstruction.
-        layers: activation, initialiser and dtype.
-    """
+    """Dense layers from a code to the pixels."""
 
     hidden: tuple[int, ...]
     output_activation: str
@@ -197,23 +166,20 @@ def conv_autoencoder(
     """A convolutional autoencoder of images whose sides are multiples of 2**len(widths).
 
     Args:
-        num_classes: not looked at; what comes out has the channels of the images.
         widths: channels of the convolutions before each 2x2 max-pooling.
         code_channels: channels of the code.
         unpooling: `remembered` (values go where the encoder's maxima were, which then pass the
-            code by), `nearest` or `transposed` (a learned 2x2 transposed convolution).
+            code by; zeros elsewhere), `nearest` or `transposed` (a learned 2x2 transposed
+            convolution).
         batch_norm: normalise after each convolution but those to the code and the output.
-        activation: name of the activation.
-        output_activation: of the reconstruction: `identity` for normalised images, `sigmoid` for
-            pixels in [0, 1].
-        kernel_init: name of the initialiser of convolutions.
-        dtype: of the computation.
     """
     del num_classes
     if not widths:
         raise ConfigError(
-            "config.model.options.widths of conv_autoencoder is empty; give one number of channels "
-            "per pooling, or use dense_autoencoder."
+            where="config.model.options.widths",
+            found=widths,
+            allowed="one number of channels per pooling",
+            advice="dense_autoencoder has none",
         )
     layers = LayerFactory(activation, kernel_init, dtype=dtype)
     return ImageToImage(
@@ -244,14 +210,10 @@ def dense_autoencoder(
     """A dense autoencoder with a linear code.
 
     Args:
-        num_classes: not looked at; what comes out has the shape of the images.
         hidden: widths of the layers between the pixels and the code, and back in reverse order.
         code_size: values of the code.
         activation: name of the activation of the hidden layers; the paper has `sigmoid`.
-        output_activation: of the reconstruction: `identity` for normalised images, `sigmoid` for
-            pixels in [0, 1].
         kernel_init: name of the initialiser of all kernels.
-        dtype: of the computation.
     """
     del num_classes
     layers, hidden = LayerFactory(activation, kernel_init, kernel_init, dtype), tuple(hidden)

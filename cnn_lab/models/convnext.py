@@ -5,7 +5,6 @@ Differs from the paper: the stem may take smaller patches (`stem`), for small im
 """  # noqa: D205 - the title is a citation
 
 import dataclasses
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -15,9 +14,8 @@ from cnn_lab.core.arrays import Images
 from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
-Stem = Literal["large", "small"]
 Four = tuple[Count, Count, Count, Count]
 LAYERS = LayerFactory(
     *("gelu_exact", "truncated_normal", "truncated_normal"), norm_epsilon=1e-6, norm_kind="layer"
@@ -25,13 +23,7 @@ LAYERS = LayerFactory(
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise 7x7 convolution, and two dense layers on every pixel.
-
-    Attributes:
-        layer_scale: initial weight of each of the branch's channels.
-        drop_path_rate: share of examples whose branch is removed in training.
-        layers: activation, initialiser and dtype.
-    """
+    """A depthwise 7x7 convolution, and two dense layers on every pixel."""
 
     layer_scale: float
     drop_path_rate: float
@@ -51,16 +43,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXtBackbone(nn.Module):
-    """Four stages of blocks; patches before the first, a 2x2 convolution before each other one.
-
-    Attributes:
-        depths: blocks per stage.
-        widths: channels per stage.
-        stem: `large` is a 4x4 convolution with stride 4, `small` a 2x2 one with stride 2.
-        layer_scale: initial weight of each channel of every branch.
-        drop_path_rate: of the last block; it rises linearly from the first.
-        layers: activation, initialiser and dtype.
-    """
+    """Four stages of blocks; patches before the first, a 2x2 convolution before each other one."""
 
     depths: tuple[int, ...] = (3, 3, 9, 3)
     widths: tuple[int, ...] = (96, 192, 384, 768)
@@ -72,10 +55,9 @@ class ConvNeXtBackbone(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stage1` to `stage4`."""
-        patch, smaller = (4, ", or model.options.stem=small") if self.stem == "large" else (2, "")
-        require_size(images, 8 * patch, "convnext", smaller)
-        layers, x = self.layers, images
-        maps = {}
+        patch = 4 if self.stem == "large" else 2
+        require_size(images, 8 * patch, "convnext", self.stem)
+        layers, x, maps = self.layers, images, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             if stage == 0:
                 x = layers.conv(width, patch, patch, 0, bias=True, name="stem_conv")(x)
@@ -120,18 +102,14 @@ def convnext_tiny(
     192 and double.
 
     Args:
-        num_classes: k.
         stem: `large` (patches of 4x4 pixels) or `small` (2x2) for images of some 32 pixels.
         depths: blocks per stage.
         widths: channels per stage.
-        activation: name of the activation.
         kernel_init: name of the initialiser of convolutions and dense layers.
         layer_scale: initial weight of each channel of every branch.
         drop_path_rate: share of examples whose branch is removed in training, in the last block;
             it rises linearly from none in the first. The paper's small, base and large nets have
             0.4, 0.5 and 0.5.
-        dropout_rate: share of the pooled features dropped in training.
-        dtype: of the computation.
     """
     inits = {"kernel_init": kernel_init, "dense_init": kernel_init}
     layers = dataclasses.replace(LAYERS, activation=activation, dtype=dtype, **inits)

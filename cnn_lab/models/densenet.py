@@ -5,21 +5,17 @@ Differs from the paper: dropout stands after a layer's last convolution only, no
 convolution (as torchvision has it).
 """  # noqa: D205 - the title is a citation
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cnn_lab.config.values import Count, Fraction, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
-from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, layers_per_stage, register, require_size
 
-Stem = Literal["large", "small"]
 PAPER = "Huang et al. 2016, arXiv:1608.06993"
 
 
@@ -27,11 +23,8 @@ class DenseLayer(nn.Module):
     """New channels computed from all before, and appended to them.
 
     Attributes:
-        growth: new channels.
         bottleneck_size: channels of the 1x1 convolution before, in multiples of `growth`; 0 for
             none.
-        dropout_rate: share of the new values dropped in training.
-        layers: activation, initialiser and dtype.
     """
 
     growth: int
@@ -54,12 +47,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """Fewer channels, then means of 2x2 pixels.
-
-    Attributes:
-        features: channels of the result.
-        layers: activation, initialiser and dtype.
-    """
+    """Fewer channels, then means of 2x2 pixels."""
 
     features: int
     layers: LayerFactory
@@ -76,15 +64,8 @@ class DenseNetBackbone(nn.Module):
 
     Attributes:
         depths: layers per block.
-        growth: channels that a layer adds.
         stem_features: channels of the first convolution.
-        bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`; 0 for
-            none.
-        compression: share of the channels that a transition keeps.
-        stem: `large` is a 7x7 convolution and pooling, together a quarter of the size; `small` is a
-            3x3 convolution, whose result the first layer normalises.
-        dropout_rate: share of a layer's new values dropped in training.
-        layers: activation, initialiser and dtype.
+        stem: after the 3x3 convolution of the `small` one, the first layer normalises.
     """
 
     depths: tuple[int, ...]
@@ -99,27 +80,22 @@ class DenseNetBackbone(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1`, `stage2` and so on, the last one activated."""
-        layers, min_side = self.layers, 2 ** (len(self.depths) - 1)
-        if self.stem == "large":
-            smaller = ", or model.options.stem=small"
-            require_size(images, 4 * min_side - 3, "a DenseNet", smaller)
+        layers, large = self.layers, self.stem == "large"
+        min_side = 2 ** (len(self.depths) - 1)
+        require_size(images, 4 * min_side - 3 if large else min_side, "a DenseNet", self.stem)
+        if large:
             x = layers.conv(self.stem_features, 7, 2, name="stem_conv")(images)
             x = layers.act(layers.norm(train=train, name="stem_bn")(x))
             maps = {"stem": x}
             x = max_pool(x, 3, 2, 1)
         else:
-            require_size(images, min_side, "a DenseNet")
             x = layers.conv(self.stem_features, 3, name="stem_conv")(images)
             maps = {"stem": x}
         for stage, depth in enumerate(self.depths, start=1):
             for index in range(depth):
-                x = DenseLayer(
-                    self.growth,
-                    self.bottleneck_size,
-                    self.dropout_rate,
-                    layers,
-                    name=f"stage{stage}_layer{index + 1}",
-                )(x, train=train)
+                settings = (self.growth, self.bottleneck_size, self.dropout_rate, layers)
+                layer = DenseLayer(*settings, name=f"stage{stage}_layer{index + 1}")
+                x = layer(x, train=train)
             maps[f"stage{stage}"] = x
             if stage < len(self.depths):
                 features = max(1, int(x.shape[-1] * self.compression))
@@ -145,17 +121,10 @@ def densenet(
     """A DenseNet-BC of four blocks.
 
     Args:
-        num_classes: k.
-        stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
-            convolution) for images of some 32 pixels.
         growth: channels that a layer adds; the stem has twice as many.
         bottleneck_size: channels of a layer's 1x1 convolution, in multiples of `growth`.
         compression: share of the channels that a transition keeps.
         dropout_rate: share of a layer's new values dropped in training.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dtype: of the computation.
-        depths: layers per block.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
     backbone = DenseNetBackbone(
@@ -204,7 +173,6 @@ def densenet_cifar(
     """A DenseNet of three blocks for 32-pixel images.
 
     Args:
-        num_classes: k.
         depth: layers, 3 n + 4, or 6 n + 4 with bottlenecks.
         growth: channels that a layer adds.
         bottleneck: DenseNet-BC: 1x1 convolutions to 4 `growth` channels in every layer, transitions
@@ -212,27 +180,10 @@ def densenet_cifar(
             has depth=100 and growth=12.
         dropout_rate: share of a layer's new values dropped in training; the paper uses 0.2 without
             augmentation.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dtype: of the computation.
     """
-    per_layer = 6 if bottleneck else 3
-    if depth < per_layer + 4 or (depth - 4) % per_layer:
-        near = max(per_layer + 4, depth - (depth - 4) % per_layer)
-        raise ConfigError(
-            f"config.model.options.depth of densenet_cifar is {per_layer} n + 4 with "
-            f"bottleneck={str(bottleneck).lower()}, at least {per_layer + 4}; found {depth}; use "
-            f"{near} or {near + per_layer}."
-        )
+    with_bottlenecks = f"densenet_cifar with bottleneck={str(bottleneck).lower()}"
+    depths = (layers_per_stage(depth, 6 if bottleneck else 3, with_bottlenecks),) * 3
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    backbone = DenseNetBackbone(
-        ((depth - 4) // per_layer,) * 3,
-        growth,
-        2 * growth if bottleneck else 16,
-        4 if bottleneck else 0,
-        0.5 if bottleneck else 1.0,
-        "small",
-        dropout_rate,
-        layers,
-    )
+    form = (2 * growth, 4, 0.5) if bottleneck else (16, 0, 1.0)
+    backbone = DenseNetBackbone(depths, growth, *form, "small", dropout_rate, layers)
     return Classifier(backbone, PooledHead(num_classes, layers))

@@ -8,72 +8,18 @@ padding is not imitated.
 
 import math
 
-import flax.linen as nn
-import jax
-
 from cnn_lab.config.values import Positive, ProperFraction
-from cnn_lab.core.arrays import Images
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.mobilenet_v2 import SMALLER, InvertedResidual, Stem, round_channels
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.mobilenet_v2 import InvertedResidualBackbone, round_channels
+from cnn_lab.models.registry import Stem, register
 
-# Expansion, kernel size, stride of the first block, channels and blocks, by stage.
+# Expansion, kernel size, stride of the first block, and channels, by stage.
 STAGES = (
-    (1, 3, 1, 16, 1),
-    (6, 3, 2, 24, 2),
-    (6, 5, 2, 40, 2),
-    (6, 3, 2, 80, 3),
-    (6, 5, 1, 112, 3),
-    (6, 5, 2, 192, 4),
-    (6, 3, 1, 320, 1),
+    *((1, 3, 1, 16), (6, 3, 2, 24), (6, 5, 2, 40), (6, 3, 2, 80)),
+    *((6, 5, 1, 112), (6, 5, 2, 192), (6, 3, 1, 320)),
 )
-
-
-class EfficientNetBackbone(nn.Module):
-    """A 3x3 convolution, seven stages of squeezed inverted residuals, and a 1x1 convolution.
-
-    Attributes:
-        width_multiplier: of all channels.
-        depth_multiplier: of the blocks per stage, rounded up.
-        stem: `large` reduces the sides 32 times, `small` 8 times.
-        drop_path_rate: rises linearly to this over the blocks.
-        layers: activation, initialiser and dtype.
-    """
-
-    width_multiplier: float = 1.0
-    depth_multiplier: float = 1.0
-    stem: Stem = "large"
-    drop_path_rate: float = 0.2
-    layers: LayerFactory = LayerFactory("silu", "he_normal_fan_out", "normal")
-
-    @nn.compact
-    def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
-        """Maps images [n h w c] to `stem`, `stage1` to `stage7` and `last`."""
-        small = self.stem == "small"
-        require_size(images, 8 if small else 32, "efficientnet", "" if small else SMALLER)
-        layers, width = self.layers, self.width_multiplier
-        x = layers.conv(round_channels(32 * width), 3, 1 if small else 2, name="stem_conv")(images)
-        x = layers.act(layers.norm(train=train, name="stem_bn")(x))
-        maps = {"stem": x}
-        depths = [math.ceil(depth * self.depth_multiplier) for *_, depth in STAGES]
-        for stage, (expansion, kernel_size, first_strides, channels, _) in enumerate(STAGES):
-            for index in range(depths[stage]):
-                done = sum(depths[:stage]) + index
-                block = InvertedResidual(
-                    features=round_channels(channels * width),
-                    strides=1 if index or (small and stage == 1) else first_strides,
-                    expansion=expansion,
-                    layers=layers,
-                    kernel_size=kernel_size,
-                    squeezed=max(1, x.shape[-1] // 4),
-                    drop_path_rate=self.drop_path_rate * done / sum(depths),
-                    name=f"stage{stage + 1}_block{index + 1}",
-                )
-                x = block(x, train=train)
-            maps[f"stage{stage + 1}"] = x
-        x = layers.conv(4 * x.shape[-1], 1, name="last_conv")(x)
-        return maps | {"last": layers.act(layers.norm(train=train, name="last_bn")(x))}
+DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 
 
 @register(
@@ -105,21 +51,19 @@ def efficientnet_b0(
     2.6, 528, 0.5; B7 2.0, 3.1, 600, 0.5.
 
     Args:
-        num_classes: k.
         stem: `large` (the sides are reduced 32 times) or `small` (8 times: strides of 1 in the
             first convolution and the second stage) for images of some 32 pixels.
         width_multiplier: of all channels, rounded to multiples of 8.
         depth_multiplier: of the blocks per stage, rounded up.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
         norm_epsilon: added to variances; 1e-3 for weights from TensorFlow.
         drop_path_rate: share of examples whose branch is removed in training; it rises linearly
             over the blocks, from none to just below this.
-        dropout_rate: share of the pooled features dropped in training.
-        dtype: of the computation.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype, norm_epsilon)
-    backbone = EfficientNetBackbone(
-        width_multiplier, depth_multiplier, stem, drop_path_rate, layers
+    depths = tuple(math.ceil(depth * depth_multiplier) for depth in DEPTHS)
+    last = 4 * round_channels(320 * width_multiplier)
+    form = ("efficientnet", STAGES, depths, last)
+    backbone = InvertedResidualBackbone(
+        *form, width_multiplier, stem, layers, squeeze=True, drop_path_rate=drop_path_rate
     )
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))

@@ -8,6 +8,7 @@ auxiliary heads average over 4x4 windows that cover the map, which makes them fi
 size; weights start at He et al.'s scale.
 """  # noqa: D205 - the title is a citation
 
+import functools
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -21,12 +22,11 @@ from cnn_lab.layers.factory import Dtype, LayerFactory, Padding
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import Size, adaptive_average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
 Form = Literal["batch_norm", "paper"]
 _UpTo2 = Annotated[int, Range(min=1, max=2)]
 _UpTo5 = Annotated[int, Range(min=1, max=5)]
-_SMALLER = ", or model.options.stem=small"
 # Channels of 1x1; of 3x3 and of 5x5, each after its reduction; after pooling (table 1).
 BLOCKS = {
     "3a": (64, 96, 128, 16, 32, 32),
@@ -46,13 +46,7 @@ AUXILIARY_WEIGHT = 0.3  # of their losses (section 5)
 class ConvNorm(nn.Module):
     """A convolution, batch normalisation or else a bias, and the activation.
 
-    Attributes:
-        features: channels of the result.
-        kernel: side in pixels, or one per axis.
-        layers: activation, initialiser, epsilon and dtype.
-        strides: pixels between windows.
-        padding: in pixels; None keeps the size at stride 1.
-        batch_norm: whether normalisation takes the place of the bias.
+    Sizes are those of `LayerFactory.conv`.
     """
 
     features: int
@@ -65,13 +59,11 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h w features], smaller by strides or padding."""
-        layers, bias = self.layers, not self.batch_norm
-        x = layers.conv(
-            self.features, self.kernel, self.strides, self.padding, bias=bias, name="conv"
-        )(x)
+        conv = functools.partial(self.layers.conv, bias=not self.batch_norm, name="conv")
+        x = conv(self.features, self.kernel, self.strides, self.padding)(x)
         if self.batch_norm:
-            x = layers.norm(train=train, name="bn")(x)
-        return layers.act(x)
+            x = self.layers.norm(train=train, name="bn")(x)
+        return self.layers.act(x)
 
 
 class Inception(nn.Module):
@@ -79,8 +71,6 @@ class Inception(nn.Module):
 
     Attributes:
         features: channels as in `BLOCKS`.
-        form: what follows a convolution, and the largest kernel.
-        layers: activation, initialiser, epsilon and dtype.
     """
 
     features: tuple[int, ...]
@@ -108,51 +98,32 @@ class Inception(nn.Module):
 
 
 class GoogLeNetBackbone(nn.Module):
-    """Three convolutions and nine inception blocks, with five halvings.
-
-    Attributes:
-        blocks: how many of the blocks 3, 4 and 5 there are.
-        form: `batch_norm`, or `paper` with biases, response normalisation and 5x5 kernels.
-        width: factor of the channels.
-        stem: `large` halves the image at the first convolution and after it; `small` does neither.
-        layers: activation, initialiser, epsilon and dtype.
-    """
+    """Three convolutions and nine inception blocks, with five halvings."""
 
     blocks: tuple[int, int, int] = (2, 5, 2)
     form: Form = "batch_norm"
     width: float = 1.0
-    stem: Literal["large", "small"] = "large"
+    stem: Stem = "large"
     layers: LayerFactory = LayerFactory(dense_init="normal", norm_epsilon=1e-3)
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1`, `conv3` and `inception3a` to `inception5b`."""
         large = self.stem == "large"
-        min_side, instead = (31, _SMALLER) if large else (8, "")
-        require_size(images, min_side, "GoogLeNet", instead)
+        require_size(images, 31 if large else 8, "GoogLeNet", self.stem)
+        batch_norm = self.form == "batch_norm"
 
-        def conv(
-            x: jax.Array, features: int, kernel: int, strides: int, padding: int, name: str
-        ) -> jax.Array:
-            block = ConvNorm(
-                scaled(features, self.width),
-                kernel,
-                self.layers,
-                strides,
-                padding,
-                batch_norm=self.form == "batch_norm",
-                name=name,
-            )
-            return block(x, train=train)
+        def conv(x: jax.Array, features: int, kernel: int, strides: int, name: str) -> jax.Array:
+            sizes = (scaled(features, self.width), kernel, self.layers, strides)
+            return ConvNorm(*sizes, batch_norm=batch_norm, name=name)(x, train=train)
 
-        norm = local_response_norm if self.form == "paper" else lambda x: x
-        kernel, strides = (7, 2) if large else (3, 1)
-        x = conv(images, 64, kernel, strides, kernel // 2, "conv1")
+        norm = (lambda x: x) if batch_norm else local_response_norm
+        x = conv(images, 64, 7, 2, "conv1") if large else conv(images, 64, 3, 1, "conv1")
         maps = {"conv1": x}
         if large:
             x = max_pool(x, 3, 2, ceil_mode=True)
-        x = conv(norm(x), 64, 1, 1, 0, "conv2")
-        x = maps["conv3"] = conv(x, 192, 3, 1, 1, "conv3")
+        x = conv(norm(x), 64, 1, 1, "conv2")
+        x = maps["conv3"] = conv(x, 192, 3, 1, "conv3")
         x = norm(x)
         for number in block_names(self.blocks):
             if number in ("3a", "4a"):
@@ -167,15 +138,7 @@ class GoogLeNetBackbone(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """4x4 means, a 1x1 convolution, a hidden dense layer, dropout, dense.
-
-    Attributes:
-        num_classes: k.
-        form: what follows the convolution.
-        width: factor of the widths.
-        dropout_rate: share of the hidden values dropped in training, in [0, 1).
-        layers: activation, initialisers, epsilon and dtype.
-    """
+    """4x4 means, a 1x1 convolution, a hidden dense layer, dropout, dense."""
 
     num_classes: int
     form: Form
@@ -189,15 +152,8 @@ class AuxiliaryHead(nn.Module):
         x = adaptive_average_pool(features, 4)
         channels, norm = scaled(128, self.width), self.form == "batch_norm"
         x = ConvNorm(channels, 1, self.layers, batch_norm=norm, name="conv")(x, train=train)
-        head = DenseHead(
-            self.num_classes,
-            (scaled(1024, self.width),),
-            self.layers,
-            self.dropout_rate,
-            output_init="normal",
-            name="dense",
-        )
-        return head(x, train=train)
+        form = (self.num_classes, (scaled(1024, self.width),), self.layers, self.dropout_rate)
+        return DenseHead(*form, output_init="normal", name="dense")(x, train=train)
 
 
 def scaled(features: int, width: float) -> int:
@@ -225,7 +181,7 @@ def googlenet(
     auxiliary: bool = True,
     blocks: tuple[_UpTo2, _UpTo5, _UpTo2] = (2, 5, 2),
     form: Form = "batch_norm",
-    stem: Literal["large", "small"] = "large",
+    stem: Stem = "large",
     width_multiplier: Positive = 1.0,
     activation: str = "relu",
     kernel_init: str = "he_normal",
@@ -236,7 +192,6 @@ def googlenet(
     """GoogLeNet with two auxiliary heads (13,004,888 parameters) or without (6,624,904).
 
     Args:
-        num_classes: k.
         auxiliary: train two more heads on earlier maps, whose losses count 0.3 each; evaluation
             leaves them out.
         blocks: how many of the blocks 3, 4 and 5 there are, for a shallower net; the auxiliary
@@ -245,11 +200,8 @@ def googlenet(
         stem: `large` (a quarter of the size after a 7x7 convolution and pooling) or `small` (3x3
             convolution) for images of some 32 pixels.
         width_multiplier: factor of the widths of all layers.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
         dropout_rate: share of the pooled features dropped in training; 0.4 in the paper.
         auxiliary_dropout_rate: the same for the hidden layers of the auxiliary heads.
-        dtype: of the computation.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype, norm_epsilon=1e-3)
     hidden = LayerFactory(activation, kernel_init, "he_normal", dtype, norm_epsilon=1e-3)

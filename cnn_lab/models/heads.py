@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from cnn_lab.core.arrays import Images, Logits
 from cnn_lab.layers.dropout import DropConnect
 from cnn_lab.layers.factory import LayerFactory, activation, initializer
-from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
+from cnn_lab.layers.pooling import Size, adaptive_average_pool, global_average_pool
 from cnn_lab.tasks.task import WithAuxiliary
 
 
@@ -36,11 +36,9 @@ class Classifier(nn.Module):
     auxiliary_weight: float = 0.3
 
     def __call__(self, images: Images, *, train: bool) -> Logits | WithAuxiliary:
-        """Maps images [n h w c] to float32 logits [n k].
+        """Maps normalised images [n h w c] to float32 logits [n k].
 
-        Args:
-            images: normalised.
-            train: turns dropout, batch statistics and the auxiliary heads on.
+        `train` turns dropout, batch statistics and the auxiliary heads on.
         """
         maps = self.backbone(images, train=train)
         logits = self.head(list(maps.values())[-1], train=train).astype(jnp.float32)
@@ -59,21 +57,12 @@ class Classifier(nn.Module):
 
 
 class HeadAlone(nn.Module):
-    """A classifier's head, of the same paths, for features that were computed before.
-
-    Attributes:
-        head: features -> logits [n k].
-    """
+    """A classifier's head, of the same paths, for features that were computed before."""
 
     head: nn.Module
 
     def __call__(self, features: jax.Array, *, train: bool) -> Logits:
-        """Maps `Classifier.features` [n ...] to float32 logits [n k].
-
-        Args:
-            features: of images.
-            train: turns dropout on.
-        """
+        """Maps `Classifier.features` [n ...] to float32 logits [n k]."""
         return self.head(features, train=train).astype(jnp.float32)
 
 
@@ -89,12 +78,7 @@ class ImageToImage(nn.Module):
     head: nn.Module
 
     def __call__(self, images: Images, *, train: bool) -> Float[Array, "n h w k"]:
-        """Maps images [n h w c] to float32 logits or values [n h w k].
-
-        Args:
-            images: normalised.
-            train: turns dropout and batch statistics on.
-        """
+        """Maps normalised images [n h w c] to float32 logits or values [n h w k]."""
         maps = self.backbone(images, train=train)
         return self.head(maps, images.shape[1:], train=train).astype(jnp.float32)
 
@@ -103,16 +87,11 @@ class DenseHead(nn.Module):
     """Flatten, hidden dense layers with dropout after each, dense.
 
     Attributes:
-        num_classes: k.
-        hidden: widths of the hidden layers.
-        layers: activation, initialiser and dtype.
-        dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
-        input_dropout_rate: share of the features dropped in training, in [0, 1).
-        output_activation: name of the activation of the outputs.
-        pooled_size: (rows, columns) that maps are brought to before, by averaging; None leaves
-            them.
+        input_dropout_rate: share of the features dropped in training, in [0, 1), as `dropout_rate`
+            of each hidden layer's values and `drop_connect_rate` of its weights.
+        pooled_size: side, or (rows, columns), that maps are brought to before, by averaging; None
+            leaves them.
         output_init: name of the last layer's initialiser; None is the factory's.
-        drop_connect_rate: share of each hidden layer's weights dropped in training, in [0, 1).
     """
 
     num_classes: int
@@ -121,7 +100,7 @@ class DenseHead(nn.Module):
     dropout_rate: float = 0.0
     input_dropout_rate: float = 0.0
     output_activation: str = "identity"
-    pooled_size: tuple[int, int] | None = None
+    pooled_size: Size | None = None
     output_init: str | None = None
     drop_connect_rate: float = 0.0
 
@@ -137,7 +116,8 @@ class DenseHead(nn.Module):
         x = self.pooled(features).reshape(features.shape[0], -1)
         x = self.layers.dropout(self.input_dropout_rate)(x, train=train)
         for index, width in enumerate(self.hidden):
-            x = self._hidden(x, width, f"hidden{index + 1}", train=train)
+            settings = (width, self.layers, self.drop_connect_rate, f"hidden{index + 1}")
+            x = hidden_layer(x, *settings, train=train)
             x = self.layers.dropout(self.dropout_rate)(x, train=train)
         last = dataclasses.replace(
             self.layers, dense_init=self.output_init or self.layers.dense_init
@@ -145,24 +125,28 @@ class DenseHead(nn.Module):
         logits = last.dense(self.num_classes, name="output")(x)
         return activation(self.output_activation)(logits)
 
-    def _hidden(self, x: jax.Array, width: int, name: str, *, train: bool) -> jax.Array:
-        layers = self.layers
-        if not self.drop_connect_rate:
-            return layers.act(layers.dense(width, name=name)(x))
-        init = initializer(layers.dense_init)
-        layer = DropConnect(width, self.drop_connect_rate, init, layers.dtype, name=name)
-        return layers.act(layer(x, train=train))
+
+def hidden_layer(
+    x: jax.Array,
+    width: int,
+    layers: LayerFactory,
+    drop_connect_rate: float,
+    name: str,
+    *,
+    train: bool,
+) -> jax.Array:
+    """A dense layer [... d] to [... width] of a module, whose weights may be dropped, activated."""
+    if not drop_connect_rate:
+        return layers.act(layers.dense(width, name=name)(x))
+    init = initializer(layers.dense_init)
+    layer = DropConnect(width, drop_connect_rate, init, layers.dtype, name=name)
+    return layers.act(layer(x, train=train))
 
 
 class PooledHead(nn.Module):
-    """Mean over the map, dropout, dense (Lin, Chen, Yan 2013, arXiv:1312.4400).
-
-    Attributes:
-        num_classes: k.
-        layers: initialiser and dtype.
-        dropout_rate: share of the features dropped in training, in [0, 1).
-        normalize: whether the factory's normalisation follows the mean.
-    """
+    """Mean over the map, the factory's normalisation where `normalize` is set, dropout, dense
+    (Lin, Chen, Yan 2013, arXiv:1312.4400).
+    """  # noqa: D205 - a citation
 
     num_classes: int
     layers: LayerFactory = LayerFactory()
@@ -185,12 +169,7 @@ class PooledHead(nn.Module):
 
 class ConvHead(nn.Module):
     """Dropout, a 1x1 convolution to one map a class, activation, mean over each map (Iandola et al.
-    2016, arXiv:1602.07360).
-
-    Attributes:
-        num_classes: k.
-        layers: activation, initialiser of dense layers and dtype.
-        dropout_rate: share of the map's values dropped in training, in [0, 1).
+    2016, arXiv:1602.07360). The convolution starts as a dense layer would.
     """  # noqa: D205 - a citation
 
     num_classes: int

@@ -7,7 +7,9 @@ channels inside the blocks, which the paper leaves open, are theirs too. The aux
 maps below 17x17 to 5x5, so that it fits images of any size. Weights start at He et al.'s scale.
 """  # noqa: D205 - the title is a citation
 
-from typing import Annotated, Literal
+import functools
+from collections.abc import Callable
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -25,40 +27,37 @@ from cnn_lab.layers.pooling import (
 )
 from cnn_lab.models.googlenet import ConvNorm, scaled
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss; the paper does not say, the authors' code has 0.4
 _UpTo2 = Annotated[int, Range(min=1, max=2)]
 _UpTo3 = Annotated[int, Range(min=1, max=3)]
 _UpTo4 = Annotated[int, Range(min=1, max=4)]
-_SMALLER = ", or model.options.stem=small"
 A_BLOCKS = (("b", 32), ("c", 64), ("d", 64))  # and their channels after pooling
 C_BLOCKS = (("b", 128), ("c", 160), ("d", 160), ("e", 192))  # and their channels inside
 TALL, LONG = (7, 1), (1, 7)
+Chain = Callable[..., jax.Array]
 
 
 class Mixed(nn.Module):
-    """Base of the blocks: branches side by side.
-
-    Attributes:
-        layers: activation, initialiser, epsilon and dtype.
-        width: factor of the channels.
-    """
+    """Base of the blocks: branches side by side; `width` is a factor of their channels."""
 
     layers: LayerFactory
     width: float
 
-    def chain(self, x: Images, name: str, *steps: tuple, train: bool) -> Maps:
+    @nn.compact
+    def __call__(self, x: Images, *, train: bool) -> Maps:
+        """Maps [n h w c] to [n h w d], or to half the sides."""
+        chain = functools.partial(self._chain, train=train)
+        return jnp.concatenate(self._branches(x, chain), axis=-1)
+
+    def _branches(self, x: Images, chain: Chain) -> tuple[jax.Array, ...]:
+        raise NotImplementedError
+
+    def _chain(self, x: jax.Array, name: str, *steps: tuple, train: bool) -> jax.Array:
         """Convolutions one after the other, named `name_1`, `name_2` and so on.
 
-        Args:
-            x: [n h w c].
-            name: of the branch.
-            *steps: (channels, kernel), or (channels, kernel, stride, padding).
-            train: turns batch statistics on.
-
-        Returns:
-            [n h w d], smaller where steps have a stride.
+        Steps are (channels, kernel), or (channels, kernel, stride, padding).
         """
         for number, (features, kernel, *place) in enumerate(steps, start=1):
             own = f"{name}_{number}" if len(steps) > 1 else name
@@ -66,127 +65,106 @@ class Mixed(nn.Module):
             x = ConvNorm(features, kernel, self.layers, *place, name=own)(x, train=train)
         return x
 
-    def pooled(self, x: Images, features: int, *, train: bool) -> Maps:
-        """The mean of 3x3 pixels, the padding's zeros among them, and a 1x1 convolution."""
-        return self.chain(average_pool(x, 3, 1, 1), "branch_pool", (features, 1), train=train)
+
+def pooled(x: Images) -> Maps:
+    """The mean of 3x3 pixels, the padding's zeros among them."""
+    return average_pool(x, 3, 1, 1)
 
 
 class MixedA(Mixed):
-    """5x5, and 3x3 twice (figure 5).
-
-    Attributes:
-        pool_features: channels after pooling.
-    """
+    """5x5, and 3x3 twice (figure 5): 224 channels, and `pool_features` after pooling."""
 
     pool_features: int
 
-    @nn.compact
-    def __call__(self, x: Images, *, train: bool) -> Maps:
-        """Maps [n h w c] to [n h w 224 + pool_features]."""
-        branches = (
-            self.chain(x, "branch1x1", (64, 1), train=train),
-            self.chain(x, "branch5x5", (48, 1), (64, 5), train=train),
-            self.chain(x, "double3x3", (64, 1), (96, 3), (96, 3), train=train),
-            self.pooled(x, self.pool_features, train=train),
+    def _branches(self, x: Images, chain: Chain) -> tuple[jax.Array, ...]:
+        return (
+            chain(x, "branch1x1", (64, 1)),
+            chain(x, "branch5x5", (48, 1), (64, 5)),
+            chain(x, "double3x3", (64, 1), (96, 3), (96, 3)),
+            chain(pooled(x), "branch_pool", (self.pool_features, 1)),
         )
-        return jnp.concatenate(branches, axis=-1)
 
 
 class MixedB(Mixed):
-    """Halves the map by strides and pooling side by side (figure 10)."""
+    """Halves the map by strides and pooling side by side (figure 10): 480 channels more."""
 
-    @nn.compact
-    def __call__(self, x: Images, *, train: bool) -> Maps:
-        """Maps [n h w c] to [n h/2 w/2 c + 480]."""
-        branches = (
-            self.chain(x, "branch3x3", (384, 3, 2, 0), train=train),
-            self.chain(x, "double3x3", (64, 1), (96, 3), (96, 3, 2, 0), train=train),
+    def _branches(self, x: Images, chain: Chain) -> tuple[jax.Array, ...]:
+        return (
+            chain(x, "branch3x3", (384, 3, 2, 0)),
+            chain(x, "double3x3", (64, 1), (96, 3), (96, 3, 2, 0)),
             max_pool(x, 3, 2),
         )
-        return jnp.concatenate(branches, axis=-1)
 
 
 class MixedC(Mixed):
-    """7x7 as 1x7 and 7x1, once and twice (figure 6).
-
-    Attributes:
-        inner: channels inside the branches.
-    """
+    """7x7 as 1x7 and 7x1, once and twice (figure 6): 768 channels, `inner` inside the branches."""
 
     inner: int
 
-    @nn.compact
-    def __call__(self, x: Images, *, train: bool) -> Maps:
-        """Maps [n h w c] to [n h w 768]."""
+    def _branches(self, x: Images, chain: Chain) -> tuple[jax.Array, ...]:
         inner = self.inner
         twice = ((inner, 1), (inner, TALL), (inner, LONG), (inner, TALL), (192, LONG))
-        branches = (
-            self.chain(x, "branch1x1", (192, 1), train=train),
-            self.chain(x, "branch7x7", (inner, 1), (inner, LONG), (192, TALL), train=train),
-            self.chain(x, "double7x7", *twice, train=train),
-            self.pooled(x, 192, train=train),
+        return (
+            chain(x, "branch1x1", (192, 1)),
+            chain(x, "branch7x7", (inner, 1), (inner, LONG), (192, TALL)),
+            chain(x, "double7x7", *twice),
+            chain(pooled(x), "branch_pool", (192, 1)),
         )
-        return jnp.concatenate(branches, axis=-1)
 
 
 class MixedD(Mixed):
-    """Halves the map, after 7x7 in one branch."""
+    """Halves the map, after 7x7 in one branch: 512 channels more."""
 
-    @nn.compact
-    def __call__(self, x: Images, *, train: bool) -> Maps:
-        """Maps [n h w c] to [n h/2 w/2 c + 512]."""
-        steps = ((192, 1), (192, LONG), (192, TALL), (192, 3, 2, 0))
-        branches = (
-            self.chain(x, "branch3x3", (192, 1), (320, 3, 2, 0), train=train),
-            self.chain(x, "branch7x7x3", *steps, train=train),
+    def _branches(self, x: Images, chain: Chain) -> tuple[jax.Array, ...]:
+        return (
+            chain(x, "branch3x3", (192, 1), (320, 3, 2, 0)),
+            chain(x, "branch7x7x3", (192, 1), (192, LONG), (192, TALL), (192, 3, 2, 0)),
             max_pool(x, 3, 2),
         )
-        return jnp.concatenate(branches, axis=-1)
 
 
 class MixedE(Mixed):
-    """3x3 as 1x3 and 3x1 side by side (figure 7)."""
+    """3x3 as 1x3 and 3x1 side by side (figure 7): 2048 channels."""
 
-    @nn.compact
-    def __call__(self, x: Images, *, train: bool) -> Maps:
-        """Maps [n h w c] to [n h w 2048]."""
-        once = self.chain(x, "branch3x3", (384, 1), train=train)
-        twice = self.chain(x, "double3x3", (448, 1), (384, 3), train=train)
-        branches = (
-            self.chain(x, "branch1x1", (320, 1), train=train),
-            self.chain(once, "branch3x3_long", (384, (1, 3)), train=train),
-            self.chain(once, "branch3x3_tall", (384, (3, 1)), train=train),
-            self.chain(twice, "double3x3_long", (384, (1, 3)), train=train),
-            self.chain(twice, "double3x3_tall", (384, (3, 1)), train=train),
-            self.pooled(x, 192, train=train),
+    def _branches(self, x: Images, chain: Chain) -> tuple[jax.Array, ...]:
+        once = chain(x, "branch3x3", (384, 1))
+        twice = chain(x, "double3x3", (448, 1), (384, 3))
+        return (
+            chain(x, "branch1x1", (320, 1)),
+            chain(once, "branch3x3_long", (384, (1, 3))),
+            chain(once, "branch3x3_tall", (384, (3, 1))),
+            chain(twice, "double3x3_long", (384, (1, 3))),
+            chain(twice, "double3x3_tall", (384, (3, 1))),
+            chain(pooled(x), "branch_pool", (192, 1)),
         )
-        return jnp.concatenate(branches, axis=-1)
 
 
-class InceptionV3Backbone(Mixed):
-    """Five convolutions and eleven blocks.
+class InceptionV3Backbone(nn.Module):
+    """Five convolutions and eleven blocks, 5b to 5d, 6b to 6e, 7b and 7c; `blocks` of each size."""
 
-    Attributes:
-        blocks: how many of the blocks 5b to 5d, 6b to 6e, 7b and 7c there are.
-        stem: `large` is an eighth of the image before the blocks, `small` a half.
-    """
-
+    layers: LayerFactory
+    width: float
     blocks: tuple[int, int, int] = (3, 4, 2)
-    stem: Literal["large", "small"] = "large"
+    stem: Stem = "large"
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `conv1` to `conv5` and `mixed5b` to `mixed7c`."""
         large = self.stem == "large"
-        min_side, instead = (75, _SMALLER) if large else (13, "")
-        require_size(images, min_side, "Inception v3", instead)
+        require_size(images, 75 if large else 13, "Inception v3", self.stem)
         # (channels, kernel, stride, padding); pooling follows the third and the fifth.
         stem = ((32, 3, 2, 0), (32, 3, 1, 0), (64, 3, 1, 1), (80, 1, 1, 0), (192, 3, 1, 0))
         maps, x = {}, images
         for number, (features, kernel, strides, padding) in enumerate(stem, start=1):
-            place = (strides, padding) if large else ()
-            name = f"conv{number}"
-            x = maps[name] = self.chain(x, name, (features, kernel, *place), train=train)
+            conv = ConvNorm(
+                scaled(features, self.width),
+                kernel,
+                self.layers,
+                strides if large else 1,
+                padding if large else None,
+                name=f"conv{number}",
+            )
+            x = maps[f"conv{number}"] = conv(x, train=train)
             if number == 5 or (number == 3 and large):
                 x = max_pool(x, 3, 2, 0 if large else 1)
         common = (self.layers, self.width)
@@ -203,13 +181,7 @@ class InceptionV3Backbone(Mixed):
 
 
 class AuxiliaryHead(nn.Module):
-    """5x5 means, a 1x1 and a 5x5 convolution, mean over what is left, dense (figure 8).
-
-    Attributes:
-        num_classes: k.
-        layers: activation, initialisers, epsilon and dtype.
-        width: factor of the channels.
-    """
+    """5x5 means, a 1x1 and a 5x5 convolution, mean over what is left, dense (figure 8)."""
 
     num_classes: int
     layers: LayerFactory
@@ -240,7 +212,7 @@ def inception_v3(
     num_classes: int,
     auxiliary: bool = True,
     blocks: tuple[_UpTo3, _UpTo4, _UpTo2] = (3, 4, 2),
-    stem: Literal["large", "small"] = "large",
+    stem: Stem = "large",
     width_multiplier: Positive = 1.0,
     activation: str = "relu",
     kernel_init: str = "he_normal",
@@ -250,7 +222,6 @@ def inception_v3(
     """Inception v3 with an auxiliary head (27,161,264 parameters) or without (23,834,568).
 
     Args:
-        num_classes: k.
         auxiliary: train one more head on an earlier map, whose loss counts 0.4; evaluation leaves
             it out.
         blocks: how many of the blocks that keep the size there are at each of three sizes, for a
@@ -258,18 +229,10 @@ def inception_v3(
         stem: `large` (for 299 pixels, at least 75) or `small` (padded convolutions, one halving)
             for images of some 32 pixels.
         width_multiplier: factor of the widths of all layers.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dropout_rate: share of the pooled features dropped in training.
-        dtype: of the computation.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype, norm_epsilon=1e-3)
+    backbone = InceptionV3Backbone(layers, width_multiplier, blocks, stem)
     last = f"mixed6{C_BLOCKS[blocks[1] - 1][0]}"
-    return Classifier(
-        InceptionV3Backbone(layers, width_multiplier, blocks, stem),
-        PooledHead(num_classes, layers, dropout_rate),
-        FrozenDict({last: AuxiliaryHead(num_classes, layers, width_multiplier)})
-        if auxiliary
-        else None,
-        AUXILIARY_WEIGHT,
-    )
+    heads = FrozenDict({last: AuxiliaryHead(num_classes, layers, width_multiplier)})
+    head = PooledHead(num_classes, layers, dropout_rate)
+    return Classifier(backbone, head, heads if auxiliary else None, AUXILIARY_WEIGHT)

@@ -36,11 +36,8 @@ class LeNet5Backbone(nn.Module):
     """C1 to C5: convolutions 6@5x5, 16@5x5, 120@whole map, subsampled by two in between.
 
     Attributes:
-        layers: activation, initialiser and dtype.
-        pooling: `average`, `max`, or `trainable` (average with a coefficient and a bias a map).
-        connection: `full`, or `partial` for the paper's table of connections.
-        dropout_rate: share of S4's values dropped in training, in [0, 1).
-        drop_connect_rate: share of C5's weights dropped in training, in [0, 1).
+        dropout_rate: share of S4's values dropped in training.
+        drop_connect_rate: share of C5's weights dropped in training.
     """
 
     layers: LayerFactory = LayerFactory("tanh", "lecun_normal")
@@ -59,29 +56,24 @@ class LeNet5Backbone(nn.Module):
             mask = np.zeros((5, 5, 6, 16), np.float32)
             for feature, seen in enumerate(C3_SEES):
                 mask[:, :, list(seen), feature] = 1
-        kernel_init = initializer(layers.kernel_init)
-        options: dict[str, Any] = {"padding": "VALID", "kernel_init": kernel_init}
-        options["dtype"] = layers.dtype
+        init, dtype = initializer(layers.kernel_init), layers.dtype
+        options: dict[str, Any] = {"padding": "VALID", "kernel_init": init, "dtype": dtype}
         if self.pooling == "max" and layers.activation in MONOTONE:
             # The same as pooling last, with bias and activation on a quarter of the values.
-            options["conv_general_dilated"] = _pooled_convolution
+            options["conv_general_dilated"] = lambda *given, **named: max_pool(
+                conv_general_dilated(*given, **named), 2
+            )
         s2 = self._subsample(Conv(6, (5, 5), name="c1", **options)(images), "s2")
         s4 = self._subsample(Conv(16, (5, 5), mask=mask, name="c3", **options)(s2), "s4")
-        dropped = layers.dropout(self.dropout_rate)(s4, train=train)
-        c5 = layers.act(self._whole(dropped, kernel_init, train=train))
-        return {"s2": s2, "s4": s4, "c5": c5}
-
-    def _whole(self, x: jax.Array, init: Any, *, train: bool) -> jax.Array:
-        """C5: a convolution that covers the whole map, which on 32x32 images is 5x5."""
-        dtype, rate = self.layers.dtype, self.drop_connect_rate
-        if not rate:  # one dense product
-            whole = nn.DenseGeneral(
-                120, axis=(-3, -2, -1), kernel_init=init, dtype=dtype, name="c5"
-            )
-            return whole(x)
-        size = (x.shape[1], x.shape[2])
-        conv = DropConnectConv(120, rate, size, 1, "VALID", init, dtype, name="c5")
-        return conv(x, train=train)[:, 0, 0]
+        x = layers.dropout(self.dropout_rate)(s4, train=train)
+        # C5 covers the whole map, which on 32x32 images is 5x5.
+        if self.drop_connect_rate:
+            settings = (self.drop_connect_rate, x.shape[1:3], 1, "VALID", init, dtype)
+            x = DropConnectConv(120, *settings, name="c5")(x, train=train)[:, 0, 0]
+        else:  # one dense product
+            axes = (-3, -2, -1)
+            x = nn.DenseGeneral(120, axis=axes, kernel_init=init, dtype=dtype, name="c5")(x)
+        return {"s2": s2, "s4": s4, "c5": layers.act(x)}
 
     def _subsample(self, x: jax.Array, name: str) -> jax.Array:
         act = self.layers.act
@@ -96,10 +88,6 @@ class LeNet5Backbone(nn.Module):
         coefficient = self.param(f"{name}_coefficient", nn.initializers.ones, shape).astype(x.dtype)
         bias = self.param(f"{name}_bias", nn.initializers.zeros, shape).astype(x.dtype)
         return act(pooled * coefficient[None, None, None] + bias[None, None, None])
-
-
-def _pooled_convolution(*arguments: Any, **options: Any) -> jax.Array:
-    return max_pool(conv_general_dilated(*arguments, **options), 2)
 
 
 @register(
@@ -125,28 +113,16 @@ def lenet5(
     """LeNet-5: the backbone C1..C5, then F6 (84) and the output layer as the head.
 
     Args:
-        num_classes: k.
-        activation: name of the activation after each layer.
-        pooling: `average`, `max` or `trainable`.
+        pooling: `average`, `max`, or `trainable` (average with a coefficient and a bias a map).
         connection: `full` or `partial` (the paper's table I).
         dropout_rates: shares of the values of S4, C5 and F6 dropped in training, in [0, 1).
-        dropout_scaling: `training` scales up the values that are kept; `evaluation` scales down
-            all values in evaluation, as in the paper of 2014.
         drop_connect_rate: share of the weights of C5 and F6 dropped in training, in [0, 1).
         kernel_init: name of the initialiser of all kernels.
-        dtype: of the computation.
     """
     layers = LayerFactory(
         activation, kernel_init, kernel_init, dtype, dropout_scaling=dropout_scaling
     )
     of_s4, of_c5, of_f6 = dropout_rates
-    head = DenseHead(
-        num_classes,
-        (84,),
-        layers,
-        of_f6,
-        input_dropout_rate=of_c5,
-        drop_connect_rate=drop_connect_rate,
-    )
+    head = DenseHead(num_classes, (84,), layers, of_f6, of_c5, drop_connect_rate=drop_connect_rate)
     backbone = LeNet5Backbone(layers, pooling, connection, of_s4, drop_connect_rate)
     return Classifier(backbone, head)

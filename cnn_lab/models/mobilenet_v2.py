@@ -1,11 +1,9 @@
 """MobileNetV2 (Sandler, Howard, Zhu, Zhmoginov, Chen 2018, "MobileNetV2: inverted residuals and
-linear bottlenecks", arXiv:1801.04381, table 2), and its block, which EfficientNet shares.
+linear bottlenecks", arXiv:1801.04381, table 2), and its backbone, which EfficientNet shares.
 
 Differs from the paper: convolutions are padded alike on both sides and dropout acts before the
 output layer, as torch has it.
 """  # noqa: D205 - the title is a citation
-
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -16,13 +14,14 @@ from cnn_lab.layers.channels import SqueezeExcite
 from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
-Stem = Literal["large", "small"]
-SMALLER = ", or model.options.stem=small"
 Seven = tuple[Count, Count, Count, Count, Count, Count, Count]
-# Expansion, channels, and stride of the first block, by stage.
-STAGES = ((1, 16, 1), (6, 24, 2), (6, 32, 2), (6, 64, 2), (6, 96, 1), (6, 160, 2), (6, 320, 1))
+# Expansion, kernel size, stride of the first block, and channels, by stage.
+STAGES = (
+    *((1, 3, 1, 16), (6, 3, 2, 24), (6, 3, 2, 32), (6, 3, 2, 64)),
+    *((6, 3, 1, 96), (6, 3, 2, 160), (6, 3, 1, 320)),
+)
 DEPTHS = (1, 2, 3, 4, 3, 3, 1)
 
 
@@ -38,14 +37,10 @@ class InvertedResidual(nn.Module):
     The shortcut joins the narrow ends, where shapes agree.
 
     Attributes:
-        features: channels of the result.
-        strides: of the depthwise convolution.
+        strides: of the depthwise convolution, as `kernel_size`.
         expansion: channels in the middle per channel of the input; at 1 there is no first
             convolution.
-        layers: activation, initialiser and dtype.
-        kernel_size: of the depthwise convolution.
         squeezed: width of the squeeze-and-excitation after the depthwise convolution, 0 for none.
-        drop_path_rate: share of examples whose branch is removed in training.
     """
 
     features: int
@@ -77,40 +72,53 @@ class InvertedResidual(nn.Module):
         return x + DropPath(self.drop_path_rate)(y, train=train)
 
 
-class MobileNetV2Backbone(nn.Module):
-    """A 3x3 convolution, seven stages of inverted residuals, and a 1x1 convolution.
+class InvertedResidualBackbone(nn.Module):
+    """A 3x3 convolution, stages of inverted residuals, and a 1x1 convolution.
 
     Attributes:
-        width_multiplier: of all channels; those of the last convolution are never fewer than 1280.
+        model: its name, for messages.
+        stages: see `STAGES`.
         depths: blocks per stage.
-        stem: `large` reduces the sides 32 times, `small` 8 times.
-        layers: activation, initialiser and dtype.
+        last_features: channels of the 1x1 convolution.
+        width_multiplier: of the other channels.
+        squeeze: whether blocks squeeze their input's channels to a quarter.
     """
 
-    width_multiplier: float = 1.0
-    depths: tuple[int, ...] = DEPTHS
-    stem: Stem = "large"
-    layers: LayerFactory = LayerFactory("relu6", "he_normal_fan_out", "normal")
+    model: str
+    stages: tuple[tuple[int, int, int, int], ...]
+    depths: tuple[int, ...]
+    last_features: int
+    width_multiplier: float
+    stem: Stem
+    layers: LayerFactory
+    squeeze: bool = False
+    drop_path_rate: float = 0.0
 
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1` to `stage7` and `last`."""
         small = self.stem == "small"
-        require_size(images, 8 if small else 32, "mobilenet_v2", "" if small else SMALLER)
+        require_size(images, 8 if small else 32, self.model, self.stem)
         layers, width = self.layers, self.width_multiplier
         x = layers.conv(round_channels(32 * width), 3, 1 if small else 2, name="stem_conv")(images)
         x = layers.act(layers.norm(train=train, name="stem_bn")(x))
         maps = {"stem": x}
-        stages = zip(STAGES, self.depths, strict=True)
-        for stage, ((expansion, channels, first_strides), depth) in enumerate(stages, start=1):
-            features = round_channels(channels * width)
-            for index in range(depth):
-                strides = 1 if index or (small and stage == 2) else first_strides
-                name = f"stage{stage}_block{index + 1}"
-                block = InvertedResidual(features, strides, expansion, layers, name=name)
+        for stage, (expansion, kernel_size, first_strides, channels) in enumerate(self.stages):
+            for index in range(self.depths[stage]):
+                done = sum(self.depths[:stage]) + index
+                block = InvertedResidual(
+                    round_channels(channels * width),
+                    1 if index or (small and stage == 1) else first_strides,
+                    expansion,
+                    layers,
+                    kernel_size,
+                    max(1, x.shape[-1] // 4) if self.squeeze else 0,
+                    self.drop_path_rate * done / sum(self.depths),
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )
                 x = block(x, train=train)
-            maps[f"stage{stage}"] = x
-        x = layers.conv(round_channels(1280 * max(1.0, width)), 1, name="last_conv")(x)
+            maps[f"stage{stage + 1}"] = x
+        x = layers.conv(self.last_features, 1, name="last_conv")(x)
         return maps | {"last": layers.act(layers.norm(train=train, name="last_bn")(x))}
 
 
@@ -137,16 +145,14 @@ def mobilenet_v2(
     """MobileNetV2.
 
     Args:
-        num_classes: k.
         stem: `large` (the sides are reduced 32 times) or `small` (8 times: strides of 1 in the
             first convolution and the second stage) for images of some 32 pixels.
-        width_multiplier: of all channels, rounded to multiples of 8; the paper has 0.35 to 1.4.
+        width_multiplier: of all channels, rounded to multiples of 8; the paper has 0.35 to 1.4. The
+            last convolution has never fewer than 1280.
         depths: blocks per stage.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dropout_rate: share of the pooled features dropped in training.
-        dtype: of the computation.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    backbone = MobileNetV2Backbone(width_multiplier, tuple(depths), stem, layers)
+    last = round_channels(1280 * max(1.0, width_multiplier))
+    form = ("mobilenet_v2", STAGES, tuple(depths), last)
+    backbone = InvertedResidualBackbone(*form, width_multiplier, stem, layers)
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))

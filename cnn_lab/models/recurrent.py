@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.factory import Dtype, LayerFactory, activation, initializer
+from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.models.heads import Classifier, DenseHead
 from cnn_lab.models.registry import Order, Sequences, Steps, as_sequences, register
 
@@ -31,15 +31,6 @@ CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
 class RecurrentBackbone(nn.Module):
     """Layers of cells along a sequence. States are float32 whatever `layers.dtype` is, because
     rounding adds up over the steps.
-
-    Attributes:
-        cell: `rnn`, `lstm` or `gru`.
-        hidden: width of the state.
-        num_layers: each reads the states of the one before.
-        bidirectional: whether a second cell per layer reads backwards, beside the first.
-        dropout_rate: share of the states dropped in training between layers.
-        order: how images are read.
-        layers: initialiser, dtype and, for `rnn`, the activation.
     """  # noqa: D205
 
     cell: Cell
@@ -69,16 +60,10 @@ class RecurrentBackbone(nn.Module):
     def _read(self, x: Sequences, name: str, *, reverse: bool = False) -> Steps:
         options = {"kernel_init": initializer(self.layers.kernel_init), "name": name}
         if self.cell == "rnn":
-            act = activation(self.layers.activation)
-            options["activation_fn"] = lambda x: act(x.astype(jnp.float32))
+            options["activation_fn"] = lambda x: self.layers.act(x.astype(jnp.float32))
         cell: nn.RNNCellBase = CELLS[self.cell](self.hidden, dtype=self.layers.dtype, **options)
         layer: Any = nn.RNN(cell, reverse=reverse, keep_order=True)
         return layer(x)
-
-
-def _classifier(num_classes: int, dropout_rate: float, backbone: RecurrentBackbone) -> Classifier:
-    layers = LayerFactory(dense_init="normal", dtype=backbone.layers.dtype)
-    return Classifier(backbone, DenseHead(num_classes, (), layers, input_dropout_rate=dropout_rate))
 
 
 @register(
@@ -89,36 +74,8 @@ def _classifier(num_classes: int, dropout_rate: float, backbone: RecurrentBackbo
     num_parameters=21_386,
     macs=560_384,
     small=({"hidden": 8}, (8, 8, 1)),
+    variant={"cell": "rnn"},
 )
-def rnn(
-    num_classes: int,
-    hidden: Count = 128,
-    num_layers: Count = 1,
-    bidirectional: bool = False,
-    order: Order = "rows",
-    activation: str = "tanh",
-    kernel_init: str = "lecun_normal",
-    dropout_rate: ProperFraction = 0.0,
-    dtype: Dtype = "float32",
-) -> Classifier:
-    """A simple recurrent net: the state is the activation of input and state before.
-
-    Args:
-        num_classes: k.
-        hidden: width of the state.
-        num_layers: each reads the states of the one before.
-        bidirectional: whether a second cell per layer reads backwards, beside the first.
-        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
-        activation: name of the activation.
-        kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
-        dropout_rate: share of the states dropped in training, between layers and before the output.
-        dtype: of the computation; states are float32.
-    """
-    layers = LayerFactory(activation, kernel_init, dtype=dtype)
-    settings = (hidden, num_layers, bidirectional, dropout_rate, order)
-    return _classifier(num_classes, dropout_rate, RecurrentBackbone("rnn", *settings, layers))
-
-
 @register(
     "lstm",
     "Long short-term memory",
@@ -127,7 +84,7 @@ def rnn(
     num_parameters=81_674,
     macs=2_237_696,
     small=({"hidden": 8, "num_layers": 2, "bidirectional": True}, (8, 8, 1)),
-    variant={"cell": "lstm"},
+    variant={"cell": "lstm", "activation": "tanh"},
 )
 @register(
     "gru",
@@ -137,9 +94,9 @@ def rnn(
     num_parameters=61_706,
     macs=1_678_592,
     small=({"hidden": 8, "order": "pixels"}, (6, 6, 1)),
-    variant={"cell": "gru"},
+    variant={"cell": "gru", "activation": "tanh"},
 )
-def gated(
+def recurrent(
     num_classes: int,
     hidden: Count = 128,
     num_layers: Count = 1,
@@ -149,22 +106,20 @@ def gated(
     dropout_rate: ProperFraction = 0.0,
     dtype: Dtype = "float32",
     *,
-    cell: Literal["lstm", "gru"],
+    cell: Cell,
+    activation: str = "tanh",
 ) -> Classifier:
-    """A recurrent net whose cells have gates, which let the state pass unchanged.
+    """A recurrent net: the state is the activation of input and state before, or of gated cells.
 
     Args:
-        num_classes: k.
         hidden: width of the state.
         num_layers: each reads the states of the one before.
         bidirectional: whether a second cell per layer reads backwards, beside the first.
-        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
         kernel_init: name of the initialiser of what acts on inputs; on states it is orthogonal.
-        dropout_rate: share of the states dropped in training, between layers and before the
-            output.
+        dropout_rate: share of the states dropped in training, between layers and before the output.
         dtype: of the computation; states are float32.
-        cell: `lstm` or `gru`.
     """
-    layers = LayerFactory("tanh", kernel_init, dtype=dtype)
-    settings = (hidden, num_layers, bidirectional, dropout_rate, order)
-    return _classifier(num_classes, dropout_rate, RecurrentBackbone(cell, *settings, layers))
+    settings = (cell, hidden, num_layers, bidirectional, dropout_rate, order)
+    backbone = RecurrentBackbone(*settings, LayerFactory(activation, kernel_init, dtype=dtype))
+    layers = LayerFactory(dense_init="normal", dtype=dtype)
+    return Classifier(backbone, DenseHead(num_classes, (), layers, input_dropout_rate=dropout_rate))

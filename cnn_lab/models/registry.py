@@ -12,13 +12,17 @@
 
 The files of this package are imported when the first name is looked up. A model of your own is
 registered in the same way by a module of yours, once that is imported.
+
+The function explains its options; those that mean the same in several models are explained once, in
+`OPTIONS`. A backbone's fields are options of its models by the same names, and `layers`, the
+factory of its layers.
 """
 
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import jax
 from jaxtyping import Array, Float
@@ -35,18 +39,26 @@ if TYPE_CHECKING:
 Make = TypeVar("Make", bound=Callable[..., Any])
 Outputs = Literal["logits", "pixel_logits", "images"]
 Shape = tuple[int, int, int]
+SmallForm = tuple[Mapping[str, Any], Shape]  # options, (h, w, c)
+Stem = Literal["large", "small"]
+Order = Literal["rows", "pixels"]
+Sequences = Float[Array, "n t d"]
+Steps = Float[Array, "n t e"]  # what becomes of sequences: as many steps, other values
 
-
-class SmallForm(NamedTuple):
-    """A form of a model that takes little arithmetic, for tests and first tries.
-
-    Attributes:
-        options: of the model.
-        image_shape: (h, w, c).
-    """
-
-    options: Mapping[str, Any]
-    image_shape: Shape
+# A model's own explanation comes before these.
+OPTIONS = {
+    "activation": "name of the activation.",
+    "dropout_rate": "share of the pooled features dropped in training.",
+    "dropout_scaling": "`training` scales up the values that stay; `evaluation` scales down all "
+    "values in evaluation, as in the paper of 2014.",
+    "dtype": "of the computation.",
+    "kernel_init": "name of the initialiser of convolutions.",
+    "order": "`rows` (a row of the image a step) or `pixels` (a pixel a step).",
+    "output_activation": "of the reconstruction: `identity` for normalised images, `sigmoid` for "
+    "pixels in [0, 1].",
+    "stem": "`large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3 "
+    "convolution) for images of some 32 pixels.",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +70,12 @@ class ModelEntry:
             returns images takes a number of classes too and does not look at it.
         title: one line for listings.
         paper: authors, year, venue or arXiv id.
-        image_shape: (h, w, c) that the counts refer to.
-        num_parameters: exact count at `image_shape` and `num_classes`.
-        num_classes: that the counts refer to.
-        macs: multiply-accumulates on one image of `image_shape`; None where nobody counted.
+        image_shape: (h, w, c) that the counts refer to, as they do to `num_classes`.
+        num_parameters: exact count.
+        macs: multiply-accumulates on one image; None where nobody counted.
         outputs: `logits` [n k], `pixel_logits` [n h w k], or `images` [n h w c] like the input.
-        small: a form for tests; every file of this package has one at least.
+        small: a form of little arithmetic, for tests and first tries; every file of this package
+            has one at least.
     """
 
     make: "Callable[..., Classifier | ImageToImage]"
@@ -82,13 +94,9 @@ class ModelEntry:
         return self.make.__module__.startswith(f"{models.__name__}.")
 
     def verify(self, cost: "Cost | None" = None) -> None:
-        """Compares the registered counts with those of the model.
+        """Raises a `ConfigError` if the counts are not those of the model.
 
-        Args:
-            cost: of the model as it was registered; None to trace it here.
-
-        Raises:
-            ConfigError: they differ.
+        Its cost is traced here, unless it is given.
         """
         if cost is None:
             from cnn_lab.analysis.cost import cost_of
@@ -120,43 +128,21 @@ def register(
     num_classes: int = 10,
     macs: int | None = None,
     outputs: Outputs = "logits",
-    small: tuple[Mapping[str, Any], Shape] | None = None,
+    small: SmallForm | None = None,
     variant: Mapping[str, Any] | None = None,
 ) -> Callable[[Make], Make]:
-    """Registers a function (num_classes, **options) -> module under a name.
+    """Registers a function (num_classes, **options) -> module under a name; see `ModelEntry`.
 
-    The function is returned as it is, and may be registered several times, as one variant each.
-    What is not explained here stands at `ModelEntry`.
-
-    Args:
-        name: of the model.
-        title: as in the entry.
-        paper: as in the entry.
-        image_shape: as in the entry.
-        num_parameters: as in the entry.
-        num_classes: as in the entry.
-        macs: as in the entry; `cnn-lab summary` counts them.
-        outputs: as in the entry.
-        small: options and image shape of the small form.
-        variant: values of some parameters of the function. The keyword-only ones that are named
-            here are no options of the model; the others have this default.
-
-    Raises:
-        ConfigError: the name is taken, or a parameter has no annotation or no value.
+    The function is returned as it is, and may be registered several times, as one variant each:
+    `variant` gives values of some of its parameters. The keyword-only ones among them are no
+    options of the model; the others have this default. A name that is taken, and a parameter that
+    has no annotation or no value, are `ConfigError`s.
     """
 
     def decorate(make: Make) -> Make:
-        entry = ModelEntry(
-            _variant(make, name, variant or {}),
-            title,
-            paper,
-            image_shape,
-            num_parameters,
-            num_classes,
-            macs,
-            outputs,
-            None if small is None else SmallForm(*small),
-        )
+        made = _variant(make, name, variant or {})
+        counts = (num_parameters, num_classes, macs)
+        entry = ModelEntry(made, title, paper, image_shape, *counts, outputs, small)
         MODELS.add(name, entry, make)
         return make
 
@@ -179,10 +165,9 @@ def _variant(make: Callable[..., Any], name: str, values: Mapping[str, Any]) -> 
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name not in values:
             default = values.get(parameter.name, parameter.default)
             parameters.append(parameter.replace(default=default))
-    unknown = [key for key in values if key not in signature.parameters]
-    if unknown:
-        raise ConfigError(f"The model {name} in {make.__module__} has no parameter {unknown[0]}.")
-
+    for key in values:
+        if key not in signature.parameters:
+            raise ConfigError(f"The model {name} in {make.__module__} has no parameter {key}.")
     if not values and make.__name__ == name:
         return make
     declared = signature.replace(parameters=parameters)
@@ -196,21 +181,11 @@ def _variant(make: Callable[..., Any], name: str, values: Mapping[str, Any]) -> 
     return made
 
 
-Order = Literal["rows", "pixels"]
-Sequences = Float[Array, "n t d"]
-Steps = Float[Array, "n t e"]  # what becomes of sequences: as many steps, other values
-
-
 def as_sequences(images: Images, order: Order) -> jax.Array:
-    """Steps from the top left to the bottom right.
+    """Images [n h w c] as steps from the top left to the bottom right.
 
-    Args:
-        images: [n h w c].
-        order: `rows` makes every row a step; `pixels` every pixel (sequential MNIST; Le, Jaitly,
-            Hinton 2015, arXiv:1504.00941).
-
-    Returns:
-        [n h w*c] for `rows`, [n h*w c] for `pixels`.
+    `rows` makes every row a step, [n h w*c]; `pixels` every pixel, [n h*w c] (sequential MNIST; Le,
+    Jaitly, Hinton 2015, arXiv:1504.00941).
     """
     n, height, width, channels = images.shape
     if order == "rows":
@@ -218,31 +193,24 @@ def as_sequences(images: Images, order: Order) -> jax.Array:
     return images.reshape(n, height * width, channels)
 
 
-def require_size(images: Images, min_side: int, model: str, instead: str = "") -> None:
+def require_size(images: Images, min_side: int, model: str, stem: Stem = "small") -> None:
     """Raises a `ConfigError` when images [n h w c] have a side below `min_side`.
 
-    Args:
-        images: as the model was given them.
-        min_side: the smallest side that leaves a pixel in every map.
-        model: its name.
-        instead: an option that lets it take smaller ones, as a clause.
+    Where the stem is `large`, the `small` one is offered.
     """
     height, width = images.shape[1:3]
     if min(height, width) < min_side:
+        smaller = ", or model.options.stem=small" if stem == "large" else ""
         raise ConfigError(
             f"{model} takes images of at least {min_side}x{min_side} pixels; found "
-            f"{height}x{width}; set data.image_size, data.pad or --input{instead}."
+            f"{height}x{width}; set data.image_size, data.pad or --input{smaller}.",
+            where="config.data.image_size",
+            found=f"{height}x{width}",
         )
 
 
 def require_multiple(images: Images, divisor: int, model: str) -> None:
-    """Raises a `ConfigError` when a side of images [n h w c] is not a multiple of `divisor`.
-
-    Args:
-        images: as the model was given them.
-        divisor: the pixels that become one in the coarsest map.
-        model: its name.
-    """
+    """Raises a `ConfigError` when a side of images [n h w c] is not a multiple of `divisor`."""
     height, width = images.shape[1:3]
     if height % divisor or width % divisor:
         larger = "x".join(str(-(-side // divisor) * divisor) for side in (height, width))
@@ -250,5 +218,20 @@ def require_multiple(images: Images, divisor: int, model: str) -> None:
         sizes = larger if min(height, width) < divisor else f"{smaller} or {larger}"
         raise ConfigError(
             f"{model} takes images whose sides are multiples of {divisor}; found {height}x{width}; "
-            f"bring them to {sizes} by data.image_size, data.pad or --input."
+            f"bring them to {sizes} by data.image_size, data.pad or --input.",
+            where="config.data.image_size",
+            found=f"{height}x{width}",
         )
+
+
+def layers_per_stage(depth: int, each: int, model: str) -> int:
+    """n, or a `ConfigError` where a net of three stages cannot have `each` n + 4 layers in all."""
+    number, left = divmod(depth - 4, each)
+    if left or number < 1:
+        near = each * max(1, number) + 4
+        raise ConfigError(
+            where="config.model.options.depth",
+            found=depth,
+            allowed=f"{each} n + 4 in {model}, such as {near} or {near + each}",
+        )
+    return number

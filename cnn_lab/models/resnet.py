@@ -11,6 +11,7 @@ networks have as many parameters as those with shortcuts of option A; plain18 an
 three projections of option B (173,824 parameters, their normalisation among them).
 """  # noqa: D205 - the title is a citation
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -24,23 +25,19 @@ from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
-Stem = Literal["large", "small"]
 Shortcut = Literal["A", "B", "none"]
 HE = "He et al. 2015, arXiv:1512.03385"
+BASIC: dict[str, Any] = {"bottleneck": False, "groups": 1, "base_width": 64}
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut.
+class Block(nn.Module):
+    """Base of the blocks: a branch and a shortcut.
 
     Attributes:
-        features: channels.
-        strides: of the first convolution.
-        shortcut: how the input is added; see `join`.
-        drop_path_rate: share of examples whose branch is removed in training.
-        zero_init: start the branch at zero.
-        layers: activation, initialiser and dtype.
+        features: channels, or a quarter of those of a bottleneck's result.
+        strides: of the first 3x3 convolution.
     """
 
     features: int
@@ -49,7 +46,26 @@ class BasicBlock(nn.Module):
     drop_path_rate: float
     zero_init: bool
     layers: LayerFactory
-    expansion = 1
+
+    def join(self, x: Images, y: Maps, *, train: bool) -> Maps:
+        """Adds the input to the branch and activates.
+
+        Where the shape changed, option A takes every second pixel and fills up with channels of
+        zeros; option B is a strided 1x1 convolution (section 3.3). `none` is the plain twin.
+        """
+        if self.shortcut != "none":
+            if x.shape != y.shape and self.shortcut == "A":
+                x = x[:, :: self.strides, :: self.strides]
+                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
+            elif x.shape != y.shape:
+                x = self.layers.conv(y.shape[-1], 1, self.strides, name="shortcut_conv")(x)
+                x = self.layers.norm(train=train, name="shortcut_bn")(x)
+            y = x + DropPath(self.drop_path_rate)(y, train=train)
+        return self.layers.act(y)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions and a shortcut."""
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
@@ -59,32 +75,19 @@ class BasicBlock(nn.Module):
         y = layers.act(layers.norm(train=train, name="bn1")(y))
         y = layers.conv(self.features, 3, name="conv2")(y)
         y = layers.norm(train=train, zero=self.zero_init, name="bn2")(y)
-        return join(self, x, y, train=train)
+        return self.join(x, y, train=train)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1, 3x3 and 1x1 convolutions, four times as many channels at the end, and a shortcut.
 
     Attributes:
-        features: a quarter of the channels of the result.
-        strides: of the 3x3 convolution.
-        shortcut: how the input is added; see `join`.
-        drop_path_rate: share of examples whose branch is removed in training.
-        zero_init: start the branch at zero.
-        layers: activation, initialiser and dtype.
         groups: of the 3x3 convolution.
         base_width: channels of the 3x3 convolution per group and 64 of `features`.
     """
 
-    features: int
-    strides: int
-    shortcut: Shortcut
-    drop_path_rate: float
-    zero_init: bool
-    layers: LayerFactory
     groups: int = 1
     base_width: int = 64
-    expansion = 4
 
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
@@ -96,24 +99,7 @@ class Bottleneck(nn.Module):
         y = layers.act(layers.norm(train=train, name="bn2")(y))
         y = layers.conv(4 * self.features, 1, name="conv3")(y)
         y = layers.norm(train=train, zero=self.zero_init, name="bn3")(y)
-        return join(self, x, y, train=train)
-
-
-def join(block: BasicBlock | Bottleneck, x: Images, y: Maps, *, train: bool) -> Maps:
-    """Adds the input to the branch and activates.
-
-    Where the shape changed, option A takes every second pixel and fills up with channels of zeros;
-    option B is a strided 1x1 convolution (section 3.3). `none` is the plain twin.
-    """
-    if block.shortcut != "none":
-        if x.shape != y.shape and block.shortcut == "A":
-            x = x[:, :: block.strides, :: block.strides]
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, y.shape[-1] - x.shape[-1])))
-        elif x.shape != y.shape:
-            x = block.layers.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
-            x = block.layers.norm(train=train, name="shortcut_bn")(x)
-        y = x + DropPath(block.drop_path_rate)(y, train=train)
-    return block.layers.act(y)
+        return self.join(x, y, train=train)
 
 
 class ResNetBackbone(nn.Module):
@@ -121,16 +107,8 @@ class ResNetBackbone(nn.Module):
 
     Attributes:
         depths: blocks per stage.
-        bottleneck: whether blocks are bottlenecks.
-        groups: of a bottleneck's 3x3 convolution.
-        base_width: channels of that convolution per group and 64 features.
+        bottleneck: whether blocks are bottlenecks, of which are `groups` and `base_width`.
         width: features of the first stage, doubled from stage to stage.
-        stem: `large` is a 7x7 convolution and pooling, together a quarter of the size; `small` is a
-            3x3 convolution.
-        shortcut: of the blocks: `A` (without parameters), `B` (projections) or `none`.
-        drop_path_rate: of the last block; it rises linearly from the first.
-        zero_init: start every branch at zero.
-        layers: activation, initialiser and dtype.
     """
 
     depths: tuple[int, ...]
@@ -147,10 +125,8 @@ class ResNetBackbone(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool) -> dict[str, jax.Array]:
         """Maps images [n h w c] to `stem`, `stage1`, `stage2` and so on."""
-        min_side = 2 ** (len(self.depths) - 1)
-        if self.stem == "large":
-            require_size(images, 4 * min_side, "a ResNet", ", or model.options.stem=small")
-        require_size(images, min_side, "a ResNet")
+        min_side = 2 ** (len(self.depths) - 1) * (4 if self.stem == "large" else 1)
+        require_size(images, min_side, "a ResNet", self.stem)
         if self.shortcut == "none" and (self.drop_path_rate or self.zero_init):
             raise ConfigError(
                 "drop_path_rate and zero_init need shortcuts; leave them at 0 and false where "
@@ -163,23 +139,21 @@ class ResNetBackbone(nn.Module):
         maps = {"stem": x}
         if self.stem == "large":
             x = max_pool(x, 3, 2, 1)
-        total = sum(self.depths)
+        make = BasicBlock
+        if self.bottleneck:
+            make = functools.partial(Bottleneck, groups=self.groups, base_width=self.base_width)
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
                 done = sum(self.depths[:stage]) + index
-                options: dict[str, Any] = {
-                    "features": self.width * 2**stage,
-                    "strides": 2 if stage > 0 and index == 0 else 1,
-                    "shortcut": self.shortcut,
-                    "drop_path_rate": self.drop_path_rate * done / max(1, total - 1),
-                    "zero_init": self.zero_init,
-                    "layers": layers,
-                    "name": f"stage{stage + 1}_block{index + 1}",
-                }
-                if self.bottleneck:
-                    block = Bottleneck(groups=self.groups, base_width=self.base_width, **options)
-                else:
-                    block = BasicBlock(**options)
+                block = make(
+                    self.width * 2**stage,
+                    2 if stage > 0 and index == 0 else 1,
+                    self.shortcut,
+                    self.drop_path_rate * done / max(1, sum(self.depths) - 1),
+                    self.zero_init,
+                    layers,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )
                 x = block(x, train=train)
             maps[f"stage{stage + 1}"] = x
         return maps
@@ -210,53 +184,32 @@ def resnet(
     num_classes: int,
     stem: Stem = "large",
     width: Count = 64,
-    shortcut: Shortcut = "B",
     activation: str = "relu",
     kernel_init: str = "he_normal_fan_out",
-    zero_init: bool = False,
-    drop_path_rate: ProperFraction = 0.0,
     dropout_rate: ProperFraction = 0.0,
     dtype: Dtype = "float32",
     *,
+    shortcut: Shortcut = "B",
+    zero_init: bool = False,
+    drop_path_rate: ProperFraction = 0.0,
     depths: tuple[int, ...],
     bottleneck: bool,
     groups: int,
     base_width: int,
 ) -> Classifier:
-    """A residual network.
+    """A residual network, or its plain twin where `shortcut` is `none`.
 
     Args:
-        num_classes: k.
-        stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
-            convolution) for images of some 32 pixels.
         width: channels of the first stage.
         shortcut: where the shape changes: `A` (every second pixel, channels of zeros), `B`
             (a projection); `none` adds no input anywhere.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
         zero_init: start the last normalisation of every branch at zero.
         drop_path_rate: share of examples whose branch is removed in training, in the last
             block; it rises linearly from none in the first.
-        dropout_rate: share of the pooled features dropped in training.
-        dtype: of the computation.
-        depths: blocks per stage.
-        bottleneck: whether blocks are bottlenecks.
-        groups: of a bottleneck's 3x3 convolution.
-        base_width: channels of that convolution per group and 64 features.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    backbone = ResNetBackbone(
-        depths=depths,
-        bottleneck=bottleneck,
-        groups=groups,
-        base_width=base_width,
-        width=width,
-        stem=stem,
-        shortcut=shortcut,
-        zero_init=zero_init,
-        drop_path_rate=drop_path_rate,
-        layers=layers,
-    )
+    form = (depths, bottleneck, groups, base_width)
+    backbone = ResNetBackbone(*form, width, stem, shortcut, drop_path_rate, zero_init, layers)
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
 
 
@@ -276,12 +229,7 @@ for _layers, _count, _macs, _depths in (
         num_classes=1000,
         macs=_macs,
         small=({"stem": "small", "width": 8}, (16, 16, 3)) if _layers == 18 else None,
-        variant={
-            "depths": _depths,
-            "bottleneck": _layers >= 50,
-            "groups": 1,
-            "base_width": 64,
-        },
+        variant=BASIC | {"depths": _depths, "bottleneck": _layers >= 50},
     )(resnet)
 
 
@@ -298,32 +246,19 @@ def cifar_resnet(
     *,
     depth: int,
 ) -> Classifier:
-    """A residual network of three stages of basic blocks.
+    """A residual network of three stages of basic blocks, 6 n + 2 layers deep.
 
     Args:
-        num_classes: k.
         shortcut: where the shape changes: `A` (every second pixel, channels of zeros), `B`
             (a projection); `none` adds no input anywhere.
         width: channels of the first stage.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
         zero_init: start the last normalisation of every branch at zero.
         drop_path_rate: share of examples whose branch is removed in training, in the last
             block; it rises linearly from none in the first. Huang et al. 2016 use 0.5.
-        dropout_rate: share of the pooled features dropped in training.
-        dtype: of the computation.
-        depth: layers, 6 n + 2.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    backbone = ResNetBackbone(
-        depths=((depth - 2) // 6,) * 3,
-        width=width,
-        stem="small",
-        shortcut=shortcut,
-        zero_init=zero_init,
-        drop_path_rate=drop_path_rate,
-        layers=layers,
-    )
+    form = (((depth - 2) // 6,) * 3, False, 1, 64)
+    backbone = ResNetBackbone(*form, width, "small", shortcut, drop_path_rate, zero_init, layers)
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
 
 
@@ -347,35 +282,6 @@ for _layers, _count, _macs in (
     )(cifar_resnet)
 
 
-def plain_resnet(
-    num_classes: int,
-    stem: Stem = "large",
-    width: Count = 64,
-    activation: str = "relu",
-    kernel_init: str = "he_normal_fan_out",
-    dropout_rate: ProperFraction = 0.0,
-    dtype: Dtype = "float32",
-    *,
-    depths: tuple[int, ...],
-) -> Classifier:
-    """A residual network without its shortcuts.
-
-    Args:
-        num_classes: k.
-        stem: `large` (7x7 convolution and pooling, a quarter of the size) or `small` (3x3
-            convolution) for images of some 32 pixels.
-        width: channels of the first stage.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dropout_rate: share of the pooled features dropped in training.
-        dtype: of the computation.
-        depths: blocks per stage.
-    """
-    layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    backbone = ResNetBackbone(depths=depths, width=width, stem=stem, shortcut="none", layers=layers)
-    return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
-
-
 for _layers, _count, _macs, _depths in (
     (18, 11_515_688, 1_794_805_760, (2, 2, 2, 2)),
     (34, 21_623_848, 3_644_493_824, (3, 4, 6, 3)),
@@ -395,8 +301,9 @@ for _layers, _count, _macs, _depths in (
         macs=_macs,
         small=({"width": 4}, (8, 8, 3)) if _layers == 20 else None,
         variant={
+            **(BASIC | {"shortcut": "none", "zero_init": False, "drop_path_rate": 0.0}),
             "depths": _depths,
             "stem": "large" if _is_large else "small",
             "width": 64 if _is_large else 16,
         },
-    )(plain_resnet)
+    )(resnet)

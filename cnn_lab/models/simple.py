@@ -9,9 +9,8 @@ from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.channels import Maxout
-from cnn_lab.layers.dropout import DropConnect
-from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
-from cnn_lab.models.heads import Classifier, DenseHead
+from cnn_lab.layers.factory import Dtype, LayerFactory
+from cnn_lab.models.heads import Classifier, DenseHead, hidden_layer
 from cnn_lab.models.registry import register
 
 
@@ -19,12 +18,7 @@ class Dense(nn.Module):
     """Flattened pixels through dense layers; without layers, the pixels themselves.
 
     Attributes:
-        widths: values per layer.
-        layers: activation, initialiser and dtype.
-        dropout_rate: share of each layer's values dropped in training, in [0, 1).
-        drop_connect_rate: share of each layer's weights dropped in training, in [0, 1).
-        pieces: linear functions per value, of which the largest counts in place of the
-            activation; 1 for none of that.
+        widths: values per layer; see `mlp` for the other fields.
     """
 
     widths: tuple[int, ...] = ()
@@ -40,20 +34,13 @@ class Dense(nn.Module):
         maps = {"pixels": x}
         for index, width in enumerate(self.widths):
             name = f"dense{index + 1}"
-            x = self._layer(x, width, name, train=train)
+            if self.pieces > 1:
+                x = Maxout(width, self.pieces, layers=self.layers, name=name)(x)
+            else:
+                x = hidden_layer(x, width, self.layers, self.drop_connect_rate, name, train=train)
             x = self.layers.dropout(self.dropout_rate)(x, train=train)
             maps[name] = x
         return maps
-
-    def _layer(self, x: jax.Array, width: int, name: str, *, train: bool) -> jax.Array:
-        layers = self.layers
-        if self.pieces > 1:
-            return Maxout(width, self.pieces, layers=layers, name=name)(x)
-        if self.drop_connect_rate:
-            init = initializer(layers.dense_init)
-            layer = DropConnect(width, self.drop_connect_rate, init, layers.dtype, name=name)
-            return layers.act(layer(x, train=train))
-        return layers.act(layers.dense(width, name=name)(x))
 
 
 @register(
@@ -71,10 +58,6 @@ def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     Outputs are 0 or 1. Train it with `task.loss = 'squared_error'` and `sgd`: that is the
     perceptron rule.
     Differs from the paper: one unit per class instead of one in all; no random association layer.
-
-    Args:
-        num_classes: k.
-        dtype: of the computation.
     """
     layers = LayerFactory(dtype=dtype)
     return Classifier(Dense(), DenseHead(num_classes, layers=layers, output_activation="threshold"))
@@ -90,12 +73,7 @@ def perceptron(num_classes: int, dtype: Dtype = "float32") -> Classifier:
     small=({}, (28, 28, 1)),
 )
 def linear(num_classes: int, dtype: Dtype = "float32") -> Classifier:
-    """Multinomial logistic regression: one dense layer on the pixels (Cox 1958, JRSS B 20(2)).
-
-    Args:
-        num_classes: k.
-        dtype: of the computation.
-    """
+    """Multinomial logistic regression: one dense layer on the pixels (Cox 1958, JRSS B 20(2))."""
     return Classifier(Dense(), DenseHead(num_classes, layers=LayerFactory(dtype=dtype)))
 
 
@@ -122,17 +100,12 @@ def mlp(
     """Dense layers on the pixels.
 
     Args:
-        num_classes: k.
         hidden: widths of the hidden layers.
-        activation: name of the activation after each hidden layer.
         dropout_rate: share of each hidden layer's values dropped in training, in [0, 1).
-        dropout_scaling: `training` scales up the values that are kept; `evaluation` scales down
-            all values in evaluation, as in the paper of 2014.
         drop_connect_rate: share of each hidden layer's weights dropped in training, in [0, 1).
         pieces: linear functions per hidden value, of which the largest counts (maxout; Goodfellow
             et al. 2013, arXiv:1302.4389); with more than 1 there is no other activation.
         kernel_init: name of the initialiser.
-        dtype: of the computation.
     """
     if pieces > 1 and drop_connect_rate:
         raise ConfigError(

@@ -6,8 +6,6 @@ Differs from the paper: as in torchvision, the first convolution has no padding 
 starts with a deviation of 0.01, the others at He et al.'s scale.
 """  # noqa: D205 - the title is a citation
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,9 +15,8 @@ from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, ConvHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
-_SMALLER = ", or model.options.stem=small"
 # Channels between and after each fire module, the latter for both kernels together.
 FIRES = (
     *((16, 128), (16, 128), (32, 256), (32, 256)),
@@ -33,7 +30,6 @@ class Fire(nn.Module):
     Attributes:
         squeezed: channels in between.
         features: channels of the result, half of them from each kernel.
-        layers: activation, initialiser and dtype.
     """
 
     squeezed: int
@@ -59,16 +55,13 @@ class SqueezeNetBackbone(nn.Module):
         stem_features: channels of the first convolution.
         stem_kernel: its side.
         pooled: numbers of the layers before which the map is halved; fire modules begin with 2.
-        width: factor of the channels.
-        stem: `large` is a first convolution with stride 2; `small` one of 3x3 with stride 1.
-        layers: activation, initialiser and dtype.
     """
 
     stem_features: int
     stem_kernel: int
     pooled: tuple[int, ...]
     width: float = 1.0
-    stem: Literal["large", "small"] = "large"
+    stem: Stem = "large"
     layers: LayerFactory = LayerFactory(kernel_init="he_uniform")
 
     @nn.compact
@@ -78,8 +71,7 @@ class SqueezeNetBackbone(nn.Module):
         small, layers = self.stem == "small", self.layers
         kernel, strides, padding = (3, 1, 1) if small else (self.stem_kernel, 2, 0)
         # Three poolings need 12 pixels to leave 2.
-        min_side, instead = (12, "") if small else (22 + kernel, _SMALLER)
-        require_size(images, min_side, "SqueezeNet", instead)
+        require_size(images, 12 if small else 22 + kernel, "SqueezeNet", self.stem)
         scaled = lambda features: 2 * max(1, round(self.width * features / 2))  # noqa: E731
         conv1 = layers.conv(
             scaled(self.stem_features), kernel, strides, padding, bias=True, name="conv1"
@@ -117,7 +109,7 @@ class SqueezeNetBackbone(nn.Module):
 )
 def squeezenet(
     num_classes: int,
-    stem: Literal["large", "small"] = "large",
+    stem: Stem = "large",
     width_multiplier: Positive = 1.0,
     activation: str = "relu",
     kernel_init: str = "he_uniform",
@@ -131,17 +123,10 @@ def squeezenet(
     """A SqueezeNet.
 
     Args:
-        num_classes: k.
         stem: `large` (first convolution with stride 2) or `small` (3x3, stride 1) for images of
             some 32 pixels.
         width_multiplier: factor of the channels of every convolution but the last.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
         dropout_rate: share of the values of the last map dropped in training.
-        dtype: of the computation.
-        stem_features: channels of the first convolution.
-        stem_kernel: its side.
-        pooled: numbers of the layers before which the map is halved.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
     backbone = SqueezeNetBackbone(

@@ -16,7 +16,7 @@ from flax.linen.dtypes import promote_dtype
 
 from cnn_lab.config.values import Count, ProperFraction, Range
 from cnn_lab.core.arrays import Images
-from cnn_lab.layers.convolution import conv_general_dilated
+from cnn_lab.layers.convolution import NHWC, conv_general_dilated
 from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
@@ -29,10 +29,8 @@ class TimeConv(nn.Module):
     """A convolution over time that keeps the number of steps.
 
     Attributes:
-        features: values per step of the result.
         kernel_size: steps that one sees, itself included.
         dilation: steps from each of them to the next.
-        layers: initialiser and dtype.
         causal: whether they all come before it; else it is in their middle.
         weight_norm: whether each feature's kernel is a direction and a length (Salimans & Kingma
             2016, arXiv:1602.07868), the length being the parameter `scale`.
@@ -63,23 +61,12 @@ class TimeConv(nn.Module):
         x = x.reshape(n, rows, self.dilation, values)
         after = 0 if self.causal else self.kernel_size // 2
         pads = ((self.kernel_size - 1 - after, after), (0, 0))
-        y = conv_general_dilated(
-            x, kernel[:, None], (1, 1), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = conv_general_dilated(x, kernel[:, None], (1, 1), pads, dimension_numbers=NHWC)
         return y.reshape(n, rows * self.dilation, -1)[:, :steps] + bias[None, None]
 
 
 class TemporalBlock(nn.Module):
-    """Two causal convolutions, each with activation and dropout, and a shortcut.
-
-    Attributes:
-        features: values per step of the result.
-        kernel_size: of the convolutions.
-        dilation: of the convolutions.
-        dropout_rate: share of the values dropped in training.
-        weight_norm: whether the convolutions' kernels are directions and lengths.
-        layers: activation, initialiser and dtype.
-    """
+    """Two causal convolutions, each with activation and dropout, and a shortcut."""
 
     features: int
     kernel_size: int
@@ -102,17 +89,7 @@ class TemporalBlock(nn.Module):
 
 
 class TemporalBackbone(nn.Module):
-    """Blocks whose dilation doubles from one to the next.
-
-    Attributes:
-        hidden: values per step.
-        kernel_size: of the convolutions.
-        num_blocks: None for as many as it takes for the last step to see the first.
-        dropout_rate: share of the values dropped in training after each convolution.
-        weight_norm: whether the convolutions' kernels are directions and lengths.
-        order: how images are read.
-        layers: activation, initialiser and dtype.
-    """
+    """Blocks whose dilation doubles from one to the next."""
 
     hidden: int = 64
     kernel_size: int = 3
@@ -171,18 +148,13 @@ def tcn(
     """A temporal convolution net: dilated causal convolutions; the last step is classified.
 
     Args:
-        num_classes: k.
         hidden: values per step in every block.
         kernel_size: steps that a convolution sees. The last step sees 1 + 2 (kernel_size - 1)
             (2^num_blocks - 1) of the sequence.
         num_blocks: of two convolutions each; none for as many as it takes to see the whole
             sequence. The paper has 8 blocks of 25 with a kernel size of 7 for a pixel a step.
         weight_norm: whether the convolutions' kernels are directions and lengths.
-        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
         dropout_rate: share of the values dropped in training after each convolution.
-        dtype: of the computation.
     """
     layers = LayerFactory(activation, kernel_init, dtype=dtype)
     options = (hidden, kernel_size, num_blocks, dropout_rate, weight_norm, order)
@@ -191,14 +163,7 @@ def tcn(
 
 
 class Conv1dBackbone(nn.Module):
-    """Convolutions over time, each followed by activation and pooling over pairs of steps.
-
-    Attributes:
-        widths: values per step after each convolution.
-        kernel_size: steps that a convolution sees, half of them before and half after.
-        order: how images are read.
-        layers: activation, initialiser and dtype.
-    """
+    """Convolutions over time, each followed by activation and pooling over pairs of steps."""
 
     widths: tuple[int, ...] = (64, 128)
     kernel_size: int = 5
@@ -238,14 +203,8 @@ def conv1d(
     """Convolution and pooling over time; the mean over what is left of it is classified.
 
     Args:
-        num_classes: k.
         widths: values per step after each convolution; each halves the number of steps.
-        kernel_size: steps that a convolution sees.
-        order: `rows` (a row of the image a step) or `pixels` (a pixel a step).
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dropout_rate: share of the mean's values dropped in training.
-        dtype: of the computation.
+        kernel_size: steps that a convolution sees, half of them before and half after.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
     backbone = Conv1dBackbone(tuple(widths), kernel_size, order, layers)

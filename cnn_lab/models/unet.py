@@ -24,13 +24,7 @@ from cnn_lab.models.registry import register, require_multiple
 
 
 class DoubleConv(nn.Module):
-    """Two 3x3 convolutions.
-
-    Attributes:
-        features: channels of the result.
-        batch_norm: whether each convolution is normalised; otherwise it has a bias.
-        layers: activation, initialiser and dtype.
-    """
+    """Two 3x3 convolutions."""
 
     features: int
     batch_norm: bool
@@ -49,15 +43,7 @@ class DoubleConv(nn.Module):
 
 
 class Contracting(nn.Module):
-    """The left side of the U: half the rows and columns and twice the channels at each step.
-
-    Attributes:
-        num_steps: down, and up again.
-        width: channels of the first map.
-        batch_norm: whether convolutions are normalised.
-        dropout_rate: share of the values of the two coarsest maps dropped in training.
-        layers: activation, initialiser and dtype.
-    """
+    """The left side of the U: half the rows and columns and twice the channels at each step."""
 
     num_steps: int = 4
     width: int = 64
@@ -83,13 +69,7 @@ class Contracting(nn.Module):
 
 
 class Expanding(nn.Module):
-    """The right side of the U: each step up is joined by the map of that size from the left.
-
-    Attributes:
-        num_classes: k.
-        batch_norm: whether convolutions are normalised.
-        layers: activation, initialisers and dtype.
-    """
+    """The right side of the U: each step up is joined by the map of that size from the left."""
 
     num_classes: int
     batch_norm: bool = False
@@ -104,17 +84,11 @@ class Expanding(nn.Module):
         train: bool,
     ) -> Float[Array, "n h w k"]:
         """Maps named maps, each twice the size of the next, to logits [n h w k]."""
-        layers = self.layers
+        layers, init = self.layers, initializer(self.layers.kernel_init)
         *finer, (_, x) = maps.items()
         for name, skip in reversed(finer):
-            up = ConvTranspose(
-                skip.shape[-1],
-                2,
-                2,
-                kernel_init=initializer(layers.kernel_init),
-                dtype=layers.dtype,
-                name=f"{name}_up",
-            )
+            options = {"kernel_init": init, "dtype": layers.dtype, "name": f"{name}_up"}
+            up = ConvTranspose(skip.shape[-1], 2, 2, **options)
             x = jnp.concatenate([skip, up(x)], axis=-1)
             block = DoubleConv(skip.shape[-1], self.batch_norm, layers, name=name)
             x = block(x, train=train)
@@ -146,15 +120,11 @@ def unet(
     """U-Net: one logit vector per pixel, of images whose sides are multiples of 2**num_steps.
 
     Args:
-        num_classes: k.
         num_steps: times that the size is halved, and doubled again.
         width: channels of the finest maps; each step doubles them.
         batch_norm: normalise after each 3x3 convolution, which then has no bias.
         dropout_rate: share of the values of the two coarsest maps dropped in training; the authors'
             network drops half.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dtype: of the computation.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
     backbone = Contracting(num_steps, width, batch_norm, dropout_rate, layers)

@@ -16,10 +16,9 @@ from cnn_lab.core.arrays import Images
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import Stem, register, require_size
 
 Pooling = Literal["max", "average"]
-Stem = Literal["large", "small"]
 SMALL = ({"width": 8, "hidden": (32,), "pooled_size": 1}, (32, 32, 3))
 
 
@@ -29,10 +28,6 @@ class VGGBackbone(nn.Module):
     Attributes:
         depths: convolutions per stage.
         batch_norm: whether batch normalisation follows each convolution.
-        width: channels of the first stage, doubled up to the fourth.
-        pooling: `max`, or `average` as for style transfer.
-        stem: `small` pools the rows and columns that are left over at the edges, too.
-        layers: activation, initialisers and dtype.
     """
 
     depths: tuple[int, ...]
@@ -47,9 +42,7 @@ class VGGBackbone(nn.Module):
         """Maps images [n h w c] to `conv1_1` to `conv5_4`, activated, and `pool5`."""
         small = self.stem == "small"
         min_side = 2 ** (len(self.depths) - 1) + 1 if small else 2 ** len(self.depths)
-        require_size(
-            images, min_side, "a VGG net", "" if small else ", or model.options.stem=small"
-        )
+        require_size(images, min_side, "a VGG net", self.stem)
         layers, maps, x = self.layers, {}, images
         pool = max_pool if self.pooling == "max" else average_pool
         for stage, depth in enumerate(self.depths, start=1):
@@ -84,7 +77,6 @@ def vgg(
     `pooled_size=1` and narrower hidden layers, such as `hidden=512,`.
 
     Args:
-        num_classes: k.
         width: channels of the first stage, doubled from stage to stage up to the fourth.
         hidden: widths of the hidden dense layers.
         pooled_size: side in pixels of the map that the dense layers read, a 32nd of the
@@ -92,22 +84,13 @@ def vgg(
         pooling: `max`, or `average` as for style transfer.
         stem: `small` pools the rows and columns that are left over at the edges, too, so that
             17 pixels are enough; of 32 it makes what `large` makes.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
         dropout_rate: share of each hidden layer's values dropped in training.
-        dtype: of the computation.
-        depths: convolutions per stage.
-        batch_norm: whether batch normalisation follows each convolution.
     """
     layers = LayerFactory(activation, kernel_init, "he_normal", dtype)
     backbone = VGGBackbone(depths, batch_norm, width, pooling, stem, layers)
+    hidden = tuple(hidden)
     head = DenseHead(
-        num_classes,
-        tuple(hidden),
-        layers,
-        dropout_rate,
-        pooled_size=(pooled_size, pooled_size),
-        output_init="normal",
+        num_classes, hidden, layers, dropout_rate, pooled_size=pooled_size, output_init="normal"
     )
     return Classifier(backbone, head)
 

@@ -10,21 +10,13 @@ import jax
 
 from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
-from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.registry import layers_per_stage, register, require_size
 
 
 class WideBlock(nn.Module):
-    """Normalise, activate, convolve; the same again; add the input.
-
-    Attributes:
-        features: channels of the result.
-        strides: of the first convolution.
-        dropout_rate: share of the values between the convolutions dropped in training.
-        layers: activation, initialiser and dtype.
-    """
+    """Normalise, activate, convolve; the same again; add the input."""
 
     features: int
     strides: int
@@ -49,9 +41,6 @@ class WideResNetBackbone(nn.Module):
 
     Attributes:
         depth: blocks per stage.
-        width: factor on the 16, 32 and 64 channels of the stages.
-        dropout_rate: share of the values between a block's convolutions dropped in training.
-        layers: activation, initialiser and dtype.
     """
 
     depth: int = 4
@@ -68,13 +57,10 @@ class WideResNetBackbone(nn.Module):
         maps = {"stem": x}
         for stage in range(3):
             for index in range(self.depth):
-                x = WideBlock(
-                    16 * self.width * 2**stage,
-                    2 if stage > 0 and index == 0 else 1,
-                    self.dropout_rate,
-                    layers,
-                    name=f"stage{stage + 1}_block{index + 1}",
-                )(x, train=train)
+                features, strides = 16 * self.width * 2**stage, 2 if stage and not index else 1
+                name = f"stage{stage + 1}_block{index + 1}"
+                block = WideBlock(features, strides, self.dropout_rate, layers, name=name)
+                x = block(x, train=train)
             maps[f"stage{stage + 1}"] = x
         maps["stage3"] = layers.act(layers.norm(train=train, name="final_bn")(x))
         return maps
@@ -101,21 +87,12 @@ def wide_resnet28_10(
     """A wide residual network for 32-pixel images: WRN-depth-width.
 
     Args:
-        num_classes: k.
         depth: layers, 6 n + 4: 10, 16, 22, 28, 40 and so on.
         width: factor on the 16, 32 and 64 channels of the stages.
         dropout_rate: share of the values between a block's convolutions dropped in training; the
             paper uses 0.3 on CIFAR.
-        activation: name of the activation.
-        kernel_init: name of the initialiser of convolutions.
-        dtype: of the computation.
     """
-    if depth < 10 or depth % 6 != 4:
-        near = max(10, depth - (depth - 4) % 6)
-        raise ConfigError(
-            f"config.model.options.depth of a wide ResNet is 6 n + 4, at least 10; found {depth}; "
-            f"use {near} or {near + 6}."
-        )
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    backbone = WideResNetBackbone((depth - 4) // 6, width, dropout_rate, layers)
+    blocks = layers_per_stage(depth, 6, "a wide ResNet")
+    backbone = WideResNetBackbone(blocks, width, dropout_rate, layers)
     return Classifier(backbone, PooledHead(num_classes, layers))

@@ -61,14 +61,16 @@ def test_convolutions_over_one_to_three_axes(axes):
     assert parameters == {"kernel": (*(3,) * axes, 4, 6), "bias": (6,)}
 
 
-def test_groups_that_do_not_divide_are_refused_in_a_sentence():
-    text = "A convolution to 6 channels cannot be divided into 4 groups; use a number that divides "
+def test_groups_that_do_not_divide_are_refused():
     for groups in (4, 0):
-        with pytest.raises(ConfigError, match=f"^{re.escape(text.replace('4', str(groups)))}"):
+        with pytest.raises(ConfigError) as raised:
             LayerFactory().conv(6, 3, groups=groups, name="conv")
-    text = "A convolution of 4 channels cannot be divided into 3 groups; use a number that divides "
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}them."):
+        assert (raised.value.where, raised.value.found) == ("groups", groups)
+        assert "6 channels" in str(raised.value.allowed)
+    with pytest.raises(ConfigError) as raised:
         shapes_of(LayerFactory().conv(6, 3, groups=3, name="conv"), 1, 5, 5, 4)
+    assert (raised.value.where, raised.value.found) == ("groups", 3)
+    assert "4 channels" in str(raised.value.allowed)
 
 
 def test_styles_compute_in_their_dtype_with_float32_parameters():
@@ -166,21 +168,10 @@ def test_parameters_of_locally_connected_layers_stay_float32_in_bfloat16():
     assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        (
-            {"groups": 2},
-            "A locally connected layer has no groups; found 2: use 1, or a convolution.",
-        ),
-        (
-            {"kernel_size": 7},
-            "A kernel of 7x7 does not fit a map of 5x5 with padding 0x0; use larger images or a "
-            "smaller kernel.",
-        ),
-    ],
-)
-def test_locally_connected_layers_that_cannot_be_are_refused(options, text):
-    module = LocallyConnected(**{"features": 4, "kernel_size": 3, **options})
+def test_a_locally_connected_layer_larger_than_the_map_is_refused():
+    text = (
+        "A kernel of 7x7 does not fit a map of 5x5 with padding 0x0; use larger images or a "
+        "smaller kernel."
+    )
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
-        module.init(KEY, jnp.ones((1, 5, 5, 2)))
+        LocallyConnected(4, 7).init(KEY, jnp.ones((1, 5, 5, 2)))

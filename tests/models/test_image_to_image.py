@@ -215,5 +215,6 @@ def test_sides_that_cannot_be_halved_are_refused(make, side, text):
 
 
 def test_a_convolutional_autoencoder_without_pooling_is_refused():
-    with pytest.raises(ConfigError, match=r"widths of conv_autoencoder is empty; give one number"):
+    with pytest.raises(ConfigError, match="dense_autoencoder") as raised:
         conv_autoencoder(10, widths=())
+    assert (raised.value.where, raised.value.found) == ("config.model.options.widths", ())

@@ -68,7 +68,7 @@ def _details(detailed: "Detailed", name: str, row: str) -> str:
     lines = [f"{name}: {title}", *([] if summary in title else [summary]), ""]
     lines.append(f"  --{detailed.field}={name}")
     options, meanings = declared_options(function), explained(function, "Args")
-    meanings = meanings or explained(function, "Attributes")
+    meanings = {**detailed.shared(), **(meanings or explained(function, "Attributes"))}
     for option, (annotation, default) in options.items():
         meaning = meanings.get(option, "")
         if option in NAMED_BY:
@@ -150,6 +150,12 @@ def _make_functions() -> dict[str, Callable]:
     return {name: model.make for name, model in MODELS.items()}
 
 
+def _shared_options() -> dict[str, str]:
+    from cnn_lab.models.registry import OPTIONS
+
+    return OPTIONS
+
+
 def _optimizers() -> dict[str, Callable]:
     from cnn_lab.optim.optimizers import OPTIMIZERS
 
@@ -207,9 +213,9 @@ def _activations() -> dict[str, Callable]:
 
 
 def _initializers() -> dict[str, str]:
-    from cnn_lab.layers.factory import MEANINGS
+    from cnn_lab.layers.factory import INITIALIZERS
 
-    return MEANINGS
+    return {name: meaning for name, (_, meaning) in INITIALIZERS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,15 +226,19 @@ class Detailed:
         field: dotted field of the config that takes a name.
         options: dotted field that takes the options of that name.
         functions: returns the functions, whose signatures declare the options, by name.
+        shared: returns meanings of options that functions do not explain again.
     """
 
     field: str
     options: str
     functions: Callable[[], dict[str, Callable]]
+    shared: Callable[[], dict[str, str]] = dict
 
 
 DETAILED = {
-    "models": Detailed("config.model.name", "config.model.options", _make_functions),
+    "models": Detailed(
+        "config.model.name", "config.model.options", _make_functions, _shared_options
+    ),
     "optimizers": Detailed("config.optim.name", "config.optim.options", _optimizers),
     "schedules": Detailed(
         "config.optim.schedule.name", "config.optim.schedule.options", _schedules
