@@ -101,11 +101,11 @@ def start(
         wait_seconds=values.join_seconds,
     )
     joined.append(processes)
-    check_alike(processes, config, {"num_processes": values.num_processes, **(alike or {})})
+    check_same_command(processes, config, {"num_processes": values.num_processes, **(alike or {})})
     return processes
 
 
-def check_alike(
+def check_same_command(
     processes: "Processes", config: ExperimentConfig, flags: Mapping[str, Any] | None = None
 ) -> None:
     """Refuses processes of which one would do something else; all of them call this.

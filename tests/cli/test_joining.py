@@ -84,10 +84,10 @@ class Two(Processes):
 def test_processes_that_agree_go_on_and_a_runtime_field_that_differs_is_named():
     config = dataclasses.replace(ExperimentConfig(), seed=0)
     for those in (SINGLE_PROCESS, Two()):
-        joining.check_alike(those, config)
+        joining.check_same_command(those, config)
     text = r"^Process 1 has another config.mesh.num_devices than process 0 \(7 and None\); give all"
     with pytest.raises(ConfigError, match=text):
-        joining.check_alike(Two(**{"config.mesh.num_devices": 7}), config)
+        joining.check_same_command(Two(**{"config.mesh.num_devices": 7}), config)
     elsewhere = Two(**{"config.transfer.source": "/elsewhere"})
     check_same_config(elsewhere, to_dict(config), exempt=("config.transfer.source",))
 
@@ -96,12 +96,12 @@ def test_what_one_process_fits_is_nothing_for_two():
     config = dataclasses.replace(ExperimentConfig(), transfer=TransferConfig(strategy="logistic"))
     text = r"strategy=logistic is fitted by one process, not by 2; start one, or take the strategy"
     with pytest.raises(ConfigError, match=text):
-        joining.check_alike(Two(), config)
+        joining.check_same_command(Two(), config)
 
 
 def test_another_flag_is_named():
     text = r"^Process 1 has another --profile_steps than process 0 \(3:5 and 10:15\); give all"
     with pytest.raises(ConfigError, match=text):
-        joining.check_alike(
+        joining.check_same_command(
             Two(**{"--profile_steps": "3:5"}), ExperimentConfig(), {"profile_steps": "10:15"}
         )

@@ -69,8 +69,8 @@ def main(invocation: Invocation) -> int:
         )
     recipe = _recipe(invocation, source)
     processes = joining.start(values, recipe)
-    tell = log if processes.is_primary else lambda _: None
-    config = _completed(invocation, recipe, tell)
+    primary_log = log if processes.is_primary else lambda _: None
+    config = _completed(invocation, recipe, primary_log)
     if values.dry_run:
         from cnn_lab.cli.dry_run import dry_run
 
@@ -79,7 +79,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.runs.train import run_training
 
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
-    result = run_training(config, workdir, tell, processes=processes)
+    result = run_training(config, workdir, primary_log, processes=processes)
     again = Invocation(values, [], [])  # the run's config has all overrides
     named = {"config": workdir / "config.json"}
     return end(again, config, workdir, result, processes, named)
@@ -102,7 +102,7 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
 
 
 def _completed(
-    invocation: Invocation, recipe: ExperimentConfig, tell: Callable[[str], None]
+    invocation: Invocation, recipe: ExperimentConfig, log: Callable[[str], None]
 ) -> ExperimentConfig:
     """The recipe with what follows from the source, its model first, and from the data."""
     from cnn_lab.experiment.initialization import complete_config, source_folder
@@ -114,12 +114,12 @@ def _completed(
     config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
     _override(config, invocation)
     if invocation.flags.config and recipe.model not in (model, ExperimentConfig().model):
-        tell(f"The model is the source's, {model.name}, and not that of the recipe.")
+        log(f"The model is the source's, {model.name}, and not that of the recipe.")
     config = complete_config(config)
     if not invocation.flags.config:
         assert config.transfer is not None
-        check_transfer(config.transfer)  # a typo is told before the data are opened
-        _usual_recipe(config, tell)
+        check_transfer(config.transfer)  # a typo is refused before the data are opened
+        _usual_recipe(config, log)
     _override(config, invocation)
     return freeze(config)
 
@@ -139,7 +139,7 @@ def _override(config: ExperimentConfig, invocation: Invocation) -> None:
         override(config, path, text)
 
 
-def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None:
+def _usual_recipe(config: ExperimentConfig, log: Callable[[str], None]) -> None:
     """Sets optimizer, epochs, batch size and augmentation by the number of images."""
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.data.subsets import choose_examples
@@ -147,7 +147,7 @@ def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None
 
     data = config.data
     assert config.transfer is not None
-    dataset = open_dataset(data.name, data.data_dir, progress=tell)
+    dataset = open_dataset(data.name, data.data_dir, progress=log)
     num_train = len(choose_examples(dataset, data)[0])
     strategy = config.transfer.strategy
     chosen = choose_strategy(num_train)[0] if strategy == "auto" else strategy
@@ -162,7 +162,7 @@ def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None
     config.optim = configs.OptimConfig(name="adamw", learning_rate=rate, schedule=schedule)
     batch_size = max(1, min(LARGEST_BATCH, num_train // FEWEST_STEPS))
     config.train = configs.TrainConfig(num_epochs=num_epochs, batch_size=batch_size)
-    tell(
+    log(
         f"Recipe: {config.optim.name} at a rate of {rate:g}, cosine, {num_epochs} epochs, batches "
         f"of {batch_size}, augmentation {data.augment.strength}, unless fields of the config say "
         "otherwise."

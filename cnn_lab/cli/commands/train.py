@@ -86,9 +86,9 @@ def main(invocation: Invocation) -> int:
     else:
         from cnn_lab.runs.train import run_training
 
-        tell = log if processes.is_primary else lambda _: None
+        primary_log = log if processes.is_primary else lambda _: None
         result = run_training(
-            config, workdir, tell, processes=processes, profile_steps=profile_steps
+            config, workdir, primary_log, processes=processes, profile_steps=profile_steps
         )
     again = {"config": values.config, "workdir": workdir, "seeds": values.seeds}
     return end(invocation, config, workdir, result, processes, again)
