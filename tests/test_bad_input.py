@@ -506,7 +506,7 @@ COMMAND_LINES = {
         }.items()
     },
     # RestoredRun runs.
-    ("evaluate",): ("--workdir is missing",),
+    ("evaluate",): Mistake("--workdir"),
     ("evaluate", "--workdir={w}/nowhere"): ("nowhere holds no run", "--workdir of a training"),
     ("evaluate", "--workdir={w}/no_run"): ("no_run holds no run",),
     ("evaluate", "--workdir={w}/notes.txt"): ("notes.txt holds no run",),
@@ -525,10 +525,10 @@ COMMAND_LINES = {
     (*EVALUATE, "--split=tset"): ("train, validation or test", "'tset'"),
     (*EVALUATE, "--checkpoint=7"): ("best, latest or one of the steps [18, 36]", "'7'"),
     (*EVALUATE, "--checkpoint=beste"): ("best, latest or one of the steps", "'beste'"),
-    ("predict",): ("--workdir is missing",),
+    ("predict",): Mistake("--workdir"),
     PREDICT: ("predict needs image files",),
-    (*PREDICT, "--top=0", "{w}/five.png"): ("--top must be at least 1", "0"),
-    (*PREDICT, "--top=two", "{w}/five.png"): ("--top must be a whole number", "'two'"),
+    (*PREDICT, "--top=0", "{w}/five.png"): Mistake("--top", "0", COUNT),
+    (*PREDICT, "--top=two", "{w}/five.png"): Mistake("--top", "two", COUNT),
     (*PREDICT, "{w}/six.png"): ("no image file", "six.png"),
     (*PREDICT, "{w}"): ("no image file", "world"),
     (*PREDICT, "{w}/fake.png"): ("fake.png is no image", "PNG or JPEG"),

@@ -1,4 +1,4 @@
-"""The lines that `--dry_run` prints: the training of a config, in words."""
+"""The text that `--dry_run` prints: the training of a config, in words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,44 +11,33 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import counted, human_bytes
 from cnn_lab.data.loaders.in_memory import MIB
-from cnn_lab.runs.describe import TrainingDescription, TrainingMemory, describe_training
+from cnn_lab.runs.describe import describe_training
 from cnn_lab.runs.train import describe_loader, describe_mesh
 from cnn_lab.workdir.run_dir import devices_in_words
 
 
 def dry_run(config: ExperimentConfig) -> str:
-    """Describes the training of a config, and leaves no file behind.
+    """Shapes, parameters, steps, memory and loader of a training, which leaves no file behind.
 
     Raises:
         DataError: the data are not prepared yet.
     """
     jax.config.update("jax_enable_compilation_cache", False)
-    return "\n".join(description_lines(describe_training(config)))
-
-
-def description_lines(description: TrainingDescription) -> list[str]:
-    """Shapes, parameters, steps, memory and loader of a training."""
+    description = describe_training(config)
     experiment, memory = description.experiment, description.memory
     config, network, loader = experiment.config, experiment.network, experiment.train_loader
-    validation, intervals, params = (
-        experiment.validation_loader,
-        experiment.intervals,
-        description.parameters,
-    )
+    validation, intervals = experiment.validation_loader, experiment.intervals
     num_validation = len(validation.sampler.indices) if validation else 0
-    initialization, rates = experiment.initialization, description.learning_rates
+    rates, params = description.learning_rates, description.parameters
     collectives = ", ".join(
         f"{collective.count} x {kind} of {collective.num_bytes / MIB:,.2f} MiB in all"
         for kind, collective in description.collectives.items()
     )
-    return [
-        f"model       {config.model.name}: {trees.count(params):,} parameters",
-        *(f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()),
-        *(
-            initialization.describe(params, config.optim.learning_rate)
-            if initialization is not None
-            else []
-        ),
+    lines = [f"model       {config.model.name}: {trees.count(params):,} parameters"]
+    lines += [f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()]
+    if experiment.initialization is not None:
+        lines += experiment.initialization.describe(params, config.optim.learning_rate)
+    lines += [
         *experiment.notes,
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
         f"{len(network.class_names)} classes",
@@ -66,50 +55,39 @@ def description_lines(description: TrainingDescription) -> list[str]:
         f"{memory.optimizer / MIB:,.2f} MiB optimizer, {memory.scratch / MIB:,.1f} MiB scratch",
         f"compiled    in {description.compile_seconds:.1f} s",
         f"rate        {rates[0]:.3g} at the first step, {max(rates):.3g} at most",
-        *_memory_warning(memory),
     ]
+    if memory.available is not None and memory.needed > memory.available:
+        owner = "this machine" if memory.is_shared else "each device"
+        lines.append(
+            f"WARNING     it needs about {human_bytes(memory.needed)} of memory, but {owner} has "
+            f"{human_bytes(memory.available)}: lower config.train.batch_size, "
+            "config.evaluate.batch_size or the size of the model, or set "
+            "config.data.loader=streaming"
+        )
+    return "\n".join(lines)
 
 
 def learning_lines(config: ExperimentConfig) -> list[str]:
     """The lines of loss, optimizer, schedule, augmentation and average of a config."""
     optim, schedule, augment = config.optim, config.optim.schedule, config.data.augment
-    plain = to_dict(OptimConfig())
-    others = {
-        name: value
-        for name, value in to_dict(optim).items()
-        if name not in ("name", "learning_rate", "options", "schedule") and value != plain[name]
-    }
-    warmup = {
-        name: getattr(schedule, name)
-        for name in ("warmup_steps", "warmup_epochs")
-        if getattr(schedule, name)
-    }
+    shown, plain = ("name", "learning_rate", "options", "schedule"), to_dict(OptimConfig())
+    changed = {n: v for n, v in to_dict(optim).items() if n not in shown and v != plain[n]}
+    warmup = {n: getattr(schedule, n) for n in ("warmup_steps", "warmup_epochs")}
+    warmup = {name: length for name, length in warmup.items() if length}
     weights = {"class_weights": config.task.class_weights} if config.task.class_weights else {}
-    recipe = augment.recipe or "the usual recipe of the data"
-    average = "" if config.average is None else str(to_dict(config.average)["kind"])
-    return [
+    recipe = f", {augment.recipe or 'the usual recipe of the data'}"
+    options = f", {_named('', augment.options)}" if augment.options else ""
+    lines = [
         f"loss        {_named(config.task.loss, {**config.task.loss_options, **weights})}",
-        f"optimizer   {_named(optim.name, {**optim.options, **others})}, rate "
+        f"optimizer   {_named(optim.name, {**optim.options, **changed})}, rate "
         f"{optim.learning_rate:g}, {_named(schedule.name, {**schedule.options, **warmup})}",
-        f"augment     {augment.strength}"
-        + (f", {recipe}" if augment.strength != "none" else "")
-        + (f", {_named('', dict(augment.options))}" if augment.options else ""),
-        *([f"average     {average}"] if average else []),
+        f"augment     {augment.strength}{recipe * (augment.strength != 'none')}{options}",
     ]
+    if config.average is not None:
+        lines.append(f"average     {to_dict(config.average)['kind']}")
+    return lines
 
 
 def _named(name: str, options: Mapping[str, Any]) -> str:
     values = ", ".join(f"{key}={flag_text(value)}" for key, value in options.items())
     return f"{name} ({values})".strip() if values else name
-
-
-def _memory_warning(memory: TrainingMemory) -> list[str]:
-    """A line where a training needs more memory than its devices have."""
-    if memory.available is None or memory.needed <= memory.available:
-        return []
-    owner = "this machine" if memory.is_shared else "each device"
-    return [
-        f"WARNING     it needs about {human_bytes(memory.needed)} of memory, but {owner} has "
-        f"{human_bytes(memory.available)}: lower config.train.batch_size, "
-        "config.evaluate.batch_size or the size of the model, or set config.data.loader=streaming"
-    ]

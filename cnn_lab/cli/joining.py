@@ -1,49 +1,36 @@
-"""Flags by which several processes train as one, and how such a process ends."""
+"""Flags by which several processes train as one, and how such a process starts and ends."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from absl import flags
 
 from cnn_lab.cli import runtime
+from cnn_lab.cli.flags import Flag
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.config.values import Count, Natural, Range
+from cnn_lab.core.errors import INTERRUPTED_STATUS, ConfigError
 
 if TYPE_CHECKING:
     from cnn_lab.distributed.processes import JaxProcesses, Processes
 
-_joined: list["JaxProcesses"] = []  # the processes this one has joined, if any
+joined: list["JaxProcesses"] = []  # the processes this one has joined, if any
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags."""
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        "HOST:PORT of the first of several processes that train as one",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("num_processes", None, "how many there are", flag_values=values)
-    flags.DEFINE_integer(
-        "process_id", None, "which one of them this is, from 0", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "cluster",
-        False,
-        "take the three flags above from SLURM, Cloud TPU, Kubernetes or Open MPI",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "join_seconds", 300, "longest wait for the other processes", flag_values=values
-    )
-    flags.DEFINE_integer(
+FLAGS = (
+    Flag("coordinator", "HOST:PORT of the first of several processes that train as one"),
+    Flag("num_processes", "how many there are", Count),
+    Flag("process_id", "which one of them this is, from 0", Natural),
+    Flag("cluster", "take these three from SLURM, Cloud TPU, Kubernetes or Open MPI", bool),
+    Flag("join_seconds", "longest wait for the other processes", Count, 300),
+    Flag(
         "interrupted_status",
-        0,
         "exit status of a training that a signal stopped and that is saved; a scheduler may need "
         "another one to start it again, and gets it too where nothing had begun (130 by default)",
-        flag_values=values,
-    )
+        Annotated[int, Range(min=0, max=255)],
+        0,
+    ),
+)
 
 
 def check(values: flags.FlagValues) -> int:
@@ -52,73 +39,78 @@ def check(values: flags.FlagValues) -> int:
     Raises:
         ConfigError: flags that do not go together.
     """
-    if values.join_seconds < 1:
-        raise ConfigError(f"--join_seconds must be at least 1; found {values.join_seconds}.")
-    if not 0 <= values.interrupted_status < 256:
+    names = ("coordinator", "num_processes", "process_id")
+    missing = [name for name in names if values[name].value is None]
+    if values.cluster and len(missing) < len(names):
         raise ConfigError(
-            "--interrupted_status must be 0 to 255, as all exit statuses; found "
-            f"{values.interrupted_status}."
+            "--cluster takes coordinator, number and place of the processes from the cluster; "
+            "leave out --coordinator, --num_processes and --process_id, or --cluster.",
+            where="--cluster",
         )
-    coordinator, count, index = values.coordinator, values.num_processes, values.process_id
-    given = {"coordinator": coordinator, "num_processes": count, "process_id": index}
-    missing = [name for name, value in given.items() if value is None]
-    if values.cluster:
-        if len(missing) < len(given):
-            raise ConfigError(
-                "--cluster takes coordinator, number and place of the processes from the cluster; "
-                "leave out --coordinator, --num_processes and --process_id, or --cluster."
-            )
-        return 0
-    if len(missing) == len(given):
-        return 1
-    if coordinator is None or count is None or index is None:
+    if len(missing) == len(names):
+        return 0 if values.cluster else 1
+    if missing:
         raise ConfigError(
             f"--{missing[0]} is missing: several processes need --coordinator=HOST:PORT, "
-            "--num_processes and --process_id."
+            "--num_processes and --process_id.",
+            where=f"--{missing[0]}",
         )
-    if count < 1 or not 0 <= index < count:
+    count, index = values.num_processes, values.process_id
+    if index >= count:
         raise ConfigError(
-            f"--process_id is {index} of --num_processes={count}; give 0 to {max(count - 1, 0)}, "
-            "each to one process."
+            f"--process_id is {index} of --num_processes={count}; give 0 to {count - 1}, each to "
+            "one process.",
+            where="--process_id",
+            found=index,
         )
-    host, _, port = coordinator.rpartition(":")
+    host, _, port = values.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise ConfigError(
-            f"--coordinator must be HOST:PORT, such as node1:8476; found {coordinator!r}."
-        )
+        expected = "HOST:PORT, such as node1:8476"
+        raise ConfigError(where="--coordinator", found=values.coordinator, allowed=expected)
     return count
 
 
-def join(values: flags.FlagValues) -> "Processes":
-    """Joins the processes that the flags name; before any device is touched.
+def start(
+    values: flags.FlagValues, config: ExperimentConfig, alike: Mapping[str, Any] | None = None
+) -> "Processes":
+    """Starts JAX for a training, in all processes that the flags name.
+
+    `alike` are values, as JSON, of further flags that must be the same in all of them.
 
     Raises:
-        ConfigError: there is no cluster.
+        ConfigError: flags that do not go together, no cluster, or processes that differ.
     """
+    count = check(values)
+    runtime.early_status = values.interrupted_status or INTERRUPTED_STATUS
+    for alone in ("dry_run", "seeds"):
+        if count != 1 and alone in values and values[alone].value:
+            raise ConfigError(
+                f"--{alone} is for one process; leave it out, or the flags of several.",
+                where=f"--{alone}",
+            )
+    runtime.start(local_devices(config, count))
     from cnn_lab.distributed import initialize
     from cnn_lab.distributed.processes import SINGLE_PROCESS
 
-    if check(values) == 1:
+    if count == 1:
         return SINGLE_PROCESS
-    joined = initialize.join(
+    processes = initialize.join(
         values.coordinator,
         values.num_processes,
         values.process_id,
         wait_seconds=values.join_seconds,
     )
-    _joined.append(joined)
-    return joined
+    joined.append(processes)
+    check_same_command(processes, config, {"num_processes": values.num_processes, **(alike or {})})
+    return processes
 
 
-def check_alike(
+def check_same_command(
     processes: "Processes", config: ExperimentConfig, flags: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuses processes of which one would do something else.
+    """Refuses processes of which one would do something else; all of them call this.
 
-    Args:
-        processes: all of them call this.
-        config: of this one.
-        flags: of this one, as far as all must have the same; JSON.
+    `flags` are values, as JSON, of those flags of which all must have the same.
 
     Raises:
         ConfigError: they differ in config, flags, code, versions or settings, or it is nothing for
@@ -129,7 +121,9 @@ def check_alike(
     if config.transfer is not None and config.transfer.strategy == "logistic":
         raise ConfigError(
             "config.transfer.strategy=logistic is fitted by one process, not by "
-            f"{processes.count}; start one, or take the strategy head."
+            f"{processes.count}; start one, or take the strategy head.",
+            where="config.transfer.strategy",
+            found="logistic",
         )
     from cnn_lab.distributed.processes import check_same, check_same_config, check_same_program
     from cnn_lab.workdir.run_dir import versions
@@ -140,30 +134,14 @@ def check_alike(
     check_same_config(processes, to_dict(config))
 
 
-def leave() -> None:
-    """Ends well, where several processes train together with the others."""
-    for processes in _joined:
-        processes.leave()
-
-
 def end(message: str, reason: str, status: int, *, follows: bool = False) -> None:
     """Says why the command ends; where several processes train, ends them all and never returns.
 
-    Args:
-        message: for the user, from this process.
-        reason: for the user, from the other processes.
-        status: exit status of all of them.
-        follows: whether it may only follow from the end of another process.
+    The others give `reason`. `follows` is whether it may only follow from the end of another one.
     """
-    for processes in _joined:
+    for processes in joined:
         processes.end(message, reason, status, follows=follows)
     runtime.complain(message)
-
-
-def end_after(error: Exception) -> None:
-    """Ends as `end` does after a bug, or a loss; one process alone goes on with the error."""
-    for processes in _joined:
-        processes.end_after(error)
 
 
 def local_devices(config: ExperimentConfig, count: int) -> int | None:

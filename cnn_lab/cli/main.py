@@ -1,20 +1,17 @@
-"""The program `cnn-lab COMMAND [FLAGS]`: finds the command, parses its flags, explains mistakes.
+"""The program `cnn-lab COMMAND [FLAGS]`: help, the command, and how it ends.
 
 A mistake of the user's ends it with one sentence on standard error and status 2.
 """
 
 import contextlib
-import dataclasses
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from types import ModuleType
-
-from absl import flags
 
 from cnn_lab.cli import joining, runtime
+from cnn_lab.cli.flags import Flag, parse
 from cnn_lab.core.errors import (
     LOST_STATUS,
     CheckpointError,
@@ -26,7 +23,8 @@ from cnn_lab.core.errors import (
 )
 
 USAGE_STATUS = 2
-GLOBAL_FLAGS = ("--help", "--version")
+HELP, GLOBAL_FLAGS = ("-h", "--help", "-help"), ("--help", "--version")
+WITH_ARGUMENTS = ("data", "list", "predict", "study")  # that take words beside flags
 COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
     "finetune": "train a network further on other data, from the weights of a run",
@@ -42,21 +40,6 @@ COMMANDS = {
     "lineage": "which weights a run began with, and what was trained of them",
     "export-weights": "the weights of a run, for torchvision or timm",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Invocation:
-    """A parsed command line.
-
-    Attributes:
-        flags: values by the flags' names, as attributes.
-        arguments: the words that are no flags.
-        overrides: (path, text) of every `--config.a.b=value`.
-    """
-
-    flags: flags.FlagValues
-    arguments: list[str]
-    overrides: list[tuple[str, str]]
 
 
 def run() -> None:
@@ -86,7 +69,8 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
     try:
         status = _main(list(arguments))
         sys.stdout.flush()  # here, since a reader that is gone makes Python's own flush a traceback
-        joining.leave()
+        for processes in joining.joined:
+            processes.leave()
         return status, False
     except CnnLabError as error:
         status = LOST_STATUS if isinstance(error, LostError) else USAGE_STATUS
@@ -95,21 +79,22 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
         return status, isinstance(error, SystemLimitError | LostError)
     except KeyboardInterrupt:
         message = "\ninterrupted; what was saved before is intact.\n"
-        joining.end(message, "it was interrupted", runtime.status())
-        return runtime.status(), True
+        joining.end(message, "it was interrupted", runtime.early_status)
+        return runtime.early_status, True
     except Exception as error:
         if isinstance(error, BrokenPipeError) and runtime.drop_unread():
             return runtime.UNREAD_STATUS, False
         sentence = explain_system_error(error)
         if sentence is None:
-            joining.end_after(error)
+            for processes in joining.joined:
+                processes.end_after(error)
             raise
         joining.end(f"error: {sentence}\n", sentence, USAGE_STATUS, follows=True)
         return USAGE_STATUS, True
 
 
 def _main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "-help"):
+    if not arguments or arguments[0] in HELP or arguments == ["help"]:
         sys.stdout.write(_overview())
         return 0
     if arguments[0] in ("--version", "-version"):
@@ -117,9 +102,6 @@ def _main(arguments: list[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name == "help":
-        if not rest:
-            sys.stdout.write(_overview())
-            return 0
         if rest[0] == "config":
             from cnn_lab.cli.reference import config_help
 
@@ -136,56 +118,24 @@ def _main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"There is no command {name!r}", found=name, allowed=COMMANDS)
     module = importlib.import_module(f"cnn_lab.cli.commands.{name.replace('-', '_')}")
-    values = flags.FlagValues()
-    module.define_flags(values)
-    if any(argument in ("-h", "--help", "-help", "--helpfull") for argument in rest):
-        sys.stdout.write(_help(name, module, values))
+    if any(word in (*HELP, "--helpfull") for word in rest):
+        sys.stdout.write(_help(name, module.__doc__ or "", module.FLAGS))
         return 0
-    from cnn_lab.cli.config_flag import split_overrides
-
-    overrides, rest = split_overrides(rest)
-    if overrides and "config" not in values:
-        flag = f"--config.{overrides[0][0]}"
-        raise ConfigError(f"{name} takes no --config.* overrides; found {flag}.", where=flag)
-    left = _parse_flags(values, name, rest)
-    return module.main(Invocation(values, left, overrides))
-
-
-def _parse_flags(values: flags.FlagValues, name: str, arguments: list[str]) -> list[str]:
-    """Sets `values` and returns the words that are no flags; absl's errors become ours."""
-    try:
-        left = values([name, *arguments])[1:]
-        if empty := [flag for flag in values if values[flag].value == ""]:
-            sentence = f"--{empty[0]}= is empty; give it a value, or leave it out."
-            raise ConfigError(sentence, where=f"--{empty[0]}", found="")
-        return left
-    except flags.UnrecognizedFlagError as error:
-        flag, known = f"--{error.flagname}", [f"--{known}" for known in values]
-        raise ConfigError(f"{name} has no flag {flag}", found=flag, allowed=known) from None
-    except flags.IllegalFlagValueError as error:
-        flag, _, text = str(error).removeprefix("flag --").partition(": ")[0].partition("=")
-        kinds = {"bool": "true or false", "int": "a whole number"}
-        kind = kinds.get(values[flag].flag_type(), "another value")
-        raise ConfigError(where=f"--{flag}", found=text, allowed=kind) from None
-    except flags.Error as error:
-        raise ConfigError(f"{error}; see cnn-lab help {name}.") from None
+    takes_arguments = name in WITH_ARGUMENTS
+    return module.main(parse(name, module.FLAGS, rest, takes_arguments=takes_arguments))
 
 
 def _overview() -> str:
-    lines = [f"  cnn-lab {name:<16}{text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        [
-            "cnn-lab: train and study convolutional networks in JAX.",
-            "",
-            *lines,
-            "  cnn-lab help COMMAND shows flags and examples,",
-            "  cnn-lab help config [BRANCH] every field of the config with its default,",
-            "  cnn-lab --version the version.",
-            "",
-            "Start with:  cnn-lab train --config=experiments/digits/lenet5.py",
-            "",
-        ]
-    )
+    commands = "\n".join(f"  cnn-lab {name:<16}{text}" for name, text in COMMANDS.items())
+    return f"""cnn-lab: train and study convolutional networks in JAX.
+
+{commands}
+  cnn-lab help COMMAND shows flags and examples,
+  cnn-lab help config [BRANCH] every field of the config with its default,
+  cnn-lab --version the version.
+
+Start with:  cnn-lab train --config=experiments/digits/lenet5.py
+"""
 
 
 def _versions() -> str:
@@ -199,14 +149,13 @@ def _versions() -> str:
     return f"cnn-lab {found['cnn-lab']}, jax {found['jax']}, flax {found['flax']}\n"
 
 
-def _help(name: str, module: ModuleType, values: flags.FlagValues) -> str:
-    text = (module.__doc__ or "").strip()
-    lines = []
-    for flag in (values[flag_name] for flag_name in values):
+def _help(name: str, description: str, flags: Sequence[Flag]) -> str:
+    lines = [f"cnn-lab {name}", "", description.strip()]
+    lines += ["", "Flags:"] if flags else []
+    for flag in flags:
         default = "" if flag.default is None else f" (default: {flag.default})"
         lines.append(f"  --{flag.name:<18} {flag.help}{default}")
-    listed = "\n\nFlags:\n" + "\n".join(lines) if lines else ""
-    return f"cnn-lab {name}\n\n{text}{listed}\n"
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -66,12 +66,7 @@ def first_line(documented: Any) -> str:
 
 
 def explained(documented: Any, section: str) -> dict[str, str]:
-    """The meanings of names in the section of a docstring.
-
-    Args:
-        documented: a class or a function.
-        section: `Args` or `Attributes`.
-    """
+    """The meanings of names in a section, `Args` or `Attributes`, of a docstring."""
     _, found, rest = (inspect.getdoc(documented) or "").partition(f"\n{section}:\n")
     meanings: dict[str, str] = {}
     name = None

@@ -1,8 +1,9 @@
-"""Measures of a finished training, and of several together."""
+"""Trials, the trainings of a study, and measures of one or of several together."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int64
 
-from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config import DataConfig, ExperimentConfig, Variant
 from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.subsets import Subset, choose_examples, stratified_split, whole_split
-from cnn_lab.experiment.restore import RestoredRun
-from cnn_lab.study.trial import Trial, Values
+from cnn_lab.experiment.restore import RestoredRun, restore_run
+from cnn_lab.runs.diverging import has_diverged
 from cnn_lab.train.evaluate import PLACES, shifted
+from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 
 VERSION = 2  # of the meaning of the measures; cached values of another one are taken again
 MAX_UNSEEN = 10_000
@@ -25,32 +27,67 @@ BATCH_SIZE = 1000
 SHIFTS = (0, 1, 2, 3, 4)  # pixels
 
 
+Values = Mapping[float | None, float]  # by a level of the measure's own, None where it has none
+
+
 @dataclasses.dataclass(frozen=True)
-class Measure:
-    """A measure of one training.
+class Trial:
+    """One training of a study; whatever asks for its results needs it to have ended.
 
     Attributes:
-        take: measures.
-        levels: a config's levels of the measure's own, such as epochs, none where they cannot be
-            known beforehand; None for a measure without.
-        validation: whether it needs validation examples.
+        workdir: of the training; variants whose configs are equal share it.
+        source: the trial whose weights it begins with, None for its own.
+    """
+
+    variant: Variant
+    seed: int
+    config: ExperimentConfig
+    workdir: Path
+    source: "Trial | None" = None
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether it has, or could not begin, since its source has."""
+        lost = self.source is not None and self.source.has_diverged
+        return lost or has_diverged(self.workdir)
+
+    def metrics(self, split: str) -> list[dict[str, Any]]:
+        """Metric rows of one split."""
+        return [r for r in read_rows(self.workdir / METRICS_FILE) if r["split"] == split]
+
+    @functools.cached_property
+    def restored(self) -> RestoredRun:
+        """The weights to measure: the best where a rule chose them, else the last."""
+        transfer = self.config.transfer
+        fitted = transfer is not None and transfer.strategy == "logistic"
+        chosen = fitted or self.config.early_stopping is not None
+        return restore_run(self.workdir, "best" if chosen else "latest")
+
+
+def place_of(variant: Variant, level: float | None) -> tuple[str, float | str | None]:
+    """The place of a value: a level of the measure's own makes the variant the series."""
+    return (variant.series, variant.x) if level is None else (variant.name, level)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A measure of one training, and the examples that it needs.
+
+    Attributes:
+        levels: a config's levels of the measure's own, such as epochs; empty where they cannot be
+            known beforehand, None alone for a measure without.
         unseen: whether it needs examples that were neither trained nor chosen on.
     """
 
     take: Callable[[Trial], Values]
-    levels: Callable[[ExperimentConfig], tuple[float, ...]] | None = None
+    levels: Callable[[ExperimentConfig], tuple[float | None, ...]] = lambda _: (None,)
     validation: bool = False
     unseen: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class OverSeeds:
-    """A measure of several trainings that share their images.
-
-    Attributes:
-        take: measures.
-        levels: those of the measure's own, by the number of trainings.
-    """
+    """A measure of several trainings that share their images; levels by their number."""
 
     take: Callable[[Sequence[Trial]], Values]
     levels: Callable[[int], tuple[float, ...]]
@@ -64,8 +101,8 @@ def unseen_accuracy(trial: Trial) -> Values:
 
 def training_accuracy(trial: Trial) -> Values:
     """Accuracy on the training examples as they are, without dropout or augmentation."""
-    config = trial.restored.config
-    train, _ = choose_examples(_dataset(config), config.data)
+    data = trial.restored.config.data
+    train, _ = choose_examples(open_dataset(data.name, data.data_dir), data)
     images, labels = _read(train, train.indices)
     return {None: _accuracy(_probabilities(trial.restored, images), labels)}
 
@@ -103,14 +140,8 @@ def dead_units(trial: Trial) -> Values:
     """Share of the backbone's units that give the same value, 0, for all unseen images."""
     images, _ = _unseen(trial.restored.config)
     network = trial.restored.network
-    parts = [
-        jax.device_get(
-            _largest(
-                network.model, trial.restored.variables, network.preprocess(jnp.asarray(chunk))
-            )
-        )
-        for chunk in _chunks(images)
-    ]
+    largest = functools.partial(_largest, network.model, trial.restored.variables)
+    parts = [jax.device_get(largest(network.preprocess(jnp.asarray(c)))) for c in _chunks(images)]
     units = np.concatenate([np.max([p[name] for p in parts], axis=0).ravel() for name in parts[0]])
     return {None: float((units == 0).mean())}
 
@@ -119,9 +150,6 @@ def ensembles(trials: Sequence[Trial]) -> Values:
     """Accuracy of averaged probabilities, by the size of the ensemble.
 
     Each training is in at most one ensemble of a size; the mean of those is taken.
-
-    Args:
-        trials: trainings on the same images.
     """
     images, labels = _unseen(trials[0].restored.config)
     each = [_probabilities(trial.restored, images) for trial in trials]
@@ -150,9 +178,7 @@ MEASURES: dict[str, Measure] = {
     "validation accuracy": Measure(validation_accuracy, validation=True),
 }
 OVER_SEEDS: dict[str, OverSeeds] = {
-    "accuracy of the ensemble": OverSeeds(
-        ensembles, lambda num_runs: tuple(range(1, num_runs + 1))
-    ),
+    "accuracy of the ensemble": OverSeeds(ensembles, lambda num: tuple(range(1, num + 1))),
 }
 
 
@@ -174,7 +200,8 @@ def unseen_positions(dataset: Dataset, data: DataConfig) -> Int64[np.ndarray, " 
     if num_taken == len(candidates):
         raise ConfigError(
             f"The study trains and validates on all of {data.name}, so no example is left to judge "
-            "by; set config.data.num_train lower."
+            "by; set config.data.num_train lower.",
+            where="config.data.num_train",
         )
     labels = train.source.labels[candidates]
     # Larger choices of one seed hold the smaller ones, up to the rounding of shares.
@@ -191,13 +218,9 @@ def _accuracy(probabilities: Float[np.ndarray, "n k"], labels: np.ndarray) -> fl
     return float((probabilities.argmax(1) == labels).mean())
 
 
-def _dataset(config: ExperimentConfig) -> Dataset:
-    return open_dataset(config.data.name, config.data.data_dir)
-
-
 def _unseen(config: ExperimentConfig) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels to measure a run on."""
-    dataset = _dataset(config)
+    dataset = open_dataset(config.data.name, config.data.data_dir)
     train, _ = choose_examples(dataset, config.data)
     return _read(train, unseen_positions(dataset, config.data))
 
@@ -211,10 +234,8 @@ def _probabilities(
     restored: RestoredRun, images: np.ndarray, shift: tuple[int, int] = (0, 0)
 ) -> Float[np.ndarray, "n k"]:
     network, move = restored.network, shifted(*shift)
-    parts = [
-        _apply(network.model, restored.variables, move(network.preprocess(jnp.asarray(chunk))))
-        for chunk in _chunks(images)
-    ]
+    apply = functools.partial(_apply, network.model, restored.variables)
+    parts = [apply(move(network.preprocess(jnp.asarray(chunk)))) for chunk in _chunks(images)]
     return np.concatenate([np.asarray(part) for part in parts])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.analysis.scores import Spread, over_runs
+from cnn_lab.analysis.scores import over_runs
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import freeze, from_dict, to_dict
 from cnn_lab.core.errors import DivergedError, WorkdirError, counted
@@ -28,11 +28,7 @@ def train_seeds(
 ) -> Result | None:
     """Trains from seed `config.seed` on, a run a seed in `folder`/seedS, and compares them.
 
-    Args:
-        config: of the first run.
-        folder: gets the runs, a table and a picture.
-        num_seeds: at least 2.
-        log: takes lines for the user.
+    The folder gets the runs, a table and a picture; `num_seeds` is at least 2.
 
     Returns:
         How the run stands that was interrupted, None when all have ended.
@@ -91,26 +87,19 @@ def _compare(
         choose = {"min": min, "max": max}[make_components(config).selection.mode]
         best = [choose(_finite(run, metric)) for run in validation]
         log(f"Validation over {len(runs)} seeds, mean +- standard deviation (95 % interval):")
-        for name, values in {
-            **{f"last {n}": v for n, v in last.items()},
-            f"best {metric}": best,
-        }.items():
+        shown = {f"last {name}": values for name, values in last.items()}
+        for name, values in {**shown, f"best {metric}": best}.items():
             spread = over_runs(values)
-            log(f"  {name:<16} {describe_spread(spread)}")
+            low, high = spread.interval.low, spread.interval.high
+            log(
+                f"  {name:<16} {spread.mean:.4f} +- {spread.sd:.4f} ({low:.4f} to {high:.4f}), "
+                f"from {spread.min:.4f} to {spread.max:.4f}"
+            )
             summary[name] = {"runs": values, **dataclasses.asdict(spread)}
     write_bytes(folder / PICTURE, seeds_chart(rows))
     write_text(folder / SUMMARY, json.dumps(finite_or_none(summary), indent=2))
     log(f"  figures          {folder / SUMMARY}")
     log(f"  picture          {folder / PICTURE}")
-
-
-def describe_spread(spread: Spread) -> str:
-    """Mean, standard deviation, interval of the mean, smallest and largest value, in words."""
-    low, high = spread.interval.low, spread.interval.high
-    return (
-        f"{spread.mean:.4f} +- {spread.sd:.4f} ({low:.4f} to {high:.4f}), "
-        f"from {spread.min:.4f} to {spread.max:.4f}"
-    )
 
 
 def _finite(rows: list[dict[str, Any]], name: str) -> list[float]:

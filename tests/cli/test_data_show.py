@@ -83,7 +83,7 @@ def test_captions_and_names_lie_outside_the_images():
     ("flag", "text"),
     [
         ("--augment=much", "--augment must be one of none, light, heavy; found 'much'."),
-        ("--num_images=0", "--num_images must be at least 1; found 0."),
+        ("--num_images=0", "--num_images must be a whole number of at least 1; found '0'."),
         (
             "--config.data.augment.recipe=stroke",
             "There is no augmentation named 'stroke'; did you mean strokes?",

@@ -423,7 +423,7 @@ MISTAKES: dict[tuple[str, ...], tuple[str, ...]] = {
     ("--checkpoint=best,",): ("--checkpoint must be best, latest, a step", "'best,'"),
     ("--checkpoint=all,best",): ("--checkpoint must be", "'all,best'"),
     ("--checkpoint=best,7",): ("--checkpoint must be best, latest or one of the steps", "'7'"),
-    ("{w}/runs/seed2",): ("flags only", "Several runs are written --workdir="),
+    ("{w}/runs/seed2",): ("flags only", "did you mean --workdir=", "between commas"),
 }
 
 

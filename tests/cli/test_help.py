@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.cli.commands.list import DETAILED, KINDS
+from cnn_lab.cli.commands.list import DETAILED, KINDS, named_functions
 from cnn_lab.cli.main import main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig
@@ -26,7 +26,7 @@ from cnn_lab.config.values import (
 )
 from cnn_lab.layers.factory import INITIALIZERS
 
-NAMED = [(k, name) for k, detailed in DETAILED.items() for name in detailed.functions()]
+NAMED = [(kind, name) for kind in DETAILED for name in named_functions(kind)]
 
 
 @pytest.fixture
@@ -86,9 +86,7 @@ def test_every_flag_as_it_is_listed_sets_the_default_again():
 
 def test_every_option_as_it_is_listed_has_its_default():
     for kind, name in NAMED:
-        for option, (annotation, default) in declared_options(
-            DETAILED[kind].functions()[name]
-        ).items():
+        for option, (annotation, default) in declared_options(named_functions(kind)[name]).items():
             value = parse_literal(flag_text(default))
             assert check_value(value, annotation, f"{name}.{option}") == default
 
@@ -111,11 +109,11 @@ def test_help_config_of_one_field(log):
 @pytest.mark.parametrize(("kind", "name"), NAMED)
 def test_list_of_one_name_shows_every_option(log, kind: str, name: str):
     text = log("list", kind, name)
-    detailed = DETAILED[kind]
-    assert f"  --{detailed.field}={name}\n" in text
-    options = declared_options(detailed.functions()[name])
+    field, options_field = DETAILED[kind]
+    assert f"  --{field}={name}\n" in text
+    options = declared_options(named_functions(kind)[name])
     for option, (annotation, default) in options.items():
-        flag = f"--{detailed.options}.{option}={flag_text(default)}"
+        flag = f"--{options_field}.{option}={flag_text(default)}"
         assert f"  {flag}  {describe(annotation)}\n" in text
     assert ("It has no options." in text) == (not options)
 

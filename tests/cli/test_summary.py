@@ -49,11 +49,17 @@ def test_heads_that_only_train_count_in_training_alone(said):
     [
         ((), "--model is missing"),
         (("--model=resnet51",), "There is no model named 'resnet51'; did you mean"),
-        (("--model=lenet5", "--batch=0"), "--batch must be at least 1; found 0."),
+        (
+            ("--model=lenet5", "--batch=0"),
+            "--batch must be a whole number of at least 1; found '0'.",
+        ),
         (("--model=lenet5", "--input=32x32"), "--input"),
         (("--model=resnet50", "--option=stemm=small"), "stem"),
         (("--model=inception_v3", "--input=32x32x3"), "at least 75x75 pixels; found 32x32"),
-        (("--model=lenet5", "--picojoules_per_mac=0"), "must be above 0; found 0.0."),
+        (
+            ("--model=lenet5", "--picojoules_per_mac=0"),
+            "must be a finite number above 0; found '0'.",
+        ),
         (("--model=lenet5", "extra"), "summary takes flags only; found 'extra'."),
     ],
 )

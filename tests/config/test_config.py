@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.cli.config_flag import default_workdir, split_overrides
+from cnn_lab.cli.commands.train import default_workdir
+from cnn_lab.cli.flags import split_overrides
 from cnn_lab.config import (
     EarlyStoppingConfig,
     ExperimentConfig,

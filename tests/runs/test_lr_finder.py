@@ -192,4 +192,7 @@ def test_the_command_draws_and_suggests(tmp_path, capsys, monkeypatch):
 
 def test_the_picture_must_be_one(capsys):
     assert main(["lr-find", "--config=experiments/digits/lenet5.py", "--out=rates.txt"]) == 2
-    assert capsys.readouterr().err == "error: --out must end in .png; found 'rates.txt'.\n"
+    assert (
+        capsys.readouterr().err
+        == "error: --out must be a file that ends in .png; found 'rates.txt'.\n"
+    )

@@ -144,11 +144,14 @@ def test_one_checkpoint_under_two_names_is_one_network(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--out=x"], "--workdir is missing; see cnn-lab help soup."),
+        (["--out=x"], "--workdir is missing: give the folder of a trained run."),
         (["--workdir={w}/run"], "--out is missing"),
         (["--workdir={w}/run", "--out={w}/soup"], "soup is not empty; give a new folder"),
         (["--workdir={w}/run", "--out={w}/new"], "A soup needs at least two networks; found 1"),
-        (["--workdir={w}/run,{w}/soup", "--checkpoint=all", "--out={w}/new"], "of one run only"),
+        (
+            ["--workdir={w}/run,{w}/soup", "--checkpoint=all", "--out={w}/new"],
+            "give several of one of them only",
+        ),
         (["--workdir={w}/run", "--checkpoint=12,13", "--out={w}/new"], "--checkpoint must be best"),
     ],
 )

@@ -25,6 +25,7 @@ from cnn_lab.data.subsets import choose_examples
 from cnn_lab.runs.train import run_training
 from cnn_lab.study import measures
 from cnn_lab.study.measures import (
+    Trial,
     dead_units,
     ensembles,
     training_accuracy,
@@ -33,7 +34,6 @@ from cnn_lab.study.measures import (
     unseen_accuracy,
     unseen_positions,
 )
-from cnn_lab.study.trial import Trial
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 from cnn_lab.workdir.run_dir import read_record
 

@@ -30,12 +30,11 @@ from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.subsets import choose_examples
 from cnn_lab.report.study import write_study
 from cnn_lab.runs import diverging
-from cnn_lab.study import cache, computations, measures
+from cnn_lab.study import computations, measures
 from cnn_lab.study import run as study_run
 from cnn_lab.study.computations import COMPUTATIONS
-from cnn_lab.study.measures import MEASURES, OVER_SEEDS, Measure, OverSeeds
+from cnn_lab.study.measures import MEASURES, OVER_SEEDS, Measure, OverSeeds, Values
 from cnn_lab.study.run import make_trials, run_study
-from cnn_lab.study.trial import Values
 from cnn_lab.workdir.run_dir import read_record
 
 ALL = tuple(MEASURES)
@@ -387,19 +386,21 @@ def test_a_computation_runs_once(tmp_path, monkeypatch):
 
     monkeypatch.setitem(COMPUTATIONS, "xor", counted)
     first = Computation(name="xor")
-    records = [cache.cached_computation(tmp_path, first, said.append) for _ in range(2)]
+    records = [study_run.cached_computation(tmp_path, first, said.append) for _ in range(2)]
     assert (len(calls), said) == (1, ["computing xor"])
     assert records[0][1] == records[1][1] == Record("b", 2.5, 0, "m", 3, exact=True)
     assert math.isnan(records[1][0].value)
-    cache.cached_computation(tmp_path, Computation(name="xor", options={"size": 4}), said.append)
-    cache.cached_computation(tmp_path, first, said.append)
+    study_run.cached_computation(
+        tmp_path, Computation(name="xor", options={"size": 4}), said.append
+    )
+    study_run.cached_computation(tmp_path, first, said.append)
     assert calls == [3, 4]
     for file in (tmp_path / "computed").iterdir():
         file.write_text("{")
-    cache.cached_computation(tmp_path, first, said.append)
+    study_run.cached_computation(tmp_path, first, said.append)
     assert calls == [3, 4, 3]
     monkeypatch.setattr(computations, "VERSION", -1)
-    cache.cached_computation(tmp_path, first, said.append)
+    study_run.cached_computation(tmp_path, first, said.append)
     assert calls == [3, 4, 3, 3]
 
 
@@ -407,12 +408,12 @@ def test_values_of_another_meaning_are_taken_again(tmp_path, monkeypatch):
     found: list[Values] = [{None: 1.0}, {1: math.nan, 2: 0.5}]
     take = iter(found).__next__
     assert (
-        cache.cached_values(tmp_path, "m", take)
-        == cache.cached_values(tmp_path, "m", take)
+        study_run.cached_values(tmp_path, "m", take)
+        == study_run.cached_values(tmp_path, "m", take)
         == {None: 1.0}
     )
     monkeypatch.setattr(measures, "VERSION", -1)
-    again = [dict(cache.cached_values(tmp_path, "m", take)) for _ in range(2)]
+    again = [dict(study_run.cached_values(tmp_path, "m", take)) for _ in range(2)]
     assert again[0].keys() == again[1].keys() == {1, 2}
     assert math.isnan(again[1][1])
 
@@ -453,7 +454,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     [
         (["polinomial"], "There is no study named 'polinomial'; did you mean polynomial?"),
         (["xor", "polynomial"], "study takes one name; found 'xor polynomial'."),
-        (["xor", "--seeds=0"], "--seeds must be at least 1; found 0."),
+        (["xor", "--seeds=0"], "--seeds must be a whole number of at least 1; found '0'."),
         (["experiments/digits/lenet5.py"], "it defines no get_study(); a study must."),
     ],
 )

@@ -13,11 +13,10 @@ Examples:
   cnn-lab evaluate --workdir=runs/photos --tta=flip
 """
 
+import functools
 import os
 import sys
 from pathlib import Path
-
-from absl import flags
 
 from cnn_lab.analysis.evaluation import (
     CONFIDENCE,
@@ -25,66 +24,39 @@ from cnn_lab.analysis.evaluation import (
     EvaluationResults,
     NetworkResult,
 )
+from cnn_lab.analysis.scores import Interval
 from cnn_lab.cli import runtime
-from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.flags import CHECKPOINTS, WORKDIRS, Flag, Invocation
 from cnn_lab.cli.runtime import log
-from cnn_lab.core.errors import ConfigError, WorkdirError, counted
+from cnn_lab.core.errors import WorkdirError, counted
 from cnn_lab.runs.comparable import EvaluationOptions, check_number, read_runs
 from cnn_lab.runs.select import find_checkpoints, find_workdirs, folder_of_results
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "folder of the run; a pattern such as 'runs/seed*', or several folders between commas",
-        flag_values=values,
-    )
-    flags.DEFINE_string("split", "validation", "train, validation or test", flag_values=values)
-    flags.DEFINE_string(
-        "checkpoint",
-        "best",
-        "best, latest or a step; of one run also several between commas, or all",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "batch_size",
-        None,
-        "images per step, config.evaluate.batch_size of the run by default; metrics do not depend "
-        "on it",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "ensemble",
-        False,
-        "average the probabilities of the runs or checkpoints",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
+FLAGS = (
+    WORKDIRS,
+    Flag("split", "train, validation or test", default="validation"),
+    CHECKPOINTS,
+    Flag("batch_size", "images per step, config.evaluate.batch_size of the run by default", int),
+    Flag("ensemble", "average the probabilities of the runs or checkpoints", bool),
+    Flag(
         "tta",
-        "none",
         "average over views of each image: none, flip (its mirror image too; not for digits), "
         "shifts (five places) or flip+shifts",
-        flag_values=values,
-    )
-    flags.DEFINE_integer("tta_pixels", 1, "how far --tta=shifts moves an image", flag_values=values)
-    flags.DEFINE_integer(
-        "bootstrap", 2000, "resamples of the images for intervals; 0 for none", flag_values=values
-    )
-    flags.DEFINE_string(
+        default="none",
+    ),
+    Flag("tta_pixels", "how far --tta=shifts moves an image", int, 1),
+    Flag("bootstrap", "resamples of the images for intervals; 0 for none", int, 2000),
+    Flag(
         "out",
-        None,
         "folder of evaluation_SPLIT.json and .html; the run's, or the one that holds all runs, by "
         "default",
-        flag_values=values,
-    )
+    ),
+)
 
 
 def main(invocation: Invocation) -> int:
     """Prints and writes the metrics of one split."""
     values = invocation.flags
-    _check_arguments(invocation)
     options = EvaluationOptions(
         split=values.split,
         batch_size=values.batch_size,
@@ -103,7 +75,8 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.report.run import write_report
     from cnn_lab.runs.evaluate import evaluate_runs
 
-    results = evaluate_runs(runs, checkpoints, options, _log_progress)
+    progress = functools.partial(print, file=sys.stderr)
+    results = evaluate_runs(runs, checkpoints, options, progress)
     log(evaluation_text(results))
     if results.num_test_openings:
         reports = [write_report(workdir).page for workdir in workdirs]
@@ -114,21 +87,6 @@ def main(invocation: Invocation) -> int:
         raise _unwritable(out, error.strerror) from error
     log(f"  figures      {written.figures}\n  page         {written.page}")
     return 0
-
-
-def _log_progress(line: str) -> None:
-    sys.stderr.write(line + "\n")
-
-
-def _check_arguments(invocation: Invocation) -> None:
-    if invocation.arguments:
-        found = invocation.arguments[0]
-        hint = f" Several runs are written --workdir={found},... or as a pattern."
-        raise ConfigError(
-            f"evaluate takes flags only; found {found!r}.{hint if Path(found).is_dir() else ''}"
-        )
-    if not invocation.flags.workdir:
-        raise ConfigError("--workdir is missing: give the folder of a trained run.")
 
 
 def _check_out(out: Path) -> None:
@@ -151,28 +109,24 @@ def _unwritable(out: Path, why: str | None) -> WorkdirError:
 
 SHORT, WIDE = 9, 16  # width of a column of figures, and of intervals
 EMPTY = "  without a mistake to draw, this says nothing"
+GAIN = "ensemble - mean"
 
 
 def evaluation_text(results: EvaluationResults) -> str:
     """The lines of all figures, and how often the test split has been opened by now."""
     single, openings = len(results.networks) == 1, results.num_test_openings
     lines = _of_one(results, results.networks[0]) if single else _table(results)
-    if len(openings) == 1:
-        times = counted(openings[0], "time")
-        lines.append(f"  the test split of this run has now been opened {times}")
-    elif openings:
-        lines.append(
-            "  the test split of these runs has now been opened "
-            f"{', '.join(str(times) for times in openings)} times"
-        )
+    if openings:
+        noun = "this run" if len(openings) == 1 else "these runs"
+        times = "1 time" if sum(openings) == 1 else f"{', '.join(map(str, openings))} times"
+        lines.append(f"  the test split of {noun} has now been opened {times}")
     return "\n".join(lines)
 
 
 def _of_one(results: EvaluationResults, network: NetworkResult) -> list[str]:
-    views = "" if results.tta == "none" else f", tta {results.tta}"
     lines = [
         f"{results.split} split, {counted(network.num_examples, 'image')}, checkpoint "
-        f"{network.step}{views}, {network.seconds:.1f} s"
+        f"{network.step}{_views(results)}, {network.seconds:.1f} s"
     ]
     lines += [f"  {name:<12} {value:.6f}" for name, value in network.means.items()]
     if "accuracy" in network.means:
@@ -183,111 +137,97 @@ def _of_one(results: EvaluationResults, network: NetworkResult) -> list[str]:
         lines.append(f"  {'not finite':<12} the outputs of {images}; no more can be said")
     if network.evaluation is None:
         return lines
-    return lines + _more(network.evaluation, results.num_resamples, network.means)
+    return lines + _of_classifier(network.evaluation, results.num_resamples, network.means)
 
 
-def _more(
+def _views(results: EvaluationResults) -> str:
+    return "" if results.tta == "none" else f", tta {results.tta}"
+
+
+def _of_classifier(
     evaluation: ClassifierEvaluation, num_resamples: int, shown: dict[str, float]
 ) -> list[str]:
-    """The lines of a classifier beside the means of its task."""
-    lines = []
-    if "accuracy" in evaluation.intervals:
-        low, high = evaluation.intervals["accuracy"].low, evaluation.intervals["accuracy"].high
+    """The lines of a classifier beside the means of its task, which are `shown`."""
+    lines, metrics, intervals = [], evaluation.metrics, evaluation.intervals
+    if "accuracy" in intervals:
         lines.append(
-            f"  {'interval':<12} accuracy {low:.4f} to {high:.4f} ({CONFIDENCE:.0%}, "
+            f"  {'interval':<12} accuracy {_ends(intervals['accuracy'])} ({CONFIDENCE:.0%}, "
             f"{counted(num_resamples, 'resample')} of the images)"
         )
         if not evaluation.num_errors:
             highest = 1 - (1 - CONFIDENCE) ** (1 / evaluation.num_examples)
             lines[-1] += f"; without an error to draw, read: error below {highest:.2%}"
-    for name, value in evaluation.metrics.items():
+    for name, value in metrics.items():
         if name not in shown and name not in ("ece", "ece_scaled", "log_loss_scaled"):
             lines.append(f"  {name:<12} {value:.6f}")
-            if name in evaluation.intervals:
-                interval = evaluation.intervals[name]
-                lines[-1] += f"     ({interval.low:.4f} to {interval.high:.4f})"
-                lines[-1] += EMPTY if interval.is_empty else ""
-    lines.append(f"  {'ece':<12} {evaluation.metrics['ece']:.6f}{_scaled(evaluation)}")
-    return lines
+            if name in intervals:
+                lines[-1] += f"     ({_ends(intervals[name])}){EMPTY * intervals[name].is_empty}"
+    scaled, after = evaluation.scaled, f"(no temperature: {evaluation.no_temperature})"
+    if scaled is not None:
+        how = {
+            "validation": "fitted on validation",
+            "cross-fitted": "each half judged by the other's",
+        }
+        after = (
+            f"{metrics['ece_scaled']:.4f}, and log loss {scaled.log_loss:.4f}, at temperature "
+            f"{scaled.temperature:.3f}, {how[scaled.how]}"
+        )
+    return [*lines, f"  {'ece':<12} {metrics['ece']:.6f}     {after}"]
 
 
-def _scaled(evaluation: ClassifierEvaluation) -> str:
-    """Calibration error and log loss after temperature scaling, in words."""
-    if evaluation.scaled is None:
-        return f"     (no temperature: {evaluation.no_temperature})"
-    temperature = evaluation.scaled.temperature
-    after = (
-        f"{evaluation.metrics['ece_scaled']:.4f}, and log loss {evaluation.scaled.log_loss:.4f},"
-    )
-    how = {
-        "validation": f"at temperature {temperature:.3f}, fitted on validation",
-        "cross-fitted": f"at temperature {temperature:.3f}, each half judged by the other's",
-    }
-    return f"     {after} {how[evaluation.scaled.how]}"
+def _ends(interval: Interval) -> str:
+    return f"{interval.low:.4f} to {interval.high:.4f}"
 
 
 def _table(results: EvaluationResults) -> list[str]:
     """A row a network, then what they have in common."""
-    first, names = results.networks[0], results.shared()
-    what = "run" if results.are_runs else "checkpoint"
-    views = "" if results.tta == "none" else f", tta {results.tta}"
-    head = (
-        f"{results.split} split, {counted(first.num_examples, 'image')}, "
-        f"{counted(len(results.networks), what)}{views}"
-    )
-    step_of = (lambda network: str(network.step)) if results.are_runs else lambda _: ""
-    rows = [(network.name, step_of(network), network.metrics) for network in results.networks]
+    networks, names, ensemble = results.networks, results.shared(), results.ensemble
+    noun, step = ("run", "step") if results.are_runs else ("checkpoint", "")
+    rows = [(n.name, str(n.step) if results.are_runs else "", n.metrics) for n in networks]
     spread_rows = results.spread_rows()
     rows += [(label, "", figures) for label, figures in spread_rows]
-    if results.ensemble is not None:
-        rows.append(("ensemble", "", results.ensemble.metrics))
-        rows.append(("ensemble - mean", "", results.gains()))
+    if ensemble is not None:
+        rows.append(("ensemble", "", ensemble.metrics))
+        rows.append((GAIN, "", results.gains()))
     width = max(len(row[0]) for row in rows)
-    step = "step" if results.are_runs else ""
-    lines = [head, f"  {what:<{width}} {step:>8}" + "".join(_cell(n, n) for n in names)]
+    lines = [
+        f"{results.split} split, {counted(networks[0].num_examples, 'image')}, "
+        f"{counted(len(networks), noun)}{_views(results)}",
+        f"  {noun:<{width}} {step:>8}" + "".join(_cell(name, name) for name in names),
+    ]
     for label, step, values in rows:
-        figures = [
-            _cell(n, f"{values[n]:+.6f}" if label.startswith("ensemble -") else f"{values[n]:.6f}")
-            if n in values
-            else _cell(n, "")
-            for n in names
-        ]
+        sign = "+" if label == GAIN else ""
+        figures = [_cell(n, f"{values[n]:{sign}.6f}" if n in values else "") for n in names]
         lines.append(f"  {label:<{width}} {step:>8}{''.join(figures)}".rstrip())
     if spread_rows:
-        num_runs = len(results.networks)
-        lines.append(f"  {CONFIDENCE:.0%}: of the mean, by Student's t over {num_runs} runs")
+        lines.append(f"  {CONFIDENCE:.0%}: of the mean, by Student's t over {len(networks)} runs")
     if results.no_spread:
-        lines.append(f"  no mean or interval over {what}s: {results.no_spread}")
-    for name, why in _without_temperature(results).items():
-        lines.append(f"  no temperature for {name}: {why}")
-    return lines + _intervals(results)
-
-
-def _intervals(results: EvaluationResults) -> list[str]:
-    """A row a network, and one of the ensemble: how far the choice of the images may matter."""
-    names = results.sampled()
-    if not names:
-        return []
-    rows = [(n.name, n.evaluation.intervals) for n in results.networks if n.evaluation is not None]
-    if results.ensemble is not None:
-        rows.append(("ensemble", results.ensemble.intervals))
-    width = max(len(label) for label, _ in rows)
-    resamples = counted(results.num_resamples, "resample")
-    lines = [f"{CONFIDENCE:.0%} intervals of each, by {resamples} of the images"]
-    lines.append(f"  {'':<{width}}" + "".join(f"  {name:>{WIDE}}" for name in names))
-    for label, intervals in rows:
-        ends = [f"{intervals[name].low:.4f} to {intervals[name].high:.4f}" for name in names]
-        lines.append(f"  {label:<{width}}" + "".join(f"  {text:>{WIDE}}" for text in ends))
-        if empty := [name for name in names if intervals[name].is_empty]:
-            lines[-1] += f"{EMPTY} of {', '.join(empty)}"
+        lines.append(f"  no mean or interval over {noun}s: {results.no_spread}")
+    evaluations = {n.name: n.evaluation for n in networks if n.evaluation is not None}
+    evaluations |= {} if ensemble is None else {"ensemble": ensemble}
+    for name, evaluation in evaluations.items():
+        if evaluation.no_temperature:
+            lines.append(f"  no temperature for {name}: {evaluation.no_temperature}")
+    if sampled := results.sampled():
+        lines += _intervals(evaluations, sampled, results.num_resamples)
     return lines
 
 
-def _without_temperature(results: EvaluationResults) -> dict[str, str]:
-    """The networks that have no temperature, and why not."""
-    evaluations = {network.name: network.evaluation for network in results.networks}
-    evaluations |= {} if results.ensemble is None else {"the ensemble": results.ensemble}
-    return {name: e.no_temperature for name, e in evaluations.items() if e and e.no_temperature}
+def _intervals(
+    evaluations: dict[str, ClassifierEvaluation], names: list[str], num_resamples: int
+) -> list[str]:
+    """A row an evaluation: how far the choice of the images may matter."""
+    width = max(map(len, evaluations))
+    resamples = counted(num_resamples, "resample")
+    lines = [f"{CONFIDENCE:.0%} intervals of each, by {resamples} of the images"]
+    lines.append(f"  {'':<{width}}" + "".join(f"  {name:>{WIDE}}" for name in names))
+    for label, evaluation in evaluations.items():
+        found = {name: evaluation.intervals[name] for name in names}
+        cells = "".join(f"  {_ends(interval):>{WIDE}}" for interval in found.values())
+        lines.append(f"  {label:<{width}}{cells}")
+        if empty := [name for name, interval in found.items() if interval.is_empty]:
+            lines[-1] += f"{EMPTY} of {', '.join(empty)}"
+    return lines
 
 
 def _cell(name: str, text: str) -> str:

@@ -19,100 +19,70 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import flags
-
-from cnn_lab.cli import joining, runtime
-from cnn_lab.cli.commands.train import (
-    define_dry_run,
-    tell_how_processes_resume,
-    tell_where_it_is,
-)
-from cnn_lab.cli.main import Invocation
+from cnn_lab import config as configs
+from cnn_lab.cli import joining
+from cnn_lab.cli.commands.train import DRY_RUN, end
+from cnn_lab.cli.flags import Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
-from cnn_lab.config import (
-    AugmentConfig,
-    DataConfig,
-    ExperimentConfig,
-    OptimConfig,
-    ScheduleConfig,
-    TrainConfig,
-    TransferConfig,
-)
+from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.load import anchor_paths, load_config
 from cnn_lab.config.node import freeze, from_dict, override, to_dict
 from cnn_lab.core.errors import ConfigError
 
 RATE, EPOCHS, LARGEST_BATCH, FEWEST_STEPS = 1e-3, 20, 32, 4  # steps an epoch
 HEAD_RATE, HEAD_EPOCHS = 1e-2, 100  # on features, which take no time
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string("from", None, "folder of the source run", flag_values=values)
-    flags.DEFINE_string("data", None, "data set, or folder:PATH", flag_values=values)
-    flags.DEFINE_string(
+FLAGS = (
+    Flag("from", "folder of the source run", needed="give the folder of a run, as runs/resnet18"),
+    Flag("data", "data set, or folder:PATH"),
+    Flag(
         "strategy",
-        None,
         "auto (as when left out), head, last_stages:N, stages:A,B, all, gradual or logistic",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "config", None, "experiment file FILE.py[:ARGUMENT] with the recipe", flag_values=values
-    )
-    flags.DEFINE_string(
-        "workdir", None, "folder of the run; named by source, data, strategy", flag_values=values
-    )
-    define_dry_run(values)
-    joining.define_flags(values)
+    ),
+    Flag("config", "experiment file FILE.py[:ARGUMENT] with the recipe"),
+    Flag("workdir", "folder of the run; named by source, data, strategy"),
+    DRY_RUN,
+    *joining.FLAGS,
+)
 
 
 def main(invocation: Invocation) -> int:
     """Puts the config together and trains."""
     values = invocation.flags
-    if invocation.arguments:
-        raise ConfigError(f"finetune takes flags only; found {invocation.arguments[0]!r}.")
-    source = values["from"].value
-    if not source:
-        raise ConfigError("--from is missing: give the folder of a run, such as runs/resnet18.")
+    source = str(values["from"].value)
     if not values.data and not values.config:
-        raise ConfigError("--data is missing: give a data set, such as --data=folder:photos.")
+        raise ConfigError(
+            "--data is missing: give a data set, such as --data=folder:photos.", where="--data"
+        )
     if Path(source).is_file():
         raise ConfigError(
             f"--from={source} is a file; give the folder of a run, which cnn-lab import-weights "
-            "makes of weights from elsewhere."
+            "makes of weights from elsewhere.",
+            where="--from",
+            found=source,
         )
     if any(path == "transfer.source" for path, _ in invocation.overrides):
         raise ConfigError(
             f"--from={source} and --config.transfer.source both name a source; leave out the "
-            "second one."
+            "second one.",
+            where="--from",
+            found=source,
         )
     recipe = _recipe(invocation, source)
-    count = joining.check(values)
-    runtime.set_status(values.interrupted_status)
-    if count != 1 and values.dry_run:
-        raise ConfigError("--dry_run is for one process; leave it out, or the flags of several.")
-    runtime.start(joining.local_devices(recipe, count))
-    processes = joining.join(values)
-    from cnn_lab.cli.dry_run import dry_run
-    from cnn_lab.runs.train import run_training
-
-    tell = log if processes.is_primary else lambda _: None
-    joining.check_alike(processes, recipe, {"num_processes": values.num_processes})
-    config = _completed(invocation, recipe, tell)
+    processes = joining.start(values, recipe)
+    primary_log = log if processes.is_primary else lambda _: None
+    config = _completed(invocation, recipe, primary_log)
     if values.dry_run:
+        from cnn_lab.cli.dry_run import dry_run
+
         log(dry_run(config))
         return 0
+    from cnn_lab.runs.train import run_training
+
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
-    result = run_training(config, workdir, tell, processes=processes)
-    interrupted = result.status == "interrupted"
-    if interrupted and processes.count > 1:
-        tell_how_processes_resume(tell, result.progress.step)
-    elif interrupted:
-        tell(f"Interrupted at step {result.progress.step}; everything is saved. Resume with:")
-        tell(f"  cnn-lab train --config={workdir / 'config.json'}")
-    elif processes.is_primary:
-        tell_where_it_is(config, workdir, result)
-    return values.interrupted_status if interrupted else 0
+    result = run_training(config, workdir, primary_log, processes=processes)
+    again = Invocation(values, [], [])  # the run's config has all overrides
+    named = {"config": workdir / "config.json"}
+    return end(again, config, workdir, result, processes, named)
 
 
 def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
@@ -122,8 +92,8 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
         config = load_config(values.config, [])
         config.data.name = values.data or config.data.name
     else:
-        config = ExperimentConfig(data=DataConfig(name=values.data))
-    config.transfer = config.transfer or TransferConfig()
+        config = ExperimentConfig(data=configs.DataConfig(name=values.data))
+    config.transfer = config.transfer or configs.TransferConfig()
     config.transfer.source = source
     config.transfer.strategy = values.strategy or config.transfer.strategy
     _override(config, invocation)
@@ -132,7 +102,7 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
 
 
 def _completed(
-    invocation: Invocation, recipe: ExperimentConfig, tell: Callable[[str], None]
+    invocation: Invocation, recipe: ExperimentConfig, log: Callable[[str], None]
 ) -> ExperimentConfig:
     """The recipe with what follows from the source, its model first, and from the data."""
     from cnn_lab.experiment.initialization import complete_config, source_folder
@@ -144,12 +114,12 @@ def _completed(
     config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
     _override(config, invocation)
     if invocation.flags.config and recipe.model not in (model, ExperimentConfig().model):
-        tell(f"The model is the source's, {model.name}, and not that of the recipe.")
+        log(f"The model is the source's, {model.name}, and not that of the recipe.")
     config = complete_config(config)
     if not invocation.flags.config:
         assert config.transfer is not None
-        check_transfer(config.transfer)  # a typo is told before the data are opened
-        _usual_recipe(config, tell)
+        check_transfer(config.transfer)  # a typo is refused before the data are opened
+        _usual_recipe(config, log)
     _override(config, invocation)
     return freeze(config)
 
@@ -169,7 +139,7 @@ def _override(config: ExperimentConfig, invocation: Invocation) -> None:
         override(config, path, text)
 
 
-def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None:
+def _usual_recipe(config: ExperimentConfig, log: Callable[[str], None]) -> None:
     """Sets optimizer, epochs, batch size and augmentation by the number of images."""
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.data.subsets import choose_examples
@@ -177,7 +147,7 @@ def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None
 
     data = config.data
     assert config.transfer is not None
-    dataset = open_dataset(data.name, data.data_dir, progress=tell)
+    dataset = open_dataset(data.name, data.data_dir, progress=log)
     num_train = len(choose_examples(dataset, data)[0])
     strategy = config.transfer.strategy
     chosen = choose_strategy(num_train)[0] if strategy == "auto" else strategy
@@ -187,12 +157,12 @@ def _usual_recipe(config: ExperimentConfig, tell: Callable[[str], None]) -> None
         rate, num_epochs = HEAD_RATE, HEAD_EPOCHS
         config.evaluate.every_epochs = HEAD_EPOCHS // EPOCHS
     else:
-        data.augment = AugmentConfig(strength="light")
-    schedule = ScheduleConfig(name="cosine")
-    config.optim = OptimConfig(name="adamw", learning_rate=rate, schedule=schedule)
+        data.augment = configs.AugmentConfig(strength="light")
+    schedule = configs.ScheduleConfig(name="cosine")
+    config.optim = configs.OptimConfig(name="adamw", learning_rate=rate, schedule=schedule)
     batch_size = max(1, min(LARGEST_BATCH, num_train // FEWEST_STEPS))
-    config.train = TrainConfig(num_epochs=num_epochs, batch_size=batch_size)
-    tell(
+    config.train = configs.TrainConfig(num_epochs=num_epochs, batch_size=batch_size)
+    log(
         f"Recipe: {config.optim.name} at a rate of {rate:g}, cosine, {num_epochs} epochs, batches "
         f"of {batch_size}, augmentation {data.augment.strength}, unless fields of the config say "
         "otherwise."

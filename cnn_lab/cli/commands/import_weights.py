@@ -19,54 +19,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from cnn_lab.cli import runtime
-from cnn_lab.cli.config_flag import parse_shape
-from cnn_lab.cli.main import Invocation
-from cnn_lab.config.values import Fraction, Positive, parse_options, parse_text
+from cnn_lab.cli.flags import OPTIONS, Flag, Invocation, parse_shape
+from cnn_lab.config.values import Count, Fraction, Positive, parse_options
 from cnn_lab.core.errors import ConfigError
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    strings = {
-        "model": "name, as `list models` shows",
-        "from": "file of weights",
-        "out": "folder of the new run",
-        "naming": "torchvision or timm; left out, the one that fits best",
-        "class_names": "file with a name a line; left out, class_0 and so on",
-        "input": "HEIGHTxWIDTHxCHANNELS; left out, the paper's",
-        "mean": "per channel, of pixels in [0, 1]; left out, what the published weights want",
-        "std": "per channel, likewise",
-    }
-    for name, text in strings.items():
-        flags.DEFINE_string(name, None, text, flag_values=values)
-    flags.DEFINE_multi_string(
-        "rename", [], "REGEX=>REPLACEMENT of names in the file, in order", flag_values=values
-    )
-    flags.DEFINE_multi_string("option", [], "NAME=VALUE of the model", flag_values=values)
-    flags.DEFINE_integer(
-        "num_classes", None, "left out, as many as names, or as in the paper", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "new_head", False, "leave the output layers at their initial values", flag_values=values
-    )
-    flags.DEFINE_integer("seed", 0, "of those initial values", flag_values=values)
+FLAGS = (
+    Flag("model", "name, as `list models` shows", needed="give a model"),
+    Flag("from", "file of weights", needed="give a file of weights"),
+    Flag("out", "folder of the new run", needed="give a folder"),
+    Flag("naming", "torchvision or timm; left out, the one that fits best"),
+    Flag("class_names", "file with a name a line; left out, class_0 and so on"),
+    Flag("input", "HEIGHTxWIDTHxCHANNELS; left out, the paper's"),
+    Flag(
+        "mean",
+        "per channel, of pixels in [0, 1]; left out, what the published weights want",
+        tuple[Fraction, ...],
+    ),
+    Flag("std", "per channel, likewise", tuple[Positive, ...]),
+    Flag("rename", "REGEX=>REPLACEMENT of names in the file, in order", list),
+    OPTIONS,
+    Flag("num_classes", "left out, as many as names, or as in the paper", Count),
+    Flag("new_head", "leave the output layers at their initial values", bool),
+    Flag("seed", "of those initial values", int, 0),
+)
 
 
 def main(invocation: Invocation) -> int:
     """Imports the weights and prints what was left out."""
     values = invocation.flags
-    if invocation.arguments:
-        raise ConfigError(f"import-weights takes flags only; found {invocation.arguments[0]!r}.")
-    for name, text in (("model", "a model"), ("from", "a file of weights"), ("out", "a folder")):
-        if not values[name].value:
-            raise ConfigError(f"--{name} is missing: give {text}; see cnn-lab help import-weights.")
-    if values.num_classes is not None and values.num_classes < 1:
-        raise ConfigError(f"--num_classes must be at least 1; found {values.num_classes}.")
-    mean = _per_channel("mean", values.mean, Fraction)
-    std = _per_channel("std", values.std, Positive)
     runtime.start(None)
     from cnn_lab.data.normalize import Preprocess
     from cnn_lab.models.registry import MODELS
@@ -78,6 +59,15 @@ def main(invocation: Invocation) -> int:
     if shape[2] not in (1, 3):
         raise ConfigError(f"--input must have 1 or 3 channels; found {values.input!r}.")
     usual_mean, usual_std = published_pixels(values.model)
+    pixels = {"mean": values.mean or usual_mean, "std": values.std or usual_std}
+    for flag, given in pixels.items():
+        if len(given) != shape[2]:
+            raise ConfigError(
+                f"--{flag} must have {shape[2]} value(s), one a channel; found {len(given)}: "
+                f"{','.join(map(str, given))}.",
+                where=f"--{flag}",
+                found=given,
+            )
     imported, num_values = import_weights(
         values.model,
         source,
@@ -85,10 +75,7 @@ def main(invocation: Invocation) -> int:
         options=parse_options(entry.make, values.option, "--option", values.model),
         class_names=_class_names(values.class_names, values.num_classes, entry.num_classes),
         image_shape=shape,
-        preprocess=Preprocess(
-            _fitting("mean", mean or usual_mean, shape[2]),
-            _fitting("std", std or usual_std, shape[2]),
-        ),
+        preprocess=Preprocess(pixels["mean"], pixels["std"]),
         library=values.naming,
         renames=values.rename,
         new_head=values.new_head,
@@ -96,27 +83,13 @@ def main(invocation: Invocation) -> int:
     )
     lines = [f"{values.model}: {num_values:,} values of {source}, named as in {imported.library}."]
     if imported.new_layers:
-        lines.append(
-            f"Left at initial values, and to be trained: {', '.join(imported.new_layers)}."
-        )
+        layers = ", ".join(imported.new_layers)
+        lines.append(f"Left at initial values, and to be trained: {layers}.")
     if imported.other_dtypes:
         lines.append(f"Brought to float32 from {', '.join(imported.other_dtypes)}.")
     lines.append(f"Use it by: cnn-lab predict --workdir={out} IMAGE")
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
-
-
-def _per_channel(flag: str, text: str | None, kind: Any) -> tuple[float, ...] | None:
-    return None if text is None else parse_text(text, tuple[kind, ...], f"--{flag}")
-
-
-def _fitting(flag: str, given: tuple[float, ...], num_channels: int) -> tuple[float, ...]:
-    if len(given) != num_channels:
-        raise ConfigError(
-            f"--{flag} must have {num_channels} value(s), one a channel; found {len(given)}: "
-            f"{','.join(map(str, given))}."
-        )
-    return given
 
 
 def _class_names(path: str | None, num_classes: int | None, num_usual: int) -> tuple[str, ...]:

@@ -8,25 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.flags import WORKDIR, Invocation
 from cnn_lab.cli.runtime import log
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import counted
 from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string("workdir", None, "folder of a run", flag_values=values)
+FLAGS = (WORKDIR,)
 
 
 def main(invocation: Invocation) -> int:
     """Prints a run and its sources, the newest first."""
-    if invocation.arguments:
-        raise ConfigError(f"lineage takes flags only; found {invocation.arguments[0]!r}.")
-    if not invocation.flags.workdir:
-        raise ConfigError("--workdir is missing: give the folder of a run.")
     workdir = Path(invocation.flags.workdir)
     config, record = read_config(workdir), read_record(workdir)
     steps = record.get("progress", {}).get("step")

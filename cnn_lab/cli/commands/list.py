@@ -15,22 +15,33 @@ Examples:
 import ast
 import dataclasses
 import fnmatch
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.flags import Invocation
 from cnn_lab.cli.reference import entry, explained, first_line, flag_text
 from cnn_lab.config.load import EXPERIMENTS, STUDIES
 from cnn_lab.config.values import declared_options
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError, human_count, lookup
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """This command has no flags."""
+FLAGS = ()
+# Kinds whose members have options: the fields of the config that take a name, and its options.
+DETAILED = {
+    "models": ("config.model.name", "config.model.options"),
+    "optimizers": ("config.optim.name", "config.optim.options"),
+    "schedules": ("config.optim.schedule.name", "config.optim.schedule.options"),
+    "losses": ("config.task.loss", "config.task.loss_options"),
+    "augmentations": ("config.data.augment.recipe", "config.data.augment.options"),
+}
+# Options that take a name which another listing shows.
+NAMED_BY = {
+    "activation": "activations",
+    "output_activation": "activations",
+    "kernel_init": "initializers",
+}
 
 
 def main(invocation: Invocation) -> int:
@@ -45,8 +56,7 @@ def main(invocation: Invocation) -> int:
     rows = lookup(KINDS, kind, "kind of thing to list")()
     pattern = patterns[0] if patterns else "*"
     if pattern in rows and kind in DETAILED:
-        detailed = DETAILED[kind]
-        sys.stdout.write(_details(detailed, pattern, rows[pattern]))
+        sys.stdout.write(_details(kind, pattern, rows[pattern]))
         return 0
     matching = {name: text for name, text in rows.items() if fnmatch.fnmatch(name, pattern)}
     if not matching:
@@ -61,43 +71,70 @@ def main(invocation: Invocation) -> int:
     return 0
 
 
-def _details(detailed: "Detailed", name: str, row: str) -> str:
+def _details(kind: str, name: str, row: str) -> str:
     """The line of a name, its flag, and every option that its function declares."""
-    function, title = detailed.functions()[name], " ".join(row.split())
+    function, title = named_functions(kind)[name], " ".join(row.split())
+    field, options_field = DETAILED[kind]
     summary = first_line(function)
     lines = [f"{name}: {title}", *([] if summary in title else [summary]), ""]
-    lines.append(f"  --{detailed.field}={name}")
+    lines.append(f"  --{field}={name}")
     options, meanings = declared_options(function), explained(function, "Args")
-    meanings = {**detailed.shared(), **(meanings or explained(function, "Attributes"))}
+    meanings = meanings or explained(function, "Attributes")
+    if kind == "models":
+        from cnn_lab.models.registry import OPTIONS
+
+        meanings = {**OPTIONS, **meanings}
     for option, (annotation, default) in options.items():
         meaning = meanings.get(option, "")
         if option in NAMED_BY:
             listing = f"`cnn-lab list {NAMED_BY[option]}` names them."
             meaning = f"{meaning.rstrip('.')}; {listing}".lstrip("; ")
-        lines += entry(f"--{detailed.options}.{option}", annotation, default, meaning)
+        lines += entry(f"--{options_field}.{option}", annotation, default, meaning)
     if not options:
         lines.append("  It has no options.")
     return "\n".join(lines) + "\n"
 
 
+def named_functions(kind: str) -> dict[str, Callable]:
+    """The functions of a kind by name; their signatures declare options."""
+    from cnn_lab.data.augment.recipes import RECIPES, Augmentation
+    from cnn_lab.layers.factory import ACTIVATIONS
+    from cnn_lab.models.registry import MODELS
+    from cnn_lab.optim.optimizers import OPTIMIZERS
+    from cnn_lab.optim.schedules import SCHEDULES
+    from cnn_lab.tasks.losses import LOSSES
+    from cnn_lab.tasks.task import TASKS
+
+    functions: dict[str, dict[str, Callable]] = {
+        "models": {name: model.make for name, model in MODELS.items()},
+        "optimizers": {name: optimizer.make for name, optimizer in OPTIMIZERS.items()},
+        "schedules": dict(SCHEDULES),
+        "losses": {name: loss.function for name, loss in LOSSES.items()},
+        "augmentations": dict.fromkeys(RECIPES, Augmentation),
+        "tasks": dict(TASKS),
+        "activations": ACTIVATIONS,
+    }
+    return functions[kind]
+
+
+def _summaries(kind: str) -> dict[str, str]:
+    return {name: first_line(named) for name, named in sorted(named_functions(kind).items())}
+
+
 def _models() -> dict[str, str]:
-    from cnn_lab.core.errors import human_count
     from cnn_lab.models.registry import MODELS
 
-    def shape(entry) -> str:
-        return "x".join(map(str, entry.image_shape))
-
-    def macs(entry) -> str:
-        return "?" if entry.macs is None else human_count(entry.macs)
-
-    for model in MODELS.values():
+    rows = {}
+    for name, model in MODELS.items():
         if not model.is_ours:
             model.verify()
-    return {
-        name: f"{entry.num_parameters:>12,} parameters  {macs(entry):>9} MACs  "
-        f"{shape(entry):<10}  {entry.title}; {entry.paper}"
-        for name, entry in MODELS.items()
-    }
+        macs = "?" if model.macs is None else human_count(model.macs)
+        shape = "x".join(map(str, model.image_shape))
+        rows[name] = (
+            f"{model.num_parameters:>12,} parameters  {macs:>9} MACs  {shape:<10}  {model.title}; "
+            f"{model.paper}"
+        )
+    return rows
 
 
 def _datasets() -> dict[str, str]:
@@ -137,55 +174,6 @@ def _title(path: Path) -> str:
     return text.partition("\n")[0]
 
 
-def _first_lines(table: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, str]]:
-    def rows() -> dict[str, str]:
-        return {name: first_line(named) for name, named in sorted(table().items())}
-
-    return rows
-
-
-def _make_functions() -> dict[str, Callable]:
-    from cnn_lab.models.registry import MODELS
-
-    return {name: model.make for name, model in MODELS.items()}
-
-
-def _shared_options() -> dict[str, str]:
-    from cnn_lab.models.registry import OPTIONS
-
-    return OPTIONS
-
-
-def _optimizers() -> dict[str, Callable]:
-    from cnn_lab.optim.optimizers import OPTIMIZERS
-
-    return {name: optimizer.make for name, optimizer in OPTIMIZERS.items()}
-
-
-def _schedules() -> dict[str, Callable]:
-    from cnn_lab.optim.schedules import SCHEDULES
-
-    return dict(SCHEDULES)
-
-
-def _losses() -> dict[str, Callable]:
-    from cnn_lab.tasks.losses import LOSSES
-
-    return {name: loss.function for name, loss in LOSSES.items()}
-
-
-def _tasks() -> dict[str, Callable]:
-    from cnn_lab.tasks.task import TASKS
-
-    return dict(TASKS)
-
-
-def _augmentations() -> dict[str, Callable]:
-    from cnn_lab.data.augment.recipes import RECIPES, Augmentation
-
-    return dict.fromkeys(RECIPES, Augmentation)
-
-
 def _recipes() -> dict[str, str]:
     from cnn_lab.data.augment.recipes import RECIPES
 
@@ -206,63 +194,20 @@ def _rounded(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else flag_text(value)
 
 
-def _activations() -> dict[str, Callable]:
-    from cnn_lab.layers.factory import ACTIVATIONS
-
-    return ACTIVATIONS
-
-
 def _initializers() -> dict[str, str]:
-    from cnn_lab.layers.factory import INITIALIZERS
+    from cnn_lab.layers.factory import MEANINGS
 
-    return {name: meaning for name, (_, meaning) in INITIALIZERS.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Detailed:
-    """A kind whose members have options.
-
-    Attributes:
-        field: dotted field of the config that takes a name.
-        options: dotted field that takes the options of that name.
-        functions: returns the functions, whose signatures declare the options, by name.
-        shared: returns meanings of options that functions do not explain again.
-    """
-
-    field: str
-    options: str
-    functions: Callable[[], dict[str, Callable]]
-    shared: Callable[[], dict[str, str]] = dict
+    return MEANINGS
 
 
-DETAILED = {
-    "models": Detailed(
-        "config.model.name", "config.model.options", _make_functions, _shared_options
-    ),
-    "optimizers": Detailed("config.optim.name", "config.optim.options", _optimizers),
-    "schedules": Detailed(
-        "config.optim.schedule.name", "config.optim.schedule.options", _schedules
-    ),
-    "losses": Detailed("config.task.loss", "config.task.loss_options", _losses),
-    "augmentations": Detailed(
-        "config.data.augment.recipe", "config.data.augment.options", _augmentations
-    ),
-}
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "models": _models,
     "datasets": _datasets,
     "experiments": _experiments,
-    "optimizers": _first_lines(_optimizers),
-    "schedules": _first_lines(_schedules),
-    "losses": _first_lines(_losses),
     "augmentations": _recipes,
-    "tasks": _first_lines(_tasks),
-    "activations": _first_lines(_activations),
     "initializers": _initializers,
-}
-# Options that take a name which another listing shows.
-NAMED_BY = {
-    "activation": "activations",
-    "output_activation": "activations",
-    "kernel_init": "initializers",
+    **{
+        kind: functools.partial(_summaries, kind)
+        for kind in ("optimizers", "schedules", "losses", "tasks", "activations")
+    },
 }

@@ -9,42 +9,30 @@ Examples:
   cnn-lab lr-find --config=experiments/mnist/lenet5.py --config.optim.name=muon --out=muon.png
 """
 
+import functools
 import json
 
-from absl import flags
-
 from cnn_lab.cli import runtime
-from cnn_lab.cli.commands.train import require_data
-from cnn_lab.cli.main import Invocation
-from cnn_lab.cli.runtime import log, picture_path
-from cnn_lab.config.load import load_config
-from cnn_lab.config.node import freeze
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.cli.commands.train import load_experiment
+from cnn_lab.cli.flags import CONFIG, Flag, Invocation, output_file
+from cnn_lab.cli.runtime import log
 from cnn_lab.core.files import write_bytes, write_text
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string(
-        "config", None, "experiment file FILE.py[:ARGUMENT], or a config.json", flag_values=values
-    )
-    flags.DEFINE_string("out", "lr_find.png", "picture; figures beside it", flag_values=values)
-    flags.DEFINE_float("lowest", 1e-6, "rate of the first step", flag_values=values)
-    flags.DEFINE_float("highest", 10.0, "rate of the last step", flag_values=values)
-    flags.DEFINE_integer("num_steps", 200, "steps from one to the other", flag_values=values)
+FLAGS = (
+    CONFIG,
+    Flag("out", "picture; figures beside it", default="lr_find.png"),
+    Flag("lowest", "rate of the first step", float, 1e-6),
+    Flag("highest", "rate of the last step", float, 10.0),
+    Flag("num_steps", "steps from one to the other", int, 200),
+)
 
 
 def main(invocation: Invocation) -> int:
     """Runs the test, draws it and prints the suggestion."""
     values = invocation.flags
-    if invocation.arguments:
-        raise ConfigError(f"lr-find takes flags only; found {invocation.arguments[0]!r}.")
-    config = freeze(load_config(values.config, invocation.overrides))
-    require_data(config, values.config)
-    out = picture_path(values.out)
+    config = load_experiment(invocation)
+    out = output_file(values.out, ".png")
     runtime.start(config.mesh.num_devices)
-    from functools import partial
-
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.experiment.initialization import complete_config
     from cnn_lab.report.curves import rate_chart
@@ -52,7 +40,7 @@ def main(invocation: Invocation) -> int:
 
     found = find_rate(
         complete_config(config),
-        partial(open_dataset, progress=log),
+        functools.partial(open_dataset, progress=log),
         log,
         lowest=values.lowest,
         highest=values.highest,

@@ -11,32 +11,25 @@ Examples:
 import sys
 from pathlib import Path
 
-from absl import flags
-
 from cnn_lab.cli import runtime
-from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.flags import CHECKPOINT, WORKDIR, Flag, Invocation
+from cnn_lab.config.values import Count
 from cnn_lab.core.errors import ConfigError, counted
 
 MAX_SHOWN = 5  # files in the hint
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
-    flags.DEFINE_string("checkpoint", "best", "best, latest or a step", flag_values=values)
-    flags.DEFINE_integer("top", 3, "how many classes to name", flag_values=values)
-    flags.DEFINE_bool("invert", False, "exchange black and white first", flag_values=values)
+FLAGS = (
+    WORKDIR,
+    CHECKPOINT,
+    Flag("top", "how many classes to name", Count, 3),
+    Flag("invert", "exchange black and white first", bool),
+)
 
 
 def main(invocation: Invocation) -> int:
     """Prints path, then class and probability of the top classes, one image a line."""
     values, paths = invocation.flags, [Path(argument) for argument in invocation.arguments]
-    if not values.workdir:
-        raise ConfigError("--workdir is missing: give the folder of a trained run.")
     if not paths:
         raise ConfigError("predict needs image files: cnn-lab predict --workdir=DIR IMAGE...")
-    if values.top < 1:
-        raise ConfigError(f"--top must be at least 1; found {values.top}.")
     runtime.start(None)
     from cnn_lab.experiment.restore import restore_run
     from cnn_lab.runs.predict import predict_files

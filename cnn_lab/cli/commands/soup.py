@@ -12,43 +12,24 @@ Examples:
 
 from pathlib import Path
 
-from absl import flags
-
 from cnn_lab.cli import runtime
-from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.flags import CHECKPOINTS, WORKDIRS, Flag, Invocation
 from cnn_lab.cli.runtime import log
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.runs.comparable import EvaluationOptions, check_number
 from cnn_lab.runs.select import find_checkpoints, find_workdirs
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string(
-        "workdir", None, "runs: one, several between commas, or a pattern", flag_values=values
-    )
-    flags.DEFINE_string(
-        "checkpoint",
-        "best",
-        "best, latest, a step; of one run also several between commas, or all",
-        flag_values=values,
-    )
-    flags.DEFINE_string("out", None, "new folder for the run", flag_values=values)
+FLAGS = (
+    WORKDIRS,
+    CHECKPOINTS,
+    Flag("out", "new folder for the run", needed="give a new folder"),
+)
 
 
 def main(invocation: Invocation) -> int:
     """Averages the networks and writes the run."""
     values = invocation.flags
-    if invocation.arguments:
-        raise ConfigError(f"soup takes flags only; found {invocation.arguments[0]!r}.")
-    for name in ("workdir", "out"):
-        if not getattr(values, name):
-            raise ConfigError(f"--{name} is missing; see cnn-lab help soup.")
     workdirs, checkpoints = find_workdirs(values.workdir), find_checkpoints(values.checkpoint)
-    if len(workdirs) > 1 and (len(checkpoints) > 1 or checkpoints == ["all"]):
-        raise ConfigError(
-            "Several checkpoints can be taken of one run only; give one --workdir, or one "
-            "--checkpoint."
-        )
+    check_number(len(workdirs), checkpoints, EvaluationOptions())
     runtime.start(None)
     from cnn_lab.runs.soup import make_soup
 

@@ -14,29 +14,20 @@ import shlex
 import textwrap
 from pathlib import Path
 
-from absl import flags
-
 from cnn_lab.cli import runtime
-from cnn_lab.cli.main import Invocation
+from cnn_lab.cli.flags import Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import DataConfig
 from cnn_lab.config.load import STUDIES, anchor_paths, load_study, study_files
+from cnn_lab.config.values import Count
 from cnn_lab.core.errors import ConfigError
 
 SIGNS = {"holds": "+", "fails": "-", "undecided": "?"}
-
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string(
-        "workdir", None, "folder of the study; runs/studies/NAME by default", flag_values=values
-    )
-    flags.DEFINE_string(
-        "data", None, "data set in place of the study's own, where it takes one", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "seeds", None, "trainings of each variant; the study says by default", flag_values=values
-    )
+FLAGS = (
+    Flag("workdir", "folder of the study; runs/studies/NAME by default"),
+    Flag("data", "data set in place of the study's own, where it takes one"),
+    Flag("seeds", "trainings of each variant; the study says by default", Count),
+)
 
 
 def main(invocation: Invocation) -> int:
@@ -50,10 +41,13 @@ def main(invocation: Invocation) -> int:
         return 0
     if len(names) > 1:
         raise ConfigError(f"study takes one name; found {' '.join(names)!r}.")
-    name, study = load_study(names[0], _anchored(values.data))
+    data = values.data
+    if data is not None:
+        anchored = DataConfig(name=data)
+        anchor_paths(anchored)  # it means the same from any folder
+        data = anchored.name
+    name, study = load_study(names[0], data)
     num_seeds = study.num_seeds if values.seeds is None else values.seeds
-    if num_seeds < 1:
-        raise ConfigError(f"--seeds must be at least 1; found {num_seeds}.")
     if values.seeds is not None and not study.variants:
         raise ConfigError(f"{name} trains nothing, and its seeds are fixed; leave out --seeds.")
     runtime.start(None)
@@ -67,10 +61,9 @@ def main(invocation: Invocation) -> int:
     log(study.title)
     result = run_study(study, folder, num_seeds, log)
     if result is None:
+        given = [(flag, values[flag].value) for flag in ("data", "seeds", "workdir")]
         again = ["cnn-lab", "study", names[0]]
-        again += [] if values.data is None else [f"--data={values.data}"]
-        again += [] if values.seeds is None else [f"--seeds={values.seeds}"]
-        again += [] if values.workdir is None else [f"--workdir={values.workdir}"]
+        again += [f"--{flag}={value}" for flag, value in given if value is not None]
         log("Interrupted; everything is saved. Go on with:")
         log(f"  {shlex.join(again)}")
         return 0
@@ -82,12 +75,3 @@ def main(invocation: Invocation) -> int:
     log(f"  picture  {report.picture}")
     log(f"  page     {report.page}")
     return 0
-
-
-def _anchored(data: str | None) -> str | None:
-    """A data set's name that means the same from any folder."""
-    if data is None:
-        return None
-    config = DataConfig(name=data)
-    anchor_paths(config)
-    return config.name

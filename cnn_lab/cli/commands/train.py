@@ -20,136 +20,134 @@ Examples:
 """
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from absl import flags
-
-from cnn_lab.cli import joining, runtime
-from cnn_lab.cli.config_flag import default_workdir
-from cnn_lab.cli.main import Invocation
+from cnn_lab.cli import joining
+from cnn_lab.cli.flags import CONFIG, Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import NO_DATA, ExperimentConfig
 from cnn_lab.config.load import load_config, split_reference
 from cnn_lab.config.node import freeze
+from cnn_lab.config.values import Range
 from cnn_lab.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cnn_lab.distributed.processes import Processes
     from cnn_lab.runs.train import Result
 
-
-def define_flags(values: flags.FlagValues) -> None:
-    """Declares the flags of this command."""
-    flags.DEFINE_string(
-        "config",
-        None,
-        "experiment file FILE.py[:ARGUMENT], or a run's config.json",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "folder of the run; runs/ and the experiment's path by default",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "seeds", None, "runs, each from the next seed; one run by default", flag_values=values
-    )
-    define_dry_run(values)
-    flags.DEFINE_string(
+DRY_RUN = Flag("dry_run", "say what would be trained; trains nothing and writes nothing", bool)
+FLAGS = (
+    CONFIG,
+    Flag("workdir", "folder of the run; runs/ and the experiment's path by default"),
+    Flag(
+        "seeds",
+        "runs, each from the next seed; left out, one run, of --config.seed",
+        Annotated[int, Range(min=2)],
+    ),
+    DRY_RUN,
+    Flag(
         "profile_steps",
-        None,
         "FIRST:LAST, such as 10:15: trace the steps between, for TensorBoard or Perfetto",
-        flag_values=values,
-    )
-    joining.define_flags(values)
-
-
-def define_dry_run(values: flags.FlagValues) -> None:
-    """Declares the flag that only asks."""
-    flags.DEFINE_bool(
-        "dry_run",
-        False,
-        "say what would be trained; trains nothing and writes nothing",
-        flag_values=values,
-    )
+    ),
+    *joining.FLAGS,
+)
 
 
 def main(invocation: Invocation) -> int:
     """Trains, then says where everything is."""
-    reference = invocation.flags.config
-    if invocation.arguments:
-        found = invocation.arguments[0]
-        is_file = found.endswith(".json") or found.partition(":")[0].endswith(".py")
-        hint = f"did you mean --config={found}?" if is_file else "see cnn-lab help train."
-        raise ConfigError(f"train takes flags only; found {found!r}: {hint}")
-    config = freeze(load_config(reference, invocation.overrides))
-    require_data(config, reference)
-    num_seeds = invocation.flags.seeds
-    if num_seeds is not None and num_seeds < 2:
-        raise ConfigError(
-            f"--seeds must be at least 2; found {num_seeds}. Leave it out for one run, whose seed "
-            "is --config.seed."
-        )
-    count = joining.check(invocation.flags)
-    runtime.set_status(invocation.flags.interrupted_status)
-    profiled = invocation.flags.profile_steps
+    values = invocation.flags
+    config = load_experiment(invocation)
+    profiled = values.profile_steps
     profile_steps = None if profiled is None else parse_steps(profiled)
-    if profiled and (num_seeds is not None or invocation.flags.dry_run):
-        which = "--dry_run" if invocation.flags.dry_run else "--seeds"
-        raise ConfigError(f"--profile_steps traces one training; leave it out, or {which}.")
-    if count != 1 and (num_seeds is not None or invocation.flags.dry_run):
-        which = "--dry_run" if invocation.flags.dry_run else "--seeds"
-        raise ConfigError(f"{which} is for one process; leave it out, or the flags of several.")
-    runtime.start(joining.local_devices(config, count))
-    processes = joining.join(invocation.flags)
-    together = {"num_processes": invocation.flags.num_processes, "profile_steps": profiled}
-    joining.check_alike(processes, config, together)
-    from cnn_lab.cli.dry_run import dry_run
-    from cnn_lab.runs.train import run_training
+    if profiled and (values.seeds is not None or values.dry_run):
+        which = "--dry_run" if values.dry_run else "--seeds"
+        raise ConfigError(
+            f"--profile_steps traces one training; leave it out, or {which}.",
+            where="--profile_steps",
+        )
+    processes = joining.start(values, config, {"profile_steps": profiled})
+    if values.dry_run:
+        from cnn_lab.cli.dry_run import dry_run
 
-    if invocation.flags.dry_run:
         log(dry_run(config))
         return 0
-    workdir = Path(invocation.flags.workdir or _default_workdir(reference, num_seeds))
-    if num_seeds is not None:
+    default = default_workdir(*split_reference(values.config))
+    if values.seeds is not None:
+        default = default.with_name(f"{default.name}-seeds")
+    workdir = Path(values.workdir or default)
+    if values.seeds is not None:
         from cnn_lab.study.seeds import train_seeds
 
-        cut = train_seeds(config, workdir, num_seeds, log)
-        if cut is not None:
-            _tell_how_to_resume(invocation, workdir, cut.progress.step)
-        return 0
-    tell = log if processes.is_primary else lambda _: None
-    result = run_training(
-        config,
-        workdir,
-        tell,
-        processes=processes,
-        profile_steps=profile_steps,
-    )
+        result = train_seeds(config, workdir, values.seeds, log)
+        if result is None:
+            return 0
+    else:
+        from cnn_lab.runs.train import run_training
+
+        primary_log = log if processes.is_primary else lambda _: None
+        result = run_training(
+            config, workdir, primary_log, processes=processes, profile_steps=profile_steps
+        )
+    again = {"config": values.config, "workdir": workdir, "seeds": values.seeds}
+    return end(invocation, config, workdir, result, processes, again)
+
+
+def load_experiment(invocation: Invocation) -> ExperimentConfig:
+    """The config of `--config` and its overrides.
+
+    Raises:
+        ConfigError: it is wrong, or that of a run without data.
+    """
+    config = freeze(load_config(invocation.flags.config, invocation.overrides))
+    if config.data.name == NO_DATA:
+        raise ConfigError(
+            f"{invocation.flags.config} is the config of imported weights, to which no data set "
+            "belongs; set --config.data.name to train the same model anew, without those weights.",
+            where="config.data.name",
+            found=NO_DATA,
+        )
+    return config
+
+
+def end(
+    invocation: Invocation,
+    config: ExperimentConfig,
+    workdir: Path,
+    result: "Result",
+    processes: "Processes",
+    again: Mapping[str, Any],
+) -> int:
+    """Writes the page of a run that has ended, and says where everything is or how to go on.
+
+    By the flags of `again`, beside the overrides, `cnn-lab train` resumes the run.
+
+    Returns:
+        The exit status.
+    """
+    progress, best = result.progress, result.progress.selection
     interrupted = result.status == "interrupted"
-    if interrupted and processes.count > 1:
-        tell_how_processes_resume(tell, result.progress.step)
-    elif interrupted:
-        _tell_how_to_resume(invocation, workdir, result.progress.step)
-    elif processes.is_primary:
-        tell_where_it_is(config, workdir, result)
-    return invocation.flags.interrupted_status if interrupted else 0
-
-
-def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") -> None:
-    """Writes the page of a run that has ended, and says where everything is."""
+    status = invocation.flags.interrupted_status if interrupted else 0
+    if not processes.is_primary:
+        return status
+    if interrupted:
+        saved = f"Interrupted at step {progress.step}; everything is saved."
+        if not progress.step:
+            saved = "Interrupted before the first step, so nothing was trained."
+        if processes.count > 1:
+            log(f"{saved} Start all processes again, as they were started, to go on from there.")
+            return status
+        log(f"{saved} {'Resume' if progress.step else 'Begin again'} with:")
+        words = ["cnn-lab", "train", *(f"--{n}={v}" for n, v in again.items() if v is not None)]
+        words += [f"--config.{path}={text}" for path, text in invocation.overrides]
+        log(f"  {shlex.join(words)}")
+        return status
     from cnn_lab.report.run import write_report  # half a second for matplotlib, at the end
 
-    progress = result.progress
-
     report = write_report(workdir)
-    best = progress.selection
-    log(
-        f"{'Run' if result.ran else 'Nothing to do: this run has'} {result.status} "
-        f"at step {progress.step}."
-    )
+    ran = "Run" if result.ran else "Nothing to do: this run has"
+    log(f"{ran} {result.status} at step {progress.step}.")
     if best.best_value is not None:
         metric = config.selection.metric
         log(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
@@ -157,55 +155,27 @@ def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") 
     log(f"  metrics      {workdir / 'metrics.jsonl'}")
     log(f"  curves       {report.curves}")
     log(f"  report       {report.page}")
+    return status
 
 
-def _default_workdir(reference: str, num_seeds: int | None) -> Path:
-    path = default_workdir(*split_reference(reference))
-    return path if num_seeds is None else path.with_name(f"{path.name}-seeds")
+def default_workdir(config_path: Path, argument: str | None = None) -> Path:
+    """The folder of a run without --workdir: `runs/` and the experiment's own path and argument.
 
-
-def tell_how_processes_resume(tell: Callable[[str], None], step: int) -> None:
-    """Says how several processes that were stopped together go on."""
-    tell(
-        f"Interrupted at step {step}; everything is saved. Start all processes again, as they were "
-        "started, to go on from there."
-        if step
-        else "Interrupted before the first step, so nothing was trained. Start all processes again."
-    )
-
-
-def _tell_how_to_resume(invocation: Invocation, workdir: Path, step: int) -> None:
-    values = invocation.flags
-    command = ["cnn-lab", "train", f"--config={values.config}", f"--workdir={workdir}"]
-    command += [f"--seeds={values.seeds}"] if values.seeds is not None else []
-    command += [f"--config.{path}={text}" for path, text in invocation.overrides]
-    log(
-        f"Interrupted at step {step}; everything is saved. Resume with:"
-        if step
-        else "Interrupted before the first step, so nothing was trained. Begin again with:"
-    )
-    log(f"  {shlex.join(command)}")
-
-
-def require_data(config: ExperimentConfig, reference: str) -> None:
-    """Raises a `ConfigError` for the config of a run that has no data."""
-    if config.data.name == NO_DATA:
-        raise ConfigError(
-            f"{reference} is the config of imported weights, to which no data set belongs; set "
-            "--config.data.name to train the same model anew, without those weights."
-        )
+    The config.json of a run belongs to the run in its folder.
+    """
+    if config_path.suffix == ".json":
+        return config_path.parent
+    if argument:
+        config_path = config_path.with_name(f"{config_path.stem}-{argument}.py")
+    parts = config_path.with_suffix("").parts
+    below = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
+    return Path("runs", *below)
 
 
 def parse_steps(text: str) -> tuple[int, int]:
-    """Reads `10:15`.
-
-    Raises:
-        ConfigError: it is something else.
-    """
+    """The two numbers of `10:15`."""
     first, _, last = text.partition(":")
     if not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
-        raise ConfigError(
-            "--profile_steps must be FIRST:LAST, such as 10:15, with LAST above FIRST; found "
-            f"{text!r}."
-        )
+        expected = "FIRST:LAST, such as 10:15, with LAST above FIRST"
+        raise ConfigError(where="--profile_steps", found=text, allowed=expected)
     return int(first), int(last)

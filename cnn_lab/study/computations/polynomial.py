@@ -74,11 +74,7 @@ def polynomial(
     records.append(Record("ridge, degree 9", None, 0, "closed form against descent", largest))
     sizes = {"least squares": abs(least_squares(HIGHEST)).max(), "ridge": abs(closed).max()}
     records += [Record(name, None, 0, "largest coefficient", float(v)) for name, v in sizes.items()]
-    points = zip(X, T, strict=True)
-    records += [Record("points", float(x), 0, "fit", float(t)) for x, t in points]
-    records += [
-        Record("sine", float(x), 0, "fit", float(t)) for x, t in zip(GRID, TRUTH, strict=True)
-    ]
+    records += _points("points", X, T) + _points("sine", GRID, TRUTH)
     return [dataclasses.replace(record, exact=True) for record in records]
 
 
@@ -125,5 +121,9 @@ def _errors(series: str, x: float, w: np.ndarray, suffix: str = "by degree") -> 
 
 
 def _curve(series: str, w: np.ndarray) -> list[Record]:
-    values = _powers(GRID, len(w) - 1) @ w
-    return [Record(series, float(x), 0, "fit", float(v)) for x, v in zip(GRID, values, strict=True)]
+    return _points(series, GRID, _powers(GRID, len(w) - 1) @ w)
+
+
+def _points(series: str, xs: np.ndarray, values: np.ndarray) -> list[Record]:
+    pairs = zip(xs, values, strict=True)
+    return [Record(series, float(x), 0, "fit", float(value)) for x, value in pairs]

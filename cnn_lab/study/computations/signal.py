@@ -24,14 +24,6 @@ def signal(
 ) -> list[Record]:
     """Sends standard normal inputs through nets that were never trained.
 
-    Args:
-        depth: hidden layers.
-        width: units of each.
-        initializers: names of initialisers.
-        activations: names of activations.
-        num_seeds: initialisations, and inputs.
-        num_examples: inputs.
-
     Returns:
         By layer, the mean square of its activations relative to the first layer's, and that of the
         gradient of an example's cross-entropy with respect to what goes into the activation,

@@ -25,11 +25,6 @@ LABELS = {"xor": (0, 1, 1, 0), "and": (0, 0, 0, 1), "or": (0, 1, 1, 1)}
 def xor(num_seeds: int = 20, num_steps: int = 1000, hidden: int = 4) -> list[Record]:
     """Trains both nets on all four inputs at once, from several seeds at once.
 
-    Args:
-        num_seeds: initialisations.
-        num_steps: steps of gradient descent.
-        hidden: units of the multi-layer perceptron.
-
     Returns:
         By net and function: accuracy on the four inputs, where equal outputs are a guess that is
         right half the time; the highest of all initialisations; and the share of initialisations
