@@ -9,6 +9,10 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What several tests and their subprocesses compile is compiled once.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_lab_tests_")
+# XLA compiles in half the time without its emitters of fusions, and in one part for these cores.
+os.environ["XLA_FLAGS"] = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 import jax
 import pytest
@@ -21,7 +25,7 @@ from strict import leftovers
 atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 
 # Compiling costs more than most tests compute: the trainings of real processes alone are compiled
@@ -31,13 +35,24 @@ BLANK = Image.new("L", (1, 1))
 OPTIMISATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # subprocesses compile as their module does
 
 
+def pytest_collection_finish(session: pytest.Session):
+    """Garbage is looked for seldom, and not in what has been imported by now, which stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _programs(request: pytest.FixtureRequest):
     """Compiles as the module needs it, and forgets its programs, of which thousands pile up."""
     quickly = request.path.stem not in FULLY_OPTIMISED
     os.environ[OPTIMISATIONS] = str(quickly).lower()
     jax.config.update(OPTIMISATIONS.lower(), quickly)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        if not quickly:
+            jax.devices()  # the flags have been read by now: subprocesses alone go without them
+            patch.delenv("XLA_FLAGS")
+        yield
     del os.environ[OPTIMISATIONS]
     jax.config.update(OPTIMISATIONS.lower(), False)
     jax.clear_caches()

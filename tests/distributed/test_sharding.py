@@ -92,6 +92,7 @@ def exchanges(text: str) -> dict[str, int]:
 
 
 alone = functools.cache(lambda name: RestoredRun(name, make_mesh(1)))
+whole_on_four = functools.cache(lambda: RestoredRun("vgg11_bn", make_mesh(4)))
 
 
 def assert_alike(found: RestoredRun, wanted: RestoredRun) -> None:
@@ -126,7 +127,7 @@ def test_shared_by_slices_and_in_parts_the_same_is_learned(name):
 
 
 def test_whole_on_every_device_the_same_is_learned_with_one_exchange_of_gradients():
-    several = RestoredRun("vgg11_bn", make_mesh(4))
+    several = whole_on_four()
     assert_alike(several, alone("vgg11_bn"))
     # For each batch normalisation the mean and then the deviation from it, forward and backward,
     # and one for all gradients and metrics.
@@ -137,7 +138,7 @@ def test_whole_on_every_device_the_same_is_learned_with_one_exchange_of_gradient
 
 def test_in_parts_each_device_holds_its_share_and_gathers_kernels_to_use_them(monkeypatch):
     monkeypatch.setattr(layouts, "MIN_SHARDED_VALUES", 4096)  # as it is
-    whole, parts = (RestoredRun("vgg11_bn", make_mesh(4, shards_state=s)) for s in (False, True))
+    whole, parts = whole_on_four(), RestoredRun("vgg11_bn", make_mesh(4, shards_state=True))
     assert parts.bytes_before < 0.35 * whole.bytes_before
     held = {path: leaf for path, leaf in trees.flatten(parts.state).items() if path != "key"}
     for path, leaf in held.items():

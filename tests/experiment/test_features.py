@@ -111,23 +111,30 @@ def test_mixed_images_keep_their_mixed_labels(source, tmp_path):
     assert (labels.max(axis=1) < 0.999).any()
 
 
+def told(experiment: ExperimentConfig) -> str:
+    """What a training says of its features before its first step."""
+    built, said = build_experiment(complete_config(experiment)), []
+    built.load_features(built.init_state(experiment.seed), said.append)
+    return " ".join(said)
+
+
 def test_features_are_found_again_and_never_those_of_something_else(source, tmp_path):
-    def said(name: str, experiment: ExperimentConfig) -> tuple[int, int]:
-        text = " ".join(train(experiment, tmp_path / name))
+    def said(experiment: ExperimentConfig) -> tuple[int, int]:
+        text = told(experiment)
         return text.count("found in"), text.count("computed in")
 
-    assert said("first", with_data(source)) == (0, 2)
-    assert said("again", with_data(source)) == (2, 0)
+    for name, word in (("first", "computed in"), ("again", "found in")):
+        assert " ".join(train(with_data(source), tmp_path / name)).count(word) == 2
+    assert state_digests(tmp_path / "first") == state_digests(tmp_path / "again")
     other_rate = with_data(source)
     other_rate.optim.learning_rate, other_rate.seed = 1e-2, 5
-    assert said("same", other_rate) == (2, 0)
-    assert said("split", with_data(source, split_seed=1)) == (0, 2)
-    assert said("fewer", with_data(source, num_train=48)) == (1, 1)
-    assert said("size", with_data(source, image_size=(8, 8))) == (0, 2)
-    assert said("mean", with_data(source, mean=(0.5,), std=(0.3,))) == (0, 2)
+    assert said(other_rate) == (2, 0)
+    assert said(with_data(source, split_seed=1)) == (0, 2)
+    assert said(with_data(source, num_train=48)) == (1, 1)
+    assert said(with_data(source, image_size=(8, 8))) == (0, 2)
+    assert said(with_data(source, mean=(0.5,), std=(0.3,))) == (0, 2)
     train(tuned(source, "all"), tmp_path / "other")
-    assert said("weights", with_data(tmp_path / "other")) == (0, 2)
-    assert state_digests(tmp_path / "first") == state_digests(tmp_path / "again")
+    assert said(with_data(tmp_path / "other")) == (0, 2)
 
 
 def test_damaged_and_foreign_features_are_computed_anew(source, tmp_path):
@@ -158,14 +165,13 @@ def test_a_folder_that_cannot_be_written_only_costs_the_cache(source, tmp_path, 
 
 
 def test_a_cache_of_another_user_is_used(source, tmp_path, monkeypatch):
-    train(with_data(source), tmp_path / "first")
+    assert told(with_data(source)).count("kept in") == 2
 
     def refuse(*_: Any) -> None:
         raise PermissionError
 
     monkeypatch.setattr("os.utime", refuse)
-    text = " ".join(train(with_data(source), tmp_path / "second"))
-    assert text.count("found in") == 2
+    assert told(with_data(source)).count("found in") == 2
 
 
 def test_a_disk_that_fills_up_after_the_features_only_costs_the_cache(
@@ -183,24 +189,21 @@ def test_a_disk_that_fills_up_after_the_features_only_costs_the_cache(
 def test_few_caches_are_kept(source, tmp_path, monkeypatch):
     monkeypatch.setattr("cnn_lab.transfer.features.MAX_CACHES", 3)
     for number in (32, 40, 48):
-        train(with_data(source, num_train=number), tmp_path / str(number))
+        told(with_data(source, num_train=number))
     assert len(caches(tmp_path)) == 3
-    assert not any(
-        "computed" in line for line in train(with_data(source, num_train=48), tmp_path / "x")
-    )
+    assert "computed" not in told(with_data(source, num_train=48))
 
 
-@pytest.mark.parametrize("step", [1, 3])
-def test_a_run_on_features_that_was_cut_goes_on_bit_for_bit(source, step, tmp_path):
+def test_a_run_on_features_that_was_cut_goes_on_bit_for_bit(source, tmp_path):
     train(with_data(source), tmp_path / "whole")
-    cut = run_training(
-        with_data(source), tmp_path / "cut", lambda _: None, [SignalAt(step, "train")]
-    )
-    assert cut.status == "interrupted"
-    for folder in caches(tmp_path):
-        shutil.rmtree(folder)
-    train(with_data(source), tmp_path / "cut")
-    assert state_digests(tmp_path / "cut") == state_digests(tmp_path / "whole")
+    for step in (1, 3):
+        folder, stop = tmp_path / str(step), [SignalAt(step, "train")]
+        cut = run_training(with_data(source), folder, lambda _: None, stop)
+        assert cut.status == "interrupted"
+        for cache in caches(tmp_path):
+            shutil.rmtree(cache)
+        train(with_data(source), folder)
+        assert state_digests(folder) == state_digests(tmp_path / "whole")
 
 
 def test_where_the_backbone_runs_all_the_same_the_user_is_told_why(source, tmp_path):

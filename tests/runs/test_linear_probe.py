@@ -99,47 +99,50 @@ def test_weights_of_classes_count_as_copies_of_their_examples():
     assert not np.allclose(weighted.bias, unweighted.bias, atol=1e-3)
 
 
-def test_a_run_fits_the_output_layer_and_leaves_all_else(source, tmp_path):
-    said = train(tuned(source, "logistic"), tmp_path / "run")
+@pytest.fixture(scope="module")
+def fitted(source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run that nobody disturbed, and what it said."""
+    run = tmp_path_factory.mktemp("fitted") / "run"
+    return run, train(tuned(source, "logistic"), run)
+
+
+def test_a_run_fits_the_output_layer_and_leaves_all_else(source, fitted):
+    run, said = fitted
     assert any(line.split() == ["output", "90", "fitted"] for line in said)
     begun = trees.digests(restore_run(source, "best").variables)
-    ended = trees.digests(restore_run(tmp_path / "run", "best").variables)
+    ended = trees.digests(restore_run(run, "best").variables)
     changed = {path for path in begun if begun[path] != ended[path]}
     assert changed == {"params/head/output/kernel", "params/head/output/bias"}
-    rows = [row for row in without_rates(tmp_path / "run") if row["split"] == "train"]
+    rows = [row for row in without_rates(run) if row["split"] == "train"]
     assert [row["inverse_l2"] for row in rows] == list(STRENGTHS)
     losses = [row["loss"] for row in rows]
     assert losses == sorted(losses, reverse=True)  # the weaker the penalty, the lower
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record = json.loads((run / "run.json").read_text())
     looks = {
-        row["step"]: row["accuracy"]
-        for row in without_rates(tmp_path / "run")
-        if row["split"] == "validation"
+        row["step"]: row["accuracy"] for row in without_rates(run) if row["split"] == "validation"
     }
     selection = record["progress"]["selection"]
     assert looks[selection["best_step"]] == max(looks.values())
-    assert restore_run(tmp_path / "run", "best").step == selection["best_step"]
+    assert restore_run(run, "best").step == selection["best_step"]
 
 
-def test_the_fit_is_at_least_as_good_as_the_head_trained_in_steps(source, tmp_path):
-    train(tuned(source, "logistic"), tmp_path / "fitted")
+def test_the_fit_is_at_least_as_good_as_the_head_trained_in_steps(source, fitted, tmp_path):
     train(tuned(source, "head"), tmp_path / "trained")
-    fitted = [row["loss"] for row in without_rates(tmp_path / "fitted") if row["split"] == "train"]
+    losses = [row["loss"] for row in without_rates(fitted[0]) if row["split"] == "train"]
     trained = [
         row["loss"] for row in without_rates(tmp_path / "trained") if row["split"] == "train"
     ]
-    assert min(fitted) < 0.5 * min(trained)
+    assert min(losses) < 0.5 * min(trained)
 
 
 @pytest.mark.parametrize("step", [1, 4])
-def test_a_fit_that_was_cut_goes_on_bit_for_bit(source, step, tmp_path):
-    train(tuned(source, "logistic"), tmp_path / "whole")
+def test_a_fit_that_was_cut_goes_on_bit_for_bit(source, fitted, step, tmp_path):
     experiment = tuned(source, "logistic")
     cut = run_training(experiment, tmp_path / "cut", lambda _: None, [SignalAt(step, "train")])
     assert cut.status == "interrupted"
     train(experiment, tmp_path / "cut")
-    assert state_digests(tmp_path / "cut") == state_digests(tmp_path / "whole")
-    assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")
+    assert state_digests(tmp_path / "cut") == state_digests(fitted[0])
+    assert without_rates(tmp_path / "cut") == without_rates(fitted[0])
 
 
 @pytest.mark.parametrize(

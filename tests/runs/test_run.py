@@ -106,6 +106,7 @@ def test_a_signal_to_a_training_with_workers_saves(number: int, tmp_path: Path, 
     assert STOPPING in capfd.readouterr().err
     step = result.progress.step
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == step == 4
+    config.data.num_workers = 0  # the rest is read without them
     result = run_training(config, tmp_path / "run", lambda _: None)
     assert (result.status, result.progress.step) == ("finished", 8)
     assert list(validation(tmp_path / "run", "loss")) == [2, 4, 6, 8]
@@ -424,6 +425,7 @@ def test_a_signal_to_the_whole_group_in_an_evaluation_saves(
     assert all(gone(child) for child in children)
     assert record_of(tmp_path / "cut")["progress"]["eval_pending"]
     assert run_training(config, tmp_path / "cut", lambda _: None).status == "finished"
+    config.data.num_workers = 0  # which changes nothing
     run_training(config, tmp_path / "whole", lambda _: None)
     assert without_rates(tmp_path / "cut") == without_rates(tmp_path / "whole")
     assert record_of(tmp_path / "cut") == record_of(tmp_path / "whole")

@@ -21,8 +21,8 @@ from cnn_lab.config import *
 
 def get_config():
     return ExperimentConfig(
-        data=DataConfig(num_train=256, num_validation=128, image_size=(16, 16)),
-        model=ModelSpec(name="resnet20", options={"width": 4}),
+        data=DataConfig(num_train=256, num_validation=128),
+        model=ModelSpec(name="wide_resnet28_10", options={"depth": 10, "width": 1}),
         optim=OptimConfig(name="momentum", learning_rate=0.05),
         train=TrainConfig(num_epochs=4, batch_size=64),
         checkpoint=CheckpointConfig(keep_latest=9),
@@ -105,9 +105,9 @@ def test_a_mean_needs_two_networks_of_one_model(world):
     other.config.model.options = {"width": 8}
     with pytest.raises(ConfigError, match=r"^a and b have different model, so their weights have"):
         mean_params([one, other], ["a", "b"])
-    small = dataclasses.replace(one.network, image_shape=(8, 8, 1))
+    large = dataclasses.replace(one.network, image_shape=(16, 16, 1))
     with pytest.raises(ConfigError, match=r"^a and b have different image shape, so their"):
-        mean_params([one, dataclasses.replace(one, network=small)], ["a", "b"])
+        mean_params([one, dataclasses.replace(one, network=large)], ["a", "b"])
 
 
 def test_no_member_learned_from_what_another_one_held_out(world):
