@@ -32,8 +32,7 @@ def l2(weight: float, vectors: bool = False) -> Penalty:
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
         held = trees.flatten(source)
         free, _ = trees.partition(params, lambda path: path not in held)
-        squares = [jnp.sum(jnp.square(weights)) for weights in _penalised(free, vectors)]
-        return 0.5 * weight * sum(squares, jnp.zeros(()))
+        return _half_squares(weight, free, vectors)
 
     return penalty
 
@@ -50,17 +49,21 @@ def l2_sp(weight: float, vectors: bool = False) -> Penalty:
         pulled, _ = trees.partition(params, held.__contains__)
         targets, _ = trees.partition(source, trees.flatten(params).__contains__)
         ways = jax.tree.map(jnp.subtract, pulled, targets)
-        squares = [jnp.sum(jnp.square(way)) for way in _penalised(ways, vectors)]
-        return 0.5 * weight * sum(squares, jnp.zeros(()))
+        return _half_squares(weight, ways, vectors)
 
     return penalty
+
+
+def _half_squares(weight: float, values: Tree, vectors: bool) -> Scalar:
+    leaves = jax.tree.leaves(values) if vectors else kernels_of(values)
+    return 0.5 * weight * sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), jnp.zeros(()))
 
 
 def l1(weight: float) -> Penalty:
     """The sum of absolute kernels times `weight`; biases and other vectors are left alone.
 
     Its gradient is weight * sign(w), 0 for w = 0. Steps along it hop over 0 and never rest there;
-    `constraints.proximal_l1` makes exact zeros.
+    `assemble.proximal_l1` makes exact zeros.
     """
 
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:  # noqa: ARG001 - a Penalty
@@ -81,7 +84,3 @@ def sum_of(*penalties: Penalty) -> Penalty:
         return sum((one(params, source) for one in penalties), jnp.zeros(()))
 
     return penalty
-
-
-def _penalised(params: Tree, vectors: bool) -> list[jax.Array]:
-    return jax.tree.leaves(params) if vectors else kernels_of(params)
