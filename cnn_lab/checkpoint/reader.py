@@ -20,7 +20,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +40,6 @@ RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON
 STATE_FOLDER = "state"
 NEEDED_FILES = (RECORD_FILE, Path(STATE_FOLDER, "_METADATA"))
 SPARE_DESCRIPTORS = 8  # orbax breaks in odd ways where it gets none
-
-Shapes = TypeVar("Shapes")
 
 
 def describe_difference(found: Tree, expected: Tree) -> str:
@@ -70,13 +68,6 @@ def shapes_and_dtypes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
     return {
         path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in trees.flatten(tree).items()
     }
-
-
-def sharded_shapes(shapes: Shapes, sharding: jax.sharding.Sharding) -> Shapes:
-    """Shapes (`jax.eval_shape`) with a sharding for every leaf, to restore into."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-    )
 
 
 def to_storable(state: TrainState) -> dict[str, Tree]:
@@ -144,16 +135,16 @@ class CheckpointReader:
     ) -> dict[str, Tree]:
         """Reads the variables to evaluate: no optimizer is needed to know their shapes.
 
-        They are the averaged ones where the training kept an average.
+        They are the averaged ones where the training kept an average. Raises as `restore`.
 
         Args:
             record: as `read_record` returned it.
             target: shapes of the variables, `params` among them.
-
-        Raises:
-            CheckpointError: as `restore`.
         """
-        shapes, paths = sharded_shapes(target, sharding), record["shapes"]
+        paths = record["shapes"]
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
+        )
         frozen, changing = trees.partition(shapes, lambda path: f"frozen/{path}" in paths)
         part = {"params": changing.pop("params", {}), "collections": changing}
         averaged = any(path.startswith("averaged/") for path in paths)
@@ -289,9 +280,7 @@ def orbax_quiet() -> Iterator[None]:
     """Orbax logs pages for every save and every failure; errors reach the caller anyway.
 
     Where one of many reads fails, those beside it are dropped half-way, and complain one by one.
-
-    Raises:
-        OSError: too few files can still be opened.
+    Raises an `OSError` where too few files can still be opened.
     """
 
     def complain(found: Any) -> None:

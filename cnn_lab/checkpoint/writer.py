@@ -2,8 +2,7 @@
 
 Orbax writes the arrays and commits a checkpoint by renaming its folder, so a killed save leaves
 the ones before untouched. A checkpoint that was damaged later is noticed by its digests, and a
-training falls back to the newest one that is good. The newest `keep_latest` checkpoints and the
-best one are kept.
+training falls back to the newest one that is good.
 
 A checkpoint holds the `TrainState` and a JSON record: what continues the run beside the state
 (`progress`), and what is needed to use the weights elsewhere (`metadata`: class names,
@@ -26,17 +25,8 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
-from cnn_lab.checkpoint.reader import (
-    RECORD_FILE,
-    STATE_FOLDER,
-    CheckpointReader,
-    DamagedError,
-    lost,
-    orbax_quiet,
-    record_digest,
-    shapes_and_dtypes,
-    to_storable,
-)
+from cnn_lab.checkpoint import reader
+from cnn_lab.checkpoint.reader import RECORD_FILE, CheckpointReader, DamagedError, orbax_quiet
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, is_out_of_open_files
 from cnn_lab.core.files import write_text
@@ -60,8 +50,7 @@ class _KeepNewestAndBest:
 class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoints"]):
     """The checkpoints of a training, which alone may write there; the first save makes the folder.
 
-    Args:
-        keep_latest: newest checkpoints kept beside the best one.
+    The `keep_latest` newest ones are kept, and the best one.
     """
 
     def __init__(
@@ -82,7 +71,7 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
         registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
         states = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
         handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
-        handlers.add(STATE_FOLDER, ocp.args.PyTreeSave, states)
+        handlers.add(reader.STATE_FOLDER, ocp.args.PyTreeSave, states)
         handlers.add(RECORD_FILE.parts[0], ocp.args.JsonSave, ocp.JsonCheckpointHandler())
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy, async_options=together
@@ -100,10 +89,7 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
     def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
         """Starts saving; returns once the values are copied, before they are on disk.
 
-        Args:
-            state: saved under its own step; a step that is saved already is skipped.
-            record: JSON values to save with it.
-            best_step: step whose checkpoint must be kept.
+        A step that is saved already is skipped; the checkpoint of `best_step` is kept.
 
         Raises:
             CheckpointError: this save was refused, or the one before failed (a full disk, say).
@@ -113,12 +99,12 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
             if step in self._processes.broadcast(list(self._manager.all_steps())):
                 return
             self._policy.best_step = best_step
-            values = to_storable(state)
+            values = reader.to_storable(state)
             digests = trees.digests(values)
             check_replicas(self._processes, digests, step)
-            shapes = shapes_and_dtypes(values)
+            shapes = reader.shapes_and_dtypes(values)
             checked = {**record, "step": step, "digests": digests, "shapes": shapes}
-            checked["sha256"] = record_digest(checked)
+            checked["sha256"] = reader.record_digest(checked)
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -127,23 +113,17 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
                 force=True,
             )
         if not saved:
-            raise CheckpointError(
-                f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
-            )
+            problem = f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
+            raise CheckpointError(problem, where=str(self.folder))
 
     def amend(self, step: int, record: dict[str, Any], *, best_step: int | None) -> None:
         """Replaces values in the record of a checkpoint that is on disk, atomically.
 
-        Args:
-            step: of the checkpoint, whose state stays.
-            record: JSON values, as given to `save`.
-            best_step: step whose checkpoint must be kept.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be read, or the record not be written.
+        Its state stays; the arguments are those of `save`. Raises a `CheckpointError` where the
+        checkpoint cannot be read, or the record not be written.
         """
         amended = {**self.read_record(step), **record}
-        amended["sha256"] = record_digest(amended)
+        amended["sha256"] = reader.record_digest(amended)
         with self._writing():
             if self._processes.is_primary:
                 write_text(self.folder / str(step) / RECORD_FILE, json.dumps(amended))
@@ -204,7 +184,7 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
                 yield
         except (OSError, ValueError, RuntimeError) as error:
             if self._processes.count > 1 and is_loss(error):
-                raise lost("written", error) from error
+                raise reader.lost("written", error) from error
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             remedy = "free disk space or permissions"
             if is_out_of_open_files(error):
@@ -218,12 +198,9 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
 def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) -> None:
     """Raises a `CheckpointError` where copies differ: each process would train on with its own.
 
-    Args:
-        processes: all of them call this.
-        digests: path -> digest of every leaf of this process's copy.
-        step: updates made.
+    All processes call this, each with path -> digest of every leaf of its copy.
     """
-    if len({*processes.all_gather(record_digest(digests))}) == 1:
+    if len({*processes.all_gather(reader.record_digest(digests))}) == 1:
         return
     first, *others = processes.all_gather(dict(digests))
     for index, other in enumerate(others, start=1):
