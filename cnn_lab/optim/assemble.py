@@ -21,12 +21,7 @@ from cnn_lab.optim.schedule_free import has_averages
 
 
 class AdjustableState(NamedTuple):
-    """State of an optimizer whose rate is scaled from outside.
-
-    Attributes:
-        rate_scale: factor of the learning rate, a float32 scalar.
-        inner: state of the chain.
-    """
+    """State of a chain whose learning rate is scaled from outside, by a float32 scalar."""
 
     rate_scale: Any
     inner: Tree
@@ -43,7 +38,6 @@ def assemble(
     The further arguments of an update reach those parts of the chain that take them.
 
     Args:
-        base: an optimizer.
         after: constraints on the weights, in order.
         adjustable: keep a factor of the learning rate in the state, 1 at first, which
             `with_rate_scale` sets; the constraints get it as the argument `rate_scale`.
@@ -93,37 +87,22 @@ def _scale_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _is_adjustable(node: Any) -> bool:
-    return isinstance(node, AdjustableState)
-
-
 def rate_scale_of(opt_state: Tree) -> Scalar:
     """The factor of the learning rate that an adjustable optimizer's state holds, at any depth.
 
     Raises:
         ValueError: the optimizer was not assembled as adjustable.
     """
-    for node in jax.tree.leaves(opt_state, is_leaf=_is_adjustable):
-        if _is_adjustable(node):
-            return node.rate_scale
+    for _, scale in optax.tree.get_all_with_path(opt_state, "rate_scale"):
+        return scale
     raise ValueError("The optimizer's rate cannot be scaled: it was not assembled as adjustable.")
 
 
 def with_rate_scale(opt_state: Tree, value: float) -> Tree:
-    """The same state with another factor, at least 0, of the schedule's rate.
-
-    Raises:
-        ValueError: the optimizer was not assembled as adjustable.
-    """
-    rate_scale_of(opt_state)
-
-    def replace(node: Any) -> Any:
-        if not _is_adjustable(node):
-            return node
-        # Like the old one in type and placement, so that no step is compiled anew.
-        return node._replace(rate_scale=jnp.full_like(node.rate_scale, value))
-
-    return jax.tree.map(replace, opt_state, is_leaf=_is_adjustable)
+    """The same state with another factor, at least 0; raises as `rate_scale_of`."""
+    # Like the old one in type and placement, so that no step is compiled anew.
+    scale = jnp.full_like(rate_scale_of(opt_state), value)
+    return optax.tree.set(opt_state, rate_scale=scale)
 
 
 def adaptive_clip(ratio: float = 0.01, eps: float = 1e-3) -> optax.GradientTransformation:
@@ -163,7 +142,6 @@ def with_clipping(
     Args:
         clip: `optax.clip` (every entry), `optax.clip_by_global_norm` (Pascanu et al. 2012,
             arXiv:1211.5063), `adaptive_clip`, or a chain of them.
-        optimizer: gets the clipped gradients.
     """
 
     def init(params: Tree) -> tuple[Tree, Tree]:
@@ -204,8 +182,8 @@ def proximal_l1(
 
     Args:
         weight: of the sum of absolute values, at least 0.
-        learning_rate: step -> rate, that of the optimizer before it. The update's argument
-            `rate_scale`, 1 if absent, multiplies it.
+        learning_rate: step -> rate of the optimizer before it. The update's argument `rate_scale`,
+            1 if absent, multiplies it.
     """
 
     def init(params: Tree) -> ProximalL1State:  # noqa: ARG001 - optax's signature
@@ -257,12 +235,7 @@ def _redirect(updates: Tree, params: Tree, target: Any) -> Tree:
 
 @dataclasses.dataclass(frozen=True)
 class LrMultiplier:
-    """The learning rate of a group of parameters, and the step at which their training begins.
-
-    Attributes:
-        factor: of the learning rate.
-        first_step: steps of the training before the group's first one.
-    """
+    """The learning rate of a group of parameters, and the step at which their training begins."""
 
     factor: float = 1.0
     first_step: int = 0
@@ -279,8 +252,7 @@ def grouped(
     moments are corrected for their bias, and the rate is that of the whole training's step.
 
     Args:
-        make: learning rate -> optimizer.
-        learning_rate: step -> rate.
+        make: (step -> rate) -> optimizer.
         lr_multipliers: by the path of each parameter that there is.
     """
     names = {m: f"{m.factor!r} from {m.first_step}" for m in set(lr_multipliers.values())}

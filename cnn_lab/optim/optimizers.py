@@ -157,14 +157,8 @@ def adamw(
         eps: added to the root of the second moment, positive.
         decay_vectors: let biases, gains and other vectors decay too.
     """
-    return optax.adamw(
-        learning_rate,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        mask=decay_vectors or kernels_only,
-    )
+    mask = decay_vectors or kernels_only
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
 
 @OPTIMIZERS.register()
@@ -188,14 +182,8 @@ def nadam(
         weight_decay: decay of kernels, at least 0; biases and other vectors are left alone.
         decay_vectors: let biases, gains and other vectors decay too.
     """
-    return optax.nadamw(
-        learning_rate,
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        mask=decay_vectors or kernels_only,
-    )
+    mask = decay_vectors or kernels_only
+    return optax.nadamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
 
 @OPTIMIZERS.register()
@@ -217,9 +205,8 @@ def lion(
         weight_decay: decay of kernels, at least 0; biases and other vectors are left alone.
         decay_vectors: let biases, gains and other vectors decay too.
     """
-    return optax.lion(
-        learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_vectors or kernels_only
-    )
+    mask = decay_vectors or kernels_only
+    return optax.lion(learning_rate, b1, b2, weight_decay=weight_decay, mask=mask)
 
 
 @OPTIMIZERS.register()
@@ -328,22 +315,27 @@ def muon(
         eps: added to the root of Adam's second moment, positive.
         decay_vectors: let biases, gains and other vectors decay too.
     """
+
+    def as_matrix(kernel: jax.Array) -> optax.contrib.MuonDimensionNumbers:
+        return optax.contrib.MuonDimensionNumbers(incoming_axes(kernel), output_axis=-1)
+
+    def scale_to_width(kernel: jax.Array) -> jax.Array:
+        units = kernel.shape[-1]
+        return kernel * math.sqrt(max(1.0, units * units / kernel.size))
+
     orthogonalised = optax.chain(
         optax.contrib.scale_by_muon(
-            beta=momentum, nesterov=nesterov, weight_dimension_numbers=_as_matrices
+            beta=momentum,
+            nesterov=nesterov,
+            weight_dimension_numbers=lambda kernels: jax.tree.map(as_matrix, kernels),
         ),
-        optax.stateless(lambda kernels, _: jax.tree.map(_scale_to_width, kernels)),
+        optax.stateless(lambda kernels, _: jax.tree.map(scale_to_width, kernels)),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(learning_rate),
     )
-    adam = optax.adamw(
-        lambda step: adam_fraction * learning_rate(step),
-        b1=b1,
-        b2=b2,
-        eps=eps,
-        weight_decay=weight_decay,
-        mask=decay_vectors or kernels_only,
-    )
+    adam_rate = lambda step: adam_fraction * learning_rate(step)  # noqa: E731
+    mask = decay_vectors or kernels_only
+    adam = optax.adamw(adam_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
     def labels(params: Tree) -> Tree:
         paths = [path.split("/") for path in flatten(params)]
@@ -366,20 +358,6 @@ def muon(
         return jax.tree.unflatten(jax.tree.structure(params), chosen)
 
     return optax.partition({"muon": orthogonalised, "adam": adam}, labels)
-
-
-def _as_matrices(kernels: Tree) -> Tree:
-    return jax.tree.map(
-        lambda kernel: optax.contrib.MuonDimensionNumbers(
-            reduction_axis=incoming_axes(kernel), output_axis=-1
-        ),
-        kernels,
-    )
-
-
-def _scale_to_width(kernel: jax.Array) -> jax.Array:
-    units = kernel.shape[-1]
-    return kernel * math.sqrt(max(1.0, units * units / kernel.size))
 
 
 @OPTIMIZERS.register(single_group=True)
@@ -445,23 +423,18 @@ class DeviationState(NamedTuple):
 
 
 def scale_by_deviation(decay: float, eps: float) -> optax.GradientTransformation:
-    """Divides by sqrt(variance) + eps, of decaying averages that start at 0.
+    """Divides by sqrt(variance) + eps, of averages that start at 0 and decay by d in [0, 1).
 
     The paper's variance n - m^2 (n: mean of squares, m: mean) is the difference of two almost equal
     numbers where gradients hardly vary: in float32 nothing is right of a deviation below 3e-4 of
     the mean, and the variance may be negative. So it is kept in place of n: a gradient g makes of
     it d (variance + (1 - d) (g - m)^2), which is the same but for rounding, and never negative.
-
-    Args:
-        decay: d of both averages, in [0, 1).
-        eps: positive.
     """
 
     def init(params: Tree) -> DeviationState:
         return DeviationState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
 
-    def update(updates: Tree, state: Any, params: Any = None) -> tuple[Tree, DeviationState]:
-        del params
+    def update(updates: Tree, state: Any, params: Any = None) -> tuple[Tree, DeviationState]:  # noqa: ARG001
         away = jax.tree.map(jnp.subtract, updates, state.mean)
         mean = jax.tree.map(lambda m, a: m + (1 - decay) * a, state.mean, away)
         variance = jax.tree.map(

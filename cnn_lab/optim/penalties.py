@@ -1,7 +1,6 @@
 """Penalties on the weights, added to the loss; the two together are an elastic net."""
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +12,8 @@ from cnn_lab.optim.kernels import kernels_of
 NO_SOURCE: Mapping[str, Tree] = {}
 
 
-@runtime_checkable
-class Penalty(Protocol):
-    """A term that is added to the mean loss."""
-
-    def __call__(self, params: Tree, source: Tree = NO_SOURCE) -> Scalar:
-        """The term for parameters and for the weights that `l2_sp` pulls them towards."""
-        ...
+# (parameters, the weights that `l2_sp` pulls them towards) -> a term that is added to the mean loss
+Penalty = Callable[..., Scalar]
 
 
 def l2(weight: float, vectors: bool = False) -> Penalty:
@@ -75,10 +69,7 @@ def l1(weight: float) -> Penalty:
 
 
 def sum_of(*penalties: Penalty) -> Penalty:
-    """The sum of penalties: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie 2005).
-
-    The sum of none is 0.
-    """
+    """The sum of penalties, 0 of none: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie)."""
 
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
         return sum((one(params, source) for one in penalties), jnp.zeros(()))

@@ -29,9 +29,7 @@ class Span:
     Attributes:
         peak: highest rate.
         num_steps: its length, at least 1.
-        steps_per_epoch: turns epochs into steps.
-        warmup_steps: steps of the run before it.
-        warmup_field: field of the config that sets them, for messages.
+        warmup_steps: steps of the run before it, which `warmup_field` of the config sets.
     """
 
     peak: float
