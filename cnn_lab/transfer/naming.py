@@ -87,28 +87,21 @@ def _densenet(between: str) -> Names:
     )
 
 
-_GOOGLENET_BRANCHES = {
-    "branch1x1": "branch1",
-    "branch3x3_reduce": "branch2.0",
-    "branch3x3": "branch2.1",
-    "branch5x5_reduce": "branch3.0",
-    "branch5x5": "branch3.1",
-    "branch_pool": "branch4.1",
-}
-_AUXILIARY_LAYERS = {
-    "conv/conv": "conv.conv",
-    "conv/bn": "conv.bn",
-    "dense/hidden1": "fc1",
-    "dense/output": "fc2",
-}
 _GOOGLENET = _by_rules(
     {
         r"backbone/conv(\d)/(conv|bn)": r"conv\1.\2",
-        r"backbone/(inception\w+)/(\w+)/(conv|bn)": lambda m: (
-            f"{m[1]}.{_GOOGLENET_BRANCHES[m[2]]}.{m[3]}"
-        ),
-        r"auxiliary_inception4a/(.*)": lambda m: f"aux1.{_AUXILIARY_LAYERS[m[1]]}",
-        r"auxiliary_inception4d/(.*)": lambda m: f"aux2.{_AUXILIARY_LAYERS[m[1]]}",
+        r"backbone/(inception\w+)/branch1x1/(conv|bn)": r"\1.branch1.\2",
+        r"backbone/(inception\w+)/branch3x3_reduce/(conv|bn)": r"\1.branch2.0.\2",
+        r"backbone/(inception\w+)/branch3x3/(conv|bn)": r"\1.branch2.1.\2",
+        r"backbone/(inception\w+)/branch5x5_reduce/(conv|bn)": r"\1.branch3.0.\2",
+        r"backbone/(inception\w+)/branch5x5/(conv|bn)": r"\1.branch3.1.\2",
+        r"backbone/(inception\w+)/branch_pool/(conv|bn)": r"\1.branch4.1.\2",
+        r"auxiliary_inception4a/conv/(conv|bn)": r"aux1.conv.\1",
+        r"auxiliary_inception4a/dense/hidden1": "aux1.fc1",
+        r"auxiliary_inception4a/dense/output": "aux1.fc2",
+        r"auxiliary_inception4d/conv/(conv|bn)": r"aux2.conv.\1",
+        r"auxiliary_inception4d/dense/hidden1": "aux2.fc1",
+        r"auxiliary_inception4d/dense/output": "aux2.fc2",
         r"head/output": "fc",
     }
 )

@@ -19,8 +19,7 @@ from cnn_lab.core.errors import CheckpointError, ConfigError, counted
 from cnn_lab.transfer.convert import init_of, initial_values, layer_of, output_layers
 from cnn_lab.transfer.plan import Stage
 
-MAX_LINES = 6
-KERNEL_AXES = 4  # h w c out
+MAX_LINES = 6  # of a list of differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +135,10 @@ def _first_kernel(
     for path in (f"params/{path}" for path in stages[0].paths if path.endswith("kernel")):
         here = shapes[path].shape
         there = theirs[path].shape if path in theirs else ()
-        if len(here) != KERNEL_AXES or len(there) != KERNEL_AXES:
-            continue
-        alike = (here[:2], here[3]) == (there[:2], there[3])
-        if alike and here[2] != there[2] and 1 in (here[2], there[2]):
-            return path
+        if len(here) == 4 and len(there) == 4:  # h w c out
+            alike = (here[:2], here[3]) == (there[:2], there[3])
+            if alike and here[2] != there[2] and 1 in (here[2], there[2]):
+                return path
     return ""
 
 
@@ -158,15 +156,14 @@ def _check(
     shape, and of `rows` some classes are kept: all but their last axis must be alike.
     """
     lines = [f"  only in the source: {p} {theirs[p].shape}" for p in theirs if p not in shapes]
-    for path, shape in ((path, leaf.shape) for path, leaf in shapes.items()):
+    for path, leaf in shapes.items():
         if path not in theirs:
             if path not in skipped:
-                lines.append(f"  missing in the source: {path} {shape}")
-            continue
-        there, axes = theirs[path].shape, slice(-1) if path in rows else slice(None)
-        ignored = path in (skipped - rows) | reshaped
-        if not ignored and there[axes] != shape[axes]:
-            lines.append(f"  other shape: {path} is {there} in the source, {shape} here")
+                lines.append(f"  missing in the source: {path} {leaf.shape}")
+        elif path not in (skipped - rows) | reshaped:
+            there, axes = theirs[path].shape, slice(-1) if path in rows else slice(None)
+            if there[axes] != leaf.shape[axes]:
+                lines.append(f"  other shape: {path} is {there} in the source, {leaf.shape} here")
     if not lines:
         return
     lines.sort(key=lambda line: ": params/" not in line)  # the parameters, which users chose, first
