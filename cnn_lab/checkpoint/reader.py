@@ -1,4 +1,4 @@
-"""Reads and checks the checkpoints of a run.
+"""Reads and checks the checkpoints of a run; a training state as plain dicts, as it lies on disk.
 
 Orbax does not notice damage: a flipped byte restores silently. So the JSON record of a checkpoint
 holds the shape, dtype and SHA-256 of each leaf of the state, and its own SHA-256. The record is
@@ -20,7 +20,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +30,16 @@ from etils import epath
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import CheckpointError, LostError
+from cnn_lab.core.errors import CheckpointError, LostError, causes
 from cnn_lab.core.files import WAIT_FOR_FILES, appears
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
 from cnn_lab.train.state import TrainState
 
-MAX_LINES = 20
-
-Shapes = TypeVar("Shapes")
+MAX_LINES = 20  # of a list of differences
+RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON
+STATE_FOLDER = "state"
+NEEDED_FILES = (RECORD_FILE, Path(STATE_FOLDER, "_METADATA"))
+SPARE_DESCRIPTORS = 8  # orbax breaks in odd ways where it gets none
 
 
 def describe_difference(found: Tree, expected: Tree) -> str:
@@ -45,19 +47,16 @@ def describe_difference(found: Tree, expected: Tree) -> str:
 
     Args:
         found: leaves with `shape` and `dtype`, as stored.
-        expected: leaves with `shape` and `dtype`, as the model has them.
+        expected: likewise, as the model has them.
     """
     old, new = shapes_and_dtypes(found), shapes_and_dtypes(expected)
-    lines = [
-        f"  missing in the checkpoint: {path} {new[path][0]}" for path in new if path not in old
-    ]
-    lines += [f"  only in the checkpoint: {path} {old[path][0]}" for path in old if path not in new]
+    lines = [f"  missing in the checkpoint: {p} {new[p][0]}" for p in new if p not in old]
+    lines += [f"  only in the checkpoint: {p} {old[p][0]}" for p in old if p not in new]
     for index, kind in enumerate(("shape", "dtype")):
         lines += [
-            f"  other {kind}: {path} is {old[path][index]} in the checkpoint, "
-            f"{new[path][index]} in the model"
-            for path in new
-            if path in old and old[path][index] != new[path][index]
+            f"  other {kind}: {p} is {was} in the checkpoint, {new[p][index]} in the model"
+            for p in new
+            if p in old and (was := old[p][index]) != new[p][index]
         ]
     if len(lines) > MAX_LINES:
         lines = [*lines[:MAX_LINES], f"  ... and {len(lines) - MAX_LINES} more"]
@@ -71,15 +70,8 @@ def shapes_and_dtypes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
     }
 
 
-def sharded_shapes(shapes: Shapes, sharding: jax.sharding.Sharding) -> Shapes:
-    """Shapes (`jax.eval_shape`) with a sharding for every leaf, to restore into."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
-    )
-
-
 def to_storable(state: TrainState) -> dict[str, Tree]:
-    """The state as nested plain dicts, keys as their raw data: what lies on disk."""
+    """The state, or its shapes, as nested plain dicts, keys as their raw data."""
     key = state.key
     if isinstance(key, jax.ShapeDtypeStruct):
         data = jax.eval_shape(jax.random.key_data, key)
@@ -90,17 +82,6 @@ def to_storable(state: TrainState) -> dict[str, Tree]:
     return {**values, "key": data}
 
 
-def from_storable(values: dict[str, Tree]) -> TrainState:
-    """The state that `to_storable` was given."""
-    return TrainState(**{**values, "key": jax.random.wrap_key_data(values["key"])})
-
-
-RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON
-STATE_FOLDER = "state"
-NEEDED_FILES = (RECORD_FILE, Path(STATE_FOLDER, "_METADATA"))
-SPARE_DESCRIPTORS = 8  # orbax breaks in odd ways where it gets none
-
-
 class DamagedError(CheckpointError):
     """A checkpoint whose files are incomplete or changed."""
 
@@ -108,13 +89,9 @@ class DamagedError(CheckpointError):
 class CheckpointReader:
     """Reads the checkpoints of one folder and changes nothing there, so that a training may go on.
 
-    Several processes read the same: the first one says which checkpoints there are, and what one of
-    them finds damaged is so for all. Nothing waits for another process half-way: where one fails
-    alone, all of them still meet at the end of what is read.
-
-    Args:
-        folder: where they are; a missing one counts as empty.
-        processes: that make the same calls.
+    A missing folder counts as empty. Several processes make the same calls: the primary one lists
+    the checkpoints, and what one of them finds damaged is so for all. Nothing waits for another
+    process half-way: where one fails alone, all of them still meet at the end of what is read.
     """
 
     def __init__(self, folder: Path, processes: Processes = SINGLE_PROCESS):
@@ -122,7 +99,7 @@ class CheckpointReader:
         self._processes = processes
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints there are, ascending; as the first process sees them."""
+        """Steps of the checkpoints that are written whole, ascending, on the primary process."""
         return self._processes.broadcast(self._listed())
 
     def _listed(self) -> list[int]:
@@ -135,46 +112,43 @@ class CheckpointReader:
         return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Reads one checkpoint and checks every leaf.
+        """Reads the state and the record of one checkpoint and checks every leaf.
 
         Args:
-            step: which one.
+            step: of the checkpoint.
             target: shapes, dtypes and shardings of every leaf (`jax.ShapeDtypeStruct`).
 
         Raises:
             DamagedError: its files are incomplete or changed.
-            CheckpointError: missing, of another model (the message says which leaves), or not
+            CheckpointError: missing, of another model (the message lists the leaves), or not
                 readable for now.
         """
         record = self.read_record(step)
-        expected = to_storable(target)
-        values = self._restore_checked(step, record, expected, record["shapes"])
+        values = self._restore_checked(step, record, to_storable(target), record["shapes"])
         if (found := int(jax.device_get(values["step"]))) != step:
             raise self._damaged(step, f"its state is that of step {found}")
-        return from_storable(values), record
+        key = jax.random.wrap_key_data(values["key"])
+        return TrainState(**{**values, "key": key}), record
 
     def restore_variables(
         self, step: int, record: dict[str, Any], target: Tree, sharding: jax.sharding.Sharding
     ) -> dict[str, Tree]:
         """Reads the variables to evaluate: no optimizer is needed to know their shapes.
 
-        They are the averaged ones where the training kept an average.
+        They are the averaged ones where the training kept an average. Raises as `restore`.
 
         Args:
-            step: which checkpoint.
-            record: what `read_record` returned for it.
+            record: as `read_record` returned it.
             target: shapes of the variables, `params` among them.
-            sharding: where they go.
-
-        Raises:
-            CheckpointError: as `restore`.
         """
-        shapes, paths = sharded_shapes(target, sharding), record["shapes"]
+        paths = record["shapes"]
+        shapes = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), target
+        )
         frozen, changing = trees.partition(shapes, lambda path: f"frozen/{path}" in paths)
-        wanted = {"params": changing.pop("params", {}), "collections": changing}
+        part = {"params": changing.pop("params", {}), "collections": changing}
         averaged = any(path.startswith("averaged/") for path in paths)
-        wanted = {"averaged": wanted} if averaged else wanted
-        wanted["frozen"] = frozen
+        wanted = {**({"averaged": part} if averaged else part), "frozen": frozen}
         stored = {p: s for p, s in paths.items() if p.partition("/")[0] in wanted}
         values = self._restore_checked(step, record, wanted, stored)
         part = values["averaged"] if averaged else values
@@ -191,10 +165,9 @@ class CheckpointReader:
                 f"{difference}\nUse the config that it was made with."
             )
         with self._reading(step):
+            shardings = ocp.checkpoint_utils.construct_restore_args(expected)
             arguments = ocp.args.PyTreeRestore(
-                expected,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
-                partial_restore=True,
+                expected, restore_args=shardings, partial_restore=True
             )
             with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
                 place = epath.Path(self.folder / str(step) / STATE_FOLDER)
@@ -254,7 +227,7 @@ class CheckpointReader:
 
 
 def lost(done: str, error: Exception) -> LostError:
-    """The error of a checkpoint that could not be `done` for want of another process."""
+    """The error of a checkpoint that could not be read or written for want of another process."""
     reason = textwrap.shorten(str(error).partition("\n")[0], 120, placeholder=" ...")
     return LostError(
         f"Another process did not answer while a checkpoint was {done} ({reason}); what was saved "
@@ -277,26 +250,19 @@ def _is_damage(error: Exception) -> bool:
     if isinstance(error, FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError):
         return True
     # Tensorstore has no exceptions of its own, and orbax wraps what it raises.
-    text = "\n".join(str(found) for found in _chain(error) if isinstance(found, ValueError))
+    text = "\n".join(str(found) for found in causes(error) if isinstance(found, ValueError))
     kind = re.search(r"^(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): ", text, re.M)
     refused = re.search(rf"\bOS error (?!{errno.ENOENT}\b)|Allocation error|bad_alloc", text)
     undone = re.search("Error decoding|Truncated Zstd-compressed stream", text)
     return bool(kind or undone) and not refused
 
 
-def _refusal(error: BaseException | None) -> OSError | None:
+def _refusal(error: Exception) -> OSError | None:
     """The system's refusal among an error and its causes, None without one."""
-    for found in _chain(error):
+    for found in causes(error):
         if isinstance(found, OSError) and found.errno not in (None, errno.ENOENT):
             return found
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that it followed from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _unreadable(what: str, error: Exception) -> CheckpointError:
@@ -314,9 +280,7 @@ def orbax_quiet() -> Iterator[None]:
     """Orbax logs pages for every save and every failure; errors reach the caller anyway.
 
     Where one of many reads fails, those beside it are dropped half-way, and complain one by one.
-
-    Raises:
-        OSError: too few files can still be opened.
+    Raises an `OSError` where too few files can still be opened.
     """
 
     def complain(found: Any) -> None:
@@ -333,7 +297,7 @@ def orbax_quiet() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for found in _chain(error):
+        for found in causes(error):
             traceback.clear_frames(found.__traceback__)  # which hold reads
         gc.collect()
         raise

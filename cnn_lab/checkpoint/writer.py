@@ -2,11 +2,11 @@
 
 Orbax writes the arrays and commits a checkpoint by renaming its folder, so a killed save leaves
 the ones before untouched. A checkpoint that was damaged later is noticed by its digests, and a
-training falls back to the newest one that is good. The newest `keep_latest` checkpoints and the
-best one are kept.
+training falls back to the newest one that is good.
 
 A checkpoint holds the `TrainState` and a JSON record: what continues the run beside the state
-(`progress`), and what is needed to use the weights elsewhere (`about`: class names, normalisation).
+(`progress`), and what is needed to use the weights elsewhere (`metadata`: class names,
+normalisation).
 """
 
 import contextlib
@@ -16,31 +16,22 @@ import itertools
 import json
 import shutil
 import sys
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
 from cnn_lab.checkpoint import reader
-from cnn_lab.checkpoint.reader import (
-    RECORD_FILE,
-    STATE_FOLDER,
-    CheckpointReader,
-    DamagedError,
-    lost,
-    orbax_quiet,
-    record_digest,
-)
+from cnn_lab.checkpoint.reader import RECORD_FILE, CheckpointReader, DamagedError, orbax_quiet
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, is_out_of_open_files
 from cnn_lab.core.files import write_text
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
 from cnn_lab.train.state import TrainState
-
-Writer = TypeVar("Writer", bound="Checkpoints")
 
 
 @dataclasses.dataclass
@@ -51,20 +42,15 @@ class _KeepNewestAndBest:
     best_step: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any = None) -> list[bool]:  # noqa: ARG002
-        return self.keeps([info.step for info in checkpoints])
-
-    def keeps(self, steps: Sequence[int]) -> list[bool]:
+        steps = [info.step for info in checkpoints]
         newest = steps[-self.num_newest :]
         return [step in newest or step == self.best_step for step in steps]
 
 
-class Checkpoints(CheckpointReader):
-    """The checkpoints of a training, which alone may write there.
+class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoints"]):
+    """The checkpoints of a training, which alone may write there; the first save makes the folder.
 
-    Args:
-        folder: where they are; made by the first save.
-        keep_latest: newest checkpoints kept beside the best one.
-        processes: that write them together.
+    The `keep_latest` newest ones are kept, and the best one.
     """
 
     def __init__(
@@ -73,95 +59,80 @@ class Checkpoints(CheckpointReader):
         super().__init__(folder, processes)
         self._policy = _KeepNewestAndBest(keep_latest)
 
-    def __enter__(self: Writer) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
         together = None
         if self._processes.count > 1:
             together = ocp.options.AsyncOptions(barrier_sync_fn=_unless_failed())
-        return ocp.CheckpointManager(
-            self.folder,
-            handler_registry=_handlers(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy, async_options=together
-            ),
+        # Every array is written from its first copy, of which the record holds the digest. By
+        # default orbax takes a slice of each copy, and decides by the text of JAX_PLATFORMS
+        # whether to.
+        arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+        registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+        states = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add(reader.STATE_FOLDER, ocp.args.PyTreeSave, states)
+        handlers.add(RECORD_FILE.parts[0], ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy, async_options=together
         )
+        return ocp.CheckpointManager(self.folder, handler_registry=handlers, options=options)
 
-    def _listed(self) -> list[int]:
-        """As before, and what is being saved."""
-        if "_manager" not in vars(self):
-            return super()._listed()
-        return sorted(self._manager.all_steps())
-
-    def release(self) -> None:
-        """Ends the background threads; `wait` before, to hear of a save that failed."""
-        if manager := self.__dict__.pop("_manager", None):
+    def release(self, *_: object) -> None:
+        """Ends the background threads; after `wait`, which raises what a save failed of."""
+        if manager := vars(self).pop("_manager", None):
             with contextlib.suppress(Exception), orbax_quiet():
                 manager.close()
+
+    __exit__ = release
 
     def save(self, state: TrainState, record: dict[str, Any], *, best_step: int | None) -> None:
         """Starts saving; returns once the values are copied, before they are on disk.
 
-        Args:
-            state: what to save, under its own step; a step that is saved already is skipped.
-            record: JSON values to save with it.
-            best_step: step whose checkpoint must be kept.
+        A step that is saved already is skipped; the checkpoint of `best_step` is kept.
 
         Raises:
             CheckpointError: this save was refused, or the one before failed (a full disk, say).
         """
         step = int(jax.device_get(state.step))
         with self._writing():
-            if step in self.steps():
+            if step in self._processes.broadcast(list(self._manager.all_steps())):
                 return
             self._policy.best_step = best_step
             values = reader.to_storable(state)
             digests = trees.digests(values)
             check_replicas(self._processes, digests, step)
-            checked = {
-                **record,
-                "step": step,
-                "digests": digests,
-                "shapes": reader.shapes_and_dtypes(values),
-            }
+            shapes = reader.shapes_and_dtypes(values)
+            checked = {**record, "step": step, "digests": digests, "shapes": shapes}
+            checked["sha256"] = reader.record_digest(checked)
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.PyTreeSave(values), record=ocp.args.JsonSave(_sealed(checked))
+                    state=ocp.args.PyTreeSave(values), record=ocp.args.JsonSave(checked)
                 ),
                 force=True,
             )
         if not saved:
-            raise CheckpointError(
-                f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
-            )
+            problem = f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
+            raise CheckpointError(problem, where=str(self.folder))
 
     def amend(self, step: int, record: dict[str, Any], *, best_step: int | None) -> None:
         """Replaces values in the record of a checkpoint that is on disk, atomically.
 
-        Args:
-            step: which one; its state stays.
-            record: JSON values, as given to `save`.
-            best_step: step whose checkpoint must be kept.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be read, or the record not be written.
+        Its state stays; the arguments are those of `save`. Raises a `CheckpointError` where the
+        checkpoint cannot be read, or the record not be written.
         """
-        amended = _sealed({**self.read_record(step), **record})
+        amended = {**self.read_record(step), **record}
+        amended["sha256"] = reader.record_digest(amended)
         with self._writing():
             if self._processes.is_primary:
                 write_text(self.folder / str(step) / RECORD_FILE, json.dumps(amended))
             self._processes.barrier()
             self._policy.best_step = best_step
-            steps = self.steps()
-            for other, kept in zip(steps, self._policy.keeps(steps), strict=True):
+            infos = [types.SimpleNamespace(step=other) for other in self.steps()]
+            for info, kept in zip(infos, self._policy.should_preserve(infos), strict=True):
                 if not kept:
-                    self._manager.delete(other)
+                    self._manager.delete(info.step)
 
     def wait(self) -> None:
         """Waits until what was saved is on disk; raises a `CheckpointError` if that failed."""
@@ -177,8 +148,7 @@ class Checkpoints(CheckpointReader):
         that the run can save over their steps.
 
         Args:
-            target: record of a checkpoint -> what `restore` is to find in it.
-            damaged_folder: where damaged ones go.
+            target: record of a checkpoint -> the target of `restore`.
 
         Raises:
             CheckpointError: one belongs to another model or cannot be read, or all are damaged;
@@ -214,7 +184,7 @@ class Checkpoints(CheckpointReader):
                 yield
         except (OSError, ValueError, RuntimeError) as error:
             if self._processes.count > 1 and is_loss(error):
-                raise lost("written", error) from error
+                raise reader.lost("written", error) from error
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             remedy = "free disk space or permissions"
             if is_out_of_open_files(error):
@@ -226,17 +196,11 @@ class Checkpoints(CheckpointReader):
 
 
 def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) -> None:
-    """Refuses a state of which processes hold other copies: each trains on with its own.
+    """Raises a `CheckpointError` where copies differ: each process would train on with its own.
 
-    Args:
-        processes: all of them call this.
-        digests: of every leaf, path -> digest, of this process's copy.
-        step: updates made.
-
-    Raises:
-        CheckpointError: copies differ.
+    All processes call this, each with path -> digest of every leaf of its copy.
     """
-    if len({*processes.all_gather(record_digest(digests))}) == 1:
+    if len({*processes.all_gather(reader.record_digest(digests))}) == 1:
         return
     first, *others = processes.all_gather(dict(digests))
     for index, other in enumerate(others, start=1):
@@ -250,29 +214,11 @@ def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) 
                 )
 
 
-def _handlers() -> Any:
-    """Orbax's handlers of the parts of a checkpoint.
-
-    Every array is written from its first copy, of which the record holds the digest. By default
-    orbax takes a slice of each copy, and decides by the text of JAX_PLATFORMS whether to.
-    """
-    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    types = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-    states, records = (
-        ocp.PyTreeCheckpointHandler(type_handler_registry=types),
-        ocp.JsonCheckpointHandler(),
-    )
-    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    registry.add(STATE_FOLDER, ocp.args.PyTreeSave, states)
-    registry.add(RECORD_FILE.parts[0], ocp.args.JsonSave, records)
-    return registry
-
-
 def _unless_failed() -> Callable[..., None]:
     """Orbax's barrier, at which a process does not wait whose own save has just failed.
 
-    The others never come there. It is to tell its error at once, which ends them all; otherwise it
-    would be told after the 20 minutes that orbax waits.
+    The others never come there. Its error, raised at once, ends them all; otherwise it would be
+    raised after the 20 minutes that orbax waits.
     """
     wait = ocp.multihost.get_barrier_sync_fn()
 
@@ -282,10 +228,6 @@ def _unless_failed() -> Callable[..., None]:
         wait(key=key, timeout_ms=timeout_ms)
 
     return meet
-
-
-def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "sha256": record_digest(record)}
 
 
 def _set_aside(path: Path, folder: Path) -> Path:

@@ -15,9 +15,16 @@ from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError, counted, suggest
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
 from cnn_lab.models.registry import MODELS
-from cnn_lab.optim import constraints, penalties
-from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped
-from cnn_lab.optim.clipping import adaptive_clip, with_clipping
+from cnn_lab.optim import penalties
+from cnn_lab.optim.assemble import (
+    LrMultiplier,
+    adaptive_clip,
+    assemble,
+    grouped,
+    max_norm,
+    proximal_l1,
+    with_clipping,
+)
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import Penalty
 from cnn_lab.optim.schedule_free import evaluation_params
@@ -237,9 +244,9 @@ def _make_optimizer(
     def make(learning_rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
         after = []
         if optim.l1 and optim.l1_method == "proximal":
-            after.append(constraints.proximal_l1(optim.l1, learning_rate))
+            after.append(proximal_l1(optim.l1, learning_rate))
         if optim.max_norm is not None:
-            after.append(constraints.max_norm(optim.max_norm))
+            after.append(max_norm(optim.max_norm))
         base = entry.make(learning_rate, **options)
         return assemble(base, after=after, adjustable=adjustable)
 

@@ -22,9 +22,8 @@ from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 from cnn_lab.experiment.restore import restore_network, restore_run
 from cnn_lab.optim.assemble import LrMultiplier
-from cnn_lab.transfer.plan import Plan, make_plan
-from cnn_lab.transfer.stages import stages_of
-from cnn_lab.transfer.surgery import Pretrained, Weights, adapt_pretrained
+from cnn_lab.transfer.plan import Plan, make_plan, stages_of
+from cnn_lab.transfer.surgery import Pretrained, adapt_pretrained
 from cnn_lab.workdir.run_dir import lineage_in, read_record
 
 CHECKPOINT = "config.transfer.checkpoint"
@@ -163,7 +162,8 @@ def make_initialization(
     plan = make_plan(transfer, stages, num_train, config.train.num_epochs)
     variables = jax.tree.map(np.asarray, trained.variables)
     pretrained = adapt_pretrained(
-        Weights(variables, trained.network.class_names),
+        variables,
+        trained.network.class_names,
         make,
         class_names,
         input_shape,

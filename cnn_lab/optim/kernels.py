@@ -1,6 +1,6 @@
 """Kernels in a tree of parameters: the leaves that decay, penalties and constraints apply to."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,13 +19,8 @@ def is_kernel(path: Sequence[Any], leaf: Any) -> bool:
 
 
 def kernels_only(params: Tree) -> Tree:
-    """True for kernels: the leaves that decay and penalties apply to."""
+    """True for kernels, as optax takes a mask; `True` itself is the mask of all leaves."""
     return jax.tree_util.tree_map_with_path(is_kernel, params)
-
-
-def decay_mask(vectors: bool) -> Callable[[Tree], Tree]:
-    """The mask of weight decay, as optax takes it: kernels, and with `vectors` all leaves."""
-    return _all_leaves if vectors else kernels_only
 
 
 def kernels_of(params: Tree) -> list[jax.Array]:
@@ -44,11 +39,9 @@ def incoming_axes(kernel: jax.Array) -> tuple[int, ...]:
 
 
 def weight_complexity(params: Tree) -> dict[str, Scalar]:
-    """Measures of how complex the kernels are; biases and other vectors are left out.
+    """Measures of the kernels, in float32: `l0` the number of values other than 0, `l1`, `l2`.
 
-    Returns:
-        `l0` the number of values other than 0, `l1` the sum of absolute values and `l2` the sum of
-        squares, in float32.
+    `l1` is the sum of absolute values, `l2` the sum of squares.
     """
     kernels = [kernel.astype(jnp.float32) for kernel in kernels_of(params)]
     # Counted as integers: float32 cannot count beyond 2^24.
@@ -58,7 +51,3 @@ def weight_complexity(params: Tree) -> dict[str, Scalar]:
         "l1": sum((jnp.sum(jnp.abs(k)) for k in kernels), jnp.zeros(())),
         "l2": sum((jnp.sum(jnp.square(k)) for k in kernels), jnp.zeros(())),
     }
-
-
-def _all_leaves(params: Tree) -> Tree:
-    return jax.tree.map(lambda _: True, params)

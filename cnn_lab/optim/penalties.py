@@ -1,7 +1,6 @@
 """Penalties on the weights, added to the loss; the two together are an elastic net."""
 
-from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +12,8 @@ from cnn_lab.optim.kernels import kernels_of
 NO_SOURCE: Mapping[str, Tree] = {}
 
 
-@runtime_checkable
-class Penalty(Protocol):
-    """A term that is added to the mean loss."""
-
-    def __call__(self, params: Tree, source: Tree = NO_SOURCE) -> Scalar:
-        """The term for parameters and for the weights that `l2_sp` pulls them towards."""
-        ...
+# (parameters, the weights that `l2_sp` pulls them towards) -> a term that is added to the mean loss
+Penalty = Callable[..., Scalar]
 
 
 def l2(weight: float, vectors: bool = False) -> Penalty:
@@ -32,8 +26,7 @@ def l2(weight: float, vectors: bool = False) -> Penalty:
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
         held = trees.flatten(source)
         free, _ = trees.partition(params, lambda path: path not in held)
-        squares = [jnp.sum(jnp.square(weights)) for weights in _penalised(free, vectors)]
-        return 0.5 * weight * sum(squares, jnp.zeros(()))
+        return _half_squares(weight, free, vectors)
 
     return penalty
 
@@ -50,17 +43,21 @@ def l2_sp(weight: float, vectors: bool = False) -> Penalty:
         pulled, _ = trees.partition(params, held.__contains__)
         targets, _ = trees.partition(source, trees.flatten(params).__contains__)
         ways = jax.tree.map(jnp.subtract, pulled, targets)
-        squares = [jnp.sum(jnp.square(way)) for way in _penalised(ways, vectors)]
-        return 0.5 * weight * sum(squares, jnp.zeros(()))
+        return _half_squares(weight, ways, vectors)
 
     return penalty
+
+
+def _half_squares(weight: float, values: Tree, vectors: bool) -> Scalar:
+    leaves = jax.tree.leaves(values) if vectors else kernels_of(values)
+    return 0.5 * weight * sum((jnp.sum(jnp.square(leaf)) for leaf in leaves), jnp.zeros(()))
 
 
 def l1(weight: float) -> Penalty:
     """The sum of absolute kernels times `weight`; biases and other vectors are left alone.
 
     Its gradient is weight * sign(w), 0 for w = 0. Steps along it hop over 0 and never rest there;
-    `constraints.proximal_l1` makes exact zeros.
+    `assemble.proximal_l1` makes exact zeros.
     """
 
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:  # noqa: ARG001 - a Penalty
@@ -72,16 +69,9 @@ def l1(weight: float) -> Penalty:
 
 
 def sum_of(*penalties: Penalty) -> Penalty:
-    """The sum of penalties: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie 2005).
-
-    The sum of none is 0.
-    """
+    """The sum of penalties, 0 of none: `sum_of(l1(a), l2(b))` is the elastic net (Zou & Hastie)."""
 
     def penalty(params: Tree, source: Tree = NO_SOURCE) -> Scalar:
         return sum((one(params, source) for one in penalties), jnp.zeros(()))
 
     return penalty
-
-
-def _penalised(params: Tree, vectors: bool) -> list[jax.Array]:
-    return jax.tree.leaves(params) if vectors else kernels_of(params)

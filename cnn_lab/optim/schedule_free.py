@@ -13,7 +13,7 @@ import optax
 
 from cnn_lab.config.values import NonNegative, Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Tree
-from cnn_lab.optim.kernels import decay_mask
+from cnn_lab.optim.kernels import kernels_only
 from cnn_lab.optim.optimizers import OPTIMIZERS
 
 # The average is worked out from y by a division by it.
@@ -30,7 +30,6 @@ def schedule_free_sgd(
     """Schedule-free SGD: averaging for a falling rate (Defazio et al. 2024, arXiv:2405.15682).
 
     Args:
-        learning_rate: step -> rate: constant after a warm-up.
         b1: where gradients are taken, between the steps' sequence (0) and its average (1), both
             excluded; takes the place of momentum.
         weight_decay: decay of kernels at y, at least 0; biases and other vectors are left alone.
@@ -50,8 +49,9 @@ def schedule_free_adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free AdamW: averaging for a falling rate (Defazio et al. 2024, arXiv:2405.15682).
 
+    The authors' code has a rate of 0.0025.
+
     Args:
-        learning_rate: step -> rate: constant after a warm-up; 0.0025 in the authors' code.
         b1: where gradients are taken, between the steps' sequence (0) and its average (1), both
             excluded; takes the place of momentum.
         b2: decay of the second moment, in [0, 1).
@@ -67,10 +67,8 @@ def schedule_free_adamw(
 def evaluation_params(opt_state: Tree, params: Tree) -> Tree:
     """The averaged weights x, which a schedule-free training is evaluated with.
 
-    Args:
-        opt_state: holds the state of a schedule-free optimizer at any depth, or of several for
-            different parameters; parameters of none of them are returned as they are.
-        params: the weights y of the training.
+    The state of a schedule-free optimizer may lie in `opt_state` at any depth, or those of several
+    for different parameters; parameters of none of them are returned as they are.
 
     Raises:
         ValueError: no such state.
@@ -81,16 +79,20 @@ def evaluation_params(opt_state: Tree, params: Tree) -> Tree:
             "The optimizer is not schedule-free, so there are no averaged weights; evaluate the "
             "params themselves."
         )
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
     for state in states:
         mine = jax.tree.map(
-            lambda z, y: z if _is_masked(z) else y, state.z, params, is_leaf=_is_masked
+            lambda z, y: z if is_masked(z) else y, state.z, params, is_leaf=is_masked
         )
         average = optax.contrib.schedule_free_eval_params(state, mine)
         params = jax.tree.map(
-            lambda x, y: y if _is_masked(x) else x.astype(y.dtype),
+            lambda x, y: y if is_masked(x) else x.astype(y.dtype),
             average,
             params,
-            is_leaf=_is_masked,
+            is_leaf=is_masked,
         )
     return params
 
@@ -98,6 +100,10 @@ def evaluation_params(opt_state: Tree, params: Tree) -> Tree:
 def has_averages(opt_state: Tree) -> bool:
     """Whether `evaluation_params` finds averaged weights in there."""
     return any(map(_is_state, jax.tree.leaves(opt_state, is_leaf=_is_state)))
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, optax.contrib.ScheduleFreeState)
 
 
 def _schedule_free(
@@ -109,7 +115,7 @@ def _schedule_free(
 ) -> optax.GradientTransformationExtraArgs:
     stepped = optax.chain(
         scaled,
-        optax.add_decayed_weights(decay, mask=decay_mask(decay_vectors)),
+        optax.add_decayed_weights(decay, mask=decay_vectors or kernels_only),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -119,11 +125,3 @@ def _schedule_free(
 
     # optax takes a schedule here too, and is annotated for a number.
     return optax.contrib.schedule_free(stepped, learning_rate=weighing_rate, b1=b1)
-
-
-def _is_state(node: Any) -> bool:
-    return isinstance(node, optax.contrib.ScheduleFreeState)
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)

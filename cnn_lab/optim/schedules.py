@@ -29,9 +29,7 @@ class Span:
     Attributes:
         peak: highest rate.
         num_steps: its length, at least 1.
-        steps_per_epoch: turns epochs into steps.
-        warmup_steps: steps of the run before it.
-        warmup_field: field of the config that sets them, for messages.
+        warmup_steps: steps of the run before it, which `warmup_field` of the config sets.
     """
 
     peak: float
@@ -49,14 +47,11 @@ def constant(span: Span) -> optax.Schedule:
 
 @SCHEDULES.register()
 def step(
-    span: Span,
-    factor: InnerFraction = 0.1,
-    milestones_epochs: tuple[Positive, ...] | None = None,
+    span: Span, factor: InnerFraction = 0.1, milestones_epochs: tuple[Positive, ...] | None = None
 ) -> optax.Schedule:
     """Falls to `factor` of itself at each milestone (He et al. 2015, arXiv:1512.03385, section 4).
 
     Args:
-        span: the steps that follow the warm-up.
         factor: share of the rate that a milestone leaves, in (0, 1).
         milestones_epochs: epochs of the whole run, rising, after which the rate falls; None means
             at 1/2 and 3/4 of what follows the warm-up.
@@ -67,11 +62,9 @@ def step(
     if milestones_epochs is None:
         halfway, later = -(-span.num_steps // 2), -(-3 * span.num_steps // 4)
         return optax.piecewise_constant_schedule(span.peak, {halfway: factor, later: factor})
+    field = f"{OPTIONS}.milestones_epochs"
     if any(a >= b for a, b in itertools.pairwise(milestones_epochs)):
-        raise ConfigError(
-            f"{OPTIONS}.milestones_epochs must rise from each to the next; found "
-            f"{milestones_epochs}."
-        )
+        raise ConfigError(where=field, found=milestones_epochs, allowed="rising")
     falls = {}
     for milestone in milestones_epochs:
         fall = round(milestone * span.steps_per_epoch) - span.warmup_steps
@@ -79,9 +72,10 @@ def step(
             warm = span.warmup_steps / span.steps_per_epoch
             end = warm + span.num_steps / span.steps_per_epoch
             raise ConfigError(
-                f"{OPTIONS}.milestones_epochs has {milestone:g}, but a milestone must lie after "
-                f"the warm-up and before the end of the run, between {warm:g} and {end:g} epochs; "
-                "move it or change the length of the run."
+                where=field,
+                found=milestone,
+                allowed=f"after the warm-up and before the end of the run: between {warm:g} and "
+                f"{end:g} epochs",
             )
         falls[fall] = falls.get(fall, 1.0) * factor
     return optax.piecewise_constant_schedule(span.peak, falls)
@@ -92,7 +86,6 @@ def exponential(span: Span, final_fraction: PositiveFraction = 0.01) -> optax.Sc
     """Falls by the same factor at every step, to `final_fraction` of the peak at the end.
 
     Args:
-        span: the steps of the fall.
         final_fraction: share of the peak that is left at the end, in (0, 1]; for a factor f at
             each epoch it is f ** num_epochs.
     """
@@ -106,7 +99,6 @@ def cosine(span: Span, final_fraction: Fraction = 0.0) -> optax.Schedule:
     """Half a cosine from the peak to `final_fraction` of it (Loshchilov & Hutter 2016, no restart).
 
     Args:
-        span: the steps of the fall.
         final_fraction: share of the peak that is left at the end, in [0, 1].
     """
     return optax.cosine_decay_schedule(span.peak, span.num_steps, alpha=final_fraction)
@@ -117,7 +109,6 @@ def polynomial(span: Span, power: Positive = 1.0, final_fraction: Fraction = 0.0
     """Falls like a power of the share of steps that are left: a straight line for a power of 1.
 
     Args:
-        span: the steps of the fall.
         power: exponent, positive; 0.9 in DeepLab (Chen et al. 2016, arXiv:1606.00915).
         final_fraction: share of the peak that is left at the end, in [0, 1].
     """
@@ -134,11 +125,10 @@ def one_cycle(
     """Rises to the peak and falls to almost nothing (Smith & Topin 2017, arXiv:1708.07120).
 
     Differs from the paper: both ways are half cosines, as in PyTorch's OneCycleLR, whose defaults
-    these are; the last step has the lowest rate, and the momentum stays as it is.
+    these are; the last step has the lowest rate, and the momentum stays as it is. Fewer than three
+    steps have the peak throughout.
 
     Args:
-        span: the steps of the cycle, without a warm-up: the rise is one. Fewer than three have the
-            peak throughout.
         rise_share: share of the steps that rise, in (0, 1).
         initial_fraction: share of the peak to start from, in (0, 1].
         final_fraction: share of the peak that is left at the last step, in [0, 1].
@@ -149,7 +139,8 @@ def one_cycle(
     if span.warmup_steps:
         raise ConfigError(
             f"config.optim.schedule.{span.warmup_field} is set, but one_cycle warms up by itself; "
-            f"set it to 0, and {OPTIONS}.rise_share to the share of steps that rise."
+            f"set it to 0, and {OPTIONS}.rise_share to the share of steps that rise.",
+            where=f"config.optim.schedule.{span.warmup_field}",
         )
     last = span.num_steps - 1
     if last < 2:
@@ -170,11 +161,10 @@ def plateau(
 ) -> optax.Schedule:
     """The same rate until the validation metric stops improving; then `factor` of it, and so on.
 
-    The reductions depend on what an evaluation finds, so they are made between steps, from outside:
-    the schedule itself is constant.
+    The reductions depend on evaluations, so they are made between steps, from outside: the schedule
+    itself is constant.
 
     Args:
-        span: the steps that follow the warm-up.
         factor: share of the rate that a reduction leaves, in (0, 1).
         patience: evaluations in a row without improvement after which the rate is reduced, at
             least 1.
@@ -194,15 +184,12 @@ def make_schedule(
     warmup_field: str = "warmup_steps",
     **options: Any,
 ) -> optax.Schedule:
-    """Builds step -> learning rate.
+    """Builds step -> learning rate: a linear rise from 0 to the peak, then the schedule of a name.
 
     Args:
-        name: a key of `SCHEDULES`.
-        peak: highest rate, reached after the warm-up.
         num_steps: steps of the whole run, warm-up included.
         steps_per_epoch: for options that count epochs.
-        warmup_steps: steps of linear rise from 0.
-        warmup_field: field of the config that sets it, for messages.
+        warmup_field: field of the config that sets `warmup_steps`, for messages.
         **options: what the schedule's function declares.
 
     Raises:
@@ -212,7 +199,9 @@ def make_schedule(
     if warmup_steps >= num_steps:
         raise ConfigError(
             f"config.optim.schedule.{warmup_field} asks for {counted(warmup_steps, 'step')} of "
-            f"warm-up, but the whole run has only {num_steps}; lower it or train longer."
+            f"warm-up, but the whole run has only {num_steps}; lower it or train longer.",
+            where=f"config.optim.schedule.{warmup_field}",
+            found=warmup_steps,
         )
     span = Span(peak, num_steps - warmup_steps, steps_per_epoch, warmup_steps, warmup_field)
     after = schedule(span, **options)

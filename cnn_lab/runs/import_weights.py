@@ -236,11 +236,8 @@ def _save(
         averaged={},
         key=jax.random.key(config.seed),
     )
-    checkpoints = Checkpoints(folder.path / CHECKPOINTS)
-    try:
+    with Checkpoints(folder.path / CHECKPOINTS) as checkpoints:
         progress = dataclasses.asdict(Progress())
         record = {"progress": progress, "metadata": network.metadata()}
         checkpoints.save(state, record, best_step=0)
         checkpoints.wait()
-    finally:
-        checkpoints.release()

@@ -15,9 +15,6 @@ class Classification:
     """The task of naming one class per image.
 
     The loss of auxiliary heads is added to that of the last one; metrics see the last one only.
-
-    Attributes:
-        loss_function: per-example loss of (logits [n k], targets [n] or [n k]).
     """
 
     loss_function: Loss

@@ -1,7 +1,7 @@
-"""Losses: one value per example, so that weights, padding and accumulation stay exact.
+"""Losses: one value [n] per example, so that weights, padding and accumulation stay exact.
 
-A target is a class per example [n], or shares of classes [n k] that add up to 1, as of mixed
-images.
+Logits [n k] are unbounded. A target is a class per example [n], in [0, k), or shares of classes
+[n k] that add up to 1, as of mixed images. No loss is below 0.
 """
 
 import dataclasses
@@ -23,10 +23,9 @@ Loss = Callable[[Logits, Targets], PerExample]
 
 @dataclasses.dataclass(frozen=True)
 class LossEntry:
-    """A loss that a config may name.
+    """A loss that a config may name: (logits, targets, **options) -> losses.
 
     Attributes:
-        function: (logits [n k], targets [n] or [n k], **options) -> losses [n].
         needs_one_class: whether targets must be classes, not shares, so that no images are mixed.
     """
 
@@ -41,16 +40,11 @@ LOSSES = Registry("loss", "cnn_lab.tasks", LossEntry)
 def cross_entropy(
     logits: Logits, targets: Targets, label_smoothing: ProperFraction = 0.0
 ) -> PerExample:
-    """Softmax cross-entropy, in nats.
+    """Softmax cross-entropy, in nats: log k for uniform logits.
 
     Args:
-        logits: [n k], unbounded.
-        targets: classes [n], in [0, k), or shares [n k].
         label_smoothing: share of every target that is spread evenly over all classes, in [0, 1)
             (Szegedy et al. 2015, arXiv:1512.00567, section 7).
-
-    Returns:
-        [n], at least 0; log k for uniform logits.
     """
     logits = logits.astype(jnp.float32)
     if targets.ndim == 1 and not label_smoothing:
@@ -64,20 +58,20 @@ def hinge(scores: Logits, targets: Targets, margin: Positive = 1.0) -> PerExampl
     """Multi-class support vector loss: every other class should stay `margin` below the label.
 
     The sum over the other classes of max(0, score - score of the label + margin) (Weston & Watkins
-    1998, "Multi-class support vector machines").
+    1998, "Multi-class support vector machines"): (k - 1) * margin for equal scores.
 
     Args:
-        scores: [n k].
-        targets: classes [n], in [0, k); shares of classes have no margin.
         margin: distance that is enough, positive.
 
-    Returns:
-        [n], at least 0; (k - 1) * margin for equal scores.
+    Raises:
+        ConfigError: targets are shares of classes, which have no margin.
     """
     if targets.ndim != 1:
         raise ConfigError(
-            "config.task.loss is 'hinge', which needs one class an example, but the images are "
-            "mixed; set mixup and cutmix in config.data.augment.options to 0 or take cross_entropy."
+            "config.task.loss is 'hinge', which needs one class an example, but images are mixed; "
+            "set mixup and cutmix in config.data.augment.options to 0 or take cross_entropy.",
+            where="config.task.loss",
+            found="hinge",
         )
     scores = scores.astype(jnp.float32)
     of_label = jnp.take_along_axis(scores, targets[:, None], axis=-1)
@@ -94,12 +88,7 @@ def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExam
     `config.task.class_weights`.
 
     Args:
-        logits: [n k], unbounded.
-        targets: classes [n], in [0, k), or shares [n k].
         gamma: at least 0; 0 is cross-entropy.
-
-    Returns:
-        [n], at least 0.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     # 1 - p without cancellation; the power's gradient at 0 must not be infinite for gamma < 1.
@@ -110,15 +99,7 @@ def focal(logits: Logits, targets: Targets, gamma: NonNegative = 2.0) -> PerExam
 
 @LOSSES.register()
 def squared_error(outputs: Logits, targets: Targets) -> PerExample:
-    """Half the squared distance to the one-hot label, summed over classes.
-
-    Args:
-        outputs: [n k].
-        targets: classes [n], in [0, k), or shares [n k].
-
-    Returns:
-        [n], at least 0.
-    """
+    """Half the squared distance to the one-hot label, summed over classes."""
     shares = _shares(targets, outputs.shape[-1])
     return 0.5 * jnp.sum(jnp.square(outputs.astype(jnp.float32) - shares), axis=-1)
 
@@ -126,11 +107,9 @@ def squared_error(outputs: Logits, targets: Targets) -> PerExample:
 def make_loss(
     name: str, options: Mapping[str, Any], class_weights: Sequence[float] | None = None
 ) -> Loss:
-    """The loss of that name.
+    """The loss of that name, with the options that its function declares.
 
     Args:
-        name: a key of `LOSSES`.
-        options: what its function declares.
         class_weights: one factor a class, at least 0, of the losses of its examples; an example of
             mixed classes gets the mean of theirs. The mean over a batch is taken over examples, not
             over factors, so that the parts of a batch add up to the whole.
@@ -143,11 +122,9 @@ def make_loss(
     plain = functools.partial(loss, **chosen) if chosen else loss
     if class_weights is None:
         return plain
-    factors = tuple(class_weights)
 
     def weighted(logits: Logits, targets: Targets) -> PerExample:
-        """The loss times the factor of the target."""
-        table = jnp.asarray(factors, jnp.float32)
+        table = jnp.asarray(class_weights, jnp.float32)
         factor = table[targets] if targets.ndim == 1 else targets @ table
         return plain(logits, targets) * factor
 

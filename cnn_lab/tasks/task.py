@@ -44,8 +44,7 @@ class WithAuxiliary(flax.struct.PyTreeNode):
     The leaves are arrays, or their shapes where outputs are only planned.
 
     Attributes:
-        logits: [n k].
-        auxiliary: one [n k] per earlier head.
+        logits: [n k], as `auxiliary` has per earlier head.
         weight: of each auxiliary loss beside the last head's.
     """
 

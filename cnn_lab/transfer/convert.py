@@ -42,8 +42,6 @@ class Leaf:
     Attributes:
         path: of the leaf, from the collection on.
         shape: of the leaf.
-        torch_name: of the tensor.
-        torch_shape: of the tensor.
         unfolded: shape of the tensor with the axes of a flattened map apart.
         axes: of `unfolded`, in the order of the leaf.
     """
@@ -80,13 +78,7 @@ def layer_of(path: str) -> str:
 
 
 def make_table(model: Any, variables: Tree, naming: Naming) -> list[Leaf]:
-    """The leaves of a model, each with its tensor in a library.
-
-    Args:
-        model: the module.
-        variables: its variables, or their shapes.
-        naming: the library's.
-    """
+    """The leaves of a model, each with its tensor in a library; shapes will do for `variables`."""
     shapes = {path: tuple(leaf.shape) for path, leaf in trees.flatten(variables).items()}
     names = naming.names(model, list(dict.fromkeys(map(layer_of, shapes))))
     sides = naming.map_sides(model)
@@ -123,14 +115,8 @@ def from_torch(
 ) -> dict[str, Float32[np.ndarray, "..."]]:
     """Tensors as our leaves, by path; those of the unused layers are left out.
 
-    Args:
-        tensors: by name.
-        table: of the model.
-        unused: layers that are not taken over.
-        advice: ends the error's text.
-
     Raises:
-        CheckpointError: they do not fit; lists every difference.
+        CheckpointError: they do not fit; lists differences of every kind, and ends with the advice.
     """
     if lines := differences(tensors, table, unused):
         text = "\n".join(_shortened(lines))
@@ -145,28 +131,24 @@ def from_torch(
 def differences(tensors: Tensors, table: Sequence[Leaf], unused: frozenset[str]) -> list[str]:
     """Missing, extra, reshaped and unfit leaves, one a line; none where the two fit.
 
-    Args:
-        tensors: by name.
-        table: of the model.
-        unused: layers whose leaves may be there or not, in any shape.
+    Leaves of the unused layers may be there or not, in any shape.
     """
     wanted = {leaf.torch_name: leaf for leaf in table if leaf.layer not in unused}
     known = {leaf.torch_name for leaf in table}
-    extra = [name for name in tensors if name not in known and not name.endswith(COUNTER)]
     lines = [
-        f"  missing in the file: {name} {leaf.torch_shape}, for {leaf.path}"
-        for name, leaf in wanted.items()
-        if name not in tensors
+        f"  only in the file: {name} {tensor.shape}"
+        for name, tensor in tensors.items()
+        if name not in known and not name.endswith(COUNTER)
     ]
-    lines += [f"  only in the file: {name} {tensors[name].shape}" for name in extra]
     for name, leaf in wanted.items():
-        if name in tensors and tensors[name].shape != leaf.torch_shape:
-            lines.append(
-                f"  other shape: {name} is {tensors[name].shape} in the file, {leaf.torch_shape} "
-                f"in the model, for {leaf.path}"
-            )
-        elif name in tensors and str(tensors[name].dtype) not in FLOATS:
-            lines.append(f"  no weights: {name} is {tensors[name].dtype} in the file")
+        tensor, shape = tensors.get(name), leaf.torch_shape
+        if tensor is None:
+            lines.append(f"  missing in the file: {name} {shape}, for {leaf.path}")
+        elif tensor.shape != shape:
+            found = f"{name} is {tensor.shape} in the file, {shape} in the model, for {leaf.path}"
+            lines.append(f"  other shape: {found}")
+        elif str(tensor.dtype) not in FLOATS:
+            lines.append(f"  no weights: {name} is {tensor.dtype} in the file")
     return lines
 
 
@@ -189,7 +171,7 @@ class ImportedWeights:
 
     Attributes:
         variables: by collection; numpy arrays.
-        library: whose names the file has.
+        library: with the names of the file.
         new_layers: layers that were left at their initial values.
         other_dtypes: dtypes in the file other than float32.
     """
@@ -214,19 +196,16 @@ def import_tensors(
 
     Args:
         make: number of classes -> module.
-        num_classes: of the model.
-        image_shape: (h, w, c) of the model's images.
+        image_shape: (h, w, c).
         namings: by library.
-        tensors: by name.
         new_head: leave the layers whose shape depends on the classes at their initial values,
-            whatever the file has for them.
-        seed: of those values.
+            of `seed`, whatever the file has for them.
 
     Raises:
         CheckpointError: they do not fit; lists the differences.
     """
     model = make(num_classes)
-    init = lambda key: dict(model.init(key, jnp.zeros((1, *image_shape)), train=False))  # noqa: E731
+    init = init_of(model, image_shape)
     shapes = jax.eval_shape(init, jax.random.key(0))
     outputs = output_layers(make, num_classes, image_shape)
     unused = outputs if new_head else frozenset()
@@ -234,17 +213,18 @@ def import_tensors(
     # Of those that fit alike, the first.
     library = min(tables, key=lambda name: len(differences(tensors, tables[name], unused)))
     table = tables[library]
-    leaves: dict[str, Any] = dict(
-        from_torch(tensors, table, unused, _advice(tensors, table, outputs))
-    )
+    leaves = from_torch(tensors, table, unused, _advice(tensors, table, outputs))
     if new_head:
         leaves |= initial_values(init, {leaf.path for leaf in table if leaf.layer in unused}, seed)
     variables = jax.tree_util.tree_map_with_path(lambda p, _: leaves[trees.path_of(p)], shapes)
-    used = {leaf.torch_name for leaf in table if leaf.layer not in unused}
-    dtypes = {str(tensor.dtype) for name, tensor in tensors.items() if name in used}
-    return ImportedWeights(
-        variables, library, tuple(sorted(unused)), tuple(sorted(dtypes - {"float32"}))
-    )
+    used = [leaf.torch_name for leaf in table if leaf.layer not in unused]
+    dtypes = {str(tensors[name].dtype) for name in used} - {"float32"}
+    return ImportedWeights(variables, library, tuple(sorted(unused)), tuple(sorted(dtypes)))
+
+
+def init_of(model: nn.Module, image_shape: tuple[int, int, int]) -> Callable[[Any], dict[str, Any]]:
+    """Key -> initial variables of a model of images (h, w, c)."""
+    return lambda key: dict(model.init(key, jnp.zeros((1, *image_shape)), train=False))
 
 
 def output_layers(
@@ -253,8 +233,7 @@ def output_layers(
     """The layers whose shape depends on the number of classes."""
 
     def shapes_for(number: int) -> dict[str, tuple[int, ...]]:
-        model, image = make(number), jnp.zeros((1, *image_shape))
-        made = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+        made = jax.eval_shape(init_of(make(number), image_shape), jax.random.key(0))
         return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
 
     here, there = shapes_for(num_classes), shapes_for(num_classes + 1)
@@ -264,33 +243,25 @@ def output_layers(
 def initial_values(
     init: Callable[[Any], Tree], paths: set[str], seed: int
 ) -> dict[str, np.ndarray]:
-    """Initial values of some leaves, by path; the others are never computed.
+    """Initial values (`init_of`) of some leaves, by path; the others are never computed."""
 
-    Args:
-        init: key -> variables.
-        paths: of the leaves.
-        seed: of the key.
-    """
-
-    def begin(key: Any) -> dict[str, jax.Array]:
+    def chosen(key: Any) -> dict[str, jax.Array]:
         return {path: leaf for path, leaf in trees.flatten(init(key)).items() if path in paths}
 
-    return jax.tree.map(np.asarray, jax.jit(begin)(jax.random.key(seed)))
+    return jax.tree.map(np.asarray, jax.jit(chosen)(jax.random.key(seed)))
 
 
 def _advice(tensors: Tensors, table: list[Leaf], outputs: frozenset[str]) -> str:
     """The remedy for tensors that do not fit."""
-    wrong = set(differences(tensors, table, frozenset()))
-    heads = [leaf for leaf in table if leaf.layer in outputs and leaf.path.endswith("bias")]
-    if wrong and not differences(tensors, table, outputs):
-        main = next((leaf for leaf in heads if leaf.layer.startswith("head/")), None)
-        if main is not None and main.torch_name in tensors:
-            bias = tensors[main.torch_name]
-            found = bias.shape[0] if bias.ndim else 0
-            return (
-                f"The file has {found} classes: give --num_classes={found}, or --new_head to "
-                "leave the output layers at their initial values."
-            )
+    if differences(tensors, table, frozenset()) and not differences(tensors, table, outputs):
+        heads = [leaf for leaf in table if leaf.layer in outputs and leaf.layer.startswith("head/")]
+        for leaf in heads:
+            if leaf.path.endswith("bias") and leaf.torch_name in tensors:
+                found = next(iter(tensors[leaf.torch_name].shape), 0)
+                return (
+                    f"The file has {found} classes: give --num_classes={found}, or --new_head to "
+                    "leave the output layers at their initial values."
+                )
         return "Only output layers do not fit: --new_head leaves them at their initial values."
     auxiliary = frozenset(leaf.layer for leaf in table if leaf.layer.startswith("auxiliary_"))
     if auxiliary and not differences(tensors, table, auxiliary):

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,8 @@ class FeatureExtractor:
     """Runs the backbone of a classifier over a split, or finds its features in a cache.
 
     Args:
-        model: with `features`.
+        model: with a method `features`.
         images: loader of the split, every example once a pass.
-        source: of the images.
-        mesh: devices.
         split: `training` or `validation`, for messages.
         num_passes: over the images, each augmented anew.
         facts: further settings that the images depend on, such as how readers crop them.
@@ -81,39 +79,27 @@ class FeatureExtractor:
         )
 
     def shapes(self, variables: Tree) -> Tree:
-        """Shapes of the features and labels that a call returns.
-
-        Args:
-            variables: of the model, or their shapes.
-        """
+        """Shapes of the features and labels that a call returns, from variables or their shapes."""
         batch = jax.eval_shape(self._program, *self._arguments(variables))
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((self._num_rows, *leaf.shape[1:]), leaf.dtype), batch
         )
 
     def __call__(self, variables: Tree, log: Callable[[str], None]) -> dict[str, np.ndarray]:
-        """Features and labels, one pass after the other, in the order of the indices.
-
-        Args:
-            variables: of the model, on the devices.
-            log: takes lines for the user.
-        """
+        """Features and labels, one pass after the other, in the order of the indices."""
         lowered = self._program.lower(*self._arguments(variables))
         origin = self._origin(variables, lowered.as_text())
         folder = self._source.pixel_cache.parent / f"features-{_digest(origin)[:16]}"
         number = len(self._images.sampler.indices)
         title = f"Features of {counted(number, f'{self._split} image')}"
         title += f" in {counted(self._num_passes, 'pass')}" if self._num_passes > 1 else ""
-        cached = _read_cache(folder, origin, self.shapes(variables), log)
-        if cached is not None:
-            self._images.close()
-            log(f"{title} found in {folder}.")
-            return cached
-        start = time.perf_counter()
-        try:
+        with closing(self._images):
+            cached = _read_cache(folder, origin, self.shapes(variables), log)
+            if cached is not None:
+                log(f"{title} found in {folder}.")
+                return cached
+            start = time.perf_counter()
             features = self._compute(lowered.compile(), variables, log)
-        finally:
-            self._images.close()
         seconds = time.perf_counter() - start
         stored = _write_cache(folder, features, origin)
         log(f"{title} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
@@ -133,10 +119,8 @@ class FeatureExtractor:
     ) -> dict[str, np.ndarray]:
         images, sampler, tick = self._images, self._images.sampler, ThrottledLog(log)
         frozen, row_of = _backbone_of(variables), row_finder(sampler.indices)
-        found = {
-            name: np.empty(shape.shape, shape.dtype)
-            for name, shape in self.shapes(variables).items()
-        }
+        shapes = self.shapes(variables).items()
+        found = {name: np.empty(shape.shape, shape.dtype) for name, shape in shapes}
         start, done = time.perf_counter(), 0
 
         def collect(step: int, batch: Tree) -> int:
@@ -183,9 +167,7 @@ class FeatureExtractor:
 
 
 def _backbone_of(variables: Tree) -> Tree:
-    return {
-        name: {BACKBONE: tree[BACKBONE]} for name, tree in variables.items() if BACKBONE in tree
-    }
+    return {n: {BACKBONE: tree[BACKBONE]} for n, tree in variables.items() if BACKBONE in tree}
 
 
 def _digest(content: Any) -> str:
@@ -206,8 +188,7 @@ def _read_cache(
             return None
         arrays = load_arrays(folder, NAMES)
         if arrays is not None and all(
-            (arrays[name].shape, arrays[name].dtype) == (shapes[name].shape, shapes[name].dtype)
-            for name in NAMES
+            (arrays[n].shape, arrays[n].dtype) == (shapes[n].shape, shapes[n].dtype) for n in NAMES
         ):
             with suppress(OSError):  # of another user
                 os.utime(folder)
@@ -219,20 +200,15 @@ def _read_cache(
 def _write_cache(
     folder: Path, features: Mapping[str, np.ndarray], origin: Mapping[str, Any]
 ) -> bool:
-    """Writes a cache and returns whether that was possible."""
+    """Writes a cache, removes those above `MAX_CACHES`; returns whether it could be written."""
     try:
         if not store_arrays(folder, features):
             return False
         write_text(folder / ORIGIN, json.dumps(origin, indent=1))
     except OSError:
         return False
-    _remove_oldest(folder.parent)
-    return True
-
-
-def _remove_oldest(place: Path) -> None:
-    """Removes the caches that were used longest ago, above `MAX_CACHES`."""
     with suppress(OSError):
-        folders = sorted(place.glob("features-*"), key=lambda path: path.stat().st_mtime)
-        for folder in folders[:-MAX_CACHES]:
-            shutil.rmtree(folder, ignore_errors=True)
+        caches = sorted(folder.parent.glob("features-*"), key=lambda path: path.stat().st_mtime)
+        for oldest in caches[:-MAX_CACHES]:
+            shutil.rmtree(oldest, ignore_errors=True)
+    return True

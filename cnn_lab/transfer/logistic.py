@@ -16,13 +16,7 @@ ABSENT_CLASS_LOGIT = -30.0  # of a class without an example
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A fitted output layer.
-
-    Attributes:
-        kernel: [d k].
-        bias: [k].
-        converged: whether the optimum was reached.
-    """
+    """A fitted output layer, and whether its optimum was reached."""
 
     kernel: Float[np.ndarray, "d k"]
     bias: Float[np.ndarray, " k"]
@@ -42,9 +36,7 @@ def fit_output(
     they are. A class without an example gets a logit far below the others.
 
     Args:
-        features: inputs of the layer.
         labels: at least two different ones, in [0, num_classes).
-        num_classes: k.
         strength: inverse strength of the penalty, positive.
         class_weights: factors of the losses of each class.
     """
@@ -63,7 +55,7 @@ def fit_output(
         model.fit((values - mean) / deviation, labels, weights)
     converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
     rows, offsets = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if len(model.classes_) == 2:  # one row says how far the second class is above the first
+    if len(model.classes_) == 2:  # one row: how far the second class is above the first
         rows, offsets = np.stack([-rows[0], rows[0]]) / 2, np.stack([-offsets[0], offsets[0]]) / 2
     rows = rows / deviation
     kernel = np.zeros((values.shape[1], num_classes), np.float32)

@@ -10,11 +10,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cnn_lab.core.errors import ConfigError, suggest
+from cnn_lab.core.errors import ConfigError
 
 Layers = Sequence[str]
 Names = Callable[[Any, Layers], dict[str, str]]
-Rules = Sequence[tuple[str, Callable[[re.Match[str]], str]]]
+Match = re.Match[str]
+# Pattern of a whole layer -> a template of its name, as of `re.sub`, or a function of the match.
+Rules = Mapping[str, str | Callable[[Match], str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +37,19 @@ class Naming:
     scales_as_maps: bool = False
 
 
+def _name_of(layer: str, rules: Rules) -> str:
+    """The name by the first rule whose pattern matches; a `KeyError` without one."""
+    for pattern, name in rules.items():
+        if match := re.fullmatch(pattern, layer):
+            return match.expand(name) if isinstance(name, str) else name(match)
+    raise KeyError(layer)
+
+
 def _by_rules(rules: Rules) -> Names:
-    """Names by the first rule whose pattern matches the whole layer; a `KeyError` without one."""
-
-    def name_of(layer: str) -> str:
-        for pattern, name in rules:
-            if match := re.fullmatch(pattern, layer):
-                return name(match)
-        raise KeyError(layer)
-
-    return lambda _, layers: {layer: name_of(layer) for layer in layers}
+    return lambda _, layers: {layer: _name_of(layer, rules) for layer in layers}
 
 
-def _zero_based(number: str) -> int:
+def _from_0(number: str) -> int:
     """The number of a stage or block where they are counted from 0; ours begin with 1."""
     return int(number) - 1
 
@@ -55,133 +57,109 @@ def _zero_based(number: str) -> int:
 # Families in which a layer's name follows from its path.
 
 
-def _resnet(m: re.Match[str]) -> str:
+def _resnet(m: Match) -> str:
     own = {"shortcut_conv": "downsample.0", "shortcut_bn": "downsample.1"}.get(m[3], m[3])
-    return f"layer{m[1]}.{_zero_based(m[2])}.{own}"
+    return f"layer{m[1]}.{_from_0(m[2])}.{own}"
 
 
 _RESNET = _by_rules(
-    (
-        (r"backbone/stem_(conv|bn)", lambda m: f"{m[1]}1"),
-        (r"backbone/stage(\d+)_block(\d+)/(\w+)", _resnet),
-        (r"head/output", lambda _: "fc"),
-    )
+    {
+        r"backbone/stem_(conv|bn)": r"\g<1>1",
+        r"backbone/stage(\d+)_block(\d+)/(\w+)": _resnet,
+        r"head/output": "fc",
+    }
 )
 
 
 def _densenet(between: str) -> Names:
-    def of_layer(m: re.Match[str]) -> str:
-        kind = {"bn": "norm", "conv": "conv"}[m[3]]
-        return f"features.denseblock{m[1]}.denselayer{m[2]}.{kind}{between}{m[4]}"
-
+    layer = rf"features.denseblock\1.denselayer\2.%s{between}\3"
     return _by_rules(
-        (
-            (r"backbone/stem_conv", lambda _: "features.conv0"),
-            (r"backbone/stem_bn", lambda _: "features.norm0"),
-            (r"backbone/stage(\d+)_layer(\d+)/(bn|conv)(\d)", of_layer),
-            (r"backbone/stage(\d+)_transition/conv", lambda m: f"features.transition{m[1]}.conv"),
-            (r"backbone/stage(\d+)_transition/bn", lambda m: f"features.transition{m[1]}.norm"),
-            (r"backbone/final_bn", lambda _: "features.norm5"),
-            (r"head/output", lambda _: "classifier"),
-        )
+        {
+            r"backbone/stem_conv": "features.conv0",
+            r"backbone/stem_bn": "features.norm0",
+            r"backbone/stage(\d+)_layer(\d+)/bn(\d)": layer % "norm",
+            r"backbone/stage(\d+)_layer(\d+)/conv(\d)": layer % "conv",
+            r"backbone/stage(\d+)_transition/conv": r"features.transition\1.conv",
+            r"backbone/stage(\d+)_transition/bn": r"features.transition\1.norm",
+            r"backbone/final_bn": "features.norm5",
+            r"head/output": "classifier",
+        }
     )
 
 
-_GOOGLENET_BRANCHES = {
-    "branch1x1": "branch1",
-    "branch3x3_reduce": "branch2.0",
-    "branch3x3": "branch2.1",
-    "branch5x5_reduce": "branch3.0",
-    "branch5x5": "branch3.1",
-    "branch_pool": "branch4.1",
-}
-_AUXILIARY_LAYERS = {
-    "conv/conv": "conv.conv",
-    "conv/bn": "conv.bn",
-    "dense/hidden1": "fc1",
-    "dense/output": "fc2",
-}
 _GOOGLENET = _by_rules(
-    (
-        (r"backbone/conv(\d)/(conv|bn)", lambda m: f"conv{m[1]}.{m[2]}"),
-        (
-            r"backbone/(inception\w+)/(\w+)/(conv|bn)",
-            lambda m: f"{m[1]}.{_GOOGLENET_BRANCHES[m[2]]}.{m[3]}",
-        ),
-        (r"auxiliary_inception4a/(.*)", lambda m: f"aux1.{_AUXILIARY_LAYERS[m[1]]}"),
-        (r"auxiliary_inception4d/(.*)", lambda m: f"aux2.{_AUXILIARY_LAYERS[m[1]]}"),
-        (r"head/output", lambda _: "fc"),
-    )
+    {
+        r"backbone/conv(\d)/(conv|bn)": r"conv\1.\2",
+        r"backbone/(inception\w+)/branch1x1/(conv|bn)": r"\1.branch1.\2",
+        r"backbone/(inception\w+)/branch3x3_reduce/(conv|bn)": r"\1.branch2.0.\2",
+        r"backbone/(inception\w+)/branch3x3/(conv|bn)": r"\1.branch2.1.\2",
+        r"backbone/(inception\w+)/branch5x5_reduce/(conv|bn)": r"\1.branch3.0.\2",
+        r"backbone/(inception\w+)/branch5x5/(conv|bn)": r"\1.branch3.1.\2",
+        r"backbone/(inception\w+)/branch_pool/(conv|bn)": r"\1.branch4.1.\2",
+        r"auxiliary_inception4a/conv/(conv|bn)": r"aux1.conv.\1",
+        r"auxiliary_inception4a/dense/hidden1": "aux1.fc1",
+        r"auxiliary_inception4a/dense/output": "aux1.fc2",
+        r"auxiliary_inception4d/conv/(conv|bn)": r"aux2.conv.\1",
+        r"auxiliary_inception4d/dense/hidden1": "aux2.fc1",
+        r"auxiliary_inception4d/dense/output": "aux2.fc2",
+        r"head/output": "fc",
+    }
 )
 
 _STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
-_SPLIT = {"long": "a", "tall": "b"}
 _INCEPTION_V3 = _by_rules(
-    (
-        (r"backbone/conv(\d)/(conv|bn)", lambda m: f"Conv2d_{_STEM[_zero_based(m[1])]}.{m[2]}"),
+    {
+        r"backbone/conv(\d)/(conv|bn)": lambda m: f"Conv2d_{_STEM[_from_0(m[1])]}.{m[2]}",
         # The blocks at the end split the last step of two branches.
-        (
-            r"backbone/mixed(7[bc])/branch3x3/(conv|bn)",
-            lambda m: f"Mixed_{m[1]}.branch3x3_1.{m[2]}",
-        ),
-        (
-            r"backbone/mixed(7[bc])/branch3x3_(long|tall)/(conv|bn)",
-            lambda m: f"Mixed_{m[1]}.branch3x3_2{_SPLIT[m[2]]}.{m[3]}",
-        ),
-        (
-            r"backbone/mixed(7[bc])/double3x3_(long|tall)/(conv|bn)",
-            lambda m: f"Mixed_{m[1]}.branch3x3dbl_3{_SPLIT[m[2]]}.{m[3]}",
-        ),
-        (
-            r"backbone/mixed(\w\w)/double(\dx\d)_(\d)/(conv|bn)",
-            lambda m: f"Mixed_{m[1]}.branch{m[2]}dbl_{m[3]}.{m[4]}",
-        ),
-        (r"backbone/mixed(\w\w)/(\w+)/(conv|bn)", lambda m: f"Mixed_{m[1]}.{m[2]}.{m[3]}"),
-        (
-            r"auxiliary_\w+/conv(\d)/(conv|bn)",
-            lambda m: f"AuxLogits.conv{_zero_based(m[1])}.{m[2]}",
-        ),
-        (r"auxiliary_\w+/output", lambda _: "AuxLogits.fc"),
-        (r"head/output", lambda _: "fc"),
-    )
+        r"backbone/mixed(7[bc])/branch3x3/(conv|bn)": r"Mixed_\1.branch3x3_1.\2",
+        r"backbone/mixed(7[bc])/branch3x3_long/(conv|bn)": r"Mixed_\1.branch3x3_2a.\2",
+        r"backbone/mixed(7[bc])/branch3x3_tall/(conv|bn)": r"Mixed_\1.branch3x3_2b.\2",
+        r"backbone/mixed(7[bc])/double3x3_long/(conv|bn)": r"Mixed_\1.branch3x3dbl_3a.\2",
+        r"backbone/mixed(7[bc])/double3x3_tall/(conv|bn)": r"Mixed_\1.branch3x3dbl_3b.\2",
+        r"backbone/mixed(\w\w)/double(\dx\d)_(\d)/(conv|bn)": r"Mixed_\1.branch\2dbl_\3.\4",
+        r"backbone/mixed(\w\w)/(\w+)/(conv|bn)": r"Mixed_\1.\2.\3",
+        r"auxiliary_\w+/conv(\d)/(conv|bn)": lambda m: f"AuxLogits.conv{_from_0(m[1])}.{m[2]}",
+        r"auxiliary_\w+/output": "AuxLogits.fc",
+        r"head/output": "fc",
+    }
 )
 
 
-def _convnext(m: re.Match[str]) -> str:
+def _convnext(m: Match) -> str:
     layers = {"depthwise_conv": "block.0", "norm": "block.2", "expand": "block.3"}
     own = {**layers, "project": "block.5"}.get(m[3], m[3])
-    return f"features.{2 * int(m[1]) - 1}.{_zero_based(m[2])}.{own}"
+    return f"features.{2 * int(m[1]) - 1}.{_from_0(m[2])}.{own}"
 
 
 _CONVNEXT = _by_rules(
-    (
-        (r"backbone/stem_conv", lambda _: "features.0.0"),
-        (r"backbone/stem_norm", lambda _: "features.0.1"),
-        (r"backbone/stage(\d+)_block(\d+)/(\w+)", _convnext),
-        (r"backbone/stage(\d+)_norm", lambda m: f"features.{2 * _zero_based(m[1])}.0"),
-        (r"backbone/stage(\d+)_conv", lambda m: f"features.{2 * _zero_based(m[1])}.1"),
-        (r"head/norm", lambda _: "classifier.0"),
-        (r"head/output", lambda _: "classifier.2"),
-    )
+    {
+        r"backbone/stem_conv": "features.0.0",
+        r"backbone/stem_norm": "features.0.1",
+        r"backbone/stage(\d+)_block(\d+)/(\w+)": _convnext,
+        r"backbone/stage(\d+)_norm": lambda m: f"features.{2 * _from_0(m[1])}.0",
+        r"backbone/stage(\d+)_conv": lambda m: f"features.{2 * _from_0(m[1])}.1",
+        r"head/norm": "classifier.0",
+        r"head/output": "classifier.2",
+    }
 )
 
 
-def _convnext_timm(m: re.Match[str]) -> str:
+def _convnext_timm(m: Match) -> str:
     layers = {"depthwise_conv": "conv_dw", "expand": "mlp.fc1", "project": "mlp.fc2"}
     own = {**layers, "layer_scale": "gamma"}.get(m[3], m[3])
-    return f"stages.{_zero_based(m[1])}.blocks.{_zero_based(m[2])}.{own}"
+    return f"stages.{_from_0(m[1])}.blocks.{_from_0(m[2])}.{own}"
 
 
 _CONVNEXT_TIMM = _by_rules(
-    (
-        (r"backbone/stem_conv", lambda _: "stem.0"),
-        (r"backbone/stem_norm", lambda _: "stem.1"),
-        (r"backbone/stage(\d+)_block(\d+)/(\w+)", _convnext_timm),
-        (r"backbone/stage(\d+)_norm", lambda m: f"stages.{_zero_based(m[1])}.downsample.0"),
-        (r"backbone/stage(\d+)_conv", lambda m: f"stages.{_zero_based(m[1])}.downsample.1"),
-        (r"head/norm", lambda _: "head.norm"),
-        (r"head/output", lambda _: "head.fc"),
-    )
+    {
+        r"backbone/stem_conv": "stem.0",
+        r"backbone/stem_norm": "stem.1",
+        r"backbone/stage(\d+)_block(\d+)/(\w+)": _convnext_timm,
+        r"backbone/stage(\d+)_norm": lambda m: f"stages.{_from_0(m[1])}.downsample.0",
+        r"backbone/stage(\d+)_conv": lambda m: f"stages.{_from_0(m[1])}.downsample.1",
+        r"head/norm": "head.norm",
+        r"head/output": "head.fc",
+    }
 )
 
 
@@ -200,8 +178,7 @@ def _classifier(layers: Layers, first: int) -> dict[str, str]:
     return {**names, "head/output": f"classifier.{3 * len(hidden)}"}
 
 
-def _alexnet(model: Any, layers: Layers) -> dict[str, str]:
-    del model
+def _alexnet(_: Any, layers: Layers) -> dict[str, str]:
     places = enumerate((0, 3, 6, 8, 10), start=1)
     return {f"backbone/conv{n}": f"features.{at}" for n, at in places} | _classifier(layers, 1)
 
@@ -220,13 +197,11 @@ def _vgg_features(layers: Layers) -> dict[str, str]:
     return names
 
 
-def _vgg(model: Any, layers: Layers) -> dict[str, str]:
-    del model
+def _vgg(_: Any, layers: Layers) -> dict[str, str]:
     return _vgg_features(layers) | _classifier(layers, 0)
 
 
-def _vgg_timm(model: Any, layers: Layers) -> dict[str, str]:
-    del model
+def _vgg_timm(_: Any, layers: Layers) -> dict[str, str]:
     hidden = [layer for layer in layers if layer.startswith("head/hidden")]
     dense = {layer: layer.replace("head/hidden", "pre_logits.fc") for layer in hidden}
     return _vgg_features(layers) | {**dense, "head/output": "head.fc"}
@@ -258,83 +233,72 @@ def _blocks(layers: Layers) -> list[tuple[int, int]]:
     return sorted({(int(m[2]), int(m[3])) for m in found if m})
 
 
-def _expands(block: str, layers: Layers) -> bool:
+def _expands(m: Match, layers: Layers) -> bool:
     """Whether a block has a first convolution: none where it would keep the channels' number."""
-    return f"backbone/{block}/expand_conv" in layers
+    return f"backbone/{m[1]}/expand_conv" in layers
 
 
-def _mobilenet_v2(model: Any, layers: Layers) -> dict[str, str]:
-    del model
+def _in_sequence(layers: Layers, of_block: Callable[[Match], str], last: int) -> dict[str, str]:
+    """Names where stem, blocks and the last convolution, at the place `last`, are one sequence."""
+    rules: Rules = {
+        r"backbone/stem_(conv|bn)": lambda m: f"features.0.{_PARTS[m[1]]}",
+        _BLOCK: of_block,
+        r"backbone/last_(conv|bn)": lambda m: f"features.{last}.{_PARTS[m[1]]}",
+        r"head/output": "classifier.1",
+    }
+    return {layer: _name_of(layer, rules) for layer in layers}
+
+
+def _mobilenet_v2(_: Any, layers: Layers) -> dict[str, str]:
     blocks = _blocks(layers)
 
-    def of_block(m: re.Match[str]) -> str:
-        steps = ("expand", "depthwise", "project")[not _expands(m[1], layers) :]
+    def of_block(m: Match) -> str:
+        steps = ("expand", "depthwise", "project")[not _expands(m, layers) :]
         step, kind = m[4].split("_")
         place, part = steps.index(step), _PARTS[kind]
         # The last convolution has no activation, and so no sequence of its own.
         own = f"{place + part}" if step == "project" else f"{place}.{part}"
         return f"features.{1 + blocks.index((int(m[2]), int(m[3])))}.conv.{own}"
 
-    return _by_rules(
-        (
-            (r"backbone/stem_(conv|bn)", lambda m: f"features.0.{_PARTS[m[1]]}"),
-            (_BLOCK, of_block),
-            (
-                r"backbone/last_(conv|bn)",
-                lambda m: f"features.{1 + len(blocks)}.{_PARTS[m[1]]}",
-            ),
-            (r"head/output", lambda _: "classifier.1"),
-        )
-    )(None, layers)
+    return _in_sequence(layers, of_block, 1 + len(blocks))
 
 
-def _efficientnet(model: Any, layers: Layers) -> dict[str, str]:
-    del model
-    num_stages = _blocks(layers)[-1][0]
+def _efficientnet(_: Any, layers: Layers) -> dict[str, str]:
     squeeze = {"squeeze/reduce": ("squeeze", "fc1"), "squeeze/expand": ("squeeze", "fc2")}
 
-    def of_block(m: re.Match[str]) -> str:
-        steps = ("expand", "depthwise", "squeeze", "project")[not _expands(m[1], layers) :]
+    def of_block(m: Match) -> str:
+        steps = ("expand", "depthwise", "squeeze", "project")[not _expands(m, layers) :]
         step, part = squeeze.get(m[4]) or m[4].split("_")
         own = f"{steps.index(step)}.{_PARTS.get(part, part)}"
-        return f"features.{m[2]}.{_zero_based(m[3])}.block.{own}"
+        return f"features.{m[2]}.{_from_0(m[3])}.block.{own}"
 
-    return _by_rules(
-        (
-            (r"backbone/stem_(conv|bn)", lambda m: f"features.0.{_PARTS[m[1]]}"),
-            (_BLOCK, of_block),
-            (r"backbone/last_(conv|bn)", lambda m: f"features.{num_stages + 1}.{_PARTS[m[1]]}"),
-            (r"head/output", lambda _: "classifier.1"),
-        )
-    )(None, layers)
+    return _in_sequence(layers, of_block, 1 + _blocks(layers)[-1][0])
 
 
-def _mobile_timm(model: Any, layers: Layers) -> dict[str, str]:
-    del model
+def _mobile_timm(_: Any, layers: Layers) -> dict[str, str]:
     squeeze = {"squeeze/reduce": "se.conv_reduce", "squeeze/expand": "se.conv_expand"}
 
-    def of_block(m: re.Match[str]) -> str:
+    def of_block(m: Match) -> str:
         steps = ["expand", "depthwise", "project"]
         convolutions = ["conv_pw", "conv_dw", "conv_pwl"]
-        if not _expands(m[1], layers):
+        if not _expands(m, layers):
             steps, convolutions = steps[1:], ["conv_dw", "conv_pw"]
         own = squeeze.get(m[4])
         if own is None:
             step, kind = m[4].split("_")
             place = steps.index(step)
             own = convolutions[place] if kind == "conv" else f"bn{place + 1}"
-        return f"blocks.{_zero_based(m[2])}.{_zero_based(m[3])}.{own}"
+        return f"blocks.{_from_0(m[2])}.{_from_0(m[3])}.{own}"
 
-    return _by_rules(
-        (
-            (r"backbone/stem_conv", lambda _: "conv_stem"),
-            (r"backbone/stem_bn", lambda _: "bn1"),
-            (_BLOCK, of_block),
-            (r"backbone/last_conv", lambda _: "conv_head"),
-            (r"backbone/last_bn", lambda _: "bn2"),
-            (r"head/output", lambda _: "classifier"),
-        )
-    )(None, layers)
+    rules: Rules = {
+        r"backbone/stem_conv": "conv_stem",
+        r"backbone/stem_bn": "bn1",
+        _BLOCK: of_block,
+        r"backbone/last_conv": "conv_head",
+        r"backbone/last_bn": "bn2",
+        r"head/output": "classifier",
+    }
+    return {layer: _name_of(layer, rules) for layer in layers}
 
 
 _RESNETS = {"torchvision": Naming(_RESNET), "timm": Naming(_RESNET)}
@@ -376,15 +340,14 @@ PIXELS_IN_MINUS_ONE_TO_ONE = frozenset({"googlenet", "inception_v3"})
 
 
 def namings_of(model: str) -> Mapping[str, Naming]:
-    """The namings of a model that is known, by library.
-
-    Raises:
-        ConfigError: it has no counterpart elsewhere.
-    """
+    """The namings by library of a known model; a `ConfigError` where it has no counterpart."""
     if model not in NAMINGS:
         raise ConfigError(
             f"{model} has no counterpart in torchvision or timm, so its weights have no names "
-            f"there; {suggest(model, NAMINGS)}"
+            "there",
+            where="model",
+            found=model,
+            allowed=NAMINGS,
         )
     return NAMINGS[model]
 
@@ -392,5 +355,6 @@ def namings_of(model: str) -> Mapping[str, Naming]:
 def choose_naming(namings: Mapping[str, Naming], library: str) -> Naming:
     """One of the namings of a model, by the library's name."""
     if library not in namings:
-        raise ConfigError(f"--naming={library} does not fit; {suggest(library, namings)}")
+        problem = f"--naming={library} does not fit"
+        raise ConfigError(problem, where="--naming", found=library, allowed=namings)
     return namings[library]

@@ -1,13 +1,20 @@
-"""Transfer plans: which parameters are trained, how fast and from when, each covered once."""
+"""Transfer plans: the parameters that are trained, how fast and from when, each covered once.
+
+They go by stages of the network, from its images to its classes: layers frozen or trained together.
+"""
 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
 from cnn_lab.config import TransferConfig
-from cnn_lab.core.errors import ConfigError, counted, suggest
-from cnn_lab.transfer.stages import Stage
+from cnn_lab.core import trees
+from cnn_lab.core.errors import ConfigError, counted
 
 STRATEGIES = ("auto", "head", "last_stages:N", "stages:A,B", "all", "gradual", "logistic")
 OUTPUT = "head/output/"  # the parameters that `logistic` fits
@@ -16,6 +23,77 @@ OUTPUT = "head/output/"  # the parameters that `logistic` fits
 # by 4 points at 150 images and more above, and everything the last stage by 3 from 1,500 on.
 FEW, SOME = 100, 1_000
 FIELD = "config.transfer"
+STRATEGY, RATES = f"{FIELD}.strategy", f"{FIELD}.rates"
+HEAD = "head"
+# `stage2_block3`, `stem_conv` and `last_bn` begin with the stage; so do `conv3_1` and `bn3_1` of
+# VGG, which are of one stage, and `inception4b` and `mixed6c`, whose letter is the place in it.
+STAGE_PATTERNS = (
+    re.compile(r"(?:conv|bn)(?P<stage>\d+)_\d+"),
+    re.compile(r"(?P<stage>[a-z]+\d*)_.*"),
+    re.compile(r"(?P<stage>[a-z]+\d+)[a-z]?"),
+)
+KERNEL_AXES = 2  # of the smallest kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Consecutive layers that share a name, such as `stage1`.
+
+    Attributes:
+        paths: of their parameters, in the order of the tree.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+
+
+def stages_of(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[Stage, ...]:
+    """The stages of a model in the order in which they run, the head last.
+
+    Auxiliary heads belong to the head, and a normalisation that stands alone to the stage before.
+    Images are (h, w, c).
+    """
+    order: list[str] = []
+
+    def note_layer(call, arguments, options, context):
+        path = context.module.path
+        if len(path) > 1 and (layer := "/".join(path[:2])) not in order:
+            order.append(layer)
+        return call(*arguments, **options)
+
+    with nn.intercept_methods(note_layer):
+        image = jnp.zeros((1, *image_shape))
+        init = lambda key: model.init(key, image, train=False)["params"]  # noqa: E731
+        leaves = trees.flatten(jax.eval_shape(init, jax.random.key(0)))
+    stages: dict[str, set[str]] = {}
+    layers: dict[str, list[str]] = {}
+    for path in leaves:
+        layers.setdefault("/".join(path.split("/")[:2]), []).append(path)
+    previous = ""
+    for layer in sorted(layers, key=order.index):
+        name = stage_name(layer)
+        has_no_kernel = all(leaves[path].ndim < KERNEL_AXES for path in layers[layer])
+        if has_no_kernel and previous and name not in stages and name != HEAD:
+            name = previous
+        stages.setdefault(name, set()).update(layers[layer])
+        previous = name
+    stages[HEAD] = stages.pop(HEAD)  # auxiliary heads are called before the last stages have run
+    return tuple(
+        Stage(name, tuple(path for path in leaves if path in paths))
+        for name, paths in stages.items()
+    )
+
+
+def stage_name(layer: str) -> str:
+    """The stage of a layer: of the first two parts of a path, such as `backbone/stage1_block2`."""
+    part, _, name = layer.partition("/")
+    if part != "backbone":
+        return HEAD
+    for pattern in STAGE_PATTERNS:
+        if match := pattern.fullmatch(name):
+            stage = match["stage"]
+            return f"stage{stage}" if stage.isdigit() else stage
+    return name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +102,6 @@ class Group:
 
     Attributes:
         name: of their stage, or the rule that chose them.
-        paths: of the parameters.
         rate: factor of the learning rate; 0 freezes them.
         first_epoch: epochs done when their training begins.
     """
@@ -40,7 +117,7 @@ class Plan:
     """The groups of parameters, how fast and from when each is trained.
 
     Attributes:
-        strategy: as the config has it; what `auto` chose; `rates` where rules say it.
+        strategy: as the config has it, or the choice of `auto`; `rates` where rules are given.
         reason: for the choice of `auto`, in one sentence; empty where the user chose.
         groups: in the order of the network.
     """
@@ -72,9 +149,7 @@ class Plan:
     def table(self, sizes: Mapping[str, int], learning_rate: float) -> list[str]:
         """Lines of a table: of each group, its number of parameters and how they are trained.
 
-        Args:
-            sizes: number of values by the path of a parameter.
-            learning_rate: that of a factor of 1, at its peak.
+        `sizes` are numbers of values by path; the learning rate is that of a factor of 1.
         """
         rows = [("group", "parameters", "trained", "learning rate")]
         for group in self.groups:
@@ -86,12 +161,12 @@ class Plan:
                 trained, rate = begins, f"{learning_rate * group.rate:.3g}"
             rows.append((group.name, f"{sum(sizes[p] for p in group.paths):,}", trained, rate))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
+        chosen = f"{self.strategy}: {self.reason}" if self.reason else self.strategy
+        lines = [f"Strategy {chosen}."]
         for name, number, trained, rate in rows:
             cells = (name.ljust(widths[0]), number.rjust(widths[1]), trained.ljust(widths[2]), rate)
-            lines.append("  ".join(cells).rstrip())
-        chosen = f"{self.strategy}: {self.reason}" if self.reason else self.strategy
-        return [f"Strategy {chosen}.", *(f"  {line}" for line in lines)]
+            lines.append(f"  {'  '.join(cells)}".rstrip())
+        return lines
 
 
 def make_plan(
@@ -99,38 +174,56 @@ def make_plan(
 ) -> Plan:
     """The plan that a config describes.
 
-    Args:
-        transfer: names the strategy, or the rules.
-        stages: of the model, the head last.
-        num_train: training images.
-        num_epochs: of the whole training.
+    The head is the last of the stages; `num_train` counts images.
 
     Raises:
         ConfigError: no such strategy, one that the network or the training is too short for, or
             rules that do not cover every parameter exactly once.
     """
     if transfer.rates:
-        return Plan("rates", "", _by_rules(transfer, stages))
+        return Plan("rates", "", _by_rules(transfer.rates, stages))
     strategy, reason = transfer.strategy, ""
     if strategy == "auto":
         strategy, reason = choose_strategy(num_train)
     name, _, detail = strategy.partition(":")
     trained = names = [stage.name for stage in stages]
     if name == "last_stages":
-        trained = names[-_last_stages(int(detail), stages) :]
+        if not 1 <= int(detail) < len(stages):
+            raise ConfigError(
+                f"{STRATEGY} is {strategy}, but the backbone has "
+                f"{counted(len(stages) - 1, 'stage')} ({', '.join(names[:-1]) or 'none'}); give 1 "
+                f"to {len(stages) - 1}, or another strategy.",
+                where=STRATEGY,
+                found=strategy,
+            )
+        trained = names[-int(detail) - 1 :]
     elif name == "stages":
-        trained = _known_stages(detail.split(","), names)
+        trained = detail.split(",")
+        for stage in trained:
+            if stage not in names:
+                raise ConfigError(
+                    f"{STRATEGY} names the stage {stage!r}, which the network does not have",
+                    where=STRATEGY,
+                    found=stage,
+                    allowed=names,
+                )
     elif name == "head":
         trained = names[-1:]
     elif name == "logistic":
-        return Plan(strategy, reason, _output_alone(stages))
+        *others, head = stages
+        output = tuple(path for path in head.paths if path.startswith(OUTPUT))
+        hidden = tuple(path for path in head.paths if path not in output)
+        others += [Stage(head.name, hidden)] if hidden else []
+        frozen = [Group(stage.name, stage.paths, 0.0) for stage in others]
+        return Plan(strategy, reason, (*frozen, Group("output", output)))
     every = transfer.epochs_per_stage if strategy == "gradual" else 0
     last_begins = every * (len(stages) - 1)
     if last_begins >= num_epochs:
         raise ConfigError(
-            f"{FIELD}.strategy=gradual begins to train the last of {len(stages)} stages after "
+            f"{STRATEGY}=gradual begins to train the last of {len(stages)} stages after "
             f"{counted(last_begins, 'epoch')}, but the run has only {num_epochs}; lower "
-            f"{FIELD}.epochs_per_stage or raise config.train.num_epochs above {last_begins}."
+            f"{FIELD}.epochs_per_stage or raise config.train.num_epochs above {last_begins}.",
+            where=STRATEGY,
         )
     groups = []
     for index, stage in enumerate(stages):
@@ -147,40 +240,46 @@ def check_transfer(transfer: TransferConfig) -> None:
         ConfigError: a strategy that does not exist, a rule that is none, or settings that would
             change nothing.
     """
-    strategy, rules = transfer.strategy, dict.fromkeys(transfer.rates)
+    strategy, rates = transfer.strategy, transfer.rates
     if transfer.fresh is not None:
-        _compiled(transfer.fresh, "fresh")
-    for pattern in rules:
-        _compiled(pattern, "rates")
-        _rate(transfer.rates, pattern)
+        _check_pattern(transfer.fresh, f"{FIELD}.fresh")
+    for pattern, rate in rates.items():
+        _check_pattern(pattern, RATES)
+        number = isinstance(rate, int | float) and not isinstance(rate, bool)
+        if not number or not 0 <= rate < float("inf"):
+            where = f"{RATES}[{pattern!r}]"
+            raise ConfigError(where=where, found=rate, allowed="a finite number of at least 0")
     name, _, detail = strategy.partition(":")
     with_detail = {"last_stages": detail.isdecimal(), "stages": bool(detail)}
     if not with_detail.get(name, strategy in STRATEGIES):
         raise ConfigError(
-            f"{FIELD}.strategy is {strategy!r}; {suggest(name, STRATEGIES)} For other choices give "
-            f"{FIELD}.rates."
+            f"{STRATEGY} is {strategy!r}",
+            where=STRATEGY,
+            found=name,
+            allowed=STRATEGIES,
+            advice=f"for other choices give {RATES}",
         )
-    if rules and strategy != "auto":
+    if rates and strategy != "auto":
         raise ConfigError(
-            f"{FIELD}.rates and {FIELD}.strategy={strategy} both say what is trained; leave out "
-            "one of them."
+            f"{RATES} and {STRATEGY}={strategy} both choose what is trained; leave out one of "
+            "them.",
+            where=RATES,
         )
-    alone = "logistic" if strategy == "logistic" else ""
-    by_rules = "rates" if rules else ""
-    head = "head" if strategy == "head" else ""
-    others = strategy if strategy != "gradual" else ""
-    for field, usual, reason in (
-        ("dropout", None, alone),
-        ("l2_sp", 0, alone),
-        ("stage_decay", 1, alone or head or by_rules),
-        ("epochs_per_stage", 1, by_rules or others),
-    ):
+    chosen = RATES if rates else f"{STRATEGY}={strategy}"
+    without_effect = {
+        "dropout": strategy == "logistic",
+        "l2_sp": strategy == "logistic",
+        "stage_decay": bool(rates) or strategy in ("logistic", "head"),
+        "epochs_per_stage": strategy != "gradual",
+    }
+    for field, has_none in without_effect.items():
         value = getattr(transfer, field)
-        if value != usual and reason:
-            what = f"{FIELD}.rates" if reason == "rates" else f"{FIELD}.strategy={reason}"
+        if has_none and value != getattr(TransferConfig(), field):
             raise ConfigError(
-                f"{FIELD}.{field} is {value!r}, which changes nothing with {what}; leave out one "
-                "of them."
+                f"{FIELD}.{field} is {value!r}, which changes nothing with {chosen}; leave out one "
+                "of them.",
+                where=f"{FIELD}.{field}",
+                found=value,
             )
 
 
@@ -200,90 +299,46 @@ def choose_strategy(num_train: int) -> tuple[str, str]:
     return "all", f"{images} are many (above {SOME:,}): everything is trained"
 
 
-def _output_alone(stages: Sequence[Stage]) -> tuple[Group, ...]:
-    head = stages[-1]
-    others = tuple(path for path in head.paths if not path.startswith(OUTPUT))
-    output = tuple(path for path in head.paths if path.startswith(OUTPUT))
-    frozen = [*stages[:-1], *([Stage(head.name, others)] if others else [])]
-    return (*(Group(s.name, s.paths, 0.0) for s in frozen), Group("output", output))
-
-
-def _last_stages(number: int, stages: Sequence[Stage]) -> int:
-    max_stages = len(stages) - 1
-    if not 1 <= number <= max_stages:
-        names = ", ".join(stage.name for stage in stages[:-1]) or "none"
-        raise ConfigError(
-            f"{FIELD}.strategy is last_stages:{number}, but the backbone has "
-            f"{counted(max_stages, 'stage')} ({names}); give 1 to {max_stages}, or another "
-            "strategy."
-        )
-    return number + 1
-
-
-def _known_stages(wanted: Sequence[str], names: Sequence[str]) -> Sequence[str]:
-    for name in wanted:
-        if name not in names:
-            raise ConfigError(
-                f"{FIELD}.strategy names the stage {name!r}, which the network does not have; its "
-                f"stages are {', '.join(names)}."
-            )
-    return wanted
-
-
-def _by_rules(transfer: TransferConfig, stages: Sequence[Stage]) -> tuple[Group, ...]:
+def _by_rules(rates: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[Group, ...]:
     paths = [path for stage in stages for path in stage.paths]
-    rules = {pattern: _compiled(pattern, "rates") for pattern in transfer.rates}
-    found: dict[str, list[str]] = {pattern: [] for pattern in rules}
+    found: dict[str, list[str]] = {pattern: [] for pattern in rates}
     uncovered = []
     for path in paths:
-        matching = [pattern for pattern, rule in rules.items() if rule.search(path)]
+        matching = [pattern for pattern in rates if re.search(pattern, path)]
         if len(matching) > 1:
             raise ConfigError(
-                f"{FIELD}.rates: {path} matches both {matching[0]!r} and {matching[1]!r}; let "
-                "every parameter match exactly one rule."
+                f"{RATES}: {path} matches both {matching[0]!r} and {matching[1]!r}; let every "
+                "parameter match exactly one rule.",
+                where=RATES,
             )
-        if matching:
-            found[matching[0]].append(path)
-        else:
-            uncovered.append(path)
+        (found[matching[0]] if matching else uncovered).append(path)
     for pattern, chosen in found.items():
         if not chosen:
             raise ConfigError(
-                f"{FIELD}.rates: the rule {pattern!r} matches no parameter; "
-                f"{suggest(pattern.strip('^$.*/'), _layers(paths))}"
+                f"{RATES}: the rule {pattern!r} matches no parameter",
+                where=RATES,
+                found=pattern.strip("^$.*/"),
+                allowed={"/".join(path.split("/")[:2]) for path in paths},
             )
     if uncovered:
         shown = ", ".join(uncovered[:3]) + (" and more" if len(uncovered) > 3 else "")
         raise ConfigError(
-            f"{FIELD}.rates leaves {counted(len(uncovered), 'parameter')} uncovered: {shown}; add "
-            "a rule for them, with a rate of 0 to freeze them."
+            f"{RATES} leaves {counted(len(uncovered), 'parameter')} uncovered: {shown}; add a rule "
+            "for them, with a rate of 0 to freeze them.",
+            where=RATES,
         )
-    rates = {pattern: _rate(transfer.rates, pattern) for pattern in rules}
     if not any(rates.values()):
-        raise ConfigError(
-            f"{FIELD}.rates freezes every parameter; give one of them a rate above 0."
-        )
-    return tuple(Group(pattern, tuple(found[pattern]), rates[pattern]) for pattern in rules)
+        problem = f"{RATES} freezes every parameter; give one of them a rate above 0."
+        raise ConfigError(problem, where=RATES)
+    return tuple(Group(p, tuple(found[p]), float(rate)) for p, rate in rates.items())
 
 
-def _rate(rates: Mapping[str, object], pattern: str) -> float:
-    value = rates[pattern]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):  # pyright: ignore[reportOperatorIssue]
-        raise ConfigError(
-            f"{FIELD}.rates[{pattern!r}] must be a finite number of at least 0; found {value!r}."
-        )
-    return float(value)  # pyright: ignore[reportArgumentType]
-
-
-def _compiled(pattern: str, field: str) -> re.Pattern[str]:
+def _check_pattern(pattern: str, field: str) -> None:
     try:
-        return re.compile(pattern)
+        re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"{FIELD}.{field}: {pattern!r} is no regular expression: {error}; mend it."
+            f"{field}: {pattern!r} is no regular expression: {error}; mend it.",
+            where=field,
+            found=pattern,
         ) from error
-
-
-def _layers(paths: Sequence[str]) -> list[str]:
-    return sorted({"/".join(path.split("/")[:2]) for path in paths})

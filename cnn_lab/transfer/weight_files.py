@@ -22,7 +22,7 @@ from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.core.files import write_bytes
 
 SAFETENSORS = ".safetensors"
-TORCH = frozenset({".bin", ".pt", ".pth"})
+TORCH = (".bin", ".pt", ".pth")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where a training keeps its weights
 
 
@@ -34,22 +34,26 @@ def read_weights(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     """
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}; give a safetensors or PyTorch file.")
-    if path.suffix == SAFETENSORS:
-        return _read_safetensors(path)
     if path.suffix in TORCH:
         return _read_torch(path)
-    raise CheckpointError(
-        f"{path} is of no known kind; give a {SAFETENSORS} file, or one of PyTorch's "
-        f"({', '.join(sorted(TORCH))})."
-    )
+    if path.suffix != SAFETENSORS:
+        raise CheckpointError(
+            f"{path} is of no known kind; give a {SAFETENSORS} file, or one of PyTorch's "
+            f"({', '.join(TORCH)})."
+        )
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}); fetch or convert it again."
+        ) from None
 
 
 def write_safetensors(
     path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata: Mapping[str, str]
 ) -> None:
     """Writes tensors and a few words about them, whole or not at all."""
-    content = safetensors.numpy.save(dict(tensors), {"format": "pt", **metadata})
-    write_bytes(path, content)
+    write_bytes(path, safetensors.numpy.save(dict(tensors), {"format": "pt", **metadata}))
 
 
 def digest(path: Path) -> str:
@@ -59,18 +63,13 @@ def digest(path: Path) -> str:
 
 
 def parse_renames(texts: Sequence[str]) -> list[tuple[re.Pattern[str], str]]:
-    """`REGEX=>REPLACEMENT` texts.
-
-    Raises:
-        ConfigError: one is no such pair.
-    """
+    """`REGEX=>REPLACEMENT` texts as pairs; a `ConfigError` where one is no such pair."""
     renames = []
     for text in texts:
         pattern, arrow, replacement = text.partition("=>")
         if not arrow:
-            raise ConfigError(
-                f"--rename must be REGEX=>REPLACEMENT, such as '^module\\.=>'; found {text!r}."
-            )
+            wanted = "REGEX=>REPLACEMENT, such as '^module\\.=>'"
+            raise ConfigError(where="--rename", found=text, allowed=wanted)
         try:
             renames.append((re.compile(pattern), replacement))
         except re.error as error:
@@ -105,16 +104,6 @@ def rename(
     return named
 
 
-def _read_safetensors(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); fetch or convert it again."
-        ) from None
-
-
 def _read_torch(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     try:
         torch = importlib.import_module("torch")
@@ -143,7 +132,10 @@ def _read_torch(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         raise CheckpointError(
             f"{path} holds no weights by name; save `model.state_dict()` with torch.save."
         )
-    return {name: _to_numpy(tensor, torch) for name, tensor in tensors.items()}
+    return {  # numpy lacks bfloat16
+        name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+        for name, tensor in tensors.items()
+    }
 
 
 def _tensors_in(content: Any, kind: type) -> dict[str, Any]:
@@ -151,13 +143,5 @@ def _tensors_in(content: Any, kind: type) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         return {}
     tensors = {str(name): value for name, value in content.items() if isinstance(value, kind)}
-    if tensors:
-        return tensors
     inner = (_tensors_in(content.get(name), kind) for name in WRAPPERS)
-    return next(filter(None, inner), {})
-
-
-def _to_numpy(tensor: Any, torch: Any) -> Shaped[np.ndarray, "..."]:
-    if tensor.dtype == torch.bfloat16:  # which numpy lacks
-        tensor = tensor.float()
-    return tensor.detach().cpu().numpy()
+    return tensors or next(filter(None, inner), {})

@@ -17,7 +17,7 @@ import pytest
 from strict import leftovers
 
 from cnn_lab.checkpoint import reader
-from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError, orbax_quiet, sharded_shapes
+from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError, orbax_quiet
 from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
@@ -42,7 +42,7 @@ def state_of(step: int, dtype=jnp.float32) -> TrainState:
 
 
 def target_of(state: TrainState) -> TrainState:
-    return sharded_shapes(jax.eval_shape(lambda: state), make_mesh(1).replicated)
+    return make_mesh(1).with_shardings(jax.eval_shape(lambda: state))
 
 
 def target_of_step_0(_record):

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from cnn_lab.core import trees
-from cnn_lab.optim.clipping import adaptive_clip
+from cnn_lab.optim.assemble import adaptive_clip
 
 
 def clipped(clip, gradients, params=None) -> Any:

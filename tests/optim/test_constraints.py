@@ -11,7 +11,7 @@ import pytest
 from descents import RATES, descend, make
 
 from cnn_lab.core import trees
-from cnn_lab.optim.constraints import max_norm, proximal_l1
+from cnn_lab.optim.assemble import max_norm, proximal_l1
 from cnn_lab.optim.kernels import weight_complexity
 from cnn_lab.optim.penalties import l1
 

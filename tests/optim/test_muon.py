@@ -1,7 +1,5 @@
 """Which parameters Muon trains, and what it makes of their gradients."""
 
-import re
-
 import descents
 import jax
 import jax.numpy as jnp
@@ -70,12 +68,11 @@ def test_the_rate_of_adam_is_a_fraction_of_muons():
 
 
 def test_a_layer_for_adam_that_is_not_there_is_answered_with_the_nearest():
-    text = (
-        "config.optim.options.adam_layers has 'conv4d', but no layer that is trained has that "
-        "name; did you mean conv"
-    )
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
+    with pytest.raises(ConfigError, match="no layer that is trained") as caught:
         trained_by_adam(adam_layers=("conv4d",))
+    assert caught.value.where == "config.optim.options.adam_layers"
+    assert caught.value.found == "conv4d"
+    assert caught.value.nearest[0].startswith("conv")
 
 
 def test_its_adam_has_no_momentum_of_nesterovs():

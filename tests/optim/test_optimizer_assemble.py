@@ -14,9 +14,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.optim.assemble import assemble, rate_scale_of, with_rate_scale
-from cnn_lab.optim.clipping import adaptive_clip, with_clipping
-from cnn_lab.optim.constraints import max_norm, proximal_l1
+from cnn_lab.optim.assemble import (
+    adaptive_clip,
+    assemble,
+    max_norm,
+    proximal_l1,
+    rate_scale_of,
+    with_clipping,
+    with_rate_scale,
+)
 from cnn_lab.optim.optimizers import OPTIMIZERS
 
 ADJUSTABLE = [name for name in OPTIMIZERS if name not in SCHEDULE_FREE]

@@ -9,8 +9,7 @@ import optax
 import pytest
 from descents import make, one_step
 
-from cnn_lab.optim.assemble import assemble
-from cnn_lab.optim.clipping import with_clipping
+from cnn_lab.optim.assemble import assemble, with_clipping
 from cnn_lab.optim.schedule_free import evaluation_params, has_averages
 
 ONES = {"kernel": jnp.ones((1, 1)), "bias": jnp.ones((1,))}

@@ -1,7 +1,5 @@
 """Learning rates at the steps where they are known."""
 
-import re
-
 import jax
 import numpy as np
 import pytest
@@ -61,6 +59,9 @@ def test_step_falls_at_half_and_three_quarters_if_nobody_says():
     assert found == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005], rel=1e-6)
 
 
+MILESTONES = "config.optim.schedule.options.milestones_epochs"
+
+
 def test_milestones_are_read_from_a_config():
     path = "config.optim.schedule.options"
     checked = check_options(step, {"milestones_epochs": [30, 60.5]}, path)
@@ -76,23 +77,17 @@ def test_milestones_in_one_step_both_count():
 
 @pytest.mark.parametrize("milestone", [10, 12.5, 2, 1, 0.01])
 def test_a_milestone_outside_the_run_after_its_warm_up_is_refused(milestone):
-    text = (
-        f"config.optim.schedule.options.milestones_epochs has {milestone:g}, but a milestone must "
-        "lie after the warm-up and before the end of the run, between 2 and 10 epochs; move it or "
-        "change the length of the run."
-    )
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+    with pytest.raises(ConfigError, match="between 2 and 10 epochs") as caught:
         rates((), "step", milestones_epochs=(milestone,), steps_per_epoch=10, warmup_steps=20)
+    assert (caught.value.where, caught.value.found) == (MILESTONES, milestone)
 
 
 @pytest.mark.parametrize("milestones", [(5.0, 3.0), (3.0, 3.0)])
 def test_milestones_out_of_order_are_refused(milestones):
-    text = (
-        "config.optim.schedule.options.milestones_epochs must rise from each to the next; found "
-        f"{milestones}."
-    )
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+    with pytest.raises(ConfigError) as caught:
         rates((), "step", milestones_epochs=milestones, steps_per_epoch=10)
+    error = caught.value
+    assert (error.where, error.found, error.allowed) == (MILESTONES, milestones, "rising")
 
 
 def test_exponential_falls_by_the_same_factor_each_step():
@@ -136,12 +131,9 @@ def test_one_cycle_of_few_steps_has_its_peak(num_steps):
 
 
 def test_one_cycle_refuses_a_second_warm_up():
-    text = (
-        "config.optim.schedule.warmup_steps is set, but one_cycle warms up by itself; set it to 0, "
-        "and config.optim.schedule.options.rise_share to the share of steps that rise."
-    )
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+    with pytest.raises(ConfigError, match=r"set it to 0, and .*rise_share to the share") as caught:
         rates((), "one_cycle", warmup_steps=3)
+    assert caught.value.where == "config.optim.schedule.warmup_steps"
 
 
 WITH_WARM_UP = [name for name in SCHEDULES if name != "one_cycle"]
@@ -184,12 +176,10 @@ def test_it_is_finite_and_not_negative_for_ever_and_compiled_once(name, num_step
 
 @pytest.mark.parametrize("warmup_steps", [100, 101])
 def test_a_warm_up_as_long_as_the_run_is_refused(warmup_steps):
-    text = (
-        f"config.optim.schedule.warmup_steps asks for {warmup_steps} steps of warm-up, but the "
-        "whole run has only 100; lower it or train longer."
-    )
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+    with pytest.raises(ConfigError, match="the whole run has only 100") as caught:
         rates((), warmup_steps=warmup_steps)
+    assert caught.value.where == "config.optim.schedule.warmup_steps"
+    assert caught.value.found == warmup_steps
     assert rates((98, 99), warmup_steps=99) == pytest.approx([0.5 * 98 / 99, 0.5], abs=1e-7)
 
 

@@ -19,7 +19,7 @@ from cnn_lab.train.averaging import ema, evaluated_variables
 from cnn_lab.train.frozen import apply_in_training, part
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
-from cnn_lab.transfer.stages import stages_of
+from cnn_lab.transfer.plan import stages_of
 
 TASK = classification("cross_entropy")
 # One of each family that normalises over batches, small.

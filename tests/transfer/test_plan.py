@@ -7,8 +7,7 @@ import pytest
 
 from cnn_lab.config import TransferConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.transfer.plan import FEW, SOME, Plan, check_transfer, make_plan
-from cnn_lab.transfer.stages import Stage
+from cnn_lab.transfer.plan import FEW, SOME, Plan, Stage, check_transfer, make_plan
 
 STAGES = tuple(
     Stage(name, (f"{part}/{name}/bias", f"{part}/{name}/kernel"))
@@ -132,7 +131,7 @@ def test_rules_cover_every_parameter_once():
         ({"fresh": "["}, "config.transfer.fresh: '[' is no regular expression: unterminated"),
         (
             {"strategy": "all", "rates": {".": 1}},
-            "config.transfer.rates and config.transfer.strategy=all both say what is trained; "
+            "config.transfer.rates and config.transfer.strategy=all both choose what is trained; "
             "leave out one of them.",
         ),
         (
@@ -150,7 +149,7 @@ def test_rules_cover_every_parameter_once():
         (
             {"strategy": "stages:stage1,stage3"},
             "config.transfer.strategy names the stage 'stage3', which the network does not have; "
-            "its stages are stem, stage1, stage2, head.",
+            "did you mean stage2, stage1",
         ),
         (
             {"strategy": "gradual", "epochs_per_stage": 4},
@@ -163,6 +162,8 @@ def test_impossible_plans_are_refused_in_one_sentence(fields, message):
     with pytest.raises(ConfigError) as caught:
         plan(**fields)
     assert message in str(caught.value)
+    assert caught.value.where is not None
+    assert caught.value.where.startswith("config.transfer.")
 
 
 def test_logistic_fits_the_output_layer_alone():

@@ -6,7 +6,7 @@ import pytest
 
 from cnn_lab.core import trees
 from cnn_lab.models.registry import MODELS
-from cnn_lab.transfer.stages import stage_name, stages_of
+from cnn_lab.transfer.plan import stage_name, stages_of
 
 STAGES = {
     "lenet5": "c1 c3 c5 head",

@@ -1,6 +1,6 @@
 """Weights brought into networks of other classes, channels and image sizes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,18 @@ import pytest
 from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.models.registry import MODELS
-from cnn_lab.transfer.stages import stages_of
-from cnn_lab.transfer.surgery import Weights, adapt_pretrained, other_channels
+from cnn_lab.transfer.plan import stages_of
+from cnn_lab.transfer.surgery import adapt_pretrained, other_channels
 
 OLD = ("ant", "bee", "cat")
 OPTIONS: dict[str, Any] = {"width": 4}
+
+
+class Weights(NamedTuple):
+    """Variables of a source, and its classes."""
+
+    variables: Any
+    class_names: tuple[str, ...]
 
 
 def make(num_classes: int) -> Any:
@@ -33,7 +40,7 @@ def weights(channels: int = 3, make=make, side: int = 8) -> Weights:
 
 def brought(source: Weights, names=OLD, channels: int = 3, make=make, side: int = 8, **options):
     stages = stages_of(make(len(names)), (side, side, channels))
-    return adapt_pretrained(source, make, names, (side, side, channels), stages, **options)
+    return adapt_pretrained(*source, make, names, (side, side, channels), stages, **options)
 
 
 def test_the_same_network_is_the_same_bits():
