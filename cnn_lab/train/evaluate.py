@@ -15,15 +15,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from cnn_lab.core import trees
 from cnn_lab.core.arrays import Images, Tree
 from cnn_lab.core.errors import ConfigError, TrainingError, lookup
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.task import Task, last_logits
-from cnn_lab.train.stepper import Program, StepsPerCall, compile_evaluate
+from cnn_lab.train.stepper import (
+    Program,
+    StepsPerCall,
+    batch_at,
+    compile_over_batches,
+    empty_history,
+    with_row,
+)
 
 View = Callable[[Images], Images]
+
+# Test-time augmentation averages over fixed views of an image, as Krizhevsky et al. 2012, "ImageNet
+# classification with deep convolutional neural networks", NIPS, section 4.1, average the softmax of
+# five crops and their mirror images. Differs from the paper: the crops keep the whole image's size,
+# shifted by a few pixels.
 PLACES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # down and right, in shifts
 TTA = {name: name.split("+") for name in ("none", "flip", "shifts", "flip+shifts")}
 
@@ -99,7 +112,7 @@ class EvaluationInterrupted(Exception):  # noqa: N818 - no error
 
 
 class Evaluator:
-    """Evaluates variables on one split; compiles on first use.
+    """Mean metrics of variables over one split; compiles on first use.
 
     Args:
         apply: (variables, images, train=False) -> outputs.
@@ -115,17 +128,14 @@ class Evaluator:
 
     def compile(self, variables: Tree) -> Program:
         """Compiles for variables of these shapes, once."""
-        if self._program is None:
-            loader = self._loader
-            self._program = compile_evaluate(
-                self._apply,
-                self._task,
-                loader.prepare,
-                self._mesh,
-                variables,
-                loader.in_memory,
-                loader.raw_shapes(),
-            )
+
+        def pairs_of(variables: Tree, batch: Tree) -> Tree:
+            outputs = self._apply(variables, batch["image"], train=False)
+            return weighted_pairs(self._task.metrics(outputs, batch), batch["weight"])
+
+        self._program = self._program or compile_evaluate(
+            pairs_of, self._loader, self._mesh, variables
+        )
         return self._program
 
     def __call__(
@@ -142,12 +152,12 @@ class Evaluator:
             EvaluationInterrupted: someone did.
             TrainingError: examples were counted twice or not at all; a bug, not a mistake.
         """
-        call = self.compile(variables).call
+        program = self.compile(variables).call
         sums: dict[str, list[float]] = {}
         counts: dict[str, list[float]] = {}
-        for history in _calls(
-            call, variables, self._loader, self._mesh, self._steps_per_call, interrupted
-        ):
+        loader, mesh = self._loader, self._mesh
+        calls = _calls(program, variables, loader, mesh, self._steps_per_call, interrupted)
+        for history in calls:
             for name, (step_sums, step_counts) in history.items():
                 sums.setdefault(name, []).extend(step_sums.tolist())
                 counts.setdefault(name, []).extend(step_counts.tolist())
@@ -201,7 +211,7 @@ class SplitPredictor:
     ):
         self._apply, self._task, self._loader, self._mesh = apply, task, loader, mesh
         self._views, self._max_bytes = views, max_bytes
-        self._program: Any = None
+        self._program: Program | None = None
         self._steps_per_call = StepsPerCall(1)
 
     def __call__(self, variables: Tree) -> SplitPredictions:
@@ -210,11 +220,10 @@ class SplitPredictor:
         Raises:
             TrainingError: examples were seen twice or not at all; a bug, not a mistake.
         """
-        program = self.compile(variables)
+        program = self.compile(variables).call
         logits, labels, sums = [], [], {}
-        for rows, pairs in _calls(
-            program, variables, self._loader, self._mesh, self._steps_per_call
-        ):
+        loader, mesh = self._loader, self._mesh
+        for rows, pairs in _calls(program, variables, loader, mesh, self._steps_per_call):
             real = rows["weight"] > 0
             logits.append(rows["logits"][real])
             labels.append(rows["label"][real])
@@ -228,51 +237,71 @@ class SplitPredictor:
         metrics = {name: _exact_sum(values) / num_seen for name, values in sums.items()}
         return SplitPredictions(np.concatenate(logits), np.concatenate(labels), metrics)
 
-    def compile(self, variables: Tree) -> Any:
-        """The jitted (variables, in_memory, raw_batches, num_steps) -> (rows, sums), made once.
+    def compile(self, variables: Tree) -> Program:
+        """Compiles (variables, in_memory, raw_batches, num_steps) -> (rows, metric pairs), once.
 
-        Rows are `logits`, `label` and `weight` [steps n ...], sums those of the metrics [steps].
+        Rows are `logits`, `label` and `weight` [steps n ...], pairs those of the metrics [steps].
         """
         if self._program is not None:
             return self._program
         loader, logits_of = self._loader, _over_views(self._apply, self._views)
 
-        def one(variables, in_memory, raw_batch) -> tuple[Tree, Tree]:
-            batch = loader.prepare(in_memory, raw_batch, jax.random.key(0))
+        def rows_of(variables: Tree, batch: Tree) -> tuple[Tree, Tree]:
             logits = logits_of(variables, batch["image"])
             pairs = weighted_pairs(self._task.metrics(logits, batch), batch["weight"])
             return {"logits": logits, "label": batch["label"], "weight": batch["weight"]}, pairs
 
-        raw_batch = jax.tree.map(
-            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), loader.raw_shapes()
-        )
-        shapes = jax.eval_shape(one, variables, loader.in_memory, raw_batch)
-        step_bytes = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes[0].values())
-        max_steps = max(1, min(loader.max_steps, self._max_bytes // step_bytes))
+        def first(variables: Tree, in_memory: Tree, raw_batches: Tree) -> Tree:
+            batch = loader.prepare(in_memory, batch_at(raw_batches, 0), jax.random.key(0))
+            return rows_of(variables, batch)[0]
 
-        def predict(variables, in_memory, raw_batches, num_steps):  # names its compiled program
-            history = jax.tree.map(lambda s: jnp.zeros((max_steps, *s.shape), s.dtype), shapes)
-
-            def body(index, history):
-                raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
-                outputs = one(variables, in_memory, raw_batch)
-                return jax.tree.map(lambda h, o: h.at[index].set(o), history, outputs)
-
-            return jax.lax.fori_loop(0, num_steps, body, history)
-
-        replicated, batches = self._mesh.replicated, self._mesh.batches
+        row = jax.eval_shape(first, variables, loader.in_memory, loader.raw_shapes())
+        max_steps = max(1, min(loader.max_steps, self._max_bytes // trees.num_bytes(row)))
         self._steps_per_call = StepsPerCall(max_steps)
-        self._program = jax.jit(
-            predict,
-            in_shardings=(
-                self._mesh.shardings(variables),
-                self._mesh.shardings_as_placed(loader.in_memory),
-                batches,
-                replicated,
-            ),
-            out_shardings=(batches, replicated),  # rows stay where they were computed
+        # Rows stay where they were computed.
+        out_shardings = (self._mesh.batches, self._mesh.replicated)
+        self._program = compile_evaluate(
+            rows_of, loader, self._mesh, variables, max_steps, out_shardings
         )
         return self._program
+
+
+def compile_evaluate(
+    outputs_of: Callable[[Tree, Tree], Tree],
+    loader: Loader,
+    mesh: DeviceMesh,
+    variables: Tree,
+    max_steps: int | None = None,
+    out_shardings: Any = None,
+) -> Program:
+    """Compiles (variables, in_memory, raw_batches, num_steps) -> outputs [max_steps ...].
+
+    Args:
+        outputs_of: (variables, batch) -> the outputs of a step.
+        loader: of the batches.
+        mesh: devices.
+        variables: a tree or its shapes.
+        max_steps: steps whose outputs one call returns; by default all that a stack holds.
+        out_shardings: of the outputs; by default they are replicated.
+    """
+
+    def evaluate(variables, in_memory, raw_batches, num_steps):
+        def one(index) -> Tree:
+            raw_batch = batch_at(raw_batches, index)
+            return outputs_of(variables, loader.prepare(in_memory, raw_batch, jax.random.key(0)))
+
+        history = empty_history(one, max_steps or loader.max_steps)
+        return jax.lax.fori_loop(0, num_steps, lambda i, h: with_row(h, i, one(i)), history)
+
+    return compile_over_batches(
+        evaluate,
+        mesh,
+        variables,
+        loader.in_memory,
+        loader.raw_shapes(),
+        num_indices=1,
+        out_shardings=out_shardings or mesh.replicated,
+    )
 
 
 def _calls(
