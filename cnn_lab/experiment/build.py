@@ -56,7 +56,11 @@ def build_experiment(
     # Every mistake that can be known already is raised before the data are opened, or downloaded.
     components = components or make_components(config)
     batch_size = config.train.batch_size
-    mesh = _make_mesh(config)
+    num_devices = choose_num_devices(
+        batch_size, config.mesh.num_devices, config.train.num_micro_batches
+    )
+    num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
+    mesh = make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
     dataset = open_data(config.data.name, config.data.data_dir)
     subsets = train, validation = choose_examples(dataset, config.data)
     class_names = train.source.info.class_names
@@ -67,14 +71,16 @@ def build_experiment(
     )
     average = components.make_average(steps_per_epoch)
     model, image_shape = make_model(config, len(class_names)), train.source.fixed_shape
-    initialization = make_initialization(
-        config,
-        functools.partial(make_model, config),
-        class_names,
-        padded_shape(image_shape, config.data.pad),
-        len(train),
-        lineage,
-    )
+    initialization = None
+    if config.transfer is not None:
+        initialization = make_initialization(
+            config,
+            functools.partial(make_model, config),
+            class_names,
+            padded_shape(image_shape, config.data.pad),
+            len(train),
+            lineage,
+        )
     weights = class_weights(config, train.labels, class_names)
     # An augmentation that does not fit the images stops here, before their pixels are measured.
     check_fits(components.augmentation, image_shape)
@@ -101,17 +107,18 @@ def build_experiment(
         validation_loader = loaders.evaluation(
             validation, config.evaluate.batch_size, mesh.num_devices
         )
-    features, note = make_features(
-        config,
-        initialization,
-        model,
-        components.augmentation,
-        mesh,
-        loaders,
-        subsets,
-        (train_loader, validation_loader),
-        network.variable_shapes(),
-    )
+    features, note = None, ""
+    if initialization is not None:
+        features, note = make_features(
+            config,
+            initialization,
+            network,
+            components.augmentation,
+            mesh,
+            loaders,
+            subsets,
+            (train_loader, validation_loader),
+        )
     if features is not None:
         train_loader, validation_loader = features.train_loader, features.validation_loader
     phases = _make_phases(
@@ -145,13 +152,6 @@ def build_experiment(
         features=features,
         notes=(note,) if note else (),
     )
-
-
-def _make_mesh(config: ExperimentConfig) -> DeviceMesh:
-    batch_size, num_parts = config.train.batch_size, config.train.num_micro_batches
-    num_devices = choose_num_devices(batch_size, config.mesh.num_devices, num_parts)
-    num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
-    return make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
 
 
 def _check_trainable(

@@ -51,12 +51,7 @@ class Initialization:
         return {path for group in self.plan.trained(epoch) for path in group.paths}.__contains__
 
     def describe(self, params: Tree, learning_rate: float) -> list[str]:
-        """Lines for the user: the source, and a table of the plan.
-
-        Args:
-            params: of the model, or their shapes.
-            learning_rate: at its peak.
-        """
+        """Lines for the user: the source, and a table of the plan at the peak learning rate."""
         sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params).items()}
         source = f"Weights of {self.lineage['source']}, step {self.lineage['checkpoint']}"
         notes = [f"  {note}" for note in self.pretrained.notes]
@@ -81,11 +76,7 @@ class Initialization:
 
 
 def source_folder(transfer: TransferConfig) -> Path:
-    """The folder of the run that a config names as its source.
-
-    Raises:
-        ConfigError: it names none.
-    """
+    """The folder of the run that a config names as its source; a `ConfigError` if it names none."""
     if not transfer.source:
         raise ConfigError(
             "config.transfer has no source; set config.transfer.source to the folder of a run, "
@@ -135,8 +126,8 @@ def make_initialization(
     input_shape: tuple[int, int, int],
     num_train: int,
     lineage: Mapping[str, Any] | None = None,
-) -> Initialization | None:
-    """The weights that a config starts from; None where it starts from scratch.
+) -> Initialization:
+    """The pretrained weights that `config.transfer` names, and the plan of their training.
 
     Args:
         config: the experiment.
@@ -151,8 +142,7 @@ def make_initialization(
         CheckpointError: the source is missing, damaged or of another model.
     """
     transfer = config.transfer
-    if transfer is None:
-        return None
+    assert transfer is not None
     model = make(len(class_names))
     if lineage is not None:
         return _from_lineage(lineage, model, input_shape)
@@ -231,24 +221,18 @@ def _from_lineage(
 
 def check_same_source(
     config: ExperimentConfig,
-    lineage: Mapping[str, Any] | None,
+    lineage: Mapping[str, Any],
     workdir: Path,
     processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Refuses to resume a run that was started from other weights than the config names.
 
-    A source that was moved, or is gone, is no other one.
-
-    Args:
-        config: of the run, completed.
-        lineage: in its record.
-        workdir: its folder.
-        processes: all of them call this; the first one looks.
+    A source that was moved, or is gone, is no other one. All processes call this.
 
     Raises:
         WorkdirError: the source is another one.
     """
-    if config.transfer is None or lineage is None or config.transfer.source == lineage["source"]:
+    if config.transfer is None or config.transfer.source == lineage["source"]:
         return
     digest = None
     if processes.is_primary:

@@ -36,15 +36,15 @@ from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import check_same_source, complete_config
 from cnn_lab.optim.kernels import weight_complexity
-from cnn_lab.runs.compiled_phase import CompiledPhase
 from cnn_lab.runs.linear_probe import fit_linear_probe
-from cnn_lab.train.averaging import evaluated_variables
+from cnn_lab.train.averaging import evaluated_parts, evaluated_variables, with_statistics
 from cnn_lab.train.evaluate import Evaluator
 from cnn_lab.train.loop import Outcome, TrainLoop
 from cnn_lab.train.monitor import Monitor
 from cnn_lab.train.progress import Progress
+from cnn_lab.train.recalibration import STATISTICS
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.stepper import Stepper
+from cnn_lab.train.stepper import Stepper, compile_train
 from cnn_lab.workdir.metric_writers import (
     METRICS_FILE,
     MetricWriter,
@@ -99,7 +99,7 @@ def run_training(
         config: the experiment.
         workdir: the run's folder, made when missing.
         log: takes lines for the user.
-        metric_writers: where metric rows go besides the ones that the config asks for.
+        metric_writers: of rows, besides the ones that the config asks for.
         processes: that train together, all of which call this alike.
         profile_steps: updates made when a trace begins and when it ends.
 
@@ -108,7 +108,8 @@ def run_training(
     """
     if config.log.wandb_project is not None:
         require_wandb()
-    config = complete_config(config)
+    if config.transfer is not None:
+        config = complete_config(config)
     # A source may lie elsewhere for another process: its weights are compared.
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
@@ -120,33 +121,49 @@ def run_training(
         if record and not processes.broadcast(has_checkpoints(workdir)):
             raise missing_checkpoints(workdir)
         lineage = record.get("transfer")
-        check_same_source(config, lineage, workdir, processes)
+        if lineage is not None:
+            check_same_source(config, lineage, workdir, processes)
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
         open_data = functools.partial(open_dataset, progress=log)
         experiment = build_experiment(config, open_data, components=components, lineage=lineage)
         for loader in experiment.loaders():
             stack.callback(loader.close)
-        _check_alike(experiment, processes)
+        check_same_data(processes, experiment.fingerprint)
+        initialization = experiment.initialization
+        if initialization is not None:
+            digest = initialization.lineage["digest"]
+            remedy = "let all of them read the same source, or copies of it"
+            check_same(processes, {"source of its weights": digest}, remedy)
         _check_resumes(experiment, record, workdir)
-        _check_profiled(profile_steps, experiment.intervals.total_steps)
-        started = environment()
-        checkpoints = stack.enter_context(
-            Checkpoints(
-                workdir / CHECKPOINTS,
-                keep_latest=config.checkpoint.keep_latest,
-                processes=processes,
+        if profile_steps is not None and profile_steps[0] >= experiment.intervals.total_steps:
+            raise ConfigError(
+                f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
+                f"{experiment.intervals.total_steps}; give earlier ones."
             )
+        started = environment()
+        checkpoints = Checkpoints(
+            workdir / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest, processes=processes
         )
+        stack.enter_context(checkpoints)
         state, progress = _restore_or_init(checkpoints, experiment, workdir, log)
-        for line in _notes(experiment):
-            log(line)
+        if initialization is not None:
+            params = evaluated_variables(experiment.state_shapes())["params"]
+            for line in initialization.describe(params, config.optim.learning_rate):
+                log(line)
+        for note in experiment.notes:
+            log(note)
         if processes.count > 1:
             digests = trees.digests(reader.to_storable(state))
             check_replicas(processes, digests, progress.step)
         experiment.load_features(state, log)
-        phase = None if experiment.is_linear_probe else CompiledPhase(experiment, progress.phase)
-        evaluator, compile_seconds = experiment.evaluator(), phase.compile_seconds if phase else 0.0
+        hang_seconds = config.mesh.hang_seconds or (HANG_SECONDS if processes.count > 1 else None)
+        watchdog = Watchdog(hang_seconds, processes.abort)
+        phase, compile_seconds = None, 0.0
+        if not experiment.is_linear_probe:
+            phase = CompiledPhase(experiment, progress.phase, watchdog.heartbeat)
+            compile_seconds = phase.compile_seconds
+        evaluator = experiment.evaluator()
         variables = evaluated_variables(experiment.state_shapes(progress.phase))
         if evaluator is not None:
             compiled = evaluator.compile(experiment.mesh.with_shardings(variables))
@@ -186,7 +203,7 @@ def run_training(
                 training_log,
                 processes,
                 signals,
-                stack.enter_context(_make_watchdog(config, processes)),
+                stack.enter_context(watchdog),
                 hook_steps=profile_steps or (),
                 hooks=hooks,
             )
@@ -198,18 +215,59 @@ def run_training(
         return Result(outcome.status, outcome.progress, ran=True)
 
 
+class CompiledPhase:
+    """A phase of an experiment, by its number from 0, ready to run.
+
+    Attributes:
+        end_step: updates made when it ends.
+        program: of its training steps.
+        compile_seconds: of all its programs.
+    """
+
+    def __init__(
+        self, experiment: Experiment, number: int, heartbeat: Callable[[], None] = lambda: None
+    ):
+        self._phase, self._average = experiment.phases[number], experiment.average
+        self._heartbeat = heartbeat
+        self.end_step = self._phase.end_step
+        target = experiment.mesh.with_shardings(experiment.state_shapes(number))
+        self._shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
+        loader = experiment.train_loader
+        self.program = compile_train(
+            self._phase.step,
+            loader.prepare,
+            experiment.mesh,
+            target,
+            loader.in_memory,
+            loader.raw_shapes(),
+        )
+        self.compile_seconds = self.program.compile_seconds
+        self._recalibration = None
+        if STATISTICS in target.collections:
+            self._recalibration = experiment.recalibration()
+        if self._recalibration is not None:
+            compiled = self._recalibration.compile(evaluated_parts(target))
+            self.compile_seconds += compiled.compile_seconds
+
+    def enter(self, state: TrainState) -> TrainState:
+        """The state before its first step, from the last one of the phase before, given away."""
+        return jax.jit(self._phase.enter, out_shardings=self._shardings, donate_argnums=0)(state)
+
+    def update_batch_stats(self, state: TrainState) -> TrainState:
+        """The state with batch statistics of its averaged weights, where they must be measured."""
+        first = self._average.recalibrate_from_step
+        if self._recalibration is None or first is None or int(jax.device_get(state.step)) < first:
+            return state
+        statistics = self._recalibration(evaluated_parts(state), self._heartbeat)
+        return with_statistics(state, {STATISTICS: statistics})
+
+
 @dataclasses.dataclass
 class Trainer:
     """Trains an experiment, phase after phase.
 
     Attributes:
-        experiment: built, its features loaded.
-        evaluator: (variables, whether to give up) -> metrics; None where nothing is held out.
-        checkpoints: of the run.
-        training_log: takes rows and lines.
-        processes: that train together.
-        signals: Ctrl-C and SIGTERM.
-        watchdog: ends a training that hangs.
+        evaluator: None where nothing is held out.
         hook_steps: updates made when the hooks are called; the same in all processes, whose calls
             end there.
         hooks: observers of the loop, such as a profiler.
@@ -233,7 +291,7 @@ class Trainer:
         while outcome.status == "phase ended":
             progress = outcome.progress
             progress.phase += 1
-            phase = CompiledPhase(self.experiment, progress.phase)
+            phase = CompiledPhase(self.experiment, progress.phase, self.watchdog.heartbeat)
             self.watchdog.heartbeat()
             state = phase.enter(outcome.state)
             number = trees.count(state.params)
@@ -271,9 +329,7 @@ class Trainer:
             ),
             evaluate=self.evaluate if self.evaluator else None,
             monitor=Monitor(components.selection, components.plateau),
-            update_batch_stats=functools.partial(
-                phase.update_batch_stats, heartbeat=self.watchdog.heartbeat
-            ),
+            update_batch_stats=phase.update_batch_stats,
             checkpoints=self.checkpoints,
             metadata=experiment.network.metadata(),
             training_log=self.training_log,
@@ -309,15 +365,6 @@ class Trainer:
         return "no checkpoint had been saved before."
 
 
-def _check_alike(experiment: Experiment, processes: Processes) -> None:
-    """Refuses processes that read other data, or another source of pretrained weights."""
-    check_same_data(processes, experiment.fingerprint)
-    if experiment.initialization is not None:
-        digest = experiment.initialization.lineage["digest"]
-        remedy = "let all of them read the same source, or copies of it"
-        check_same(processes, {"source of its weights": digest}, remedy)
-
-
 def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: Path) -> None:
     """Refuses to resume on other data, or on crops that another loader draws."""
     if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
@@ -331,14 +378,6 @@ def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: P
         raise WorkdirError(
             f"{workdir} was begun with config.data.loader={before}, which draws other random "
             f"crops than {loader}; go on with {before}, or give another --workdir."
-        )
-
-
-def _check_profiled(profile_steps: tuple[int, int] | None, total_steps: int) -> None:
-    if profile_steps is not None and profile_steps[0] >= total_steps:
-        raise ConfigError(
-            f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
-            f"{total_steps}; give earlier ones."
         )
 
 
@@ -361,15 +400,6 @@ def _restore_or_init(
     return experiment.init_state(experiment.config.seed), Progress()
 
 
-def _notes(experiment: Experiment) -> list[str]:
-    """Lines for the user on pretrained weights and features."""
-    if experiment.initialization is None:
-        return list(experiment.notes)
-    params = evaluated_variables(experiment.state_shapes())["params"]
-    rate = experiment.config.optim.learning_rate
-    return [*experiment.initialization.describe(params, rate), *experiment.notes]
-
-
 def _open_training_log(
     experiment: Experiment,
     run_dir: RunDir,
@@ -385,12 +415,6 @@ def _open_training_log(
         writers += open_metric_writers(experiment.config, run_dir, progress.step)
         display = make_display(intervals.total_steps, progress.step, log)
     return TrainingLog(writers, display, log, intervals.steps_per_epoch)
-
-
-def _make_watchdog(config: ExperimentConfig, processes: Processes) -> Watchdog:
-    together = processes.count > 1
-    bound = config.mesh.hang_seconds or (HANG_SECONDS if together else None)
-    return Watchdog(bound, processes.abort)
 
 
 def _describe(experiment: Experiment, num_parameters: int) -> str:

@@ -19,7 +19,7 @@ from cnn_lab.train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """How an average begins and follows.
+    """An average along a training, as an initial value and an update.
 
     Attributes:
         init: fresh state -> the average, `params` and `collections`, or nothing at all.
@@ -79,11 +79,7 @@ def swa(first_step: int, every_steps: int) -> Average:
 
 
 def of_optimizer(weights: Callable[[Tree, Tree], Tree]) -> Average:
-    """The average that an optimizer keeps itself.
-
-    Args:
-        weights: (optimizer state, params) -> averaged params.
-    """
+    """The average that an optimizer keeps itself: `weights` is (its state, params) -> params."""
 
     def current(state: TrainState) -> Tree:
         params = weights(state.opt_state, state.params)
@@ -99,17 +95,12 @@ def evaluated_variables(state: TrainState) -> dict[str, Tree]:
 
 
 def evaluated_parts(state: TrainState) -> dict[str, Tree]:
-    """The same as `params`, `collections` and `frozen`, as a state has them apart."""
+    """The same variables as `params`, `collections` and `frozen`, as a state has them apart."""
     return {**(state.averaged or _current(state)), "frozen": state.frozen}
 
 
 def with_statistics(state: TrainState, statistics: Tree) -> TrainState:
-    """The state with other statistics of its averaged weights.
-
-    Args:
-        state: keeps an average.
-        statistics: collections that replace those of the same name.
-    """
+    """The state with other statistics (collections by name) of its averaged weights."""
     collections = {**state.averaged["collections"], **statistics}
     return state.replace(averaged={**state.averaged, "collections": collections})
 

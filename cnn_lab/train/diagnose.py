@@ -30,21 +30,20 @@ def explain_non_finite(
 ) -> DivergedError:
     """Runs the bad step again, outside the compiled program, and says where it broke.
 
+    The error names the step, the examples whose loss is not finite and the first layer whose output
+    is not; the first gradient when all outputs are; and where loss and gradient are finite, that
+    what follows from them is not. Where the step cannot be repeated, for one because its outputs do
+    not fit in memory all at once, the step and its examples.
+
     Args:
         model: the network.
         task: its losses.
-        state: as it was before the step.
+        state: before the step.
         make_batch: gives the step's batch.
         example_ids: positions of the batch's examples in the source.
         step: updates made before.
         num_micro_batches: parts that the step takes its batch in.
-        advice: what the user can do.
-
-    Returns:
-        An error naming the step, the examples whose loss is not finite and the first layer whose
-        output is not; the first gradient when all outputs are; and where loss and gradient are
-        finite, that what follows from them is not. Where the step cannot be repeated,
-        for one because its outputs do not fit in memory all at once, the step and its examples.
+        advice: a sentence for the user.
     """
     bad: list[int] = []
     place = ""

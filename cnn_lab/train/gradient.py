@@ -13,7 +13,7 @@ from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.distributed.mesh import BATCH_AXES, DeviceMesh
 from cnn_lab.tasks.metrics import Pair, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.state import MICRO_BATCH_STREAM, TrainState, step_key
+from cnn_lab.train.state import MICRO_BATCH_STREAM
 
 Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
 # (params, collections, frozen, batch, key) -> (summed gradients, (metrics, collections))
@@ -24,9 +24,7 @@ KEPT = frozenset({"conv_general_dilated", "dot_general"})
 def make_summed_loss(
     model: nn.Module, task: Any, *, rematerialise: bool = False
 ) -> Callable[[Tree, Tree, Tree, Tree, Key], tuple[jax.Array, tuple[dict[str, Pair], Tree]]]:
-    """Returns a function to the weighted sum of losses and (metrics, new collections).
-
-    Its arguments are (params, collections, frozen, batch, key), as a `TrainState` names them.
+    """Returns (params, collections, frozen, batch, key) -> (summed loss, (metrics, collections)).
 
     Args:
         model: the network, trained.
@@ -51,9 +49,7 @@ def make_summed_loss(
 def make_gradient(
     model: nn.Module, task: Any, *, num_micro_batches: int = 1, rematerialise: bool = False
 ) -> Gradient:
-    """Returns a function to (summed gradients, (metrics, collections)).
-
-    Its arguments are (params, collections, frozen, batch, key), as a `TrainState` names them.
+    """Returns the gradient of the summed loss (`make_summed_loss`).
 
     Args:
         model: the network, trained.
@@ -62,7 +58,7 @@ def make_gradient(
             batch. Sums are those of the whole batch up to rounding. Batch normalisation sees each
             part for itself and moves its running statistics once a part; dropout draws anew for
             each part.
-        rematerialise: as `make_summed_loss` has it.
+        rematerialise: as in `make_summed_loss`.
     """
     summed_loss = make_summed_loss(model, task, rematerialise=rematerialise)
     differentiated = jax.value_and_grad(summed_loss, has_aux=True)
@@ -93,40 +89,11 @@ def make_gradient(
     return of_part if num_micro_batches == 1 else of_parts
 
 
-def make_mean_gradient(
-    gradient: Gradient, penalty: Callable[[Tree, Tree], Any]
-) -> Callable[[Tree, TrainState, Tree], Sums]:
-    """Returns a function to (gradients of mean loss + penalty, (metrics, collections)).
-
-    Its arguments are (params, state, batch): the state gives everything but the params. Summed
-    gradients are divided once by the summed weight, so that padding and device count do not matter
-    and devices exchange gradients and metrics in one all-reduce.
-
-    Args:
-        gradient: of the summed loss.
-        penalty: (params, source) -> value added to the mean loss.
-    """
-
-    def mean_gradient(params: Tree, state: TrainState, batch: Tree) -> Sums:
-        sums, (metrics, collections) = gradient(
-            params, state.collections, state.frozen, batch, step_key(state)
-        )
-        pull, count = jax.grad(penalty)(params, state.source), metrics["loss"][1]
-        gradients = jax.tree.map(lambda g, p: g / count + p, sums, pull)
-        return gradients, (metrics, collections)
-
-    return mean_gradient
-
-
 def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:
     """A gradient that every device takes of its share of the batch, and the sums of them all.
 
     Batch normalisation measures each share for itself. Collections are the mean over devices, and
     dropout draws anew on each, so that the number of devices matters.
-
-    Args:
-        gradient: from `make_gradient`.
-        mesh: devices.
     """
 
     def of_share(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:

@@ -29,14 +29,9 @@ class TrainLoop:
     """The loop of one phase.
 
     Attributes:
-        stepper: runs the steps.
-        intervals: steps at which the loop logs, evaluates and saves.
         evaluate: validation metrics, or `EvaluationInterrupted`; None where nothing is held out.
-        monitor: decides about best weights, early stop and a lower learning rate.
         update_batch_stats: measures batch statistics of averaged weights before they are used.
-        checkpoints: where states are saved.
         metadata: JSON values that go into every checkpoint.
-        training_log: takes the rows, and shows how far the run is.
         learning_rate: step -> rate, for the rows.
         diagnose: (state before a step that was not finite, the step) -> the error to raise.
         hooks: observers, called with the updates made; they see a step and change nothing.

@@ -10,7 +10,7 @@ import optax
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.train.averaging import Average
-from cnn_lab.train.frozen import part
+from cnn_lab.train.frozen import partition_frozen
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.step import Step
 
@@ -41,17 +41,12 @@ def make_entry(
 ) -> Callable[[TrainState], TrainState]:
     """Returns a pure function to a state in which other parameters are trained.
 
-    What was trained already keeps its momentum, its average and all other memory; what is new has
-    the memory of a beginning.
-
-    Args:
-        optimizer: of the parameters that are trained then.
-        average: of the weights.
-        trainable: whether a parameter is trained then, by its path.
+    What was trained already keeps its momentum, its average and all other optimizer state; what is
+    new starts with a fresh one. Arguments are those of the phase that is entered.
     """
 
     def regrouped(params: Tree, collections: Tree, frozen: Tree) -> tuple[Tree, Tree]:
-        return part(trees.merge({"params": params, **collections}, frozen), trainable)
+        return partition_frozen(trees.merge({"params": params, **collections}, frozen), trainable)
 
     def enter(state: TrainState) -> TrainState:
         changing, frozen = regrouped(state.params, state.collections, state.frozen)
