@@ -17,7 +17,13 @@ from cnn_lab.data.loaders.in_memory import PutSplit, put_split
 from cnn_lab.data.normalize import Preprocess, padded_shape
 from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
-from cnn_lab.experiment.components import Components, class_weights, make_components
+from cnn_lab.experiment.components import (
+    Components,
+    class_weights,
+    make_average,
+    make_components,
+    make_task,
+)
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import make_features
 from cnn_lab.experiment.initialization import Initialization, make_initialization
@@ -46,7 +52,7 @@ def build_experiment(
             refuse data that are not prepared.
         preprocess_for: (data, training examples) -> padding and normalisation.
         place: puts a split on the devices; `shapes_of_split` reads no pixels.
-        components: what the names in the config stand for; made from it by default.
+        components: by default those that the config names.
         lineage: source and plan in the record of a run that is resumed.
 
     Raises:
@@ -66,10 +72,9 @@ def build_experiment(
     class_names = train.source.info.class_names
     _check_trainable(config, len(train), class_names)
     steps_per_epoch = -(-len(train) // batch_size)
-    learning_rate = components.make_schedule(
-        steps_per_epoch * config.train.num_epochs, steps_per_epoch
-    )
-    average = components.make_average(steps_per_epoch)
+    num_steps = steps_per_epoch * config.train.num_epochs
+    learning_rate = components.make_schedule(num_steps, steps_per_epoch)
+    average = make_average(config, steps_per_epoch)
     model, image_shape = make_model(config, len(class_names)), train.source.fixed_shape
     initialization = None
     if config.transfer is not None:
@@ -86,7 +91,7 @@ def build_experiment(
     check_fits(components.augmentation, image_shape)
     network = Network(
         model=model,
-        task=components.make_task(weights),
+        task=make_task(config, weights),
         class_names=class_names,
         image_shape=image_shape,
         preprocess=preprocess_for(config.data, train),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.normalize import Preprocess
-from cnn_lab.experiment.components import model_options, task_maker
+from cnn_lab.experiment.components import make_task, model_options
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.task import Task
@@ -64,7 +64,7 @@ class Network:
 
 def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
     """The model that a config names, for that many classes."""
-    options = model_options(config)  # which knows what to say of an unknown name
+    options = model_options(config)  # which names what is like an unknown name
     model = MODELS[config.model.name].make(num_classes, **options)
     if config.transfer is None or config.transfer.dropout is None:
         return model
@@ -91,7 +91,7 @@ def network_from_metadata(config: ExperimentConfig, metadata: Mapping[str, Any])
     weights = metadata.get("class_weights")
     return Network(
         model=make_model(config, len(metadata["class_names"])),
-        task=task_maker(config)(weights),
+        task=make_task(config, weights),
         class_names=tuple(metadata["class_names"]),
         image_shape=tuple(metadata["image_shape"]),
         preprocess=Preprocess.from_json(metadata["preprocess"]),
