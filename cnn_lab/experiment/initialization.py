@@ -61,12 +61,9 @@ class Initialization:
     def lr_multipliers(self, epoch: int, steps_per_epoch: int) -> Mapping[str, LrMultiplier] | None:
         """Learning-rate multiplier of every parameter that is trained in an epoch, by its path.
 
-        None where all parameters that are ever trained are so at the learning rate itself, from the
-        start.
+        None where all that are ever trained are so at the learning rate itself, from the start.
         """
-        if {(group.rate, group.first_epoch) for group in self.plan.groups if group.rate} == {
-            (1, 0)
-        }:
+        if {(g.rate, g.first_epoch) for g in self.plan.groups if g.rate} == {(1, 0)}:
             return None
         return {
             path: LrMultiplier(group.rate, group.first_epoch * steps_per_epoch)
@@ -92,9 +89,7 @@ def complete_config(config: ExperimentConfig) -> ExperimentConfig:
     folder becomes an absolute path.
 
     Raises:
-        ConfigError: no source, or one of another model.
-        WorkdirError: no run there.
-        CheckpointError: no such checkpoint, or a damaged one.
+        CnnLabError: no source, one of another model, no run there, or no such checkpoint.
     """
     if config.transfer is None:
         return config
@@ -189,8 +184,8 @@ def make_initialization(
 
 def _settings(transfer: TransferConfig) -> list[str]:
     """Settings that change a training beside its plan and its first weights, in words."""
-    values = {"l2_sp": transfer.l2_sp, "dropout": transfer.dropout}
-    values["augmented_passes"] = transfer.augmented_passes
+    names = ("l2_sp", "dropout", "augmented_passes")
+    values = {name: getattr(transfer, name) for name in names}
     return [f"config.transfer.{name}={value:g}" for name, value in values.items() if value]
 
 

@@ -39,9 +39,8 @@ NO_AVERAGE = Average(lambda _: {}, lambda _: {})
 def ema(decay: float) -> Average:
     """Exponential moving average of weights and statistics (Polyak & Juditsky 1992).
 
-    Args:
-        decay: share that a step keeps of the average, in [0, 1). In the t-th step it is at most
-            t / (9 + t), so that the initial weights are soon forgotten.
+    A step keeps the share `decay`, in [0, 1), of the average; the t-th one at most t / (9 + t), so
+    that the initial weights are soon forgotten.
     """
 
     def update(state: TrainState) -> Tree:
@@ -56,13 +55,9 @@ def ema(decay: float) -> Average:
 
 
 def swa(first_step: int, every_steps: int) -> Average:
-    """The plain mean of the weights at some steps (Izmailov et al. 2018, arXiv:1803.05407).
+    """The plain mean of the weights after `first_step` steps and every `every_steps` from there.
 
-    Until `first_step` the average is the current weights.
-
-    Args:
-        first_step: steps done when the first weights are taken, at least 1.
-        every_steps: steps between weights that are taken, at least 1.
+    Izmailov et al. 2018, arXiv:1803.05407. Until then it is the current weights.
     """
 
     def update(state: TrainState) -> Tree:

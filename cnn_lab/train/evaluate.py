@@ -66,31 +66,25 @@ def shifted(down: int, right: int) -> View:
 
 
 def check_pixels(pixels: int, image_shape: Sequence[int]) -> None:
-    """Refuses shifts that leave nothing of an image.
-
-    Raises:
-        ConfigError: they are not shorter than its sides.
-    """
+    """Refuses shifts, by a `ConfigError`, that leave nothing of an image."""
     if pixels >= min(image_shape[:2]):
         raise ConfigError(
             f"--tta_pixels is {pixels}, but the images have {image_shape[0]} x {image_shape[1]} "
-            "pixels, of which nothing might be left; use fewer."
+            "pixels, of which nothing might be left; use fewer.",
+            where="--tta_pixels",
+            found=pixels,
         )
 
 
 def make_views(name: str, pixels: int) -> tuple[View, ...]:
-    """The views of that name, the images as they are first.
-
-    Args:
-        name: in `TTA`.
-        pixels: how far shifts go, at least 1.
+    """The views of a name in `TTA`, the images as they are first.
 
     Raises:
         ConfigError: no such name, or shifts by less than a pixel.
     """
     parts = lookup(TTA, name, "test-time augmentation (--tta)")
     if pixels < 1:
-        raise ConfigError(f"--tta_pixels must be at least 1; found {pixels}.")
+        raise ConfigError(where="--tta_pixels", found=pixels, allowed="at least 1")
     views: list[View] = [whole]
     if "shifts" in parts:
         views = [shifted(down * pixels, right * pixels) for down, right in PLACES]
@@ -141,16 +135,15 @@ class Evaluator:
     def __call__(
         self, variables: Tree, interrupted: Callable[[], bool] = lambda: False
     ) -> dict[str, float]:
-        """Returns the mean of every metric over the split.
+        """The mean of every metric over the split.
 
         Args:
             variables: parameters and statistics.
-            interrupted: whether someone asked to stop; asked about every second, or every 16 steps
+            interrupted: whether someone asked to stop; called about every second, or every 16 steps
                 where several processes evaluate, all of which then answer alike.
 
         Raises:
             EvaluationInterrupted: someone did.
-            TrainingError: examples were counted twice or not at all; a bug, not a mistake.
         """
         program = self.compile(variables).call
         sums: dict[str, list[float]] = {}
@@ -187,13 +180,10 @@ class SplitPredictions:
 
 
 class SplitPredictor:
-    """Predicts a whole split; compiles on first use, once for all weights.
+    """Predictions for a whole split; compiles on first use, once for all weights.
 
     Args:
-        apply: (variables, images, train=False) -> logits.
-        task: per-example metrics.
-        loader: one pass over the split.
-        mesh: devices; they must divide the batch size.
+        apply, task, loader, mesh: as in `Evaluator`.
         views: normalised images -> normalised images that the network sees; probabilities are
             averaged over all of them.
         max_bytes: of the outputs that one call may return, as far as one step allows.
@@ -215,11 +205,7 @@ class SplitPredictor:
         self._steps_per_call = StepsPerCall(1)
 
     def __call__(self, variables: Tree) -> SplitPredictions:
-        """Runs the split through the network once.
-
-        Raises:
-            TrainingError: examples were seen twice or not at all; a bug, not a mistake.
-        """
+        """Runs the split through the network once."""
         program = self.compile(variables).call
         logits, labels, sums = [], [], {}
         loader, mesh = self._loader, self._mesh
@@ -281,8 +267,8 @@ def compile_evaluate(
         loader: of the batches.
         mesh: devices.
         variables: a tree or its shapes.
-        max_steps: steps whose outputs one call returns; by default all that a stack holds.
-        out_shardings: of the outputs; by default they are replicated.
+        max_steps: by default as many as a stack holds.
+        out_shardings: by default replicated.
     """
 
     def evaluate(variables, in_memory, raw_batches, num_steps):
@@ -312,11 +298,7 @@ def _calls(
     steps_per_call: StepsPerCall,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Tree]:
-    """Runs all steps of a split and yields the results of each call [steps ...], on the host.
-
-    Raises:
-        EvaluationInterrupted: `interrupted` was true before a call.
-    """
+    """Runs all steps of a split and yields the results of each call [steps ...], on the host."""
     first, single_process = 0, mesh.num_processes == 1
     while first < loader.sampler.steps_per_epoch:
         if (single_process or first % STEPS_TOGETHER == 0) and interrupted():
