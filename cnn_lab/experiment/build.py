@@ -148,7 +148,7 @@ def build_experiment(
         mesh=mesh,
         train_loader=train_loader,
         validation_loader=validation_loader,
-        # A loader of its own, whose readers begin anew each time.
+        # A loader of its own, which reads from step 0 each time.
         recalibration_loader=make_training(num_epochs=1) if recalibrates else None,
         average=average,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),

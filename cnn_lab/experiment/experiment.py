@@ -37,8 +37,8 @@ class Experiment:
         components: the objects that the names in the config stand for.
         network: the whole model, with its task, classes and preprocessing.
         validation_loader: None without validation examples.
-        recalibration_loader: training examples again, None where no batch statistics are measured
-            anew.
+        recalibration_loader: training examples again, None where no batch normalisation is
+            recalibrated.
         learning_rate: step -> rate.
         phases: parts of the training, in each of which other parameters are trained.
         initialization: pretrained weights that it starts from, None where it starts from scratch.

@@ -99,8 +99,8 @@ def complete_config(config: ExperimentConfig) -> ExperimentConfig:
     config.transfer.source, data = str(place), config.data
     if None not in (data.image_size, data.channels, data.mean, data.std):
         return config
-    theirs, network = restore_network(place, config.transfer.checkpoint, CHECKPOINT)
-    _check_model(config, theirs)
+    source_config, network = restore_network(place, config.transfer.checkpoint, CHECKPOINT)
+    _check_model(config, source_config)
     height, width, channels = network.image_shape
     if config.data.image_size is None:
         config.data.image_size = (height, width)
@@ -248,8 +248,8 @@ def digest_of(variables: Tree) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_model(config: ExperimentConfig, theirs: ExperimentConfig) -> None:
-    wanted, found = config.model.name, theirs.model.name
+def _check_model(config: ExperimentConfig, source_config: ExperimentConfig) -> None:
+    wanted, found = config.model.name, source_config.model.name
     if wanted != found:
         assert config.transfer is not None
         raise ConfigError(

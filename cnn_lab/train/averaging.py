@@ -1,9 +1,9 @@
 """Averages of the weights along a training, which are evaluated in place of the last weights.
 
-An average is a pure function of the states that it sees, kept in the `TrainState` beside the
+An average is a pure function of the states so far; it is a part of the `TrainState`, beside the
 weights, and saved with it. Statistics of normalisation belong to the weights that they were
 measured with: a moving average averages them too, which follows closely; where weights far apart
-are averaged, they are measured anew (`train/recalibration.py`).
+are averaged, they are measured again (`train/recalibration.py`).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Average:
     Attributes:
         init: fresh state -> the average, `params` and `collections`, or nothing at all.
         update: state after a step, which holds the average before it -> the average after it.
-        recalibrate_from_step: from this step on statistics are measured anew before an
+        recalibrate_from_step: from this step on statistics are measured again before an
             evaluation; None where they never are.
     """
 
@@ -44,9 +44,9 @@ def ema(decay: float) -> Average:
     """
 
     def update(state: TrainState) -> Tree:
-        kept = jnp.minimum(decay, state.step / (9.0 + state.step))
+        share = jnp.minimum(decay, state.step / (9.0 + state.step))
         return jax.tree.map(
-            lambda old, new: (kept * old + (1 - kept) * new).astype(new.dtype),
+            lambda old, new: (share * old + (1 - share) * new).astype(new.dtype),
             state.averaged,
             _current(state),
         )

@@ -57,17 +57,19 @@ def make_entry(
         )
         if not state.averaged:
             return new.replace(averaged=average.init(new))
-        kept, _ = regrouped(state.averaged["params"], state.averaged["collections"], state.frozen)
-        return new.replace(averaged={"params": kept.pop("params"), "collections": kept})
+        averaged, _ = regrouped(
+            state.averaged["params"], state.averaged["collections"], state.frozen
+        )
+        return new.replace(averaged={"params": averaged.pop("params"), "collections": averaged})
 
     return enter
 
 
-def _carried(old: Tree, begun: Tree) -> Tree:
-    """The state of an optimizer that is begun, with what an earlier one remembers of its own."""
-    remembered = trees.flatten(old)
+def _carried(old: Tree, fresh: Tree) -> Tree:
+    """A fresh optimizer state, with the values of an earlier one wherever that has them."""
+    earlier = trees.flatten(old)
 
     def carry(path: Any, leaf: jax.Array) -> jax.Array:
-        return remembered.get(trees.path_of(path), leaf)
+        return earlier.get(trees.path_of(path), leaf)
 
-    return jax.tree_util.tree_map_with_path(carry, begun)
+    return jax.tree_util.tree_map_with_path(carry, fresh)

@@ -1,4 +1,4 @@
-"""Measures the statistics of batch normalisation anew, for weights that no training step had.
+"""Recalibrates batch normalisation: its statistics, for weights that no training step had.
 
 Running statistics lag behind, and those of averaged weights were never measured at all (Izmailov et
 al. 2018, arXiv:1803.05407, section 3.2). Here they become the mean of the statistics of some

@@ -35,7 +35,7 @@ StepMetrics = dict[str, tuple[float, float]]  # name -> (sum, count)
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program, whose arguments must lie where it expects them.
+    """A compiled program; its arguments must have the shardings that it was compiled for.
 
     Attributes:
         call: runs it.
@@ -71,11 +71,11 @@ def compile_over_batches(
     Args:
         function: pure; its name is that of the compiled program.
         mesh: devices.
-        variables: a tree or its shapes, which lies as the mesh places it; the first argument.
+        variables: a tree or its shapes, the first argument.
         in_memory: arrays that stay on the devices, or their shapes.
         raw_batches: a stack [max_steps, n, ...] of raw batches, or its shapes.
         num_indices: int32 scalars that follow.
-        out_shardings: where the results lie.
+        out_shardings: of the results.
         proposal: values of `Consensus`, if the function takes them.
         donates: whether each call gives the variables away.
     """
