@@ -17,20 +17,14 @@ from cnn_lab.data.loaders.in_memory import PutSplit, put_split
 from cnn_lab.data.normalize import Preprocess, padded_shape
 from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
-from cnn_lab.experiment.components import (
-    Components,
-    class_weights,
-    make_average,
-    make_components,
-    make_task,
-)
+from cnn_lab.experiment.components import Components, make_average, make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import make_features
 from cnn_lab.experiment.initialization import Initialization, make_initialization
-from cnn_lab.experiment.network import Network, make_model
+from cnn_lab.experiment.network import Network, class_weights, make_model, make_task
 from cnn_lab.train.averaging import Average
 from cnn_lab.train.gradient import make_gradient, per_device
-from cnn_lab.train.phases import Phase, make_entry
+from cnn_lab.train.phases import Phase, make_phase_transition
 from cnn_lab.train.recalibration import STATISTICS
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
@@ -208,6 +202,6 @@ def _make_phases(
             module, network.task, optimizer, components.penalty, average, gradient
         )
         init = make_init(network.model, optimizer, network.input_shape, average.init, trainable)
-        enter = make_entry(optimizer, average, trainable)
+        enter = make_phase_transition(optimizer, average, trainable)
         phases.append(Phase(end * steps_per_epoch, init, step, enter))
     return tuple(phases)

@@ -2,19 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import optax
-from jaxtyping import Int
 
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.rules import validate
 from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError, counted, suggest
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
-from cnn_lab.models.registry import MODELS
+from cnn_lab.experiment.network import make_task, model_options
 from cnn_lab.optim import constraints, penalties
 from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped
 from cnn_lab.optim.clipping import adaptive_clip, with_clipping
@@ -23,7 +21,6 @@ from cnn_lab.optim.penalties import Penalty
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.optim.schedules import SCHEDULES, make_schedule
 from cnn_lab.tasks.losses import LOSSES
-from cnn_lab.tasks.task import TASKS, Task
 from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
 from cnn_lab.train.monitor import Plateau, Selection
 from cnn_lab.transfer.plan import check_transfer
@@ -86,18 +83,6 @@ def make_components(config: ExperimentConfig) -> Components:
     )
 
 
-def model_options(config: ExperimentConfig) -> dict[str, Any]:
-    """The options of the model that a config names, checked."""
-    entry = MODELS.lookup(config.model.name)
-    return check_options(entry.make, config.model.options, "config.model.options")
-
-
-def make_task(config: ExperimentConfig, class_weights: Sequence[float] | None) -> Task:
-    """The task that a config names."""
-    make = TASKS.lookup(config.task.name)
-    return make(config.task.loss, dict(config.task.loss_options), class_weights)
-
-
 def make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
     """The average of the weights that a config asks for."""
     average = config.average
@@ -112,35 +97,6 @@ def make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
     every = average.every_epochs
     first = average.start_epoch or every
     return swa(first * steps_per_epoch, every * steps_per_epoch)
-
-
-def class_weights(
-    config: ExperimentConfig, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
-) -> tuple[float, ...] | None:
-    """One factor a class, from the labels of the training examples; None where not asked for.
-
-    Raises:
-        ConfigError: there are not as many weights as classes, or all are 0.
-    """
-    wanted = config.task.class_weights
-    if wanted is None:
-        return None
-    if wanted != "balanced":
-        if not any(wanted):
-            raise ConfigError(
-                "config.task.class_weights are all 0, so nothing would be learned; set at least "
-                "one above 0."
-            )
-        if len(wanted) != len(class_names):
-            raise ConfigError(
-                f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
-                f"{len(class_names)} classes; give one value a class, or 'balanced'."
-            )
-        return tuple(wanted)
-    counts = np.bincount(labels, minlength=len(class_names))
-    present = counts > 0
-    weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 1.0)
-    return tuple(weights.tolist())
 
 
 def _augmentation(config: ExperimentConfig) -> Augmentation:

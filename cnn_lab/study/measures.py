@@ -17,7 +17,7 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.subsets import Subset, choose_examples, stratified_split, whole_split
 from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.study.trial import Trial, Values
-from cnn_lab.train.evaluate import PLACES, shifted
+from cnn_lab.train.views import PLACES, shifted
 
 VERSION = 2  # of the meaning of the measures; cached values of another one are taken again
 MAX_UNSEEN = 10_000

@@ -1,7 +1,7 @@
 """The gradient of a batch's summed loss: at once, or micro-batch after micro-batch."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,10 +15,19 @@ from cnn_lab.tasks.metrics import Pair, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.state import MICRO_BATCH_STREAM
 
-Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
-# (params, collections, frozen, batch, key) -> (summed gradients, (metrics, collections))
-Gradient = Callable[[Tree, Tree, Tree, Tree, Key], Sums]
-KEPT = frozenset({"conv_general_dilated", "dot_general"})
+SAVED_IN_FORWARD = frozenset({"conv_general_dilated", "dot_general"})
+
+
+class GradientResult(NamedTuple):
+    """Gradients of a loss by parameter, the batch's metrics, and the collections after it."""
+
+    gradients: Tree
+    metrics: dict[str, Pair]
+    collections: Tree
+
+
+# (params, collections, frozen, batch, key) -> of the summed loss
+Gradient = Callable[[Tree, Tree, Tree, Tree, Key], GradientResult]
 
 
 def make_summed_loss(
@@ -43,7 +52,11 @@ def make_summed_loss(
 
     if not rematerialise:
         return summed_loss
-    return jax.checkpoint(summed_loss, policy=lambda primitive, *_, **__: primitive.name in KEPT)
+
+    def saves(primitive: Any, *_: Any, **__: Any) -> bool:
+        return primitive.name in SAVED_IN_FORWARD
+
+    return jax.checkpoint(summed_loss, policy=saves)
 
 
 def make_gradient(
@@ -63,30 +76,34 @@ def make_gradient(
     summed_loss = make_summed_loss(model, task, rematerialise=rematerialise)
     differentiated = jax.value_and_grad(summed_loss, has_aux=True)
 
-    def of_part(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
+    def at_once(
+        params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key
+    ) -> GradientResult:
         (_, others), gradients = differentiated(params, collections, frozen, batch, key)
-        return gradients, others
+        return GradientResult(gradients, *others)
 
-    def of_parts(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
-        parts = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(of_part, params, collections, frozen, first, key)
-        gradients, (pairs, _) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    def in_micro_batches(
+        params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key
+    ) -> GradientResult:
+        micro_batches = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
+        first = jax.tree.map(lambda x: x[0], micro_batches)
+        shapes = jax.eval_shape(at_once, params, collections, frozen, first, key)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def add(carry: Tree, inputs: Tree) -> tuple[Tree, None]:
-            sums, collections = carry
-            index, part = inputs
-            part_key = micro_batch_key(key, index)
-            gradients, (pairs, collections) = of_part(params, collections, frozen, part, part_key)
-            return (jax.tree.map(jnp.add, sums, (gradients, pairs)), collections), None
+        def add(sums: GradientResult, inputs: Tree) -> tuple[GradientResult, None]:
+            index, micro_batch = inputs
+            new = at_once(
+                params, sums.collections, frozen, micro_batch, micro_batch_key(key, index)
+            )
+            gradients = jax.tree.map(jnp.add, sums.gradients, new.gradients)
+            metrics = jax.tree.map(jnp.add, sums.metrics, new.metrics)
+            return GradientResult(gradients, metrics, new.collections), None
 
-        start = ((gradients, pairs), collections)
-        ((gradients, pairs), collections), _ = jax.lax.scan(
-            add, start, (jnp.arange(num_micro_batches), parts)
-        )
-        return gradients, (pairs, collections)
+        start = zeros._replace(collections=collections)
+        sums, _ = jax.lax.scan(add, start, (jnp.arange(num_micro_batches), micro_batches))
+        return sums
 
-    return of_part if num_micro_batches == 1 else of_parts
+    return at_once if num_micro_batches == 1 else in_micro_batches
 
 
 def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:
@@ -96,11 +113,13 @@ def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:
     dropout draws anew on each, so that the number of devices matters.
     """
 
-    def of_share(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
+    def of_share(
+        params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key
+    ) -> GradientResult:
         key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
-        gradients, (pairs, collections) = gradient(params, collections, frozen, batch, key)
-        gradients, pairs = jax.lax.psum((gradients, pairs), BATCH_AXES)
-        return gradients, (pairs, jax.lax.pmean(collections, BATCH_AXES))
+        found = gradient(params, collections, frozen, batch, key)
+        gradients, metrics = jax.lax.psum((found.gradients, found.metrics), BATCH_AXES)
+        return GradientResult(gradients, metrics, jax.lax.pmean(found.collections, BATCH_AXES))
 
     whole, shared = PartitionSpec(), PartitionSpec(BATCH_AXES)
     # Gradients stay those of a share until they are summed here, since nothing is checked to be the

@@ -65,7 +65,7 @@ class TrainLoop:
                 for hook in self.hooks:
                     hook(progress.step)
             started, first = time.perf_counter(), progress.step
-            stop = intervals.next_stop(first, stepper.max_steps)
+            stop = intervals.next_stop(first, stepper.steps_per_call)
             next_state = stepper.run(state, first, stop)
             if next_state is None:
                 break
@@ -111,7 +111,7 @@ class TrainLoop:
 
     def _collect(self, state: TrainState, progress: Progress, *, wait: bool) -> None:
         try:
-            steps = self.stepper.finished(wait=wait)
+            steps = self.stepper.collect(wait=wait)
         except NonFiniteStepError as error:
             raise self.diagnose(state, error.step) from None
         for metrics in steps:

@@ -36,7 +36,7 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectionRecord:
+class SelectionState:
     """State of a `Selection`; saved in every checkpoint.
 
     Attributes:
@@ -55,9 +55,9 @@ class SelectionRecord:
 
 
 def update_selection(
-    record: SelectionRecord, rule: Selection, value: float, *, step: int, epoch: int
-) -> SelectionRecord:
-    """The record after an evaluation at `step` updates and `epoch` epochs.
+    state: SelectionState, rule: Selection, value: float, *, step: int, epoch: int
+) -> SelectionState:
+    """The state after an evaluation at `step` updates and `epoch` epochs.
 
     A value that is not finite never improves anything.
     """
@@ -67,16 +67,16 @@ def update_selection(
             return False
         return old is None or (new > old + by if rule.mode == "max" else new < old - by)
 
-    best = (record.best_value, record.best_step)
-    if better(value, record.best_value, 0.0):
+    best = (state.best_value, state.best_step)
+    if better(value, state.best_value, 0.0):
         best = (value, step)
-    reference, stale = record.reference, record.stale_checks
+    reference, stale = state.reference, state.stale_checks
     if rule.check_every_epochs is not None and epoch % rule.check_every_epochs == 0:
         improved = better(value, reference, rule.min_delta)
         reference = value if improved else reference
         stale = 0 if improved else stale + 1
     stopped = rule.check_every_epochs is not None and stale >= rule.patience
-    return SelectionRecord(*best, reference, stale, stopped)
+    return SelectionState(*best, reference, stale, stopped)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Plateau:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlateauRecord:
+class PlateauState:
     """State of a `Plateau`; saved in every checkpoint.
 
     Attributes:
@@ -104,24 +104,24 @@ class PlateauRecord:
     """
 
     scale: float = 1.0
-    watched: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
+    watched: SelectionState = dataclasses.field(default_factory=SelectionState)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "PlateauRecord":
+    def from_json(cls, values: Mapping[str, Any]) -> "PlateauState":
         """Reads back `dataclasses.asdict`."""
-        return cls(values["scale"], SelectionRecord(**values["watched"]))
+        return cls(values["scale"], SelectionState(**values["watched"]))
 
 
 def update_plateau(
-    record: PlateauRecord, rule: Plateau, value: float, *, step: int, epoch: int
-) -> PlateauRecord:
-    """The record after an evaluation at `step` updates and `epoch` epochs."""
-    watched = update_selection(record.watched, rule.watch, value, step=step, epoch=epoch)
-    scale = record.scale
+    state: PlateauState, rule: Plateau, value: float, *, step: int, epoch: int
+) -> PlateauState:
+    """The state after an evaluation at `step` updates and `epoch` epochs."""
+    watched = update_selection(state.watched, rule.watch, value, step=step, epoch=epoch)
+    scale = state.scale
     if watched.stopped:
         scale = max(scale * rule.factor, rule.min_fraction)
         watched = dataclasses.replace(watched, stale_checks=0, stopped=False)
-    return PlateauRecord(scale, watched)
+    return PlateauState(scale, watched)
 
 
 @dataclasses.dataclass(frozen=True)

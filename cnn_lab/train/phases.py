@@ -36,7 +36,7 @@ class Phase:
         return jax.eval_shape(self.init, jax.random.key(0))
 
 
-def make_entry(
+def make_phase_transition(
     optimizer: optax.GradientTransformation, average: Average, trainable: Callable[[str], bool]
 ) -> Callable[[TrainState], TrainState]:
     """Returns a pure function to a state in which other parameters are trained.

@@ -12,7 +12,7 @@ from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.tasks.metrics import Pair
 from cnn_lab.tasks.task import Task
 from cnn_lab.train.averaging import NO_AVERAGE, Average
-from cnn_lab.train.gradient import Gradient, Sums, make_gradient
+from cnn_lab.train.gradient import Gradient, GradientResult, make_gradient
 from cnn_lab.train.state import TrainState, step_key, where_finite
 
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
@@ -45,19 +45,19 @@ def make_train_step(
     summed_gradient = gradient or make_gradient(model, task)
     update = optax.with_extra_args_support(optimizer).update
 
-    def mean_gradient(params: Tree, state: TrainState, batch: Tree) -> Sums:
-        sums, (metrics, collections) = summed_gradient(
+    def mean_gradient(params: Tree, state: TrainState, batch: Tree) -> GradientResult:
+        sums, metrics, collections = summed_gradient(
             params, state.collections, state.frozen, batch, step_key(state)
         )
-        pull, count = jax.grad(penalty)(params, state.source), metrics["loss"][1]
-        gradients = jax.tree.map(lambda g, p: g / count + p, sums, pull)
-        return gradients, (metrics, collections)
+        of_penalty, count = jax.grad(penalty)(params, state.source), metrics["loss"][1]
+        gradients = jax.tree.map(lambda g, p: g / count + p, sums, of_penalty)
+        return GradientResult(gradients, metrics, collections)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Pair]]:
         def gradient_at(params: Tree, *_: Any) -> Tree:
-            return mean_gradient(params, state, batch)[0]
+            return mean_gradient(params, state, batch).gradients
 
-        gradients, (metrics, collections) = mean_gradient(state.params, state, batch)
+        gradients, metrics, collections = mean_gradient(state.params, state, batch)
         updates, opt_state = update(gradients, state.opt_state, state.params, grad_fn=gradient_at)
         params = optax.apply_updates(state.params, updates)
         new = state.replace(

@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -181,11 +181,11 @@ class StepsPerCall:
         self._last_end = 0.0
 
     def measure(self, num_steps: int, start: float, end: float) -> None:
-        """Takes a call's steps and the times at which it was made and was found to have ended."""
-        self.set(self.fitting(num_steps, start, end))
+        """Updates the number by a call that was made at `start` and was seen to have ended."""
+        self.update(self.estimate(num_steps, start, end))
 
-    def fitting(self, num_steps: int, start: float, end: float) -> int:
-        """Number of steps that would have been long enough, going by one call.
+    def estimate(self, num_steps: int, start: float, end: float) -> int:
+        """Number of steps that would have taken long enough, from the time that one call took.
 
         The devices began it when the call before ended, if that was later.
         """
@@ -193,9 +193,9 @@ class StepsPerCall:
         self._last_end = end
         return int(num_steps * SECONDS_PER_CALL / seconds)
 
-    def set(self, fitting: int) -> None:
-        """Sets the number of steps to one that fits, growing to it little by little."""
-        self.num_steps = max(1, min(fitting, GROWTH * self.num_steps, self._max_steps))
+    def update(self, estimate: int) -> None:
+        """Sets the number of steps to an estimate, growing to it little by little."""
+        self.num_steps = max(1, min(estimate, GROWTH * self.num_steps, self._max_steps))
 
 
 class NonFiniteStepError(Exception):
@@ -208,6 +208,16 @@ class NonFiniteStepError(Exception):
     def __init__(self, step: int):
         super().__init__(f"step {step + 1} is not finite")
         self.step = step
+
+
+class PendingCall(NamedTuple):
+    """A call whose results have not been collected: `history` and `agreed` are on the devices."""
+
+    first_step: int
+    num_steps: int
+    start: float
+    history: Tree
+    agreed: Tree
 
 
 class Stepper:
@@ -239,11 +249,11 @@ class Stepper:
         self._heartbeat = heartbeat
         self._steps_per_call = StepsPerCall(loader.max_steps)
         self._consensus = Consensus(mesh, stop_requested)
-        self._fitting = 1  # steps that a call may run, as far as this process knows
-        self._running: deque[tuple[int, int, float, Tree, Tree]] = deque()
+        self._estimate = 1  # steps that a call may run, as far as this process knows
+        self._pending: deque[PendingCall] = deque()
 
     @property
-    def max_steps(self) -> int:
+    def steps_per_call(self) -> int:
         """Steps that the next call may run."""
         return self._steps_per_call.num_steps
 
@@ -274,14 +284,14 @@ class Stepper:
         with jax.transfer_guard("disallow"):
             scalars = self._mesh.put_replicated((np.int32(first), np.int32(stop - first)))
             raw_batches = self._mesh.put_batches(raw_batches)
-            proposal = self._consensus.propose(self._fitting)
+            proposal = self._consensus.propose(self._estimate)
             state, history, agreed = self._program.call(
                 state, self._loader.in_memory, raw_batches, *scalars, proposal
             )
-        self._running.append((first, stop - first, called, history, agreed))
+        self._pending.append(PendingCall(first, stop - first, called, history, agreed))
         return state
 
-    def finished(self, *, wait: bool) -> list[StepMetrics]:
+    def collect(self, *, wait: bool) -> list[StepMetrics]:
         """Metrics of the steps that have ended since the last time.
 
         Args:
@@ -291,19 +301,21 @@ class Stepper:
             NonFiniteStepError: one of them was not finite.
         """
         found: list[StepMetrics] = []
-        while len(self._running) > (0 if wait else 1):
-            first, num_steps, called, history, agreed = self._running.popleft()
+        while len(self._pending) > (0 if wait else 1):
+            call = self._pending.popleft()
             history = {
                 name: list(zip(sums.tolist(), counts.tolist(), strict=True))
-                for name, (sums, counts) in jax.device_get(history).items()
+                for name, (sums, counts) in jax.device_get(call.history).items()
             }
             self._heartbeat()
-            self._fitting = self._steps_per_call.fitting(num_steps, called, time.perf_counter())
-            self._steps_per_call.set(self._consensus.agreed(agreed, self._fitting))
-            for index in range(num_steps):
+            self._estimate = self._steps_per_call.estimate(
+                call.num_steps, call.start, time.perf_counter()
+            )
+            self._steps_per_call.update(self._consensus.agreed(call.agreed, self._estimate))
+            for index in range(call.num_steps):
                 metrics = {name: pairs[index] for name, pairs in history.items()}
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):
-                    raise NonFiniteStepError(first + index)
+                    raise NonFiniteStepError(call.first_step + index)
                 found.append(metrics)
-            self.finished_step = first + num_steps
+            self.finished_step = call.first_step + call.num_steps
         return found

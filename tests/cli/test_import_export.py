@@ -15,8 +15,7 @@ from cnn_lab.cli.main import main
 from cnn_lab.config import ExperimentConfig, ModelSpec
 from cnn_lab.core import trees
 from cnn_lab.data.normalize import Preprocess
-from cnn_lab.experiment.components import make_task
-from cnn_lab.experiment.network import Network
+from cnn_lab.experiment.network import Network, make_task
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.runs.import_weights import write_run

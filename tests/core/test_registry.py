@@ -92,7 +92,7 @@ from cnn_lab.tasks.losses import LOSSES
 def shifted(logits, targets, shift: float = 1.0):
     return jnp.sum(logits, axis=-1) + shift
 
-from cnn_lab.experiment.components import make_task
+from cnn_lab.experiment.network import make_task
 
 config = ExperimentConfig(task=TaskConfig(loss="shifted", loss_options={"shift": 3.0}))
 task = make_task(config, None)
