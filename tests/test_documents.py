@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PLACES = (ROOT, ROOT / "cnn_lab", ROOT / "tests")
-FILE = re.compile(r"`((?:[a-z_]\w*/)+\w+\.(?:py|sh|yaml|jinja|md))`")  # NAME stands for a name
+FILE = re.compile(r"`((?:[a-z_]\w*/)+[a-z_]\w*\.(?:py|sh|yaml|jinja|md))`")
 
 
 @pytest.mark.parametrize("document", ["README.md", "BUILD_NOTES.md"])
