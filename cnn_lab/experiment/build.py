@@ -17,14 +17,14 @@ from cnn_lab.data.loaders.in_memory import PutSplit, put_split
 from cnn_lab.data.normalize import Preprocess, padded_shape
 from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.distributed.mesh import DeviceMesh, choose_num_devices, choose_num_slices, make_mesh
-from cnn_lab.experiment.components import Components, class_weights, make_components
+from cnn_lab.experiment.components import Components, make_average, make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import make_features
 from cnn_lab.experiment.initialization import Initialization, make_initialization
-from cnn_lab.experiment.network import Network, make_model
+from cnn_lab.experiment.network import Network, class_weights, make_model, make_task
 from cnn_lab.train.averaging import Average
 from cnn_lab.train.gradient import make_gradient, per_device
-from cnn_lab.train.phases import Phase, make_entry
+from cnn_lab.train.phases import Phase, make_phase_transition
 from cnn_lab.train.recalibration import STATISTICS
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
@@ -46,7 +46,7 @@ def build_experiment(
             refuse data that are not prepared.
         preprocess_for: (data, training examples) -> padding and normalisation.
         place: puts a split on the devices; `shapes_of_split` reads no pixels.
-        components: what the names in the config stand for; made from it by default.
+        components: by default those that the config names.
         lineage: source and plan in the record of a run that is resumed.
 
     Raises:
@@ -56,31 +56,36 @@ def build_experiment(
     # Every mistake that can be known already is raised before the data are opened, or downloaded.
     components = components or make_components(config)
     batch_size = config.train.batch_size
-    mesh = _make_mesh(config)
+    num_devices = choose_num_devices(
+        batch_size, config.mesh.num_devices, config.train.num_micro_batches
+    )
+    num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
+    mesh = make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
     dataset = open_data(config.data.name, config.data.data_dir)
     subsets = train, validation = choose_examples(dataset, config.data)
     class_names = train.source.info.class_names
     _check_trainable(config, len(train), class_names)
     steps_per_epoch = -(-len(train) // batch_size)
-    learning_rate = components.make_schedule(
-        steps_per_epoch * config.train.num_epochs, steps_per_epoch
-    )
-    average = components.make_average(steps_per_epoch)
+    num_steps = steps_per_epoch * config.train.num_epochs
+    learning_rate = components.make_schedule(num_steps, steps_per_epoch)
+    average = make_average(config, steps_per_epoch)
     model, image_shape = make_model(config, len(class_names)), train.source.fixed_shape
-    initialization = make_initialization(
-        config,
-        functools.partial(make_model, config),
-        class_names,
-        padded_shape(image_shape, config.data.pad),
-        len(train),
-        lineage,
-    )
+    initialization = None
+    if config.transfer is not None:
+        initialization = make_initialization(
+            config,
+            functools.partial(make_model, config),
+            class_names,
+            padded_shape(image_shape, config.data.pad),
+            len(train),
+            lineage,
+        )
     weights = class_weights(config, train.labels, class_names)
     # An augmentation that does not fit the images stops here, before their pixels are measured.
     check_fits(components.augmentation, image_shape)
     network = Network(
         model=model,
-        task=components.make_task(weights),
+        task=make_task(config, weights),
         class_names=class_names,
         image_shape=image_shape,
         preprocess=preprocess_for(config.data, train),
@@ -101,17 +106,18 @@ def build_experiment(
         validation_loader = loaders.evaluation(
             validation, config.evaluate.batch_size, mesh.num_devices
         )
-    features, note = make_features(
-        config,
-        initialization,
-        model,
-        components.augmentation,
-        mesh,
-        loaders,
-        subsets,
-        (train_loader, validation_loader),
-        network.variable_shapes(),
-    )
+    features, note = None, ""
+    if initialization is not None:
+        features, note = make_features(
+            config,
+            initialization,
+            network,
+            components.augmentation,
+            mesh,
+            loaders,
+            subsets,
+            (train_loader, validation_loader),
+        )
     if features is not None:
         train_loader, validation_loader = features.train_loader, features.validation_loader
     phases = _make_phases(
@@ -136,7 +142,7 @@ def build_experiment(
         mesh=mesh,
         train_loader=train_loader,
         validation_loader=validation_loader,
-        # A loader of its own, whose readers begin anew each time.
+        # A loader of its own, which reads from step 0 each time.
         recalibration_loader=make_training(num_epochs=1) if recalibrates else None,
         average=average,
         learning_rate=lambda step: np.asarray(learning_rate(step)).item(),
@@ -145,13 +151,6 @@ def build_experiment(
         features=features,
         notes=(note,) if note else (),
     )
-
-
-def _make_mesh(config: ExperimentConfig) -> DeviceMesh:
-    batch_size, num_parts = config.train.batch_size, config.train.num_micro_batches
-    num_devices = choose_num_devices(batch_size, config.mesh.num_devices, num_parts)
-    num_slices = choose_num_slices(num_devices, config.mesh.num_slices)
-    return make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
 
 
 def _check_trainable(
@@ -203,6 +202,6 @@ def _make_phases(
             module, network.task, optimizer, components.penalty, average, gradient
         )
         init = make_init(network.model, optimizer, network.input_shape, average.init, trainable)
-        enter = make_entry(optimizer, average, trainable)
+        enter = make_phase_transition(optimizer, average, trainable)
         phases.append(Phase(end * steps_per_epoch, init, step, enter))
     return tuple(phases)

@@ -2,19 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import optax
-from jaxtyping import Int
 
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.rules import validate
 from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError, counted, suggest
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
-from cnn_lab.models.registry import MODELS
+from cnn_lab.experiment.network import make_task, model_options
 from cnn_lab.optim import penalties
 from cnn_lab.optim.assemble import (
     LrMultiplier,
@@ -30,7 +28,6 @@ from cnn_lab.optim.penalties import Penalty
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.optim.schedules import SCHEDULES, make_schedule
 from cnn_lab.tasks.losses import LOSSES
-from cnn_lab.tasks.task import TASKS, Task
 from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
 from cnn_lab.train.monitor import Plateau, Selection
 from cnn_lab.transfer.plan import check_transfer
@@ -38,15 +35,13 @@ from cnn_lab.transfer.plan import check_transfer
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """The components that a config names, beside the model.
+    """The components that a config names, beside model and task.
 
     Attributes:
         make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
         make_optimizer: (step -> learning rate, multipliers by the path of a parameter) ->
             optimizer, with what goes before and after it.
         penalty: (params, source) -> what is added to the mean loss.
-        make_task: (class weights or None) -> losses and metrics.
-        make_average: (steps_per_epoch) -> average of the weights.
         selection: which validation metric decides, in which direction, and how patiently.
         plateau: when the learning rate is lowered; None never does.
         augmentation: of the training images.
@@ -55,8 +50,6 @@ class Components:
     make_schedule: Callable[[int, int], optax.Schedule]
     make_optimizer: Callable[..., optax.GradientTransformationExtraArgs]
     penalty: Penalty
-    make_task: Callable[[Sequence[float] | None], Task]
-    make_average: Callable[[int], Average]
     selection: Selection
     plateau: Plateau | None
     augmentation: Augmentation
@@ -80,91 +73,37 @@ def make_components(config: ExperimentConfig) -> Components:
             "config.average to none, or take another optimizer."
         )
     schedule_options = check_options(
-        SCHEDULES.lookup(schedule.name),
-        schedule.options,
-        "config.optim.schedule.options",
+        SCHEDULES.lookup(schedule.name), schedule.options, "config.optim.schedule.options"
     )
-    make_task = task_maker(config)
-    task = make_task(None)
-    if config.selection.metric not in task.better:
-        raise ConfigError(
-            f"config.selection.metric is {config.selection.metric!r}, which the task does not "
-            f"measure; {suggest(config.selection.metric, task.better)}"
-        )
-    selection = _selection(config, task)
-    plateau = None
+    selection, plateau = _selection(config), None
     if schedule.name == "plateau":
-        declared = declared_options(SCHEDULES["plateau"])
-        rule = {name: default for name, (_, default) in declared.items()} | schedule_options
-        watch = Selection(selection.metric, selection.mode, 1, rule["patience"], rule["min_delta"])
-        plateau = Plateau(watch, rule["factor"], rule["min_fraction"])
-        num_epochs, every = config.train.num_epochs, config.evaluate.every_epochs
-        num_looks = -(-num_epochs // every)
-        if rule["patience"] + 1 >= num_looks:  # the first look sets the best, the last is the end
-            raise ConfigError(
-                f"config.optim.schedule.options.patience is {rule['patience']}, but the run has "
-                f"only {counted(num_looks, 'evaluation')}, so the rate could never be lowered: "
-                "lower it or config.evaluate.every_epochs, or train longer."
-            )
+        plateau = _plateau(config, selection, schedule_options)
     return Components(
         make_schedule=functools.partial(_make_schedule, config, schedule_options),
         make_optimizer=functools.partial(
             _make_optimizer, optim, optimizer_options, plateau is not None
         ),
         penalty=_penalty(config),
-        make_task=make_task,
-        make_average=functools.partial(_make_average, config),
         selection=selection,
         plateau=plateau,
         augmentation=_augmentation(config),
     )
 
 
-def model_options(config: ExperimentConfig) -> dict[str, Any]:
-    """The options of the model that a config names, checked."""
-    entry = MODELS.lookup(config.model.name)
-    return check_options(entry.make, config.model.options, "config.model.options")
-
-
-def task_maker(config: ExperimentConfig) -> Callable[[Sequence[float] | None], Task]:
-    """(class weights or None) -> the task that a config names."""
-    make = TASKS.lookup(config.task.name)
-    loss, options = config.task.loss, dict(config.task.loss_options)
-    return lambda class_weights: make(loss, options, class_weights)
-
-
-def class_weights(
-    config: ExperimentConfig, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
-) -> tuple[float, ...] | None:
-    """One factor a class, None where none were asked for.
-
-    Args:
-        config: says which.
-        labels: of the training examples.
-        class_names: of all classes.
-
-    Raises:
-        ConfigError: as many weights as classes were not given.
-    """
-    wanted = config.task.class_weights
-    if wanted is None:
-        return None
-    if wanted != "balanced":
-        if not any(wanted):
-            raise ConfigError(
-                "config.task.class_weights are all 0, so nothing would be learned; set at least "
-                "one above 0."
-            )
-        if len(wanted) != len(class_names):
-            raise ConfigError(
-                f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
-                f"{len(class_names)} classes; give one value a class, or 'balanced'."
-            )
-        return tuple(wanted)
-    counts = np.bincount(labels, minlength=len(class_names))
-    present = counts > 0
-    weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 1.0)
-    return tuple(weights.tolist())
+def make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
+    """The average of the weights that a config asks for."""
+    average = config.average
+    if config.transfer is not None and config.transfer.strategy == "logistic":
+        return NO_AVERAGE
+    if OPTIMIZERS[config.optim.name].keeps_average:
+        return of_optimizer(evaluation_params)
+    if average is None:
+        return NO_AVERAGE
+    if average.kind == "ema":
+        return ema(average.decay)
+    every = average.every_epochs
+    first = average.start_epoch or every
+    return swa(first * steps_per_epoch, every * steps_per_epoch)
 
 
 def _augmentation(config: ExperimentConfig) -> Augmentation:
@@ -268,29 +207,29 @@ def _penalty(config: ExperimentConfig) -> Penalty:
     return penalties.sum_of(*parts)
 
 
-def _make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
-    average = config.average
-    if config.transfer is not None and config.transfer.strategy == "logistic":
-        return NO_AVERAGE
-    if OPTIMIZERS[config.optim.name].keeps_average:
-        return of_optimizer(evaluation_params)
-    if average is None:
-        return NO_AVERAGE
-    if average.kind == "ema":
-        return ema(average.decay)
-    every = average.every_epochs
-    first = average.start_epoch or every
-    return swa(first * steps_per_epoch, every * steps_per_epoch)
-
-
-def _selection(config: ExperimentConfig, task: Task) -> Selection:
+def _selection(config: ExperimentConfig) -> Selection:
     metric, stopping = config.selection.metric, config.early_stopping
+    better = make_task(config, None).better
+    if metric not in better:
+        raise ConfigError(
+            f"config.selection.metric is {metric!r}, which the task does not measure; "
+            f"{suggest(metric, better)}"
+        )
     if stopping is None:
-        return Selection(metric, task.better[metric])
-    return Selection(
-        metric,
-        task.better[metric],
-        check_every_epochs=stopping.every_epochs,
-        patience=stopping.patience,
-        min_delta=stopping.min_delta,
-    )
+        return Selection(metric, better[metric])
+    rule = (stopping.every_epochs, stopping.patience, stopping.min_delta)
+    return Selection(metric, better[metric], *rule)
+
+
+def _plateau(config: ExperimentConfig, selection: Selection, options: dict[str, Any]) -> Plateau:
+    declared = declared_options(SCHEDULES["plateau"])
+    rule = {name: default for name, (_, default) in declared.items()} | options
+    num_evaluations = -(-config.train.num_epochs // config.evaluate.every_epochs)
+    if rule["patience"] + 1 >= num_evaluations:  # the first sets the best, the last is the end
+        raise ConfigError(
+            f"config.optim.schedule.options.patience is {rule['patience']}, but the run has only "
+            f"{counted(num_evaluations, 'evaluation')}, so the rate could never be lowered: lower "
+            "it or config.evaluate.every_epochs, or train longer."
+        )
+    watch = Selection(selection.metric, selection.mode, 1, rule["patience"], rule["min_delta"])
+    return Plateau(watch, rule["factor"], rule["min_fraction"])

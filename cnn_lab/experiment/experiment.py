@@ -34,18 +34,13 @@ class Experiment:
     """Everything that a run of a config needs.
 
     Attributes:
-        config: the config that it was built from.
         components: the objects that the names in the config stand for.
         network: the whole model, with its task, classes and preprocessing.
-        dataset: all splits.
-        mesh: devices, and the sharding of arrays on them.
-        train_loader: training examples.
-        validation_loader: validation examples, None without.
-        recalibration_loader: training examples again, None where no batch statistics are measured
-            anew.
-        average: of the weights.
+        validation_loader: None without validation examples.
+        recalibration_loader: training examples again, None where no batch normalisation is
+            recalibrated.
         learning_rate: step -> rate.
-        phases: parts of the training.
+        phases: parts of the training, in each of which other parameters are trained.
         initialization: pretrained weights that it starts from, None where it starts from scratch.
         features: of a frozen backbone, which take the place of images; None where nothing does.
         notes: sentences for the user.
@@ -123,9 +118,7 @@ class Experiment:
     def load_features(self, state: TrainState, log: Callable[[str], None]) -> None:
         """Fills the loaders with the features of the frozen backbone, where those are used.
 
-        Args:
-            state: any of the run, for the backbone never changes.
-            log: takes lines for the user.
+        Any state of the run will do, for the backbone never changes.
         """
         if self.features is not None:
             self.features.load(evaluated_variables(state), self.mesh, log)
@@ -150,13 +143,7 @@ class Experiment:
         )
 
     def explain_non_finite(self, state: TrainState, step: int, saved: str) -> Exception:
-        """The error to raise for a step whose numbers were not finite.
-
-        Args:
-            state: before it.
-            step: updates made before it.
-            saved: a clause on the checkpoints.
-        """
+        """The error of a step from `state` that was not finite; `saved` ends its advice."""
         loader = self.train_loader
 
         def make_batch() -> Tree:

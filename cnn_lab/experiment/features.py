@@ -18,6 +18,7 @@ from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.subsets import Subset
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.experiment.initialization import Initialization
+from cnn_lab.experiment.network import Network
 from cnn_lab.models.heads import Classifier, HeadAlone
 from cnn_lab.transfer.features import FeatureExtractor
 
@@ -32,52 +33,39 @@ class Features:
         module: the head, with the same paths as in the whole model.
         train_loader: features of the training examples; shapes of them until `load`.
         validation_loader: features of the validation examples, None without.
-        makers: compute the features of each of the loaders.
+        extractors: compute the features of each of the loaders.
     """
 
     module: nn.Module
     train_loader: FeatureLoader
     validation_loader: FeatureLoader | None
-    makers: tuple[FeatureExtractor, ...]
+    extractors: tuple[FeatureExtractor, ...]
 
     def load(self, variables: Tree, mesh: DeviceMesh, log: Callable[[str], None]) -> None:
         """Computes the features, or finds them on disk, and puts them on the devices.
 
-        Args:
-            variables: of the whole model, on the devices.
-            mesh: devices.
-            log: takes lines for the user.
+        The variables are those of the whole model, on the devices.
         """
         loaders = [self.train_loader]
         if self.validation_loader is not None:
             loaders.append(self.validation_loader)
-        for loader, maker in zip(loaders, self.makers, strict=True):
-            loader.in_memory = mesh.put(maker(variables, log))
+        for loader, extractor in zip(loaders, self.extractors, strict=True):
+            loader.in_memory = mesh.put(extractor(variables, log))
 
 
 def make_features(
     config: ExperimentConfig,
-    initialization: Initialization | None,
-    model: nn.Module,
+    initialization: Initialization,
+    network: Network,
     augmentation: Augmentation,
     mesh: DeviceMesh,
     loaders: LoaderFactory,
     subsets: tuple[Subset, Subset],
-    images: tuple[Loader, Loader | None],
-    variables: Tree,
+    image_loaders: tuple[Loader, Loader | None],
 ) -> tuple[Features | None, str]:
     """Features to train a head on in place of images, where that is possible and asked for.
 
-    Args:
-        config: the experiment.
-        initialization: weights that the training starts from.
-        model: the whole network.
-        augmentation: of the training images.
-        mesh: devices.
-        loaders: makes the loaders of the images that features are computed of.
-        subsets: training and validation examples.
-        images: loaders of the training and validation images.
-        variables: shapes of the model's variables.
+    Subsets and the loaders of their images are those of training and validation.
 
     Returns:
         The features, and a sentence where a user may wonder why there are none.
@@ -86,9 +74,8 @@ def make_features(
         ConfigError: altered passes were asked for where they make no sense, or a linear probe
             where it cannot be fitted.
     """
-    transfer = config.transfer
-    if transfer is None or initialization is None:
-        return None, ""
+    transfer, model = config.transfer, network.model
+    assert transfer is not None
     num_passes, alters = transfer.augmented_passes, augmentation != Augmentation()
     only_head = all(
         path.startswith("head/")
@@ -109,6 +96,7 @@ def make_features(
     is_linear_probe = initialization.plan.is_linear_probe
     if not only_head or not (transfer.cache_features or is_linear_probe):
         return None, ""
+    variables = network.variable_shapes()
     if is_linear_probe:
         _check_linear_probe(model, subsets, augmentation, variables)
     features, why_not = None, ""
@@ -122,8 +110,8 @@ def make_features(
             "the features."
         )
     else:
-        makers = _make_makers(config, model, augmentation, mesh, loaders, subsets)
-        shapes = [maker.shapes(variables) for maker in makers]
+        extractors = _make_extractors(config, model, augmentation, mesh, loaders, subsets)
+        shapes = [extractor.shapes(variables) for extractor in extractors]
         size, limit = sum(map(trees.num_bytes, shapes)), config.data.in_memory_limit_mib * MIB
         if size > limit:
             why_not = (
@@ -131,7 +119,7 @@ def make_features(
                 f"config.data.in_memory_limit_mib allows ({human_bytes(limit)})."
             )
         else:
-            training, validation = images
+            training, validation = image_loaders
             longest = config.train.max_steps_per_dispatch
             train_loader = FeatureLoader(
                 shapes[0], training.sampler, longest, training.name, max(1, num_passes)
@@ -143,7 +131,7 @@ def make_features(
                     shapes[1], sampler, sampler.steps_per_epoch, validation.name
                 )
             head = HeadAlone(model.head)
-            features = Features(head, train_loader, validation_loader, tuple(makers))
+            features = Features(head, train_loader, validation_loader, tuple(extractors))
     if is_linear_probe and features is None:
         raise ConfigError(
             "config.transfer.strategy=logistic runs the backbone once, but here it would have to "
@@ -177,7 +165,7 @@ def _check_linear_probe(
         )
 
 
-def _make_makers(
+def _make_extractors(
     config: ExperimentConfig,
     model: Classifier,
     augmentation: Augmentation,
@@ -185,7 +173,7 @@ def _make_makers(
     loaders: LoaderFactory,
     subsets: tuple[Subset, Subset],
 ) -> list[FeatureExtractor]:
-    """Makers of the features of the training and, where there are any, validation images."""
+    """Extractors of the features of the training and, where there are any, validation images."""
     assert config.transfer is not None
     batch_size, num_passes = config.evaluate.batch_size, max(1, config.transfer.augmented_passes)
     train, validation = subsets
@@ -198,8 +186,10 @@ def _make_makers(
             train, rounded, seed=config.seed, num_passes=num_passes, augmentation=augmentation
         )
         facts = {"augmentation": repr(augmentation), "loader": images.name}
-    makers = [FeatureExtractor(model, images, train.source, mesh, "training", num_passes, facts)]
+    extractors = [
+        FeatureExtractor(model, images, train.source, mesh, "training", num_passes, facts)
+    ]
     if len(validation):
         images = loaders.evaluation(validation, batch_size, mesh.num_devices)
-        makers.append(FeatureExtractor(model, images, validation.source, mesh, "validation"))
-    return makers
+        extractors.append(FeatureExtractor(model, images, validation.source, mesh, "validation"))
+    return extractors

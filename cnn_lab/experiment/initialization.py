@@ -50,12 +50,7 @@ class Initialization:
         return {path for group in self.plan.trained(epoch) for path in group.paths}.__contains__
 
     def describe(self, params: Tree, learning_rate: float) -> list[str]:
-        """Lines for the user: the source, and a table of the plan.
-
-        Args:
-            params: of the model, or their shapes.
-            learning_rate: at its peak.
-        """
+        """Lines for the user: the source, and a table of the plan at the peak learning rate."""
         sizes = {path: math.prod(leaf.shape) for path, leaf in trees.flatten(params).items()}
         source = f"Weights of {self.lineage['source']}, step {self.lineage['checkpoint']}"
         notes = [f"  {note}" for note in self.pretrained.notes]
@@ -65,12 +60,9 @@ class Initialization:
     def lr_multipliers(self, epoch: int, steps_per_epoch: int) -> Mapping[str, LrMultiplier] | None:
         """Learning-rate multiplier of every parameter that is trained in an epoch, by its path.
 
-        None where all parameters that are ever trained are so at the learning rate itself, from the
-        start.
+        None where all that are ever trained are so at the learning rate itself, from the start.
         """
-        if {(group.rate, group.first_epoch) for group in self.plan.groups if group.rate} == {
-            (1, 0)
-        }:
+        if {(g.rate, g.first_epoch) for g in self.plan.groups if g.rate} == {(1, 0)}:
             return None
         return {
             path: LrMultiplier(group.rate, group.first_epoch * steps_per_epoch)
@@ -80,11 +72,7 @@ class Initialization:
 
 
 def source_folder(transfer: TransferConfig) -> Path:
-    """The folder of the run that a config names as its source.
-
-    Raises:
-        ConfigError: it names none.
-    """
+    """The folder of the run that a config names as its source; a `ConfigError` if it names none."""
     if not transfer.source:
         raise ConfigError(
             "config.transfer has no source; set config.transfer.source to the folder of a run, "
@@ -100,9 +88,7 @@ def complete_config(config: ExperimentConfig) -> ExperimentConfig:
     folder becomes an absolute path.
 
     Raises:
-        ConfigError: no source, or one of another model.
-        WorkdirError: no run there.
-        CheckpointError: no such checkpoint, or a damaged one.
+        CnnLabError: no source, one of another model, no run there, or no such checkpoint.
     """
     if config.transfer is None:
         return config
@@ -112,8 +98,8 @@ def complete_config(config: ExperimentConfig) -> ExperimentConfig:
     config.transfer.source, data = str(place), config.data
     if None not in (data.image_size, data.channels, data.mean, data.std):
         return config
-    theirs, network = restore_network(place, config.transfer.checkpoint, CHECKPOINT)
-    _check_model(config, theirs)
+    source_config, network = restore_network(place, config.transfer.checkpoint, CHECKPOINT)
+    _check_model(config, source_config)
     height, width, channels = network.image_shape
     if config.data.image_size is None:
         config.data.image_size = (height, width)
@@ -134,8 +120,8 @@ def make_initialization(
     input_shape: tuple[int, int, int],
     num_train: int,
     lineage: Mapping[str, Any] | None = None,
-) -> Initialization | None:
-    """The weights that a config starts from; None where it starts from scratch.
+) -> Initialization:
+    """The pretrained weights that `config.transfer` names, and the plan of their training.
 
     Args:
         config: the experiment.
@@ -150,8 +136,7 @@ def make_initialization(
         CheckpointError: the source is missing, damaged or of another model.
     """
     transfer = config.transfer
-    if transfer is None:
-        return None
+    assert transfer is not None
     model = make(len(class_names))
     if lineage is not None:
         return _from_lineage(lineage, model, input_shape)
@@ -199,8 +184,8 @@ def make_initialization(
 
 def _settings(transfer: TransferConfig) -> list[str]:
     """Settings that change a training beside its plan and its first weights, in words."""
-    values = {"l2_sp": transfer.l2_sp, "dropout": transfer.dropout}
-    values["augmented_passes"] = transfer.augmented_passes
+    names = ("l2_sp", "dropout", "augmented_passes")
+    values = {name: getattr(transfer, name) for name in names}
     return [f"config.transfer.{name}={value:g}" for name, value in values.items() if value]
 
 
@@ -231,24 +216,18 @@ def _from_lineage(
 
 def check_same_source(
     config: ExperimentConfig,
-    lineage: Mapping[str, Any] | None,
+    lineage: Mapping[str, Any],
     workdir: Path,
     processes: Processes = SINGLE_PROCESS,
 ) -> None:
     """Refuses to resume a run that was started from other weights than the config names.
 
-    A source that was moved, or is gone, is no other one.
-
-    Args:
-        config: of the run, completed.
-        lineage: in its record.
-        workdir: its folder.
-        processes: all of them call this; the first one looks.
+    A source that was moved, or is gone, is no other one. All processes call this.
 
     Raises:
         WorkdirError: the source is another one.
     """
-    if config.transfer is None or lineage is None or config.transfer.source == lineage["source"]:
+    if config.transfer is None or config.transfer.source == lineage["source"]:
         return
     digest = None
     if processes.is_primary:
@@ -269,8 +248,8 @@ def digest_of(variables: Tree) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_model(config: ExperimentConfig, theirs: ExperimentConfig) -> None:
-    wanted, found = config.model.name, theirs.model.name
+def _check_model(config: ExperimentConfig, source_config: ExperimentConfig) -> None:
+    wanted, found = config.model.name, source_config.model.name
     if wanted != found:
         assert config.transfer is not None
         raise ConfigError(

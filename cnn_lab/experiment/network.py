@@ -2,20 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
 
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.values import check_options
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.normalize import Preprocess
-from cnn_lab.experiment.components import model_options, task_maker
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS
-from cnn_lab.tasks.task import Task
+from cnn_lab.tasks.task import TASKS, Task
 
 # Fields of heads: the share of the features that are dropped, the first that there is.
 BEFORE_HEAD = ("input_dropout_rate", "dropout_rate")
@@ -62,9 +64,50 @@ class Network:
         }
 
 
+def model_options(config: ExperimentConfig) -> dict[str, Any]:
+    """The options of the model that a config names, checked."""
+    entry = MODELS.lookup(config.model.name)
+    return check_options(entry.make, config.model.options, "config.model.options")
+
+
+def make_task(config: ExperimentConfig, class_weights: Sequence[float] | None) -> Task:
+    """The task that a config names."""
+    make = TASKS.lookup(config.task.name)
+    return make(config.task.loss, dict(config.task.loss_options), class_weights)
+
+
+def class_weights(
+    config: ExperimentConfig, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
+) -> tuple[float, ...] | None:
+    """One factor a class, from the labels of the training examples; None where not asked for.
+
+    Raises:
+        ConfigError: there are not as many weights as classes, or all are 0.
+    """
+    wanted = config.task.class_weights
+    if wanted is None:
+        return None
+    if wanted != "balanced":
+        if not any(wanted):
+            raise ConfigError(
+                "config.task.class_weights are all 0, so nothing would be learned; set at least "
+                "one above 0."
+            )
+        if len(wanted) != len(class_names):
+            raise ConfigError(
+                f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
+                f"{len(class_names)} classes; give one value a class, or 'balanced'."
+            )
+        return tuple(wanted)
+    counts = np.bincount(labels, minlength=len(class_names))
+    present = counts > 0
+    weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 1.0)
+    return tuple(weights.tolist())
+
+
 def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
     """The model that a config names, for that many classes."""
-    options = model_options(config)  # which knows what to say of an unknown name
+    options = model_options(config)  # which names what is like an unknown name
     model = MODELS[config.model.name].make(num_classes, **options)
     if config.transfer is None or config.transfer.dropout is None:
         return model
@@ -91,7 +134,7 @@ def network_from_metadata(config: ExperimentConfig, metadata: Mapping[str, Any])
     weights = metadata.get("class_weights")
     return Network(
         model=make_model(config, len(metadata["class_names"])),
-        task=task_maker(config)(weights),
+        task=make_task(config, weights),
         class_names=tuple(metadata["class_names"]),
         image_shape=tuple(metadata["image_shape"]),
         preprocess=Preprocess.from_json(metadata["preprocess"]),

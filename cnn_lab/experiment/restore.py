@@ -43,7 +43,7 @@ def restore_run(
     named: str = "--checkpoint",
     processes: Processes | None = None,
 ) -> RestoredRun:
-    """Opens a checkpoint of a run.
+    """Restores a checkpoint of a run.
 
     Args:
         workdir: the run's folder.
@@ -60,10 +60,18 @@ def restore_run(
     config = read_config(workdir)
     processes = processes or present()
     checkpoints = _checkpoints(workdir, processes)
-    everywhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if processes.count > 1:
-        everywhere = make_mesh(jax.device_count()).replicated
-    return _open(config, checkpoints, which, sharding or everywhere, named)
+    if sharding is None and processes.count > 1:
+        sharding = make_mesh(jax.device_count()).replicated
+    place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def read(step: int) -> RestoredRun:
+        record = checkpoints.read_record(step)
+        network = network_from_metadata(config, record["metadata"])
+        shapes = network.variable_shapes()
+        variables = checkpoints.restore_variables(step, record, shapes, place)
+        return RestoredRun(config, network, variables, step)
+
+    return _first_good(_candidates(checkpoints, which, named), read, named)
 
 
 def restore_network(
@@ -71,13 +79,7 @@ def restore_network(
 ) -> tuple[ExperimentConfig, Network]:
     """The config of a run and the network of a checkpoint, whose weights are not read.
 
-    Args:
-        workdir: as `restore_run`.
-        which: as `restore_run`.
-        named: as `restore_run`.
-
-    Raises:
-        CnnLabError: as `restore_run`, unless it is the weights that are damaged.
+    Arguments and errors are those of `restore_run`.
     """
     config = read_config(workdir)
     checkpoints = _checkpoints(workdir)
@@ -86,43 +88,20 @@ def restore_network(
         metadata = checkpoints.read_record(step)["metadata"]
         return config, network_from_metadata(config, metadata)
 
-    steps = _candidates(checkpoints, checkpoints.steps(), which, named)
-    return _first_good(steps, read, named)
+    return _first_good(_candidates(checkpoints, which, named), read, named)
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
-    """Steps of a run's checkpoints, ascending.
-
-    Raises:
-        CheckpointError: there are none.
-    """
+    """Steps of a run's checkpoints, ascending; a `CheckpointError` where there are none."""
     return _checkpoints(workdir).steps()
 
 
 def _checkpoints(workdir: Path, processes: Processes | None = None) -> CheckpointReader:
-    """Those of a run that has some."""
+    """The checkpoints of a run that has some."""
     reader = CheckpointReader(workdir / CHECKPOINTS, processes or present())
     if not reader.steps():
         raise missing_checkpoints(workdir)
     return reader
-
-
-def _open(
-    config: ExperimentConfig,
-    checkpoints: CheckpointReader,
-    which: str,
-    place: jax.sharding.Sharding,
-    named: str,
-) -> RestoredRun:
-    def read(step: int) -> RestoredRun:
-        record = checkpoints.read_record(step)
-        network = network_from_metadata(config, record["metadata"])
-        shapes = network.variable_shapes()
-        variables = checkpoints.restore_variables(step, record, shapes, place)
-        return RestoredRun(config, network, variables, step)
-
-    steps = _candidates(checkpoints, checkpoints.steps(), which, named)
-    return _first_good(steps, read, named)
 
 
 def _first_good(candidates: list[int], read: Callable[[int], Found], named: str) -> Found:
@@ -141,9 +120,9 @@ def _first_good(candidates: list[int], read: Callable[[int], Found], named: str)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
-def _candidates(
-    checkpoints: CheckpointReader, steps: list[int], which: str, named: str
-) -> list[int]:
+def _candidates(checkpoints: CheckpointReader, which: str, named: str) -> list[int]:
+    """Steps to try, one after the other."""
+    steps = checkpoints.steps()
     if which == "latest":
         return steps[::-1]
     if which == "best":
@@ -162,6 +141,8 @@ def _candidates(
         return [s for s in dict.fromkeys((best, *reversed(steps))) if s in steps]
     if not which.isdecimal() or int(which) not in steps:
         raise ConfigError(
-            f"{named} must be best, latest or one of the steps {steps}; found {which!r}."
+            f"{named} must be best, latest or one of the steps {steps}; found {which!r}.",
+            where=named,
+            found=which,
         )
     return [int(which)]

@@ -1,6 +1,5 @@
 """Kernels in a tree of parameters: the leaves that decay, penalties and constraints apply to."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.core.trees import path_of
 
 
-def is_kernel(path: Sequence[Any], leaf: Any) -> bool:
+def is_kernel(path: tuple[Any, ...], leaf: Any) -> bool:
     """Whether a leaf has two or more axes and is no bias.
 
     The bias of a layer without shared weights has an axis a position.

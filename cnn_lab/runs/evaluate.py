@@ -36,7 +36,8 @@ from cnn_lab.runs.comparable import (
     why_no_spread,
 )
 from cnn_lab.runs.split_runner import SplitRunner, examples_of, is_classifier
-from cnn_lab.train.evaluate import SplitPredictions, check_pixels, make_views
+from cnn_lab.train.evaluate import SplitPredictions
+from cnn_lab.train.views import check_pixels, make_views
 from cnn_lab.workdir.run_dir import count_test_opening
 
 

@@ -27,7 +27,7 @@ from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import digest_of
 from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
 from cnn_lab.runs.import_weights import require_new, write_run
-from cnn_lab.train.frozen import part
+from cnn_lab.train.frozen import partition_frozen
 from cnn_lab.train.recalibration import STATISTICS
 from cnn_lab.workdir.run_dir import lineage_in, read_record
 
@@ -166,7 +166,7 @@ def average_runs(
     try:
         recalibration = experiment.recalibration()
         unchanged = _same_bits([member.variables["params"] for member in members])
-        changing, frozen = part(mean, lambda path: path not in unchanged)
+        changing, frozen = partition_frozen(mean, lambda path: path not in unchanged)
         if recalibration is None or STATISTICS not in changing:
             return Soup(mean, 0, experiment.fingerprint)
         parts = {"params": changing.pop("params"), "collections": changing, "frozen": frozen}

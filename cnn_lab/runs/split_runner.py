@@ -20,8 +20,9 @@ from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
 from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.train.evaluate import SplitPredictions, SplitPredictor, View
+from cnn_lab.train.evaluate import SplitPredictions, SplitPredictor
 from cnn_lab.train.evaluate import whole as whole_view
+from cnn_lab.train.views import View
 from cnn_lab.workdir.run_dir import read_config, read_record
 
 

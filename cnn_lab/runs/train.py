@@ -3,11 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-import jax
 
 from cnn_lab.checkpoint import reader
 from cnn_lab.checkpoint.writer import Checkpoints, check_replicas
@@ -15,7 +13,6 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import (
-    CnnLabError,
     ConfigError,
     WorkdirError,
     counted,
@@ -34,16 +31,10 @@ from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import check_same_source, complete_config
-from cnn_lab.optim.kernels import weight_complexity
-from cnn_lab.runs.compiled_phase import CompiledPhase
-from cnn_lab.runs.linear_probe import fit_linear_probe
+from cnn_lab.runs.trainer import CompiledPhase, Trainer
 from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.loop import Outcome, TrainLoop
-from cnn_lab.train.monitor import Monitor
 from cnn_lab.train.progress import Progress
 from cnn_lab.train.state import TrainState
-from cnn_lab.train.stepper import Stepper
 from cnn_lab.workdir.metric_writers import MetricWriter, open_metric_writers, require_wandb
 from cnn_lab.workdir.preemption import StopSignals
 from cnn_lab.workdir.profiling import Profile
@@ -92,7 +83,7 @@ def run_training(
         config: the experiment.
         workdir: the run's folder, made when missing.
         log: takes lines for the user.
-        metric_writers: where metric rows go besides the ones that the config asks for.
+        metric_writers: of rows, besides the ones that the config asks for.
         processes: that train together, all of which call this alike.
         profile_steps: updates made when a trace begins and when it ends.
 
@@ -101,7 +92,8 @@ def run_training(
     """
     if config.log.wandb_project is not None:
         require_wandb()
-    config = complete_config(config)
+    if config.transfer is not None:
+        config = complete_config(config)
     # A source may lie elsewhere for another process: its weights are compared.
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
@@ -113,33 +105,52 @@ def run_training(
         if record and not processes.broadcast(has_checkpoints(workdir)):
             raise missing_checkpoints(workdir)
         lineage = record.get("transfer")
-        check_same_source(config, lineage, workdir, processes)
+        if lineage is not None:
+            check_same_source(config, lineage, workdir, processes)
         if record.get("status") in ENDED:
             return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
         open_data = functools.partial(open_dataset, progress=log)
         experiment = build_experiment(config, open_data, components=components, lineage=lineage)
         for loader in experiment.loaders():
             stack.callback(loader.close)
-        _check_alike(experiment, processes)
-        _check_resumes(experiment, record, workdir)
-        _check_profiled(profile_steps, experiment.intervals.total_steps)
-        started = environment()
-        checkpoints = stack.enter_context(
-            Checkpoints(
-                workdir / CHECKPOINTS,
-                keep_latest=config.checkpoint.keep_latest,
-                processes=processes,
-            )
+        fingerprint = {"fingerprint of its data": experiment.fingerprint}
+        check_same(
+            processes, fingerprint, "let all of them read the same data set, or copies of it"
         )
+        initialization = experiment.initialization
+        if initialization is not None:
+            digest = initialization.lineage["digest"]
+            remedy = "let all of them read the same source, or copies of it"
+            check_same(processes, {"source of its weights": digest}, remedy)
+        _check_resumes(experiment, record, workdir)
+        if profile_steps is not None and profile_steps[0] >= experiment.intervals.total_steps:
+            raise ConfigError(
+                f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
+                f"{experiment.intervals.total_steps}; give earlier ones."
+            )
+        started = environment()
+        checkpoints = Checkpoints(
+            workdir / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest, processes=processes
+        )
+        stack.enter_context(checkpoints)
         state, progress = _restore_or_init(checkpoints, experiment, workdir, log)
-        for line in _notes(experiment):
-            log(line)
+        if initialization is not None:
+            params = evaluated_variables(experiment.state_shapes())["params"]
+            for line in initialization.describe(params, config.optim.learning_rate):
+                log(line)
+        for note in experiment.notes:
+            log(note)
         if processes.count > 1:
             digests = trees.digests(reader.to_storable(state))
             check_replicas(processes, digests, progress.step)
         experiment.load_features(state, log)
-        phase = None if experiment.is_linear_probe else CompiledPhase(experiment, progress.phase)
-        evaluator, compile_seconds = experiment.evaluator(), phase.compile_seconds if phase else 0.0
+        hang_seconds = config.mesh.hang_seconds or (HANG_SECONDS if processes.count > 1 else None)
+        watchdog = Watchdog(hang_seconds, processes.abort)
+        phase, compile_seconds = None, 0.0
+        if not experiment.is_linear_probe:
+            phase = CompiledPhase(experiment, progress.phase, watchdog.heartbeat)
+            compile_seconds = phase.compile_seconds
+        evaluator = experiment.evaluator()
         variables = evaluated_variables(experiment.state_shapes(progress.phase))
         if evaluator is not None:
             compiled = evaluator.compile(experiment.mesh.with_shardings(variables))
@@ -179,7 +190,7 @@ def run_training(
                 training_log,
                 processes,
                 signals,
-                stack.enter_context(_make_watchdog(config, processes)),
+                stack.enter_context(watchdog),
                 hook_steps=profile_steps or (),
                 hooks=hooks,
             )
@@ -190,127 +201,6 @@ def run_training(
             ended = dataclasses.asdict(outcome.progress)
             session.update(outcome.status, ended["step"], progress=ended)
         return Result(outcome.status, outcome.progress, ran=True)
-
-
-@dataclasses.dataclass
-class Trainer:
-    """Trains an experiment, phase after phase.
-
-    Attributes:
-        experiment: built, its features loaded.
-        evaluator: (variables, whether to give up) -> metrics; None where nothing is held out.
-        checkpoints: of the run.
-        training_log: takes rows and lines.
-        processes: that train together.
-        signals: Ctrl-C and SIGTERM.
-        watchdog: ends a training that hangs.
-        hook_steps: updates made when the hooks are called; the same in all processes, whose calls
-            end there.
-        hooks: observers of the loop, such as a profiler.
-    """
-
-    experiment: Experiment
-    evaluator: Evaluator | None
-    checkpoints: Checkpoints
-    training_log: TrainingLog
-    processes: Processes
-    signals: StopSignals
-    watchdog: Watchdog
-    hook_steps: tuple[int, ...] = ()
-    hooks: Sequence[Callable[[int], None]] = ()
-
-    def train(
-        self, state: TrainState, progress: Progress, phase: CompiledPhase, num_parameters: int
-    ) -> Outcome:
-        """Trains from `progress` on, in the phase that it is in and those after it."""
-        outcome = self._loop(phase).run(state, progress)
-        while outcome.status == "phase ended":
-            progress = outcome.progress
-            progress.phase += 1
-            phase = CompiledPhase(self.experiment, progress.phase)
-            self.watchdog.heartbeat()
-            state = phase.enter(outcome.state)
-            number = trees.count(state.params)
-            self.training_log.log(
-                f"From step {progress.step + 1} {counted(number, 'parameter')} of "
-                f"{num_parameters:,} are trained; compiled in {phase.compile_seconds:.1f} s."
-            )
-            outcome = self._loop(phase).run(state, progress)
-        return outcome
-
-    def fit_linear_probe(self, state: TrainState, progress: Progress) -> Outcome:
-        """Fits the output layer in place of a training in steps."""
-        return fit_linear_probe(
-            self.experiment,
-            state,
-            progress,
-            evaluate=self.evaluate,
-            checkpoints=self.checkpoints,
-            training_log=self.training_log,
-            stop_requested=self.signals.received,
-        )
-
-    def _loop(self, phase: CompiledPhase) -> TrainLoop:
-        experiment, components = self.experiment, self.experiment.components
-        return TrainLoop(
-            stepper=Stepper(
-                phase.program,
-                experiment.train_loader,
-                experiment.mesh,
-                self.signals.received,
-                self.watchdog.heartbeat,
-            ),
-            intervals=dataclasses.replace(
-                experiment.intervals, end_step=phase.end_step, hook_steps=self.hook_steps
-            ),
-            evaluate=self.evaluate if self.evaluator else None,
-            monitor=Monitor(components.selection, components.plateau),
-            update_batch_stats=functools.partial(
-                phase.update_batch_stats, heartbeat=self.watchdog.heartbeat
-            ),
-            checkpoints=self.checkpoints,
-            metadata=experiment.network.metadata(),
-            training_log=self.training_log,
-            learning_rate=experiment.learning_rate,
-            diagnose=lambda state, step: experiment.explain_non_finite(state, step, self._saved()),
-            hooks=self.hooks,
-        )
-
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Validation metrics of a state."""
-        assert self.evaluator is not None
-        variables = evaluated_variables(state)
-        metrics = self.evaluator(variables, self._stop_requested)
-        if self.experiment.config.evaluate.weight_complexity:
-            counts = jax.device_get(weight_complexity(variables["params"]))
-            metrics |= {f"weights_{name}": float(count) for name, count in counts.items()}
-        return metrics
-
-    def _stop_requested(self) -> bool:
-        """Whether someone asked any of the processes to stop."""
-        self.watchdog.heartbeat()
-        return any(self.processes.all_gather(self.signals.received()))
-
-    def _saved(self) -> str:
-        """A clause on the checkpoints of a run that is about to fail."""
-        steps: list[int] = []
-        with suppress(CnnLabError):
-            self.checkpoints.wait()
-        with suppress(CnnLabError):  # also where this process alone has failed: all call this
-            steps = self.checkpoints.steps()
-        if steps:
-            return "the checkpoints saved before are intact."
-        return "no checkpoint had been saved before."
-
-
-def _check_alike(experiment: Experiment, processes: Processes) -> None:
-    """Refuses processes that read other data, or another source of pretrained weights."""
-    fingerprint = {"fingerprint of its data": experiment.fingerprint}
-    check_same(processes, fingerprint, "let all of them read the same data set, or copies of it")
-    if experiment.initialization is not None:
-        digest = experiment.initialization.lineage["digest"]
-        remedy = "let all of them read the same source, or copies of it"
-        check_same(processes, {"source of its weights": digest}, remedy)
 
 
 def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: Path) -> None:
@@ -326,14 +216,6 @@ def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: P
         raise WorkdirError(
             f"{workdir} was begun with config.data.loader={before}, which draws other random "
             f"crops than {loader}; go on with {before}, or give another --workdir."
-        )
-
-
-def _check_profiled(profile_steps: tuple[int, int] | None, total_steps: int) -> None:
-    if profile_steps is not None and profile_steps[0] >= total_steps:
-        raise ConfigError(
-            f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
-            f"{total_steps}; give earlier ones."
         )
 
 
@@ -356,15 +238,6 @@ def _restore_or_init(
     return experiment.init_state(experiment.config.seed), Progress()
 
 
-def _notes(experiment: Experiment) -> list[str]:
-    """Lines for the user on pretrained weights and features."""
-    if experiment.initialization is None:
-        return list(experiment.notes)
-    params = evaluated_variables(experiment.state_shapes())["params"]
-    rate = experiment.config.optim.learning_rate
-    return [*experiment.initialization.describe(params, rate), *experiment.notes]
-
-
 def _open_training_log(
     experiment: Experiment,
     run_dir: RunDir,
@@ -380,12 +253,6 @@ def _open_training_log(
         )
         display = make_display(intervals.total_steps, progress.step, log)
     return TrainingLog(writers, display, log, intervals.steps_per_epoch)
-
-
-def _make_watchdog(config: ExperimentConfig, processes: Processes) -> Watchdog:
-    together = processes.count > 1
-    bound = config.mesh.hang_seconds or (HANG_SECONDS if together else None)
-    return Watchdog(bound, processes.abort)
 
 
 def _describe(experiment: Experiment, num_parameters: int) -> str:

@@ -1,9 +1,9 @@
 """Averages of the weights along a training, which are evaluated in place of the last weights.
 
-An average is a pure function of the states that it sees, kept in the `TrainState` beside the
+An average is a pure function of the states so far; it is a part of the `TrainState`, beside the
 weights, and saved with it. Statistics of normalisation belong to the weights that they were
 measured with: a moving average averages them too, which follows closely; where weights far apart
-are averaged, they are measured anew (`train/recalibration.py`).
+are averaged, they are measured again (`train/recalibration.py`).
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from cnn_lab.train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """How an average begins and follows.
+    """An average along a training, as an initial value and an update.
 
     Attributes:
         init: fresh state -> the average, `params` and `collections`, or nothing at all.
         update: state after a step, which holds the average before it -> the average after it.
-        recalibrate_from_step: from this step on statistics are measured anew before an
+        recalibrate_from_step: from this step on statistics are measured again before an
             evaluation; None where they never are.
     """
 
@@ -39,15 +39,14 @@ NO_AVERAGE = Average(lambda _: {}, lambda _: {})
 def ema(decay: float) -> Average:
     """Exponential moving average of weights and statistics (Polyak & Juditsky 1992).
 
-    Args:
-        decay: share that a step keeps of the average, in [0, 1). In the t-th step it is at most
-            t / (9 + t), so that the initial weights are soon forgotten.
+    A step keeps the share `decay`, in [0, 1), of the average; the t-th one at most t / (9 + t), so
+    that the initial weights are soon forgotten.
     """
 
     def update(state: TrainState) -> Tree:
-        kept = jnp.minimum(decay, state.step / (9.0 + state.step))
+        share = jnp.minimum(decay, state.step / (9.0 + state.step))
         return jax.tree.map(
-            lambda old, new: (kept * old + (1 - kept) * new).astype(new.dtype),
+            lambda old, new: (share * old + (1 - share) * new).astype(new.dtype),
             state.averaged,
             _current(state),
         )
@@ -56,13 +55,9 @@ def ema(decay: float) -> Average:
 
 
 def swa(first_step: int, every_steps: int) -> Average:
-    """The plain mean of the weights at some steps (Izmailov et al. 2018, arXiv:1803.05407).
+    """The plain mean of the weights after `first_step` steps and every `every_steps` from there.
 
-    Until `first_step` the average is the current weights.
-
-    Args:
-        first_step: steps done when the first weights are taken, at least 1.
-        every_steps: steps between weights that are taken, at least 1.
+    Izmailov et al. 2018, arXiv:1803.05407. Until then it is the current weights.
     """
 
     def update(state: TrainState) -> Tree:
@@ -79,11 +74,7 @@ def swa(first_step: int, every_steps: int) -> Average:
 
 
 def of_optimizer(weights: Callable[[Tree, Tree], Tree]) -> Average:
-    """The average that an optimizer keeps itself.
-
-    Args:
-        weights: (optimizer state, params) -> averaged params.
-    """
+    """The average that an optimizer keeps itself: `weights` is (its state, params) -> params."""
 
     def current(state: TrainState) -> Tree:
         params = weights(state.opt_state, state.params)
@@ -99,17 +90,12 @@ def evaluated_variables(state: TrainState) -> dict[str, Tree]:
 
 
 def evaluated_parts(state: TrainState) -> dict[str, Tree]:
-    """The same as `params`, `collections` and `frozen`, as a state has them apart."""
+    """The same variables as `params`, `collections` and `frozen`, as a state has them apart."""
     return {**(state.averaged or _current(state)), "frozen": state.frozen}
 
 
 def with_statistics(state: TrainState, statistics: Tree) -> TrainState:
-    """The state with other statistics of its averaged weights.
-
-    Args:
-        state: keeps an average.
-        statistics: collections that replace those of the same name.
-    """
+    """The state with other statistics (collections by name) of its averaged weights."""
     collections = {**state.averaged["collections"], **statistics}
     return state.replace(averaged={**state.averaged, "collections": collections})
 

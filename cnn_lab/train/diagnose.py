@@ -28,23 +28,22 @@ def explain_non_finite(
     num_micro_batches: int = 1,
     advice: str,
 ) -> DivergedError:
-    """Runs the bad step again, outside the compiled program, and says where it broke.
+    """Runs the bad step again, outside the compiled program, to find where it broke.
+
+    The error names the step, the examples whose loss is not finite and the first layer whose output
+    is not; the first gradient when all outputs are; and where loss and gradient are finite, that
+    what follows from them is not. Where the step cannot be repeated, for one because its outputs do
+    not fit in memory all at once, the step and its examples.
 
     Args:
         model: the network.
         task: its losses.
-        state: as it was before the step.
+        state: before the step.
         make_batch: gives the step's batch.
         example_ids: positions of the batch's examples in the source.
         step: updates made before.
         num_micro_batches: parts that the step takes its batch in.
-        advice: what the user can do.
-
-    Returns:
-        An error naming the step, the examples whose loss is not finite and the first layer whose
-        output is not; the first gradient when all outputs are; and where loss and gradient are
-        finite, that what follows from them is not. Where the step cannot be repeated,
-        for one because its outputs do not fit in memory all at once, the step and its examples.
+        advice: a sentence for the user.
     """
     bad: list[int] = []
     place = ""
@@ -84,7 +83,7 @@ def _first_place(
     model: nn.Module, task: Task, state: TrainState, batch: Tree, key: Key
 ) -> tuple[str | None, list[bool], Tree]:
     """Where the first non-finite value is, which examples have such a loss, and new collections."""
-    rngs, kept_frozen = {"dropout": key}, frozen_layers(state.params, state.frozen)
+    rngs, layers_frozen = {"dropout": key}, frozen_layers(state.params, state.frozen)
     layers: list[str] = []
 
     def capture(module: nn.Module, method: str) -> bool:
@@ -93,8 +92,8 @@ def _first_place(
         return method == "__call__"
 
     def losses(params: Tree):
-        with as_evaluated(kept_frozen):
-            logits, kept = model.apply(
+        with as_evaluated(layers_frozen):
+            logits, changed = model.apply(
                 trees.merge({"params": params, **state.collections}, state.frozen),
                 batch["image"],
                 train=True,
@@ -102,14 +101,14 @@ def _first_place(
                 capture_intermediates=capture,
                 mutable=["intermediates", *state.collections],
             )
-        return task.losses(logits, batch), dict(kept)
+        return task.losses(logits, batch), dict(changed)
 
     def total(params: Tree):
-        values, kept = losses(params)
-        return (values * batch["weight"]).sum(), (values, kept)
+        values, changed = losses(params)
+        return (values * batch["weight"]).sum(), (values, changed)
 
-    (_, (values, kept)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
-    flat = trees.flatten(kept.pop("intermediates"))
+    (_, (values, changed)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
+    flat = trees.flatten(changed.pop("intermediates"))
     outputs = [
         {path.replace("__call__/0", "").strip("/") or "the model": leaf}
         for layer in layers
@@ -128,5 +127,5 @@ def _first_place(
         if path := trees.first_non_finite(tree):
             place = f"{kind} {path}"
             break
-    collections = trees.partition(kept, trees.flatten(state.collections).__contains__)[0]
+    collections = trees.partition(changed, trees.flatten(state.collections).__contains__)[0]
     return place, (~np.isfinite(np.asarray(values))).tolist(), collections

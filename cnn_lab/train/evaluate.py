@@ -15,80 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from cnn_lab.core import trees
 from cnn_lab.core.arrays import Images, Tree
-from cnn_lab.core.errors import ConfigError, TrainingError, lookup
+from cnn_lab.core.errors import TrainingError
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.task import Task, last_logits
-from cnn_lab.train.stepper import Program, StepsPerCall, compile_evaluate
-
-View = Callable[[Images], Images]
-PLACES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # down and right, in shifts
-TTA = {name: name.split("+") for name in ("none", "flip", "shifts", "flip+shifts")}
-
-
-def whole(images: Images) -> Images:
-    """The images as they are."""
-    return images
-
-
-def mirrored(images: Images) -> Images:
-    """Left and right exchanged."""
-    return images[:, :, ::-1]
-
-
-def shifted(down: int, right: int) -> View:
-    """Moves the content by whole pixels; the edge is repeated where nothing moves in."""
-
-    def shift(images: Images) -> Images:
-        height, width = images.shape[1:3]
-        fill = max(abs(down), abs(right))
-        edges = ((0, 0), (fill, fill), (fill, fill), (0, 0))
-        top, left = fill - down, fill - right
-        padded = jnp.pad(images, edges, mode="edge")
-        return padded[:, top : top + height, left : left + width]
-
-    return shift
-
-
-def check_pixels(pixels: int, image_shape: Sequence[int]) -> None:
-    """Refuses shifts that leave nothing of an image.
-
-    Raises:
-        ConfigError: they are not shorter than its sides.
-    """
-    if pixels >= min(image_shape[:2]):
-        raise ConfigError(
-            f"--tta_pixels is {pixels}, but the images have {image_shape[0]} x {image_shape[1]} "
-            "pixels, of which nothing might be left; use fewer."
-        )
-
-
-def make_views(name: str, pixels: int) -> tuple[View, ...]:
-    """The views of that name, the images as they are first.
-
-    Args:
-        name: in `TTA`.
-        pixels: how far shifts go, at least 1.
-
-    Raises:
-        ConfigError: no such name, or shifts by less than a pixel.
-    """
-    parts = lookup(TTA, name, "test-time augmentation (--tta)")
-    if pixels < 1:
-        raise ConfigError(f"--tta_pixels must be at least 1; found {pixels}.")
-    views: list[View] = [whole]
-    if "shifts" in parts:
-        views = [shifted(down * pixels, right * pixels) for down, right in PLACES]
-    if "flip" in parts:
-        views = [
-            flipped
-            for view in views
-            for flipped in (view, lambda images, view=view: mirrored(view(images)))
-        ]
-    return tuple(views)
-
+from cnn_lab.train.stepper import (
+    Program,
+    StepsPerCall,
+    batch_at,
+    compile_over_batches,
+    empty_history,
+    with_row,
+)
+from cnn_lab.train.views import View, whole
 
 MAX_OUTPUT_BYTES = 64 * 2**20  # of one call
 STEPS_TOGETHER = 16  # of a call, where several processes evaluate
@@ -99,7 +41,7 @@ class EvaluationInterrupted(Exception):  # noqa: N818 - no error
 
 
 class Evaluator:
-    """Evaluates variables on one split; compiles on first use.
+    """Mean metrics of variables over one split; compiles on first use.
 
     Args:
         apply: (variables, images, train=False) -> outputs.
@@ -115,39 +57,35 @@ class Evaluator:
 
     def compile(self, variables: Tree) -> Program:
         """Compiles for variables of these shapes, once."""
-        if self._program is None:
-            loader = self._loader
-            self._program = compile_evaluate(
-                self._apply,
-                self._task,
-                loader.prepare,
-                self._mesh,
-                variables,
-                loader.in_memory,
-                loader.raw_shapes(),
-            )
+
+        def pairs_of(variables: Tree, batch: Tree) -> Tree:
+            outputs = self._apply(variables, batch["image"], train=False)
+            return weighted_pairs(self._task.metrics(outputs, batch), batch["weight"])
+
+        self._program = self._program or compile_evaluate(
+            pairs_of, self._loader, self._mesh, variables
+        )
         return self._program
 
     def __call__(
         self, variables: Tree, interrupted: Callable[[], bool] = lambda: False
     ) -> dict[str, float]:
-        """Returns the mean of every metric over the split.
+        """The mean of every metric over the split.
 
         Args:
             variables: parameters and statistics.
-            interrupted: whether someone asked to stop; asked about every second, or every 16 steps
+            interrupted: whether someone asked to stop; called about every second, or every 16 steps
                 where several processes evaluate, all of which then answer alike.
 
         Raises:
             EvaluationInterrupted: someone did.
-            TrainingError: examples were counted twice or not at all; a bug, not a mistake.
         """
-        call = self.compile(variables).call
+        program = self.compile(variables).call
         sums: dict[str, list[float]] = {}
         counts: dict[str, list[float]] = {}
-        for history in _calls(
-            call, variables, self._loader, self._mesh, self._steps_per_call, interrupted
-        ):
+        loader, mesh = self._loader, self._mesh
+        calls = _calls(program, variables, loader, mesh, self._steps_per_call, interrupted)
+        for history in calls:
             for name, (step_sums, step_counts) in history.items():
                 sums.setdefault(name, []).extend(step_sums.tolist())
                 counts.setdefault(name, []).extend(step_counts.tolist())
@@ -177,13 +115,10 @@ class SplitPredictions:
 
 
 class SplitPredictor:
-    """Predicts a whole split; compiles on first use, once for all weights.
+    """Predictions for a whole split; compiles on first use, once for all weights.
 
     Args:
-        apply: (variables, images, train=False) -> logits.
-        task: per-example metrics.
-        loader: one pass over the split.
-        mesh: devices; they must divide the batch size.
+        apply, task, loader, mesh: as in `Evaluator`.
         views: normalised images -> normalised images that the network sees; probabilities are
             averaged over all of them.
         max_bytes: of the outputs that one call may return, as far as one step allows.
@@ -201,20 +136,15 @@ class SplitPredictor:
     ):
         self._apply, self._task, self._loader, self._mesh = apply, task, loader, mesh
         self._views, self._max_bytes = views, max_bytes
-        self._program: Any = None
+        self._program: Program | None = None
         self._steps_per_call = StepsPerCall(1)
 
     def __call__(self, variables: Tree) -> SplitPredictions:
-        """Runs the split through the network once.
-
-        Raises:
-            TrainingError: examples were seen twice or not at all; a bug, not a mistake.
-        """
-        program = self.compile(variables)
+        """Runs the split through the network once."""
+        program = self.compile(variables).call
         logits, labels, sums = [], [], {}
-        for rows, pairs in _calls(
-            program, variables, self._loader, self._mesh, self._steps_per_call
-        ):
+        loader, mesh = self._loader, self._mesh
+        for rows, pairs in _calls(program, variables, loader, mesh, self._steps_per_call):
             real = rows["weight"] > 0
             logits.append(rows["logits"][real])
             labels.append(rows["label"][real])
@@ -228,51 +158,71 @@ class SplitPredictor:
         metrics = {name: _exact_sum(values) / num_seen for name, values in sums.items()}
         return SplitPredictions(np.concatenate(logits), np.concatenate(labels), metrics)
 
-    def compile(self, variables: Tree) -> Any:
-        """The jitted (variables, in_memory, raw_batches, num_steps) -> (rows, sums), made once.
+    def compile(self, variables: Tree) -> Program:
+        """Compiles (variables, in_memory, raw_batches, num_steps) -> (rows, metric pairs), once.
 
-        Rows are `logits`, `label` and `weight` [steps n ...], sums those of the metrics [steps].
+        Rows are `logits`, `label` and `weight` [steps n ...], pairs those of the metrics [steps].
         """
         if self._program is not None:
             return self._program
         loader, logits_of = self._loader, _over_views(self._apply, self._views)
 
-        def one(variables, in_memory, raw_batch) -> tuple[Tree, Tree]:
-            batch = loader.prepare(in_memory, raw_batch, jax.random.key(0))
+        def rows_of(variables: Tree, batch: Tree) -> tuple[Tree, Tree]:
             logits = logits_of(variables, batch["image"])
             pairs = weighted_pairs(self._task.metrics(logits, batch), batch["weight"])
             return {"logits": logits, "label": batch["label"], "weight": batch["weight"]}, pairs
 
-        raw_batch = jax.tree.map(
-            lambda stack: jax.ShapeDtypeStruct(stack.shape[1:], stack.dtype), loader.raw_shapes()
-        )
-        shapes = jax.eval_shape(one, variables, loader.in_memory, raw_batch)
-        step_bytes = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes[0].values())
-        max_steps = max(1, min(loader.max_steps, self._max_bytes // step_bytes))
+        def first(variables: Tree, in_memory: Tree, raw_batches: Tree) -> Tree:
+            batch = loader.prepare(in_memory, batch_at(raw_batches, 0), jax.random.key(0))
+            return rows_of(variables, batch)[0]
 
-        def predict(variables, in_memory, raw_batches, num_steps):  # names its compiled program
-            history = jax.tree.map(lambda s: jnp.zeros((max_steps, *s.shape), s.dtype), shapes)
-
-            def body(index, history):
-                raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
-                outputs = one(variables, in_memory, raw_batch)
-                return jax.tree.map(lambda h, o: h.at[index].set(o), history, outputs)
-
-            return jax.lax.fori_loop(0, num_steps, body, history)
-
-        replicated, batches = self._mesh.replicated, self._mesh.batches
+        row = jax.eval_shape(first, variables, loader.in_memory, loader.raw_shapes())
+        max_steps = max(1, min(loader.max_steps, self._max_bytes // trees.num_bytes(row)))
         self._steps_per_call = StepsPerCall(max_steps)
-        self._program = jax.jit(
-            predict,
-            in_shardings=(
-                self._mesh.shardings(variables),
-                self._mesh.shardings_as_placed(loader.in_memory),
-                batches,
-                replicated,
-            ),
-            out_shardings=(batches, replicated),  # rows stay where they were computed
+        # Rows stay where they were computed.
+        out_shardings = (self._mesh.batches, self._mesh.replicated)
+        self._program = compile_evaluate(
+            rows_of, loader, self._mesh, variables, max_steps, out_shardings
         )
         return self._program
+
+
+def compile_evaluate(
+    outputs_of: Callable[[Tree, Tree], Tree],
+    loader: Loader,
+    mesh: DeviceMesh,
+    variables: Tree,
+    max_steps: int | None = None,
+    out_shardings: Any = None,
+) -> Program:
+    """Compiles (variables, in_memory, raw_batches, num_steps) -> outputs [max_steps ...].
+
+    Args:
+        outputs_of: (variables, batch) -> the outputs of a step.
+        loader: of the batches.
+        mesh: devices.
+        variables: a tree or its shapes.
+        max_steps: by default as many as a stack holds.
+        out_shardings: by default replicated.
+    """
+
+    def evaluate(variables, in_memory, raw_batches, num_steps):
+        def one(index) -> Tree:
+            raw_batch = batch_at(raw_batches, index)
+            return outputs_of(variables, loader.prepare(in_memory, raw_batch, jax.random.key(0)))
+
+        history = empty_history(one, max_steps or loader.max_steps)
+        return jax.lax.fori_loop(0, num_steps, lambda i, h: with_row(h, i, one(i)), history)
+
+    return compile_over_batches(
+        evaluate,
+        mesh,
+        variables,
+        loader.in_memory,
+        loader.raw_shapes(),
+        num_indices=1,
+        out_shardings=out_shardings or mesh.replicated,
+    )
 
 
 def _calls(
@@ -283,11 +233,7 @@ def _calls(
     steps_per_call: StepsPerCall,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Tree]:
-    """Runs all steps of a split and yields the results of each call [steps ...], on the host.
-
-    Raises:
-        EvaluationInterrupted: `interrupted` was true before a call.
-    """
+    """Runs all steps of a split and yields the results of each call [steps ...], on the host."""
     first, single_process = 0, mesh.num_processes == 1
     while first < loader.sampler.steps_per_epoch:
         if (single_process or first % STEPS_TOGETHER == 0) and interrupted():

@@ -22,18 +22,10 @@ from cnn_lab.layers.normalization import BatchNorm
 def apply_in_training(
     model: nn.Module, params: Tree, collections: Tree, frozen: Tree, images: jax.Array, key: Key
 ) -> tuple[Any, Tree]:
-    """Runs a model as a training step does.
+    """The outputs of a model as a training step runs it, and the collections after it.
 
-    Args:
-        model: the network.
-        params: trainable ones.
-        collections: variables that a step may change, such as statistics.
-        frozen: variables by collection that it may not.
-        images: [n h w c].
-        key: what dropout draws from.
-
-    Returns:
-        The outputs, and the collections after it.
+    `params` and `collections` are what a step may change, `frozen` what it may not, by collection;
+    images are [n h w c], and dropout draws from the key.
     """
     with as_evaluated(frozen_layers(params, frozen)):
         outputs, changed = model.apply(
@@ -53,12 +45,12 @@ def frozen_layers(params: Tree, frozen: Tree) -> frozenset[str]:
 
 @contextmanager
 def as_evaluated(layers: frozenset[str]) -> Iterator[None]:
-    """Lets layers run as in evaluation inside a `with`, whatever the model tells them."""
+    """Runs layers as in evaluation inside a `with`, whatever `train` the model passes them."""
 
     def intercept(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext):
         module = context.module
         if "/".join(module.path) in layers:
-            # Batch normalisation is told when it is made, the others are in the call; its own call
+            # Batch normalisation gets `train` when it is made, the others in the call; its own call
             # passes here too, on its way to Linen's.
             is_norm = isinstance(module, BatchNorm) and "use_running_average" not in options
             if options.get("train") or (is_norm and context.method_name == "__call__"):
@@ -69,14 +61,14 @@ def as_evaluated(layers: frozenset[str]) -> Iterator[None]:
         yield
 
 
-def part(variables: Tree, trainable: Callable[[str], bool]) -> tuple[Tree, Tree]:
-    """Variables by collection as those that a step may change, and the frozen ones.
+def partition_frozen(variables: Tree, trainable: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """Partitions variables by collection into those that a step may change, and the frozen ones.
 
     Statistics belong to their layer: they are frozen where all of its parameters are.
 
     Args:
         variables: `params` and other collections.
-        trainable: whether a parameter is, by its path.
+        trainable: whether a parameter is trained, by its path.
     """
     moving, still = trees.partition(variables["params"], trainable)
     layers = frozen_layers(moving, {"params": still})

@@ -1,7 +1,7 @@
 """The gradient of a batch's summed loss: at once, or micro-batch after micro-batch."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,20 +13,27 @@ from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.distributed.mesh import BATCH_AXES, DeviceMesh
 from cnn_lab.tasks.metrics import Pair, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.state import MICRO_BATCH_STREAM, TrainState, step_key
+from cnn_lab.train.state import MICRO_BATCH_STREAM
 
-Sums = tuple[Tree, tuple[dict[str, Pair], Tree]]
-# (params, collections, frozen, batch, key) -> (summed gradients, (metrics, collections))
-Gradient = Callable[[Tree, Tree, Tree, Tree, Key], Sums]
-KEPT = frozenset({"conv_general_dilated", "dot_general"})
+SAVED_IN_FORWARD = frozenset({"conv_general_dilated", "dot_general"})
+
+
+class GradientResult(NamedTuple):
+    """Gradients of a loss by parameter, the batch's metrics, and the collections after it."""
+
+    gradients: Tree
+    metrics: dict[str, Pair]
+    collections: Tree
+
+
+# (params, collections, frozen, batch, key) -> of the summed loss
+Gradient = Callable[[Tree, Tree, Tree, Tree, Key], GradientResult]
 
 
 def make_summed_loss(
     model: nn.Module, task: Any, *, rematerialise: bool = False
 ) -> Callable[[Tree, Tree, Tree, Tree, Key], tuple[jax.Array, tuple[dict[str, Pair], Tree]]]:
-    """Returns a function to the weighted sum of losses and (metrics, new collections).
-
-    Its arguments are (params, collections, frozen, batch, key), as a `TrainState` names them.
+    """Returns (params, collections, frozen, batch, key) -> (summed loss, (metrics, collections)).
 
     Args:
         model: the network, trained.
@@ -45,15 +52,17 @@ def make_summed_loss(
 
     if not rematerialise:
         return summed_loss
-    return jax.checkpoint(summed_loss, policy=lambda primitive, *_, **__: primitive.name in KEPT)
+
+    def saves(primitive: Any, *_: Any, **__: Any) -> bool:
+        return primitive.name in SAVED_IN_FORWARD
+
+    return jax.checkpoint(summed_loss, policy=saves)
 
 
 def make_gradient(
     model: nn.Module, task: Any, *, num_micro_batches: int = 1, rematerialise: bool = False
 ) -> Gradient:
-    """Returns a function to (summed gradients, (metrics, collections)).
-
-    Its arguments are (params, collections, frozen, batch, key), as a `TrainState` names them.
+    """Returns the gradient of the summed loss (`make_summed_loss`).
 
     Args:
         model: the network, trained.
@@ -62,60 +71,39 @@ def make_gradient(
             batch. Sums are those of the whole batch up to rounding. Batch normalisation sees each
             part for itself and moves its running statistics once a part; dropout draws anew for
             each part.
-        rematerialise: as `make_summed_loss` has it.
+        rematerialise: as in `make_summed_loss`.
     """
     summed_loss = make_summed_loss(model, task, rematerialise=rematerialise)
     differentiated = jax.value_and_grad(summed_loss, has_aux=True)
 
-    def of_part(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
+    def at_once(
+        params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key
+    ) -> GradientResult:
         (_, others), gradients = differentiated(params, collections, frozen, batch, key)
-        return gradients, others
+        return GradientResult(gradients, *others)
 
-    def of_parts(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
-        parts = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(of_part, params, collections, frozen, first, key)
-        gradients, (pairs, _) = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    def in_micro_batches(
+        params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key
+    ) -> GradientResult:
+        micro_batches = jax.tree.map(lambda x: split(x, num_micro_batches), batch)
+        first = jax.tree.map(lambda x: x[0], micro_batches)
+        shapes = jax.eval_shape(at_once, params, collections, frozen, first, key)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def add(carry: Tree, inputs: Tree) -> tuple[Tree, None]:
-            sums, collections = carry
-            index, part = inputs
-            part_key = micro_batch_key(key, index)
-            gradients, (pairs, collections) = of_part(params, collections, frozen, part, part_key)
-            return (jax.tree.map(jnp.add, sums, (gradients, pairs)), collections), None
+        def add(sums: GradientResult, inputs: Tree) -> tuple[GradientResult, None]:
+            index, micro_batch = inputs
+            new = at_once(
+                params, sums.collections, frozen, micro_batch, micro_batch_key(key, index)
+            )
+            gradients = jax.tree.map(jnp.add, sums.gradients, new.gradients)
+            metrics = jax.tree.map(jnp.add, sums.metrics, new.metrics)
+            return GradientResult(gradients, metrics, new.collections), None
 
-        start = ((gradients, pairs), collections)
-        ((gradients, pairs), collections), _ = jax.lax.scan(
-            add, start, (jnp.arange(num_micro_batches), parts)
-        )
-        return gradients, (pairs, collections)
+        start = zeros._replace(collections=collections)
+        sums, _ = jax.lax.scan(add, start, (jnp.arange(num_micro_batches), micro_batches))
+        return sums
 
-    return of_part if num_micro_batches == 1 else of_parts
-
-
-def make_mean_gradient(
-    gradient: Gradient, penalty: Callable[[Tree, Tree], Any]
-) -> Callable[[Tree, TrainState, Tree], Sums]:
-    """Returns a function to (gradients of mean loss + penalty, (metrics, collections)).
-
-    Its arguments are (params, state, batch): the state gives everything but the params. Summed
-    gradients are divided once by the summed weight, so that padding and device count do not matter
-    and devices exchange gradients and metrics in one all-reduce.
-
-    Args:
-        gradient: of the summed loss.
-        penalty: (params, source) -> value added to the mean loss.
-    """
-
-    def mean_gradient(params: Tree, state: TrainState, batch: Tree) -> Sums:
-        sums, (metrics, collections) = gradient(
-            params, state.collections, state.frozen, batch, step_key(state)
-        )
-        pull, count = jax.grad(penalty)(params, state.source), metrics["loss"][1]
-        gradients = jax.tree.map(lambda g, p: g / count + p, sums, pull)
-        return gradients, (metrics, collections)
-
-    return mean_gradient
+    return at_once if num_micro_batches == 1 else in_micro_batches
 
 
 def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:
@@ -123,17 +111,15 @@ def per_device(gradient: Gradient, mesh: DeviceMesh) -> Gradient:
 
     Batch normalisation measures each share for itself. Collections are the mean over devices, and
     dropout draws anew on each, so that the number of devices matters.
-
-    Args:
-        gradient: from `make_gradient`.
-        mesh: devices.
     """
 
-    def of_share(params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key) -> Sums:
+    def of_share(
+        params: Tree, collections: Tree, frozen: Tree, batch: Tree, key: Key
+    ) -> GradientResult:
         key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
-        gradients, (pairs, collections) = gradient(params, collections, frozen, batch, key)
-        gradients, pairs = jax.lax.psum((gradients, pairs), BATCH_AXES)
-        return gradients, (pairs, jax.lax.pmean(collections, BATCH_AXES))
+        found = gradient(params, collections, frozen, batch, key)
+        gradients, metrics = jax.lax.psum((found.gradients, found.metrics), BATCH_AXES)
+        return GradientResult(gradients, metrics, jax.lax.pmean(found.collections, BATCH_AXES))
 
     whole, shared = PartitionSpec(), PartitionSpec(BATCH_AXES)
     # Gradients stay those of a share until they are summed here, since nothing is checked to be the

@@ -29,14 +29,9 @@ class TrainLoop:
     """The loop of one phase.
 
     Attributes:
-        stepper: runs the steps.
-        intervals: steps at which the loop logs, evaluates and saves.
         evaluate: validation metrics, or `EvaluationInterrupted`; None where nothing is held out.
-        monitor: decides about best weights, early stop and a lower learning rate.
         update_batch_stats: measures batch statistics of averaged weights before they are used.
-        checkpoints: where states are saved.
         metadata: JSON values that go into every checkpoint.
-        training_log: takes the rows, and shows how far the run is.
         learning_rate: step -> rate, for the rows.
         diagnose: (state before a step that was not finite, the step) -> the error to raise.
         hooks: observers, called with the updates made; they see a step and change nothing.
@@ -70,7 +65,7 @@ class TrainLoop:
                 for hook in self.hooks:
                     hook(progress.step)
             started, first = time.perf_counter(), progress.step
-            stop = intervals.next_stop(first, stepper.max_steps)
+            stop = intervals.next_stop(first, stepper.steps_per_call)
             next_state = stepper.run(state, first, stop)
             if next_state is None:
                 break
@@ -116,7 +111,7 @@ class TrainLoop:
 
     def _collect(self, state: TrainState, progress: Progress, *, wait: bool) -> None:
         try:
-            steps = self.stepper.finished(wait=wait)
+            steps = self.stepper.collect(wait=wait)
         except NonFiniteStepError as error:
             raise self.diagnose(state, error.step) from None
         for metrics in steps:

@@ -1,8 +1,7 @@
 """The decisions that follow from a validation metric: best weights, early stop, learning rate.
 
 The rules run on the host, between two calls of the compiled program. The factor of the learning
-rate that a plateau leads to is part of the optimizer's state (`optim/assemble.py`), and the rules'
-memory is in every checkpoint.
+rate that a plateau leads to is part of the optimizer's state (`optim/assemble.py`).
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The rule: which metric decides, in which direction, and how patiently.
+    """The metric that decides, its direction, and the patience of early stopping.
 
     Attributes:
         metric: name of a validation metric.
@@ -37,15 +36,15 @@ class Selection:
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectionRecord:
-    """The rule's memory; saved in every checkpoint.
+class SelectionState:
+    """State of a `Selection`; saved in every checkpoint.
 
     Attributes:
         best_value: best value of the metric, None before the first evaluation.
         best_step: step of that evaluation.
         reference: value that the next check must improve on by `min_delta`.
         stale_checks: checks in a row without improvement.
-        stopped: the rule has said stop.
+        stopped: patience is used up.
     """
 
     best_value: float | None = None
@@ -56,16 +55,11 @@ class SelectionRecord:
 
 
 def update_selection(
-    record: SelectionRecord, rule: Selection, value: float, *, step: int, epoch: int
-) -> SelectionRecord:
-    """Returns the record after an evaluation.
+    state: SelectionState, rule: Selection, value: float, *, step: int, epoch: int
+) -> SelectionState:
+    """The state after an evaluation at `step` updates and `epoch` epochs.
 
-    Args:
-        record: as it was.
-        rule: how to judge.
-        value: the metric's value; NaN and infinities never improve anything.
-        step: updates made so far.
-        epoch: epochs completed so far.
+    A value that is not finite never improves anything.
     """
 
     def better(new: float, old: float | None, by: float) -> bool:
@@ -73,21 +67,21 @@ def update_selection(
             return False
         return old is None or (new > old + by if rule.mode == "max" else new < old - by)
 
-    best = (record.best_value, record.best_step)
-    if better(value, record.best_value, 0.0):
+    best = (state.best_value, state.best_step)
+    if better(value, state.best_value, 0.0):
         best = (value, step)
-    reference, stale = record.reference, record.stale_checks
+    reference, stale = state.reference, state.stale_checks
     if rule.check_every_epochs is not None and epoch % rule.check_every_epochs == 0:
         improved = better(value, reference, rule.min_delta)
         reference = value if improved else reference
         stale = 0 if improved else stale + 1
     stopped = rule.check_every_epochs is not None and stale >= rule.patience
-    return SelectionRecord(*best, reference, stale, stopped)
+    return SelectionState(*best, reference, stale, stopped)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plateau:
-    """The rule.
+    """The rule by which the learning rate is lowered.
 
     Attributes:
         watch: metric, direction, patience and smallest improvement.
@@ -101,8 +95,8 @@ class Plateau:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlateauRecord:
-    """The rule's memory; saved in every checkpoint.
+class PlateauState:
+    """State of a `Plateau`; saved in every checkpoint.
 
     Attributes:
         scale: factor of the schedule's rate now.
@@ -110,36 +104,29 @@ class PlateauRecord:
     """
 
     scale: float = 1.0
-    watched: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
+    watched: SelectionState = dataclasses.field(default_factory=SelectionState)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "PlateauRecord":
+    def from_json(cls, values: Mapping[str, Any]) -> "PlateauState":
         """Reads back `dataclasses.asdict`."""
-        return cls(values["scale"], SelectionRecord(**values["watched"]))
+        return cls(values["scale"], SelectionState(**values["watched"]))
 
 
 def update_plateau(
-    record: PlateauRecord, rule: Plateau, value: float, *, step: int, epoch: int
-) -> PlateauRecord:
-    """Returns the record after an evaluation; see `update_selection` for the arguments."""
-    watched, scale = (
-        update_selection(record.watched, rule.watch, value, step=step, epoch=epoch),
-        record.scale,
-    )
+    state: PlateauState, rule: Plateau, value: float, *, step: int, epoch: int
+) -> PlateauState:
+    """The state after an evaluation at `step` updates and `epoch` epochs."""
+    watched = update_selection(state.watched, rule.watch, value, step=step, epoch=epoch)
+    scale = state.scale
     if watched.stopped:
         scale = max(scale * rule.factor, rule.min_fraction)
         watched = dataclasses.replace(watched, stale_checks=0, stopped=False)
-    return PlateauRecord(scale, watched)
+    return PlateauState(scale, watched)
 
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:
-    """Follows one validation metric.
-
-    Attributes:
-        selection: which weights are the best, and when to stop early.
-        plateau: when the learning rate is lowered; None never does.
-    """
+    """The best weights, early stop and learning rate that follow from a validation metric."""
 
     selection: Selection
     plateau: Plateau | None = None

@@ -10,7 +10,7 @@ import optax
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.train.averaging import Average
-from cnn_lab.train.frozen import part
+from cnn_lab.train.frozen import partition_frozen
 from cnn_lab.train.state import TrainState
 from cnn_lab.train.step import Step
 
@@ -36,22 +36,17 @@ class Phase:
         return jax.eval_shape(self.init, jax.random.key(0))
 
 
-def make_entry(
+def make_phase_transition(
     optimizer: optax.GradientTransformation, average: Average, trainable: Callable[[str], bool]
 ) -> Callable[[TrainState], TrainState]:
     """Returns a pure function to a state in which other parameters are trained.
 
-    What was trained already keeps its momentum, its average and all other memory; what is new has
-    the memory of a beginning.
-
-    Args:
-        optimizer: of the parameters that are trained then.
-        average: of the weights.
-        trainable: whether a parameter is trained then, by its path.
+    What was trained already keeps its momentum, its average and all other optimizer state; what is
+    new starts with a fresh one. Arguments are those of the phase that is entered.
     """
 
     def regrouped(params: Tree, collections: Tree, frozen: Tree) -> tuple[Tree, Tree]:
-        return part(trees.merge({"params": params, **collections}, frozen), trainable)
+        return partition_frozen(trees.merge({"params": params, **collections}, frozen), trainable)
 
     def enter(state: TrainState) -> TrainState:
         changing, frozen = regrouped(state.params, state.collections, state.frozen)
@@ -62,17 +57,19 @@ def make_entry(
         )
         if not state.averaged:
             return new.replace(averaged=average.init(new))
-        kept, _ = regrouped(state.averaged["params"], state.averaged["collections"], state.frozen)
-        return new.replace(averaged={"params": kept.pop("params"), "collections": kept})
+        averaged, _ = regrouped(
+            state.averaged["params"], state.averaged["collections"], state.frozen
+        )
+        return new.replace(averaged={"params": averaged.pop("params"), "collections": averaged})
 
     return enter
 
 
-def _carried(old: Tree, begun: Tree) -> Tree:
-    """The state of an optimizer that is begun, with what an earlier one remembers of its own."""
-    remembered = trees.flatten(old)
+def _carried(old: Tree, fresh: Tree) -> Tree:
+    """A fresh optimizer state, with the values of an earlier one wherever that has them."""
+    earlier = trees.flatten(old)
 
     def carry(path: Any, leaf: jax.Array) -> jax.Array:
-        return remembered.get(trees.path_of(path), leaf)
+        return earlier.get(trees.path_of(path), leaf)
 
-    return jax.tree_util.tree_map_with_path(carry, begun)
+    return jax.tree_util.tree_map_with_path(carry, fresh)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from cnn_lab.train.monitor import PlateauRecord, SelectionRecord
+from cnn_lab.train.monitor import PlateauState, SelectionState
 from cnn_lab.train.state import TrainState
 
 
@@ -24,8 +24,8 @@ class Progress:
 
     step: int = 0
     sums: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    selection: SelectionRecord = dataclasses.field(default_factory=SelectionRecord)
-    plateau: PlateauRecord = dataclasses.field(default_factory=PlateauRecord)
+    selection: SelectionState = dataclasses.field(default_factory=SelectionState)
+    plateau: PlateauState = dataclasses.field(default_factory=PlateauState)
     seconds: float = 0.0
     eval_pending: bool = False
     phase: int = 0
@@ -44,8 +44,8 @@ class Progress:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """Reads back `dataclasses.asdict`."""
-        selection = SelectionRecord(**values["selection"])
-        plateau = PlateauRecord.from_json(values["plateau"])
+        selection = SelectionState(**values["selection"])
+        plateau = PlateauState.from_json(values["plateau"])
         return cls(**{**values, "selection": selection, "plateau": plateau})
 
 

@@ -1,4 +1,4 @@
-"""Measures the statistics of batch normalisation anew, for weights that no training step had.
+"""Recalibrates batch normalisation: its statistics, for weights that no training step had.
 
 Running statistics lag behind, and those of averaged weights were never measured at all (Izmailov et
 al. 2018, arXiv:1803.05407, section 3.2). Here they become the mean of the statistics of some
@@ -18,17 +18,14 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.train.stepper import Prepare, Program, compile_program
+from cnn_lab.train.stepper import Program, batch_at, compile_over_batches
 
 STATISTICS = "batch_stats"
 MAX_BATCHES = 100
 
 
 class BatchStatsRecalibration:
-    """Statistics of variables over training batches; compiles on first use.
-
-    Attributes:
-        num_steps: batches that are measured.
+    """Statistics of variables over the first `num_steps` training batches; compiles on first use.
 
     Args:
         apply: (params, collections, frozen, images, key) -> (outputs, collections), as in training.
@@ -38,25 +35,41 @@ class BatchStatsRecalibration:
     """
 
     def __init__(
-        self,
-        apply: Callable[..., Any],
-        loader: Loader,
-        *,
-        num_steps: int,
-        mesh: DeviceMesh,
+        self, apply: Callable[..., Any], loader: Loader, *, num_steps: int, mesh: DeviceMesh
     ):
-        self._make = lambda variables: _compile(
-            apply, loader.prepare, mesh, variables, loader.in_memory, loader.raw_shapes()
-        )
-        self._loader = loader
+        self._apply, self._loader, self._mesh = apply, loader, mesh
         self.num_steps = num_steps
-        self._mesh = mesh
         self._program: Program | None = None
 
     def compile(self, variables: Tree) -> Program:
-        """Compiles for variables of these shapes, once."""
-        if self._program is None:
-            self._program = self._make(variables)
+        """Compiles for variables of these shapes, once.
+
+        The program is (variables, in_memory, raw_batches, first_step, num_steps) -> sums of the
+        statistics of the batches of these steps.
+        """
+        if self._program is not None:
+            return self._program
+        apply, prepare = self._apply, self._loader.prepare
+
+        def recalibration(variables, in_memory, raw_batches, first_step, num_steps):
+            def add(index, sums):
+                key = jax.random.fold_in(jax.random.key(0), first_step + index)
+                batch = prepare(in_memory, batch_at(raw_batches, index), key)
+                found = _batch_statistics(apply, variables, batch["image"], key)
+                return jax.tree.map(jnp.add, sums, found)
+
+            zeros = jax.tree.map(jnp.zeros_like, variables["collections"][STATISTICS])
+            return jax.lax.fori_loop(0, num_steps, add, zeros)
+
+        self._program = compile_over_batches(
+            recalibration,
+            self._mesh,
+            variables,
+            self._loader.in_memory,
+            self._loader.raw_shapes(),
+            num_indices=2,
+            out_shardings=self._mesh.shardings(variables)["collections"][STATISTICS],
+        )
         return self._program
 
     def __call__(self, variables: Tree, heartbeat: Callable[[], None] = lambda: None) -> Tree:
@@ -68,8 +81,7 @@ class BatchStatsRecalibration:
         """
         program, loader = self.compile(variables), self._loader
         sums = None
-        first = 0
-        while first < self.num_steps:
+        for first in range(0, self.num_steps, loader.max_steps):
             num_steps = min(loader.max_steps, self.num_steps - first)
             raw_batches = self._mesh.put(loader.load(first, num_steps), self._mesh.batches)
             jax.block_until_ready(sums)  # of the call before, while which the next was loaded
@@ -77,47 +89,7 @@ class BatchStatsRecalibration:
             numbers = self._mesh.put((np.int32(first), np.int32(num_steps)))
             part = program.call(variables, loader.in_memory, raw_batches, *numbers)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
-            first += num_steps
         return jax.tree.map(lambda total: total / self.num_steps, sums)
-
-
-def _compile(
-    apply: Callable[..., Any],
-    prepare: Prepare,
-    mesh: DeviceMesh,
-    variables: Tree,
-    in_memory: Tree,
-    raw_batches: Tree,
-) -> Program:
-    """Compiles (variables, in_memory, raw_batches, first_step, num_steps) -> sums.
-
-    They are the sums of the statistics of the batches of steps from `first_step` on.
-    """
-
-    def recalibration(
-        variables, in_memory, raw_batches, first_step, num_steps
-    ):  # names its compiled program
-        def add(index, sums):
-            raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
-            key = jax.random.fold_in(jax.random.key(0), first_step + index)
-            batch = prepare(in_memory, raw_batch, key)
-            found = _batch_statistics(apply, variables, batch["image"], key)
-            return jax.tree.map(jnp.add, sums, found)
-
-        zeros = jax.tree.map(jnp.zeros_like, variables["collections"][STATISTICS])
-        return jax.lax.fori_loop(0, num_steps, add, zeros)
-
-    replicated, shardings = mesh.replicated, mesh.shardings(variables)
-    jitted = jax.jit(
-        recalibration,
-        in_shardings=(
-            *(shardings, mesh.shardings_as_placed(in_memory), mesh.batches),
-            *(replicated, replicated),
-        ),
-        out_shardings=shardings["collections"][STATISTICS],
-    )
-    scalars = (jax.ShapeDtypeStruct((), jnp.int32) for _ in range(2))
-    return compile_program(jitted, variables, in_memory, raw_batches, *scalars)
 
 
 def _batch_statistics(

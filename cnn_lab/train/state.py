@@ -11,7 +11,7 @@ import optax
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Key, Tree
-from cnn_lab.train.frozen import part
+from cnn_lab.train.frozen import partition_frozen
 
 NONE: Tree = {}
 # What is drawn in a step beside what the model draws from the step's key itself.
@@ -60,22 +60,22 @@ def make_init(
 ) -> Callable[..., TrainState]:
     """Returns (key, given, source) -> fresh state, pure.
 
-    `given` holds variables by collection that take the place of those that the model begins with,
-    and `source` parameters that a penalty pulls towards; both may be left out.
+    `given` holds variables by collection that take the place of the model's initial ones, and
+    `source` parameters that a penalty pulls towards; both may be left out.
 
     Args:
         model: the network.
-        optimizer: whose state is begun too.
+        optimizer: of its parameters.
         image_shape: (h, w, c).
-        average: state -> the average that it begins with (`Average.init`).
-        trainable: whether a parameter is, by its path; the others are frozen.
+        average: state -> its first average (`Average.init`).
+        trainable: whether a parameter is trained, by its path; the others are frozen.
     """
 
     def init(key: Key, given: Tree = NONE, source: Tree = NONE) -> TrainState:
         params_key, run_key = jax.random.split(key)
         images = jnp.zeros((1, *image_shape))
-        begun = dict(model.init({"params": params_key}, images, train=False))
-        collections, frozen = part(trees.merge(begun, given), trainable)
+        variables = dict(model.init({"params": params_key}, images, train=False))
+        collections, frozen = partition_frozen(trees.merge(variables, given), trainable)
         params = collections.pop("params")
         state = TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -11,8 +12,8 @@ from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.tasks.metrics import Pair
 from cnn_lab.tasks.task import Task
 from cnn_lab.train.averaging import NO_AVERAGE, Average
-from cnn_lab.train.gradient import Gradient, make_gradient, make_mean_gradient
-from cnn_lab.train.state import TrainState, where_finite
+from cnn_lab.train.gradient import Gradient, GradientResult, make_gradient
+from cnn_lab.train.state import TrainState, step_key, where_finite
 
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
 
@@ -29,7 +30,9 @@ def make_train_step(
 
     The batch holds `image` [n h w c], `label` [n] (or [n k]) and `weight` [n]. A step whose loss,
     gradient or new weights are not finite leaves the state, its step number included, as it was,
-    and its metrics are not finite.
+    and its metrics are not finite. Summed gradients are divided once by the summed weight, so that
+    padding and device count do not matter and devices exchange gradients and metrics in one
+    all-reduce.
 
     Args:
         model: the network.
@@ -37,16 +40,24 @@ def make_train_step(
         optimizer: gets the gradient at other weights as `grad_fn`, if it asks for that.
         penalty: (params, source) -> value added to the mean loss.
         average: of the weights, kept in the state.
-        gradient: how the summed loss is differentiated; by default of the whole batch at once.
+        gradient: of the summed loss; by default of the whole batch at once.
     """
-    mean_gradient = make_mean_gradient(gradient or make_gradient(model, task), penalty)
+    summed_gradient = gradient or make_gradient(model, task)
     update = optax.with_extra_args_support(optimizer).update
+
+    def mean_gradient(params: Tree, state: TrainState, batch: Tree) -> GradientResult:
+        sums, metrics, collections = summed_gradient(
+            params, state.collections, state.frozen, batch, step_key(state)
+        )
+        of_penalty, count = jax.grad(penalty)(params, state.source), metrics["loss"][1]
+        gradients = jax.tree.map(lambda g, p: g / count + p, sums, of_penalty)
+        return GradientResult(gradients, metrics, collections)
 
     def step(state: TrainState, batch: Tree) -> tuple[TrainState, dict[str, Pair]]:
         def gradient_at(params: Tree, *_: Any) -> Tree:
-            return mean_gradient(params, state, batch)[0]
+            return mean_gradient(params, state, batch).gradients
 
-        gradients, (metrics, collections) = mean_gradient(state.params, state, batch)
+        gradients, metrics, collections = mean_gradient(state.params, state, batch)
         updates, opt_state = update(gradients, state.opt_state, state.params, grad_fn=gradient_at)
         params = optax.apply_updates(state.params, updates)
         new = state.replace(

@@ -1,11 +1,17 @@
-"""Compiled calls of many training steps, dispatched one call ahead of the host."""
+"""Compiled calls of many training steps, dispatched one call ahead of the host.
+
+A small net's step takes a few milliseconds, about what it costs to call it from Python. So the loop
+over steps is compiled too: one program takes a stack of up to `max_steps` raw batches and a number
+of steps to run, which is data, so that every call uses the same program and a run that was cut
+anywhere continues with the same arithmetic.
+"""
 
 import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +21,25 @@ from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.distributed.processes import Consensus
-from cnn_lab.tasks.metrics import weighted_pairs
-from cnn_lab.tasks.task import Task
 from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
 from cnn_lab.train.step import Step
 
 SECONDS_PER_CALL = 1.0
 GROWTH = 4  # of the number of steps from one call to the next
+INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 
 # (arrays in memory, one step's raw batch, key) -> batch of `image`, `label`, `weight`
 Prepare = Callable[[Tree, Tree, Key], Tree]
+StepMetrics = dict[str, tuple[float, float]]  # name -> (sum, count)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A compiled program and what compiling it cost.
+    """A compiled program; its arguments must have the shardings that it was compiled for.
 
     Attributes:
-        call: the program; its arguments must lie where it expects them.
-        compile_seconds: tracing, lowering and compiling, or loading from the cache.
+        call: runs it.
+        compile_seconds: of tracing, lowering and compiling, or loading from the cache.
         temporary_bytes: scratch memory of one call on one device.
     """
 
@@ -46,6 +52,67 @@ class Program:
         """Its optimized HLO."""
         compiled: Any = self.call
         return compiled.as_text()
+
+
+def compile_over_batches(
+    function: Callable[..., Any],
+    mesh: DeviceMesh,
+    variables: Tree,
+    in_memory: Tree,
+    raw_batches: Tree,
+    *,
+    num_indices: int,
+    out_shardings: Any,
+    proposal: Tree | None = None,
+    donates: bool = False,
+) -> Program:
+    """Compiles a function of (variables, in_memory, raw_batches, *indices, and maybe a proposal).
+
+    Args:
+        function: pure; its name is that of the compiled program.
+        mesh: devices.
+        variables: a tree or its shapes, the first argument.
+        in_memory: arrays that stay on the devices, or their shapes.
+        raw_batches: a stack [max_steps, n, ...] of raw batches, or its shapes.
+        num_indices: int32 scalars that follow.
+        out_shardings: of the results.
+        proposal: values of `Consensus`, if the function takes them.
+        donates: whether each call gives the variables away.
+    """
+    indices, replicated = (INDEX,) * num_indices, (mesh.replicated,) * num_indices
+    proposals = () if proposal is None else (proposal,)
+    jitted = jax.jit(
+        function,
+        in_shardings=(
+            mesh.shardings(variables),
+            mesh.shardings_as_placed(in_memory),
+            mesh.batches,
+            *replicated,
+            *(mesh.sharded for _ in proposals),
+        ),
+        out_shardings=out_shardings,
+        donate_argnums=0 if donates else (),
+    )
+    start = time.perf_counter()
+    compiled = jitted.lower(variables, in_memory, raw_batches, *indices, *proposals).compile()
+    scratch = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
+    return Program(compiled, time.perf_counter() - start, scratch)
+
+
+def batch_at(stack: Tree, index: jax.Array | int) -> Tree:
+    """One step's raw batch of a stack [max_steps, n, ...] of them."""
+    return jax.tree.map(lambda leaf: leaf[index], stack)
+
+
+def empty_history(step: Callable[[jax.Array], Tree], max_steps: int) -> Tree:
+    """Zeros [max_steps, ...] for everything that `step` gives at an index."""
+    shapes = jax.eval_shape(step, jnp.zeros((), jnp.int32))
+    return jax.tree.map(lambda s: jnp.zeros((max_steps, *s.shape), s.dtype), shapes)
+
+
+def with_row(history: Tree, index: jax.Array, row: Tree) -> Tree:
+    """The history with a row set."""
+    return jax.tree.map(lambda h, r: h.at[index].set(r), history, row)
 
 
 def prepare_key(state: TrainState) -> Key:
@@ -64,121 +131,48 @@ def compile_train(
     """Compiles a stack of training steps.
 
     The program is (state, in_memory, raw_batches, first_step, num_steps, proposal) -> (state,
-    metrics, agreed).
-
-    Args:
-        step: one training step.
-        prepare: makes a batch from the arrays in memory and one step's raw batch.
-        mesh: devices.
-        state: a state, or its shapes; given away by each call.
-        in_memory: arrays that stay on the devices, or their shapes.
-        raw_batches: a stack [max_steps, n, ...] of raw batches, or its shapes.
-
-    Returns:
-        A program. Its metrics are name -> (sums [max_steps], counts [max_steps]); steps after one
-        that was not finite are not run. It agrees on the maximum of what all processes
-        propose (`Consensus` in `distributed/processes.py`).
+    metrics, agreed); each call gives its state away. Metrics are name -> (sums [max_steps], counts
+    [max_steps]); steps after one that was not finite are not run. `agreed` is the maximum of what
+    all processes propose (`Consensus`).
     """
     max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
 
-    def train(
-        state, in_memory, raw_batches, first_step, num_steps, proposal
-    ):  # names its compiled program
+    def train(state, in_memory, raw_batches, first_step, num_steps, proposal):
         def one(state: TrainState, index) -> tuple[TrainState, Tree]:
-            raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
+            raw_batch = batch_at(raw_batches, index)
             return step(state, prepare(in_memory, raw_batch, prepare_key(state)))
-
-        shapes = jax.eval_shape(one, state, jnp.zeros((), jnp.int32))[1]
-        history = jax.tree.map(lambda s: jnp.zeros((max_steps,), s.dtype), shapes)
 
         def body(carry):
             index, state, history = carry
             state, metrics = one(state, index)
-            return index + 1, state, jax.tree.map(lambda h, m: h.at[index].set(m), history, metrics)
+            return index + 1, state, with_row(history, index, metrics)
 
         def goes_on(carry):
             index, state, _ = carry
             return (index < num_steps) & (state.step == first_step + index)
 
-        zero = jnp.zeros((), jnp.int32)
-        _, state, history = jax.lax.while_loop(goes_on, body, (zero, state, history))
+        history = empty_history(lambda index: one(state, index)[1], max_steps)
+        start = (jnp.zeros((), jnp.int32), state, history)
+        _, state, history = jax.lax.while_loop(goes_on, body, start)
         return state, history, jax.tree.map(lambda rows: rows.max(axis=0), proposal)
 
-    replicated, state_shardings = mesh.replicated, mesh.shardings(state)
-    jitted = jax.jit(
+    return compile_over_batches(
         train,
-        in_shardings=(
-            state_shardings,
-            mesh.shardings_as_placed(in_memory),
-            mesh.batches,
-            replicated,
-            replicated,
-            mesh.sharded,
-        ),
-        out_shardings=(state_shardings, replicated, replicated),
-        donate_argnums=0,
-    )
-    index = jax.ShapeDtypeStruct((), jnp.int32)
-    proposal = Consensus(mesh, lambda: False).propose(1)
-    return compile_program(jitted, state, in_memory, raw_batches, index, index, proposal)
-
-
-def compile_evaluate(
-    model_apply: Callable[..., Any],
-    task: Task,
-    prepare: Prepare,
-    mesh: DeviceMesh,
-    variables: Tree,
-    in_memory: Tree,
-    raw_batches: Tree,
-) -> Program:
-    """Compiles (variables, in_memory, raw_batches, num_steps) -> metrics of each step."""
-    max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
-
-    def evaluate(variables, in_memory, raw_batches, num_steps):  # names its compiled program
-        def one(index) -> Tree:
-            raw_batch = jax.tree.map(lambda stack: stack[index], raw_batches)
-            batch = prepare(in_memory, raw_batch, jax.random.key(0))
-            logits = model_apply(variables, batch["image"], train=False)
-            return weighted_pairs(task.metrics(logits, batch), batch["weight"])
-
-        shapes = jax.eval_shape(one, jnp.zeros((), jnp.int32))
-        history = jax.tree.map(lambda s: jnp.zeros((max_steps,), s.dtype), shapes)
-
-        def body(index, history):
-            return jax.tree.map(lambda h, m: h.at[index].set(m), history, one(index))
-
-        return jax.lax.fori_loop(0, num_steps, body, history)
-
-    replicated, lie = mesh.replicated, mesh.shardings(variables)
-    jitted = jax.jit(
-        evaluate,
-        in_shardings=(lie, mesh.shardings_as_placed(in_memory), mesh.batches, replicated),
-        out_shardings=replicated,
-    )
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    return compile_program(jitted, variables, in_memory, raw_batches, number)
-
-
-def compile_program(jitted: Any, *arguments: Any) -> Program:
-    """Compiles for arguments of these shapes, and says what that cost."""
-    start = time.perf_counter()
-    compiled = jitted.lower(*arguments).compile()
-    memory = compiled.memory_analysis()
-    return Program(
-        compiled,
-        time.perf_counter() - start,
-        int(getattr(memory, "temp_size_in_bytes", 0)),
+        mesh,
+        state,
+        in_memory,
+        raw_batches,
+        num_indices=2,
+        out_shardings=(mesh.shardings(state), mesh.replicated, mesh.replicated),
+        proposal=Consensus(mesh, lambda: False).propose(1),
+        donates=True,
     )
 
 
 class StepsPerCall:
     """Number of steps that a call should run, so that a signal is answered within about a second.
 
-    Their number is data of the program: where a run is cut changes nothing in its results.
-
-    Args:
-        max_steps: that a call may run.
+    At most `max_steps`. Where a run is cut into calls changes nothing in its results.
     """
 
     def __init__(self, max_steps: int):
@@ -187,11 +181,11 @@ class StepsPerCall:
         self._last_end = 0.0
 
     def measure(self, num_steps: int, start: float, end: float) -> None:
-        """Takes a call's steps and the times at which it was made and was found to have ended."""
-        self.set(self.fitting(num_steps, start, end))
+        """Updates the number by a call that was made at `start` and was seen to have ended."""
+        self.update(self.estimate(num_steps, start, end))
 
-    def fitting(self, num_steps: int, start: float, end: float) -> int:
-        """Number of steps that would have been long enough, going by one call.
+    def estimate(self, num_steps: int, start: float, end: float) -> int:
+        """Number of steps that would have taken long enough, from the time that one call took.
 
         The devices began it when the call before ended, if that was later.
         """
@@ -199,12 +193,9 @@ class StepsPerCall:
         self._last_end = end
         return int(num_steps * SECONDS_PER_CALL / seconds)
 
-    def set(self, fitting: int) -> None:
-        """Sets the number of steps to one that fits, growing to it little by little."""
-        self.num_steps = max(1, min(fitting, GROWTH * self.num_steps, self._max_steps))
-
-
-StepMetrics = dict[str, tuple[float, float]]  # name -> (sum, count)
+    def update(self, estimate: int) -> None:
+        """Sets the number of steps to an estimate, growing to it little by little."""
+        self.num_steps = max(1, min(estimate, GROWTH * self.num_steps, self._max_steps))
 
 
 class NonFiniteStepError(Exception):
@@ -217,6 +208,16 @@ class NonFiniteStepError(Exception):
     def __init__(self, step: int):
         super().__init__(f"step {step + 1} is not finite")
         self.step = step
+
+
+class PendingCall(NamedTuple):
+    """A call whose results have not been collected: `history` and `agreed` are on the devices."""
+
+    first_step: int
+    num_steps: int
+    start: float
+    history: Tree
+    agreed: Tree
 
 
 class Stepper:
@@ -248,11 +249,11 @@ class Stepper:
         self._heartbeat = heartbeat
         self._steps_per_call = StepsPerCall(loader.max_steps)
         self._consensus = Consensus(mesh, stop_requested)
-        self._fitting = 1  # steps that a call may run, as far as this process knows
-        self._running: deque[tuple[int, int, float, Tree, Tree]] = deque()
+        self._estimate = 1  # steps that a call may run, as far as this process knows
+        self._pending: deque[PendingCall] = deque()
 
     @property
-    def max_steps(self) -> int:
+    def steps_per_call(self) -> int:
         """Steps that the next call may run."""
         return self._steps_per_call.num_steps
 
@@ -283,14 +284,14 @@ class Stepper:
         with jax.transfer_guard("disallow"):
             scalars = self._mesh.put((np.int32(first), np.int32(stop - first)))
             raw_batches = self._mesh.put(raw_batches, self._mesh.batches)
-            proposal = self._consensus.propose(self._fitting)
+            proposal = self._consensus.propose(self._estimate)
             state, history, agreed = self._program.call(
                 state, self._loader.in_memory, raw_batches, *scalars, proposal
             )
-        self._running.append((first, stop - first, called, history, agreed))
+        self._pending.append(PendingCall(first, stop - first, called, history, agreed))
         return state
 
-    def finished(self, *, wait: bool) -> list[StepMetrics]:
+    def collect(self, *, wait: bool) -> list[StepMetrics]:
         """Metrics of the steps that have ended since the last time.
 
         Args:
@@ -300,24 +301,21 @@ class Stepper:
             NonFiniteStepError: one of them was not finite.
         """
         found: list[StepMetrics] = []
-        while len(self._running) > (0 if wait else 1):
-            first, num_steps, called, history, agreed = self._running.popleft()
-            steps = _per_step(jax.device_get(history), num_steps)
+        while len(self._pending) > (0 if wait else 1):
+            call = self._pending.popleft()
+            history = {
+                name: list(zip(sums.tolist(), counts.tolist(), strict=True))
+                for name, (sums, counts) in jax.device_get(call.history).items()
+            }
             self._heartbeat()
-            self._fitting = self._steps_per_call.fitting(num_steps, called, time.perf_counter())
-            self._steps_per_call.set(self._consensus.agreed(agreed, self._fitting))
-            for index, metrics in enumerate(steps):
+            self._estimate = self._steps_per_call.estimate(
+                call.num_steps, call.start, time.perf_counter()
+            )
+            self._steps_per_call.update(self._consensus.agreed(call.agreed, self._estimate))
+            for index in range(call.num_steps):
+                metrics = {name: pairs[index] for name, pairs in history.items()}
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):
-                    raise NonFiniteStepError(first + index)
-            found += steps
-            self.finished_step = first + num_steps
+                    raise NonFiniteStepError(call.first_step + index)
+                found.append(metrics)
+            self.finished_step = call.first_step + call.num_steps
         return found
-
-
-def _per_step(history: Mapping[str, Any], num_steps: int) -> list[StepMetrics]:
-    """Turns name -> (sums [max_steps], counts [max_steps]) into one dict a step."""
-    lists = {n: (sums.tolist(), counts.tolist()) for n, (sums, counts) in history.items()}
-    return [
-        {name: (sums[index], counts[index]) for name, (sums, counts) in lists.items()}
-        for index in range(num_steps)
-    ]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cnn_lab.cli.commands.list import DETAILED, KINDS, named_functions
-from cnn_lab.cli.main import main
+from cnn_lab.cli.main import COMMANDS, main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import Node, override
@@ -188,3 +188,10 @@ def test_docstring_sections_are_read_to_their_end():
     found = explained(documented, "Args")
     assert found == {"first": "one line and another.", "rest": "with a colon: inside."}
     assert explained(documented, "Attributes") == {}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(log, name: str):
+    text = log("help", name)
+    assert text.startswith(f"cnn-lab {name}")
+    assert "Examples:" in text

@@ -92,10 +92,10 @@ from cnn_lab.tasks.losses import LOSSES
 def shifted(logits, targets, shift: float = 1.0):
     return jnp.sum(logits, axis=-1) + shift
 
-from cnn_lab.experiment.components import make_components
+from cnn_lab.experiment.network import make_task
 
 config = ExperimentConfig(task=TaskConfig(loss="shifted", loss_options={"shift": 3.0}))
-task = make_components(config).make_task(None)
+task = make_task(config, None)
 assert task.losses(jnp.ones((2, 2)), {"label": jnp.zeros(2, jnp.int32)}).tolist() == [5, 5]
 assert {"hinge", "shifted"} < set(LOSSES)
 """

@@ -14,7 +14,7 @@ from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped, rate_scale_o
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.train.averaging import NO_AVERAGE
-from cnn_lab.train.phases import make_entry
+from cnn_lab.train.phases import make_phase_transition
 from cnn_lab.train.state import TrainState
 
 PARAMS = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
@@ -98,7 +98,7 @@ def test_a_group_that_begins_late_begins_like_any_other_at_the_rate_of_the_train
         frozen={"params": held},
     )
     both = grouped(make_one, falling, lr_multipliers(a=LrMultiplier(), b=LrMultiplier(1.0, 3)))
-    entered = make_entry(both, NO_AVERAGE, lambda _: True)(state)
+    entered = make_phase_transition(both, NO_AVERAGE, lambda _: True)(state)
     assert entered.frozen == {}
     later = drawn(2, seed=1)
     found, _ = steps(both, entered.params, later, entered.opt_state)

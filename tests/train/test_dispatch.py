@@ -19,7 +19,7 @@ from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.tasks.classification import classification
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
-from cnn_lab.train.stepper import Program, compile_evaluate, compile_train
+from cnn_lab.train.stepper import Program, compile_train
 
 IMAGE, BATCH, STEPS = (16, 16, 1), 16, 5
 MODELS = {
@@ -172,17 +172,6 @@ def test_what_is_drawn_for_the_images_differs_from_step_to_step_and_from_the_mod
     assert len(seen) == 2 * STEPS
 
 
-def test_the_two_programs_have_names_of_their_own_in_the_compilation_cache():
+def test_the_program_has_a_name_of_its_own_in_the_compilation_cache():
     several = training("mlp", 2)
     assert "HloModule jit_train" in several.compiled_text()
-    program = compile_evaluate(
-        MODELS["mlp"].apply,
-        classification("cross_entropy"),
-        feed_as_it_is,
-        make_mesh(1),
-        {"params": several.state().params},
-        {},
-        feeds_of(),
-    )
-    call: Any = program.call
-    assert "HloModule jit_evaluate" in call.as_text()

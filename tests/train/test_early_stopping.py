@@ -4,14 +4,14 @@ import math
 
 import pytest
 
-from cnn_lab.train.monitor import Selection, SelectionRecord, update_selection
+from cnn_lab.train.monitor import Selection, SelectionState, update_selection
 
 NAN, INF = math.nan, math.inf
 
 
-def after(values, rule: Selection, every: int = 1) -> list[SelectionRecord]:
+def after(values, rule: Selection, every: int = 1) -> list[SelectionState]:
     """Records after evaluations every `every` epochs of 5 steps, until the rule says stop."""
-    records = [SelectionRecord()]
+    records = [SelectionState()]
     for index, value in enumerate(values):
         epoch = every * (index + 1)
         records.append(update_selection(records[-1], rule, value, step=5 * epoch, epoch=epoch))

@@ -133,3 +133,8 @@ def test_an_evaluation_stops_between_calls(images, labels, variables):
         evaluate(placed, lambda: next(answers))
     assert list(answers) == []
     assert evaluate(placed) == evaluator(images, labels, 8, 1, max_steps=3)[0](placed)
+
+
+def test_the_program_has_a_name_of_its_own_in_the_compilation_cache(images, labels, variables):
+    evaluate, _, _ = evaluator(images, labels, 64, 1)
+    assert "HloModule jit_evaluate" in evaluate.compile(variables).text

@@ -16,7 +16,7 @@ from cnn_lab.models.registry import MODELS
 from cnn_lab.optim.penalties import l2
 from cnn_lab.tasks.classification import classification
 from cnn_lab.train.averaging import ema, evaluated_variables
-from cnn_lab.train.frozen import apply_in_training, part
+from cnn_lab.train.frozen import apply_in_training, partition_frozen
 from cnn_lab.train.state import make_init
 from cnn_lab.train.step import make_train_step
 from cnn_lab.transfer.plan import stages_of
@@ -97,7 +97,7 @@ def test_a_frozen_backbone_runs_as_in_evaluation():
     variables["batch_stats"] = jax.tree.map(
         lambda s: jnp.asarray(drawn.uniform(0.5, 2, s.shape), jnp.float32), variables["batch_stats"]
     )
-    changing, frozen = part(variables, lambda path: path.startswith("head/"))
+    changing, frozen = partition_frozen(variables, lambda path: path.startswith("head/"))
     assert list(changing) == ["params"]
     outputs, collections = apply_in_training(
         model, changing["params"], {}, frozen, batch["image"], jax.random.key(0)
@@ -113,7 +113,7 @@ def test_nothing_is_dropped_in_frozen_layers_but_in_those_that_are_trained():
     variables = dict(model.init(jax.random.key(1), image, train=False))
 
     def logits(trainable, key):
-        changing, frozen = part(variables, trainable)
+        changing, frozen = partition_frozen(variables, trainable)
         params = changing.pop("params")
         return apply_in_training(model, params, changing, frozen, image, jax.random.key(key))[0]
 
@@ -130,7 +130,7 @@ def test_nothing_is_dropped_in_frozen_layers_but_in_those_that_are_trained():
 def test_the_layer_of_a_frozen_scale_and_a_trained_bias_is_trained():
     model: Any = resnet()
     variables = dict(model.init(jax.random.key(1), jnp.ones((1, 8, 8, 3)), train=False))
-    changing, frozen = part(variables, lambda path: path != "backbone/stem_bn/scale")
+    changing, frozen = partition_frozen(variables, lambda path: path != "backbone/stem_bn/scale")
     assert trees.flatten(frozen) == {
         "params/backbone/stem_bn/scale": variables["params"]["backbone"]["stem_bn"]["scale"]
     }
@@ -140,7 +140,7 @@ def test_the_layer_of_a_frozen_scale_and_a_trained_bias_is_trained():
 def test_everything_is_trained_where_nothing_is_frozen():
     model: Any = resnet()
     variables = dict(model.init(jax.random.key(1), jnp.ones((1, 8, 8, 3)), train=False))
-    changing, frozen = part(variables, lambda _: True)
+    changing, frozen = partition_frozen(variables, lambda _: True)
     assert frozen == {}
     assert jax.tree.structure(changing) == jax.tree.structure(variables)
 

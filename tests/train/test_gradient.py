@@ -56,20 +56,20 @@ def test_micro_batches_add_up_to_the_big_batch(num_micro_batches):
     batch = batch_of(12)
     found = sums_of(LENET, batch, num_micro_batches=num_micro_batches)
     assert_close(found, sums_of(LENET, batch))
-    assert float(found[1][0]["loss"][1]) == pytest.approx(float(batch["weight"].sum()), rel=1e-6)
+    assert float(found.metrics["loss"][1]) == pytest.approx(float(batch["weight"].sum()), rel=1e-6)
 
 
 def test_batch_normalisation_sees_every_micro_batch_for_itself():
     batch = batch_of(8)
-    _, (_, collections) = sums_of(RESNET, batch, num_micro_batches=2)
+    collections = sums_of(RESNET, batch, num_micro_batches=2).collections
     gradient = jax.jit(make_gradient(RESNET, TASK))
     params, wanted = variables_of(RESNET)
     # Parts take every second example, so that all devices share in each.
     for start in (0, 1):
         part = jax.tree.map(lambda x, start=start: x[start::2], batch)
-        _, (_, wanted) = gradient(params, wanted, {}, part, jax.random.key(1))
+        wanted = gradient(params, wanted, {}, part, jax.random.key(1)).collections
     assert_close(collections, wanted)
-    _, (_, whole) = sums_of(RESNET, batch)
+    whole = sums_of(RESNET, batch).collections
     differences = jax.tree.map(lambda a, b: float(abs(a - b).max()), collections, whole)
     assert max(jax.tree.leaves(differences)) > 1e-2
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from cnn_lab.train.monitor import SelectionRecord
+from cnn_lab.train.monitor import SelectionState
 from cnn_lab.train.progress import Intervals, Progress
 from cnn_lab.train.stepper import StepsPerCall
 
@@ -72,11 +72,11 @@ def test_no_boundary_is_skipped_from_wherever_one_starts(intervals, longest):
 
 
 def test_progress_survives_json():
-    selection = SelectionRecord(best_value=0.5, best_step=3, reference=0.25, stale_checks=1)
+    selection = SelectionState(best_value=0.5, best_step=3, reference=0.25, stale_checks=1)
     progress = Progress(step=4, sums={"loss": [1.5, 2.0]}, selection=selection, seconds=2.5)
     values = json.loads(json.dumps(dataclasses.asdict(progress)))
     assert Progress.from_json(values) == progress
-    assert isinstance(Progress.from_json(values).selection, SelectionRecord)
+    assert isinstance(Progress.from_json(values).selection, SelectionState)
 
 
 def pace_of(seconds_per_step: float, num_calls: int, most: int = 128) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from cnn_lab.train.monitor import Plateau, PlateauRecord, Selection, update_plateau
+from cnn_lab.train.monitor import Plateau, PlateauState, Selection, update_plateau
 
 
 def rule(
@@ -18,7 +18,7 @@ def rule(
 
 
 def scales(values, plateau) -> list[float]:
-    record, found = PlateauRecord(), []
+    record, found = PlateauState(), []
     for epoch, value in enumerate(values, start=1):
         record = update_plateau(record, plateau, value, step=10 * epoch, epoch=epoch)
         found.append(record.scale)
@@ -44,9 +44,9 @@ def test_small_improvements_and_bad_numbers_are_none():
 @pytest.mark.parametrize("cut", [1, 3, 4])
 def test_a_record_continues_after_json(cut):
     values, plateau = [5, 5, 5, 5, 5, 5], rule()
-    record = PlateauRecord()
+    record = PlateauState()
     for epoch, value in enumerate(values, start=1):
         if epoch == cut:
-            record = PlateauRecord.from_json(json.loads(json.dumps(dataclasses.asdict(record))))
+            record = PlateauState.from_json(json.loads(json.dumps(dataclasses.asdict(record))))
         record = update_plateau(record, plateau, value, step=epoch, epoch=epoch)
     assert record.scale == scales(values, plateau)[-1] == 0.25

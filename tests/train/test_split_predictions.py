@@ -14,7 +14,8 @@ from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import DeviceMesh, make_mesh
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.evaluate import TTA, Evaluator, SplitPredictor, make_views, mirrored, shifted
+from cnn_lab.train.evaluate import Evaluator, SplitPredictor
+from cnn_lab.train.views import TTA, make_views, mirrored, shifted
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 50, (4, 5, 1), 0.25, 0.5
 MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")
@@ -105,9 +106,10 @@ def test_the_outputs_of_a_call_are_bounded(images, labels, variables, monkeypatc
     found = [predictor(variables) for _ in range(2)]
     assert max(lengths) <= 2
     assert sum(lengths) == 14
-    program = predictor.compile(variables)
-    shapes = jax.eval_shape(program, variables, loader.in_memory, load(0, 1), np.int32(1))
-    assert shapes[0]["logits"].shape == (2, 8, 10)
+    mesh = make_mesh(2)
+    raw_batches = mesh.put(load(0, 1), mesh.batches)
+    rows, _ = predictor.compile(variables).call(variables, loader.in_memory, raw_batches, 1)
+    assert rows["logits"].shape == (2, 8, 10)
     tiny = predict(variables, images, labels, 8, 2, max_bytes=1)  # one step, whatever it takes
     for other in (found[1], tiny):
         np.testing.assert_array_equal(found[0].logits, other.logits)
@@ -115,19 +117,16 @@ def test_the_outputs_of_a_call_are_bounded(images, labels, variables, monkeypatc
 
 def test_it_is_compiled_once_for_all_weights(images, labels, variables):
     predictor, _ = make_predictor(images, labels, 16, 2)
-    first = predictor(variables)
+    first, program = predictor(variables), predictor.compile(variables)
     zeros = predictor(jax.tree.map(jnp.zeros_like, variables))
     assert not zeros.logits.any()
     np.testing.assert_array_equal(predictor(variables).logits, first.logits)
-    assert predictor.compile(variables)._cache_size() == 1
+    assert predictor.compile(variables) is program
 
 
 def test_devices_do_not_exchange_outputs(images, labels, variables):
-    predictor, loader = make_predictor(images, labels, 16, 2)
-    raw_batches = jax.device_put(loader.load(0, 1), make_mesh(2).batches)
-    program = predictor.compile(variables)
-    lowered = program.lower(variables, loader.in_memory, raw_batches, np.int32(1))
-    text = lowered.compile().as_text()
+    predictor, _ = make_predictor(images, labels, 16, 2)
+    text = predictor.compile(variables).text
     assert "all-reduce" in text  # the metrics
     assert "all-gather" not in text
     assert "collective-permute" not in text

@@ -195,9 +195,9 @@ def _rounded(value: Any) -> str:
 
 
 def _initializers() -> dict[str, str]:
-    from cnn_lab.layers.factory import MEANINGS
+    from cnn_lab.layers.factory import INITIALIZERS
 
-    return MEANINGS
+    return {name: meaning for name, (_, meaning) in INITIALIZERS.items()}
 
 
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
