@@ -123,21 +123,19 @@ def _random_crop(augmentation: Augmentation, draws: Draws, height: int, width: i
 
 
 def elastic_field(
-    key: Key, num_examples: int, height: int, width: int, *, alpha: float, sigma: float
+    key: Key, shape: tuple[int, int, int], alpha: float, sigma: float
 ) -> tuple[Plane, Plane]:
-    """Displacements of the pixels, along x and along y, in pixels.
+    """Displacements [n h w] of the pixels, along x and along y, in pixels.
 
     Args:
         key: randomness.
-        num_examples: n.
-        height: h.
-        width: w.
+        shape: (n, h, w).
         alpha: factor of the smoothed noise, in pixels.
         sigma: standard deviation of the Gaussian, in pixels, at least 0.5.
     """
+    num_examples, height, width = shape
     down, across = smoothing(height, sigma), smoothing(width, sigma)
-    shape = (num_examples, down.shape[1], across.shape[1])
-    words = computed_once(random_bits(key, shape))
+    words = computed_once(random_bits(key, (num_examples, down.shape[1], across.shape[1])))
     halves = jnp.stack([words >> jnp.uint32(16), words & jnp.uint32(0xFFFF)], axis=1)
     noise = (halves.astype(jnp.float32) + 0.5) * jnp.float32(2**-15) - 1
     rows = jnp.einsum("nkgs,ws->nkgw", noise, (across * alpha).astype(np.float32))
@@ -154,14 +152,11 @@ def smoothing(length: int, sigma: float) -> np.ndarray:
     reach = GAUSSIAN_END * sigma
     num_points = int(np.ceil((length - 1 + 2 * reach) / spacing)) + 1
     points = (length - 1) / 2 + (np.arange(num_points) - (num_points - 1) / 2) * spacing
-    weights = _gaussian(np.arange(length)[:, None] - points[None, :], sigma)
-    dense = _gaussian(np.arange(-np.ceil(reach), np.ceil(reach) + 1), sigma)
+    distances = np.arange(length)[:, None] - points[None, :]
+    pixels = np.arange(-np.ceil(reach), np.ceil(reach) + 1)
+    weights, dense = (np.exp(-0.5 * (x / sigma) ** 2) for x in (distances, pixels))
     norm = np.linalg.norm(dense) / dense.sum()
     return weights / np.linalg.norm(weights, axis=1, keepdims=True) * norm
-
-
-def _gaussian(distance: np.ndarray, sigma: float) -> np.ndarray:
-    return np.exp(-0.5 * (distance / sigma) ** 2)
 
 
 def shift_pixels(

@@ -112,8 +112,7 @@ class Augmentation:
     @property
     def jitters(self) -> bool:
         """Whether brightness or colours change, RandAugment apart."""
-        colours = (self.saturation, self.hue, self.grayscale)
-        return any((self.brightness, self.contrast, *colours))
+        return any((self.brightness, self.contrast, self.saturation, self.hue, self.grayscale))
 
     @property
     def mixes(self) -> bool:
@@ -157,15 +156,9 @@ RECIPES: dict[str, dict[str, Augmentation]] = {
     "strokes": {"none": Augmentation(), "light": _STROKES_LIGHT, "heavy": _STROKES_HEAVY},
 }
 
-OTHER_RECIPE = "photos"  # for data sets that are not published ones
-
 
 def choose_augmentation(data: DataConfig) -> Augmentation:
-    """The recipe of the config, or of its data, at the config's strength, options replaced.
-
-    Raises:
-        ConfigError: an unknown recipe or option, or a value that does not fit.
-    """
+    """The recipe of the config, or of its data, at the config's strength, options replaced."""
     augment, path = data.augment, "config.data.augment"
     recipe = lookup(RECIPES, augment.recipe or default_recipe(data.name), "augmentation")
     options = check_options(Augmentation, augment.options, f"{path}.options", f"{path}.recipe")
@@ -173,5 +166,5 @@ def choose_augmentation(data: DataConfig) -> Augmentation:
 
 
 def default_recipe(name: str) -> str:
-    """The recipe of a data set's kind of image."""
-    return DATASETS[name].recipe if name in DATASETS else OTHER_RECIPE
+    """The recipe of a data set's kind of image; `photos` where the data are a user's own."""
+    return DATASETS[name].recipe if name in DATASETS else "photos"
