@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.normalize import Preprocess
+from cnn_lab.data.normalize import Preprocess, padded_shape
 from cnn_lab.experiment.components import model_options, task_maker
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS
@@ -44,7 +44,7 @@ class Network:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(h, w, c) of the model's input."""
-        return self.preprocess.output_shape(self.image_shape)
+        return padded_shape(self.image_shape, self.preprocess.pad)
 
     def variable_shapes(self) -> dict[str, Any]:
         """Shapes of the model's variables by collection; nothing is computed."""
@@ -58,7 +58,7 @@ class Network:
             "class_weights": self.class_weights,
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
-            "preprocess": self.preprocess.to_json(),
+            "preprocess": dataclasses.asdict(self.preprocess),
         }
 
 

@@ -1,6 +1,7 @@
 """Loaders of a split, or of its features, that is wholly in the devices' memory."""
 
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -24,8 +25,9 @@ PutSplit = Callable[..., Tree]
 
 def is_in_memory(data: DataConfig, source: Source) -> bool:
     """Whether a split is kept on the devices: if the config asks for it, or if it is small."""
-    small = _num_bytes(source) <= data.in_memory_limit_mib * MIB
-    return data.loader in ("in_memory", "sharded") or (data.loader == "auto" and small)
+    if data.loader == "auto":
+        return len(source) * math.prod(source.fixed_shape) <= data.in_memory_limit_mib * MIB
+    return data.loader != "streaming"
 
 
 def put_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tree:
@@ -57,12 +59,10 @@ def shapes_of_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) 
 def check_host_memory(source: Source, shard: Shard = WHOLE) -> None:
     """Refuses a split whose shard is larger than the host's memory, before it is read.
 
-    Other processes of this machine may need as much.
-
-    Raises:
-        DataError: it is; the system would kill the process.
+    The system would kill the process; other processes of this machine may need as much.
     """
-    num_bytes, max_bytes = _num_bytes(source) // shard.count, host_bytes()
+    num_bytes = len(source) * math.prod(source.fixed_shape) // shard.count
+    max_bytes = host_bytes()
     if max_bytes is not None and num_bytes > max_bytes:
         whose = f" that process {shard.index} of {shard.count} holds" if shard.count > 1 else ""
         raise DataError(
@@ -72,19 +72,9 @@ def check_host_memory(source: Source, shard: Shard = WHOLE) -> None:
         )
 
 
-def _num_bytes(source: Source) -> int:
-    """Bytes of the images of a split."""
-    return len(source) * math.prod(source.fixed_shape)
-
-
 def _padded_length(source: Source, mesh: DeviceMesh) -> int:
     """Examples of a split, rounded up to shards of equal size."""
     return -(-len(source) // mesh.num_devices) * mesh.num_devices
-
-
-def gather_rows(array: Tree, positions: Tree) -> Tree:
-    """Rows of an array that is replicated on every device."""
-    return array[positions]
 
 
 class InMemoryLoader:
@@ -97,7 +87,7 @@ class InMemoryLoader:
         max_steps: the most steps that one stack of raw batches holds.
         augment: augments the batch; None leaves it.
         shard: the part of every batch that this process loads.
-        gather: (array, positions) -> rows, where the arrays are sharded.
+        gather: (array, positions) -> rows.
     """
 
     name = "in_memory"
@@ -110,7 +100,7 @@ class InMemoryLoader:
         max_steps: int,
         augment: Augment | None = None,
         shard: Shard = WHOLE,
-        gather: Callable[[Tree, Tree], Tree] = gather_rows,
+        gather: Callable[[Tree, Tree], Tree] = operator.getitem,
     ):
         self.in_memory = in_memory
         self.sampler = sampler
