@@ -244,8 +244,11 @@ def test_cifar_damage_is_told():
     ("change", "sentence"),
     [
         ({"train-labels-idx1-ubyte": np.arange(11) % 10}, "12 images and 11 labels, expected"),
-        ({"train-labels-idx1-ubyte": np.arange(12)}, "holds the label 11, expected 0 to 9"),
-        ({"t10k-images-idx3-ubyte": np.zeros((5, 27, 28))}, r"have shape \(27, 28, 1\), expected"),
+        ({"train-labels-idx1-ubyte": np.arange(12)}, "hold the label 11, expected 0 to 9"),
+        (
+            {"t10k-images-idx3-ubyte": np.zeros((5, 27, 28))},
+            r"hold images of shape \(27, 28, 1\), expected",
+        ),
     ],
 )
 def test_files_that_do_not_fit_the_description_are_refused(tmp_path, change, sentence):

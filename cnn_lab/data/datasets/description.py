@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from cnn_lab.core.errors import ConfigError
+
 # Raise it when a builder stores something else than before; data prepared before stay as they are.
 PREPARED_VERSION = "1.0.0"
 
@@ -73,13 +75,14 @@ DATASETS: dict[str, DatasetDescription] = {}
 """Name to description, of the data sets registered so far."""
 
 
-def register_dataset(description: DatasetDescription) -> DatasetDescription:
+def register_dataset(description: DatasetDescription) -> None:
     """Makes a data set known by its name, to configs and commands.
 
     Raises:
-        ValueError: the name is taken.
+        ConfigError: the name is taken.
     """
-    if description.name in DATASETS:
-        raise ValueError(f"There is a data set named {description.name!r} already.")
-    DATASETS[description.name] = description
-    return description
+    name = description.name
+    if name in DATASETS:
+        problem = f"The data set {name!r} exists already; register yours by another name."
+        raise ConfigError(problem, found=name)
+    DATASETS[name] = description
