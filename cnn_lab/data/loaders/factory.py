@@ -52,29 +52,18 @@ def unmeasured_preprocess(data: DataConfig, train: Subset) -> Preprocess:
     return make_preprocess(data, train)
 
 
+@dataclasses.dataclass(eq=False)
 class LoaderFactory:
-    """Makes loaders of the kind that a config asks for; a split is put on the devices once.
+    """Makes loaders of the kind that a config asks for; a split is put on the devices once."""
 
-    Args:
-        data: the config.
-        preprocess: padding and normalisation, in the compiled step.
-        mesh: the devices, for data in memory.
-        put_split: `put_split` or `shapes_of_split`.
-    """
+    data: DataConfig
+    preprocess: Preprocess
+    mesh: DeviceMesh
+    put_split: in_memory.PutSplit = in_memory.put_split  # or `shapes_of_split`
 
-    def __init__(
-        self,
-        data: DataConfig,
-        preprocess: Preprocess,
-        mesh: DeviceMesh,
-        put_split: in_memory.PutSplit = in_memory.put_split,
-    ):
-        self._data = data
-        self._preprocess = preprocess
-        self._mesh = mesh
-        self._put_split = put_split
+    def __post_init__(self) -> None:
         self._in_memory: dict[str, Tree] = {}
-        self._constants = mesh.put_replicated(preprocess.constants)
+        self._constants = self.mesh.put_replicated(self.preprocess.constants)
 
     def training(
         self,
@@ -96,7 +85,7 @@ class LoaderFactory:
         classes, crops = subset.labels if sampling == "balanced" else None, None
         sampler = Sampler(subset.indices, batch_size, seed, classes)
         source = subset.source
-        if augmentation.crops and not in_memory.is_in_memory(self._data, source):
+        if augmentation.crops and not in_memory.is_in_memory(self.data, source):
             crops = RandomCrops(augmentation.crop_area, augmentation.crop_aspect, seed)
             augmentation = augmentation.without_crops()
         augment = make_augment(augmentation, source.fixed_shape, source.info.num_classes)
@@ -118,28 +107,28 @@ class LoaderFactory:
         augment: Augment | None = None,
         crops: RandomCrops | None = None,
     ) -> Loader:
-        if not in_memory.is_in_memory(self._data, source):
+        if not in_memory.is_in_memory(self.data, source):
             return StreamingLoader(
                 source,
-                self._preprocess,
+                self.preprocess,
                 sampler,
-                num_workers=self._data.num_workers,
+                num_workers=self.data.num_workers,
                 total_steps=total_steps,
                 crops=crops,
                 augment=augment,
                 constants=self._constants,
-                shard=self._mesh.shard,
+                shard=self.mesh.shard,
             )
-        sharded = self._data.loader == "sharded"
+        sharded = self.data.loader == "sharded"
         if source.split not in self._in_memory:
-            arrays = self._put_split(source, self._mesh, sharded=sharded)
+            arrays = self.put_split(source, self.mesh, sharded=sharded)
             self._in_memory[source.split] = {**arrays, "constants": self._constants}
         return in_memory.InMemoryLoader(
             self._in_memory[source.split],
-            self._preprocess,
+            self.preprocess,
             sampler,
             max_steps,
             augment,
-            shard=self._mesh.shard,
-            gather=self._mesh.take if sharded else operator.getitem,
+            shard=self.mesh.shard,
+            gather=self.mesh.take if sharded else operator.getitem,
         )

@@ -1,5 +1,6 @@
 """Loaders of a split, or of its features, that is wholly in the devices' memory."""
 
+import dataclasses
 import math
 import operator
 from collections.abc import Callable
@@ -77,43 +78,31 @@ def _padded_length(source: Source, mesh: DeviceMesh) -> int:
     return -(-len(source) // mesh.num_devices) * mesh.num_devices
 
 
+@dataclasses.dataclass(eq=False)
 class InMemoryLoader:
     """The whole split on the devices; a raw batch is the positions of its examples.
 
-    Args:
+    Attributes:
         in_memory: `image` and `label`, and perhaps `constants` of `preprocess`.
         preprocess: (images, constants) -> the model's input.
-        sampler: chooses the examples of every step.
-        max_steps: the most steps that one stack of raw batches holds.
         augment: augments the batch; None leaves it.
         shard: the part of every batch that this process loads.
         gather: (array, positions) -> rows.
     """
 
-    name = "in_memory"
-
-    def __init__(
-        self,
-        in_memory: Tree,
-        preprocess: Callable[[Tree, Tree | None], Tree],
-        sampler: Sampler,
-        max_steps: int,
-        augment: Augment | None = None,
-        shard: Shard = WHOLE,
-        gather: Callable[[Tree, Tree], Tree] = operator.getitem,
-    ):
-        self.in_memory = in_memory
-        self.sampler = sampler
-        self.max_steps = max_steps
-        self._preprocess = preprocess
-        self._augment = augment
-        self._shard = shard
-        self._gather = gather
+    in_memory: Tree
+    preprocess: Callable[[Tree, Tree | None], Tree]
+    sampler: Sampler
+    max_steps: int
+    augment: Augment | None = None
+    shard: Shard = WHOLE
+    gather: Callable[[Tree, Tree], Tree] = operator.getitem
+    name: str = dataclasses.field(default="in_memory", init=False)
 
     def load(self, first_step: int, num_steps: int) -> Tree:
         """Positions and weights [max_steps n]; rows after `num_steps` are padding."""
         positions, weights = self.sampler.batches(first_step, num_steps)
-        mine = self._shard.of(self.sampler.batch_size)
+        mine = self.shard.of(self.sampler.batch_size)
         positions, weights = positions[:, mine], weights[:, mine]
         padding = ((0, self.max_steps - num_steps), (0, 0))
         return {
@@ -136,13 +125,12 @@ class InMemoryLoader:
 
     def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Gathers the batch on the devices, augments and normalises it."""
-        images, labels = (
-            self._gather(in_memory[name], raw_batch["position"]) for name in ("image", "label")
-        )
-        if self._augment is not None:
-            images, labels = self._augment(key, images, labels)
+        rows = raw_batch["position"]
+        images, labels = (self.gather(in_memory[name], rows) for name in ("image", "label"))
+        if self.augment is not None:
+            images, labels = self.augment(key, images, labels)
         return {
-            "image": self._preprocess(images, in_memory.get("constants")),
+            "image": self.preprocess(images, in_memory.get("constants")),
             "label": labels,
             "weight": raw_batch["weight"],
         }
@@ -158,8 +146,6 @@ class FeatureLoader(InMemoryLoader):
     Args:
         in_memory: features and labels, of each pass over the images after the other, each in the
             order of `sampler.indices`; or their shapes.
-        sampler: chooses the examples of every step.
-        max_steps: the most steps that one stack of raw batches holds.
         name: of the loader that the images came from.
         num_passes: over the images; epochs use them in turn.
     """
