@@ -153,14 +153,9 @@ def _one_a_class(
     labels: Int[np.ndarray, " n"], num_images: int, seed: int
 ) -> Int64[np.ndarray, " m"]:
     """Positions of examples, one of each class, then a second of each and so on."""
-    random = np.random.default_rng(seed)
-    shuffled = random.permutation(len(labels))
-    shuffled_labels = labels[shuffled]
-    # The rank of each example among those of its class.
-    order = np.argsort(shuffled_labels, kind="stable")
-    counts = np.bincount(shuffled_labels)
-    starts = np.repeat(np.cumsum(counts) - counts, counts)
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - starts
-    chosen = np.sort(shuffled[np.lexsort((shuffled_labels, rank))[:num_images]])
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # in its class
+    chosen = np.sort(by_class[np.lexsort((labels[by_class], rank))[:num_images]])
     return chosen[np.argsort(labels[chosen], kind="stable")]

@@ -57,9 +57,3 @@ def rectangle_mask(rectangle: Rectangle, height: int, width: int) -> Bool[Array,
     row, column = jnp.arange(height)[None], jnp.arange(width)[None]
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     return (rows[:, :, None] & columns[:, None, :])[..., None]
-
-
-def rectangle_area(rectangle: Rectangle) -> Int32[Array, " n"]:
-    """Number of pixels."""
-    top, bottom, left, right = rectangle
-    return (bottom - top) * (right - left)

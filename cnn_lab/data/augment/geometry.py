@@ -83,7 +83,12 @@ def random_map(augmentation: Augmentation, draws: Draws, height: int, width: int
     if augmentation.flip:
         found = chain(found, flip(jnp.where(draws["flip"] < augmentation.flip, -1.0, 1.0)))
     if augmentation.crops:
-        found = chain(found, _random_crop(augmentation, draws, height, width))
+        area = uniform_in(draws["crop_area"], *augmentation.crop_area)
+        aspect = log_uniform_in(draws["crop_aspect"], *augmentation.crop_aspect)
+        crop_width, crop_height = crop_size(jnp, area, aspect, height, width)
+        x1 = (draws["crop_x"] - 0.5) * (width - crop_width)
+        y1 = (draws["crop_y"] - 0.5) * (height - crop_height)
+        found = chain(found, (crop_width / width, 0.0, x1, 0.0, crop_height / height, y1))
     if augmentation.scale or augmentation.stretch:
         limit = 1 + augmentation.scale
         factor = log_uniform_in(draws["scale"], 1 / limit, limit)
@@ -110,16 +115,6 @@ def random_shifts(
     limit = augmentation.shift
     x, y = (jnp.floor(uniform_in(draws[f"shift_{axis}"], -limit, limit + 1)) for axis in "xy")
     return x, y
-
-
-def _random_crop(augmentation: Augmentation, draws: Draws, height: int, width: int) -> Map:
-    """A random part of the image, enlarged to its size."""
-    area = uniform_in(draws["crop_area"], *augmentation.crop_area)
-    aspect = log_uniform_in(draws["crop_aspect"], *augmentation.crop_aspect)
-    crop_width, crop_height = crop_size(jnp, area, aspect, height, width)
-    x1 = (draws["crop_x"] - 0.5) * (width - crop_width)
-    y1 = (draws["crop_y"] - 0.5) * (height - crop_height)
-    return (crop_width / width, 0.0, x1, 0.0, crop_height / height, y1)
 
 
 def elastic_field(
@@ -179,7 +174,7 @@ def shift_pixels(
 def interpolate(
     images: RawImages, to_old: Map, displacement: tuple[Plane, Plane] | None, fill: Fill
 ) -> Planes:
-    """Values of the images at places between pixels, each a mean of the four nearest.
+    """Values of the images, in 0..255, at places between pixels: means of the four nearest.
 
     Args:
         images: stored pixels.
@@ -187,9 +182,6 @@ def interpolate(
         displacement: pixels added to those places, (x, y); None adds none.
         fill: the surroundings. The image ends half a pixel beyond the centres of its border
             pixels, as in PIL, and is even there.
-
-    Returns:
-        For each channel float32 [n h w], in 0..255.
     """
     num_examples, height, width, num_channels = images.shape
     numbers = jnp.stack([jnp.broadcast_to(number, (num_examples,)) for number in to_old])

@@ -16,7 +16,7 @@ from scipy.special import betaincinv
 
 from cnn_lab.core.arrays import Labels
 from cnn_lab.data.augment.draws import Draws, computed_once
-from cnn_lab.data.augment.erasing import Pixels, Rectangle, rectangle_area, rectangle_mask
+from cnn_lab.data.augment.erasing import Pixels, Rectangle, rectangle_mask
 from cnn_lab.data.augment.recipes import Augmentation
 
 TABLE_STEPS = 2048
@@ -46,7 +46,9 @@ def mix(
         rectangle = jnp.where((chosen & cut)[None], rectangle, 0)
         hidden = rectangle_mask(rectangle, height, width)
         images = jnp.where(hidden, others.astype(images.dtype), images)
-        own = jnp.where(cut, 1 - rectangle_area(rectangle) / (height * width), own)
+        top, bottom, left, right = rectangle
+        area = (bottom - top) * (right - left)
+        own = jnp.where(cut, 1 - area / (height * width), own)
     classes = jax.nn.one_hot(labels, num_classes)
     return images, own[:, None] * classes + (1 - own[:, None]) * neighbour(classes)
 
