@@ -465,7 +465,7 @@ COMMAND_LINES = {
     ("data", "prepare", "mnist", "--from_dir={w}/mnist_wrong"): ("has sha256", "get it again"),
     ("data", "prepare", "mnist", "--from_dir={w}/mnist_cut"): ("cut short", "get it again"),
     ("data", "prepare", "fashion_mnist", "--from_dir={w}/fashion_77"): (
-        *("'train' of fashion_mnist holds the label 77", "expected 0 to 9"),
+        *("'train' of fashion_mnist hold the label 77", "expected 0 to 9"),
     ),
     ("data", "prepare", "cifar10", "--from_dir={w}/cifar_cut"): ("sha256", "download it again"),
     # Working directories.

@@ -145,11 +145,7 @@ def decode_crop(
 
 
 def read_image_file(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
-    """Reads a PNG or JPEG file as pixels of `shape`, resized like training images.
-
-    Raises:
-        DataError: there is no such file, or it is no image of these formats.
-    """
+    """Reads a PNG or JPEG file as pixels of `shape`, resized like training images."""
     if not path.is_file():
         raise DataError(f"There is no image file {path}; give the paths of PNG or JPEG files.")
     try:

@@ -34,18 +34,17 @@ _PHOTOGRAPHS_AT_ONCE = 16  # of sizes that are not known
 ImageShape = tuple[int | None, int | None, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class SourceInfo:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
     """Facts about a data set, known before any of its images is read.
 
     Attributes:
-        name: the name it was opened by.
+        name: the name it is opened by.
         class_names: label to class name.
         image_shape: height, width and channels; height and width are None where images differ.
         split_sizes: split name to number of examples, `test` included.
         licence: terms of use, as the publisher states them.
         citation: of the publication that introduced the data.
-        fingerprint: sha256 in hex of the content, the same wherever the data are stored.
     """
 
     name: str
@@ -54,12 +53,18 @@ class SourceInfo:
     split_sizes: Mapping[str, int]
     licence: str
     citation: str
-    fingerprint: str
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceInfo(Facts):
+    """Facts about an opened data set."""
+
+    fingerprint: str  # sha256 in hex of the content, the same wherever the data are stored
 
 
 @dataclasses.dataclass(frozen=True)

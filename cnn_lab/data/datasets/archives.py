@@ -50,7 +50,14 @@ def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
     if archive.is_file():
         # Digests of the members are better than one of the archive, which depends on the packer.
         if any(member.sha256 is None for member in remote.members):
-            _check_archive(archive, remote)
+            with archive.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if remote.sha256 not in (None, found):
+                raise DataError(
+                    f"{archive} has sha256 {found}, but {remote.name} was published with "
+                    f"{remote.sha256}; the file is damaged or another one: delete it and download "
+                    "it again."
+                )
         read = _read_tar if ".tar" in remote.name else _read_gzip
         try:
             contents = read(archive, remote)
@@ -66,16 +73,6 @@ def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
     for member in remote.members:
         _check_member(member, contents[member.name], remote, folder)
     return contents
-
-
-def _check_archive(path: Path, remote: RemoteFile) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if remote.sha256 not in (None, found):
-        raise DataError(
-            f"{path} has sha256 {found}, but {remote.name} was published with {remote.sha256}; the "
-            "file is damaged or another one: delete it and download it again."
-        )
 
 
 def _check_member(member: ArchiveMember, content: bytes, remote: RemoteFile, folder: Path) -> None:
@@ -126,11 +123,7 @@ def _read_tar(path: Path, remote: RemoteFile) -> dict[str, bytes]:
 
 
 def parse_idx(content: bytes, name: str, num_dims: int) -> UInt8[np.ndarray, "..."]:
-    """The array of `num_dims` axes in an unpacked IDX file of unsigned bytes.
-
-    Raises:
-        DataError: the magic number, the sizes or the length is wrong.
-    """
+    """The array of `num_dims` axes in an unpacked IDX file of unsigned bytes."""
     header_bytes = 4 + 4 * num_dims
     magic = 0x0800 + num_dims
     if len(content) < header_bytes or struct.unpack(">I", content[:4])[0] != magic:

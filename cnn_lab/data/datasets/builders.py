@@ -37,11 +37,7 @@ class QuietBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version(PREPARED_VERSION)
 
-    def _log_download_bytes(self) -> None:
-        """Keeps TFDS from printing; the caller reports progress."""
-
-    def _log_download_done(self) -> None:
-        """Keeps TFDS from printing; the caller reports progress."""
+    _log_download_bytes = _log_download_done = lambda self: None  # noqa: ARG005  (TFDS would print)
 
     def _describe(
         self, features: dict[str, Any], licence: str, citation: str, **metadata: Any
@@ -64,12 +60,9 @@ class QuietBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 class ArraysBuilder(QuietBuilder, skip_registration=True):
-    """A published data set that fits in memory as arrays, checked against its description.
+    """A published data set that fits in memory as arrays, from the folder of its files.
 
-    Args:
-        description: of the data set.
-        folder: holds the published files.
-        data_dir: to write below.
+    It is checked against its description, and written below `data_dir`.
     """
 
     def __init__(self, description: DatasetDescription, folder: Path, *, data_dir: Path) -> None:
@@ -118,15 +111,7 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
 
 
 class FolderImages(QuietBuilder, skip_registration=True):
-    """A folder of image files, stored with their original bytes.
-
-    Args:
-        root: the folder.
-        checked: its files.
-        class_names: label to class name.
-        progress: receives lines about how many files were stored.
-        data_dir: to write below.
-    """
+    """The checked files of a folder of images, stored with their original bytes."""
 
     shard_bytes = 2**29  # TFDS holds a shard in memory, and each is a file to keep open
 
@@ -161,17 +146,16 @@ class FolderImages(QuietBuilder, skip_registration=True):
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> Shards:
         del dl_manager  # the files are there
-        return {split: self._shards(split) for split in self.checked.files}
-
-    def _shards(self, split: str) -> list[Callable[[], Examples]]:
-        files = self.checked.files[split]
-        shard = np.cumsum([file.num_bytes for file in files]) // self.shard_bytes
-        starts = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(files)]
-        digest = hashlib.sha256()
-        return [
-            functools.partial(self._generate_examples, split, start, stop, digest)
-            for start, stop in itertools.pairwise(starts)
-        ]
+        shards: Shards = {}
+        for split, files in self.checked.files.items():
+            shard = np.cumsum([file.num_bytes for file in files]) // self.shard_bytes
+            starts = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(files)]
+            digest = hashlib.sha256()
+            shards[split] = [
+                functools.partial(self._generate_examples, split, start, stop, digest)
+                for start, stop in itertools.pairwise(starts)
+            ]
+        return shards
 
     def _generate_examples(self, split: str, start: int, stop: int, digest: Any) -> Examples:
         files = self.checked.files[split]
@@ -181,8 +165,7 @@ class FolderImages(QuietBuilder, skip_registration=True):
             chunk_size=_FILES_AT_ONCE,
         )
         for index, encoded in enumerate(contents, start):
-            file = files[index]
-            group = "" if file.group is None else file.group
+            file, group = files[index], files[index].group or ""
             digest.update(hashlib.sha256(encoded).digest())
             digest.update(f"{file.label} {group}".encode())
             # As bytes, since a file's name need not be valid text.

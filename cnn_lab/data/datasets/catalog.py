@@ -26,15 +26,6 @@ from cnn_lab.data.parallel import Log
 from cnn_lab.data.source import Source, SourceInfo, Storage
 from cnn_lab.data.storage import prepared
 
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "DatasetDescription",
-    "default_data_dir",
-    "open_dataset",
-    "unlock_test",
-]
-
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _MAX_FOLDER_COPIES = 2
 _OTHER_NAMES = (
@@ -50,11 +41,7 @@ class Dataset:
     storage: Storage
 
     def split(self, name: str) -> Source:
-        """Opens `train`, or `validation` where the data set has its own.
-
-        Raises:
-            DataError: the split is locked or does not exist.
-        """
+        """Opens `train` or `validation`; a `DataError` where there is none, or for `test`."""
         if name == "test":
             raise DataError(
                 f"The test split of {self.info.name} is locked, so that no choice can depend on "
@@ -64,11 +51,7 @@ class Dataset:
 
 
 def unlock_test(dataset: Dataset) -> Source:
-    """Opens the test split, for the final evaluation only.
-
-    Raises:
-        DataError: the data set has no test split.
-    """
+    """Opens the test split, for the final evaluation only; a `DataError` where there is none."""
     return _open_split(dataset, "test")
 
 
@@ -240,16 +223,17 @@ def _tfds_directory(reference: str, root: Path) -> Path:
     name, _, version = reference.partition(":")
     for parent in roots:
         candidates = [
-            found.parent
-            for pattern in (f"*/{prepared.INFO_FILE}", f"*/*/{prepared.INFO_FILE}")
-            for found in (parent / name).glob(pattern)
-            if _VERSION.fullmatch(found.parent.name) and version in ("", found.parent.name)
+            found
+            for found in [*(parent / name).glob("*"), *(parent / name).glob("*/*")]
+            if _VERSION.fullmatch(found.name)
+            and version in ("", found.name)
+            and prepared.is_prepared(found)
         ]
-        if len({candidate.parent for candidate in candidates}) > 1:
-            configs = sorted(candidate.parent.name for candidate in candidates)
+        folders = {candidate.parent for candidate in candidates}
+        if len(folders) > 1:
             raise DataError(
                 f"{parent / name} holds several configurations; choose one as in "
-                f"tfds:{name}/CONFIG: {', '.join(dict.fromkeys(configs))}."
+                f"tfds:{name}/CONFIG: {', '.join(sorted(folder.name for folder in folders))}."
             )
         if candidates:
             return max(candidates, key=lambda found: [int(x) for x in found.name.split(".")])

@@ -23,13 +23,7 @@ _DIGEST_BYTES = 32
 
 @dataclass(frozen=True)
 class DuplicateSummary:
-    """Numbers of pairs of equal examples.
-
-    Attributes:
-        within: split to number of pairs inside it.
-        across: two splits to number of pairs between them.
-        disagreeing: the pairs, of either kind, whose labels differ.
-    """
+    """Numbers of pairs of equal examples within and between splits; pairs whose labels differ."""
 
     within: Mapping[str, int]
     across: Mapping[tuple[str, str], int]

@@ -42,21 +42,13 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The content of a folder, before any file is opened.
+    """The content of a folder, before any file is opened."""
 
-    Attributes:
-        files: every file of every class, sorted by split, class and name.
-        class_names: label to class name.
-        splits: the splits, `train` among them.
-        unusable: name and reason of the files that need not be opened to be refused.
-        fingerprint: digest of all names, sizes and times of change.
-    """
-
-    files: tuple[ImageFile, ...]
+    files: tuple[ImageFile, ...]  # of all classes, sorted by split, class and name
     class_names: tuple[str, ...]
-    splits: tuple[str, ...]
-    unusable: tuple[tuple[str, str], ...]
-    fingerprint: str
+    splits: tuple[str, ...]  # `train` among them
+    unusable: tuple[tuple[str, str], ...]  # name and reason, known without opening the file
+    fingerprint: str  # digest of all names, sizes and times of change
 
     @property
     def num_bytes(self) -> int:

@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from numpy.typing import DTypeLike
 
+from cnn_lab.core.files import write_text
+
 _FOLDER = re.compile(r"(?P<data>[0-9a-f]{16})-((?P<decoder>\w+-\w+)-)?(\d+x\d+x\d+|columns)")
 _ALIGNMENT = 64  # bytes; a mapped .npy file has it too
 
@@ -76,17 +78,9 @@ def store_rows(
     parts: Iterable[Shaped[np.ndarray, "..."]],
     dtype: DTypeLike = np.uint8,
 ) -> bool:
-    """Stores an array that is never in memory as a whole.
+    """Stores an array of a shape that is never in memory as a whole, from its rows in order.
 
-    Args:
-        folder: made if need be.
-        name: for `load_array`.
-        shape: of the whole array.
-        parts: its rows, in order, several at a time.
-        dtype: of the array.
-
-    Returns:
-        Whether the folder could be written; if not, `parts` may be used up.
+    Returns whether the folder could be written; if not, `parts` may be used up.
     """
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     header = {"descr": descr, "fortran_order": False, "shape": shape}
@@ -99,8 +93,7 @@ def store_rows(
                 values = _bytes_of(part)
                 file.write(values)
                 checksum = zlib.crc32(values, checksum)
-        with replacing(folder / f"{name}.crc32") as temporary:
-            temporary.write_text(_describe(checksum, np.dtype(dtype), shape))
+        write_text(folder / f"{name}.crc32", _describe(checksum, np.dtype(dtype), shape))
     except OSError:
         return False
     return True

@@ -37,7 +37,6 @@ _BLOCK_BYTES = 2**20
 _END_BYTES = 2**16
 _PATH_KEYS = ("path", "file_name", "filename")  # ours, and those of published data sets
 _OTHER_PLACE = "free some space, or choose another place with --data_dir or CNN_LAB_DATA_DIR"
-_AGAIN = "delete that folder and prepare the data again"
 
 
 def is_prepared(directory: Path) -> bool:
@@ -64,46 +63,52 @@ def prepare(
     Raises:
         DataError: the directory cannot be written, has too little space, or holds something else.
     """
-    import tensorflow_datasets as tfds
-
     lock = directory.with_name(f".{directory.name}.lock")
     new_folders = [folder for folder in directory.parents if not folder.exists()]
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            _lock(lock, progress) as locked,
-            _removed_if_refused(directory, lock, new_folders, locked),
-        ):
-            if is_prepared(directory):
-                return  # by another process, while this one waited
-            prefix = f".{directory.name}.preparing-"
-            if locked:  # nobody else is at work here, so these are left from one that was killed
-                for leftover in directory.parent.glob(f"{prefix}*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-            free = shutil.disk_usage(directory.parent).free
-            if free < num_bytes:  # a full disk now, instead of after an hour of copying
-                raise DataError(
-                    f"{directory.parent} has {free / 1e9:.1f} GB free, but the prepared data take "
-                    f"about {num_bytes / 1e9:.1f} GB; {_OTHER_PLACE}."
-                )
-            temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+        with _lock(lock, progress) as locked:
             try:
-                tfds.disable_progress_bar()
-                builder = make_builder(temporary)
-                builder.download_and_prepare(file_format="array_record")
-                write_manifest(Path(builder.data_dir))
-                _move(Path(builder.data_dir), directory)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                if not is_prepared(directory):  # by another process, while this one waited
+                    _prepare(make_builder, directory, num_bytes, locked)
+            except BaseException:
+                with contextlib.suppress(OSError):  # no empty folders where nothing was prepared
+                    if locked and not directory.exists():
+                        lock.unlink()
+                    for folder in new_folders:
+                        folder.rmdir()
+                raise
     except OSError as error:
         if is_out_of_open_files(error):
             raise  # room elsewhere is no remedy
         raise DataError(f"Preparing {directory} failed ({error}); {_OTHER_PLACE}.") from error
 
 
-def _move(prepared: Path, directory: Path) -> None:
+def _prepare(
+    make_builder: "Callable[[Path], tfds.core.DatasetBuilder]",
+    directory: Path,
+    num_bytes: int,
+    locked: bool,
+) -> None:
+    import tensorflow_datasets as tfds
+
+    prefix = f".{directory.name}.preparing-"
+    if locked:  # nobody else is at work here, so these are left from one that was killed
+        for leftover in directory.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    free = shutil.disk_usage(directory.parent).free
+    if free < num_bytes:  # a full disk now, instead of after an hour of copying
+        raise DataError(
+            f"{directory.parent} has {free / 1e9:.1f} GB free, but the prepared data take about "
+            f"{num_bytes / 1e9:.1f} GB; {_OTHER_PLACE}."
+        )
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
     try:
-        prepared.rename(directory)
+        tfds.disable_progress_bar()
+        builder = make_builder(temporary)
+        builder.download_and_prepare(file_format="array_record")
+        write_manifest(Path(builder.data_dir))
+        Path(builder.data_dir).rename(directory)
     except OSError:
         if is_prepared(directory):
             return  # another process was quicker, on a file system without locks
@@ -112,6 +117,8 @@ def _move(prepared: Path, directory: Path) -> None:
                 f"{directory} is there but holds no complete data set; delete it and try again."
             ) from None
         raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -134,35 +141,15 @@ def _lock(path: Path, progress: Log | None) -> Iterator[bool]:
         yield True
 
 
-@contextlib.contextmanager
-def _removed_if_refused(
-    directory: Path, lock: Path, new_folders: list[Path], locked: bool
-) -> Iterator[None]:
-    """Leaves no empty folders behind where nothing was prepared."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            if locked and not directory.exists():
-                lock.unlink()
-            for folder in new_folders:
-                folder.rmdir()
-        raise
-
-
 def write_manifest(directory: Path) -> None:
     """Notes every file of a data set that has just been prepared."""
-    # The arrays beside the others have checksums of their own, and may go.
-    files = sorted(
-        path
-        for path in directory.iterdir()
-        if path.is_file() and path.suffix not in (".npy", ".crc32")
-    )
-    sizes = {file.name: file.stat().st_size for file in files}
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    # Cached arrays have checksums of their own, and may go.
+    sizes = {f: f.stat().st_size for f in files if f.suffix not in (".npy", ".crc32")}
     small = sum(sizes.values()) <= MAX_CHECKED_BYTES
     noted = {
-        file.name: {"num_bytes": sizes[file.name], "crc32": _checksum(file) if small else None}
-        for file in files
+        file.name: {"num_bytes": size, "crc32": _checksum(file) if small else None}
+        for file, size in sizes.items()
     }
     write_json(directory / MANIFEST_FILE, noted)
 
@@ -179,10 +166,13 @@ def check_files_of(storage: Storage, info: SourceInfo) -> None:
     try:
         noted = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        noted = None
+        for split, size in info.split_sizes.items():
+            for index in {0, size - 1} if size else ():
+                Source(storage, split, info)[index]
+        return
     except ValueError as error:
         noted, reason = {}, f"{MANIFEST_FILE} cannot be read: {error}"
-    for name, values in (noted or {}).items():
+    for name, values in noted.items():
         file = directory / name
         if not file.is_file():
             reason = f"{name} is missing"
@@ -193,13 +183,10 @@ def check_files_of(storage: Storage, info: SourceInfo) -> None:
         if reason:
             break
     if reason:
-        raise DataError(f"The data in {directory} are damaged ({reason}); {_AGAIN}.")
-    if noted is not None:
-        return
-    for split, size in info.split_sizes.items():
-        source = Source(storage, split, info)
-        for index in {0, size - 1} if size else ():
-            source[index]
+        raise DataError(
+            f"The data in {directory} are damaged ({reason}); delete that folder and prepare the "
+            "data again."
+        )
 
 
 def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
@@ -213,20 +200,22 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
 
     try:
         file_format = json.loads((directory / INFO_FILE).read_text()).get("fileFormat", "tfrecord")
-    except (OSError, ValueError) as error:
-        raise _unreadable(directory, error) from error
-    if file_format != "array_record":
-        raise DataError(
-            f"{directory} was prepared as {file_format}, which needs TensorFlow to read; prepare "
-            "it again with tfds's download_and_prepare(file_format='array_record')."
-        )
-    try:
-        builder = tfds.builder_from_directory(directory)
-        info: Any = builder.info
+        if file_format != "array_record":
+            raise DataError(
+                f"{directory} was prepared as {file_format}, which needs TensorFlow to read; "
+                "prepare it again with tfds's download_and_prepare(file_format='array_record')."
+            )
+        info: Any = tfds.builder_from_directory(directory).info
         splits = {split: int(part.num_examples) for split, part in info.splits.items()}
         shards = [Path(path) for part in info.splits.values() for path in part.filepaths]
+    except DataError:
+        raise
     except Exception as error:
-        raise _unreadable(directory, error) from error
+        raise DataError(
+            explain_system_error(error, directory)
+            or f"{directory / INFO_FILE} cannot be read ({error}); delete {directory} and prepare "
+            "the data again."
+        ) from error
     if absent := [path.name for path in shards if not path.is_file()]:
         raise DataError(
             f"{directory} lacks {', '.join(absent[:3])}; delete it and prepare the data again."
@@ -301,12 +290,3 @@ def _checksum(path: Path) -> str:
         while block := file.read(_BLOCK_BYTES):
             checksum = zlib.crc32(block, checksum)
     return f"{checksum:08x}"
-
-
-def _unreadable(directory: Path, error: Exception) -> DataError:
-    if refused := explain_system_error(error, directory):
-        return DataError(refused)
-    return DataError(
-        f"{directory / INFO_FILE} cannot be read ({error}); delete {directory} and prepare the "
-        "data again."
-    )
