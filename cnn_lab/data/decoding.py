@@ -27,7 +27,7 @@ _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _ORIENTATION_TAG = 0x0112
 _MIN_RATIO = 2  # decoded pixels per pixel of the result: at 1, the decoder's own smoothing shows
-_HEAD_BYTES = 16  # by which PIL tells formats apart
+_HEAD_BYTES = 16  # by which PIL distinguishes formats
 _MIN_INVERTED_DISTANCE = 0.25  # of brightness to the mean; nearer, a picture may just be bright
 
 

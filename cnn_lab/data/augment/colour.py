@@ -50,7 +50,7 @@ def saturation(planes: Planes, factor: Factor) -> Planes:
 
 
 def hue(planes: Planes, turn: Factor) -> Planes:
-    """Hues turned by a share of the colour circle, saturation and value being kept (HSV)."""
+    """Hues turned by a share of the colour circle, at the same saturation and value (HSV)."""
     red, green, blue = planes
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)

@@ -23,7 +23,7 @@ Angle = Annotated[float, Range(min=0, max=180)]
 Slant = Annotated[float, Range(min=0, max=60)]
 Turn = Annotated[float, Range(min=0, max=0.5)]
 Magnitude = Annotated[float, Range(min=0, max=30)]
-Smoothing = Annotated[float, Range(min=0.5)]  # the least that `elastic` can do
+Smoothing = Annotated[float, Range(min=0.5)]  # the minimum of `elastic_field`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Augmentation:
             cropped before they are brought to their size, those in memory after.
         rotation: largest angle either way, in degrees.
         scale: largest enlargement: 0.2 draws factors from 1/1.2 to 1.2, on a logarithmic scale.
-        stretch: the same for the ratio of width to height, the area being kept.
+        stretch: the same for the ratio of width to height, at the same area.
         shear: largest slant of upright lines, in degrees.
         translate: largest shift along each axis, in pixels and fractions of them.
         elastic_alpha: factor of the elastic distortion's smoothed noise, in pixels: at sigma 4 and

@@ -25,7 +25,7 @@ PutSplit = Callable[..., Tree]
 
 
 def is_in_memory(data: DataConfig, source: Source) -> bool:
-    """Whether a split is kept on the devices: if the config asks for it, or if it is small."""
+    """Whether a split is put on the devices: if the config asks for it, or if it is small."""
     if data.loader == "auto":
         return len(source) * math.prod(source.fixed_shape) <= data.in_memory_limit_mib * MIB
     return data.loader != "streaming"

@@ -23,7 +23,7 @@ class Loader(Protocol):
         name: `in_memory` or `streaming`.
         in_memory: arrays that stay on the devices, the `constants` of normalisation among them, so
             that other values need no other program.
-        max_steps: the most steps that one stack of raw batches holds.
+        max_steps: maximum number of steps in one stack of raw batches.
         sampler: chooses the examples of every step.
     """
 
