@@ -326,8 +326,10 @@ COMMAND_LINES = {
     training("data.split_seed=-1"): Mistake("config.data.split_seed", "-1"),
     training("data.image_size=28"): ("a tuple of 2", "or none, written like 32,32; found '28'"),
     training("data.data_dir="): Mistake("--config.data.data_dir", ""),
-    training("data.num_train=1151"): (
-        *("num_train is 1151", "only 1,150 training examples, 287 held out", "at most that many"),
+    training("data.num_train=1151"): Mistake(
+        "config.data.num_train",
+        1151,
+        "at most 1,150, the training examples of digits without the 287 held out for validation",
     ),
     training("data.image_size=28,x"): Mistake("config.data.image_size", "28,x"),
     training("data.image_size=28,28,1"): Mistake("config.data.image_size", "28,28,1"),
@@ -338,16 +340,15 @@ COMMAND_LINES = {
     training("data.mean=0.5"): Mistake("config.data"),
     training("data.mean=127", "data.std=60"): Mistake("config.data.mean", "127"),
     training("data.mean=0.5", "data.std=0"): Mistake("config.data.std", "0"),
-    training("data.mean=0.5,0.5,0.5", "data.std=1,1,1"): ("mean has 3 value(s)", "1 channel(s)"),
-    training("data.mean=0.5", "data.std=1,1"): ("config.data.std has 2 value(s)",),
+    training("data.mean=0.5,0.5,0.5", "data.std=1,1,1"): Mistake(
+        "config.data.mean", (0.5, 0.5, 0.5), "1 value, one per channel, or none to measure it"
+    ),
+    training("data.mean=0.5", "data.std=1,1"): Mistake("config.data.std", (1.0, 1.0)),
     training("data.loader=fast"): Mistake(
         "config.data.loader", "fast", "one of auto, in_memory, sharded, streaming"
     ),
     training("data.validation_fraction=1"): Mistake("config.data.validation_fraction", "1", PART),
-    training("data.num_validation=1437"): (
-        "config.data.num_validation is 1437",
-        "has only 1,437 training examples to hold them out of",
-    ),
+    training("data.num_validation=1437"): Mistake("config.data.num_validation", 1437),
     training("model.options=3"): Mistake("config.model.options", "3", "a table of named options"),
     # Names and options of models, optimizers, schedules, losses.
     training("model.name=lenet"): typo(None, "lenet", "lenet5"),
@@ -464,7 +465,7 @@ COMMAND_LINES = {
     ("data", "prepare", "mnist", "--from_dir={w}/mnist_wrong"): ("has sha256", "get it again"),
     ("data", "prepare", "mnist", "--from_dir={w}/mnist_cut"): ("cut short", "get it again"),
     ("data", "prepare", "fashion_mnist", "--from_dir={w}/fashion_77"): (
-        *("'train' of fashion_mnist holds the label 77", "expected 0 to 9"),
+        *("'train' of fashion_mnist hold the label 77", "expected 0 to 9"),
     ),
     ("data", "prepare", "cifar10", "--from_dir={w}/cifar_cut"): ("sha256", "download it again"),
     # Working directories.

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError
-from cnn_lab.data.augment.crops import Box, Crop
+from cnn_lab.data.augment.crops import Crop
 
 DECODER_VERSION = 1
 # PIL changes its resampling and its decoders between major versions only.
@@ -27,13 +27,8 @@ _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 _ALPHA_MODES = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _ORIENTATION_TAG = 0x0112
 _MIN_RATIO = 2  # decoded pixels per pixel of the result: at 1, the decoder's own smoothing shows
-_HEAD_BYTES = 16  # by which PIL tells formats apart
+_HEAD_BYTES = 16  # by which PIL distinguishes formats
 _MIN_INVERTED_DISTANCE = 0.25  # of brightness to the mean; nearer, a picture may just be bright
-
-
-def is_turned(image: Image.Image) -> bool:
-    """Returns whether the orientation tag exchanges height and width."""
-    return _orientation(image) in (5, 6, 7, 8)
 
 
 def open_file(file: io.BytesIO | io.BufferedReader) -> Image.Image:
@@ -56,29 +51,29 @@ def open_file(file: io.BytesIO | io.BufferedReader) -> Image.Image:
     return image
 
 
-def open_image(encoded: bytes) -> Image.Image:
-    """Opens encoded bytes and applies the camera's orientation."""
-    return upright(open_file(io.BytesIO(encoded)))
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(_ORIENTATION_TAG, 1)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height once the camera's orientation is applied."""
+    width, height = image.size
+    return (height, width) if _orientation(image) in (5, 6, 7, 8) else (width, height)
+
+
+def _upright(image: Image.Image) -> Image.Image:
     """Applies the camera's orientation, which decodes an image that is turned or mirrored."""
     # Transposing copies the pixels, so it is done only for the few images that ask for it.
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    return image
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def convert(image: Image.Image, num_channels: int) -> Image.Image:
-    """Converts an image of any mode to 8-bit gray (1 channel) or RGB (3 channels).
+def open_image(encoded: bytes) -> Image.Image:
+    """Opens encoded bytes and applies the camera's orientation."""
+    return _upright(open_file(io.BytesIO(encoded)))
 
-    Args:
-        image: any image PIL can decode.
-        num_channels: 1 or 3.
 
-    Returns:
-        The image in mode `L` or `RGB`.
-    """
+def _converted(image: Image.Image, num_channels: int) -> Image.Image:
+    """An image of any mode as 8-bit gray (1 channel) or RGB (3 channels)."""
     if image.mode in _DEEP_MODES:
         # PIL would clip 16-bit values at 255 and turn most of the picture white.
         values = np.asarray(image).astype(np.float64)
@@ -91,47 +86,39 @@ def convert(image: Image.Image, num_channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def to_pixels(
-    image: Image.Image, shape: tuple[int | None, int | None, int]
-) -> UInt8[np.ndarray, "h w c"]:
-    """Converts an image and brings it to a size: shorter side to fit, then the centre.
-
-    Args:
-        image: any image PIL can decode.
-        shape: height, width and channels wanted; None keeps the image's own size.
-
-    Returns:
-        The pixels, `[h, w, c]`.
-    """
-    height, width, num_channels = shape
-    image = convert(image, num_channels)
-    if height is not None and width is not None and image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+def _pixels_of(image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
     pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
+def _image_of(pixels: Shaped[np.ndarray, "h w c"]) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
 def decode(
-    encoded: bytes | Shaped[np.ndarray, "..."], shape: tuple[int | None, int | None, int]
+    encoded: bytes | Shaped[np.ndarray, "h w c"], shape: tuple[int | None, int | None, int]
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes stored pixels: encoded bytes, or an array that is returned unchanged if it fits.
+    """Decodes stored pixels and brings them to a size: shorter side to fit, then the centre.
 
     Args:
-        encoded: a JPEG or PNG, or pixels `[h, w, 1]` or `[h, w, 3]`.
+        encoded: a JPEG or PNG, or pixels of 1 or 3 channels, returned unchanged if they fit.
         shape: height, width and channels wanted; None keeps the image's own size.
-
-    Returns:
-        The pixels, `[h, w, c]`.
     """
+    height, width, num_channels = shape
     if isinstance(encoded, bytes):
-        return to_pixels(open_image(encoded), shape)
-    if shape[:2] in (encoded.shape[:2], (None, None)) and shape[2] == encoded.shape[2]:
+        image = open_image(encoded)
+    elif shape[:2] in (encoded.shape[:2], (None, None)) and num_channels == encoded.shape[2]:
         return encoded
-    return to_pixels(_image_of(encoded), shape)
+    else:
+        image = _image_of(encoded)
+    image = _converted(image, num_channels)
+    if height is not None and width is not None and image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    return _pixels_of(image)
 
 
 def decode_crop(
-    encoded: bytes | Shaped[np.ndarray, "..."], shape: tuple[int, int, int], crop: Crop
+    encoded: bytes | Shaped[np.ndarray, "h w c"], shape: tuple[int, int, int], crop: Crop
 ) -> UInt8[np.ndarray, "h w c"]:
     """Decodes stored pixels and resizes a crop of the whole image.
 
@@ -139,42 +126,30 @@ def decode_crop(
     its size: its pixels then differ slightly from those of a full decoding that is made smaller.
 
     Args:
-        encoded: a JPEG or PNG, or pixels `[h, w, 1]` or `[h, w, 3]`.
+        encoded: a JPEG or PNG, or pixels of 1 or 3 channels.
         shape: height, width and channels wanted.
         crop: the part of the upright image to keep.
-
-    Returns:
-        The pixels, `[h, w, c]`.
     """
     height, width, num_channels = shape
     if isinstance(encoded, bytes):
         image = open_file(io.BytesIO(encoded))
-        box = crop.box(*(image.size[::-1] if is_turned(image) else image.size))
-        factor = _reduce(image, min((box[2] - box[0]) / width, (box[3] - box[1]) / height))
-        image, box = upright(image), _divided(box, factor)
+        left, top, right, bottom = crop.box(*upright_size(image))
+        factor = _reduce(image, min((right - left) / width, (bottom - top) / height))
+        image = _upright(image)
+        box = (left / factor, top / factor, right / factor, bottom / factor)
     else:
         image = _image_of(encoded)
         box = crop.box(*image.size)
-    image = convert(image, num_channels)
-    image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    image = _converted(image, num_channels)
+    return _pixels_of(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def read_image_file(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
-    """Reads a PNG or JPEG file as pixels of `shape`, resized like training images.
-
-    Args:
-        path: the file.
-        shape: (h, w, c) of the result, c 1 or 3.
-
-    Raises:
-        DataError: there is no such file, or it is no image of these formats.
-    """
+    """Reads a PNG or JPEG file as pixels of `shape`, resized like training images."""
     if not path.is_file():
         raise DataError(f"There is no image file {path}; give the paths of PNG or JPEG files.")
     try:
-        return to_pixels(open_image(path.read_bytes()), shape)
+        return decode(path.read_bytes(), shape)
     except UnidentifiedImageError:
         found = _format_of(path)
         if found is None:
@@ -191,9 +166,7 @@ def read_image_file(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray
 def looks_inverted(images: UInt8[np.ndarray, "n h w 1"], mean: float) -> Bool[np.ndarray, " n"]:
     """Whether gray images are about as bright as negatives of the training images would be.
 
-    Args:
-        images: gray images of a user's.
-        mean: mean of the training pixels, in [0, 1]; near 0.5 negatives are not recognised.
+    `mean` is that of the training pixels, in [0, 1]; near 0.5 negatives are not recognised.
     """
     brightness = images.mean((1, 2, 3)) / 255
     to_mean, to_negative = np.abs(brightness - mean), np.abs(brightness - (1 - mean))
@@ -201,12 +174,7 @@ def looks_inverted(images: UInt8[np.ndarray, "n h w 1"], mean: float) -> Bool[np
 
 
 def _reduce(image: Image.Image, ratio: float) -> int:
-    """Sets a JPEG to be decoded at a fraction of its size; returns by which factor smaller.
-
-    Args:
-        image: opened, not decoded yet.
-        ratio: pixels of the full image per pixel of the result.
-    """
+    """Sets a JPEG to be decoded by a factor smaller, for `ratio` pixels a pixel; returns it."""
     for factor in (8, 4, 2):
         # A last pixel that is smaller than the others would come first once the image is turned.
         divides = image.width % factor == image.height % factor == 0
@@ -214,19 +182,6 @@ def _reduce(image: Image.Image, ratio: float) -> int:
         if fits and image.draft(None, (image.width // factor, image.height // factor)):
             return factor
     return 1  # other formats have no smaller size
-
-
-def _orientation(image: Image.Image) -> int:
-    return image.getexif().get(_ORIENTATION_TAG, 1)
-
-
-def _divided(box: Box, factor: int) -> Box:
-    left, top, right, bottom = box
-    return left / factor, top / factor, right / factor, bottom / factor
-
-
-def _image_of(pixels: Shaped[np.ndarray, "..."]) -> Image.Image:
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _format_of(path: Path) -> str | None:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Log = Callable[[str], None]
-"""Receives one line of text about the progress of something, at most a few a second."""
+"""Receives lines about the progress of something."""
 
 _FIRST_PAUSE_SECONDS = 0.5
 _MAX_PAUSE_SECONDS = 10.0
@@ -38,12 +38,6 @@ class ThrottledLog:
             self._log(line)
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def map_in_order(
     function: Callable[[T], R],
     items: Iterable[T],
@@ -51,19 +45,20 @@ def map_in_order(
     chunk_size: int = 1,
     num_threads: int | None = None,
 ) -> Iterator[R]:
-    """Yields `function(item)` for every item, in order.
+    """Yields `function(item)` for every item, in order, called in threads a few chunks ahead.
 
     `ThreadPoolExecutor.map` would make a future of every item before the first result: a gigabyte
     for the files of ImageNet.
 
     Args:
-        function: called in threads, a few chunks ahead of the results that are taken.
+        function: called in threads.
         items: read as they are needed.
         chunk_size: items that a thread maps in one go; more where the function is quick.
-        num_threads: one per core by default. Twice as many chunks are under way or wait to be
-            fetched.
+        num_threads: one per core by default.
     """
-    num_threads = num_threads or num_cores()
+    if num_threads is None:
+        affinity = getattr(os, "sched_getaffinity", None)
+        num_threads = len(affinity(0)) if affinity else os.cpu_count() or 1
     rest = iter(items)
     pending: collections.deque[Future[list[R]]] = collections.deque()
     with ThreadPoolExecutor(num_threads) as pool:
@@ -72,14 +67,10 @@ def map_in_order(
                 while len(pending) < 2 * num_threads and (
                     chunk := list(itertools.islice(rest, chunk_size))
                 ):
-                    pending.append(pool.submit(_map_chunk, function, chunk))
+                    pending.append(pool.submit(lambda chunk: [*map(function, chunk)], chunk))
                 if not pending:
                     return
                 yield from pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _map_chunk(function: Callable[[T], R], chunk: list[T]) -> list[R]:
-    return [function(item) for item in chunk]

@@ -4,16 +4,18 @@ Nothing is remembered between steps, so a run resumes anywhere, on any number of
 same order.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
 from jaxtyping import Float32, Int, Int64
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
     """The examples of every step, epoch after epoch, each example once an epoch.
 
-    Args:
+    Attributes:
         indices: positions in the source that take part.
         batch_size: examples per step. The last step of an epoch is filled up with the first
             examples of the same epoch, at weight 0: batch normalisation, which sees them too,
@@ -24,17 +26,10 @@ class Sampler:
             equally often, up to one: small ones repeatedly, of large ones each time another part.
     """
 
-    def __init__(
-        self,
-        indices: Int64[np.ndarray, " n"],
-        batch_size: int,
-        seed: int | None,
-        balanced_by: Int[np.ndarray, " n"] | None = None,
-    ):
-        self.indices = indices
-        self.batch_size = batch_size
-        self.seed = seed
-        self.balanced_by = balanced_by
+    indices: Int64[np.ndarray, " n"]
+    batch_size: int
+    seed: int | None
+    balanced_by: Int[np.ndarray, " n"] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -44,11 +39,7 @@ class Sampler:
     def batches(
         self, first_step: int, num_steps: int
     ) -> tuple[Int64[np.ndarray, "s n"], Float32[np.ndarray, "s n"]]:
-        """Source positions and weights of the steps [first_step, first_step + num_steps).
-
-        Returns:
-            Positions [s n] and weights [s n], the weights 1, or 0 where a batch is filled up.
-        """
+        """Source positions and weights of consecutive steps; 0 weighs what fills up a batch."""
         steps = range(first_step, first_step + num_steps)
         rows = [divmod(step, self.steps_per_epoch) for step in steps]
         epochs = {epoch: _epoch(self, epoch) for epoch, _ in dict.fromkeys(rows)}

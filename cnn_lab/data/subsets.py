@@ -15,12 +15,7 @@ _NUM_SWEEPS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some examples of one split.
-
-    Attributes:
-        source: the split, with the image size, channels and classes of the config.
-        indices: positions in the split, int64 [n].
-    """
+    """Examples at `indices` of a split, with the image size, channels and classes of the config."""
 
     source: Source
     indices: Int64[np.ndarray, " n"]
@@ -61,13 +56,23 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
     Raises:
         ConfigError: there are fewer examples than were asked for.
     """
-    all_examples = train = whole_split(dataset.split("train"), data)
+    train = whole_split(dataset.split("train"), data)
     validation = Subset(train.source, train.indices[:0])
     amount = data.num_validation if data.num_validation is not None else data.validation_fraction
     if amount and "validation" in dataset.info.split_sizes:
-        validation = _own_validation(whole_split(dataset.split("validation"), data), data)
+        whole = whole_split(dataset.split("validation"), data)
+        at_most = f"at most {len(whole):,}, all examples of the data's own validation split"
+        validation = _at_most(whole, "num_validation", data.num_validation, data, at_most)
     elif amount:
-        num_held_out = _num_held_out(amount, len(train), dataset.info.name)
+        num_held_out = amount if isinstance(amount, int) else round(amount * len(train))
+        if not 1 <= num_held_out < len(train):
+            field = "num_validation" if isinstance(amount, int) else "validation_fraction"
+            raise ConfigError(
+                where=f"config.data.{field}",
+                found=amount,
+                allowed=f"such that at least 1 of the {counted(len(train), 'training example')} of "
+                f"{dataset.info.name} is held out, and at least 1 left to train on",
+            )
         groups = train.source.groups
         training, held_out = stratified_split(
             train.labels,
@@ -76,55 +81,23 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
             groups=None if groups is None else groups[train.indices],
         )
         train, validation = train.select(training), train.select(held_out)
-    if data.num_train is not None and data.num_train > len(train):
-        num_held_out = len(all_examples) - len(train)
-        aside = f", {num_held_out:,} held out for validation aside" if num_held_out else ""
-        raise ConfigError(
-            f"config.data.num_train is {data.num_train}, but {dataset.info.name} has only "
-            f"{counted(len(train), 'training example')}{aside}; use at most that many."
-        )
-    if data.num_train is not None and data.num_train < len(train):
-        _, chosen = stratified_split(
-            train.labels, num_validation=data.num_train, seed=data.split_seed
-        )
-        train = train.select(chosen)
-    return train, validation
+    at_most = f"at most {len(train):,}, the training examples of {dataset.info.name}"
+    if validation.source is train.source and len(validation):
+        at_most += f" without the {len(validation):,} held out for validation"
+    return _at_most(train, "num_train", data.num_train, data, at_most), validation
 
 
-def _num_held_out(amount: int | float, num_examples: int, name: str) -> int:
-    """Number of examples to hold out, from a number or a fraction; neither all nor none."""
-    by_number = isinstance(amount, int)
-    num_held_out = amount if by_number else round(amount * num_examples)
-    if 1 <= num_held_out < num_examples:
-        return num_held_out
-    examples = counted(num_examples, "training example")
-    if by_number:
-        raise ConfigError(
-            f"config.data.num_validation is {amount}, but {name} has only {examples} to hold them "
-            "out of; hold out fewer, or a share by config.data.validation_fraction."
-        )
-    raise ConfigError(
-        f"config.data.validation_fraction is {amount:g}, which holds out {num_held_out} of the "
-        f"{examples} of {name}; hold out at least 1 and leave at least 1 to train on."
-    )
-
-
-def _own_validation(validation: Subset, data: DataConfig) -> Subset:
-    """The examples of a data set's own validation split that the config asks for."""
-    num_examples = data.num_validation
-    if num_examples is None or num_examples == len(validation):
-        return validation
-    if num_examples > len(validation):
-        raise ConfigError(
-            f"config.data.num_validation is {num_examples}, but {validation.source.info.name} has "
-            f"a validation split of its own with {len(validation)} examples; use at most that "
-            "many, or leave it out to use them all."
-        )
+def _at_most(
+    subset: Subset, field: str, number: int | None, data: DataConfig, allowed: str
+) -> Subset:
+    """That many of the examples, each class in proportion; all where the number is None."""
+    if number is None or number == len(subset):
+        return subset
+    if number > len(subset):
+        raise ConfigError(where=f"config.data.{field}", found=number, allowed=allowed)
     # The rest is not used, so groups need not stay together.
-    _, chosen = stratified_split(
-        validation.labels, num_validation=num_examples, seed=data.split_seed
-    )
-    return validation.select(chosen)
+    _, chosen = stratified_split(subset.labels, num_validation=number, seed=data.split_seed)
+    return subset.select(chosen)
 
 
 def stratified_split(
@@ -134,7 +107,7 @@ def stratified_split(
     seed: int,
     groups: Shaped[np.ndarray, " m"] | None = None,
 ) -> tuple[Int64[np.ndarray, " t"], Int64[np.ndarray, " v"]]:
-    """Cuts indices into training and validation, each class in the same proportion.
+    """Sorted indices of training and of validation examples, each class in the same proportion.
 
     Without groups the validation split has exactly the size asked for, and every class of two or
     more examples is in both parts as far as that size allows. With groups no group is in both
@@ -142,27 +115,25 @@ def stratified_split(
 
     Args:
         labels: class of every example.
-        num_validation: examples to set aside, at least 1.
+        num_validation: examples to set aside.
         seed: the same seed gives the same split.
         groups: of examples that must stay together (a patient, a scene), one value an example.
-
-    Returns:
-        Sorted indices of the training and of the validation examples.
 
     Raises:
         ConfigError: one part would be empty, or the groups cannot be split.
     """
     if not 1 <= num_validation < len(labels):
-        raise ConfigError(
-            f"{num_validation} validation examples were asked for out of {len(labels)}; ask for "
-            "at least 1 and leave at least 1 to train on."
-        )
+        allowed = f"at least 1 and below {len(labels)}, so that some examples are left to train on"
+        raise ConfigError(where="num_validation", found=num_validation, allowed=allowed)
     random = np.random.Generator(np.random.Philox(seed))
     classes, codes = np.unique(labels, return_inverse=True)
     counts = np.bincount(codes, minlength=len(classes))
     quotas = _quotas(counts, num_validation)
     if groups is None:
-        chosen = _choose_examples(codes, quotas, random)
+        order = random.permutation(len(codes))
+        by_class = order[np.argsort(codes[order], kind="stable")]
+        rank = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+        chosen = by_class[rank < quotas[codes[by_class]]]
     else:
         chosen = _choose_groups(codes, groups, quotas, random)
     mask = np.zeros(len(labels), bool)
@@ -190,16 +161,6 @@ def _quotas(counts: Int64[np.ndarray, " k"], total: int) -> Int64[np.ndarray, " 
     return quotas
 
 
-def _choose_examples(
-    codes: Int[np.ndarray, " n"], quotas: Int64[np.ndarray, " k"], random: np.random.Generator
-) -> Int64[np.ndarray, " v"]:
-    order = random.permutation(len(codes))
-    by_class = order[np.argsort(codes[order], kind="stable")]
-    starts = np.searchsorted(codes[by_class], np.arange(len(quotas)))
-    rank = np.arange(len(codes)) - starts[codes[by_class]]
-    return by_class[rank < quotas[codes[by_class]]]
-
-
 def _choose_groups(
     codes: Int[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " m"],
@@ -208,7 +169,7 @@ def _choose_groups(
 ) -> Int64[np.ndarray, " v"]:
     """Moves groups greedily while each brings the class counts nearer to the quotas."""
     if len(groups) != len(codes):
-        raise ConfigError(f"{len(groups)} groups were given for {len(codes)} labels; give as many.")
+        raise ConfigError(where="The number of groups", found=len(groups), allowed=str(len(codes)))
     names, group_codes = np.unique(groups, return_inverse=True)
     if len(names) < 2:
         raise ConfigError(

@@ -99,6 +99,7 @@ def build_experiment(
         seed=config.seed,
         max_steps=config.train.max_steps_per_dispatch,
         augmentation=components.augmentation,
+        sampling=config.data.sampling,
     )
     train_loader = make_training(num_epochs=config.train.num_epochs)
     validation_loader = None

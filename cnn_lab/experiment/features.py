@@ -182,8 +182,13 @@ def _make_extractors(
         images = loaders.evaluation(train, batch_size, mesh.num_devices)
     else:
         rounded = -(-min(batch_size, len(train)) // mesh.num_devices) * mesh.num_devices
-        images = loaders.augmented_passes(
-            train, rounded, seed=config.seed, num_passes=num_passes, augmentation=augmentation
+        images = loaders.training(
+            train,
+            rounded,
+            seed=config.seed,
+            num_epochs=num_passes,
+            max_steps=1,
+            augmentation=augmentation,
         )
         facts = {"augmentation": repr(augmentation), "loader": images.name}
     extractors = [

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.values import check_options
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.data.normalize import Preprocess
+from cnn_lab.data.normalize import Preprocess, padded_shape
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.task import TASKS, Task
@@ -46,7 +46,7 @@ class Network:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(h, w, c) of the model's input."""
-        return self.preprocess.output_shape(self.image_shape)
+        return padded_shape(self.image_shape, self.preprocess.pad)
 
     def variable_shapes(self) -> dict[str, Any]:
         """Shapes of the model's variables by collection; nothing is computed."""
@@ -60,7 +60,7 @@ class Network:
             "class_weights": self.class_weights,
             "class_names": list(self.class_names),
             "image_shape": list(self.image_shape),
-            "preprocess": self.preprocess.to_json(),
+            "preprocess": dataclasses.asdict(self.preprocess),
         }
 
 

@@ -27,7 +27,7 @@ from cnn_lab.data.loaders.in_memory import row_finder
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.parallel import ThrottledLog
 from cnn_lab.data.source import Source
-from cnn_lab.data.storage.array_cache import load_arrays, store_arrays
+from cnn_lab.data.storage.array_cache import load_array, store_arrays
 from cnn_lab.distributed.mesh import DeviceMesh
 
 BACKBONE = "backbone"
@@ -186,10 +186,9 @@ def _read_cache(
         if other := sorted(name for name in wanted if found.get(name) != wanted[name]):
             log(f"{folder} holds features of other {', '.join(other)}; they are computed anew.")
             return None
-        arrays = load_arrays(folder, NAMES)
-        if arrays is not None and all(
-            (arrays[n].shape, arrays[n].dtype) == (shapes[n].shape, shapes[n].dtype) for n in NAMES
-        ):
+        loaded = ((name, load_array(folder, name, shapes[name].shape)) for name in NAMES)
+        arrays = {name: array for name, array in loaded if array is not None}
+        if len(arrays) == len(NAMES) and all(arrays[n].dtype == shapes[n].dtype for n in NAMES):
             with suppress(OSError):  # of another user
                 os.utime(folder)
             return arrays

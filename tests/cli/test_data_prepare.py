@@ -8,7 +8,7 @@ from strict import leftovers
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.data.storage.checksums import MANIFEST_FILE
+from cnn_lab.data.storage.prepared import MANIFEST_FILE
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_captions_and_names_lie_outside_the_images():
         ),
         (
             "--config.data.augment.options.shift=9",
-            "config.data.augment.options.shift is 9, but the images have 8 x 8",
+            "config.data.augment.options.shift must be below 8",
         ),
     ],
 )

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_lab.core.errors import DataError
+from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.data.datasets.archives import parse_cifar, parse_idx, read_members
 from cnn_lab.data.datasets.catalog import DATASETS, DatasetDescription, open_dataset, unlock_test
-from cnn_lab.data.datasets.description import ArchiveMember, RemoteFile
+from cnn_lab.data.datasets.description import ArchiveMember, RemoteFile, register_dataset
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 needs_mnist = pytest.mark.skipif(
@@ -111,6 +111,12 @@ def test_every_description_is_consistent():
             assert len(file.sha256) == 64
             assert all(url.endswith(file.name) for url in file.urls)
     assert list(DATASETS["cifar100"].class_names) == sorted(DATASETS["cifar100"].class_names)
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ConfigError, match="another name") as caught:
+        register_dataset(DATASETS["mnist"])
+    assert caught.value.found == "mnist"
 
 
 @needs_mnist
@@ -244,8 +250,11 @@ def test_cifar_damage_is_told():
     ("change", "sentence"),
     [
         ({"train-labels-idx1-ubyte": np.arange(11) % 10}, "12 images and 11 labels, expected"),
-        ({"train-labels-idx1-ubyte": np.arange(12)}, "holds the label 11, expected 0 to 9"),
-        ({"t10k-images-idx3-ubyte": np.zeros((5, 27, 28))}, r"have shape \(27, 28, 1\), expected"),
+        ({"train-labels-idx1-ubyte": np.arange(12)}, "hold the label 11, expected 0 to 9"),
+        (
+            {"t10k-images-idx3-ubyte": np.zeros((5, 27, 28))},
+            r"hold images of shape \(27, 28, 1\), expected",
+        ),
     ],
 )
 def test_files_that_do_not_fit_the_description_are_refused(tmp_path, change, sentence):

@@ -72,39 +72,24 @@ def test_the_slice_depends_on_the_seed_of_the_split_alone(own_validation):
 
 
 def test_more_than_there_are_cannot_be_had(own_validation):
-    text = (
-        r"^config\.data\.num_validation is 11, but folder:photos has a validation split of its own "
-        r"with 10 examples; use at most that many, or leave it out to use them all\.$"
-    )
-    with pytest.raises(ConfigError, match=text):
+    with pytest.raises(ConfigError) as caught:
         choose_examples(own_validation, DataConfig(num_validation=11))
+    error = caught.value
+    assert (error.where, error.found) == ("config.data.num_validation", 11)
+    assert error.allowed == "at most 10, all examples of the data's own validation split"
 
 
-@pytest.mark.parametrize(
-    ("data", "text"),
-    [
-        (
-            {"num_validation": 12},
-            r"^config\.data\.num_validation is 12, but folder:photos has only 12 training examples "
-            r"to hold them out of; hold out fewer, or a share by "
-            r"config\.data\.validation_fraction\.$",
-        ),
-        (
-            {"validation_fraction": 0.01},
-            r"^config\.data\.validation_fraction is 0\.01, which holds out 0 of the 12 training "
-            r"examples of folder:photos; hold out at least 1 and leave at least 1 to train on\.$",
-        ),
-    ],
-    ids=["number", "share"],
-)
-def test_what_cannot_be_held_out_is_told_by_its_field(own_validation, data, text):
+@pytest.mark.parametrize("data", [{"num_validation": 12}, {"validation_fraction": 0.01}], ids=str)
+def test_what_cannot_be_held_out_is_told_by_its_field(own_validation, data):
     sizes = {
         name: size for name, size in own_validation.info.split_sizes.items() if name == "train"
     }
     info = dataclasses.replace(own_validation.info, split_sizes=sizes)
     without = dataclasses.replace(own_validation, info=info)
-    with pytest.raises(ConfigError, match=text):
+    with pytest.raises(ConfigError, match="12 training examples of folder:photos") as caught:
         choose_examples(without, DataConfig(**data))
+    ((name, value),) = data.items()
+    assert (caught.value.where, caught.value.found) == (f"config.data.{name}", value)
 
 
 @pytest.mark.parametrize("kind", ["in_memory", "streaming"])
@@ -192,9 +177,11 @@ def test_the_first_process_measures_for_all(own_validation, monkeypatch):
 
 def test_more_training_examples_than_there_are_cannot_be_had(own_validation):
     assert len(choose_examples(own_validation, DataConfig(num_train=12))[0]) == 12
-    text = r"^config\.data\.num_train is 13, but folder:photos has only 12 training examples; use"
-    with pytest.raises(ConfigError, match=text):
+    with pytest.raises(ConfigError) as caught:
         choose_examples(own_validation, DataConfig(num_train=13))
+    error = caught.value
+    assert (error.where, error.found) == ("config.data.num_train", 13)
+    assert error.allowed == "at most 12, the training examples of folder:photos"
 
 
 def test_some_classes_take_part_under_labels_of_their_own(tmp_path):
@@ -227,15 +214,14 @@ def test_one_class_is_nothing_to_learn(tmp_path):
         build_experiment(ExperimentConfig(data=data))
 
 
-@pytest.mark.parametrize(
-    ("names", "text"),
-    [
-        (("7", "seven"), "There is no class in digits named 'seven'; known: 0, 1, 2"),
-        (("7", "7"), r"config\.data\.classes names '7' twice; name it once"),
-        (("7",), r"config\.data\.classes must name at least two classes; found 1"),
-        ((), r"config\.data\.classes must name at least two classes; found 0"),
-    ],
-)
-def test_classes_that_cannot_be_are_refused(names, text):
-    with pytest.raises(ConfigError, match=text):
+@pytest.mark.parametrize("names", [("7", "seven"), ("7", "7"), ("7",), ()])
+def test_classes_that_cannot_be_are_refused(names):
+    with pytest.raises(ConfigError) as caught:
         choose_examples(open_dataset("digits"), DataConfig(classes=names))
+    error = caught.value
+    assert error.where == "config.data.classes"
+    if "seven" in names:
+        assert (error.found, error.allowed) == ("seven", list("0123456789"))
+    else:
+        assert error.found == names
+        assert error.allowed == "names of at least two classes, each once"

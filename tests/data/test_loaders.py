@@ -10,7 +10,7 @@ from cnn_lab.data import normalize
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.loaders.in_memory import InMemoryLoader
 from cnn_lab.data.loaders.streaming import StreamingLoader
-from cnn_lab.data.normalize import Preprocess, measure
+from cnn_lab.data.normalize import Preprocess, measure, padded_shape
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
 
@@ -149,7 +149,7 @@ def test_measuring_large_images_takes_a_share_of_them(monkeypatch):
 def test_padding_is_black():
     images = np.full((1, 2, 2, 1), 255, np.uint8)
     out = np.asarray(PREPROCESS(jax.numpy.asarray(images)))
-    assert out.shape == (1, 4, 4, 1) == (1, *PREPROCESS.output_shape((2, 2, 1)))
+    assert out.shape == (1, 4, 4, 1) == (1, *padded_shape((2, 2, 1), PREPROCESS.pad))
     assert out[0, 0, 0, 0] == pytest.approx((0 - 0.3) / 0.4)
     assert out[0, 1, 1, 0] == pytest.approx((1 - 0.3) / 0.4)
 

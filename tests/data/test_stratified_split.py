@@ -77,10 +77,10 @@ def test_text_groups_larger_than_the_split_still_leave_both_parts():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"num_validation": 1000}, "1000 validation examples were asked for out of 1000"),
-        ({"num_validation": 0}, "ask for at least 1 and leave at least 1"),
+        ({"num_validation": 1000}, "num_validation must be at least 1 and below 1000.*found 1000"),
+        ({"num_validation": 0}, "num_validation must be at least 1.* found 0"),
         ({"num_validation": 5, "groups": np.zeros(1000)}, "belong to one group"),
-        ({"num_validation": 5, "groups": np.zeros(3)}, "3 groups were given for 1000 labels"),
+        ({"num_validation": 5, "groups": np.zeros(3)}, "number of groups must be 1000; found 3"),
     ],
 )
 def test_impossible_requests_are_explained(arguments, sentence):

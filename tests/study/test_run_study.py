@@ -293,7 +293,7 @@ def test_mistakes_are_told_before_any_training(changes, text, tmp_path):
         ),
         (
             with_data(DataConfig(num_train=5000, num_validation=100)),
-            "config.data.num_train is 5000, but digits has only",
+            "config.data.num_train must be at most 1,337, the training examples of digits without",
         ),
     ],
 )

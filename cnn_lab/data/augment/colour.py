@@ -50,7 +50,7 @@ def saturation(planes: Planes, factor: Factor) -> Planes:
 
 
 def hue(planes: Planes, turn: Factor) -> Planes:
-    """Hues turned by a share of the colour circle, saturation and value being kept (HSV)."""
+    """Hues turned by a share of the colour circle, at the same saturation and value (HSV)."""
     red, green, blue = planes
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
@@ -72,11 +72,6 @@ def hue(planes: Planes, turn: Factor) -> Planes:
     return tuple(jnp.where(moved, new, old) for new, old in zip(changed, planes, strict=True))
 
 
-def desaturation(planes: Planes, share: Factor) -> Planes:
-    """Colours removed where `share` is 1, unchanged where it is 0."""
-    return saturation(planes, 1 - share)
-
-
 def blend(plane: Plane, plain: Array | float, factor: Factor) -> Plane:
     """Planes `factor` times as far from the plain ones, in 0..255."""
     factor = factor[:, None, None]
@@ -96,5 +91,5 @@ CHANGES = {
     "contrast": contrast,
     "saturation": saturation,
     "hue": hue,
-    "grey": desaturation,
+    "grey": lambda planes, share: saturation(planes, 1 - share),  # all colour lost at 1
 }

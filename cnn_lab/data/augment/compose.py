@@ -28,34 +28,37 @@ def make_augment(
 ) -> Augment:
     """Makes the function that augments a batch, to be called inside a compiled step.
 
+    It is pure: equal keys give equal bits, on any number of devices. Images stay uint8 unless
+    values between whole numbers are possible, else become float32 in 0..255; labels become shares
+    of the classes where images are mixed. With all amplitudes at 0 the arguments are returned.
+
     Args:
         augmentation: amplitudes.
         image_shape: (h, w, c) of stored images. Saturation, hue and grayscale are left out where c
             is not 3.
         num_classes: length of soft labels.
 
-    Returns:
-        A pure function. Equal keys give equal bits, on any number of devices. Images stay uint8
-        unless values between whole numbers are possible, else become float32 in 0..255; labels
-        become shares of the classes where images are mixed. With all amplitudes at 0 the
-        arguments are returned unchanged.
-
     Raises:
-        ConfigError: an amplitude does not fit images of that size, or a range is upside down.
+        ConfigError: see `check_fits`.
     """
     check_fits(augmentation, image_shape)
     if image_shape[2] != 3:
         augmentation = dataclasses.replace(augmentation, saturation=0.0, hue=0.0, grayscale=0.0)
     whole = not (augmentation.interpolates or augmentation.jitters)
     moves = augmentation.flip or augmentation.shift
+    if whole and not (moves or augmentation.erasing or augmentation.mixes):
+        return lambda _, images, labels: (images, labels)
 
     def augment(
         key: Key, images: RawImages, labels: Labels
     ) -> tuple[Pixels, Labels | Float32[Array, "n k"]]:
         draws = draw(key, len(images), augmentation.randaugment_ops)
         changed: Pixels = images
-        if not augmentation.interpolates and moves:
-            changed = _shift(augmentation, draws, images)
+        if moves and not augmentation.interpolates:  # by whole pixels, exactly
+            sign = jnp.where(draws["flip"] < augmentation.flip, -1, 1)
+            shifts = geometry.random_shifts(augmentation, draws)
+            x, y = (shift.astype(jnp.int32) for shift in shifts)
+            changed = geometry.shift_pixels(images, sign, x, y, augmentation.fill)
         if not whole:
             changed = geometry.to_images(_interpolate_and_tone(augmentation, key, draws, changed))
         if augmentation.erasing:
@@ -64,37 +67,22 @@ def make_augment(
             return mixing.mix(augmentation, draws, changed, labels, num_classes)
         return changed, labels
 
-    def unchanged(key: Key, images: RawImages, labels: Labels) -> tuple[RawImages, Labels]:  # noqa: ARG001
-        return images, labels
-
-    nothing = whole and not (moves or augmentation.erasing or augmentation.mixes)
-    return unchanged if nothing else augment
+    return augment
 
 
 def check_fits(augmentation: Augmentation, image_shape: tuple[int, int, int]) -> None:
-    """Raises the `ConfigError` of `make_augment`."""
+    """Raises a `ConfigError` for shifts beyond images of that size, or a range upside down."""
     height, width, _ = image_shape
     for name in ("shift", "translate"):
-        pixels = getattr(augmentation, name)
-        if pixels >= min(height, width):
-            raise ConfigError(
-                f"{OPTIONS}.{name} is {pixels}, but the images have {height} x {width} pixels, of "
-                f"which nothing might be left; use at most {min(height, width) - 1}."
-            )
+        pixels, side = getattr(augmentation, name), min(height, width)
+        if pixels >= side:
+            allowed = f"below {side}, for something to be left of {height} x {width} pixels"
+            raise ConfigError(where=f"{OPTIONS}.{name}", found=pixels, allowed=allowed)
     for name in ("crop_area", "crop_aspect", "erasing_area", "erasing_aspect"):
         low, high = getattr(augmentation, name)
         if low > high:
-            raise ConfigError(
-                f"{OPTIONS}.{name} is {low},{high}, whose first value must not be larger than "
-                f"its second; write it as {high},{low}."
-            )
-
-
-def _shift(augmentation: Augmentation, draws: Draws, images: RawImages) -> RawImages:
-    """Flips and shifts by whole pixels, exactly."""
-    sign = jnp.where(draws["flip"] < augmentation.flip, -1, 1)
-    x, y = (shift.astype(jnp.int32) for shift in geometry.random_shifts(augmentation, draws))
-    return geometry.shift_pixels(images, sign, x, y, augmentation.fill)
+            allowed = f"the smaller value, then the larger ({high},{low})"
+            raise ConfigError(where=f"{OPTIONS}.{name}", found=(low, high), allowed=allowed)
 
 
 def _interpolate_and_tone(
@@ -116,11 +104,10 @@ def _interpolate_and_tone(
                 to_old, geometry.translate(*geometry.random_shifts(augmentation, draws))
             )
         displacement = None
-        if alpha := augmentation.elastic_alpha:
-            stream = jax.random.fold_in(key, ELASTIC_STREAM)
-            sigma = augmentation.elastic_sigma
+        if augmentation.elastic_alpha:
+            stream, shape = jax.random.fold_in(key, ELASTIC_STREAM), (num_examples, height, width)
             displacement = geometry.elastic_field(
-                stream, num_examples, height, width, alpha=alpha, sigma=sigma
+                stream, shape, augmentation.elastic_alpha, augmentation.elastic_sigma
             )
         planes = geometry.interpolate(images, to_old, displacement, augmentation.fill)
     for operation in operations:
@@ -139,14 +126,7 @@ def augmented_versions(
     Int32[np.ndarray, " n"],
     Int32[np.ndarray, "n _"] | Float32[np.ndarray, "n _ k"],
 ]:
-    """Augments some training images several times.
-
-    Args:
-        train: the training examples, of images of one size.
-        augmentation: amplitudes.
-        num_images: number of images, class after class as long as there are any.
-        num_versions: number of augmented versions of each.
-        seed: another seed gives other images and other versions.
+    """Augments some training images, equally many of each class, several times.
 
     Returns:
         The images, the original of each first; their labels; and the targets of the augmented
@@ -173,14 +153,9 @@ def _one_a_class(
     labels: Int[np.ndarray, " n"], num_images: int, seed: int
 ) -> Int64[np.ndarray, " m"]:
     """Positions of examples, one of each class, then a second of each and so on."""
-    random = np.random.default_rng(seed)
-    shuffled = random.permutation(len(labels))
-    shuffled_labels = labels[shuffled]
-    # The rank of each example among those of its class.
-    order = np.argsort(shuffled_labels, kind="stable")
-    counts = np.bincount(shuffled_labels)
-    starts = np.repeat(np.cumsum(counts) - counts, counts)
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - starts
-    chosen = np.sort(shuffled[np.lexsort((shuffled_labels, rank))[:num_images]])
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # in its class
+    chosen = np.sort(by_class[np.lexsort((labels[by_class], rank))[:num_images]])
     return chosen[np.argsort(labels[chosen], kind="stable")]

@@ -19,19 +19,12 @@ _START = (0, 0, 0, 1)
 
 
 class Crop(NamedTuple):
-    """The part of an image to keep, whatever the image's size.
+    """The part of an image to keep, whatever the image's size."""
 
-    Attributes:
-        area: share of the image's area.
-        aspect: width by height, in pixels.
-        y: place among those where it fits, from 0 (top) to 1.
-        x: the same from left to right.
-    """
-
-    area: float
-    aspect: float
-    y: float
-    x: float
+    area: float  # share of the image's
+    aspect: float  # width by height, in pixels
+    y: float  # place among those where it fits, from 0 (top) to 1
+    x: float  # the same from left to right
 
     def box(self, width: int, height: int) -> Box:
         """The crop's edges in an image of that size."""
@@ -65,14 +58,9 @@ class RandomCrops:
 
 
 def crop_size(xp: Any, area: Any, aspect: Any, height: int, width: int) -> tuple[Any, Any]:
-    """Width and height of a crop in pixels; a side longer than the image is cut to it.
+    """Width and height of a crop of an image; a side longer than the image is cut to it.
 
-    Args:
-        xp: numpy, or jax.numpy inside a compiled step.
-        area: share of the image's area.
-        aspect: width by height.
-        height: of the image.
-        width: of the image.
+    `xp` is numpy, or jax.numpy inside a compiled step.
     """
     num_pixels = area * height * width
     crop_width = xp.minimum(xp.sqrt(num_pixels * aspect), width)

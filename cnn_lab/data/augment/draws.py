@@ -8,7 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, UInt32
+from jaxtyping import Array, Float32
 
 from cnn_lab.core.arrays import Key
 from cnn_lab.core.random import random_bits
@@ -26,15 +26,14 @@ Draws = dict[str, Float32[Array, " n"]]
 
 
 def draw(key: Key, num_examples: int, num_slots: int = 0) -> Draws:
-    """Uniform draws from [0, 1) for each image, by name: `WORDS`, then `member0`, `sign0`, ..."""
+    """Uniform draws from [0, 1) for each image, multiples of 2^-24, by name.
+
+    The names are `WORDS`, then `member0`, `sign0`, `member1`, ...
+    """
     names = [*WORDS, *(f"{word}{slot}" for slot in range(num_slots) for word in SLOT_WORDS)]
     words = computed_once(random_bits(key, (len(names), num_examples)))
-    return dict(zip(names, uniform(words), strict=True))
-
-
-def uniform(words: UInt32[Array, "..."]) -> Float32[Array, "..."]:
-    """Numbers in [0, 1), multiples of 2^-24, from random words."""
-    return (words >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
+    values = (words >> jnp.uint32(8)).astype(jnp.float32) * jnp.float32(2**-24)
+    return dict(zip(names, values, strict=True))
 
 
 def uniform_in(

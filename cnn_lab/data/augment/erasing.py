@@ -9,7 +9,7 @@ Rectangles are of whole pixels, one per image; CutMix uses them too.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8, UInt32
+from jaxtyping import Array, Bool, Float, Int32, UInt8, UInt32
 
 from cnn_lab.data.augment.draws import Draws, computed_once, log_uniform_in, uniform_in
 from cnn_lab.data.augment.recipes import Augmentation
@@ -24,20 +24,18 @@ Rectangle = Int32[Array, "4 n"]  # first row, row after the last, and the same o
 def erase(augmentation: Augmentation, draws: Draws, images: Pixels) -> Pixels:
     """Covers a random rectangle of an image with noise, with the probability of `erasing`."""
     _, height, width, _ = images.shape
-    hidden = rectangle_mask(erased_rectangle(augmentation, draws, height, width), height, width)
-    return jnp.where(hidden, noise(draws, images.shape).astype(images.dtype), images)
-
-
-def erased_rectangle(
-    augmentation: Augmentation, draws: Draws, height: int, width: int
-) -> Rectangle:
-    """The rectangles to erase; those of images left alone are empty."""
     area = uniform_in(draws["erasing_area"], *augmentation.erasing_area) * height * width
     aspect = log_uniform_in(draws["erasing_aspect"], *augmentation.erasing_aspect)
     chosen = draws["erasing"] < augmentation.erasing
-    size = jnp.sqrt(area / aspect), jnp.sqrt(area * aspect)
-    found = fitting_rectangle(size, (draws["erasing_y"], draws["erasing_x"]), height, width)
-    return jnp.where(chosen[None], found, 0)
+    sides = ((jnp.sqrt(area / aspect), "y", height), (jnp.sqrt(area * aspect), "x", width))
+    edges = []
+    for extent, axis, length in sides:  # to whole pixels, wholly inside the image
+        side = jnp.clip(jnp.round(extent), 0, length)
+        first = jnp.floor(draws[f"erasing_{axis}"] * (length - side + 1))
+        edges += [first, first + side]
+    rectangle = jnp.where(chosen[None], jnp.stack(edges).astype(jnp.int32), 0)
+    hidden = rectangle_mask(rectangle, height, width)
+    return jnp.where(hidden, noise(draws, images.shape).astype(images.dtype), images)
 
 
 def noise(draws: Draws, shape: tuple[int, ...]) -> UInt32[Array, "n h w c"]:
@@ -59,31 +57,3 @@ def rectangle_mask(rectangle: Rectangle, height: int, width: int) -> Bool[Array,
     row, column = jnp.arange(height)[None], jnp.arange(width)[None]
     rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
     return (rows[:, :, None] & columns[:, None, :])[..., None]
-
-
-def rectangle_area(rectangle: Rectangle) -> Int32[Array, " n"]:
-    """Number of pixels."""
-    top, bottom, left, right = rectangle
-    return (bottom - top) * (right - left)
-
-
-def fitting_rectangle(
-    size: tuple[Float32[Array, " n"], Float32[Array, " n"]],
-    place: tuple[Float32[Array, " n"], Float32[Array, " n"]],
-    height: int,
-    width: int,
-) -> Rectangle:
-    """Rectangles that are wholly inside the image.
-
-    Args:
-        size: height and width, rounded here to whole pixels and cut to the image's.
-        place: draws from [0, 1), down and across, among the places where it fits.
-        height: of the image.
-        width: of the image.
-    """
-    edges = []
-    for extent, draw, length in zip(size, place, (height, width), strict=True):
-        side = jnp.clip(jnp.round(extent), 0, length)
-        first = jnp.floor(draw * (length - side + 1))
-        edges += [first, first + side]
-    return jnp.stack(edges).astype(jnp.int32)

@@ -83,7 +83,12 @@ def random_map(augmentation: Augmentation, draws: Draws, height: int, width: int
     if augmentation.flip:
         found = chain(found, flip(jnp.where(draws["flip"] < augmentation.flip, -1.0, 1.0)))
     if augmentation.crops:
-        found = chain(found, _random_crop(augmentation, draws, height, width))
+        area = uniform_in(draws["crop_area"], *augmentation.crop_area)
+        aspect = log_uniform_in(draws["crop_aspect"], *augmentation.crop_aspect)
+        crop_width, crop_height = crop_size(jnp, area, aspect, height, width)
+        x1 = (draws["crop_x"] - 0.5) * (width - crop_width)
+        y1 = (draws["crop_y"] - 0.5) * (height - crop_height)
+        found = chain(found, (crop_width / width, 0.0, x1, 0.0, crop_height / height, y1))
     if augmentation.scale or augmentation.stretch:
         limit = 1 + augmentation.scale
         factor = log_uniform_in(draws["scale"], 1 / limit, limit)
@@ -112,32 +117,20 @@ def random_shifts(
     return x, y
 
 
-def _random_crop(augmentation: Augmentation, draws: Draws, height: int, width: int) -> Map:
-    """A random part of the image, enlarged to its size."""
-    area = uniform_in(draws["crop_area"], *augmentation.crop_area)
-    aspect = log_uniform_in(draws["crop_aspect"], *augmentation.crop_aspect)
-    crop_width, crop_height = crop_size(jnp, area, aspect, height, width)
-    x1 = (draws["crop_x"] - 0.5) * (width - crop_width)
-    y1 = (draws["crop_y"] - 0.5) * (height - crop_height)
-    return (crop_width / width, 0.0, x1, 0.0, crop_height / height, y1)
-
-
 def elastic_field(
-    key: Key, num_examples: int, height: int, width: int, *, alpha: float, sigma: float
+    key: Key, shape: tuple[int, int, int], alpha: float, sigma: float
 ) -> tuple[Plane, Plane]:
-    """Displacements of the pixels, along x and along y, in pixels.
+    """Displacements [n h w] of the pixels, along x and along y, in pixels.
 
     Args:
         key: randomness.
-        num_examples: n.
-        height: h.
-        width: w.
+        shape: (n, h, w).
         alpha: factor of the smoothed noise, in pixels.
         sigma: standard deviation of the Gaussian, in pixels, at least 0.5.
     """
+    num_examples, height, width = shape
     down, across = smoothing(height, sigma), smoothing(width, sigma)
-    shape = (num_examples, down.shape[1], across.shape[1])
-    words = computed_once(random_bits(key, shape))
+    words = computed_once(random_bits(key, (num_examples, down.shape[1], across.shape[1])))
     halves = jnp.stack([words >> jnp.uint32(16), words & jnp.uint32(0xFFFF)], axis=1)
     noise = (halves.astype(jnp.float32) + 0.5) * jnp.float32(2**-15) - 1
     rows = jnp.einsum("nkgs,ws->nkgw", noise, (across * alpha).astype(np.float32))
@@ -154,14 +147,11 @@ def smoothing(length: int, sigma: float) -> np.ndarray:
     reach = GAUSSIAN_END * sigma
     num_points = int(np.ceil((length - 1 + 2 * reach) / spacing)) + 1
     points = (length - 1) / 2 + (np.arange(num_points) - (num_points - 1) / 2) * spacing
-    weights = _gaussian(np.arange(length)[:, None] - points[None, :], sigma)
-    dense = _gaussian(np.arange(-np.ceil(reach), np.ceil(reach) + 1), sigma)
+    distances = np.arange(length)[:, None] - points[None, :]
+    pixels = np.arange(-np.ceil(reach), np.ceil(reach) + 1)
+    weights, dense = (np.exp(-0.5 * (x / sigma) ** 2) for x in (distances, pixels))
     norm = np.linalg.norm(dense) / dense.sum()
     return weights / np.linalg.norm(weights, axis=1, keepdims=True) * norm
-
-
-def _gaussian(distance: np.ndarray, sigma: float) -> np.ndarray:
-    return np.exp(-0.5 * (distance / sigma) ** 2)
 
 
 def shift_pixels(
@@ -184,7 +174,7 @@ def shift_pixels(
 def interpolate(
     images: RawImages, to_old: Map, displacement: tuple[Plane, Plane] | None, fill: Fill
 ) -> Planes:
-    """Values of the images at places between pixels, each a mean of the four nearest.
+    """Values of the images, in 0..255, at places between pixels: means of the four nearest.
 
     Args:
         images: stored pixels.
@@ -192,9 +182,6 @@ def interpolate(
         displacement: pixels added to those places, (x, y); None adds none.
         fill: the surroundings. The image ends half a pixel beyond the centres of its border
             pixels, as in PIL, and is even there.
-
-    Returns:
-        For each channel float32 [n h w], in 0..255.
     """
     num_examples, height, width, num_channels = images.shape
     numbers = jnp.stack([jnp.broadcast_to(number, (num_examples,)) for number in to_old])

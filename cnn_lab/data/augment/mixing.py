@@ -16,12 +16,7 @@ from scipy.special import betaincinv
 
 from cnn_lab.core.arrays import Labels
 from cnn_lab.data.augment.draws import Draws, computed_once
-from cnn_lab.data.augment.erasing import (
-    Pixels,
-    Rectangle,
-    rectangle_area,
-    rectangle_mask,
-)
+from cnn_lab.data.augment.erasing import Pixels, Rectangle, rectangle_mask
 from cnn_lab.data.augment.recipes import Augmentation
 
 TABLE_STEPS = 2048
@@ -47,13 +42,13 @@ def mix(
         own = blend
     if augmentation.cutmix:
         share = beta(draws["mix_share"], augmentation.cutmix)
-        rectangle = jnp.where(
-            (chosen & cut)[None], cutmix_rectangle(draws, share, height, width), 0
-        )
-        images = jnp.where(
-            rectangle_mask(rectangle, height, width), others.astype(images.dtype), images
-        )
-        own = jnp.where(cut, 1 - rectangle_area(rectangle) / (height * width), own)
+        rectangle = cutmix_rectangle(draws, share, height, width)
+        rectangle = jnp.where((chosen & cut)[None], rectangle, 0)
+        hidden = rectangle_mask(rectangle, height, width)
+        images = jnp.where(hidden, others.astype(images.dtype), images)
+        top, bottom, left, right = rectangle
+        area = (bottom - top) * (right - left)
+        own = jnp.where(cut, 1 - area / (height * width), own)
     classes = jax.nn.one_hot(labels, num_classes)
     return images, own[:, None] * classes + (1 - own[:, None]) * neighbour(classes)
 
@@ -85,7 +80,9 @@ def beta(draws: Float32[Array, " n"], alpha: float) -> Float32[Array, " n"]:
     the quantile's alpha-th power, which is almost straight near 0.
     """
     power = min(float(alpha), 1.0)
-    table = jnp.asarray(_quantiles(alpha, power))
+    probabilities = np.linspace(0, 1, TABLE_STEPS + 1) ** 4 / 2
+    quantiles = betaincinv(alpha, alpha, probabilities)
+    table = jnp.asarray((quantiles**power).astype(np.float32))
     below = jnp.minimum(draws, 1 - draws)
     place = jnp.sqrt(jnp.sqrt(2 * below)) * TABLE_STEPS
     step = jnp.clip(place.astype(jnp.int32), 0, TABLE_STEPS - 1)
@@ -95,12 +92,6 @@ def beta(draws: Float32[Array, " n"], alpha: float) -> Float32[Array, " n"]:
     line = jnp.maximum(low + (below - start) / (end - start) * (high - low), 0)
     lower = line ** jnp.float32(1 / power)
     return jnp.where(draws < 0.5, lower, 1 - lower)
-
-
-def _quantiles(alpha: float, power: float) -> np.ndarray:
-    """Quantiles up to 1/2, raised to that power."""
-    probabilities = np.linspace(0, 1, TABLE_STEPS + 1) ** 4 / 2
-    return (betaincinv(alpha, alpha, probabilities) ** power).astype(np.float32)
 
 
 def _probability(step: Array) -> Array:

@@ -23,7 +23,7 @@ Angle = Annotated[float, Range(min=0, max=180)]
 Slant = Annotated[float, Range(min=0, max=60)]
 Turn = Annotated[float, Range(min=0, max=0.5)]
 Magnitude = Annotated[float, Range(min=0, max=30)]
-Smoothing = Annotated[float, Range(min=0.5)]  # the least that `elastic` can do
+Smoothing = Annotated[float, Range(min=0.5)]  # the minimum of `elastic_field`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Augmentation:
             cropped before they are brought to their size, those in memory after.
         rotation: largest angle either way, in degrees.
         scale: largest enlargement: 0.2 draws factors from 1/1.2 to 1.2, on a logarithmic scale.
-        stretch: the same for the ratio of width to height, the area being kept.
+        stretch: the same for the ratio of width to height, at the same area.
         shear: largest slant of upright lines, in degrees.
         translate: largest shift along each axis, in pixels and fractions of them.
         elastic_alpha: factor of the elastic distortion's smoothed noise, in pixels: at sigma 4 and
@@ -112,8 +112,7 @@ class Augmentation:
     @property
     def jitters(self) -> bool:
         """Whether brightness or colours change, RandAugment apart."""
-        colours = (self.saturation, self.hue, self.grayscale)
-        return any((self.brightness, self.contrast, *colours))
+        return any((self.brightness, self.contrast, self.saturation, self.hue, self.grayscale))
 
     @property
     def mixes(self) -> bool:
@@ -157,15 +156,9 @@ RECIPES: dict[str, dict[str, Augmentation]] = {
     "strokes": {"none": Augmentation(), "light": _STROKES_LIGHT, "heavy": _STROKES_HEAVY},
 }
 
-OTHER_RECIPE = "photos"  # for data sets that are not published ones
-
 
 def choose_augmentation(data: DataConfig) -> Augmentation:
-    """The recipe of the config, or of its data, at the config's strength, options replaced.
-
-    Raises:
-        ConfigError: an unknown recipe or option, or a value that does not fit.
-    """
+    """The recipe of the config, or of its data, at the config's strength, options replaced."""
     augment, path = data.augment, "config.data.augment"
     recipe = lookup(RECIPES, augment.recipe or default_recipe(data.name), "augmentation")
     options = check_options(Augmentation, augment.options, f"{path}.options", f"{path}.recipe")
@@ -173,5 +166,5 @@ def choose_augmentation(data: DataConfig) -> Augmentation:
 
 
 def default_recipe(name: str) -> str:
-    """The recipe of a data set's kind of image."""
-    return DATASETS[name].recipe if name in DATASETS else OTHER_RECIPE
+    """The recipe of a data set's kind of image; `photos` where the data are a user's own."""
+    return DATASETS[name].recipe if name in DATASETS else "photos"

@@ -9,7 +9,6 @@ import hashlib
 import struct
 import tarfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,17 +21,10 @@ CIFAR_IMAGE_BYTES = 3 * 32 * 32
 _DAMAGED = (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error)
 
 
-def sha256_of_file(path: Path) -> str:
-    """Returns the sha256 of a file's bytes in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def unpacked_paths(remote: RemoteFile, folder: Path) -> dict[str, Path] | None:
-    """Finds the unpacked members of a file, with or without the archive's folder.
+    """Paths of the unpacked members of a file, with or without the archive's folder.
 
-    Returns:
-        Member name to path, or None unless every member is there.
+    None unless every member is there.
     """
     paths = {}
     for member in remote.members:
@@ -45,14 +37,11 @@ def unpacked_paths(remote: RemoteFile, folder: Path) -> dict[str, Path] | None:
 
 
 def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
-    """Reads and checks every member of one published file.
+    """Member name to bytes, sizes and digests checked, of one published file.
 
     Args:
         remote: the published file.
         folder: holds the archive, or else its members unpacked.
-
-    Returns:
-        Member name to its bytes, sizes and digests checked.
 
     Raises:
         DataError: the file is missing, damaged, or not the one that was published.
@@ -61,10 +50,21 @@ def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
     if archive.is_file():
         # Digests of the members are better than one of the archive, which depends on the packer.
         if any(member.sha256 is None for member in remote.members):
-            _check_archive(archive, remote)
-        contents = (
-            _read_tar(archive, remote) if ".tar" in remote.name else _read_gzip(archive, remote)
-        )
+            with archive.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if remote.sha256 not in (None, found):
+                raise DataError(
+                    f"{archive} has sha256 {found}, but {remote.name} was published with "
+                    f"{remote.sha256}; the file is damaged or another one: delete it and download "
+                    "it again."
+                )
+        read = _read_tar if ".tar" in remote.name else _read_gzip
+        try:
+            contents = read(archive, remote)
+        except _DAMAGED as error:
+            raise DataError(
+                f"{archive} cannot be unpacked ({error}); it is damaged or cut short: get it again."
+            ) from error
     else:
         paths = unpacked_paths(remote, folder)
         if paths is None:
@@ -73,14 +73,6 @@ def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
     for member in remote.members:
         _check_member(member, contents[member.name], remote, folder)
     return contents
-
-
-def _check_archive(path: Path, remote: RemoteFile) -> None:
-    if remote.sha256 is not None and (found := sha256_of_file(path)) != remote.sha256:
-        raise DataError(
-            f"{path} has sha256 {found}, but {remote.name} was published with {remote.sha256}; the "
-            "file is damaged or another one: delete it and download it again."
-        )
 
 
 def _check_member(member: ArchiveMember, content: bytes, remote: RemoteFile, folder: Path) -> None:
@@ -107,27 +99,21 @@ def _check_member(member: ArchiveMember, content: bytes, remote: RemoteFile, fol
 
 def _read_gzip(path: Path, remote: RemoteFile) -> dict[str, bytes]:
     (member,) = remote.members
-    try:
-        with gzip.open(path) as file:
-            # One byte too many is enough to see a wrong size, and caps what a bomb can unpack to.
-            return {member.name: file.read(member.num_bytes + 1)}
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+    with gzip.open(path) as file:
+        # One byte too many is enough to see a wrong size, and caps what a bomb can unpack to.
+        return {member.name: file.read(member.num_bytes + 1)}
 
 
 def _read_tar(path: Path, remote: RemoteFile) -> dict[str, bytes]:
     wanted = {member.name: member for member in remote.members}
     contents: dict[str, bytes] = {}
-    try:
-        with tarfile.open(path, "r|gz") as archive:
-            for entry in archive:
-                name = entry.name.removeprefix("./")
-                if name in wanted and entry.isreg():
-                    file = archive.extractfile(entry)
-                    assert file is not None
-                    contents[name] = file.read(wanted[name].num_bytes + 1)
-    except _DAMAGED as error:
-        raise _damaged(path, error) from error
+    with tarfile.open(path, "r|gz") as archive:
+        for entry in archive:
+            name = entry.name.removeprefix("./")
+            if name in wanted and entry.isreg():
+                file = archive.extractfile(entry)
+                assert file is not None
+                contents[name] = file.read(wanted[name].num_bytes + 1)
     if missing := sorted(wanted.keys() - contents.keys()):
         raise DataError(
             f"{path} lacks {', '.join(missing)}; it is not the binary version of the archive: "
@@ -136,26 +122,8 @@ def _read_tar(path: Path, remote: RemoteFile) -> dict[str, bytes]:
     return contents
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} cannot be unpacked ({error}); it is damaged or cut short: get it again."
-    )
-
-
 def parse_idx(content: bytes, name: str, num_dims: int) -> UInt8[np.ndarray, "..."]:
-    """Parses an IDX file of unsigned bytes.
-
-    Args:
-        content: the unpacked file.
-        name: the file's name, for messages.
-        num_dims: 3 for images, 1 for labels.
-
-    Returns:
-        The array, of `num_dims` axes.
-
-    Raises:
-        DataError: the magic number, the sizes or the length is wrong.
-    """
+    """The array of `num_dims` axes in an unpacked IDX file of unsigned bytes."""
     header_bytes = 4 + 4 * num_dims
     magic = 0x0800 + num_dims
     if len(content) < header_bytes or struct.unpack(">I", content[:4])[0] != magic:
@@ -175,15 +143,12 @@ def parse_idx(content: bytes, name: str, num_dims: int) -> UInt8[np.ndarray, "..
 def parse_cifar(
     content: bytes, name: str, num_label_bytes: int
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int32[np.ndarray, " n"]]:
-    """Parses a binary CIFAR file: label bytes, then red, green and blue planes, per record.
+    """Images and labels of a binary CIFAR file: label bytes and three planes of colour, per record.
 
     Args:
         content: the unpacked file.
         name: the file's name, for messages.
         num_label_bytes: 1 for CIFAR-10; 2 for CIFAR-100, of which the last (fine) one is used.
-
-    Returns:
-        Images and labels.
 
     Raises:
         DataError: the length is not a whole number of records.
@@ -197,20 +162,3 @@ def parse_cifar(
     records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
     planes = records[:, num_label_bytes:].reshape(-1, 3, 32, 32)
     return planes.transpose(0, 2, 3, 1), records[:, num_label_bytes - 1].astype(np.int32)
-
-
-def join_cifar_files(
-    contents: Mapping[str, bytes], names: list[str], num_label_bytes: int
-) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int32[np.ndarray, " n"]]:
-    """Parses several CIFAR files and joins them in the order given.
-
-    Args:
-        contents: member name to bytes.
-        names: the members that make up the split.
-        num_label_bytes: see `parse_cifar`.
-
-    Returns:
-        Images and labels of the split.
-    """
-    parts = [parse_cifar(contents[name], name, num_label_bytes) for name in names]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

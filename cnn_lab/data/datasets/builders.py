@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.data.datasets.check_images import CheckedFolder
 from cnn_lab.data.datasets.description import PREPARED_VERSION, DatasetDescription
-from cnn_lab.data.datasets.folder import ImageFile
 from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order
 from cnn_lab.data.storage.array_cache import store_arrays
 
@@ -37,11 +37,7 @@ class QuietBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version(PREPARED_VERSION)
 
-    def _log_download_bytes(self) -> None:
-        """Keeps TFDS from printing; the caller reports progress."""
-
-    def _log_download_done(self) -> None:
-        """Keeps TFDS from printing; the caller reports progress."""
+    _log_download_bytes = _log_download_done = lambda self: None  # noqa: ARG005  (TFDS would print)
 
     def _describe(
         self, features: dict[str, Any], licence: str, citation: str, **metadata: Any
@@ -64,20 +60,17 @@ class QuietBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 class ArraysBuilder(QuietBuilder, skip_registration=True):
-    """A published data set that fits in memory as arrays.
+    """A published data set that fits in memory as arrays, from the folder of its files.
 
-    Args:
-        description: of the data set; every split is checked against it.
-        folder: holds the published files.
-        options: passed on to TFDS.
+    It is checked against its description, and written below `data_dir`.
     """
 
-    def __init__(self, *, description: DatasetDescription, folder: Path, **options: Any) -> None:
+    def __init__(self, description: DatasetDescription, folder: Path, *, data_dir: Path) -> None:
         builder: Any = self  # TFDS declares `name` for classes; files are named by it
         builder.name = description.name
         self.description = description
         self.folder = folder
-        super().__init__(**options)
+        super().__init__(data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -88,13 +81,11 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> Shards:
         del dl_manager  # files are obtained beforehand
-        splits = self.description.read(self.description, self.folder)
-        for split, (images, labels) in splits.items():
-            self._check(split, images, labels)
-        return {
-            split: [functools.partial(self._generate_examples, split, *arrays)]
-            for split, arrays in splits.items()
-        }
+        shards: Shards = {}
+        for split, arrays in self.description.read(self.description, self.folder).items():
+            self._check(split, *arrays)
+            shards[split] = [functools.partial(self._generate_examples, split, *arrays)]
+        return shards
 
     def _generate_examples(self, split: str, images: np.ndarray, labels: np.ndarray) -> Examples:
         digest = hashlib.sha256(labels.astype("<i4").tobytes())
@@ -104,94 +95,77 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
             yield index, {"image": image, "label": label}
 
     def _check(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
-        name, expected = self.description.name, self.description.split_sizes[split]
-        if len(images) != expected or len(labels) != expected:
+        where, expected = f"split {split!r} of {self.description.name}", self.description
+        size, num_classes = expected.split_sizes[split], expected.num_classes
+        problem = ""
+        if len(images) != size or len(labels) != size:
+            problem = f"{len(images)} images and {len(labels)} labels, expected {size} of each"
+        elif images.shape[1:] != expected.image_shape:
+            problem = f"images of shape {images.shape[1:]}, expected {expected.image_shape}"
+        elif not 0 <= labels.min() <= labels.max() < num_classes:
+            problem = f"the label {labels.max()}, expected 0 to {num_classes - 1}"
+        if problem:
             raise DataError(
-                f"Split {split!r} of {name} holds {len(images)} images and {len(labels)} labels, "
-                f"expected {expected} of each; the files are damaged or do not belong together."
-            )
-        if images.shape[1:] != self.description.image_shape:
-            raise DataError(
-                f"The images of {name} have shape {images.shape[1:]}, expected "
-                f"{self.description.image_shape}; the files belong to another data set."
-            )
-        if not 0 <= labels.min() <= labels.max() < self.description.num_classes:
-            raise DataError(
-                f"Split {split!r} of {name} holds the label {labels.max()}, expected 0 to "
-                f"{self.description.num_classes - 1}; the files are damaged or of another data set."
+                f"The files of {where} hold {problem}; they are damaged, or of another data set."
             )
 
 
 class FolderImages(QuietBuilder, skip_registration=True):
-    """A folder of image files, stored with their original bytes.
-
-    Args:
-        root: the folder.
-        files: split to its files, checked already.
-        class_names: label to class name.
-        image_shape: height and width None where the images differ.
-        metadata: facts to store about the folder.
-        progress: receives lines about how many files were stored.
-        options: passed on to TFDS.
-    """
+    """The checked files of a folder of images, stored with their original bytes."""
 
     shard_bytes = 2**29  # TFDS holds a shard in memory, and each is a file to keep open
 
     def __init__(
         self,
-        *,
         root: Path,
-        files: dict[str, list[ImageFile]],
+        checked: CheckedFolder,
         class_names: tuple[str, ...],
-        image_shape: tuple[int | None, int | None, int],
-        metadata: dict[str, Any],
-        progress: Log | None = None,
-        **options: Any,
+        *,
+        progress: Log | None,
+        data_dir: Path,
     ) -> None:
         self.root = root
-        self.files = files
-        self._log_progress, self._num_stored = ThrottledLog(progress), 0
-        self._num_files = sum(map(len, files.values()))
+        self.checked = checked
         self.class_names = class_names
-        self.image_shape = image_shape
-        self.folder_metadata = metadata
-        self.grouped = any(file.group is not None for part in files.values() for file in part)
-        super().__init__(**options)
+        self._log_progress, self._num_stored = ThrottledLog(progress), 0
+        files = [file for part in checked.files.values() for file in part]
+        self._num_files = len(files)
+        self.grouped = any(file.group is not None for file in files)
+        super().__init__(data_dir=data_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {
-            "image": tfds.features.Image(shape=self.image_shape),
+            "image": tfds.features.Image(shape=self.checked.image_shape),
             "label": tfds.features.ClassLabel(names=list(self.class_names)),
             "path": tfds.features.Text(),
         }
         if self.grouped:
             features["group"] = tfds.features.Text()
-        return self._describe(features, "not stated", "", **self.folder_metadata)
+        metadata = {"folder": os.fspath(self.root), "num_skipped": len(self.checked.bad)}
+        return self._describe(features, "not stated", "", **metadata)
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> Shards:
         del dl_manager  # the files are there
-        return {split: self._shards(split) for split in self.files}
-
-    def _shards(self, split: str) -> list[Callable[[], Examples]]:
-        files = self.files[split]
-        shard = np.cumsum([file.num_bytes for file in files]) // self.shard_bytes
-        starts = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(files)]
-        digest = hashlib.sha256()
-        return [
-            functools.partial(self._generate_examples, split, start, stop, digest)
-            for start, stop in itertools.pairwise(starts)
-        ]
+        shards: Shards = {}
+        for split, files in self.checked.files.items():
+            shard = np.cumsum([file.num_bytes for file in files]) // self.shard_bytes
+            starts = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(files)]
+            digest = hashlib.sha256()
+            shards[split] = [
+                functools.partial(self._generate_examples, split, start, stop, digest)
+                for start, stop in itertools.pairwise(starts)
+            ]
+        return shards
 
     def _generate_examples(self, split: str, start: int, stop: int, digest: Any) -> Examples:
-        files = self.files[split]
+        files = self.checked.files[split]
         contents = map_in_order(
             lambda file: (self.root / file.name).read_bytes(),
             itertools.islice(files, start, stop),
             chunk_size=_FILES_AT_ONCE,
         )
         for index, encoded in enumerate(contents, start):
-            file = files[index]
-            group = "" if file.group is None else file.group
+            file, group = files[index], files[index].group or ""
             digest.update(hashlib.sha256(encoded).digest())
             digest.update(f"{file.label} {group}".encode())
             # As bytes, since a file's name need not be valid text.

@@ -16,7 +16,7 @@ from typing import Literal
 
 from absl import logging
 
-from cnn_lab.core.errors import ConfigError, DataError, suggest
+from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.data.datasets.check_images import check_files, describe_bad
 from cnn_lab.data.datasets.description import PREPARED_VERSION, DatasetDescription
 from cnn_lab.data.datasets.download import obtain_files
@@ -24,16 +24,7 @@ from cnn_lab.data.datasets.folder import list_folder
 from cnn_lab.data.datasets.published import DATASETS
 from cnn_lab.data.parallel import Log
 from cnn_lab.data.source import Source, SourceInfo, Storage
-from cnn_lab.data.storage.checksums import INFO_FILE, is_prepared
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "DatasetDescription",
-    "default_data_dir",
-    "open_dataset",
-    "unlock_test",
-]
+from cnn_lab.data.storage import prepared
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _MAX_FOLDER_COPIES = 2
@@ -44,25 +35,13 @@ _OTHER_NAMES = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened data set.
-
-    Attributes:
-        info: facts about it.
-        storage: its folder on disk.
-    """
+    """An opened data set: facts about it, and its folder on disk."""
 
     info: SourceInfo
     storage: Storage
 
     def split(self, name: str) -> Source:
-        """Opens a split other than the test split.
-
-        Args:
-            name: `train`, or `validation` where the data set has its own.
-
-        Raises:
-            DataError: the split is locked or does not exist.
-        """
+        """Opens `train` or `validation`; a `DataError` where there is none, or for `test`."""
         if name == "test":
             raise DataError(
                 f"The test split of {self.info.name} is locked, so that no choice can depend on "
@@ -72,14 +51,7 @@ class Dataset:
 
 
 def unlock_test(dataset: Dataset) -> Source:
-    """Opens the test split, for the final evaluation only.
-
-    Args:
-        dataset: the data set.
-
-    Raises:
-        DataError: the data set has no test split.
-    """
+    """Opens the test split, for the final evaluation only; a `DataError` where there is none."""
     return _open_split(dataset, "test")
 
 
@@ -93,7 +65,7 @@ def _open_split(dataset: Dataset, name: str) -> Source:
 
 
 def default_data_dir() -> Path:
-    """Returns the folder of prepared data: `$CNN_LAB_DATA_DIR`, or a folder in the user's cache."""
+    """The folder of prepared data: `$CNN_LAB_DATA_DIR`, or a folder in the user's cache."""
     chosen = os.environ.get("CNN_LAB_DATA_DIR")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "cnn_lab" / "data"
 
@@ -128,10 +100,14 @@ def open_dataset(
     """
     _check_options(name, from_dir, on_bad_files, descriptions)
     root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
-    refusal = None if prepare else _not_prepared(name, data_dir)
+    refusal = None
+    if not prepare:
+        option = [] if data_dir is None else [f"--data_dir={os.fspath(data_dir)}"]
+        command = shlex.join(["cnn-lab", "data", "prepare", name, *option])
+        refusal = DataError(f"{name} is not prepared yet; run `{command}` first.")
     kind, colon, rest = name.partition(":")
     if colon and kind == "folder":
-        path = Path(rest).expanduser()
+        path = Path(rest).expanduser().resolve()
         directory = _folder_directory(path, root, on_bad_files, progress, refusal)
         name = f"folder:{directory.parent.name.rpartition('-')[0]}"
     elif colon and kind == "tfds":
@@ -139,12 +115,9 @@ def open_dataset(
     elif name in descriptions:
         directory = _published_directory(descriptions[name], root, from_dir, progress, refusal)
     else:
-        raise ConfigError(
-            f"There is no data set named {name!r}; {suggest(name, descriptions)} ({_OTHER_NAMES})"
-        )
-    from cnn_lab.data.storage.prepared import read_prepared
-
-    storage, info = read_prepared(directory, name)
+        problem = f"There is no data set named {name!r}"
+        raise ConfigError(problem, found=name, allowed=descriptions, advice=_OTHER_NAMES)
+    storage, info = prepared.read_prepared(directory, name)
     return Dataset(info, storage)
 
 
@@ -169,13 +142,6 @@ def _check_options(
         raise ConfigError(f"--skip_bad_files is for folder:PATH only; leave it out for {name}.")
 
 
-def _not_prepared(name: str, data_dir: str | os.PathLike[str] | None) -> DataError:
-    command = ["cnn-lab", "data", "prepare", name]
-    if data_dir is not None:
-        command.append(f"--data_dir={os.fspath(data_dir)}")
-    return DataError(f"{name} is not prepared yet; run `{shlex.join(command)}` first.")
-
-
 def _published_directory(
     description: DatasetDescription,
     root: Path,
@@ -184,21 +150,20 @@ def _published_directory(
     refusal: DataError | None,
 ) -> Path:
     directory = root / description.name / PREPARED_VERSION
-    if is_prepared(directory):
+    if prepared.is_prepared(directory):
         return directory
     if refusal is not None:
         raise refusal
     from cnn_lab.data.datasets.builders import ArraysBuilder
-    from cnn_lab.data.storage.prepared import prepare
 
     def make_builder(temporary: Path) -> ArraysBuilder:
         downloads = root / "downloads" / description.name
         files = obtain_files(description, downloads, from_dir=from_dir, progress=progress)
         if progress is not None:
             progress(f"preparing {description.name} in {directory}")
-        return ArraysBuilder(description=description, folder=files, data_dir=temporary)
+        return ArraysBuilder(description, files, data_dir=temporary)
 
-    prepare(make_builder, directory, progress=progress)
+    prepared.prepare(make_builder, directory, progress=progress)
     return directory
 
 
@@ -209,26 +174,24 @@ def _folder_directory(
     progress: Log | None,
     refusal: DataError | None,
 ) -> Path:
-    path = path.resolve()
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
     versions = root / "folder" / f"{path.name}-{digest}"
     copies = sorted(
-        (copy for copy in versions.glob("*") if is_prepared(copy)),
-        key=lambda copy: (copy / INFO_FILE).stat().st_mtime_ns,
+        (copy for copy in versions.glob("*") if prepared.is_prepared(copy)),
+        key=lambda copy: (copy / prepared.INFO_FILE).stat().st_mtime_ns,
     )
     if copies and not path.exists():
         logging.info("%s is gone; using the copy that was prepared from it.", path)
         return copies[-1]
     listing = list_folder(path, progress)
     directory = versions / listing.fingerprint[:16]
-    if is_prepared(directory):
+    if prepared.is_prepared(directory):
         return directory
     if refusal is not None:
         raise refusal
     if copies:
         logging.info("%s has changed since it was prepared; preparing it again.", path)
     from cnn_lab.data.datasets.builders import FolderImages
-    from cnn_lab.data.storage.prepared import prepare
 
     def make_builder(temporary: Path) -> FolderImages:
         checked = check_files(path, listing, on_bad_files=on_bad_files, progress=progress)
@@ -237,17 +200,10 @@ def _folder_directory(
             logging.warning("Left out %d bad files of %s: %s.", len(checked.bad), path, bad)
         if progress is not None:
             progress(f"preparing {path} in {directory}")
-        return FolderImages(
-            root=path,
-            files=checked.files,
-            class_names=listing.class_names,
-            image_shape=checked.image_shape,
-            metadata={"folder": os.fspath(path), "num_skipped": len(checked.bad)},
-            progress=progress,
-            data_dir=temporary,
-        )
+        names = listing.class_names
+        return FolderImages(path, checked, names, progress=progress, data_dir=temporary)
 
-    prepare(make_builder, directory, num_bytes=listing.num_bytes, progress=progress)
+    prepared.prepare(make_builder, directory, num_bytes=listing.num_bytes, progress=progress)
     # A training that still reads the copy before this one keeps it; older ones would only add up.
     for copy in copies[: max(0, len(copies) + 1 - _MAX_FOLDER_COPIES)]:
         shutil.rmtree(copy, ignore_errors=True)
@@ -256,27 +212,28 @@ def _folder_directory(
 
 def _tfds_directory(reference: str, root: Path) -> Path:
     path = Path(reference).expanduser()
-    if is_prepared(path):
+    if prepared.is_prepared(path):
         return path
     roots = (root, Path.home() / "tensorflow_datasets")
     if reference.startswith(("/", ".", "~")) or not reference:
         raise DataError(
-            f"tfds:{reference} holds no {INFO_FILE}; name the folder of one version of a data "
-            "set, such as ~/tensorflow_datasets/mnist/3.0.1."
+            f"tfds:{reference} holds no {prepared.INFO_FILE}; name the folder of one version of a "
+            "data set, such as ~/tensorflow_datasets/mnist/3.0.1."
         )
     name, _, version = reference.partition(":")
     for parent in roots:
         candidates = [
-            found.parent
-            for pattern in (f"*/{INFO_FILE}", f"*/*/{INFO_FILE}")
-            for found in (parent / name).glob(pattern)
-            if _VERSION.fullmatch(found.parent.name) and version in ("", found.parent.name)
+            found
+            for found in [*(parent / name).glob("*"), *(parent / name).glob("*/*")]
+            if _VERSION.fullmatch(found.name)
+            and version in ("", found.name)
+            and prepared.is_prepared(found)
         ]
-        if len({candidate.parent for candidate in candidates}) > 1:
-            configs = sorted(candidate.parent.name for candidate in candidates)
+        folders = {candidate.parent for candidate in candidates}
+        if len(folders) > 1:
             raise DataError(
                 f"{parent / name} holds several configurations; choose one as in "
-                f"tfds:{name}/CONFIG: {', '.join(dict.fromkeys(configs))}."
+                f"tfds:{name}/CONFIG: {', '.join(sorted(folder.name for folder in folders))}."
             )
         if candidates:
             return max(candidates, key=lambda found: [int(x) for x in found.name.split(".")])

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cnn_lab.core.errors import DataError, is_out_of_open_files
 from cnn_lab.data.datasets.folder import ImageFile, Listing
-from cnn_lab.data.decoding import GRAY_MODES, is_turned, open_file
+from cnn_lab.data.decoding import GRAY_MODES, open_file, upright_size
 from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order
 
 _MAX_LISTED = 10
@@ -32,26 +32,13 @@ class CheckedFolder:
 
 
 def check_files(
-    root: Path,
-    listing: Listing,
-    *,
-    on_bad_files: str,
-    progress: Log | None = None,
+    root: Path, listing: Listing, *, on_bad_files: str, progress: Log | None = None
 ) -> CheckedFolder:
-    """Decodes every file once.
-
-    Args:
-        root: the folder, for messages.
-        listing: of the folder.
-        on_bad_files: `error` to refuse the folder if a file cannot be used, `skip` to leave such
-            files out.
-        progress: receives lines about how many files have been checked.
-
-    Returns:
-        The usable files by split, and the shape of their images.
+    """Decodes every file of a folder once.
 
     Raises:
-        DataError: files cannot be used, or a class has none that can.
+        DataError: files cannot be used and `on_bad_files` is `error`, not `skip`; or a class has
+            none that can.
     """
     good, bad = [], list(listing.unusable)
     shapes: Counter[tuple[int, int, int]] = Counter()
@@ -87,9 +74,10 @@ def check_files(
                 f"{root}; add some or remove the class."
             )
     heights, widths, channels = (set(sizes) for sizes in zip(*shapes, strict=True))
+    height, width = None, None
     if len(heights) == len(widths) == 1:
-        return CheckedFolder(by_split, (heights.pop(), widths.pop(), max(channels)), tuple(bad))
-    return CheckedFolder(by_split, (None, None, max(channels)), tuple(bad))
+        height, width = heights.pop(), widths.pop()
+    return CheckedFolder(by_split, (height, width, max(channels)), tuple(bad))
 
 
 def describe_bad(bad: Sequence[tuple[str, str]]) -> str:
@@ -99,16 +87,14 @@ def describe_bad(bad: Sequence[tuple[str, str]]) -> str:
 
 
 def _inspect(root: Path, file: ImageFile) -> tuple[int, int, int] | str:
-    """Returns height, width and channels of an image, or the reason why it cannot be used."""
+    """Height, width and channels of an image, or the reason why it cannot be used."""
     path = root / file.name
     try:
         if not path.stat().st_size:
             return "an empty file"
         with path.open("rb") as encoded, open_file(encoded) as image:
             image.load()
-            width, height = image.size
-            if is_turned(image):
-                width, height = height, width
+            width, height = upright_size(image)
             return (height, width, 1 if image.mode in GRAY_MODES else 3)
     except UnidentifiedImageError:
         return "not a JPEG or PNG image"

@@ -30,7 +30,7 @@ _REPORT_SECONDS = 0.5
 
 
 def missing_files(description: DatasetDescription, folder: Path) -> list[RemoteFile]:
-    """Returns the files of a data set that `folder` holds neither packed nor unpacked."""
+    """The files of a data set that `folder` holds neither packed nor unpacked."""
     return [
         file
         for file in description.files
@@ -45,19 +45,10 @@ def obtain_files(
     from_dir: str | os.PathLike[str] | None = None,
     progress: Log | None = None,
 ) -> Path:
-    """Brings all files of a data set into one folder.
-
-    Args:
-        description: the data set.
-        downloads: folder for downloaded files.
-        from_dir: a folder that holds all the files; nothing is downloaded then.
-        progress: receives lines about the download.
-
-    Returns:
-        The folder that holds the files.
+    """The folder that holds all files of a data set: `from_dir`, or `downloads` after a download.
 
     Raises:
-        DataError: a file is in neither place and cannot be downloaded.
+        DataError: `from_dir` lacks a file, or one cannot be downloaded.
     """
     if not description.files:
         return downloads
@@ -99,15 +90,7 @@ def _listing(files: list[RemoteFile]) -> str:
 
 
 def fetch(remote: RemoteFile, folder: Path, *, progress: Log | None = None) -> Path:
-    """Downloads one file, from the first of its addresses that answers.
-
-    Args:
-        remote: the file, its addresses and its sha256.
-        folder: for the file; made if need be.
-        progress: receives lines about how much has arrived, and how quickly.
-
-    Returns:
-        The path of the complete file.
+    """Downloads one file whole into a folder, from the first of its addresses that answers.
 
     Raises:
         DataError: the file that arrived has the wrong sha256.
@@ -143,8 +126,10 @@ def _fetch_url(url: str, remote: RemoteFile, folder: Path, progress: Log | None)
                 num_bytes += len(block)
                 now = time.monotonic()
                 if progress is not None and now - reported > _REPORT_SECONDS:
-                    reported = now
-                    progress(_describe(remote.name, num_bytes, announced, now - start))
+                    reported, megabytes = now, num_bytes / 1e6
+                    total = f" of {announced / 1e6:.1f}" if announced else ""
+                    rate = megabytes / max(now - start, 1e-3)
+                    progress(f"{remote.name}: {megabytes:.1f}{total} MB, {rate:.1f} MB/s")
         if announced and num_bytes != announced:
             raise OSError(f"the connection closed after {num_bytes} of {announced} bytes")
         if remote.sha256 is not None and digest.hexdigest() != remote.sha256:
@@ -177,12 +162,6 @@ def _probe(url: str) -> None:
     failure = outcome[0] if outcome else TimeoutError(f"no answer from {parts.hostname}")
     if failure is not None:
         raise failure
-
-
-def _describe(name: str, num_bytes: int, announced: int, seconds: float) -> str:
-    total = f" of {announced / 1e6:.1f}" if announced else ""
-    rate = num_bytes / 1e6 / max(seconds, 1e-3)
-    return f"{name}: {num_bytes / 1e6:.1f}{total} MB, {rate:.1f} MB/s"
 
 
 def _reason(error: Exception) -> str:

@@ -5,12 +5,12 @@ labels makes one of them wrong.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order
 from cnn_lab.data.source import Source
@@ -23,13 +23,7 @@ _DIGEST_BYTES = 32
 
 @dataclass(frozen=True)
 class DuplicateSummary:
-    """Numbers of pairs of equal examples.
-
-    Attributes:
-        within: split to number of pairs inside it.
-        across: two splits to number of pairs between them.
-        disagreeing: the pairs, of either kind, whose labels differ.
-    """
+    """Numbers of pairs of equal examples within and between splits; pairs whose labels differ."""
 
     within: Mapping[str, int]
     across: Mapping[tuple[str, str], int]
@@ -37,16 +31,9 @@ class DuplicateSummary:
 
 
 def find_duplicates(sources: Mapping[str, Source], progress: Log | None = None) -> list[Duplicate]:
-    """Finds the examples that equal an earlier one, pixel by pixel.
+    """Pairs of examples that are equal, pixel by pixel.
 
     Of several equal examples, each later one is paired with the first, in the order of `sources`.
-
-    Args:
-        sources: split name to source.
-        progress: receives lines about how many images were looked at.
-
-    Returns:
-        The pairs: first example, then the later one.
     """
     names, sizes = list(sources), [len(source) for source in sources.values()]
     digests = bytearray()
@@ -73,56 +60,43 @@ def find_duplicates(sources: Mapping[str, Source], progress: Log | None = None) 
 
 
 def summarise_duplicates(
-    pairs: Iterable[Duplicate], sources: Mapping[str, Source]
+    pairs: Sequence[Duplicate], sources: Mapping[str, Source]
 ) -> DuplicateSummary:
-    """Counts pairs by where they are, and picks those whose labels disagree.
-
-    Args:
-        pairs: as `find_duplicates` returned them.
-        sources: the same as for `find_duplicates`.
-    """
-    within: dict[str, int] = defaultdict(int)
-    across: dict[tuple[str, str], int] = defaultdict(int)
-    disagreeing = []
-    for pair in pairs:
-        split_a, index_a, split_b, index_b = pair
-        if split_a == split_b:
-            within[split_a] += 1
-        else:
-            across[split_a, split_b] += 1
-        if sources[split_a].labels[index_a] != sources[split_b].labels[index_b]:
-            disagreeing.append(pair)
-    return DuplicateSummary(dict(within), dict(across), tuple(disagreeing))
+    """Counts pairs by where they are, and picks those whose labels disagree."""
+    return DuplicateSummary(
+        within=Counter(a for a, _, b, _ in pairs if a == b),
+        across=Counter((a, b) for a, _, b, _ in pairs if a != b),
+        disagreeing=tuple(
+            pair for pair in pairs if len({sources[s].labels[i] for s, i in _examples(pair)}) > 1
+        ),
+    )
 
 
 def describe_duplicate(pair: Duplicate, sources: Mapping[str, Source]) -> str:
-    """The splits, positions, labels and files of the two examples of a pair, in one line.
-
-    Args:
-        pair: one that `find_duplicates` returned.
-        sources: the same as for `find_duplicates`.
-    """
-    split_a, index_a, split_b, index_b = pair
-    first = _describe(split_a, index_a, sources[split_a])
-    return f"{first} = {_describe(split_b, index_b, sources[split_b])}"
+    """The splits, positions, labels and files of the two examples of a pair, in one line."""
+    texts = []
+    for split, index in _examples(pair):
+        source = sources[split]
+        label, path = source.info.class_names[int(source.labels[index])], source.path_of(index)
+        texts.append(f"{split} {index} ({label if path is None else f'{label}, {path}'})")
+    return " = ".join(texts)
 
 
-def _describe(split: str, index: int, source: Source) -> str:
-    label = source.info.class_names[int(source.labels[index])]
-    path = source.path_of(index)
-    return f"{split} {index} ({label})" if path is None else f"{split} {index} ({label}, {path})"
+def _examples(pair: Duplicate) -> tuple[tuple[str, int], tuple[str, int]]:
+    return pair[:2], pair[2:]
 
 
 def _digests(source: Source) -> Iterator[bytes]:
     """Digests of the images of a split, in order, several joined at a time."""
-    if None in source.info.image_shape:
-        read = lambda indices: [source[index]["image"] for index in indices]  # noqa: E731
-    else:
-        read = lambda indices: source.read(indices)["image"]  # noqa: E731
-    return map_in_order(lambda indices: _joined_digests(read(indices)), source.chunks())
 
+    def digests_of(indices: Int[np.ndarray, " n"]) -> bytes:
+        images: Iterable[UInt8[np.ndarray, "h w c"]]
+        if None in source.info.image_shape:
+            images = (source[index]["image"] for index in indices)
+        else:
+            images = source.read(indices)["image"]
+        return b"".join(
+            hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest() for image in images
+        )
 
-def _joined_digests(images: Iterable[UInt8[np.ndarray, "_ _ _"]]) -> bytes:
-    return b"".join(
-        hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest() for image in images
-    )
+    return map_in_order(digests_of, source.chunks())

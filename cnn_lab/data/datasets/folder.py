@@ -42,21 +42,13 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The content of a folder, before any file is opened.
+    """The content of a folder, before any file is opened."""
 
-    Attributes:
-        files: every file of every class, sorted by split, class and name.
-        class_names: label to class name.
-        splits: the splits, `train` among them.
-        unusable: name and reason of the files that need not be opened to be refused.
-        fingerprint: digest of all names, sizes and times of change.
-    """
-
-    files: tuple[ImageFile, ...]
+    files: tuple[ImageFile, ...]  # of all classes, sorted by split, class and name
     class_names: tuple[str, ...]
-    splits: tuple[str, ...]
-    unusable: tuple[tuple[str, str], ...]
-    fingerprint: str
+    splits: tuple[str, ...]  # `train` among them
+    unusable: tuple[tuple[str, str], ...]  # name and reason, known without opening the file
+    fingerprint: str  # digest of all names, sizes and times of change
 
     @property
     def num_bytes(self) -> int:
@@ -65,15 +57,7 @@ class Listing:
 
 
 def list_folder(root: Path, progress: Log | None = None) -> Listing:
-    """Lists a folder of images.
-
-    Args:
-        root: the folder.
-        progress: receives lines about how many files were found, where that takes long.
-
-    Raises:
-        DataError: the folder is not laid out as described above.
-    """
+    """Lists a folder of images; a `DataError` where it is not laid out as described above."""
     if root.suffix.lower() in ARCHIVE_SUFFIXES and root.is_file():
         raise DataError(f"{root} is an archive; unpack it and name the folder instead.")
     if not root.is_dir():
@@ -119,22 +103,22 @@ def list_folder(root: Path, progress: Log | None = None) -> Listing:
                     unusable.append((name, "not named .jpg, .jpeg or .png"))
     for name, reason in unusable:
         digest.add(f"{name}: {reason}")
-    if groups is not None:
-        _check_groups(root, groups, files)
     for split, found in names.items():
         for name in sorted(found):
             digest.add(f"{split}/{name}")
+    if groups is not None:
+        _check_groups(root, groups, files)
     return Listing(
         files=tuple(files),
         class_names=class_names,
         splits=tuple(classes),
         unusable=tuple(unusable),
-        fingerprint=digest.digest(),
+        fingerprint=digest.sha256.hexdigest(),
     )
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Returns split name to folder; the folder itself is `train` where there are no splits."""
+    """Split name to folder; the folder itself is `train` where there are no splits."""
     found = [path.name for path in _visible(root) if path.is_dir()]
     named = [name for name in found if name in SPLIT_NAMES]
     if not named:
@@ -191,7 +175,7 @@ def _files_of(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_hidden(name: str) -> bool:
-    """Returns whether a file is one that file managers leave behind."""
+    """Whether a file is one that file managers leave behind."""
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini")
 
 
@@ -244,18 +228,14 @@ def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 class _LinesDigest:
-    """Digest of lines, which are not stored."""
+    """Digest of lines joined by line feeds, none of which is stored."""
 
     def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-        self._between = b""
+        self.sha256, self._between = hashlib.sha256(), ""
 
     def add(self, line: str) -> None:
-        self._digest.update(self._between + line.encode(errors="surrogateescape"))
-        self._between = b"\n"
-
-    def digest(self) -> str:
-        return self._digest.hexdigest()
+        self.sha256.update((self._between + line).encode(errors="surrogateescape"))
+        self._between = "\n"
 
 
 def _stamp(name: str, status: os.stat_result) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn_lab.data.datasets.archives import join_cifar_files, parse_idx, read_members
+from cnn_lab.data.datasets.archives import parse_cifar, parse_idx, read_members
 from cnn_lab.data.datasets.description import (
     DATASETS,
     ArchiveMember,
@@ -166,11 +166,9 @@ def read_cifar_splits(
     """The splits of CIFAR's binary version; the last file of the archive is the test split."""
     (archive,) = description.files
     contents = read_members(archive, folder)
-    names = [member.name for member in archive.members]
-    return {
-        "train": join_cifar_files(contents, names[:-1], num_label_bytes),
-        "test": join_cifar_files(contents, names[-1:], num_label_bytes),
-    }
+    *train, test = (parse_cifar(contents[m.name], m.name, num_label_bytes) for m in archive.members)
+    images, labels = (np.concatenate(parts) for parts in zip(*train, strict=True))
+    return {"train": (images, labels), "test": test}
 
 
 register_dataset(

@@ -1,6 +1,8 @@
 """Loaders of a split, or of its features, that is wholly in the devices' memory."""
 
+import dataclasses
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -23,9 +25,10 @@ PutSplit = Callable[..., Tree]
 
 
 def is_in_memory(data: DataConfig, source: Source) -> bool:
-    """Whether a split is kept on the devices: if the config asks for it, or if it is small."""
-    small = _num_bytes(source) <= data.in_memory_limit_mib * MIB
-    return data.loader in ("in_memory", "sharded") or (data.loader == "auto" and small)
+    """Whether a split is put on the devices: if the config asks for it, or if it is small."""
+    if data.loader == "auto":
+        return len(source) * math.prod(source.fixed_shape) <= data.in_memory_limit_mib * MIB
+    return data.loader != "streaming"
 
 
 def put_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tree:
@@ -57,12 +60,10 @@ def shapes_of_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) 
 def check_host_memory(source: Source, shard: Shard = WHOLE) -> None:
     """Refuses a split whose shard is larger than the host's memory, before it is read.
 
-    Other processes of this machine may need as much.
-
-    Raises:
-        DataError: it is; the system would kill the process.
+    The system would kill the process; other processes of this machine may need as much.
     """
-    num_bytes, max_bytes = _num_bytes(source) // shard.count, host_bytes()
+    num_bytes = len(source) * math.prod(source.fixed_shape) // shard.count
+    max_bytes = host_bytes()
     if max_bytes is not None and num_bytes > max_bytes:
         whose = f" that process {shard.index} of {shard.count} holds" if shard.count > 1 else ""
         raise DataError(
@@ -72,58 +73,36 @@ def check_host_memory(source: Source, shard: Shard = WHOLE) -> None:
         )
 
 
-def _num_bytes(source: Source) -> int:
-    """Bytes of the images of a split."""
-    return len(source) * math.prod(source.fixed_shape)
-
-
 def _padded_length(source: Source, mesh: DeviceMesh) -> int:
     """Examples of a split, rounded up to shards of equal size."""
     return -(-len(source) // mesh.num_devices) * mesh.num_devices
 
 
-def gather_rows(array: Tree, positions: Tree) -> Tree:
-    """Rows of an array that is replicated on every device."""
-    return array[positions]
-
-
+@dataclasses.dataclass(eq=False)
 class InMemoryLoader:
     """The whole split on the devices; a raw batch is the positions of its examples.
 
-    Args:
+    Attributes:
         in_memory: `image` and `label`, and perhaps `constants` of `preprocess`.
         preprocess: (images, constants) -> the model's input.
-        sampler: chooses the examples of every step.
-        max_steps: the most steps that one stack of raw batches holds.
         augment: augments the batch; None leaves it.
         shard: the part of every batch that this process loads.
-        gather: (array, positions) -> rows, where the arrays are sharded.
+        gather: (array, positions) -> rows.
     """
 
-    name = "in_memory"
-
-    def __init__(
-        self,
-        in_memory: Tree,
-        preprocess: Callable[[Tree, Tree | None], Tree],
-        sampler: Sampler,
-        max_steps: int,
-        augment: Augment | None = None,
-        shard: Shard = WHOLE,
-        gather: Callable[[Tree, Tree], Tree] = gather_rows,
-    ):
-        self.in_memory = in_memory
-        self.sampler = sampler
-        self.max_steps = max_steps
-        self._preprocess = preprocess
-        self._augment = augment
-        self._shard = shard
-        self._gather = gather
+    in_memory: Tree
+    preprocess: Callable[[Tree, Tree | None], Tree]
+    sampler: Sampler
+    max_steps: int
+    augment: Augment | None = None
+    shard: Shard = WHOLE
+    gather: Callable[[Tree, Tree], Tree] = operator.getitem
+    name: str = dataclasses.field(default="in_memory", init=False)
 
     def load(self, first_step: int, num_steps: int) -> Tree:
         """Positions and weights [max_steps n]; rows after `num_steps` are padding."""
         positions, weights = self.sampler.batches(first_step, num_steps)
-        mine = self._shard.of(self.sampler.batch_size)
+        mine = self.shard.of(self.sampler.batch_size)
         positions, weights = positions[:, mine], weights[:, mine]
         padding = ((0, self.max_steps - num_steps), (0, 0))
         return {
@@ -146,13 +125,12 @@ class InMemoryLoader:
 
     def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Gathers the batch on the devices, augments and normalises it."""
-        images, labels = (
-            self._gather(in_memory[name], raw_batch["position"]) for name in ("image", "label")
-        )
-        if self._augment is not None:
-            images, labels = self._augment(key, images, labels)
+        rows = raw_batch["position"]
+        images, labels = (self.gather(in_memory[name], rows) for name in ("image", "label"))
+        if self.augment is not None:
+            images, labels = self.augment(key, images, labels)
         return {
-            "image": self._preprocess(images, in_memory.get("constants")),
+            "image": self.preprocess(images, in_memory.get("constants")),
             "label": labels,
             "weight": raw_batch["weight"],
         }
@@ -168,8 +146,6 @@ class FeatureLoader(InMemoryLoader):
     Args:
         in_memory: features and labels, of each pass over the images after the other, each in the
             order of `sampler.indices`; or their shapes.
-        sampler: chooses the examples of every step.
-        max_steps: the most steps that one stack of raw batches holds.
         name: of the loader that the images came from.
         num_passes: over the images; epochs use them in turn.
     """

@@ -10,13 +10,12 @@ final size, of which `prepare` crops a part; streaming crops the full image as i
 no detail lost. These crops follow the same distribution, but other draws.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.sampler import Sampler
 
 
-@runtime_checkable
 class Loader(Protocol):
     """Batches of a split, by step.
 
@@ -24,7 +23,7 @@ class Loader(Protocol):
         name: `in_memory` or `streaming`.
         in_memory: arrays that stay on the devices, the `constants` of normalisation among them, so
             that other values need no other program.
-        max_steps: the most steps that one stack of raw batches holds.
+        max_steps: maximum number of steps in one stack of raw batches.
         sampler: chooses the examples of every step.
     """
 
@@ -34,13 +33,9 @@ class Loader(Protocol):
     sampler: Sampler
 
     def load(self, first_step: int, num_steps: int) -> Tree:
-        """Raw batches of consecutive steps, stacked and padded to [max_steps, n, ...].
+        """Raw batches of 1 to `max_steps` steps, stacked and padded to [max_steps, n, ...].
 
         With several processes each loads its own shard of every batch.
-
-        Args:
-            first_step: counted from the start of the training.
-            num_steps: 1 to `max_steps`; the rows after them are padding.
         """
         ...
 
@@ -51,10 +46,7 @@ class Loader(Protocol):
     def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Makes `image`, `label`, `weight` from one step's raw batch; pure, runs on the devices.
 
-        Args:
-            in_memory: the loader's attribute of that name, an argument of the compiled step.
-            raw_batch: one row of what `load` returns.
-            key: of the step's augmentation.
+        `in_memory` is the attribute of that name, an argument of the compiled step.
         """
         ...
 

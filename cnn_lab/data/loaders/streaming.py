@@ -43,46 +43,35 @@ class _ReadBatch:
         return {**self.source.read(positions[0, mine], crops), "weight": weights[0, mine]}
 
 
+@dataclasses.dataclass(eq=False)
 class StreamingLoader:
     """Batches read and decoded ahead, whole batches at a time, by threads or processes.
 
-    Args:
-        source: the split.
-        preprocess: padding and normalisation, in the compiled step.
-        sampler: chooses the examples of every step.
+    Attributes:
         num_workers: decoding processes; 0 decodes in threads.
+        total_steps: steps of the whole training; None reads the epoch again and again, so that an
+            evaluation does not start its readers anew each time.
         crops: random crops, applied while images are decoded; None keeps whole images.
         augment: augments the batch in the compiled step; None leaves it.
         constants: of `preprocess`, on the devices; None writes them into the program.
         shard: the part of every batch that this process loads.
-        total_steps: steps of the whole training; None reads the epoch again and again, so that an
-            evaluation does not start its readers anew each time.
     """
 
-    name = "streaming"
-    max_steps = 1
+    source: Source
+    preprocess: Preprocess
+    sampler: Sampler
+    _: dataclasses.KW_ONLY
+    num_workers: int
+    total_steps: int | None
+    crops: RandomCrops | None = None
+    augment: Augment | None = None
+    constants: Tree | None = None
+    shard: Shard = WHOLE
+    name: str = dataclasses.field(default="streaming", init=False)
+    max_steps: int = dataclasses.field(default=1, init=False)
 
-    def __init__(
-        self,
-        source: Source,
-        preprocess: Preprocess,
-        sampler: Sampler,
-        *,
-        num_workers: int,
-        total_steps: int | None,
-        crops: RandomCrops | None = None,
-        augment: Augment | None = None,
-        constants: Tree | None = None,
-        shard: Shard = WHOLE,
-    ):
-        self.in_memory: Tree = {} if constants is None else {"constants": constants}
-        self.sampler = sampler
-        self._read = _ReadBatch(source, sampler, crops, shard)
-        self._preprocess = preprocess
-        self._augment = augment
-        self._num_workers = num_workers
-        self._endless = total_steps is None
-        self._total_steps = MANY_STEPS if total_steps is None else total_steps
+    def __post_init__(self) -> None:
+        self.in_memory: Tree = {} if self.constants is None else {"constants": self.constants}
         self._next_step = -1
         self._batches: Any = None
 
@@ -104,7 +93,7 @@ class StreamingLoader:
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._next_step = first_step + 1
-        if self._endless and self._next_step == self.sampler.steps_per_epoch:
+        if self.total_steps is None and self._next_step == self.sampler.steps_per_epoch:
             self._next_step = 0  # the readers are already at the next pass
         return {name: array[None] for name, array in batch.items()}
 
@@ -112,7 +101,7 @@ class StreamingLoader:
         """Shapes and dtypes of a raw batch, stacked [1 n ...]."""
         rows = (1, self.sampler.batch_size)
         return {
-            "image": jax.ShapeDtypeStruct((*rows, *self._read.source.fixed_shape), jnp.uint8),
+            "image": jax.ShapeDtypeStruct((*rows, *self.source.fixed_shape), jnp.uint8),
             "label": jax.ShapeDtypeStruct(rows, jnp.int32),
             "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
         }
@@ -120,9 +109,9 @@ class StreamingLoader:
     def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Augments and normalises the batch."""
         images, labels = raw_batch["image"], raw_batch["label"]
-        if self._augment is not None:
-            images, labels = self._augment(key, images, labels)
-        images = self._preprocess(images, in_memory.get("constants"))
+        if self.augment is not None:
+            images, labels = self.augment(key, images, labels)
+        images = self.preprocess(images, in_memory.get("constants"))
         return {**raw_batch, "image": images, "label": labels}
 
     def close(self) -> None:
@@ -134,14 +123,14 @@ class StreamingLoader:
     def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         import grain  # half a second that only this loader pays
 
-        steps = grain.MapDataset.range(first_step, self._total_steps)
-        batches = steps.map(self._read)
-        threads = 1 if self._num_workers else READ_THREADS
+        read = _ReadBatch(self.source, self.sampler, self.crops, self.shard)
+        batches = grain.MapDataset.range(first_step, self.total_steps or MANY_STEPS).map(read)
+        threads = 1 if self.num_workers else READ_THREADS
         ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
         dataset = batches.to_iter_dataset(ahead)
-        if self._num_workers:
+        if self.num_workers:
             dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._num_workers),
+                grain.MultiprocessingOptions(num_workers=self.num_workers),
                 worker_init_fn=_end_with_the_parent,
             )
         return iter(dataset)

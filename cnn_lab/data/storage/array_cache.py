@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from numpy.typing import DTypeLike
 
+from cnn_lab.core.files import write_text
+
 _FOLDER = re.compile(r"(?P<data>[0-9a-f]{16})-((?P<decoder>\w+-\w+)-)?(\d+x\d+x\d+|columns)")
 _ALIGNMENT = 64  # bytes; a mapped .npy file has it too
 
@@ -47,41 +49,21 @@ def remove_outdated(directory: Path, fingerprint: str, decoder: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_arrays(
-    folder: Path, names: tuple[str, ...]
-) -> dict[str, Shaped[np.ndarray, "..."]] | None:
-    """Loads arrays from the cache.
-
-    Args:
-        folder: that they were stored in.
-        names: all of the arrays wanted.
-
-    Returns:
-        Read-only arrays backed by the files, or None if any is absent or damaged.
-    """
-    arrays = {}
+def load_array(folder: Path, name: str, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."] | None:
+    """A stored array, backed by its file; None if it is absent, damaged or of another shape."""
     try:
-        for name in names:
-            array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            checksum = zlib.crc32(_bytes_of(array))
-            described = _describe(checksum, array.dtype, array.shape)
-            if described != (folder / f"{name}.crc32").read_text():
-                return None
-            arrays[name] = np.asarray(array)
+        array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        described = _describe(zlib.crc32(_bytes_of(array)), array.dtype, array.shape)
+        intact = described == (folder / f"{name}.crc32").read_text()
     except (OSError, ValueError, EOFError):
         return None
-    return arrays
+    return np.asarray(array) if intact and array.shape == shape else None
 
 
 def store_arrays(folder: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bool:
-    """Stores arrays for a later `load_arrays`; a reader sees all of an array or none of it.
+    """Stores arrays of numbers or text; a reader sees all of an array or none of it.
 
-    Args:
-        folder: made if need be.
-        arrays: name to array, of numbers or text.
-
-    Returns:
-        Whether the folder could be written.
+    Returns whether the folder, made if need be, could be written.
     """
     return all(
         store_rows(folder, name, array.shape, (array,), array.dtype)
@@ -96,17 +78,9 @@ def store_rows(
     parts: Iterable[Shaped[np.ndarray, "..."]],
     dtype: DTypeLike = np.uint8,
 ) -> bool:
-    """Stores an array that is never in memory as a whole.
+    """Stores an array of a shape that is never in memory as a whole, from its rows in order.
 
-    Args:
-        folder: made if need be.
-        name: for `load_arrays`.
-        shape: of the whole array.
-        parts: its rows, in order, several at a time.
-        dtype: of the array.
-
-    Returns:
-        Whether the folder could be written; if not, `parts` may be used up.
+    Returns whether the folder could be written; if not, `parts` may be used up.
     """
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     header = {"descr": descr, "fortran_order": False, "shape": shape}
@@ -119,8 +93,7 @@ def store_rows(
                 values = _bytes_of(part)
                 file.write(values)
                 checksum = zlib.crc32(values, checksum)
-        with replacing(folder / f"{name}.crc32") as temporary:
-            temporary.write_text(_describe(checksum, np.dtype(dtype), shape))
+        write_text(folder / f"{name}.crc32", _describe(checksum, np.dtype(dtype), shape))
     except OSError:
         return False
     return True

@@ -2,39 +2,50 @@
 
 A preparation happens in a temporary folder that takes its final name when it is complete, under a
 lock: a killed one leaves nothing that looks prepared, and of two at once one waits for the other.
+
+A *manifest* notes the size and checksum of every file when it is written, so that damage is noticed
+before training. A *fingerprint* is the digest by which data are recognised, wherever they are
+stored and whatever they are called.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from cnn_lab.core.errors import DataError, explain_system_error, is_out_of_open_files
-from cnn_lab.core.files import is_at, lock_file
+from cnn_lab.core.files import is_at, lock_file, write_json
 from cnn_lab.data.parallel import Log
-from cnn_lab.data.source import Source, SourceInfo, Storage
-from cnn_lab.data.storage.checksums import (
-    INFO_FILE,
-    check_manifest,
-    fingerprint_of,
-    fingerprint_of_files,
-    is_prepared,
-    write_manifest,
-)
+from cnn_lab.data.source import ImageShape, Source, SourceInfo, Storage
 
+if TYPE_CHECKING:  # slow, and a listing never reads
+    import tensorflow_datasets as tfds
+
+INFO_FILE = "dataset_info.json"
+MANIFEST_FILE = "files.json"
+MAX_CHECKED_BYTES = 2**32  # of a data set whose content is read for checksums; sizes always are
+_BLOCK_BYTES = 2**20
+_END_BYTES = 2**16
 _PATH_KEYS = ("path", "file_name", "filename")  # ours, and those of published data sets
+_OTHER_PLACE = "free some space, or choose another place with --data_dir or CNN_LAB_DATA_DIR"
+
+
+def is_prepared(directory: Path) -> bool:
+    """Whether `directory` holds a prepared data set."""
+    return (directory / INFO_FILE).is_file()
 
 
 def prepare(
-    make_builder: Callable[[Path], tfds.core.DatasetBuilder],
+    make_builder: "Callable[[Path], tfds.core.DatasetBuilder]",
     directory: Path,
     *,
     num_bytes: int = 0,
@@ -50,45 +61,54 @@ def prepare(
         progress: receives a line if another process prepares the same data.
 
     Raises:
-        DataError: the directory cannot be written, has too little space, or something else is in
-            the way.
+        DataError: the directory cannot be written, has too little space, or holds something else.
     """
     lock = directory.with_name(f".{directory.name}.lock")
     new_folders = [folder for folder in directory.parents if not folder.exists()]
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            _lock(lock, progress) as locked,
-            _removed_if_refused(directory, lock, new_folders, locked),
-        ):
-            if is_prepared(directory):
-                return  # by another process, while this one waited
-            prefix = f".{directory.name}.preparing-"
-            if locked:  # nobody else is at work here, so these are left from one that was killed
-                for leftover in directory.parent.glob(f"{prefix}*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
-            _check_space(directory.parent, num_bytes)
-            temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
+        with _lock(lock, progress) as locked:
             try:
-                tfds.disable_progress_bar()
-                builder = make_builder(temporary)
-                builder.download_and_prepare(file_format="array_record")
-                write_manifest(Path(builder.data_dir))
-                _move(Path(builder.data_dir), directory)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                if not is_prepared(directory):  # by another process, while this one waited
+                    _prepare(make_builder, directory, num_bytes, locked)
+            except BaseException:
+                with contextlib.suppress(OSError):  # no empty folders where nothing was prepared
+                    if locked and not directory.exists():
+                        lock.unlink()
+                    for folder in new_folders:
+                        folder.rmdir()
+                raise
     except OSError as error:
         if is_out_of_open_files(error):
             raise  # room elsewhere is no remedy
+        raise DataError(f"Preparing {directory} failed ({error}); {_OTHER_PLACE}.") from error
+
+
+def _prepare(
+    make_builder: "Callable[[Path], tfds.core.DatasetBuilder]",
+    directory: Path,
+    num_bytes: int,
+    locked: bool,
+) -> None:
+    import tensorflow_datasets as tfds
+
+    prefix = f".{directory.name}.preparing-"
+    if locked:  # nobody else is at work here, so these are left from one that was killed
+        for leftover in directory.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    free = shutil.disk_usage(directory.parent).free
+    if free < num_bytes:  # a full disk now, instead of after an hour of copying
         raise DataError(
-            f"Preparing {directory} failed ({error}); free some space, or choose another place "
-            "with --data_dir or CNN_LAB_DATA_DIR."
-        ) from error
-
-
-def _move(prepared: Path, directory: Path) -> None:
+            f"{directory.parent} has {free / 1e9:.1f} GB free, but the prepared data take about "
+            f"{num_bytes / 1e9:.1f} GB; {_OTHER_PLACE}."
+        )
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
     try:
-        prepared.rename(directory)
+        tfds.disable_progress_bar()
+        builder = make_builder(temporary)
+        builder.download_and_prepare(file_format="array_record")
+        write_manifest(Path(builder.data_dir))
+        Path(builder.data_dir).rename(directory)
     except OSError:
         if is_prepared(directory):
             return  # another process was quicker, on a file system without locks
@@ -97,17 +117,8 @@ def _move(prepared: Path, directory: Path) -> None:
                 f"{directory} is there but holds no complete data set; delete it and try again."
             ) from None
         raise
-
-
-def _check_space(folder: Path, num_bytes: int) -> None:
-    """Refuses a full disk now instead of after an hour of copying."""
-    free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        raise DataError(
-            f"{folder} has {free / 1e9:.1f} GB free, but the prepared data take about "
-            f"{num_bytes / 1e9:.1f} GB; free some space, or choose another place with --data_dir "
-            "or CNN_LAB_DATA_DIR."
-        )
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -130,20 +141,17 @@ def _lock(path: Path, progress: Log | None) -> Iterator[bool]:
         yield True
 
 
-@contextlib.contextmanager
-def _removed_if_refused(
-    directory: Path, lock: Path, new_folders: list[Path], locked: bool
-) -> Iterator[None]:
-    """Leaves no empty folders behind where nothing was prepared."""
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            if locked and not directory.exists():
-                lock.unlink()
-            for folder in new_folders:
-                folder.rmdir()
-        raise
+def write_manifest(directory: Path) -> None:
+    """Notes every file of a data set that has just been prepared."""
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    # Cached arrays have checksums of their own, and may go.
+    sizes = {f: f.stat().st_size for f in files if f.suffix not in (".npy", ".crc32")}
+    small = sum(sizes.values()) <= MAX_CHECKED_BYTES
+    noted = {
+        file.name: {"num_bytes": size, "crc32": _checksum(file) if small else None}
+        for file, size in sizes.items()
+    }
+    write_json(directory / MANIFEST_FILE, noted)
 
 
 def check_files_of(storage: Storage, info: SourceInfo) -> None:
@@ -154,44 +162,60 @@ def check_files_of(storage: Storage, info: SourceInfo) -> None:
     Raises:
         DataError: a file is missing, changed or cut short.
     """
-    if check_manifest(Path(storage.directory)):
+    directory, reason = Path(storage.directory), ""
+    try:
+        noted = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        for split, size in info.split_sizes.items():
+            for index in {0, size - 1} if size else ():
+                Source(storage, split, info)[index]
         return
-    for split, size in info.split_sizes.items():
-        source = Source(storage, split, info)
-        for index in {0, size - 1} if size else ():
-            source[index]
+    except ValueError as error:
+        noted, reason = {}, f"{MANIFEST_FILE} cannot be read: {error}"
+    for name, values in noted.items():
+        file = directory / name
+        if not file.is_file():
+            reason = f"{name} is missing"
+        elif (found := file.stat().st_size) != values["num_bytes"]:
+            reason = f"{name} has {found} bytes, not {values['num_bytes']}"
+        elif values["crc32"] not in (None, _checksum(file)):
+            reason = f"the bytes of {name} changed"
+        if reason:
+            break
+    if reason:
+        raise DataError(
+            f"The data in {directory} are damaged ({reason}); delete that folder and prepare the "
+            "data again."
+        )
 
 
 def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
-    """Reads the description that a prepared data set carries.
-
-    Args:
-        directory: holds `dataset_info.json`.
-        name: the name the data set was asked for by.
-
-    Returns:
-        Its folder and features, and facts about it.
+    """Reads the description in the folder of a prepared data set, which was asked for by `name`.
 
     Raises:
         DataError: it is damaged, or cannot be read without TensorFlow, or is no classification
             data set of images.
     """
+    import tensorflow_datasets as tfds
+
     try:
         file_format = json.loads((directory / INFO_FILE).read_text()).get("fileFormat", "tfrecord")
-    except (OSError, ValueError) as error:
-        raise _unreadable(directory, error) from error
-    if file_format != "array_record":
-        raise DataError(
-            f"{directory} was prepared as {file_format}, which needs TensorFlow to read; prepare "
-            "it again with tfds's download_and_prepare(file_format='array_record')."
-        )
-    try:
-        builder = tfds.builder_from_directory(directory)
-        info: Any = builder.info
+        if file_format != "array_record":
+            raise DataError(
+                f"{directory} was prepared as {file_format}, which needs TensorFlow to read; "
+                "prepare it again with tfds's download_and_prepare(file_format='array_record')."
+            )
+        info: Any = tfds.builder_from_directory(directory).info
         splits = {split: int(part.num_examples) for split, part in info.splits.items()}
         shards = [Path(path) for part in info.splits.values() for path in part.filepaths]
+    except DataError:
+        raise
     except Exception as error:
-        raise _unreadable(directory, error) from error
+        raise DataError(
+            explain_system_error(error, directory)
+            or f"{directory / INFO_FILE} cannot be read ({error}); delete {directory} and prepare "
+            "the data again."
+        ) from error
     if absent := [path.name for path in shards if not path.is_file()]:
         raise DataError(
             f"{directory} lacks {', '.join(absent[:3])}; delete it and prepare the data again."
@@ -200,9 +224,8 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
     metadata: dict[str, Any] = dict(info.metadata or {})
     if "content_sha256" in metadata:
         content = {"classes": class_names, "splits": metadata["content_sha256"]}
-        fingerprint = fingerprint_of(content)
     else:
-        fingerprint = fingerprint_of_files(directory)
+        content = _ends_of_files(directory)
     if num_skipped := metadata.get("num_skipped", 0):
         logging.warning("%s was prepared without %d bad files.", name, num_skipped)
     return storage, SourceInfo(
@@ -212,17 +235,34 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
         split_sizes=splits,
         licence=info.redistribution_info.license or "not stated",
         citation=info.citation or "",
-        fingerprint=fingerprint,
+        fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
     )
 
 
-def _features(
-    directory: Path, features: Any
-) -> tuple[Storage, tuple[int | None, int | None, int], tuple[str, ...]]:
+def _ends_of_files(directory: Path) -> Mapping[str, Any]:
+    """What data that another program prepared are recognised by.
+
+    Hashing every byte of a large data set would take longer than opening it ever should, so each
+    shard counts by its name, its size and its two ends.
+    """
+    ends = {}
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and (path.suffix == ".json" or ".array_record" in path.name):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                head = file.read(_END_BYTES)
+                file.seek(max(0, size - _END_BYTES))
+                digest = hashlib.sha256(head + file.read()).hexdigest()
+            ends[path.name] = [size, digest]
+    return ends
+
+
+def _features(directory: Path, features: Any) -> tuple[Storage, ImageShape, tuple[str, ...]]:
+    import tensorflow_datasets as tfds
+
     by_name = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
     listing = ", ".join(f"{key} ({type(value).__name__})" for key, value in by_name.items())
     image: Any = by_name.get("image")
-    is_encoded = isinstance(image, tfds.features.Image)
     shape = getattr(image, "shape", ())
     if len(shape) != 3 or image.np_dtype != np.uint8 or shape[2] not in (None, 1, 3):
         raise DataError(
@@ -239,15 +279,14 @@ def _features(
         directory=os.fspath(directory.absolute()),
         group_key="group" if "group" in by_name else None,
         path_key=next((key for key in _PATH_KEYS if key in by_name), None),
-        encoded=is_encoded,
+        encoded=isinstance(image, tfds.features.Image),
     )
     return storage, (shape[0], shape[1], shape[2] or 3), tuple(label.names)
 
 
-def _unreadable(directory: Path, error: Exception) -> DataError:
-    if refused := explain_system_error(error, directory):
-        return DataError(refused)
-    return DataError(
-        f"{directory / INFO_FILE} cannot be read ({error}); delete {directory} and prepare the "
-        "data again."
-    )
+def _checksum(path: Path) -> str:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"

@@ -190,7 +190,7 @@ def test_amplitudes_are_reached_and_not_passed():
 def test_an_elastic_field_is_that_of_smoothed_noise(sigma):
     """Deviation and covariance of alpha times a Gaussian filter of even noise from -1 to 1."""
     size = 24
-    x, y = geometry.elastic_field(jax.random.key(0), 3000, size, size, alpha=10.0, sigma=sigma)
+    x, y = geometry.elastic_field(jax.random.key(0), (3000, size, size), 10.0, sigma)
     reach = int(np.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= kernel.sum()
@@ -216,7 +216,7 @@ def test_elastic_moves_pixels_by_the_field():
     images = np.broadcast_to(np.arange(28, dtype=np.uint8)[None, None, :, None] * 8, (4, 28, 28, 1))
     found = changed(images, elastic_alpha=20.0, fill="edge")
     key = jax.random.fold_in(jax.random.key(0), 1)
-    x, _ = geometry.elastic_field(key, 4, 28, 28, alpha=20.0, sigma=4.0)
+    x, _ = geometry.elastic_field(key, (4, 28, 28), 20.0, 4.0)
     expected = np.clip(np.arange(28) + np.asarray(x), 0, 27) * 8
     assert np.allclose(found[..., 0], expected, atol=1e-3)
     assert np.abs(found - images).max() > 4
