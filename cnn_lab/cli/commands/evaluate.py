@@ -19,12 +19,8 @@ from pathlib import Path
 
 from absl import flags
 
-from cnn_lab.analysis.evaluation import (
-    CONFIDENCE,
-    ClassifierEvaluation,
-    EvaluationResults,
-    NetworkResult,
-)
+from cnn_lab.analysis.evaluation import ClassifierEvaluation, EvaluationResults, NetworkResult
+from cnn_lab.analysis.scores import CONFIDENCE
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import Invocation
 from cnn_lab.cli.runtime import log
@@ -216,9 +212,8 @@ def _scaled(evaluation: ClassifierEvaluation) -> str:
     if evaluation.scaled is None:
         return f"     (no temperature: {evaluation.no_temperature})"
     temperature = evaluation.scaled.temperature
-    after = (
-        f"{evaluation.metrics['ece_scaled']:.4f}, and log loss {evaluation.scaled.log_loss:.4f},"
-    )
+    ece, log_loss = evaluation.metrics["ece_scaled"], evaluation.metrics["log_loss_scaled"]
+    after = f"{ece:.4f}, and log loss {log_loss:.4f},"
     how = {
         "validation": f"at temperature {temperature:.3f}, fitted on validation",
         "cross-fitted": f"at temperature {temperature:.3f}, each half judged by the other's",

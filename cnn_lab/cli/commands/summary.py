@@ -21,7 +21,7 @@ from cnn_lab.analysis.cost import (
     Cost,
     Layer,
     energy_kwh,
-    training_memory,
+    step_memory,
 )
 from cnn_lab.cli import runtime
 from cnn_lab.cli.config_flag import parse_shape
@@ -117,7 +117,7 @@ def cost_text(
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = [_line(row, widths) for row in rows]
     table.insert(1, "-" * len(table[0]))
-    memory = training_memory(cost.variables, training.activation_bytes, batch_size)
+    memory = step_memory(cost.variables, training.activation_bytes, batch_size)
     joules = picojoules_per_mac or PICOJOULES_PER_MAC[dtype]
     source = "as given by --picojoules_per_mac"
     if picojoules_per_mac is None:
