@@ -146,10 +146,8 @@ def _union(fields: Sequence[Field]) -> Field:
 
 
 def _same_shape(equation, fields):
-    inputs = [
-        variable for variable, f in zip(equation.invars, fields, strict=True) if f is not None
-    ]
-    if len({variable.aval.shape for variable in (*inputs, *equation.outvars)}) > 1:
+    seen = [v for v, field in zip(equation.invars, fields, strict=True) if field is not None]
+    if len({variable.aval.shape for variable in (*seen, *equation.outvars)}) > 1:
         return _everything(equation, fields)
     if len(equation.outvars) == len(fields) > 1:  # such as a barrier
         return fields
