@@ -108,7 +108,7 @@ def main(invocation: Invocation) -> int:
         written = write_evaluation(out, results)
     except OSError as error:
         raise _unwritable(out, error.strerror) from error
-    log(f"  figures      {written.figures}\n  page         {written.page}")
+    log(f"  figures      {written.beside}\n  page         {written.page}")
     return 0
 
 

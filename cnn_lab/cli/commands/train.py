@@ -155,7 +155,7 @@ def tell_where_it_is(config: ExperimentConfig, workdir: Path, result: "Result") 
         log(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
     log(f"  checkpoints  {workdir / 'checkpoints'}")
     log(f"  metrics      {workdir / 'metrics.jsonl'}")
-    log(f"  curves       {report.curves}")
+    log(f"  curves       {report.beside}")
     log(f"  report       {report.page}")
 
 
