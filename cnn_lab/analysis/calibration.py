@@ -49,9 +49,7 @@ class Reliability:
     def to_json(self) -> list[dict[str, float | int | None]]:
         """A row a bin; confidence and accuracy are None in an empty one."""
         num_bins = len(self.counts)
-        bins = zip(
-            self.counts.tolist(), self.confidences.tolist(), self.right.tolist(), strict=True
-        )
+        bins = zip(*(column.tolist() for column in vars(self).values()), strict=True)
         return [
             {
                 "above": index / num_bins,
@@ -117,10 +115,7 @@ def cross_fitted(logits: Logits, labels: Labels) -> LogProbabilities:
 
     So the temperature can be evaluated on the very examples that it is fitted on: no half is
     evaluated at a temperature that was fitted on itself. Halves hold every class alike; there must
-    be two examples at least.
-
-    Raises:
-        NoTemperatureError: as of `fit_temperature`, of a half.
+    be two examples at least. A half may have no temperature (`NoTemperatureError`).
     """
     first = alternating(labels)
     log_probs = np.empty(logits.shape, np.float64)

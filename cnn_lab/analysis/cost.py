@@ -44,7 +44,7 @@ class Layer:
 
     Attributes:
         path: of its parameters; of the module around it for a function.
-        kind: name of its class or function.
+        kind: class or function.
         output_shape: without the batch; None for a layer that only training uses.
         num_parameters: of its own, without those of the layers inside.
         receptive_field: pixels of the image along each axis that an output depends on, borders left
@@ -65,11 +65,9 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Cost of a network on one example.
+    """Cost of a network on one example, and the shapes of its variables.
 
-    Attributes:
-        layers: in order of evaluation; those that only training uses come last.
-        variables: shapes of the variables.
+    Layers come in the order of evaluation, those that only training uses last.
     """
 
     layers: tuple[Layer, ...]
@@ -82,7 +80,7 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """Those of one evaluation."""
+        """Multiply-accumulates of one evaluation."""
         return sum(layer.macs for layer in self.layers)
 
     @property
@@ -92,12 +90,9 @@ class Cost:
 
 
 def cost_of(module: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> Cost:
-    """Traces a model on one example and adds up its layers.
+    """Traces a model on one example of shape (*space, c) and adds up its layers.
 
-    Args:
-        module: called with inputs [1 *input_shape] and `train`.
-        input_shape: (*space, c) of one example.
-        train: as in training, with the auxiliary heads; the pass forward alone.
+    With `train` it is the pass forward in training, with the auxiliary heads.
     """
     modules = _Modules()
     inputs = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
@@ -212,11 +207,9 @@ _WIDTHS = {"pred": 1, "bf": 2}  # bytes, of types that numpy names otherwise
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """All collectives of one kind in a program.
+    """All collectives of one kind in a program, and the bytes of their results on one device.
 
-    Attributes:
-        count: how many there are; those in the body of a loop count once.
-        num_bytes: of their results on one device, together.
+    Those in the body of a loop count once.
     """
 
     count: int = 0
@@ -224,11 +217,7 @@ class Collective:
 
 
 def collectives_in(text: str) -> dict[str, Collective]:
-    """The collectives, or exchanges between devices, of a program by kind, where there are any.
-
-    Args:
-        text: of the optimized HLO (`compiled.as_text()`).
-    """
+    """Exchanges between devices by kind, of a program's optimized HLO (`compiled.as_text()`)."""
     found: dict[str, Collective] = {}
     for result, kind, start in _CALL.findall(text):
         sizes = [_num_bytes(*array) for array in _ARRAY.findall(result) if array != _CONTEXT]
@@ -250,10 +239,8 @@ def storage_bytes(num_parameters: int, dtype: str = "float32") -> int:
     try:
         return num_parameters * jnp.dtype(dtype).itemsize
     except TypeError:
-        problem = (
-            f"There is no dtype {dtype!r}; use one such as float32, bfloat16, float16 or int8."
-        )
-        raise ConfigError(problem, found=dtype) from None
+        allowed = "one such as float32, bfloat16, float16 or int8"
+        raise ConfigError(where="dtype", found=dtype, allowed=allowed) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,12 +266,9 @@ class StepMemory:
 
 
 def step_memory(variables: Tree, activation_bytes: int, batch_size: int) -> StepMemory:
-    """Memory of a training step, from shapes alone.
+    """Memory of a training step, from shapes of the variables or the variables themselves.
 
-    Args:
-        variables: shapes (`jax.eval_shape`) or arrays, with the collection `params`.
-        activation_bytes: of one example.
-        batch_size: examples per step and device.
+    The bytes of activations are those of one example, the batch that of one device.
     """
     parameters = trees.num_bytes(variables["params"])
     # Rates do not matter for what an optimizer stores.

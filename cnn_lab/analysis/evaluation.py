@@ -12,15 +12,7 @@ from jaxtyping import Float, Int, Int64
 
 from cnn_lab.analysis import calibration, scores
 from cnn_lab.analysis.calibration import NoTemperatureError, Reliability
-from cnn_lab.analysis.scores import (
-    CONFIDENCE,
-    ClassScores,
-    Interval,
-    Labels,
-    Logits,
-    LogProbabilities,
-    Spread,
-)
+from cnn_lab.analysis.scores import ClassScores, Interval, Labels, Logits, Spread
 from cnn_lab.core.files import finite_or_none
 
 TOP = 5  # the k of top-k accuracy beside 1, where there are more classes
@@ -49,10 +41,8 @@ class ClassifierEvaluation:
     """A classifier on one split.
 
     Attributes:
-        num_examples: of the split.
         metrics: figures by name, those of the task first.
         intervals: of some of them, by resampling the examples; empty where that was not wanted.
-        classes: scores of each class.
         confusion: counts [k k] of (label, prediction).
         before: calibration as trained.
         scaled: calibration after temperature scaling; None where there is no temperature.
@@ -107,14 +97,9 @@ def evaluate_classifier(
     held_out: HeldOut,
     num_resamples: int,
 ) -> ClassifierEvaluation:
-    """Scores finite logits.
+    """Scores finite logits; `means` are the task's metrics, which are shown first.
 
-    Args:
-        logits: [n k].
-        labels: [n].
-        means: the task's metrics, shown first.
-        held_out: for the temperature; None fits none.
-        num_resamples: of the bootstrap; 0 gives no intervals.
+    The temperature is fitted on what is held out. Without resamples there are no intervals.
     """
     num_classes, predictions = logits.shape[1], logits.argmax(1)
     log_probs = scores.log_probabilities(logits)
@@ -152,7 +137,7 @@ def evaluate_classifier(
 
 def _scale(
     logits: Logits, labels: Labels, held_out: HeldOut
-) -> tuple[float, Literal["validation", "cross-fitted"], LogProbabilities]:
+) -> tuple[float, Literal["validation", "cross-fitted"], scores.LogProbabilities]:
     """The temperature, what it was fitted on, and log-probabilities that are scaled by it."""
     if held_out is None or (held_out == "same" and len(labels) < 2):
         raise NoTemperatureError("there are no validation examples to fit it on")
@@ -207,7 +192,6 @@ class NetworkResult:
 
     Attributes:
         name: of its run, short.
-        num_examples: of the split.
         seconds: that the split took, with what was compiled for it.
         means: the task's metrics.
         evaluation: more of a classifier; None for other tasks and for outputs that are not finite.
@@ -234,11 +218,9 @@ class EvaluationResults:
     """The figures of all networks that were evaluated together on one split.
 
     Attributes:
-        split: train, validation or test.
         data: name of the data set.
         fingerprint: of the data set.
         tta: test-time augmentation, in words.
-        num_resamples: of the bootstrap.
         networks: at least one.
         are_runs: whether they are of several runs, and not checkpoints of one.
         no_spread: why they are no sample of one experiment's trainings, empty where they are.
@@ -270,20 +252,9 @@ class EvaluationResults:
 
     def spread_rows(self) -> list[tuple[str, dict[str, float]]]:
         """The spreads as rows of a table: a label, and the figures by name."""
-        fields = {
-            "mean": "mean",
-            "sd": "sd",
-            f"{CONFIDENCE:.0%} from": "interval.low",
-            f"{CONFIDENCE:.0%} to": "interval.high",
-            "min": "min",
-            "max": "max",
-        }
-        spreads = self.spreads()
-        return [
-            (label, {name: operator.attrgetter(field)(each) for name, each in spreads.items()})
-            for label, field in fields.items()
-            if spreads
-        ]
+        columns = {name: spread.figures() for name, spread in self.spreads().items()}
+        labels = next(iter(columns.values()), {})
+        return [(each, {name: column[each] for name, column in columns.items()}) for each in labels]
 
     def shared(self) -> list[str]:
         """Names of the figures that every network has."""

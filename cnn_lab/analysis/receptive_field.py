@@ -9,7 +9,7 @@ receptive fields of convolutional neural networks", Distill).
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -47,6 +47,13 @@ class Field:
         last = (b + max(low * j, high * j) for b, j in zip(self.last, jump, strict=True))
         return Field(tuple(first), tuple(last), self.jumps)
 
+    def over(self, dimensions: Iterable[int], shape: Sequence[int]) -> "Field":
+        """The box around all values along some dimensions of an array of that shape."""
+        field = self
+        for dimension in dimensions:
+            field = field.reach(dimension, 0, shape[dimension] - 1)
+        return field
+
     def shaped(self, jumps: Sequence[Vector]) -> "Field":
         """The same box over an array of other dimensions."""
         return Field(self.first, self.last, tuple(jumps))
@@ -78,15 +85,9 @@ def walk(
     """Visits every equation that holds no inner program, in order, and returns the outputs' fields.
 
     The branches of a conditional are all visited, and the body of a loop without a known number of
-    rounds once.
-
-    Args:
-        program: a jaxpr.
-        fields: of its inputs; None where they do not depend on the images.
-        visit: called with the named scopes around an equation, the equation, how often it runs, and
-            the fields of its outputs.
-        scope: the named scopes around the program.
-        times: how often it runs.
+    rounds once. Fields are those of the program's inputs, None where they do not depend on the
+    images; `visit` is called with the named scopes around an equation, the equation, how often it
+    runs, and the fields of its outputs.
     """
     known: dict[Any, Field | None] = dict(zip(program.invars, fields, strict=True))
 
@@ -128,13 +129,8 @@ def _programs(equation: Any) -> list[Any]:
 
 def _everything(equation, fields):
     """Every output depends on all of every input: the rule for what is not known."""
-    seen = []
-    for variable, field in zip(equation.invars, fields, strict=True):
-        if field is not None:
-            for dimension, length in enumerate(variable.aval.shape):
-                field = field.reach(dimension, 0, length - 1)
-            seen.append(field.shaped(()))
-    box = _union(seen)
+    inputs = [(field, v.aval.shape) for field, v in zip(fields, equation.invars, strict=True)]
+    box = _union([f.over(range(len(s)), s).shaped(()) for f, s in inputs if f is not None])
     return [box.shaped([box.still] * len(v.aval.shape)) for v in equation.outvars]
 
 
@@ -169,7 +165,7 @@ def _convolution(equation, fields):
     numbers = parameters["dimension_numbers"]
     jumps = [field.still] * len(field.jumps)
     (examples, channels, *sources), (out_examples, _, *targets) = numbers.lhs_spec, numbers.out_spec
-    field = field.reach(channels, 0, equation.invars[0].aval.shape[channels] - 1)
+    field = field.over([channels], equation.invars[0].aval.shape)
     jumps[out_examples] = field.jumps[examples]
     sides = [equation.invars[1].aval.shape[axis] for axis in numbers.rhs_spec[2:]]
     names = ("window_strides", "padding", "rhs_dilation", "lhs_dilation")
@@ -192,17 +188,15 @@ def _reduce_window(equation, fields):
 
 
 def _reduce(equation, fields):
-    field, axes = fields[0], equation.params["axes"]
-    for axis in axes:
-        field = field.reach(axis, 0, equation.invars[0].aval.shape[axis] - 1)
+    axes = equation.params["axes" if "axes" in equation.params else "dimensions"]
+    field = fields[0].over(axes, equation.invars[0].aval.shape)
     kept = [jump for axis, jump in enumerate(field.jumps) if axis not in axes]
     return [field.shaped(kept)] * len(equation.outvars)
 
 
 def _cumulative(equation, fields):
     axis = equation.params["axis"]
-    length = equation.invars[0].aval.shape[axis]
-    field = fields[0].reach(axis, 0, length - 1)
+    field = fields[0].over([axis], equation.invars[0].aval.shape)
     return [field.shaped([field.still if a == axis else j for a, j in enumerate(field.jumps)])]
 
 
@@ -245,20 +239,13 @@ def _merged(field: Field, shape: Sequence[int], run: range) -> tuple[Field, Vect
         elif not any(jump):  # repeated pixels: the box moves a pixel every `inner` values
             jump = tuple(j / inner for j in outer)
         else:
-            for other in run_of_more:
-                field = field.reach(other, 0, shape[other] - 1)
-            return field, field.still
+            return field.over(run_of_more, shape), field.still
         inner *= shape[dimension]
     return field, jump
 
 
 def _transpose(equation, fields):
     return [fields[0].shaped([fields[0].jumps[d] for d in equation.params["permutation"]])]
-
-
-def _squeeze(equation, fields):
-    gone = equation.params["dimensions"]
-    return [fields[0].shaped([j for d, j in enumerate(fields[0].jumps) if d not in gone])]
 
 
 def _slice(equation, fields):
@@ -303,8 +290,7 @@ def _product(equation, fields):
         shape = equation.invars[side].aval.shape
         rest = [d for d in range(len(shape)) if d not in (*contracted[side], *batch[side])]
         if field is not None:
-            for dimension in contracted[side]:
-                field = field.reach(dimension, 0, shape[dimension] - 1)
+            field = field.over(contracted[side], shape)
             boxes.append(field.shaped([field.jumps[d] for d in batch[side]]))
         still = next(f for f in fields if f is not None).still
         outputs += [still if field is None else field.jumps[d] for d in rest]
@@ -319,12 +305,12 @@ _KINDS: dict[Callable[[Any, Sequence[Any]], Sequence[Field | None]], str] = {
     _cumulative: "cumlogsumexp cummax cummin cumprod cumsum",
     _pad: "pad",
     _product: "dot_general",
-    _reduce: "argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum",
+    _reduce: "argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum "
+    "squeeze",
     _reduce_window: "reduce_window_max reduce_window_min reduce_window_sum",
     _reshape: "reshape",
     _reverse: "rev",
     _slice: "slice",
-    _squeeze: "squeeze",
     _transpose: "transpose",
     # These keep the shape, but not the places.
     _everything: "dynamic_update_slice fft gather scatter scatter-add sort",

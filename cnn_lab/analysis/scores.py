@@ -83,18 +83,11 @@ def confusion_matrix(
 
 @dataclasses.dataclass(frozen=True)
 class ClassScores:
-    """Scores of each class, in [0, 1], and their means.
+    """Precision, recall and F1 of each class, in [0, 1], its examples and its predictions.
 
     A class that is never predicted has precision 0, one without examples recall 0, as in
     scikit-learn. Classes that are neither in the labels nor in the predictions have F1 0 too, and
     no part in the means.
-
-    Attributes:
-        precision: right ones among those predicted as the class.
-        recall: right ones among those of the class.
-        f1: harmonic mean of both.
-        support: examples of the class.
-        predicted: predictions of the class.
     """
 
     precision: Float64[np.ndarray, " k"]
@@ -176,12 +169,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """One figure over at least two runs.
-
-    Attributes:
-        sd: standard deviation, with n - 1.
-        interval: of the mean, by Student's t with n - 1 degrees of freedom.
-    """
+    """One figure over n runs: standard deviation with n - 1, Student's interval of the mean."""
 
     mean: float
     sd: float
@@ -189,6 +177,12 @@ class Spread:
     min: float
     max: float
     num_runs: int
+
+    def figures(self) -> dict[str, float]:
+        """The rows of a table."""
+        sure, (low, high) = f"{CONFIDENCE:.0%}", (self.interval.low, self.interval.high)
+        ends = {f"{sure} from": low, f"{sure} to": high, "min": self.min, "max": self.max}
+        return {"mean": self.mean, "sd": self.sd, **ends}
 
 
 def over_runs(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
@@ -218,15 +212,8 @@ def bootstrap(
     """Percentile intervals of accuracy, error, macro_f1 and each mean of `values`.
 
     Efron 1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1); Efron
-    and Tibshirani 1993, "An introduction to the bootstrap", section 13.3.
-
-    Args:
-        labels: [n], in [0, num_classes).
-        predictions: [n], likewise.
-        values: of each example [n], by the name of their mean.
-        num_classes: of the macro F1.
-        num_resamples: how many times n examples are drawn with replacement.
-        seed: of the draws.
+    and Tibshirani 1993, "An introduction to the bootstrap", section 13.3. Labels and predictions
+    are in [0, num_classes), values of each example by the name of their mean.
     """
     num_examples, random = len(labels), np.random.default_rng(seed)
     at_once = max(1, DRAWN_VALUES // max(num_examples, num_classes))

@@ -43,11 +43,7 @@ def values_of(records: Sequence[Record], measure: str, place: Place) -> dict[int
 
 
 def records_at(records: Sequence[Record], measure: str, place: Place) -> dict[int, Record]:
-    """Seed to record at one place.
-
-    Raises:
-        ConfigError: nothing was measured there; offers the places that were.
-    """
+    """Seed to record at one place; the error of a place without any offers others."""
     found = {
         record.seed: record
         for record in records
@@ -91,7 +87,6 @@ class Verdict:
     """A claim and its verdict.
 
     Attributes:
-        text: the claim.
         verdict: `holds` where the whole 95 % interval is on the claimed side, `fails` where it is
             on the other side, else `undecided`.
         evidence: the numbers, in words.

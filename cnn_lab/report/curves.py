@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cnn_lab.analysis.lr_range import LrRange
@@ -21,25 +20,28 @@ COLOURS = {"train": BLUE, "validation": RED}
 MAX_COLUMNS, PANEL = 3, (5.2, 3.8)  # width and height in inches
 
 
-def learning_curves(rows: Rows, *, best_step: int | None = None, title: str = "") -> bytes:
+def learning_curves(rows: Rows, *, best_step: int | None = None) -> bytes:
     """Draws every metric of the rows over epochs, with a gap where one was not finite.
 
     The best step is marked by a dotted line.
     """
     names = metric_names(rows)
     figure, axes = panels(len(names), MAX_COLUMNS, PANEL)
-    if title:
-        figure.suptitle(title, parse_math=False)
     best_epoch = next((row["epoch"] for row in rows if row["step"] == best_step), None)
     for name, axis in zip(names, axes, strict=True):
         for split, colour in COLOURS.items():
-            if curve := _curve(rows, split, name):
-                marker = "o" if len(curve) <= 40 else None
+            points = [row for row in rows if row["split"] == split and name in row]
+            if points:
+                values = [math.nan if row[name] is None else row[name] for row in points]
+                marker = "o" if len(points) <= 40 else None
                 style = {"color": colour, "label": split, "marker": marker, "markersize": 3}
-                axis.plot(list(curve), list(curve.values()), **style)
+                axis.plot([row["epoch"] for row in points], values, **style)
         if best_epoch is not None:
             axis.axvline(best_epoch, color="#888888", linestyle=":", label="best")
-        _finish(axis, name)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(name.replace("_", " "), parse_math=False)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False)
     return as_png(figure)
 
 
@@ -51,10 +53,18 @@ def seeds_chart(rows_of: Mapping[int, Rows]) -> bytes:
     """
     validation = [row for rows in rows_of.values() for row in rows if row["split"] == "validation"]
     names = metric_names(validation) or ["loss"]
+
+    def curve_of(rows: Rows, split: str, name: str) -> dict[float, float]:
+        return {
+            row["epoch"]: math.nan if row[name] is None else row[name]
+            for row in rows
+            if row["split"] == split and name in row
+        }
+
     figure, axes = panels(len(names), len(names), PANEL)
     for name, axis in zip(names, axes, strict=True):
         for split, colour in COLOURS.items():
-            curves = [_curve(rows, split, name) for rows in rows_of.values()]
+            curves = [curve_of(rows, split, name) for rows in rows_of.values()]
             for curve in curves:
                 style = {"color": colour, "linewidth": 0.7, "alpha": 0.45}
                 axis.plot(list(curve), list(curve.values()), **style)
@@ -62,25 +72,12 @@ def seeds_chart(rows_of: Mapping[int, Rows]) -> bytes:
                 means = [float(np.mean([curve[epoch] for curve in curves])) for epoch in shared]
                 label = f"{split}, mean of {len(curves)}"
                 axis.plot(shared, means, color=colour, linewidth=2, label=label)
-        _finish(axis, name)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(name.replace("_", " "), parse_math=False)
+        axis.grid(alpha=0.25)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False)
     return as_png(figure)
-
-
-def _curve(rows: Rows, split: str, name: str) -> dict[float, float]:
-    """Epoch to value."""
-    return {
-        row["epoch"]: math.nan if row[name] is None else row[name]
-        for row in rows
-        if row["split"] == split and name in row
-    }
-
-
-def _finish(axis: Axes, metric: str) -> None:
-    axis.set_xlabel("epoch")
-    axis.set_ylabel(metric.replace("_", " "), parse_math=False)
-    axis.grid(alpha=0.25)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False)
 
 
 def rate_chart(lr_range: LrRange, *, title: str = "") -> bytes:

@@ -45,11 +45,7 @@ MEANINGS = {
 def write_evaluation(folder: Path, results: EvaluationResults) -> Report:
     """Writes `evaluation_SPLIT.html` and `evaluation_SPLIT.json`, over those of the last time.
 
-    With test-time augmentation its name follows that of the split. The folder is created when
-    missing.
-
-    Raises:
-        OSError: the folder cannot be written.
+    The name of test-time augmentation follows that of the split. A missing folder is created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     views = re.sub(r"[^a-z0-9]+", "_", "" if results.tta == "none" else f"_{results.tta}")

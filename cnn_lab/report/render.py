@@ -56,9 +56,6 @@ def render(template: str, **values: Any) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    def figure(value: float | None) -> str:
-        return "not finite" if value is None or not math.isfinite(value) else f"{value:.4f}"
-
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cnn_lab.report", "."),
         autoescape=True,
@@ -66,7 +63,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = figure
+    environment.filters["figure"] = lambda value: (
+        "not finite" if value is None or not math.isfinite(value) else f"{value:.4f}"
+    )
     environment.filters["percent"] = "{:.2%}".format
     environment.filters["embedded"] = lambda png: (
         f"data:image/png;base64,{base64.b64encode(png).decode()}"

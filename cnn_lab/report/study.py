@@ -23,13 +23,9 @@ PLAIN: dict[str, Any] = {"parse_math": False}  # for text of users, in which a $
 
 
 class _Point:
-    """The values of the seeds at one place.
+    """The values of the seeds at one place; the mean is of the finite ones, NaN without any.
 
-    Attributes:
-        finite: values that are finite.
-        count: of all values.
-        mean: of the finite ones; NaN where there is none.
-        note: numbers of finite and of all values, where not all are finite.
+    The note gives the numbers of finite and of all values, where not all are finite.
     """
 
     def __init__(self, values: Sequence[float]):

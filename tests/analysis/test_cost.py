@@ -157,9 +157,9 @@ def test_the_size_of_models(count, dtype, text):
 
 
 def test_an_unknown_dtype_is_refused():
-    with pytest.raises(ConfigError, match="use one such as float32") as raised:
+    with pytest.raises(ConfigError) as raised:
         storage_bytes(1, "float33")
-    assert raised.value.found == "float33"
+    assert (raised.value.where, raised.value.found) == ("dtype", "float33")
 
 
 def test_numbers_for_people():
