@@ -94,3 +94,13 @@ def test_the_config_does_not_wait_for_jax():
 
 def test_no_file_is_a_drawer():
     assert [path for path in FILES if path.name == "utils.py"] == []
+
+
+def test_no_two_rooms_have_a_public_class_of_one_name():
+    rooms: dict[str, set[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                rooms.setdefault(node.name, set()).add(room_of(path))
+    shared = {name: sorted(found) for name, found in rooms.items() if len(found) > 1}
+    assert shared == {}, f"rename one of {shared}, so that one name is one thing"

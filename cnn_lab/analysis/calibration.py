@@ -10,13 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.optimize import root_scalar
 
-from cnn_lab.analysis.scores import (
-    Labels,
-    Logits,
-    LogProbabilities,
-    log_probabilities,
-    portions,
-)
+from cnn_lab.analysis.scores import Labels, Logits, LogProbabilities, log_probabilities, portions
 
 NUM_BINS = 15
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
@@ -52,17 +46,26 @@ class Reliability:
         """Expected calibration error: mean of |share right - mean confidence|, in [0, 1]."""
         return float(np.abs(self.right - self.confidences).sum() / self.counts.sum())
 
+    def to_json(self) -> list[dict[str, float | int | None]]:
+        """A row a bin; confidence and accuracy are None in an empty one."""
+        num_bins = len(self.counts)
+        bins = zip(*(column.tolist() for column in vars(self).values()), strict=True)
+        return [
+            {
+                "above": index / num_bins,
+                "up_to": (index + 1) / num_bins,
+                "count": count,
+                "confidence": confidence / count if count else None,
+                "accuracy": right / count if count else None,
+            }
+            for index, (count, confidence, right) in enumerate(bins)
+        ]
+
 
 def reliability(
     log_probs: LogProbabilities, labels: Labels, num_bins: int = NUM_BINS
 ) -> Reliability:
-    """Sorts predictions into bins by their confidence.
-
-    Args:
-        log_probs: logarithms of probabilities [n k], finite in their largest entries.
-        labels: [n].
-        num_bins: of equal width between 0 and 1.
-    """
+    """Sorts predictions [n k], finite in their largest entries, into bins by their confidence."""
     confidences = np.exp(log_probs.max(1))
     edges = np.linspace(0.0, 1.0, num_bins + 1)
     bins = np.searchsorted(edges, confidences, side="left") - 1
@@ -75,16 +78,11 @@ def reliability(
 
 
 def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """The temperature t that minimises the log loss of softmax(logits / t).
+    """The temperature t, from 0.01 to 100, that minimises the log loss of softmax(logits / t).
 
-    The loss is convex in 1 / t, so its minimum is where its slope is 0.
-
-    Args:
-        logits: [n k], finite, of examples that the network did not learn from.
-        labels: [n].
-
-    Returns:
-        A number between 0.01 and 100; above 1 where the network is too sure of itself.
+    It is above 1 where the network is too sure of itself. The loss is convex in 1 / t, so its
+    minimum is where its slope is 0. Logits [n k] are finite, and of examples that the network did
+    not learn from.
 
     Raises:
         NoTemperatureError: there is no minimum in that range, as when every label has the largest
@@ -112,20 +110,12 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     return float(np.exp(-root_scalar(slope, bracket=(low, high), xtol=1e-6).root))
 
 
-def at_temperature(logits: Logits, temperature: float) -> LogProbabilities:
-    """Logarithms of softmax(logits / temperature) [n k]."""
-    return log_probabilities(logits / temperature)
-
-
 def cross_fitted(logits: Logits, labels: Labels) -> LogProbabilities:
     """Log-probabilities of each half of the examples at the best temperature of the other half.
 
     So the temperature can be evaluated on the very examples that it is fitted on: no half is
     evaluated at a temperature that was fitted on itself. Halves hold every class alike; there must
-    be two examples at least.
-
-    Raises:
-        NoTemperatureError: as of `fit_temperature`, of a half.
+    be two examples at least. A half may have no temperature (`NoTemperatureError`).
     """
     first = alternating(labels)
     log_probs = np.empty(logits.shape, np.float64)
@@ -136,7 +126,7 @@ def cross_fitted(logits: Logits, labels: Labels) -> LogProbabilities:
             raise NoTemperatureError(
                 f"{error}, in one of the halves that are scaled by each other"
             ) from error
-        log_probs[half] = at_temperature(logits[half], temperature)
+        log_probs[half] = log_probabilities(logits[half] / temperature)
     return log_probs
 
 

@@ -21,9 +21,9 @@ class LrRange:
     """The result of a learning-rate range test.
 
     Attributes:
-        rates: of each step that was made [s], rising.
-        losses: mean training loss of each step [s].
-        smoothed: the same, averaged over neighbouring steps [s].
+        rates: of each step that was made, rising by a constant factor.
+        losses: mean training loss of each step.
+        smoothed: the same, averaged over neighbouring steps.
         steepest: rate at which the smoothed loss fell fastest; the suggestion.
         lowest: rate of the lowest smoothed loss.
         still_falling: the lowest loss was at the end, so that higher rates may be good too.
@@ -38,11 +38,7 @@ class LrRange:
 
 
 def analyse(rates: Float64[np.ndarray, " s"], losses: Float64[np.ndarray, " s"]) -> LrRange:
-    """The rates at which the loss fell fastest and was lowest.
-
-    Args:
-        rates: rising by a constant factor.
-        losses: of the steps at those rates, finite.
+    """The rates at which finite losses of steps at rising rates fell fastest and were lowest.
 
     Raises:
         TrainingError: the loss never fell by more than chance explains.

@@ -9,14 +9,15 @@ receptive fields of convolutional neural networks", Distill).
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
 Vector = tuple[Fraction, ...]  # an entry per axis of the images' space
 Scope = tuple[str, ...]
-# Equations that hold one program of the same inputs and outputs have it under one of these names.
-PROGRAM_NAMES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+CONTROL = ("cond", "scan", "while")
+# The parameters by which equations hold inner programs, besides the branches of a conditional.
+PROGRAM_NAMES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "cond_jaxpr", "body_jaxpr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Field:
 
     Attributes:
         first: pixel of the box at index 0, which may lie in the padding.
-        last: pixel of the box at index 0, still in it.
+        last: likewise, still in the box.
         jumps: pixels that the box moves with each index; one vector per dimension of the array.
     """
 
@@ -45,6 +46,13 @@ class Field:
         first = (a + min(low * j, high * j) for a, j in zip(self.first, jump, strict=True))
         last = (b + max(low * j, high * j) for b, j in zip(self.last, jump, strict=True))
         return Field(tuple(first), tuple(last), self.jumps)
+
+    def over(self, dimensions: Iterable[int], shape: Sequence[int]) -> "Field":
+        """The box around all values along some dimensions of an array of that shape."""
+        field = self
+        for dimension in dimensions:
+            field = field.reach(dimension, 0, shape[dimension] - 1)
+        return field
 
     def shaped(self, jumps: Sequence[Vector]) -> "Field":
         """The same box over an array of other dimensions."""
@@ -77,81 +85,52 @@ def walk(
     """Visits every equation that holds no inner program, in order, and returns the outputs' fields.
 
     The branches of a conditional are all visited, and the body of a loop without a known number of
-    rounds once.
-
-    Args:
-        program: a jaxpr.
-        fields: of its inputs; None where they do not depend on the images.
-        visit: called with the named scopes around an equation, the equation, how often it runs, and
-            the fields of its outputs.
-        scope: the named scopes around the program.
-        times: how often it runs.
+    rounds once. Fields are those of the program's inputs, None where they do not depend on the
+    images; `visit` is called with the named scopes around an equation, the equation, how often it
+    runs, and the fields of its outputs.
     """
     known: dict[Any, Field | None] = dict(zip(program.invars, fields, strict=True))
 
-    def of(variable: Any) -> Field | None:
-        return None if hasattr(variable, "val") else known.get(variable)  # literals have values
+    def fields_of(variables: Sequence[Any]) -> list[Field | None]:
+        # Literals, which have values, cannot be looked up.
+        return [None if hasattr(each, "val") else known.get(each) for each in variables]
 
     for equation in program.eqns:
         names = str(equation.source_info.name_stack)
         here = (*scope, *names.split("/")) if names else scope
-        incoming = [of(variable) for variable in equation.invars]
-        inner = _programs(equation)
-        if not inner:
-            outgoing = propagate(equation, incoming)
-            visit(here, equation, times, outgoing)
-        elif equation.primitive.name in ("cond", "scan", "while"):
+        incoming = fields_of(equation.invars)
+        inner, name = _programs(equation), equation.primitive.name
+        if inner and name not in CONTROL:
+            outgoing = walk(inner[0], incoming, visit, here, times)
+        else:
             rounds = times * equation.params.get("length", 1)
             for each in inner:
                 walk(each, [None] * len(each.invars), visit, here, rounds)
-            is_blind = all(field is None for field in incoming)
-            outgoing = [None] * len(equation.outvars)
-            if not is_blind:
-                outgoing = everything(equation, incoming)
-        else:
-            outgoing = walk(inner[0], incoming, visit, here, times)
+            outgoing: list[Field | None] = [None] * len(equation.outvars)
+            if any(field is not None for field in incoming):
+                rule = _everything if inner else RULES.get(name, _same_shape)
+                outgoing = list(rule(equation, incoming))
+            if not inner:
+                visit(here, equation, times, outgoing)
         known.update(zip(equation.outvars, outgoing, strict=True))
-    return [of(variable) for variable in program.outvars]
+    return fields_of(program.outvars)
 
 
 def _programs(equation: Any) -> list[Any]:
     """Programs inside an equation that run with it; a reduction's operation is none."""
     parameters, name = equation.params, equation.primitive.name
-    if name == "cond":
-        found = list(parameters["branches"])
-    elif name == "while":
-        found = [parameters["cond_jaxpr"], parameters["body_jaxpr"]]
-    else:
-        found = [parameters[key] for key in PROGRAM_NAMES if key in parameters]
-        found = [p for p in found if p is not None]
+    found = [parameters[key] for key in PROGRAM_NAMES if parameters.get(key) is not None]
+    found += parameters.get("branches", ())
     opened = [getattr(each, "jaxpr", each) for each in found]
-    if name in ("cond", "scan", "while"):
+    if name in CONTROL:
         return opened
     return [each for each in opened if len(each.invars) == len(equation.invars)][:1]
 
 
-def propagate(equation: Any, fields: Sequence[Field | None]) -> list[Field | None]:
-    """Fields of the outputs of one equation of a program that holds no inner program.
-
-    Args:
-        equation: of a jaxpr.
-        fields: of its inputs; None where they do not depend on the images.
-    """
-    if all(field is None for field in fields):
-        return [None] * len(equation.outvars)
-    rule = RULES.get(equation.primitive.name, _same_shape)
-    return list(rule(equation, fields))
-
-
-def everything(equation: Any, fields: Sequence[Field | None]) -> list[Field | None]:
+def _everything(equation, fields):
     """Every output depends on all of every input: the rule for what is not known."""
-    seen = []
-    for variable, field in zip(equation.invars, fields, strict=True):
-        if field is not None:
-            for dimension, length in enumerate(variable.aval.shape):
-                field = field.reach(dimension, 0, length - 1)
-            seen.append(field.shaped(()))
-    box = _union(seen)
+    inputs = [(field, v.aval.shape) for field, v in zip(fields, equation.invars, strict=True)]
+    box = _union([f.over(range(len(s)), s).shaped(()) for f, s in inputs if f is not None])
     return [box.shaped([box.still] * len(v.aval.shape)) for v in equation.outvars]
 
 
@@ -163,23 +142,18 @@ def _union(fields: Sequence[Field]) -> Field:
 
 
 def _same_shape(equation, fields):
-    shapes = [variable.aval.shape for variable in equation.outvars]
-    known = [f for f in fields if f is not None]
-    matching = [
-        variable.aval.shape == shapes[0]
-        for variable, field in zip(equation.invars, fields, strict=True)
-        if field is not None
-    ]
-    if not all(matching) or len({*shapes}) > 1:
-        return everything(equation, fields)
-    through = len(equation.outvars) == len(fields) > 1  # such as a barrier
-    return list(fields) if through else [_union(known)] * len(equation.outvars)
+    seen = [v for v, field in zip(equation.invars, fields, strict=True) if field is not None]
+    if len({variable.aval.shape for variable in (*seen, *equation.outvars)}) > 1:
+        return _everything(equation, fields)
+    if len(equation.outvars) == len(fields) > 1:  # such as a barrier
+        return fields
+    return [_union([field for field in fields if field is not None])] * len(equation.outvars)
 
 
-def _windowed(field, dimension, side, stride, pad, spread, dilation) -> tuple[Field, Vector]:
+def _windowed(field, dimension, side, stride, padding, spread, dilation) -> tuple[Field, Vector]:
     """A window along one dimension: the wider field, and the jump from window to window."""
     reach = spread * (side - 1) // dilation  # further values of the array under one window
-    start = -Fraction(pad) / dilation
+    start = -Fraction(padding[0]) / dilation
     jump = tuple(j * stride / dilation for j in field.jumps[dimension])
     return field.reach(dimension, start, start + reach), jump
 
@@ -187,63 +161,47 @@ def _windowed(field, dimension, side, stride, pad, spread, dilation) -> tuple[Fi
 def _convolution(equation, fields):
     field, parameters = fields[0], equation.params
     if field is None or fields[1] is not None:
-        return everything(equation, fields)
+        return _everything(equation, fields)
     numbers = parameters["dimension_numbers"]
-    kernel = equation.invars[1].aval.shape
     jumps = [field.still] * len(field.jumps)
-    channels = numbers.lhs_spec[1]
-    field = field.reach(channels, 0, equation.invars[0].aval.shape[channels] - 1)
-    jumps[numbers.out_spec[0]] = field.jumps[numbers.lhs_spec[0]]
-    for axis, source in enumerate(numbers.lhs_spec[2:]):
-        field, jumps[numbers.out_spec[2 + axis]] = _windowed(
-            field,
-            source,
-            kernel[numbers.rhs_spec[2 + axis]],
-            parameters["window_strides"][axis],
-            parameters["padding"][axis][0],
-            parameters["rhs_dilation"][axis],
-            parameters["lhs_dilation"][axis],
-        )
+    (examples, channels, *sources), (out_examples, _, *targets) = numbers.lhs_spec, numbers.out_spec
+    field = field.over([channels], equation.invars[0].aval.shape)
+    jumps[out_examples] = field.jumps[examples]
+    sides = [equation.invars[1].aval.shape[axis] for axis in numbers.rhs_spec[2:]]
+    names = ("window_strides", "padding", "rhs_dilation", "lhs_dilation")
+    windows = zip(sides, *(parameters[name] for name in names), strict=True)
+    for source, target, window in zip(sources, targets, windows, strict=True):
+        field, jumps[target] = _windowed(field, source, *window)
     return [field.shaped(jumps)]
 
 
 def _reduce_window(equation, fields):
-    field, parameters, jumps = fields[0], equation.params, []
+    field, jumps = fields[0], []
     if field is None or len(fields) != 1:
-        return everything(equation, fields)
-    for dimension, side in enumerate(parameters["window_dimensions"]):
-        field, jump = _windowed(
-            field,
-            dimension,
-            side,
-            parameters["window_strides"][dimension],
-            parameters["padding"][dimension][0],
-            parameters["window_dilation"][dimension],
-            parameters["base_dilation"][dimension],
-        )
+        return _everything(equation, fields)
+    names = ("window_dimensions", "window_strides", "padding", "window_dilation", "base_dilation")
+    windows = zip(*(equation.params[name] for name in names), strict=True)
+    for dimension, window in enumerate(windows):
+        field, jump = _windowed(field, dimension, *window)
         jumps.append(jump)
     return [field.shaped(jumps)]
 
 
 def _reduce(equation, fields):
-    field, axes = fields[0], equation.params["axes"]
-    for axis in axes:
-        field = field.reach(axis, 0, equation.invars[0].aval.shape[axis] - 1)
+    axes = equation.params["axes" if "axes" in equation.params else "dimensions"]
+    field = fields[0].over(axes, equation.invars[0].aval.shape)
     kept = [jump for axis, jump in enumerate(field.jumps) if axis not in axes]
     return [field.shaped(kept)] * len(equation.outvars)
 
 
 def _cumulative(equation, fields):
     axis = equation.params["axis"]
-    length = equation.invars[0].aval.shape[axis]
-    field = fields[0].reach(axis, 0, length - 1)
+    field = fields[0].over([axis], equation.invars[0].aval.shape)
     return [field.shaped([field.still if a == axis else j for a, j in enumerate(field.jumps)])]
 
 
 def _broadcast(equation, fields):
     field = fields[0]
-    if field is None:
-        return [None]
     jumps = [field.still] * len(equation.params["shape"])
     for source, target in enumerate(equation.params["broadcast_dimensions"]):
         if equation.invars[0].aval.shape[source] == equation.params["shape"][target]:
@@ -281,20 +239,13 @@ def _merged(field: Field, shape: Sequence[int], run: range) -> tuple[Field, Vect
         elif not any(jump):  # repeated pixels: the box moves a pixel every `inner` values
             jump = tuple(j / inner for j in outer)
         else:
-            for other in run_of_more:
-                field = field.reach(other, 0, shape[other] - 1)
-            return field, field.still
+            return field.over(run_of_more, shape), field.still
         inner *= shape[dimension]
     return field, jump
 
 
 def _transpose(equation, fields):
     return [fields[0].shaped([fields[0].jumps[d] for d in equation.params["permutation"]])]
-
-
-def _squeeze(equation, fields):
-    gone = equation.params["dimensions"]
-    return [fields[0].shaped([j for d, j in enumerate(fields[0].jumps) if d not in gone])]
 
 
 def _slice(equation, fields):
@@ -309,7 +260,7 @@ def _slice(equation, fields):
 def _pad(equation, fields):
     field, jumps = fields[0], []
     if field is None or fields[1] is not None:
-        return everything(equation, fields)
+        return _everything(equation, fields)
     for dimension, (low, _, interior) in enumerate(equation.params["padding_config"]):
         start = -Fraction(low) / (interior + 1)
         field = field.reach(dimension, start, start)
@@ -329,7 +280,7 @@ def _reverse(equation, fields):
 def _concatenate(equation, fields):
     along = equation.params["dimension"]
     if any(any(field.jumps[along]) for field in fields if field is not None):
-        return everything(equation, fields)
+        return _everything(equation, fields)
     return [_union([field for field in fields if field is not None])]
 
 
@@ -339,8 +290,7 @@ def _product(equation, fields):
         shape = equation.invars[side].aval.shape
         rest = [d for d in range(len(shape)) if d not in (*contracted[side], *batch[side])]
         if field is not None:
-            for dimension in contracted[side]:
-                field = field.reach(dimension, 0, shape[dimension] - 1)
+            field = field.over(contracted[side], shape)
             boxes.append(field.shaped([field.jumps[d] for d in batch[side]]))
         still = next(f for f in fields if f is not None).still
         outputs += [still if field is None else field.jumps[d] for d in rest]
@@ -348,22 +298,21 @@ def _product(equation, fields):
     return [box.shaped([*box.jumps, *outputs])]
 
 
-Rule = Callable[[Any, Sequence[Any]], Sequence[Field | None]]
-_KINDS: dict[Rule, str] = {
+_KINDS: dict[Callable[[Any, Sequence[Any]], Sequence[Field | None]], str] = {
     _broadcast: "broadcast_in_dim",
     _concatenate: "concatenate",
     _convolution: "conv_general_dilated",
     _cumulative: "cumlogsumexp cummax cummin cumprod cumsum",
     _pad: "pad",
     _product: "dot_general",
-    _reduce: "argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum",
+    _reduce: "argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum "
+    "squeeze",
     _reduce_window: "reduce_window_max reduce_window_min reduce_window_sum",
     _reshape: "reshape",
     _reverse: "rev",
     _slice: "slice",
-    _squeeze: "squeeze",
     _transpose: "transpose",
     # These keep the shape, but not the places.
-    everything: "dynamic_update_slice fft gather scatter scatter-add sort",
+    _everything: "dynamic_update_slice fft gather scatter scatter-add sort",
 }
-RULES: dict[str, Rule] = {name: rule for rule, names in _KINDS.items() for name in names.split()}
+RULES = {name: rule for rule, names in _KINDS.items() for name in names.split()}

@@ -1,18 +1,22 @@
-"""Scores of a classifier's predictions, from logits [n k] and labels [n], on the host.
+"""Scores of a classifier's predictions, from logits [n k] and labels [n], and their intervals.
 
-Probabilities are float64 and come from the outputs alone, so the same functions serve one
-network, one network over several views of an image, and an ensemble.
+Everything is computed on the host. Probabilities are float64 and come from the outputs alone, so
+the same functions serve one network, one network over several views of an image, and an ensemble.
+Intervals are over resamples of the images, or over the seeds of a training.
 """
 
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64, Shaped
 from scipy.special import stdtrit
 
-MAX_VALUES_AT_ONCE = 2**18
+CONFIDENCE = 0.95
+# Values at once: so that what is made of a table stays in the caches, and draws in the memory.
+CACHED_VALUES, DRAWN_VALUES = 2**18, 2**22
 Logits = Float[np.ndarray, "n k"]
 LogProbabilities = Float64[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"]
@@ -29,8 +33,8 @@ def log_probabilities(logits: Logits) -> LogProbabilities:
 
 
 def portions(table: Shaped[np.ndarray, "n k"]) -> Iterator[slice]:
-    """Rows of a large table a few at a time, so that arrays made of them stay in the caches."""
-    size = max(1, MAX_VALUES_AT_ONCE // table.shape[1])
+    """Rows of a large table, a few at a time."""
+    size = max(1, CACHED_VALUES // table.shape[1])
     return (slice(start, start + size) for start in range(0, len(table), size))
 
 
@@ -46,7 +50,7 @@ class MeanProbabilities:
         self.num_networks = 0
 
     def add(self, logits: Logits) -> None:
-        """Adds a network by its logits [n k]."""
+        """Adds a network."""
         log_probs = log_probabilities(logits)
         self._total = log_probs if self._total is None else np.logaddexp(self._total, log_probs)
         self.num_networks += 1
@@ -79,18 +83,11 @@ def confusion_matrix(
 
 @dataclasses.dataclass(frozen=True)
 class ClassScores:
-    """Scores of each class, in [0, 1], and their means.
+    """Precision, recall and F1 of each class, in [0, 1], its examples and its predictions.
 
     A class that is never predicted has precision 0, one without examples recall 0, as in
     scikit-learn. Classes that are neither in the labels nor in the predictions have F1 0 too, and
     no part in the means.
-
-    Attributes:
-        precision: right ones among those predicted as the class [k].
-        recall: right ones among those of the class [k].
-        f1: harmonic mean of both [k].
-        support: examples of the class [k].
-        predicted: predictions of the class [k].
     """
 
     precision: Float64[np.ndarray, " k"]
@@ -107,6 +104,14 @@ class ClassScores:
     def weighted(self) -> dict[str, float]:
         """Means over classes, each weighted by its examples."""
         return self._means(self.support.astype(np.float64))
+
+    def to_json(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
+        """A row a class, by name."""
+        columns = {name: column.tolist() for name, column in vars(self).items()}
+        return [
+            {"name": class_name, **dict(zip(columns, row, strict=True))}
+            for class_name, *row in zip(class_names, *columns.values(), strict=True)
+        ]
 
     def _means(self, weights: Float64[np.ndarray, " k"]) -> dict[str, float]:
         shares = weights / weights.sum()
@@ -149,9 +154,6 @@ def brier_scores(log_probs: LogProbabilities, labels: Labels) -> Float64[np.ndar
     return squares - 2 * np.exp(-log_losses(log_probs, labels)) + 1
 
 
-MAX_VALUES_AT_ONCE = 2**22
-
-
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """From `low` to `high`."""
@@ -167,16 +169,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """One figure over several runs.
-
-    Attributes:
-        mean: of the runs.
-        sd: standard deviation, with n - 1.
-        interval: of the mean, by Student's t with n - 1 degrees of freedom.
-        min: the smallest one.
-        max: the largest one.
-        num_runs: at least 2.
-    """
+    """One figure over n runs: standard deviation with n - 1, Student's interval of the mean."""
 
     mean: float
     sd: float
@@ -185,13 +178,17 @@ class Spread:
     max: float
     num_runs: int
 
+    def figures(self) -> dict[str, float]:
+        """The rows of a table."""
+        sure, (low, high) = f"{CONFIDENCE:.0%}", (self.interval.low, self.interval.high)
+        ends = {f"{sure} from": low, f"{sure} to": high, "min": self.min, "max": self.max}
+        return {"mean": self.mean, "sd": self.sd, **ends}
 
-def over_runs(values: Sequence[float], confidence: float = 0.95) -> Spread:
-    """Mean and spread of independent runs.
 
-    Args:
-        values: one figure a run, at least two; where one is not finite, nothing is.
-        confidence: of the interval, in (0, 1).
+def over_runs(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
+    """Mean and spread of one figure of independent runs, at least two.
+
+    Where a figure is not finite, nothing is. The confidence of the interval is in (0, 1).
     """
     figures = np.asarray(values, np.float64)
     if not np.isfinite(figures).all():
@@ -210,28 +207,16 @@ def bootstrap(
     num_classes: int,
     *,
     num_resamples: int,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile intervals over resamples of the examples.
+    """Percentile intervals of accuracy, error, macro_f1 and each mean of `values`.
 
     Efron 1979, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1); Efron
-    and Tibshirani 1993, "An introduction to the bootstrap", section 13.3.
-
-    Args:
-        labels: [n].
-        predictions: [n].
-        values: of each example [n], by the name of their mean.
-        num_classes: k.
-        num_resamples: how many times n examples are drawn with replacement.
-        confidence: share of the resamples inside, in (0, 1).
-        seed: of the draws.
-
-    Returns:
-        Intervals of accuracy, error, macro_f1 and each mean of `values`.
+    and Tibshirani 1993, "An introduction to the bootstrap", section 13.3. Labels and predictions
+    are in [0, num_classes), values of each example by the name of their mean.
     """
     num_examples, random = len(labels), np.random.default_rng(seed)
-    at_once = max(1, MAX_VALUES_AT_ONCE // max(num_examples, num_classes))
+    at_once = max(1, DRAWN_VALUES // max(num_examples, num_classes))
     right = labels == predictions
     samples: dict[str, list[np.ndarray]] = {n: [] for n in ("accuracy", "macro_f1", *values)}
     for start in range(0, num_resamples, at_once):
@@ -241,15 +226,17 @@ def bootstrap(
         own = labels[drawn] + np.arange(rows)[:, None] * num_classes
         taken_for = predictions[drawn] + np.arange(rows)[:, None] * num_classes
         drawn_right = right[drawn]
-        counts = [
+        right_of_class, support, predicted = (
             np.bincount(cells, minlength=rows * num_classes).reshape(rows, num_classes)
             for cells in (own[drawn_right], own.ravel(), taken_for.ravel())
-        ]
+        )
         samples["accuracy"].append(drawn_right.mean(1))
-        samples["macro_f1"].append(_macro_f1(*counts))
+        num_seen = (support + predicted > 0).sum(1)  # classes, as of `ClassScores.macro`
+        f1 = f1_scores(right_of_class, support, predicted)
+        samples["macro_f1"].append(f1.sum(1) / num_seen)
         for name, per_example in values.items():
             samples[name].append(per_example[drawn].mean(1))
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     ends = {
         name: np.quantile(np.concatenate(parts), (tail, 1 - tail)).tolist()
         for name, parts in samples.items()
@@ -257,13 +244,3 @@ def bootstrap(
     low, high = ends["accuracy"]
     ends["error"] = (1 - high, 1 - low)
     return {name: Interval(*ends) for name, ends in ends.items()}
-
-
-def _macro_f1(
-    right: Int64[np.ndarray, "r k"],
-    support: Int64[np.ndarray, "r k"],
-    predicted: Int64[np.ndarray, "r k"],
-) -> Float64[np.ndarray, " r"]:
-    """Macro F1 of each resample [r], as of `ClassScores.macro`."""
-    seen = (support + predicted > 0).sum(1)
-    return f1_scores(right, support, predicted).sum(1) / seen

@@ -1,4 +1,4 @@
-"""Claims of a study held against its records: each holds, fails or stays undecided."""
+"""The numbers of a study, one record a measurement, and the claims that are held against them."""
 
 import csv
 import dataclasses
@@ -8,9 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from cnn_lab.analysis.scores import over_runs
+from cnn_lab.analysis.scores import Interval, over_runs
 from cnn_lab.config.study import Bounds, Comparison, Place
-from cnn_lab.core.errors import ConfigError, suggest
+from cnn_lab.core.errors import ConfigError
+
+Decision = Literal["holds", "fails", "undecided"]
+ROUNDING = 4 * sys.float_info.epsilon  # relative: less than this is no difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,6 @@ class Record:
         series: line of the picture.
         x: place on it, None where a series is one point.
         seed: of the training, or the first of a group; 0 where there is only one value.
-        measure: what was measured.
         value: NaN where it was not finite.
         exact: computed without chance, so that one value decides by itself.
     """
@@ -41,11 +43,7 @@ def values_of(records: Sequence[Record], measure: str, place: Place) -> dict[int
 
 
 def records_at(records: Sequence[Record], measure: str, place: Place) -> dict[int, Record]:
-    """Seed to record at one place.
-
-    Raises:
-        ConfigError: nothing was measured there; offers the places that were.
-    """
+    """Seed to record at one place; the error of a place without any offers others."""
     found = {
         record.seed: record
         for record in records
@@ -58,8 +56,8 @@ def records_at(records: Sequence[Record], measure: str, place: Place) -> dict[in
 
 def nothing_at(measure: str, place: Place, places: Sequence[Place]) -> ConfigError:
     """The error of a place without a measure; `places` are those that have it."""
-    hint = suggest(str(tuple(place)), sorted({str(tuple(known)) for known in places}))
-    return ConfigError(f"The study has no {measure!r} of {tuple(place)}; {hint}")
+    known, found = {str(tuple(known)) for known in places}, str(tuple(place))
+    return ConfigError(f"The study has no {measure!r} of {found}", found=found, allowed=known)
 
 
 def to_json(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -84,16 +82,11 @@ def to_csv(records: Sequence[Record]) -> str:
     return text.getvalue()
 
 
-Decision = Literal["holds", "fails", "undecided"]
-ROUNDING = 4 * sys.float_info.epsilon  # relative: less than this is no difference
-
-
 @dataclasses.dataclass(frozen=True)
 class Verdict:
     """A claim and its verdict.
 
     Attributes:
-        text: the claim.
         verdict: `holds` where the whole 95 % interval is on the claimed side, `fails` where it is
             on the other side, else `undecided`.
         evidence: the numbers, in words.
@@ -101,16 +94,6 @@ class Verdict:
 
     text: str
     verdict: Decision
-    evidence: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Estimate:
-    """The interval that a mean lies in, and whether it decides a claim."""
-
-    low: float
-    high: float
-    decides: bool
     evidence: str
 
 
@@ -122,62 +105,58 @@ def judge(claim: Comparison | Bounds, records: Sequence[Record]) -> Verdict:
     training. Where nothing was measured, or something that is not finite, nothing is decided.
     """
     try:
-        return _compare(claim, records) if isinstance(claim, Comparison) else _bound(claim, records)
+        holds, fails, evidence = (
+            _compare(claim, records) if isinstance(claim, Comparison) else _bound(claim, records)
+        )
     except ConfigError as error:
-        return Verdict(claim.text, "undecided", str(error))
+        holds, fails, evidence = False, False, str(error)
+    decision: Decision = "holds" if holds else "fails" if fails else "undecided"
+    return Verdict(claim.text, decision, evidence)
 
 
-def _compare(claim: Comparison, records: Sequence[Record]) -> Verdict:
+def _compare(claim: Comparison, records: Sequence[Record]) -> tuple[bool, bool, str]:
     larger = records_at(records, claim.measure, claim.larger)
     smaller = records_at(records, claim.measure, claim.smaller)
     pairs = [(larger[seed], smaller[seed]) for seed in sorted(larger.keys() & smaller)]
     if not pairs:
         raise ConfigError(f"No seed has both {_name(claim.larger)} and {_name(claim.smaller)}.")
-    estimate = _estimate(
+    interval, evidence = _interval(
         [one.value - other.value for one, other in pairs],
         f"{claim.measure}, {_name(claim.larger)} less {_name(claim.smaller)}",
         exact=all(record.exact for pair in pairs for record in pair),
     )
     noise = ROUNDING * max(abs(record.value) for pair in pairs for record in pair)
     if claim.by < 0:  # at most so much worse
-        holds, fails = estimate.low >= claim.by - noise, estimate.high < claim.by - noise
-    else:
-        holds, fails = estimate.low > claim.by + noise, estimate.high <= claim.by + noise
-    return _verdict(claim.text, estimate, holds=holds, fails=fails)
+        bound = claim.by - noise
+        return interval.low >= bound, interval.high < bound, evidence
+    bound = claim.by + noise
+    return interval.low > bound, interval.high <= bound, evidence
 
 
-def _bound(claim: Bounds, records: Sequence[Record]) -> Verdict:
-    found = list(records_at(records, claim.measure, claim.place).values())
-    estimate = _estimate(
+def _bound(claim: Bounds, records: Sequence[Record]) -> tuple[bool, bool, str]:
+    found = records_at(records, claim.measure, claim.place).values()
+    interval, evidence = _interval(
         [record.value for record in found],
         f"{claim.measure}, {_name(claim.place)}",
         exact=all(record.exact for record in found),
     )
-    holds = claim.low <= estimate.low and estimate.high <= claim.high
-    fails = estimate.high < claim.low or estimate.low > claim.high
-    return _verdict(claim.text, estimate, holds=holds, fails=fails)
+    holds = claim.low <= interval.low and interval.high <= claim.high
+    return holds, interval.high < claim.low or interval.low > claim.high, evidence
 
 
-def _estimate(values: Sequence[float], what: str, *, exact: bool) -> _Estimate:
+def _interval(values: Sequence[float], what: str, *, exact: bool) -> tuple[Interval, str]:
+    """The interval that a mean lies in, NaN where it decides nothing, and the evidence in words."""
+    nothing = Interval(math.nan, math.nan)
     if bad := sum(not math.isfinite(value) for value in values):
-        evidence = f"{what}: not finite in {bad} of {len(values)}"
-        return _Estimate(math.nan, math.nan, False, evidence)
+        return nothing, f"{what}: not finite in {bad} of {len(values)}"
     if len(values) > 1:
         spread = over_runs(values)
-        low, high = spread.interval.low, spread.interval.high
-        interval = f"{low:.4g} to {high:.4g}, 95 % interval, n = {len(values)}"
-        return _Estimate(low, high, True, f"{what}: {spread.mean:.4g} ({interval})")
-    evidence = f"{what}: {values[0]:.6g}"
-    if not exact:
-        evidence += ", from one seed, which decides nothing"
-    return _Estimate(values[0], values[0], exact, evidence)
-
-
-def _verdict(text: str, estimate: _Estimate, *, holds: bool, fails: bool) -> Verdict:
-    decision: Decision = "undecided"
-    if estimate.decides:
-        decision = "holds" if holds else "fails" if fails else "undecided"
-    return Verdict(text, decision, estimate.evidence)
+        ends = f"{spread.interval.low:.4g} to {spread.interval.high:.4g}"
+        evidence = f"{what}: {spread.mean:.4g} ({ends}, 95 % interval, n = {len(values)})"
+        return spread.interval, evidence
+    if exact:
+        return Interval(values[0], values[0]), f"{what}: {values[0]:.6g}"
+    return nothing, f"{what}: {values[0]:.6g}, from one seed, which decides nothing"
 
 
 def _name(place: Place) -> str:

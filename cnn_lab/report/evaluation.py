@@ -1,6 +1,5 @@
 """The files of an evaluation: every figure as JSON, and a page with pictures to look at."""
 
-import dataclasses
 import re
 import time
 from collections.abc import Sequence
@@ -10,28 +9,26 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap, LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from cnn_lab.analysis.calibration import Reliability
 from cnn_lab.analysis.evaluation import (
-    CONFIDENCE,
     TOP,
     ClassifierEvaluation,
     EvaluationResults,
     most_confused,
     pool,
 )
+from cnn_lab.analysis.scores import CONFIDENCE
 from cnn_lab.core.errors import counted
 from cnn_lab.core.files import write_json, write_text
-from cnn_lab.report.render import as_base64, as_png, render
+from cnn_lab.report.render import BLUE, RED, Report, as_png, render
 
-TEMPLATE = "evaluation.html.jinja"  # beside this file
 MAX_PAIRS = 20
 MAX_NUMBERED, MAX_NAMED, MAX_DRAWN = 25, 60, 300  # classes
 MAX_NAME_LENGTH, MAX_FLAT_LENGTH = 16, 3  # characters
-BLUE, RED, GRAY = "#4878a8", "#c8553d", "#d8d8d4"
+GRAY = "#d8d8d4"
 MEANINGS = {
     "loss": "the task's loss, mean over images",
     "accuracy": "share of images whose first guess is right",
@@ -45,48 +42,28 @@ MEANINGS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationFiles:
-    """Paths of the files of an evaluation."""
+def write_evaluation(folder: Path, results: EvaluationResults) -> Report:
+    """Writes `evaluation_SPLIT.html` and `evaluation_SPLIT.json`, over those of the last time.
 
-    figures: Path
-    page: Path
-
-
-def write_evaluation(folder: Path, results: EvaluationResults) -> EvaluationFiles:
-    """Writes `evaluation_SPLIT.json` and `evaluation_SPLIT.html`, over those of the last time.
-
-    With test-time augmentation its name follows that of the split.
-
-    Args:
-        folder: created when missing.
-        results: all figures.
-
-    Raises:
-        OSError: the folder cannot be written.
+    The name of test-time augmentation follows that of the split. A missing folder is created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     views = re.sub(r"[^a-z0-9]+", "_", "" if results.tta == "none" else f"_{results.tta}")
     stem = f"evaluation_{results.split}{views}"
-    written = EvaluationFiles(folder / f"{stem}.json", folder / f"{stem}.html")
+    written = Report(folder / f"{stem}.html", folder / f"{stem}.json")
     page = evaluation_page(results, folder)
-    write_json(written.figures, {"time": _now(), **results.to_json()})
+    write_json(written.beside, {"time": _now(), **results.to_json()})
     write_text(written.page, page)
     return written
 
 
 def evaluation_page(results: EvaluationResults, folder: Path) -> str:
-    """The page of an evaluation as HTML.
-
-    Args:
-        results: all figures.
-        folder: of the page, for the title of several runs.
-    """
+    """The page of an evaluation as HTML; the folder is in the title of several runs."""
     shown, whose = _shown(results)
     places = {network.workdir for network in results.networks}
     place = places.pop() if len(places) == 1 else folder
     return render(
-        TEMPLATE,
+        "evaluation.html.jinja",
         title=f"{place}, {results.split} split",
         facts=_facts(results, shown),
         confidence=f"{CONFIDENCE:.0%}",
@@ -98,7 +75,8 @@ def evaluation_page(results: EvaluationResults, folder: Path) -> str:
         spread_rows=results.spread_rows(),
         gains=results.gains(),
         whose=whose,
-        details=None if shown is None else _details(shown, results.class_names),
+        shown=shown,
+        **({} if shown is None else _details(shown, results.class_names)),
     )
 
 
@@ -114,63 +92,44 @@ def _shown(results: EvaluationResults) -> tuple[ClassifierEvaluation | None, str
 
 def _facts(results: EvaluationResults, shown: ClassifierEvaluation | None) -> list[tuple[str, str]]:
     """Names and texts of the data and the networks."""
-    first = results.networks[0]
+    first, is_single = results.networks[0], len(results.networks) == 1
     classes = counted(len(results.class_names), "class")
     facts = [
         ("Data", f"{results.data}, {classes}"),
         ("Split", f"{results.split}, {counted(first.num_examples, 'image')}"),
     ]
-    if len(results.networks) == 1:
+    if is_single:
         facts.append(("Checkpoint", f"step {first.step:,}"))
     else:
-        facts.append(("Networks", counted(len(results.networks), _kind(results))))
+        kind = "run" if results.are_runs else "checkpoint"
+        facts.append(("Networks", counted(len(results.networks), kind)))
     if results.tta != "none":
         facts.append(("Test-time augmentation", results.tta))
     if shown is not None and shown.scaled is not None:
-        name = (
-            "Temperature" if len(results.networks) == 1 or results.ensemble else "Mean temperature"
-        )
+        name = "Temperature" if is_single or results.ensemble else "Mean temperature"
         facts.append((name, f"{shown.scaled.temperature:.3f}"))
-    facts.append(("Evaluated", _now()))
-    return facts
-
-
-def _kind(results: EvaluationResults) -> str:
-    return "run" if results.are_runs else "checkpoint"
+    return [*facts, ("Evaluated", _now())]
 
 
 def _details(evaluation: ClassifierEvaluation, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Tables and pictures of one classifier."""
     classes, scaled = evaluation.classes, evaluation.scaled
-    order = np.lexsort((np.arange(len(class_names)), -classes.support, classes.f1))
+    rows = classes.to_json(class_names)
     pairs = most_confused(evaluation.confusion, diagonal=False)
     panels = [("as trained", evaluation.before)]
     if scaled is not None:
         panels.append((f"temperature {scaled.temperature:.3f}", scaled.after))
     return {
-        "num_errors": evaluation.num_errors,
-        "confusion": as_base64(confusion_chart(evaluation.confusion, class_names))
+        "confusion": confusion_chart(evaluation.confusion, class_names)
         if len(class_names) <= MAX_DRAWN
         else None,
-        "reliability": as_base64(reliability_chart(panels)),
-        "scaled": scaled,
-        "no_temperature": evaluation.no_temperature,
+        "reliability": reliability_chart(panels),
         "num_pairs": len(pairs),
         "pairs": [
             (class_names[i], class_names[j], count, count / int(classes.support[i]))
             for i, j, count in pairs[:MAX_PAIRS]
         ],
-        "classes": [
-            {
-                "name": class_names[k],
-                "f1": float(classes.f1[k]),
-                "precision": float(classes.precision[k]),
-                "recall": float(classes.recall[k]),
-                "support": int(classes.support[k]),
-                "predicted": int(classes.predicted[k]),
-            }
-            for k in order.tolist()
-        ],
+        "classes": sorted(rows, key=lambda row: (row["f1"], -row["support"])),
         "means": {"macro mean": classes.macro(), "weighted mean": classes.weighted()},
     }
 
@@ -180,14 +139,9 @@ def _now() -> str:
 
 
 def confusion_chart(confusion: Int64[np.ndarray, "k k"], class_names: Sequence[str]) -> bytes:
-    """Draws labels as rows and predictions as columns; mistakes in colour, the rest in gray.
+    """A PNG with labels as rows and predictions as columns; mistakes in colour, the rest in gray.
 
-    Args:
-        confusion: counts [k k] of (label, prediction).
-        class_names: label to name; left out where they are too many to read.
-
-    Returns:
-        A PNG.
+    Counts and names are left out where they are too many to read.
     """
     num_classes = len(confusion)
     side = float(np.clip(1.6 + 0.42 * num_classes, 3.5, 9.0))
@@ -195,11 +149,13 @@ def confusion_chart(confusion: Int64[np.ndarray, "k k"], class_names: Sequence[s
     figure = Figure(figsize=(side * (1.12 if has_scale else 1), side), layout="constrained")
     axis = figure.subplots()
     mistakes = confusion - np.diag(np.diag(confusion))
+    largest = max(int(mistakes.max()), 2)
     axis.imshow(np.eye(num_classes), cmap=ListedColormap(["white", GRAY]), interpolation="nearest")
     if mistakes.any():
         shown = np.ma.masked_equal(mistakes, 0)
-        largest = max(int(mistakes.max()), 2)
-        image = axis.imshow(shown, cmap=_reds(), norm=LogNorm(1, largest), interpolation="nearest")
+        # From a red that is seen on white to a dark one.
+        reds = ListedColormap(colormaps["Reds"](np.linspace(0.2, 1.0, 128)))
+        image = axis.imshow(shown, cmap=reds, norm=LogNorm(1, largest), interpolation="nearest")
         if has_scale:
             powers = [10**exponent for exponent in range(len(str(largest)))]
             ticks = [d * p for p in powers for d in (1, 2, 5) if d * p <= largest]
@@ -207,9 +163,16 @@ def confusion_chart(confusion: Int64[np.ndarray, "k k"], class_names: Sequence[s
             bar.ax.set_yticklabels([str(tick) for tick in ticks])
             bar.ax.minorticks_off()
     if num_classes <= MAX_NUMBERED:
-        _write_counts(axis, confusion, mistakes)
+        size = 10 if num_classes <= 12 else 7
+        for row, column in np.argwhere(confusion):
+            colour = "white" if mistakes[row, column] > largest**0.6 else "#222222"
+            style = {"ha": "center", "va": "center", "color": colour, "fontsize": size}
+            axis.text(column, row, f"{confusion[row, column]}", **style)
     if num_classes <= MAX_NAMED:
-        names = [_short(name) for name in class_names]
+        names = [
+            name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
+            for name in class_names
+        ]
         turned = 90 if max(map(len, names)) > MAX_FLAT_LENGTH else 0
         axis.set_xticks(range(num_classes), names, rotation=turned, parse_math=False)
         axis.set_yticks(range(num_classes), names, parse_math=False)
@@ -223,45 +186,36 @@ def confusion_chart(confusion: Int64[np.ndarray, "k k"], class_names: Sequence[s
 
 
 def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
-    """Draws accuracy over confidence, a panel each, above how many predictions there were.
+    """A PNG of accuracy over confidence, above how many predictions there were.
 
     Args:
         panels: titles and what to draw, at least one.
-
-    Returns:
-        A PNG.
     """
     figure = Figure(figsize=(4.4 * len(panels), 5.2), layout="constrained")
     axes = figure.subplots(2, len(panels), squeeze=False, height_ratios=(3, 1), sharex=True)
     for (title, reliability), (above, below) in zip(panels, axes.T, strict=True):
-        num_bins = len(reliability.counts)
-        width, left = 1 / num_bins, np.arange(num_bins) / num_bins
-        some = reliability.counts > 0
-        counts = reliability.counts[some]
-        accuracy, confidence = (
-            reliability.right[some] / counts,
-            reliability.confidences[some] / counts,
-        )
-        bars = {"align": "edge", "color": BLUE, "edgecolor": "white", "label": "share right"}
-        above.bar(left[some], accuracy, width, **bars)
-        low, gap = np.minimum(accuracy, confidence), np.abs(accuracy - confidence)
+        num_bins, some = len(reliability.counts), reliability.counts > 0
+        bars: dict[str, Any] = {"width": 1 / num_bins, "align": "edge"}
+        left, counts = np.flatnonzero(some) / num_bins, reliability.counts[some]
+        accuracy = reliability.right[some] / counts
+        confidence = reliability.confidences[some] / counts
+        above.bar(left, accuracy, color=BLUE, edgecolor="white", label="share right", **bars)
         above.bar(
-            left[some],
-            gap,
-            width,
-            bottom=low,
-            align="edge",
+            left,
+            np.abs(accuracy - confidence),
+            bottom=np.minimum(accuracy, confidence),
             fill=False,
             hatch="////",
             edgecolor=RED,
             lw=0.8,
             label="gap to the mean confidence",
+            **bars,
         )
         above.plot((0, 1), (0, 1), color="#666666", linestyle=":", lw=1)
         above.set_title(f"{title}, ECE {reliability.error:.4f}", fontsize=11, parse_math=False)
         above.set_ylim(0, 1)
         above.grid(alpha=0.25)
-        below.bar(left[some], counts, width, align="edge", color=GRAY, edgecolor="white")
+        below.bar(left, counts, color=GRAY, edgecolor="white", **bars)
         below.set_yscale("log")
         below.set_ylim(bottom=0.5)
         below.set_xlim(0, 1)
@@ -270,23 +224,3 @@ def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
     axes[1, 0].set_ylabel("predictions")
     axes[0, 0].legend(loc="upper left", edgecolor="none", framealpha=0.85)
     return as_png(figure)
-
-
-def _write_counts(
-    axis: Axes, confusion: Int64[np.ndarray, "k k"], mistakes: Int64[np.ndarray, "k k"]
-) -> None:
-    size = 10 if len(confusion) <= 12 else 7
-    dark = mistakes > max(mistakes.max(), 2) ** 0.6
-    for row, column in np.argwhere(confusion):
-        colour = "white" if dark[row, column] else "#222222"
-        count = int(confusion[row, column])
-        axis.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
-
-
-def _reds() -> Colormap:
-    """From a red that is seen on white to a dark one."""
-    return ListedColormap(colormaps["Reds"](np.linspace(0.2, 1.0, 128)))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"

@@ -1,7 +1,6 @@
 """The HTML page of a run: its config, its learning curves, its end, its tests."""
 
 import contextlib
-import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -9,37 +8,25 @@ from typing import Any
 
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.report.curves import learning_curves
-from cnn_lab.report.render import as_base64, render
+from cnn_lab.report.render import Report, render
 from cnn_lab.workdir.metric_writers import METRICS_FILE, metric_names, read_rows
 from cnn_lab.workdir.run_dir import CONFIG_FILE, read_record
-
-TEMPLATE = "run.html.jinja"  # beside this file
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Paths of the files of a run's report."""
-
-    page: Path
-    curves: Path
 
 
 def write_report(workdir: Path) -> Report:
     """Writes `report.html` and `learning_curves.png` from what a run has recorded until now."""
     record, rows = read_record(workdir), read_rows(workdir / METRICS_FILE)
-    progress = record.get("progress", {})
-    selection = progress.get("selection", {})
-    best_step = selection.get("best_step")
-    picture = learning_curves(rows, best_step=best_step)
+    best_step = record.get("progress", {}).get("selection", {}).get("best_step")
+    curves = learning_curves(rows, best_step=best_step)
     report = Report(workdir / "report.html", workdir / "learning_curves.png")
     validation = [row for row in rows if row["split"] == "validation"]
     openings = record.get("test_openings", [])
     config = json.loads((workdir / CONFIG_FILE).read_text(encoding="utf-8"))
     page = render(
-        TEMPLATE,
+        "run.html.jinja",
         title=f"{_experiment(config, record)} in {workdir}",
         facts=_facts(config, record, rows),
-        curves=as_base64(picture),
+        curves=curves,
         metrics=metric_names(validation),
         rows=validation,
         test_metrics=[name for name in metric_names(openings) if name != "tta"],
@@ -48,7 +35,7 @@ def write_report(workdir: Path) -> Report:
         sessions=record.get("sessions", []),
         config=json.dumps(config, indent=2),
     )
-    write_bytes(report.curves, picture)
+    write_bytes(report.beside, curves)
     write_text(report.page, page)
     return report
 
@@ -68,7 +55,7 @@ def _experiment(config: dict[str, Any], record: dict[str, Any]) -> str:
 def _facts(
     config: dict[str, Any], record: dict[str, Any], rows: list[dict[str, Any]]
 ) -> list[tuple[str, str]]:
-    """Names and texts of all facts; a run that was cut off or copied has recorded fewer."""
+    """Names and texts; a run that was cut off or copied has recorded fewer."""
     progress = record.get("progress", {})
     model, data, optim = config["model"]["name"], config["data"]["name"], config["optim"]
     if "num_parameters" in record:

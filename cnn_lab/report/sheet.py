@@ -15,15 +15,9 @@ BACKGROUND, INK, FRAME = (250, 250, 248), (60, 60, 60), (200, 85, 61)
 def contact_sheet(
     images: UInt8[np.ndarray, "r s h w c"], names: Sequence[str], captions: Sequence[Sequence[str]]
 ) -> bytes:
-    """Draws one row for each example: its name, the original in a frame, and its versions.
+    """A PNG with a row for each example: its name, the original in a frame, and its versions.
 
-    Args:
-        images: the original of each row first.
-        names: of the rows.
-        captions: under each image.
-
-    Returns:
-        A PNG, in which small images are enlarged by a whole factor.
+    Small images are enlarged by a whole factor; under each one stands its caption.
     """
     num_rows, num_columns, height, width, channels = images.shape
     factor = max(1, -(-CELL // max(height, width)))
@@ -54,17 +48,11 @@ def contact_sheet(
 def target_captions(
     targets: Int32[np.ndarray, " n"] | Float[np.ndarray, "n k"], class_names: Sequence[str]
 ) -> list[str]:
-    """Captions of mixed images: their two largest classes and shares; of others, empty.
-
-    Args:
-        targets: labels, or shares of the classes where images are mixed.
-        class_names: of the k classes.
-    """
+    """Captions of shares [n k]: the two largest classes of a mixed image; empty for labels [n]."""
     if targets.ndim == 1:
         return [""] * len(targets)
-
-    def caption(shares: np.ndarray) -> str:
+    captions = []
+    for shares in targets:
         largest = [k for k in np.argsort(-shares, kind="stable")[:2] if shares[k] >= 0.005]
-        return ", ".join(f"{class_names[k]} {shares[k]:.0%}" for k in largest)
-
-    return [caption(shares) for shares in targets]
+        captions.append(", ".join(f"{class_names[k]} {shares[k]:.0%}" for k in largest))
+    return captions

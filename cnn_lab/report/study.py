@@ -1,6 +1,5 @@
 """The pictures and the page of a study."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,111 +8,104 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cnn_lab.analysis.scores import over_runs
 from cnn_lab.analysis.verdict import Record, Verdict
 from cnn_lab.config import Panel, Study
 from cnn_lab.core.files import write_bytes, write_text
-from cnn_lab.report.render import as_base64, as_png, render
+from cnn_lab.report.render import Report, as_png, panels, render
 
-TEMPLATE = "study.html.jinja"
-MAX_COLUMNS = 2
+MAX_COLUMNS, PANEL = 2, (7.0, 4.4)  # width and height in inches
 MAX_MARKED = 15  # places of a line
 SHARES = ("accuracy", "share", "dead")  # words in measures that cannot pass 1
-PAGE, PICTURE = "study.html", "study.png"
 PLAIN: dict[str, Any] = {"parse_math": False}  # for text of users, in which a $ is a $
 
 
-@dataclasses.dataclass(frozen=True)
-class StudyReport:
-    """Paths of the files of a study's report."""
-
-    page: Path
-    picture: Path
-
-
-@dataclasses.dataclass(frozen=True)
 class _Point:
-    """The values of the seeds at one place.
+    """The values of the seeds at one place; the mean is of the finite ones, NaN without any.
 
-    Attributes:
-        finite: values that are finite.
-        count: of all values.
+    The note gives the numbers of finite and of all values, where not all are finite.
     """
 
-    finite: list[float]
-    count: int
+    def __init__(self, values: Sequence[float]):
+        self.finite = [value for value in values if math.isfinite(value)]
+        self.count = len(values)
+        self.mean = float(np.mean(self.finite)) if self.finite else math.nan
+        self.note = f"{len(self.finite)} of {self.count}" if len(self.finite) < self.count else ""
 
-    @property
-    def mean(self) -> float:
-        """Mean of the finite ones; NaN where there is none."""
-        return float(np.mean(self.finite)) if self.finite else math.nan
+    def ends(self, *, log_y: bool) -> tuple[float, float]:
+        """The ends of the bar through the mean."""
+        if not self.finite:
+            return math.nan, math.nan
+        if log_y:  # a standard deviation may be as large as the mean, and cannot be drawn there
+            return min(self.finite), max(self.finite)
+        sd = float(np.std(self.finite, ddof=1)) if len(self.finite) > 1 else 0.0
+        return self.mean - sd, self.mean + sd
 
-    @property
-    def note(self) -> str:
-        """Numbers of finite and of all values, where not all are finite."""
-        return f"{len(self.finite)} of {self.count}" if len(self.finite) < self.count else ""
+
+Series = dict[str, dict[Any, _Point]]  # by name and place, in the order of the records
 
 
 def write_study(
     folder: Path, study: Study, records: Sequence[Record], verdicts: Sequence[Verdict]
-) -> StudyReport:
+) -> Report:
     """Writes `study.html` and `study.png`."""
     picture = draw(study, records)
-    report = StudyReport(folder / PAGE, folder / PICTURE)
+    report = Report(folder / "study.html", folder / "study.png")
     page = render(
-        TEMPLATE,
+        "study.html.jinja",
         study=study,
         verdicts=verdicts,
-        picture=as_base64(picture),
+        picture=picture,
         tables=_tables(study, records),
         max_marked=MAX_MARKED,
         lines=any(panel.kind == "lines" for panel in study.panels),
         points=any(panel.kind == "points" for panel in study.panels),
         unfinished=any(not math.isfinite(record.value) for record in records),
     )
-    write_bytes(report.picture, picture)
+    write_bytes(report.beside, picture)
     write_text(report.page, page)
     return report
 
 
 def draw(study: Study, records: Sequence[Record]) -> bytes:
-    """Draws every panel: means of the seeds, and how the seeds differ.
+    """A PNG with every panel: means of the seeds, and how the seeds differ.
 
     That is every seed and the 95 % interval of the mean in rows of points, one standard deviation
     to each side on lines, and on logarithmic axes the smallest and the largest seed.
-
-    Returns:
-        A PNG.
     """
-    num_columns = min(max(len(study.panels), 1), MAX_COLUMNS)
-    num_rows = max(-(-len(study.panels) // num_columns), 1)
-    figure = Figure(figsize=(7.0 * num_columns, 4.4 * num_rows), layout="constrained")
+    figure, axes = panels(len(study.panels), MAX_COLUMNS, PANEL)
     figure.suptitle(study.title, **PLAIN)
-    axes = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
-    colours = _colours(study, records)
-    for axis, panel in zip(axes, study.panels, strict=False):
-        _draw_panel(axis, panel, records, colours)
-    for axis in axes[len(study.panels) :]:
-        axis.set_axis_off()
+    drawn: list[Series] = []
+    for panel in study.panels:
+        series: Series = {}
+        for (name, place), values in _values(records, panel.measure).items():
+            if panel.series is None or name in panel.series:
+                series.setdefault(name, {})[place] = _Point(values)
+        drawn.append(series)
+    colours = _colours(study, drawn)
+    for axis, panel, series in zip(axes, study.panels, drawn, strict=True):
+        _draw_panel(axis, panel, series, colours)
     return as_png(figure, dpi=110)
 
 
-def _names(panel: Panel, records: Sequence[Record]) -> list[str]:
-    own = (record.series for record in records if record.measure == panel.measure)
-    return list(dict.fromkeys(n for n in own if panel.series is None or n in panel.series))
+def _values(records: Sequence[Record], measure: str) -> dict[tuple[str, Any], list[float]]:
+    """Values of the seeds by series and place."""
+    places: dict[tuple[str, Any], list[float]] = {}
+    for record in records:
+        if record.measure == measure:
+            places.setdefault((record.series, record.x), []).append(record.value)
+    return places
 
 
-def _colours(study: Study, records: Sequence[Record]) -> dict[str, Any]:
+def _colours(study: Study, drawn: Sequence[Series]) -> dict[str, Any]:
     """Series to colour, the same in every panel.
 
     One variant with levels of its own, such as epochs, has the colour of its series, unless a panel
     shows several of that series.
     """
     series_of = {variant.name: variant.series for variant in study.variants}
-    drawn = [_names(panel, records) for panel in study.panels]
     crowded = set()
     for names in drawn:
         owners = [series_of.get(name, name) for name in names]
@@ -128,16 +120,7 @@ def _colours(study: Study, records: Sequence[Record]) -> dict[str, Any]:
     return {name: palette(different.index(key) % palette.N) for name, key in keys.items()}
 
 
-def _draw_panel(
-    axis: Axes, panel: Panel, records: Sequence[Record], colours: Mapping[str, Any]
-) -> None:
-    series: dict[str, dict[Any, _Point]] = {name: {} for name in _names(panel, records)}
-    for record in records:
-        if record.measure == panel.measure and record.series in series:
-            before = series[record.series].get(record.x, _Point([], 0))
-            finite = [record.value] if math.isfinite(record.value) else []
-            point = _Point([*before.finite, *finite], before.count + 1)
-            series[record.series][record.x] = point
+def _draw_panel(axis: Axes, panel: Panel, series: Series, colours: Mapping[str, Any]) -> None:
     if panel.kind == "points":
         _draw_points(axis, series, colours)
         axis.set_xlabel(panel.measure, **PLAIN)
@@ -150,20 +133,14 @@ def _draw_panel(
     if panel.log_y:
         axis.set_yscale("log")
     if any(word in panel.measure for word in SHARES):
-        _keep_to_shares(axis, upright=panel.kind == "lines")
+        limits = axis.set_ylim if panel.kind == "lines" else axis.set_xlim
+        low, high = limits()
+        limits(max(low, 0.0), min(high, 1.0))
     axis.set_title(panel.title, **PLAIN)
     axis.grid(alpha=0.25)
 
 
-def _keep_to_shares(axis: Axes, *, upright: bool) -> None:
-    low, high = axis.get_ylim() if upright else axis.get_xlim()
-    limit = axis.set_ylim if upright else axis.set_xlim
-    limit(max(low, 0.0), min(high, 1.0))
-
-
-def _draw_lines(
-    axis: Axes, series: dict[str, dict[Any, _Point]], colours: Mapping[str, Any], *, log_y: bool
-) -> None:
+def _draw_lines(axis: Axes, series: Series, colours: Mapping[str, Any], *, log_y: bool) -> None:
     places = list(dict.fromkeys(place for points in series.values() for place in points))
     if any(isinstance(place, str) for place in places):
         at = {place: float(index) for index, place in enumerate(places)}
@@ -181,30 +158,20 @@ def _draw_lines(
 
 
 def _line(axis: Axes, name: str, points: dict[float, _Point], colour: Any, *, log_y: bool) -> None:
-    single, many = all(p.count == 1 for p in points.values()), len(points) > MAX_MARKED
-    means = [point.mean for point in points.values()]
+    means, many = [point.mean for point in points.values()], len(points) > MAX_MARKED
     style: dict[str, Any] = {"color": colour, "label": name}
     if name == "points":
         style |= {"linestyle": "none", "marker": "o", "markersize": 5}
     axis.plot(list(points), means, **style)
     _marks(axis, points, colour, few=not many and name != "points")
-    if single:
+    if all(point.count == 1 for point in points.values()):
         return
-    low, high = np.array([_spread(point, log_y=log_y) for point in points.values()]).T
+    low, high = np.array([point.ends(log_y=log_y) for point in points.values()]).T
     if many:
         axis.fill_between(list(points), low, high, color=colour, alpha=0.2, linewidth=0)
     else:
         lengths = np.maximum([np.subtract(means, low), np.subtract(high, means)], 0.0)
         axis.errorbar(list(points), means, lengths, color=colour, linestyle="none", capsize=3)
-
-
-def _spread(point: _Point, *, log_y: bool) -> tuple[float, float]:
-    if not point.finite:
-        return math.nan, math.nan
-    if log_y:  # a standard deviation may be as large as the mean, and cannot be drawn there
-        return min(point.finite), max(point.finite)
-    sd = float(np.std(point.finite, ddof=1)) if len(point.finite) > 1 else 0.0
-    return point.mean - sd, point.mean + sd
 
 
 def _marks(axis: Axes, points: dict[float, _Point], colour: Any, *, few: bool) -> None:
@@ -226,23 +193,22 @@ def _marks(axis: Axes, points: dict[float, _Point], colour: Any, *, few: bool) -
             axis.annotate(point.note, (x, 0.04), (6, 0), xycoords=bottom, **note)
 
 
-def _draw_points(
-    axis: Axes, series: dict[str, dict[Any, _Point]], colours: Mapping[str, Any]
-) -> None:
+def _draw_points(axis: Axes, series: Series, colours: Mapping[str, Any]) -> None:
     """A row for each place: seeds as small points, their mean with its interval, its number."""
     labels: list[str] = []
     for name, points in series.items():
         for place, point in points.items():
             row, colour = len(labels), colours[name]
-            labels.append(_label(name, place))
+            number = "" if place is None else place if isinstance(place, str) else f"{place:g}"
+            labels.append(f"{name} {number}".strip() if number else name)
             text = f"{point.mean:.4g} ({point.note})" if point.note else f"{point.mean:.4g}"
             text = text if point.finite else point.note
             at: Any = axis.get_yaxis_transform()
             axis.text(1.02, row, text, transform=at, va="center", fontsize="small")
             if not point.finite:
                 continue
-            style: dict[str, Any] = {"color": colour, "linestyle": "none", "clip_on": False}
-            style["zorder"] = 3  # above the frame
+            style: dict[str, Any] = {"color": colour, "linestyle": "none"}
+            style |= {"clip_on": False, "zorder": 3}  # above the frame
             if point.count > 1:
                 seeds = [row] * len(point.finite)
                 axis.plot(point.finite, seeds, marker="o", markersize=3.5, alpha=0.5, **style)
@@ -255,34 +221,25 @@ def _draw_points(
     axis.set_ylim(len(labels) - 0.5, -0.5)
 
 
-def _label(name: str, place: Any) -> str:
-    if place is None:
-        return name
-    return f"{name} {place if isinstance(place, str) else format(place, 'g')}".strip()
-
-
-def _figure(value: float, digits: int) -> str:
-    return f"{value:.{digits}g}" if math.isfinite(value) else "not finite"
-
-
 def _tables(study: Study, records: Sequence[Record]) -> list[dict[str, Any]]:
     """A table a measure that was drawn or claimed: mean, spread and number of seeds."""
+
+    def figure(value: np.floating, digits: int) -> str:
+        return f"{value:.{digits}g}" if np.isfinite(value) else "not finite"
+
     wanted = [panel.measure for panel in study.panels if panel.kind == "points" or panel.x]
     wanted += [claim.measure for claim in study.claims]
     tables = []
     for measure in dict.fromkeys(wanted):
-        places: dict[tuple[str, Any], list[float]] = {}
-        for record in records:
-            if record.measure == measure:
-                places.setdefault((record.series, record.x), []).append(record.value)
+        places = _values(records, measure)
         if len(places) > 120:  # a curve; `results.csv` has it
             continue
         lines = [
             {
                 "series": series,
                 "x": "" if x is None else x,
-                "mean": _figure(float(np.mean(values)), 5),
-                "sd": _figure(float(np.std(values, ddof=1)), 2) if len(values) > 1 else "",
+                "mean": figure(np.mean(values), 5),
+                "sd": figure(np.std(values, ddof=1), 2) if len(values) > 1 else "",
                 "count": len(values),
             }
             for (series, x), values in places.items()

@@ -26,7 +26,6 @@ class EvaluationOptions:
     """Options of an evaluation, which are refused with a `ConfigError` where they are wrong.
 
     Attributes:
-        split: of the data.
         batch_size: images per step; None is each run's own. No figure depends on it.
         ensemble: whether the networks' probabilities are averaged too.
         tta: test-time augmentation, a name in `cnn_lab.train.evaluate.TTA`.
@@ -43,49 +42,35 @@ class EvaluationOptions:
 
     def __post_init__(self):
         if self.split not in get_args(Split):
-            raise ConfigError(f"--split must be train, validation or test; found {self.split!r}.")
+            allowed = "train, validation or test"
+            raise ConfigError(where="--split", found=self.split, allowed=allowed)
         if self.batch_size is not None and self.batch_size < 1:
-            raise ConfigError(f"--batch_size must be at least 1; found {self.batch_size}.")
+            raise ConfigError(where="--batch_size", found=self.batch_size, allowed="at least 1")
         if self.num_resamples != 0 and self.num_resamples < MIN_RESAMPLES:
-            raise ConfigError(
-                f"--bootstrap must be 0 or at least {MIN_RESAMPLES}; found {self.num_resamples}."
-            )
+            allowed = f"0 or at least {MIN_RESAMPLES}"
+            raise ConfigError(where="--bootstrap", found=self.num_resamples, allowed=allowed)
 
 
 def check_number(num_runs: int, checkpoints: Sequence[str], options: EvaluationOptions) -> None:
-    """Refuses several checkpoints of several runs, and an ensemble of one network.
-
-    Args:
-        num_runs: at least 1.
-        checkpoints: their names, `all` among them.
-        options: of the evaluation.
-
-    Raises:
-        ConfigError: one of these.
-    """
+    """Raises a `ConfigError` for several checkpoints of several runs, or an ensemble of one."""
     several = len(checkpoints) > 1 or checkpoints[0] == "all"
     if several and num_runs > 1:
         raise ConfigError(
             f"--checkpoint={','.join(checkpoints)} names several checkpoints and --workdir "
-            f"{num_runs} runs; give several of one of them only."
+            f"{num_runs} runs; give several of one of them only.",
+            where="--checkpoint",
         )
     if options.ensemble and not several and num_runs == 1:
         raise ConfigError(
             "--ensemble needs at least two networks; found one run and one checkpoint: give a "
-            "pattern or a list as --workdir, or --checkpoint=all."
+            "pattern or a list as --workdir, or --checkpoint=all.",
+            where="--ensemble",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectedRun:
-    """A run to be evaluated.
-
-    Attributes:
-        name: short, for messages and tables.
-        workdir: its folder.
-        config: its config.
-        record: the contents of its `run.json`.
-    """
+    """A run to be evaluated, with the contents of its `run.json` and a short name for tables."""
 
     name: str
     workdir: Path
@@ -94,36 +79,27 @@ class SelectedRun:
 
 
 def read_runs(workdirs: Sequence[Path]) -> list[SelectedRun]:
-    """Reads the configs and records of runs.
-
-    Raises:
-        WorkdirError: a folder without a run.
-        ConfigError: a run that no data set belongs to.
-    """
-    runs = [
-        SelectedRun(name, workdir, read_config(workdir), read_record(workdir))
-        for name, workdir in zip(short_names(list(workdirs)), workdirs, strict=True)
-    ]
-    for run in runs:
+    """Reads configs and records; a `CnnLabError` for a folder without a run, or without data."""
+    runs = []
+    for name, workdir in zip(short_names(workdirs), workdirs, strict=True):
+        run = SelectedRun(name, workdir, read_config(workdir), read_record(workdir))
         if run.config.data.name == NO_DATA:
             raise ConfigError(
-                f"The weights in {run.workdir} were imported, and no data set belongs to them; "
-                f"classify images by cnn-lab predict --workdir={run.workdir} IMAGE..."
+                f"The weights in {workdir} were imported, and no data set belongs to them; "
+                f"classify images by cnn-lab predict --workdir={workdir} IMAGE..."
             )
+        runs.append(run)
     return runs
 
 
 def check_countable(runs: Sequence[SelectedRun]) -> None:
-    """Refuses runs in whose record an opening of the test split could not be counted.
-
-    Raises:
-        WorkdirError: a damaged record, or a folder that cannot be written.
-    """
+    """Raises a `WorkdirError` where an opening of the test split could not be recorded."""
     for run in runs:
-        if not run.record and (run.workdir / RECORD_FILE).exists():
+        record = run.workdir / RECORD_FILE
+        if not run.record and record.exists():
             raise WorkdirError(
-                f"{run.workdir / RECORD_FILE} is damaged, so the opening of the test split cannot "
-                "be counted in it; restore it or train again."
+                f"{record} is damaged, so the opening of the test split cannot be counted in it; "
+                "restore it or train again."
             )
         if not os.access(run.workdir, os.W_OK):
             raise WorkdirError(
@@ -154,13 +130,7 @@ def why_no_spread(runs: Sequence[SelectedRun]) -> str:
 class Comparable:
     """Properties that networks must share to be compared, known before they run.
 
-    Attributes:
-        workdir: of the run.
-        class_names: label to name.
-        data: name of the data set.
-        fingerprint: of the data set.
-        task: its name.
-        examples: that the network is to be evaluated on: a split, and positions in it.
+    The examples that a network is to be evaluated on are a split, and positions in it.
     """
 
     workdir: Path
@@ -172,27 +142,20 @@ class Comparable:
 
 
 def check_alike(first: Comparable, other: Comparable, *, averaged: bool) -> None:
-    """Refuses two networks that cannot be compared, or not be averaged.
-
-    Raises:
-        ConfigError: they differ; the text names the difference.
-    """
+    """Raises a `ConfigError` for networks that cannot be compared, or not be averaged."""
     here, there = other.workdir, first.workdir
-    if other.class_names != first.class_names:
-        raise ConfigError(
-            f"{here} knows the classes {_few(other.class_names)}, {there} the classes "
-            f"{_few(first.class_names)}; runs of one evaluation must know the same: leave one out."
-        )
-    if other.fingerprint != first.fingerprint:
-        raise ConfigError(
-            f"{here} was trained on {other.data}, {there} on other data ({first.data}); runs of "
-            "one evaluation must share them: leave one out."
-        )
-    if other.task != first.task:
-        raise ConfigError(
-            f"The task of {here} is {other.task}, that of {there} {first.task}; runs of one "
-            "evaluation must share it: leave one out."
-        )
+    shared = {
+        "class_names": ("classes", _few(other.class_names), _few(first.class_names)),
+        "fingerprint": ("data", other.data, first.data),
+        "task": ("task", other.task, first.task),
+    }
+    for field, (what, found, wanted) in shared.items():
+        if getattr(other, field) != getattr(first, field):
+            problem = (
+                f"{here} has other {what} ({found}) than {there} ({wanted}); runs of one "
+                "evaluation must share them: leave one out."
+            )
+            raise ConfigError(problem, where="--workdir", found=found, allowed=wanted)
     if averaged and other.examples != first.examples:
         raise ConfigError(
             f"{here} and {there} hold out other validation examples (config.data.split_seed, "

@@ -29,16 +29,10 @@ NUM_SAMPLED_RATES = 50
 
 @dataclasses.dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes that a training needs, and has.
+    """Bytes that a training needs on each device, and those available, None where not known.
 
-    Attributes:
-        data: of the split in memory, on each device.
-        parameters: on each device.
-        optimizer: state, on each device.
-        scratch: of a compiled program, on each device.
-        needed: in all, on each device, or on the machine where its devices share the memory.
-        available: of the same; None where it is not known.
-        is_shared: whether the devices share the machine's memory, as those of a CPU do.
+    Where the devices share the machine's memory, as those of a CPU do, `needed` and `available` are
+    of the machine. `scratch` is that of a compiled program.
     """
 
     data: int
@@ -58,9 +52,7 @@ class TrainingDescription:
         experiment: of which nothing is in memory.
         parameters: shapes, as a tree.
         collectives: exchanges between the devices in a step, by kind.
-        compile_seconds: of the training step.
         learning_rates: of steps spread evenly over the training, the first one first.
-        memory: needed and available.
     """
 
     experiment: Experiment
@@ -72,10 +64,9 @@ class TrainingDescription:
 
 
 def describe_training(config: ExperimentConfig) -> TrainingDescription:
-    """Describes the training of a config; leaves no file, but in a compilation cache that is on.
+    """Describes the training of a config, whose data must be prepared.
 
-    Raises:
-        DataError: the data are not prepared yet.
+    It leaves no file, but in a compilation cache that is on.
     """
     config = complete_config(config)
     with tempfile.TemporaryDirectory(prefix="cnn-lab-dry-run-") as folder:
@@ -103,8 +94,13 @@ def _describe(experiment: Experiment) -> TrainingDescription:
     if evaluator is not None:
         scratch = max(scratch, evaluator.compile(variables).temporary_bytes)
     devices = mesh.device_grid.devices.flatten()
-    is_shared, data = devices[0].platform == "cpu", _bytes_on_each_device(in_memory)
-    held = mesh.bytes_of(state) + scratch
+    is_shared = devices[0].platform == "cpu"
+    data = sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape)
+        * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(in_memory)
+    )
+    on_each = mesh.bytes_of(state) + scratch
     steps = np.linspace(0, experiment.intervals.total_steps - 1, NUM_SAMPLED_RATES, dtype=int)
     return TrainingDescription(
         experiment=experiment,
@@ -117,17 +113,10 @@ def _describe(experiment: Experiment) -> TrainingDescription:
             parameters=mesh.bytes_of(variables["params"]),
             optimizer=mesh.bytes_of(state.opt_state),
             scratch=scratch,
-            needed=held * len(devices) + trees.num_bytes(in_memory) if is_shared else held + data,
+            needed=on_each * len(devices) + trees.num_bytes(in_memory)
+            if is_shared
+            else on_each + data,
             available=device_bytes(devices[0]),
             is_shared=is_shared,
         ),
-    )
-
-
-def _bytes_on_each_device(in_memory: Tree) -> int:
-    """Bytes of a split, or of a part of one, on each device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape)
-        * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(in_memory)
     )

@@ -15,11 +15,7 @@ DIVERGED = "diverged.txt"  # of a run
 def train_or_note(
     config: ExperimentConfig, workdir: Path, log: Callable[[str], None]
 ) -> Result | None:
-    """Trains as `run_training`; what diverges is noted in its folder, and not begun again.
-
-    Returns:
-        How the run stands; None where it has diverged.
-    """
+    """As `run_training`; None for a run that diverges, which is noted in its folder for good."""
     if has_diverged(workdir):
         log("It has diverged before.")
         return None

@@ -1,6 +1,6 @@
 """Evaluation of one or several runs on one split.
 
-The path: `select.py` says which runs, `comparable.py` whether they can be compared,
+The path: `select.py` finds the runs, `comparable.py` checks whether they can be compared,
 `split_runner.py` runs each of them over the split; their outputs are scored here, and
 `report/evaluation.py` writes the results.
 """
@@ -21,21 +21,14 @@ from cnn_lab.analysis.evaluation import (
     NetworkResult,
     evaluate_classifier,
 )
-from cnn_lab.analysis.scores import Logits, MeanProbabilities
+from cnn_lab.analysis.scores import MeanProbabilities
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.subsets import Subset, choose_examples
 from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps
-from cnn_lab.runs.comparable import (
-    Comparable,
-    EvaluationOptions,
-    SelectedRun,
-    check_alike,
-    check_countable,
-    check_number,
-    why_no_spread,
-)
-from cnn_lab.runs.split_runner import SplitRunner, examples_of, is_classifier
+from cnn_lab.runs import comparable
+from cnn_lab.runs.comparable import Comparable, EvaluationOptions, SelectedRun
+from cnn_lab.runs.split_runner import SplitRunner, examples_of
 from cnn_lab.train.evaluate import SplitPredictions
 from cnn_lab.train.views import check_pixels, make_views
 from cnn_lab.workdir.run_dir import count_test_opening
@@ -57,26 +50,22 @@ def evaluate_runs(
 ) -> EvaluationResults:
     """Evaluates checkpoints of one run, or one checkpoint of each of several.
 
-    Args:
-        runs: at least one, as `read_runs` gives them.
-        checkpoints: `best`, `latest`, steps, or `all` alone.
-        options: the split, averages and intervals.
-        log: takes lines about what is evaluated, downloads and checks of the data.
+    Runs are those of `read_runs`, checkpoints `best`, `latest`, steps, or `all` alone.
 
     Raises:
         CnnLabError: networks that cannot be compared or averaged, a checkpoint that is not there,
             data that changed.
     """
     options = options or EvaluationOptions()
-    check_number(len(runs), checkpoints, options)
+    comparable.check_number(len(runs), checkpoints, options)
     views = make_views(options.tta, options.tta_pixels)
     if options.split == "test":
-        check_countable(runs)
+        comparable.check_countable(runs)
     are_runs = len(runs) > 1
     with contextlib.closing(SplitRunner(options.batch_size, views, log)) as runner:
         if are_runs:
             chosen = [Checkpoint(run.name, run.workdir, checkpoints[0]) for run in runs]
-            no_spread = why_no_spread(runs)
+            no_spread = comparable.why_no_spread(runs)
         else:
             chosen = _checkpoints_of(runner, runs[0], checkpoints, ensemble=options.ensemble)
             no_spread = "they are checkpoints of one training" if len(chosen) > 1 else ""
@@ -129,7 +118,8 @@ def _checkpoints_of(
     if ensemble and len(steps) < 2:
         raise ConfigError(
             f"--ensemble needs at least two networks; --checkpoint={','.join(names)} of "
-            f"{run.workdir} is step {steps[0]} alone."
+            f"{run.workdir} is step {steps[0]} alone.",
+            where="--ensemble",
         )
     if len(steps) == 1:
         return [Checkpoint(run.name, run.workdir, steps[0])]
@@ -141,27 +131,25 @@ def _check_before_running(
 ) -> Comparable:
     """Restores every network once, so that mistakes are found while the test split is closed.
 
-    Returns:
-        The properties of the first network, which the others share.
+    Returns the properties of the first network, which the others share.
     """
     first: Comparable | None = None
     for _, workdir, which in checkpoints:
         restored, dataset = runner.restore(workdir, which)
         config, network = restored.config, restored.network
         for flag, given in (("--ensemble", options.ensemble), ("--tta", options.tta != "none")):
-            if given and not is_classifier(network):
-                raise ConfigError(f"{flag} is for classification; {workdir} is none: leave it out.")
+            if given and not network.task.has_classes:
+                problem = f"{flag} is for classification; {workdir} is none: leave it out."
+                raise ConfigError(problem, where=flag)
         if "shifts" in options.tta:
             check_pixels(options.tta_pixels, network.input_shape)
         examples = "test", repr(config.data.classes).encode()  # the whole split
         if options.split != "test":
             examples = _identity(examples_of(options.split, dataset, config))
-        info, task = dataset.info, config.task.name
-        comparable = Comparable(
-            workdir, network.class_names, info.name, info.fingerprint, task, examples
-        )
-        first = first or comparable
-        check_alike(first, comparable, averaged=options.ensemble)
+        info, names = dataset.info, network.class_names
+        found = Comparable(workdir, names, info.name, info.fingerprint, config.task.name, examples)
+        first = first or found
+        comparable.check_alike(first, found, averaged=options.ensemble)
     assert first is not None
     return first
 
@@ -171,11 +159,8 @@ class _Outcome:
     """One network run over a split, and over the validation examples if these are others.
 
     Attributes:
-        num_examples: of the split.
-        seconds: that the split took, with what was compiled for it.
-        metrics: the task's.
         predictions: of a classifier; None for other tasks.
-        held_out: predictions for the validation examples, where there are any and they are others.
+        held_out: None where there are no validation examples, or their outputs are not finite.
         held_out_examples: which ones these are.
     """
 
@@ -183,7 +168,7 @@ class _Outcome:
     seconds: float
     metrics: dict[str, float]
     predictions: SplitPredictions | None = None
-    held_out: SplitPredictions | None = None
+    held_out: HeldOut = None
     held_out_examples: tuple[str, bytes] | None = None
 
 
@@ -194,12 +179,13 @@ def _run(runner: SplitRunner, restored: RestoredRun, dataset: Dataset, split: st
     seconds = time.perf_counter() - start
     if not isinstance(found, SplitPredictions):
         return _Outcome(len(subset), seconds, found)
-    held_out = examples = None
-    if split != "validation":
-        validation = choose_examples(dataset, restored.config.data)[1]
-        if len(validation):
-            held_out: Any = runner.run(restored, validation, "validation")
-            examples = _identity(validation)
+    held_out: HeldOut = "same" if split == "validation" else None
+    examples = None
+    validation = choose_examples(dataset, restored.config.data)[1]
+    if held_out is None and len(validation):
+        predicted: Any = runner.run(restored, validation, "validation")
+        if np.isfinite(predicted.logits).all():
+            held_out, examples = (predicted.logits, predicted.labels), _identity(validation)
     return _Outcome(len(subset), seconds, found.metrics, found, held_out, examples)
 
 
@@ -214,14 +200,11 @@ def _score(
             means = {name: value for name, value in means.items() if name != "loss"}
         num_unusable = int((~np.isfinite(predictions.logits)).any(1).sum())
         if not num_unusable:
-            held_out: HeldOut = "same" if options.split == "validation" else None
-            if outcome.held_out is not None and _is_finite(outcome.held_out.logits):
-                held_out = (outcome.held_out.logits, outcome.held_out.labels)
             evaluation = evaluate_classifier(
                 predictions.logits,
                 predictions.labels,
                 means=means,
-                held_out=held_out,
+                held_out=outcome.held_out,
                 num_resamples=options.num_resamples,
             )
     return NetworkResult(
@@ -245,30 +228,26 @@ class _Ensemble:
         self._labels: Any = None
         self._held_out_labels: Any = None
         self._held_out_examples: tuple[str, bytes] | None = None
-        self._shares_held_out = True
 
     def add(self, workdir: Path, outcome: _Outcome) -> None:
         """Adds a classifier; refuses one whose outputs are not finite."""
         assert outcome.predictions is not None
-        if not _is_finite(outcome.predictions.logits):
-            raise ConfigError(
-                f"The outputs of {workdir} are not finite; leave it out of --ensemble."
-            )
+        if not np.isfinite(outcome.predictions.logits).all():
+            problem = f"The outputs of {workdir} are not finite; leave it out of --ensemble."
+            raise ConfigError(problem, where="--ensemble")
         if self._labels is None:
             self._labels = outcome.predictions.labels
             self._held_out_examples = outcome.held_out_examples
         self._probabilities.add(outcome.predictions.logits)
-        held_out = outcome.held_out
         is_same = outcome.held_out_examples == self._held_out_examples
-        self._shares_held_out &= held_out is not None and is_same and _is_finite(held_out.logits)
-        if held_out is not None and self._shares_held_out:
-            self._held_out.add(held_out.logits)
-            self._held_out_labels = held_out.labels
+        if isinstance(outcome.held_out, tuple) and is_same:
+            logits, self._held_out_labels = outcome.held_out
+            self._held_out.add(logits)
 
     def evaluate(self) -> ClassifierEvaluation:
         """Scores the mean; its temperature needs validation examples that all networks share."""
         held_out: HeldOut = "same" if self._options.split == "validation" else None
-        if held_out is None and self._shares_held_out:
+        if self._held_out.num_networks == self._probabilities.num_networks:
             held_out = (self._held_out.logits(), self._held_out_labels)
         evaluation = evaluate_classifier(
             self._probabilities.logits(),
@@ -294,7 +273,3 @@ def _test_opening(networks: Sequence[NetworkResult], tta: str) -> dict[str, Any]
 def _identity(subset: Subset) -> tuple[str, bytes]:
     """Identity of a choice of examples: a split, and positions in it."""
     return subset.source.split, subset.indices.tobytes()
-
-
-def _is_finite(logits: Logits) -> bool:
-    return bool(np.isfinite(logits).all())

@@ -1,13 +1,13 @@
 """Weights from torchvision, timm or elsewhere, written as an ordinary run, and back in a file."""
 
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,15 +26,7 @@ from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.classification import classification
 from cnn_lab.train.progress import Progress
 from cnn_lab.train.state import TrainState
-from cnn_lab.transfer import weight_files
-from cnn_lab.transfer.convert import (
-    ImportedWeights,
-    Tensors,
-    import_tensors,
-    make_table,
-    num_values,
-    to_torch,
-)
+from cnn_lab.transfer import convert, weight_files
 from cnn_lab.transfer.naming import PIXELS_IN_MINUS_ONE_TO_ONE, choose_naming, namings_of
 from cnn_lab.workdir.run_dir import CHECKPOINTS, RunDir, Session, environment, read_config
 
@@ -43,12 +35,8 @@ IMAGENET_PIXELS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def published_pixels(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and deviation, per channel, of the pixels that a model's published weights want.
-
-    Raises:
-        ConfigError: there are no published weights.
-    """
-    namings_of(model)
+    """The mean and deviation, per channel, of the pixels that a model's published weights want."""
+    namings_of(model)  # raises a `ConfigError` where there are none
     return ((0.5,) * 3, (0.5,) * 3) if model in PIXELS_IN_MINUS_ONE_TO_ONE else IMAGENET_PIXELS
 
 
@@ -65,29 +53,17 @@ def import_weights(
     renames: Sequence[str] = (),
     new_head: bool = False,
     seed: int = 0,
-) -> tuple[ImportedWeights, int]:
-    """Writes the weights of a file as a run of a model.
+) -> tuple[convert.ImportedWeights, int]:
+    """Writes the weights of a safetensors or PyTorch file as a run, in a folder empty or new.
 
-    Args:
-        model: name, as `cnn-lab list models` shows it.
-        file: of weights, safetensors or PyTorch's.
-        out: folder of the run, empty or not there.
-        options: of the model.
-        class_names: label to name; by default `class_0` and so on, as many as in the paper.
-        image_shape: (h, w, c) of the model's images; by default the paper's.
-        preprocess: of the pixels; by default as the published weights want them.
-        library: whose names the file has, `torchvision` or `timm`; by default the one that fits
-            best.
-        renames: `REGEX=>REPLACEMENT` of names in the file, in order.
-        new_head: leave the output layers at their initial values.
-        seed: of those values.
-
-    Returns:
-        The weights, and the number of values in the file.
+    By default there are as many classes as in the paper, `class_0` and so on, image shape (h, w, c)
+    and preprocessing are those of the published weights, and the library, `torchvision` or `timm`,
+    is the one whose names fit best. `renames` are `REGEX=>REPLACEMENT` of names in the file, in
+    order; a new head stays at its initial values, drawn from the seed. Returns the weights, and the
+    number of values in the file.
 
     Raises:
-        CnnLabError: no such model, a file that cannot be read or does not fit, or a folder that
-            holds something.
+        CnnLabError: no such model, a file that does not fit, a folder that holds something.
     """
     entry, namings = MODELS.lookup(model), namings_of(model)
     if library is not None:
@@ -97,12 +73,9 @@ def import_weights(
     options = check_options(entry.make, options or {}, "options", "model")
     shape = image_shape or entry.image_shape
     names = tuple(class_names or (f"class_{number}" for number in range(entry.num_classes)))
-
-    def make(num_classes: int) -> nn.Module:
-        return entry.make(num_classes, **options)
-
+    make = functools.partial(entry.make, **options)
     tensors = weight_files.rename(weight_files.read_weights(file), rules)
-    imported = import_tensors(
+    imported = convert.import_tensors(
         make, len(names), shape, namings, tensors, new_head=new_head, seed=seed
     )
     network = Network(
@@ -120,60 +93,51 @@ def import_weights(
         "left_at_initial_values": list(imported.new_layers),
         "interpolation": "bilinear",
     }
-    config = _untrained_config(model, options, network)
+    height, width, channels = shape
+    assert channels in (1, 3)
+    # That of a run that was not trained here: no data set, plain gradient descent.
+    config = ExperimentConfig(
+        data=DataConfig(
+            name=NO_DATA,
+            image_size=(height, width),
+            channels=channels,
+            mean=network.preprocess.mean,
+            std=network.preprocess.std,
+        ),
+        model=ModelSpec(name=model, options=options),
+        optim=OptimConfig(name="sgd"),
+    )
     write_run(out, config, network, imported.variables, "imported", imported=origin)
-    return imported, num_values(tensors)
+    return imported, convert.num_values(tensors)
 
 
 def export_weights(
     workdir: Path, out: Path, *, checkpoint: str = "best", library: str = "torchvision"
-) -> tuple[RestoredRun, Tensors]:
-    """Writes the weights of a run as a safetensors file, named as in a library.
+) -> tuple[RestoredRun, convert.Tensors]:
+    """Writes the weights of a run as a safetensors file, named as in `torchvision` or `timm`.
 
-    Args:
-        workdir: folder of the run.
-        out: the file.
-        checkpoint: `best`, `latest` or a step.
-        library: `torchvision` or `timm`.
-
-    Returns:
-        The run, and the tensors of the file by name.
-
-    Raises:
-        CnnLabError: no such run or checkpoint, or a model that the library does not have.
+    Returns the run, and the tensors of the file by name.
     """
     model = read_config(workdir).model.name
     naming = choose_naming(namings_of(model), library)
     restored = restore_run(workdir, checkpoint)
-    table = make_table(restored.network.model, restored.variables, naming)
-    tensors = to_torch(restored.variables, table)
+    table = convert.make_table(restored.network.model, restored.variables, naming)
+    tensors = convert.to_torch(restored.variables, table)
     weight_files.write_safetensors(out, tensors, {"model": model, "naming": library})
     return restored, tensors
 
 
-def _untrained_config(name: str, options: dict[str, Any], network: Network) -> ExperimentConfig:
-    """The config of a run that was not trained here: no data set, plain gradient descent."""
-    height, width, channels = network.image_shape
-    assert channels in (1, 3)
-    data = DataConfig(
-        name=NO_DATA,
-        image_size=(height, width),
-        channels=channels,
-        mean=network.preprocess.mean,
-        std=network.preprocess.std,
-    )
-    model = ModelSpec(name=name, options=options)
-    return ExperimentConfig(data=data, model=model, optim=OptimConfig(name="sgd"))
-
-
 def require_new(path: Path) -> None:
     """Raises a `WorkdirError` unless a run can be written there without losing anything."""
+    problem = ""
     if path.name in ("", ".."):
-        raise WorkdirError(f"--out={path} has no name of its own; give a new folder.")
-    if path.exists() and not path.is_dir():
-        raise WorkdirError(f"--out={path} is a file; give a new folder.")
-    if path.exists() and any(path.iterdir()):
-        raise WorkdirError(f"--out={path} is not empty; give a new folder, or remove that one.")
+        problem = "has no name of its own; give a new folder"
+    elif path.exists() and not path.is_dir():
+        problem = "is a file; give a new folder"
+    elif path.exists() and any(path.iterdir()):
+        problem = "is not empty; give a new folder, or remove that one"
+    if problem:
+        raise WorkdirError(f"--out={path} {problem}.", where="--out", found=str(path))
 
 
 def write_run(
@@ -186,16 +150,8 @@ def write_run(
 ) -> None:
     """Writes a run with one checkpoint, of step 0, whole or not at all.
 
-    Args:
-        path: a folder that is empty or not there.
-        config: of the model, or of the runs that the weights were made from.
-        network: the model with its classes and preprocessing.
-        variables: parameters and statistics, by collection.
-        status: in the record, in place of `finished`.
-        **facts: of the origin of the weights, for the record.
-
-    Raises:
-        CnnLabError: it cannot be written.
+    The path is empty or not there. The record has the status in place of `finished`, and the facts
+    of the origin of the weights.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -212,8 +168,12 @@ def write_run(
                     num_parameters=trees.count(variables["params"]),
                     **facts,
                 )
-                _save(folder, config, network, variables)
-                session.update(status, 0, progress=dataclasses.asdict(Progress()))
+                progress = dataclasses.asdict(Progress())
+                with Checkpoints(folder.path / CHECKPOINTS) as checkpoints:
+                    record = {"progress": progress, "metadata": network.metadata()}
+                    checkpoints.save(_first_state(config, variables), record, best_step=0)
+                    checkpoints.wait()
+                session.update(status, 0, progress=progress)
             finally:
                 folder.release()
             unfinished.replace(path)
@@ -221,14 +181,12 @@ def write_run(
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _save(
-    folder: RunDir, config: ExperimentConfig, network: Network, variables: Mapping[str, Any]
-) -> None:
+def _first_state(config: ExperimentConfig, variables: Mapping[str, Any]) -> TrainState:
     # Never to be used, and so without the schedule, which may not fit a training of no steps.
     optimizer = make_components(config).make_optimizer(optax.constant_schedule(0.0))
     values = jax.tree.map(jnp.asarray, dict(variables))
     params = values.pop("params")
-    state = TrainState(
+    return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         collections=values,
@@ -236,8 +194,3 @@ def _save(
         averaged={},
         key=jax.random.key(config.seed),
     )
-    with Checkpoints(folder.path / CHECKPOINTS) as checkpoints:
-        progress = dataclasses.asdict(Progress())
-        record = {"progress": progress, "metadata": network.metadata()}
-        checkpoints.save(state, record, best_step=0)
-        checkpoints.wait()

@@ -22,8 +22,7 @@ from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.train.state import TrainState
-from cnn_lab.train.stepper import Program, StepsPerCall, compile_train
+from cnn_lab.train.stepper import StepsPerCall, compile_train
 
 RISE = 0.5  # as a share of the lowest loss; the loss must be above the first one too
 MIN_STEPS = 20
@@ -42,14 +41,7 @@ def find_rate(
 
     It stops once the loss has risen far above its earlier values, or is no longer finite. The
     config's own learning rate and schedule do not matter, nor do averages of the weights.
-
-    Args:
-        config: the experiment.
-        open_data: as of `build`.
-        log: takes lines for the user.
-        lowest: first rate, positive.
-        highest: last rate, above the first.
-        num_steps: steps from one to the other, at least 20.
+    `open_data` gives the data set of (name, data_dir).
 
     Raises:
         ConfigError: limits that cannot be.
@@ -57,14 +49,16 @@ def find_rate(
     """
     if not 0 < lowest < highest < np.inf:
         raise ConfigError(
-            f"--lowest and --highest must be positive, the second one larger; found {lowest:g} and "
-            f"{highest:g}."
+            where="--lowest and --highest",
+            found=(lowest, highest),
+            allowed="positive, the second one larger",
         )
     if num_steps < MIN_STEPS:
-        raise ConfigError(f"--num_steps must be at least {MIN_STEPS}; found {num_steps}.")
+        raise ConfigError(where="--num_steps", found=num_steps, allowed=f"at least {MIN_STEPS}")
     if config.transfer is not None and config.transfer.strategy == "logistic":
         raise ConfigError(
-            "config.transfer.strategy=logistic has no learning rate to look for; take another one."
+            "config.transfer.strategy=logistic has no learning rate to look for; take another one.",
+            where="config.transfer.strategy",
         )
     rates = np.geomspace(lowest, highest, num_steps)
     experiment = _build(config, rates, open_data)
@@ -118,39 +112,24 @@ def _train(
     while len(losses) < num_steps:
         first, start = len(losses), time.perf_counter()
         number = min(steps_per_call.num_steps, num_steps - first)
-        found, state = _advance(program, experiment, state, first, number)
+        raw_batches: Tree = mesh.put(loader.load(first, number), mesh.batches)
+        scalars = mesh.put((np.int32(first), np.int32(number)))
+        state, history, _ = program.call(state, loader.in_memory, raw_batches, *scalars, {})
+        sums, counts = jax.device_get(history["loss"])
+        done = int(jax.device_get(state.step)) - first  # up to a step that was not finite
         steps_per_call.measure(number, start, time.perf_counter())
-        losses += rise.until_risen(found)
-        if len(found) < number or rise.has_risen:
+        losses += rise.until_risen((sums[:done] / counts[:done]).astype(float).tolist())
+        if done < number or rise.has_risen:
             break
     log(f"Stopped after {len(losses)} of {num_steps} steps.")
     return np.asarray(losses)
-
-
-def _advance(
-    program: Program, experiment: Experiment, state: TrainState, first: int, number: int
-) -> tuple[list[float], TrainState]:
-    """Finite losses of the next steps, fewer than asked for if one was not finite."""
-    loader, mesh = experiment.train_loader, experiment.mesh
-    raw_batches: Tree = mesh.put(loader.load(first, number), mesh.batches)
-    scalars = mesh.put((np.int32(first), np.int32(number)))
-    state, history, _ = program.call(state, loader.in_memory, raw_batches, *scalars, {})
-    sums, counts = jax.device_get(history["loss"])
-    done = int(jax.device_get(state.step)) - first
-    return (sums[:done] / counts[:done]).astype(float).tolist(), state
 
 
 class LossRise:
     """The step at which the loss has risen far above its earlier values.
 
     The loss is averaged over the steps so far, the last ones weighing most, so that the answer does
-    not depend on how many steps are shown at once.
-
-    Args:
-        num_steps: of the whole test.
-
-    Attributes:
-        has_risen: whether that step is reached.
+    not depend on how many steps are shown at once. `num_steps` are those of the whole test.
     """
 
     def __init__(self, num_steps: int):

@@ -19,11 +19,7 @@ BATCH_SIZE = 64
 class ImagePredictions:
     """Predictions for images.
 
-    Attributes:
-        class_names: label to name.
-        probabilities: of the classes [n k].
-        may_be_negatives: whether an image is about as bright as a negative of the training images
-            [n]; never so of images in colour.
+    Those that may be negatives are about as bright as one of the training images; none in colour.
     """
 
     class_names: tuple[str, ...]
@@ -41,15 +37,9 @@ class ImagePredictions:
 def predict_files(
     restored: RestoredRun, paths: Sequence[Path], *, invert: bool = False
 ) -> ImagePredictions:
-    """Classifies PNG or JPEG files, converted to the colours and size of the training images.
+    """Classifies PNG or JPEG files, at least one, in the colours and size of the training images.
 
-    Args:
-        restored: a trained classifier.
-        paths: at least one.
-        invert: whether black and white are exchanged first.
-
-    Raises:
-        DataError: a file that cannot be read.
+    `invert` exchanges black and white first. A file that cannot be read is a `DataError`.
     """
     shape = restored.network.image_shape
     images = np.stack([read_image_file(path, shape) for path in paths])
@@ -71,8 +61,7 @@ def predict(restored: RestoredRun, images: UInt8[np.ndarray, "n h w c"]) -> Imag
         part = images[start : start + batch_size]
         filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
         batches.append(np.asarray(probabilities_of(restored.variables, filled))[: len(part)])
-    mean = network.preprocess.mean
-    may_be_negatives = np.zeros(len(images), bool)
+    mean, may_be_negatives = network.preprocess.mean, np.zeros(len(images), bool)
     if len(mean) == 1:
         may_be_negatives = looks_inverted(images, mean[0])
     return ImagePredictions(network.class_names, np.concatenate(batches), may_be_negatives)

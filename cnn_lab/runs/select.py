@@ -1,11 +1,13 @@
 """Selection of runs, and of their checkpoints, by folders, lists of folders and patterns."""
 
 import difflib
+import itertools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from cnn_lab.core.errors import ConfigError, counted, suggest
+from cnn_lab.core.errors import ConfigError, counted
 from cnn_lab.workdir.run_dir import CONFIG_FILE
 
 PATTERN = re.compile(r"[*?\[]")
@@ -16,15 +18,11 @@ MAX_SHOWN = 5
 def find_workdirs(text: str) -> list[Path]:
     """The folders that `--workdir` names, each once, patterns in natural order.
 
-    Args:
-        text: a folder, a pattern such as `runs/seed*`, or several of these between commas. A
-            folder of exactly that name is itself.
-
-    Raises:
-        ConfigError: a pattern that no run matches, or a folder of runs.
+    That is a folder, a pattern such as `runs/seed*`, or several of these between commas; a folder
+    of exactly that name is itself. A pattern without a run is an error, as is a folder of runs.
     """
     if not ("," in text or PATTERN.search(text)) or os.path.exists(text):  # noqa: PTH110 - no raise
-        _require_one(Path(text))
+        _refuse_folder_of_runs(Path(text))
         return [Path(text)]
     found: list[Path] = []
     for part in (part.strip() for part in text.split(",")):
@@ -39,30 +37,20 @@ def find_checkpoints(text: str) -> list[str]:
     """The names in `--checkpoint`, each once: `best`, `latest`, steps or `all`."""
     names = list(dict.fromkeys(part.strip() for part in text.split(",")))
     if "" in names or ("all" in names and len(names) > 1):
-        raise ConfigError(
-            f"--checkpoint must be best, latest, a step, several of these between commas, or all; "
-            f"found {text!r}."
-        )
+        allowed = "best, latest, a step, several of these between commas, or all"
+        raise ConfigError(where="--checkpoint", found=text, allowed=allowed)
     return names
 
 
-def common_folder(workdirs: list[Path]) -> Path:
+def common_folder(workdirs: Sequence[Path]) -> Path:
     """The one run's own folder, or the deepest one that holds all."""
     if len(workdirs) == 1:
         return workdirs[0]
-    parents = [path.resolve().parent for path in workdirs]
-    shared = [
-        p for p in (parents[0], *parents[0].parents) if all(q.is_relative_to(p) for q in parents)
-    ]
-    return shared[0]
+    return Path(os.path.commonpath([path.resolve().parent for path in workdirs]))
 
 
-def folder_of_results(workdirs: list[Path]) -> Path:
-    """The folder of the results of all runs by default: `common_folder`, if that is of the runs.
-
-    Raises:
-        ConfigError: the runs lie so far apart that it is a folder of other things.
-    """
+def folder_of_results(workdirs: Sequence[Path]) -> Path:
+    """The default folder of results: `common_folder`, if that is none of other things too."""
     folder = common_folder(workdirs)
     places = [path.resolve().parent for path in workdirs]
     if len(workdirs) > 1 and (
@@ -70,12 +58,13 @@ def folder_of_results(workdirs: list[Path]) -> Path:
     ):
         raise ConfigError(
             f"The runs have no folder of their own in common, only {folder}; say by --out where "
-            "their figures and page are to go."
+            "their figures and page are to go.",
+            where="--out",
         )
     return folder
 
 
-def short_names(workdirs: list[Path]) -> list[str]:
+def short_names(workdirs: Sequence[Path]) -> list[str]:
     """The folders as seen from the one that holds all."""
     if len(workdirs) == 1:
         return [str(workdirs[0])]
@@ -83,8 +72,8 @@ def short_names(workdirs: list[Path]) -> list[str]:
     return [str(path.resolve().relative_to(folder)) for path in workdirs]
 
 
-def _require_one(folder: Path) -> None:
-    """Refuses a folder of runs, such as that of `train --seeds`, and says how to name them."""
+def _refuse_folder_of_runs(folder: Path) -> None:
+    """Refuses one such as that of `train --seeds`; the error says how to name the runs."""
     # Path.is_file raises where a name is too long for the file system.
     if os.path.isfile(folder / CONFIG_FILE) or not os.path.isdir(folder):  # noqa: PTH112, PTH113
         return
@@ -92,38 +81,35 @@ def _require_one(folder: Path) -> None:
     if runs:
         raise ConfigError(
             f"{folder} is no run, but holds {counted(len(runs), 'run')}; give one of them, as "
-            f"--workdir={runs[0]}, or all of them, as --workdir='{folder}/*'."
+            f"--workdir={runs[0]}, or all of them, as --workdir='{folder}/*'.",
+            where="--workdir",
         )
 
 
 def _matching(pattern: str) -> list[Path]:
-    root, rest = _fixed_part(pattern)
-    found = [path for path in root.glob(rest) if (path / CONFIG_FILE).is_file()]
+    """The runs that a pattern matches, in natural order."""
+    parts = Path(pattern).parts
+    first = next(index for index, part in enumerate(parts) if PATTERN.search(part))
+    root = Path(*parts[:first])
+    found = [
+        path for path in root.glob(str(Path(*parts[first:]))) if (path / CONFIG_FILE).is_file()
+    ]
     if not found:
         runs = sorted(_runs_below(root), key=_natural)
         near = difflib.get_close_matches(pattern, runs, n=MAX_SHOWN, cutoff=0.4) or runs[:MAX_SHOWN]
-        raise ConfigError(f"No run matches --workdir={pattern}; {suggest(pattern, near)}")
+        problem = f"No run matches --workdir={pattern}"
+        raise ConfigError(problem, where="--workdir", found=pattern, allowed=near)
     return sorted(found, key=_natural)
-
-
-def _fixed_part(pattern: str) -> tuple[Path, str]:
-    """A pattern's folder before its first wildcard, and the rest."""
-    parts = Path(pattern).parts
-    first = next(index for index, part in enumerate(parts) if PATTERN.search(part))
-    return Path(*parts[:first]), str(Path(*parts[first:]))
 
 
 def _runs_below(folder: Path) -> list[str]:
     """Runs in a folder and two levels below it, or in the nearest one above that exists."""
     while not folder.is_dir():
         folder = folder.parent
-    found = []
-    for depth in ("*", "*/*", "*/*/*"):
-        for path in folder.glob(f"{depth}/{CONFIG_FILE}"):
-            found.append(str(path.parent))
-            if len(found) >= MAX_SEARCHED:
-                return found
-    return found
+    found = (
+        file for depth in ("*", "*/*", "*/*/*") for file in folder.glob(f"{depth}/{CONFIG_FILE}")
+    )
+    return [str(file.parent) for file in itertools.islice(found, MAX_SEARCHED)]
 
 
 def _natural(path: Path | str) -> list[tuple[int, int | str]]:

@@ -23,7 +23,6 @@ from cnn_lab.core.errors import ConfigError, counted
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.subsets import choose_examples
 from cnn_lab.experiment.build import build_experiment
-from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import digest_of
 from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
 from cnn_lab.runs.import_weights import require_new, write_run
@@ -36,10 +35,7 @@ from cnn_lab.workdir.run_dir import lineage_in, read_record
 class Soup:
     """The mean of several networks.
 
-    Attributes:
-        variables: parameters and statistics, by collection.
-        num_batches: training batches that the statistics were measured on, 0 without statistics.
-        fingerprint: of the data.
+    Its statistics were measured on `num_batches` training batches, 0 where it has none.
     """
 
     variables: dict[str, Tree]
@@ -50,19 +46,16 @@ class Soup:
 def make_soup(
     workdirs: Sequence[Path], checkpoints: Sequence[str], out: Path, log: Callable[[str], None]
 ) -> None:
-    """Writes the mean of several networks as an ordinary run.
+    """Writes the mean of several networks as an ordinary run, in a folder that is empty or new.
 
-    Args:
-        workdirs: folders of runs.
-        checkpoints: of each run, by step or as `best` or `latest`; `all` alone are those of a run.
-        out: a folder that is empty or not there.
-        log: takes lines for the user.
+    Checkpoints of each run are steps, `best` or `latest`; `all` alone are those of a single run.
 
     Raises:
         CnnLabError: fewer than two networks, or networks that have no mean.
     """
     require_new(out)
-    if several := list(checkpoints) == ["all"]:
+    given = ",".join(checkpoints)
+    if given == "all":
         checkpoints = [str(step) for step in checkpoint_steps(workdirs[0])]
     # Two names, such as best and latest, may be of one checkpoint.
     found: dict[tuple[Path, int], RestoredRun] = {}
@@ -72,10 +65,10 @@ def make_soup(
             found.setdefault((workdir, member.step), member)
     names = [f"{workdir}, checkpoint {step}" for workdir, step in found]
     if len(names) == 1 and len(checkpoints) > 1:
-        given = "all" if several else ",".join(checkpoints)
         raise ConfigError(
             f"A soup needs at least two networks; --checkpoint={given} of {workdirs[0]} is step "
-            f"{next(iter(found))[1]} alone."
+            f"{next(iter(found))[1]} alone.",
+            where="--checkpoint",
         )
     members, records = list(found.values()), [read_record(workdir) for workdir, _ in found]
     fingerprints = [record.get("fingerprint") for record in records]
@@ -105,19 +98,12 @@ def make_soup(
 
 
 def mean_params(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
-    """The mean of the members' parameters, taken in float64.
-
-    Args:
-        members: at least two networks of one model.
-        names: of the members, for messages.
-
-    Raises:
-        ConfigError: they are of different models, image shapes, classes or preprocessing.
-    """
+    """The mean of the parameters of at least two networks of one kind, taken in float64."""
     if len(members) < 2:
         raise ConfigError(
             f"A soup needs at least two networks; found {len(members)}: give several runs by "
-            "--workdir=A,B, or --checkpoint=all of one."
+            "--workdir=A,B, or --checkpoint=all of one.",
+            where="--workdir",
         )
     first = members[0]
     for member, name in zip(members, names, strict=True):
@@ -146,26 +132,30 @@ def average_runs(
     fingerprints: Sequence[str | None],
     open_data: Callable[..., Dataset],
 ) -> Soup:
-    """The mean of the members, with statistics that fit it.
+    """The mean of the members, with statistics that are measured on the data of the first one.
 
-    Args:
-        members: as for `mean_params`; statistics are measured on the data of the first one.
-        names: of the members.
-        fingerprints: of the data that each was trained on, None where that is not known.
-        open_data: as of `build`.
+    Fingerprints are those of the data that each was trained on, None where that is not known.
 
     Raises:
-        ConfigError: as of `mean_params`; or they learned from other data, or held out other
-            examples.
+        ConfigError: members that have no mean, learned from other data, or held out other examples.
     """
     mean = {**members[0].variables, "params": mean_params(members, names)}
-    data = members[0].config.data
-    dataset = open_data(data.name, data.data_dir)
+    # An experiment whose loaders serve to measure statistics; its optimizer is never used.
+    config = from_dict(ExperimentConfig, to_dict(members[0].config))
+    config.average, config.optim = AverageConfig(kind="swa"), OptimConfig(name="sgd")
+    config.transfer = None
+    dataset = open_data(config.data.name, config.data.data_dir)
     _check_held_out(members, names, fingerprints, dataset)
-    experiment = _experiment(members[0].config, lambda *_: dataset)
+    experiment = build_experiment(config, lambda *_: dataset)
     try:
         recalibration = experiment.recalibration()
-        unchanged = _same_bits([member.variables["params"] for member in members])
+        first, *others = (trees.flatten(member.variables["params"]) for member in members)
+        # The same bits in all members, as frozen parameters are.
+        unchanged = {
+            path
+            for path, leaf in first.items()
+            if all(np.array_equal(leaf, other[path]) for other in others)
+        }
         changing, frozen = partition_frozen(mean, lambda path: path not in unchanged)
         if recalibration is None or STATISTICS not in changing:
             return Soup(mean, 0, experiment.fingerprint)
@@ -176,16 +166,6 @@ def average_runs(
     finally:
         for loader in experiment.loaders():
             loader.close()
-
-
-def _same_bits(params: Sequence[Tree]) -> set[str]:
-    """Paths of the parameters that are the same bits in all members, as frozen ones are."""
-    first, *others = map(trees.flatten, params)
-    return {
-        path
-        for path, leaf in first.items()
-        if all(np.array_equal(leaf, other[path]) for other in others)
-    }
 
 
 def _check_held_out(
@@ -215,11 +195,3 @@ def _check_held_out(
                 "(config.data.split_seed, num_validation, validation_fraction), so that their mean "
                 "would have learned from some of them; take runs that held out the same."
             )
-
-
-def _experiment(config: ExperimentConfig, open_data: Callable[..., Dataset]) -> Experiment:
-    """An experiment whose loaders serve to measure statistics; its optimizer is never used."""
-    config = from_dict(ExperimentConfig, to_dict(config))
-    config.average, config.optim = AverageConfig(kind="swa"), OptimConfig(name="sgd")
-    config.transfer = None
-    return build_experiment(config, open_data)

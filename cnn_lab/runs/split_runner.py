@@ -18,7 +18,6 @@ from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.subsets import Subset, choose_examples, whole_split
 from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
 from cnn_lab.experiment.experiment import make_evaluator
-from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.train.evaluate import SplitPredictions, SplitPredictor
 from cnn_lab.train.evaluate import whole as whole_view
@@ -26,39 +25,25 @@ from cnn_lab.train.views import View
 from cnn_lab.workdir.run_dir import read_config, read_record
 
 
-def is_classifier(network: Network) -> bool:
-    """Whether its outputs are logits of classes."""
-    return network.task.has_classes
-
-
 def examples_of(split: str, dataset: Dataset, config: ExperimentConfig) -> Subset:
-    """The examples of a split, as the run of `config` divided the data.
-
-    Raises:
-        ConfigError: there are none.
-    """
+    """The examples of a split, at least one, as the run of `config` divided the data."""
     if split == "test":
         return whole_split(unlock_test(dataset), config.data)
     train, validation = choose_examples(dataset, config.data)
     if split == "train":
         return train
     if not len(validation):
-        others = [
-            f"--split={name}" for name in ("train", "test") if name in dataset.info.split_sizes
-        ]
-        raise ConfigError(
-            f"This run held out no validation examples; evaluate {' or '.join(others)}."
-        )
+        sizes = dataset.info.split_sizes
+        others = " or ".join(f"--split={name}" for name in ("train", "test") if name in sizes)
+        problem = f"This run held out no validation examples; evaluate {others}."
+        raise ConfigError(problem, where="--split")
     return validation
 
 
 class SplitRunner:
     """Restores checkpoints and runs them over splits of the data that they were trained on.
 
-    Args:
-        batch_size: images per step; None is each run's own.
-        views: test-time augmentation.
-        log: takes lines about downloads and checks of the data.
+    The batch size is each run's own where it is None; views are test-time augmentation.
     """
 
     def __init__(
@@ -76,17 +61,10 @@ class SplitRunner:
         self._last: tuple[tuple[Path, str], tuple[RestoredRun, Dataset]] | None = None
 
     def restore(self, workdir: Path, checkpoint: str) -> tuple[RestoredRun, Dataset]:
-        """Restores a checkpoint and opens its data; the one restored last is cached.
-
-        Raises:
-            ConfigError: the data are not those that the run was trained on.
-        """
-        if self._last is None or self._last[0] != (workdir, checkpoint):
-            self._last = None  # two networks need not fit into the memory
-            self._last = (workdir, checkpoint), self._restore(workdir, checkpoint)
-        return self._last[1]
-
-    def _restore(self, workdir: Path, checkpoint: str) -> tuple[RestoredRun, Dataset]:
+        """Restores a checkpoint and opens its data; the one restored last is cached."""
+        if self._last is not None and self._last[0] == (workdir, checkpoint):
+            return self._last[1]
+        self._last = None  # two networks need not fit into the memory
         config = read_config(workdir)
         batch_size = self._batch_size or config.evaluate.batch_size
         mesh = make_mesh(choose_num_devices(batch_size, None))
@@ -102,6 +80,7 @@ class SplitRunner:
                 f"The data of {config.data.name} changed since {workdir} was trained; figures "
                 "would not be comparable: bring the old data back."
             )
+        self._last = (workdir, checkpoint), (restored, dataset)
         return restored, dataset
 
     def run(
@@ -123,7 +102,7 @@ class SplitRunner:
             loader = self._loaders[data, split]
             self._programs[data, split, model] = (
                 SplitPredictor(network.model.apply, network.task, loader, mesh, views=self._views)
-                if is_classifier(network)
+                if network.task.has_classes
                 else make_evaluator(network, loader, mesh)
             )
         return self._programs[data, split, model](restored.variables)

@@ -157,11 +157,11 @@ def test_the_ends_of_bins_belong_to_the_bin_below():
 def test_the_temperature_is_where_the_loss_is_least(logits, labels):
     found = calibration.fit_temperature(logits, labels)
     near = [found * factor for factor in (0.99, 1.0, 1.01)]
-    losses = [scores.log_losses(calibration.at_temperature(logits, t), labels).mean() for t in near]
+    losses = [scores.log_losses(scores.log_probabilities(logits / t), labels).mean() for t in near]
     assert losses[1] < min(losses[0], losses[2])
     assert 1.7 < found < 2.3  # labels were drawn at temperature 2
     before = calibration.reliability(scores.log_probabilities(logits), labels).error
-    after = calibration.reliability(calibration.at_temperature(logits, found), labels).error
+    after = calibration.reliability(scores.log_probabilities(logits / found), labels).error
     assert after < before / 2
     scaled = calibration.fit_temperature(10 * logits, labels)
     assert scaled == pytest.approx(10 * found, rel=1e-5)
@@ -169,7 +169,7 @@ def test_the_temperature_is_where_the_loss_is_least(logits, labels):
 
 def test_parts_of_a_large_table_give_the_same_temperature(logits, labels, monkeypatch):
     whole = calibration.fit_temperature(logits, labels)
-    monkeypatch.setattr(scores, "MAX_VALUES_AT_ONCE", 9 * K)
+    monkeypatch.setattr(scores, "CACHED_VALUES", 9 * K)
     assert calibration.fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-9)
 
 
@@ -212,7 +212,7 @@ def test_no_half_is_judged_by_its_own_temperature(logits, labels):
     found = calibration.cross_fitted(logits, labels)
     for judged in (half, ~half):
         other = calibration.fit_temperature(logits[~judged], labels[~judged])
-        wanted = calibration.at_temperature(logits[judged], other)
+        wanted = scores.log_probabilities(logits[judged] / other)
         np.testing.assert_array_equal(found[judged], wanted)
 
 
@@ -259,7 +259,7 @@ def test_every_resample_is_scored_like_a_split(logits, labels, monkeypatch):
 
 
 def test_resamples_are_drawn_in_portions_that_fit(logits, labels, monkeypatch):
-    monkeypatch.setattr(scores, "MAX_VALUES_AT_ONCE", 3 * N)
+    monkeypatch.setattr(scores, "DRAWN_VALUES", 3 * N)
     drawn, sizes = np.random.default_rng, []
 
     class Watched:
@@ -308,14 +308,15 @@ def test_an_evaluation_says_all_of_it(logits, labels):
 
 
 def test_the_temperature_says_what_it_was_fitted_on(logits, labels):
-    other = evaluate_classifier(
+    found = evaluate_classifier(
         logits, labels, means={}, held_out=(3 * logits[:100], labels[:100]), num_resamples=0
-    ).scaled
+    )
+    other = found.scaled
     assert other is not None
     assert other.how == "validation"
     assert other.temperature == calibration.fit_temperature(3 * logits[:100], labels[:100])
-    wanted = calibration.at_temperature(logits, other.temperature)
-    assert other.log_loss == scores.log_losses(wanted, labels).mean()
+    wanted = scores.log_probabilities(logits / other.temperature)
+    assert found.metrics["log_loss_scaled"] == scores.log_losses(wanted, labels).mean()
     assert other.after.error == calibration.reliability(wanted, labels).error
     same = evaluate_classifier(logits, labels, means={}, held_out="same", num_resamples=0).scaled
     assert same is not None

@@ -73,7 +73,7 @@ def test_a_run_has_its_figures_with_intervals(tmp_path: Path):
     assert "the task&#39;s loss" in table["loss"][2]
     assert pictures(page) == 2
     assert "each half of them at the temperature of the other" in page
-    values = json.loads(written.figures.read_text())
+    values = json.loads(written.beside.read_text())
     assert values["data"] == {"name": "pets", "fingerprint": "f0"}
     assert values["networks"][0]["metrics"]["macro_f1"] == network.metrics["macro_f1"]
     assert [row["name"] for row in values["networks"][0]["classes"]] == list("abcdef")
@@ -160,7 +160,7 @@ def test_another_task_has_its_means_only(tmp_path: Path):
         assert "mean_iou" in page
         assert pictures(page) == 0
         assert "<h2>Classes" not in page
-        values = json.loads(written.figures.read_text())["networks"][0]
+        values = json.loads(written.beside.read_text())["networks"][0]
         assert values["metrics"] == {"mean_iou": 0.5, "loss": None}
 
 

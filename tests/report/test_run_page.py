@@ -69,7 +69,7 @@ def cells(page: str, title: str) -> list[list[str]]:
 
 def test_evaluations_are_shown_with_the_metrics_there_are(workdir: Path):
     report = write_report(workdir)
-    assert report.curves.read_bytes().startswith(b"\x89PNG")
+    assert report.beside.read_bytes().startswith(b"\x89PNG")
     page = report.page.read_text()
     assert heads(page, "Evaluations") == ["step", "epoch", "loss", "accuracy"]
     assert cells(page, "Evaluations") == [

@@ -97,12 +97,11 @@ def test_the_loss_is_drawn_over_the_rate_with_the_suggestion(found: LrRange, fig
 def test_what_users_call_things_is_no_mathematics(found: LrRange, figures: list[Figure]):
     rate_chart(found, title=ODD)
     seeds_chart({s: [row(1, "validation", **{ODD: 1.0})] for s in (0, 1)})
-    learning_curves([row(1, "validation", **{ODD: 1.0})], title=ODD)
+    learning_curves([row(1, "validation", **{ODD: 1.0})])
     bins = Reliability(np.asarray([1]), np.asarray([0.5]), np.asarray([1]))
     reliability_chart([(ODD, bins)])
     rates, seeds, curves, bars = figures
     assert rates.axes[0].get_title() == ODD
     assert seeds.axes[0].get_ylabel() == ODD
     assert curves.axes[0].get_ylabel() == ODD
-    assert curves.get_suptitle() == ODD
     assert bars.axes[0].get_title().startswith(ODD)

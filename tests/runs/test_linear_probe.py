@@ -18,14 +18,16 @@ from cnn_lab.config import (
     ModelSpec,
 )
 from cnn_lab.core import trees
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.errors import ConfigError, DivergedError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.experiment.restore import restore_run
+from cnn_lab.runs.import_weights import write_run
 from cnn_lab.runs.lr_finder import find_rate
 from cnn_lab.runs.train import run_training
 from cnn_lab.transfer.logistic import ABSENT_CLASS_LOGIT, STRENGTHS, fit_output
+from cnn_lab.workdir.run_dir import read_record
 
 pytestmark = pytest.mark.usefixtures("staged_model")
 
@@ -143,6 +145,26 @@ def test_a_fit_that_was_cut_goes_on_bit_for_bit(source, fitted, step, tmp_path):
     train(experiment, tmp_path / "cut")
     assert state_digests(tmp_path / "cut") == state_digests(fitted[0])
     assert without_rates(tmp_path / "cut") == without_rates(fitted[0])
+
+
+@pytest.mark.parametrize(
+    ("factor", "text"),
+    [
+        (1e38, "inputs of the output layer are not finite for 64 examples of 64"),
+        (4e-38, r"output layer that was fitted at C=[\d.e-]+ is not finite"),
+    ],
+)
+def test_a_fit_that_is_not_finite_is_one_sentence(source, factor, text, tmp_path):
+    found = restore_run(source, "best")
+    params = trees.flatten(found.variables["params"])
+    for name in ("scale", "bias"):
+        params[f"backbone/stage2_bn/{name}"] *= np.float32(factor)  # and all features with them
+    variables = {**found.variables, "params": trees.unflatten(params)}
+    write_run(tmp_path / "scaled", found.config, found.network, variables, "imported")
+    with pytest.raises(DivergedError, match=text) as raised:
+        train(tuned(tmp_path / "scaled", "logistic"), tmp_path / "run")
+    assert raised.value.where == "config.transfer.source"
+    assert read_record(tmp_path / "run")["status"] == "failed"
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_the_page_escapes_and_shows_verdicts_and_numbers(finished, tmp_path):
     assert '<td class="verdict holds">holds</td>' in page
     mean = np.mean(list(values_of(found.records, "training loss", ("sgd", 0.5)).values()))
     assert f'<td class="number">{mean:.5g}</td>' in page
-    assert report.picture.read_bytes().startswith(b"\x89PNG")
+    assert report.beside.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

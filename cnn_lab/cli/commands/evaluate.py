@@ -18,13 +18,8 @@ import os
 import sys
 from pathlib import Path
 
-from cnn_lab.analysis.evaluation import (
-    CONFIDENCE,
-    ClassifierEvaluation,
-    EvaluationResults,
-    NetworkResult,
-)
-from cnn_lab.analysis.scores import Interval
+from cnn_lab.analysis.evaluation import ClassifierEvaluation, EvaluationResults, NetworkResult
+from cnn_lab.analysis.scores import CONFIDENCE, Interval
 from cnn_lab.cli import runtime
 from cnn_lab.cli.flags import CHECKPOINTS, WORKDIRS, Flag, Invocation
 from cnn_lab.cli.runtime import log
@@ -85,7 +80,7 @@ def main(invocation: Invocation) -> int:
         written = write_evaluation(out, results)
     except OSError as error:
         raise _unwritable(out, error.strerror) from error
-    log(f"  figures      {written.figures}\n  page         {written.page}")
+    log(f"  figures      {written.beside}\n  page         {written.page}")
     return 0
 
 
@@ -169,8 +164,8 @@ def _of_classifier(
             "cross-fitted": "each half judged by the other's",
         }
         after = (
-            f"{metrics['ece_scaled']:.4f}, and log loss {scaled.log_loss:.4f}, at temperature "
-            f"{scaled.temperature:.3f}, {how[scaled.how]}"
+            f"{metrics['ece_scaled']:.4f}, and log loss {metrics['log_loss_scaled']:.4f}, "
+            f"at temperature {scaled.temperature:.3f}, {how[scaled.how]}"
         )
     return [*lines, f"  {'ece':<12} {metrics['ece']:.6f}     {after}"]
 

@@ -72,6 +72,6 @@ def main(invocation: Invocation) -> int:
         log(f"{SIGNS[verdict.verdict]} {verdict.verdict:<9}  {verdict.text}")
         log(textwrap.indent(verdict.evidence, " " * 13))
     log(f"  numbers  {folder / 'results.csv'}")
-    log(f"  picture  {report.picture}")
+    log(f"  picture  {report.beside}")
     log(f"  page     {report.page}")
     return 0

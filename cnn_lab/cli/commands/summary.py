@@ -82,7 +82,7 @@ def cost_text(
         numbers = [cell.rjust(width) for cell, width in cells[NUM_LEFT:]]
         table.append("  ".join(words + numbers).rstrip())
     table.insert(1, "-" * len(table[0]))
-    memory = costs.training_memory(cost.variables, training.activation_bytes, batch_size)
+    memory = costs.step_memory(cost.variables, training.activation_bytes, batch_size)
     joules = picojoules_per_mac or costs.PICOJOULES_PER_MAC[dtype]
     source = "as given by --picojoules_per_mac"
     if picojoules_per_mac is None:

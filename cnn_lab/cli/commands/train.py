@@ -153,7 +153,7 @@ def end(
         log(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
     log(f"  checkpoints  {workdir / 'checkpoints'}")
     log(f"  metrics      {workdir / 'metrics.jsonl'}")
-    log(f"  curves       {report.curves}")
+    log(f"  curves       {report.beside}")
     log(f"  report       {report.page}")
     return status
 
