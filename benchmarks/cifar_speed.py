@@ -41,7 +41,7 @@ from cnn_lab.config import (
     EvaluateConfig,
     ExperimentConfig,
     LogConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TaskConfig,
@@ -131,7 +131,7 @@ def make_config(arguments: argparse.Namespace, seed: int = 0) -> ExperimentConfi
             augment=AugmentConfig(recipe="cifar", strength="light", options=SQUARE),
             loader="in_memory",
         ),
-        model=ModelSpec(
+        model=ModelConfig(
             name=arguments.model,
             options={"stem": "small", "width": arguments.width, "dtype": dtype},
         ),

@@ -100,9 +100,9 @@ class Side:
             "image": random.integers(0, 256, (number, *shape), np.uint8),
             "label": random.integers(0, 10, number, np.int32),
         }
-        in_memory = mesh.put({**images, "constants": preprocess.constants})
+        device_arrays = mesh.put({**images, "constants": preprocess.constants})
         order = Sampler(np.arange(number), arguments.batch, 0)
-        self._loader = InMemoryLoader(in_memory, preprocess, order, STEPS, shard=mesh.shard)
+        self._loader = InMemoryLoader(device_arrays, preprocess, order, STEPS, shard=mesh.shard)
         model, task = MODELS[arguments.model].make(10), classification("cross_entropy")
         optimizer = OPTIMIZERS["adamw"].make(optax.constant_schedule(1e-3))
         init = make_init(model, optimizer, shape)
@@ -112,7 +112,7 @@ class Side:
             self._loader.prepare,
             mesh,
             mesh.with_shardings(shapes),
-            in_memory,
+            device_arrays,
             self._loader.raw_shapes(),
         )
         self._mesh, self._program, self._step = mesh, program, 0
@@ -130,9 +130,9 @@ class Side:
         mesh, start = self._mesh, time.perf_counter()
         raw_batches = mesh.put(self._loader.load(self._step, STEPS), mesh.batches)
         scalars = mesh.put((np.int32(self._step), np.int32(STEPS)))
-        proposal = Consensus(mesh, lambda: False).propose(1)
+        votes = Consensus(mesh, lambda: False).vote(1)
         self._state, history, _ = self._program.call(
-            self._state, self._loader.in_memory, raw_batches, *scalars, proposal
+            self._state, self._loader.device_arrays, raw_batches, *scalars, votes
         )
         jax.block_until_ready(history)
         self._step += STEPS

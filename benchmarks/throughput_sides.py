@@ -66,7 +66,7 @@ class Side:
             loader.prepare,
             mesh,
             mesh.with_shardings(shapes),
-            loader.in_memory,
+            loader.device_arrays,
             loader.raw_shapes(),
         )
         self.compile_seconds, self._call = program.compile_seconds, program.call
@@ -98,7 +98,7 @@ class Side:
                 scalars = mesh.put((np.int32(self._step), np.int32(number)))
                 raw_batches = mesh.put(raw_batches, mesh.batches)
                 self._state, history, _ = self._call(
-                    self._state, loader.in_memory, raw_batches, *scalars, {}
+                    self._state, loader.device_arrays, raw_batches, *scalars, {}
                 )
             self._step += number
             pending.append(history)
@@ -121,7 +121,7 @@ class OnDevice:
     def __init__(self, arguments: argparse.Namespace, mesh: DeviceMesh):
         images, labels = drawn(arguments, arguments.batch)
         images = images.astype(np.float32) / 64 - 2
-        self.in_memory = mesh.put({"image": images, "label": labels}, mesh.sharded)
+        self.device_arrays = mesh.put({"image": images, "label": labels}, mesh.sharded)
         self.max_steps = arguments.steps
         self.sampler = Sampler(np.arange(len(labels)), len(labels), 0)
         weights = np.ones((arguments.steps, len(labels)), np.float32)
@@ -135,13 +135,13 @@ class OnDevice:
         """Shapes of the weights."""
         return jax.eval_shape(lambda: self._raw_batches)
 
-    def prepare(self, in_memory: Any, raw_batch: Any, key: Any) -> Any:  # noqa: ARG002
+    def prepare(self, device_arrays: Any, raw_batch: Any, key: Any) -> Any:  # noqa: ARG002
         """Leaves the batch alone."""
-        return {**in_memory, **raw_batch}
+        return {**device_arrays, **raw_batch}
 
     def close(self) -> None:
         """Lets go of the batch."""
-        self.in_memory = {}
+        self.device_arrays = {}
 
 
 def make_loader(name: str, arguments: argparse.Namespace, mesh: DeviceMesh) -> Loader:
@@ -161,9 +161,9 @@ def make_loader(name: str, arguments: argparse.Namespace, mesh: DeviceMesh) -> L
     )
     constants = mesh.put(preprocess.constants)
     if name == "loader" and images.nbytes <= DataConfig().in_memory_limit_mib * MIB:
-        in_memory = mesh.put({"image": images, "label": labels})
-        in_memory = {**in_memory, "constants": constants}
-        return InMemoryLoader(in_memory, preprocess, sampler, arguments.steps, augment)
+        device_arrays = mesh.put({"image": images, "label": labels})
+        device_arrays = {**device_arrays, "constants": constants}
+        return InMemoryLoader(device_arrays, preprocess, sampler, arguments.steps, augment)
     try:
         importlib.import_module("grain")  # which the loader itself imports at its first batch
     except ImportError as error:

@@ -22,7 +22,7 @@ from cnn_lab.cli import runtime
 from cnn_lab.config import (
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     TrainConfig,
     TransferConfig,
@@ -101,7 +101,7 @@ def config(options: Any, transfer: TransferConfig | None = None) -> ExperimentCo
         data=DataConfig(
             image_size=size, channels=3, num_train=options.num_train, num_validation=64
         ),
-        model=ModelSpec(name=options.model),
+        model=ModelConfig(name=options.model),
         optim=OptimConfig(name="adamw", learning_rate=1e-4),
         train=TrainConfig(num_epochs=100, batch_size=options.batch_size),
         transfer=transfer,
@@ -140,7 +140,7 @@ class Measured:
             raw_batches = jax.device_put(self._loader.load(self._step, number), self._split)
             scalars = jax.device_put((np.int32(self._step), np.int32(number)), self._everywhere)
             self._state, history, _ = self._program.call(
-                self._state, self._loader.in_memory, raw_batches, *scalars, {}
+                self._state, self._loader.device_arrays, raw_batches, *scalars, {}
             )
             jax.block_until_ready(history)
             self._step, left = self._step + number, left - number

@@ -9,7 +9,7 @@ import pytest
 from cnn_lab.config import (
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     TrainConfig,
     TransferConfig,
@@ -51,7 +51,7 @@ def staged_model():
 def config(**changes: Any) -> ExperimentConfig:
     fields: dict[str, Any] = {
         "data": DataConfig(num_train=64, num_validation=64),
-        "model": ModelSpec(name="staged"),
+        "model": ModelConfig(name="staged"),
         "optim": OptimConfig(name="adam", learning_rate=1e-3),
         "train": TrainConfig(num_epochs=2, batch_size=32, log_every_steps=1),
     }

@@ -44,7 +44,7 @@ COMMANDS = {
 
 def run() -> None:
     """Entry point of the console script."""
-    runtime.leave_at_once()
+    runtime.exit_on_signal()
     status, at_once = _outcome(sys.argv[1:])
     if at_once:
         with contextlib.suppress(BrokenPipeError):

@@ -67,7 +67,7 @@ def start_logging() -> None:
     flags.FLAGS.mark_as_parsed()  # Grain and absl ask the global flags, which no command uses
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    raise_instead()  # all that is slow to import has been
+    raise_on_signal()  # all that is slow to import has been
     handler = logging.get_absl_handler()
     handler.setFormatter(std_logging.Formatter("%(levelname)s: %(message)s"))
     handler.addFilter(_is_for_the_user)
@@ -78,8 +78,8 @@ def _is_for_the_user(record: std_logging.LogRecord) -> bool:
     return "/orbax/" not in record.pathname and record.name != "asyncio"
 
 
-def leave_at_once() -> None:
-    """Lets SIGINT and SIGTERM end the process with one sentence, until `raise_instead`.
+def exit_on_signal() -> None:
+    """Lets SIGINT and SIGTERM end the process with one sentence, until `raise_on_signal`.
 
     Nothing has begun then, and an exception could be swallowed, or turned into another one, by
     the libraries that are being imported.
@@ -93,7 +93,7 @@ def leave_at_once() -> None:
         signal.signal(number, leave)
 
 
-def raise_instead() -> None:
+def raise_on_signal() -> None:
     """Lets SIGINT and SIGTERM raise `KeyboardInterrupt` from now on, so that `finally` cleans up.
 
     A training answers them itself.

@@ -19,7 +19,7 @@ from cnn_lab.config.experiment import (
 )
 from cnn_lab.config.learning import (
     AverageConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TaskConfig,
@@ -41,7 +41,7 @@ __all__ = [
     "ExperimentConfig",
     "LogConfig",
     "MeshConfig",
-    "ModelSpec",
+    "ModelConfig",
     "OptimConfig",
     "Panel",
     "Place",

@@ -6,7 +6,7 @@ from typing import Literal
 from cnn_lab.config.data import DataConfig
 from cnn_lab.config.learning import (
     AverageConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     TaskConfig,
     TransferConfig,
@@ -147,7 +147,7 @@ class ExperimentConfig(Node):
 
     seed: Seed = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     average: AverageConfig | None = None

@@ -8,7 +8,7 @@ from cnn_lab.config.values import Count, Natural, NonNegative, Positive, ProperF
 
 
 @dataclasses.dataclass(kw_only=True)
-class ModelSpec(Node):
+class ModelConfig(Node):
     """A model by its name (`cnn-lab list models`).
 
     Attributes:

@@ -87,10 +87,10 @@ class DeviceMesh:
             shapes,
         )
 
-    def shardings_as_placed(self, in_memory: Tree) -> Tree:
+    def shardings_as_placed(self, device_arrays: Tree) -> Tree:
         """The sharding that every array, or shape, has; replicated where it has none."""
         return jax.tree.map(
-            lambda leaf: getattr(leaf, "sharding", None) or self.replicated, in_memory
+            lambda leaf: getattr(leaf, "sharding", None) or self.replicated, device_arrays
         )
 
     def bytes_of(self, shapes: Tree) -> int:

@@ -167,7 +167,7 @@ class JaxProcesses(Processes):
 SINGLE_PROCESS = Processes()
 
 
-def present() -> Processes:
+def current_processes() -> Processes:
     """The processes that have joined, for callers that are given none; else `SINGLE_PROCESS`."""
     return JaxProcesses() if jax.distributed.is_initialized() else SINGLE_PROCESS
 
@@ -204,35 +204,35 @@ class Consensus:
     All processes must make the same calls in the same order. A process alone knows that someone
     asked it to stop, and how long its calls take: both go into every call, and their maximum over
     all processes comes back. So all stop after the same step, without another exchange. A single
-    process gives nothing into a call, and takes nothing from it. `interrupted` is whether someone
-    asked this process to stop.
+    process gives nothing into a call, and takes nothing from it. `stop_requested` is whether
+    someone asked this process to stop.
     """
 
-    def __init__(self, mesh: DeviceMesh, interrupted: Callable[[], bool]):
-        self._mesh, self._interrupted = mesh, interrupted
+    def __init__(self, mesh: DeviceMesh, stop_requested: Callable[[], bool]):
+        self._mesh, self._stop_requested = mesh, stop_requested
         self._is_single = mesh.num_processes == 1
         self._stops = False
 
-    def stops(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether all processes are to stop now."""
-        return self._interrupted() if self._is_single else self._stops
+        return self._stop_requested() if self._is_single else self._stops
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         """Stops, as all processes agreed elsewhere that someone asked to."""
         self._stops = True
 
-    def propose(self, fitting: int) -> Tree:
-        """The values [device, value] of this process for a call, which may run `fitting` steps."""
+    def vote(self, estimate: int) -> Tree:
+        """The values [device, value] of this process for a call, which may run `estimate` steps."""
         if self._is_single:
             return {}
-        mine = np.asarray([self._interrupted(), -fitting], np.float32)
+        mine = np.asarray([self._stop_requested(), -estimate], np.float32)
         rows = np.stack([mine] * (self._mesh.num_devices // self._mesh.num_processes))
         return {"values": self._mesh.put(rows, self._mesh.sharded)}
 
-    def agreed(self, maxima: Tree, fitting: int) -> int:
-        """Takes the maxima over devices that came back from a call; the steps that fit for all."""
+    def apply_votes(self, maxima: Tree, estimate: int) -> int:
+        """Applies the maxima of a call's votes; returns the steps that a call may run for all."""
         if self._is_single:
-            return fitting
+            return estimate
         stop, slowest = jax.device_get(maxima["values"]).tolist()
         self._stops |= stop > 0
         return int(-slowest)

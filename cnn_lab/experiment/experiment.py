@@ -113,7 +113,7 @@ class Experiment:
     def _initial_values(self) -> tuple[Tree, Tree]:
         if self.initialization is None:
             return {}, {}
-        return self.initialization.pretrained.variables, self.initialization.source
+        return self.initialization.pretrained.variables, self.initialization.anchor
 
     def load_features(self, state: TrainState, log: Callable[[str], None]) -> None:
         """Fills the loaders with the features of the frozen backbone, where those are used.
@@ -127,8 +127,8 @@ class Experiment:
         """Metrics on the validation split, None without one."""
         if self.validation_loader is None:
             return None
-        network = dataclasses.replace(self.network, model=self.module)
-        return make_evaluator(network, self.validation_loader, self.mesh)
+        task, mesh = self.network.task, self.mesh
+        return Evaluator(self.module.apply, task, self.validation_loader, mesh)
 
     def recalibration(self) -> BatchStatsRecalibration | None:
         """Measures batch statistics of averaged weights, None where none need it."""
@@ -150,7 +150,7 @@ class Experiment:
             if self.mesh.num_processes > 1:
                 raise TrainingError("each process has a part of its batch")
             raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(step, 1))
-            return loader.prepare(loader.in_memory, raw_batch, prepare_key(state))
+            return loader.prepare(loader.device_arrays, raw_batch, prepare_key(state))
 
         positions, _ = loader.sampler.batches(step, 1)
         return explain_non_finite(
@@ -163,8 +163,3 @@ class Experiment:
             num_micro_batches=self.config.train.num_micro_batches,
             advice=f"Lower config.optim.learning_rate, or look at those examples; {saved}",
         )
-
-
-def make_evaluator(network: Network, loader: Loader, mesh: DeviceMesh) -> Evaluator:
-    """An evaluator of `network` over everything in `loader`."""
-    return Evaluator(network.model.apply, network.task, loader, mesh)

@@ -50,7 +50,7 @@ class Features:
         if self.validation_loader is not None:
             loaders.append(self.validation_loader)
         for loader, extractor in zip(loaders, self.extractors, strict=True):
-            loader.in_memory = mesh.put(extractor(variables, log))
+            loader.device_arrays = mesh.put(extractor(variables, log))
 
 
 def make_features(

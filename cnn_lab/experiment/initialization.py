@@ -36,13 +36,13 @@ class Initialization:
     Attributes:
         plan: which parameters are trained, how fast and from when.
         pretrained: weights of the source, as far as this network has a place for them.
-        source: parameters that the penalty `l2_sp` pulls towards; empty without it.
+        anchor: parameters that the penalty `l2_sp` pulls towards; empty without it.
         lineage: the source and the plan as JSON values, for the run's record.
     """
 
     plan: Plan
     pretrained: Pretrained
-    source: Tree
+    anchor: Tree
     lineage: dict[str, Any]
 
     def trainable(self, epoch: int) -> Callable[[str], bool]:
@@ -158,10 +158,10 @@ def make_initialization(
         seed=config.seed,
     )
     _check_nothing_random_is_frozen(plan, pretrained)
-    source: Tree = {}
+    anchor: Tree = {}
     if transfer.l2_sp:
         held = pretrained.unchanged.__contains__
-        source, _ = trees.partition(pretrained.variables["params"], held)
+        anchor, _ = trees.partition(pretrained.variables["params"], held)
         trained_paths = {path for group in plan.groups if group.rate for path in group.paths}
         if not trained_paths & pretrained.unchanged:
             raise ConfigError(
@@ -176,10 +176,10 @@ def make_initialization(
         "plan": dataclasses.asdict(plan),
         "settings": _settings(transfer),
         "notes": list(pretrained.notes),
-        "held": sorted(trees.flatten(source)),
+        "held": sorted(trees.flatten(anchor)),
         "before": lineage_in(read_record(place)),
     }
-    return Initialization(plan, pretrained, source, lineage)
+    return Initialization(plan, pretrained, anchor, lineage)
 
 
 def _settings(transfer: TransferConfig) -> list[str]:
@@ -208,10 +208,10 @@ def _from_lineage(
     image = jnp.zeros((1, *input_shape))
     shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
     held = frozenset(lineage["held"])
-    source, _ = trees.partition(shapes["params"], held.__contains__)
+    anchor, _ = trees.partition(shapes["params"], held.__contains__)
     notes = tuple(lineage["notes"])
     plan = Plan.from_json(lineage["plan"])
-    return Initialization(plan, Pretrained({}, held, notes), source, dict(lineage))
+    return Initialization(plan, Pretrained({}, held, notes), anchor, dict(lineage))
 
 
 def check_same_source(

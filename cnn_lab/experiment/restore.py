@@ -12,7 +12,7 @@ from cnn_lab.checkpoint.reader import CheckpointReader, DamagedError
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.distributed.mesh import make_mesh
-from cnn_lab.distributed.processes import Processes, present
+from cnn_lab.distributed.processes import Processes, current_processes
 from cnn_lab.experiment.network import Network, network_from_metadata
 from cnn_lab.workdir.run_dir import CHECKPOINTS, missing_checkpoints, read_config
 
@@ -58,7 +58,7 @@ def restore_run(
         CheckpointError: no such checkpoint, or a damaged one.
     """
     config = read_config(workdir)
-    processes = processes or present()
+    processes = processes or current_processes()
     checkpoints = _checkpoints(workdir, processes)
     if sharding is None and processes.count > 1:
         sharding = make_mesh(jax.device_count()).replicated
@@ -98,7 +98,7 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 def _checkpoints(workdir: Path, processes: Processes | None = None) -> CheckpointReader:
     """The checkpoints of a run that has some."""
-    reader = CheckpointReader(workdir / CHECKPOINTS, processes or present())
+    reader = CheckpointReader(workdir / CHECKPOINTS, processes or current_processes())
     if not reader.steps():
         raise missing_checkpoints(workdir)
     return reader

@@ -87,7 +87,7 @@ def describe_training(config: ExperimentConfig) -> TrainingDescription:
 
 def _describe(experiment: Experiment) -> TrainingDescription:
     last = len(experiment.phases) - 1  # in which most is trained
-    mesh, in_memory = experiment.mesh, experiment.train_loader.in_memory
+    mesh, device_arrays = experiment.mesh, experiment.train_loader.device_arrays
     state, program = experiment.state_shapes(last), CompiledPhase(experiment, last).program
     variables, evaluator = evaluated_variables(state), experiment.evaluator()
     scratch = program.temporary_bytes
@@ -98,7 +98,7 @@ def _describe(experiment: Experiment) -> TrainingDescription:
     data = sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape)
         * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(in_memory)
+        for leaf in jax.tree.leaves(device_arrays)
     )
     on_each = mesh.bytes_of(state) + scratch
     steps = np.linspace(0, experiment.intervals.total_steps - 1, NUM_SAMPLED_RATES, dtype=int)
@@ -113,7 +113,7 @@ def _describe(experiment: Experiment) -> TrainingDescription:
             parameters=mesh.bytes_of(variables["params"]),
             optimizer=mesh.bytes_of(state.opt_state),
             scratch=scratch,
-            needed=on_each * len(devices) + trees.num_bytes(in_memory)
+            needed=on_each * len(devices) + trees.num_bytes(device_arrays)
             if is_shared
             else on_each + data,
             available=device_bytes(devices[0]),

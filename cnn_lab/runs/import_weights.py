@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.checkpoint.writer import Checkpoints
-from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelSpec, OptimConfig
+from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelConfig, OptimConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.config.values import check_options
 from cnn_lab.core import trees
@@ -104,7 +104,7 @@ def import_weights(
             mean=network.preprocess.mean,
             std=network.preprocess.std,
         ),
-        model=ModelSpec(name=model, options=options),
+        model=ModelConfig(name=model, options=options),
         optim=OptimConfig(name="sgd"),
     )
     write_run(out, config, network, imported.variables, "imported", imported=origin)

@@ -52,7 +52,7 @@ def fit_linear_probe(
         DivergedError: features, or the loss of a fit, are not finite.
     """
     network, monitor = experiment.network, Monitor(experiment.components.selection)
-    labels = np.asarray(jax.device_get(experiment.train_loader.in_memory["label"]))
+    labels = np.asarray(jax.device_get(experiment.train_loader.device_arrays["label"]))
     inputs: Float[np.ndarray, "n d"] | None = None
 
     def save(amend: bool = False) -> None:
@@ -138,7 +138,7 @@ def _read_inputs(experiment: Experiment, state: TrainState) -> Float[np.ndarray,
         return found[0].astype(np.float32)
 
     variables = evaluated_variables(state)
-    features = experiment.train_loader.in_memory["image"]
+    features = experiment.train_loader.device_arrays["image"]
     chunks = np.array_split(np.arange(len(features)), -(-len(features) // MAX_EXAMPLES_AT_ONCE))
     parts = [inputs_of(variables, features[rows[0] : rows[-1] + 1]) for rows in chunks]
     inputs = np.concatenate(jax.device_get(parts))

@@ -103,7 +103,7 @@ def _train(
         loader.prepare,
         mesh,
         state,
-        loader.in_memory,
+        loader.device_arrays,
         loader.raw_shapes(),
     )
     log(f"Compiled in {program.compile_seconds:.1f} s; up to {num_steps} steps.")
@@ -114,7 +114,7 @@ def _train(
         number = min(steps_per_call.num_steps, num_steps - first)
         raw_batches: Tree = mesh.put(loader.load(first, number), mesh.batches)
         scalars = mesh.put((np.int32(first), np.int32(number)))
-        state, history, _ = program.call(state, loader.in_memory, raw_batches, *scalars, {})
+        state, history, _ = program.call(state, loader.device_arrays, raw_batches, *scalars, {})
         sums, counts = jax.device_get(history["loss"])
         done = int(jax.device_get(state.step)) - first  # up to a step that was not finite
         steps_per_call.measure(number, start, time.perf_counter())

@@ -17,11 +17,10 @@ from cnn_lab.data.loaders.factory import LoaderFactory
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.subsets import Subset, choose_examples, whole_split
 from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
-from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.train.evaluate import SplitPredictions, SplitPredictor
-from cnn_lab.train.evaluate import whole as whole_view
+from cnn_lab.train.evaluate import Evaluator, SplitPredictions, SplitPredictor
 from cnn_lab.train.views import View
+from cnn_lab.train.views import whole as whole_view
 from cnn_lab.workdir.run_dir import read_config, read_record
 
 
@@ -103,7 +102,7 @@ class SplitRunner:
             self._programs[data, split, model] = (
                 SplitPredictor(network.model.apply, network.task, loader, mesh, views=self._views)
                 if network.task.has_classes
-                else make_evaluator(network, loader, mesh)
+                else Evaluator(network.model.apply, network.task, loader, mesh)
             )
         return self._programs[data, split, model](restored.variables)
 

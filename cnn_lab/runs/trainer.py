@@ -54,7 +54,7 @@ class CompiledPhase:
             loader.prepare,
             experiment.mesh,
             target,
-            loader.in_memory,
+            loader.device_arrays,
             loader.raw_shapes(),
         )
         self.compile_seconds = self.program.compile_seconds

@@ -159,7 +159,7 @@ class SplitPredictor:
         return SplitPredictions(np.concatenate(logits), np.concatenate(labels), metrics)
 
     def compile(self, variables: Tree) -> Program:
-        """Compiles (variables, in_memory, raw_batches, num_steps) -> (rows, metric pairs), once.
+        """Compiles (variables, device_arrays, raw_batches, num_steps) -> (rows, pairs), once.
 
         Rows are `logits`, `label` and `weight` [steps n ...], pairs those of the metrics [steps].
         """
@@ -172,11 +172,11 @@ class SplitPredictor:
             pairs = weighted_pairs(self._task.metrics(logits, batch), batch["weight"])
             return {"logits": logits, "label": batch["label"], "weight": batch["weight"]}, pairs
 
-        def first(variables: Tree, in_memory: Tree, raw_batches: Tree) -> Tree:
-            batch = loader.prepare(in_memory, batch_at(raw_batches, 0), jax.random.key(0))
+        def first(variables: Tree, device_arrays: Tree, raw_batches: Tree) -> Tree:
+            batch = loader.prepare(device_arrays, batch_at(raw_batches, 0), jax.random.key(0))
             return rows_of(variables, batch)[0]
 
-        row = jax.eval_shape(first, variables, loader.in_memory, loader.raw_shapes())
+        row = jax.eval_shape(first, variables, loader.device_arrays, loader.raw_shapes())
         max_steps = max(1, min(loader.max_steps, self._max_bytes // trees.num_bytes(row)))
         self._steps_per_call = StepsPerCall(max_steps)
         # Rows stay where they were computed.
@@ -195,7 +195,7 @@ def compile_evaluate(
     max_steps: int | None = None,
     out_shardings: Any = None,
 ) -> Program:
-    """Compiles (variables, in_memory, raw_batches, num_steps) -> outputs [max_steps ...].
+    """Compiles (variables, device_arrays, raw_batches, num_steps) -> outputs [max_steps ...].
 
     Args:
         outputs_of: (variables, batch) -> the outputs of a step.
@@ -206,10 +206,12 @@ def compile_evaluate(
         out_shardings: by default replicated.
     """
 
-    def evaluate(variables, in_memory, raw_batches, num_steps):
+    def evaluate(variables, device_arrays, raw_batches, num_steps):
         def one(index) -> Tree:
             raw_batch = batch_at(raw_batches, index)
-            return outputs_of(variables, loader.prepare(in_memory, raw_batch, jax.random.key(0)))
+            return outputs_of(
+                variables, loader.prepare(device_arrays, raw_batch, jax.random.key(0))
+            )
 
         history = empty_history(one, max_steps or loader.max_steps)
         return jax.lax.fori_loop(0, num_steps, lambda i, h: with_row(h, i, one(i)), history)
@@ -218,7 +220,7 @@ def compile_evaluate(
         evaluate,
         mesh,
         variables,
-        loader.in_memory,
+        loader.device_arrays,
         loader.raw_shapes(),
         num_indices=1,
         out_shardings=out_shardings or mesh.replicated,
@@ -246,7 +248,7 @@ def _calls(
         raw_batches = mesh.put(loader.load(first, num_steps), mesh.batches)
         number = mesh.put(np.int32(num_steps))
         start = time.perf_counter()
-        results = jax.device_get(program(variables, loader.in_memory, raw_batches, number))
+        results = jax.device_get(program(variables, loader.device_arrays, raw_batches, number))
         steps_per_call.measure(num_steps, start, time.perf_counter())
         yield jax.tree.map(lambda stack, count=num_steps: stack[:count], results)
         first += num_steps

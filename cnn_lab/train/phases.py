@@ -21,7 +21,7 @@ class Phase:
 
     Attributes:
         end_step: updates made when it ends.
-        init: (key, given, source) -> fresh state.
+        init: (key, given, anchor) -> fresh state.
         step: the training step.
         enter: last state of the phase before -> first state of this one.
     """

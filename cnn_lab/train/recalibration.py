@@ -44,17 +44,17 @@ class BatchStatsRecalibration:
     def compile(self, variables: Tree) -> Program:
         """Compiles for variables of these shapes, once.
 
-        The program is (variables, in_memory, raw_batches, first_step, num_steps) -> sums of the
+        The program is (variables, device_arrays, raw_batches, first_step, num_steps) -> sums of the
         statistics of the batches of these steps.
         """
         if self._program is not None:
             return self._program
         apply, prepare = self._apply, self._loader.prepare
 
-        def recalibration(variables, in_memory, raw_batches, first_step, num_steps):
+        def recalibration(variables, device_arrays, raw_batches, first_step, num_steps):
             def add(index, sums):
                 key = jax.random.fold_in(jax.random.key(0), first_step + index)
-                batch = prepare(in_memory, batch_at(raw_batches, index), key)
+                batch = prepare(device_arrays, batch_at(raw_batches, index), key)
                 found = _batch_statistics(apply, variables, batch["image"], key)
                 return jax.tree.map(jnp.add, sums, found)
 
@@ -65,7 +65,7 @@ class BatchStatsRecalibration:
             recalibration,
             self._mesh,
             variables,
-            self._loader.in_memory,
+            self._loader.device_arrays,
             self._loader.raw_shapes(),
             num_indices=2,
             out_shardings=self._mesh.shardings(variables)["collections"][STATISTICS],
@@ -87,7 +87,7 @@ class BatchStatsRecalibration:
             jax.block_until_ready(sums)  # of the call before, while which the next was loaded
             heartbeat()
             numbers = self._mesh.put((np.int32(first), np.int32(num_steps)))
-            part = program.call(variables, loader.in_memory, raw_batches, *numbers)
+            part = program.call(variables, loader.device_arrays, raw_batches, *numbers)
             sums = part if sums is None else jax.tree.map(jnp.add, sums, part)
         return jax.tree.map(lambda total: total / self.num_steps, sums)
 

@@ -33,7 +33,7 @@ class TrainState(flax.struct.PyTreeNode):
         key: never changes; the randomness of a step is `fold_in(key, step)`.
         frozen: variables by collection that no step changes, `params` among them
             (`train/frozen.py`); those above are the others.
-        source: parameters that a penalty pulls towards, which no step changes either.
+        anchor: parameters that a penalty pulls towards, which no step changes either.
     """
 
     step: Tree
@@ -43,7 +43,7 @@ class TrainState(flax.struct.PyTreeNode):
     averaged: Tree
     key: Tree
     frozen: Tree = dataclasses.field(default_factory=dict)
-    source: Tree = dataclasses.field(default_factory=dict)
+    anchor: Tree = dataclasses.field(default_factory=dict)
 
 
 def step_key(state: TrainState) -> Key:
@@ -54,26 +54,26 @@ def step_key(state: TrainState) -> Key:
 def make_init(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, int, int],
     average: Callable[[TrainState], Tree] = lambda _: {},
     trainable: Callable[[str], bool] = lambda _: True,
 ) -> Callable[..., TrainState]:
-    """Returns (key, given, source) -> fresh state, pure.
+    """Returns (key, given, anchor) -> fresh state, pure.
 
     `given` holds variables by collection that take the place of the model's initial ones, and
-    `source` parameters that a penalty pulls towards; both may be left out.
+    `anchor` parameters that a penalty pulls towards; both may be left out.
 
     Args:
         model: the network.
         optimizer: of its parameters.
-        image_shape: (h, w, c).
+        input_shape: (h, w, c).
         average: state -> its first average (`Average.init`).
         trainable: whether a parameter is trained, by its path; the others are frozen.
     """
 
-    def init(key: Key, given: Tree = NONE, source: Tree = NONE) -> TrainState:
+    def init(key: Key, given: Tree = NONE, anchor: Tree = NONE) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        images = jnp.zeros((1, *image_shape))
+        images = jnp.zeros((1, *input_shape))
         variables = dict(model.init({"params": params_key}, images, train=False))
         collections, frozen = partition_frozen(trees.merge(variables, given), trainable)
         params = collections.pop("params")
@@ -85,14 +85,14 @@ def make_init(
             averaged={},
             key=run_key,
             frozen=frozen,
-            source=source,
+            anchor=anchor,
         )
         return state.replace(averaged=average(state))
 
     return init
 
 
-UNCHANGED: dict[str, tuple[()]] = {"key": (), "frozen": (), "source": ()}  # by every step
+UNCHANGED: dict[str, tuple[()]] = {"key": (), "frozen": (), "anchor": ()}  # by every step
 
 
 def where_finite(values: Tree, new: TrainState, old: TrainState) -> tuple[TrainState, jax.Array]:
@@ -101,4 +101,4 @@ def where_finite(values: Tree, new: TrainState, old: TrainState) -> tuple[TrainS
     chosen = jax.tree.map(
         lambda n, o: jnp.where(finite, n, o), new.replace(**UNCHANGED), old.replace(**UNCHANGED)
     )
-    return chosen.replace(key=old.key, frozen=old.frozen, source=old.source), finite
+    return chosen.replace(key=old.key, frozen=old.frozen, anchor=old.anchor), finite

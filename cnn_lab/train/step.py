@@ -38,7 +38,7 @@ def make_train_step(
         model: the network.
         task: its losses and metrics.
         optimizer: gets the gradient at other weights as `grad_fn`, if it asks for that.
-        penalty: (params, source) -> value added to the mean loss.
+        penalty: (params, anchor) -> value added to the mean loss.
         average: of the weights, kept in the state.
         gradient: of the summed loss; by default of the whole batch at once.
     """
@@ -49,7 +49,7 @@ def make_train_step(
         sums, metrics, collections = summed_gradient(
             params, state.collections, state.frozen, batch, step_key(state)
         )
-        of_penalty, count = jax.grad(penalty)(params, state.source), metrics["loss"][1]
+        of_penalty, count = jax.grad(penalty)(params, state.anchor), metrics["loss"][1]
         gradients = jax.tree.map(lambda g, p: g / count + p, sums, of_penalty)
         return GradientResult(gradients, metrics, collections)
 

@@ -58,43 +58,43 @@ def compile_over_batches(
     function: Callable[..., Any],
     mesh: DeviceMesh,
     variables: Tree,
-    in_memory: Tree,
+    device_arrays: Tree,
     raw_batches: Tree,
     *,
     num_indices: int,
     out_shardings: Any,
-    proposal: Tree | None = None,
+    votes: Tree | None = None,
     donates: bool = False,
 ) -> Program:
-    """Compiles a function of (variables, in_memory, raw_batches, *indices, and maybe a proposal).
+    """Compiles a function of (variables, device_arrays, raw_batches, *indices, and maybe votes).
 
     Args:
         function: pure; its name is that of the compiled program.
         mesh: devices.
         variables: a tree or its shapes, the first argument.
-        in_memory: arrays that stay on the devices, or their shapes.
+        device_arrays: arrays that stay on the devices, or their shapes.
         raw_batches: a stack [max_steps, n, ...] of raw batches, or its shapes.
         num_indices: int32 scalars that follow.
         out_shardings: of the results.
-        proposal: values of `Consensus`, if the function takes them.
+        votes: of `Consensus`, if the function takes them.
         donates: whether each call gives the variables away.
     """
     indices, replicated = (INDEX,) * num_indices, (mesh.replicated,) * num_indices
-    proposals = () if proposal is None else (proposal,)
+    all_votes = () if votes is None else (votes,)
     jitted = jax.jit(
         function,
         in_shardings=(
             mesh.shardings(variables),
-            mesh.shardings_as_placed(in_memory),
+            mesh.shardings_as_placed(device_arrays),
             mesh.batches,
             *replicated,
-            *(mesh.sharded for _ in proposals),
+            *(mesh.sharded for _ in all_votes),
         ),
         out_shardings=out_shardings,
         donate_argnums=0 if donates else (),
     )
     start = time.perf_counter()
-    compiled = jitted.lower(variables, in_memory, raw_batches, *indices, *proposals).compile()
+    compiled = jitted.lower(variables, device_arrays, raw_batches, *indices, *all_votes).compile()
     scratch = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
     return Program(compiled, time.perf_counter() - start, scratch)
 
@@ -125,22 +125,22 @@ def compile_train(
     prepare: Prepare,
     mesh: DeviceMesh,
     state: TrainState,
-    in_memory: Tree,
+    device_arrays: Tree,
     raw_batches: Tree,
 ) -> Program:
     """Compiles a stack of training steps.
 
-    The program is (state, in_memory, raw_batches, first_step, num_steps, proposal) -> (state,
-    metrics, agreed); each call gives its state away. Metrics are name -> (sums [max_steps], counts
-    [max_steps]); steps after one that was not finite are not run. `agreed` is the maximum of what
-    all processes propose (`Consensus`).
+    The program is (state, device_arrays, raw_batches, first_step, num_steps, votes) -> (state,
+    metrics, votes); each call gives its state away. Metrics are name -> (sums [max_steps], counts
+    [max_steps]); steps after one that was not finite are not run. The votes that come back are the
+    maxima over all processes (`Consensus`).
     """
     max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
 
-    def train(state, in_memory, raw_batches, first_step, num_steps, proposal):
+    def train(state, device_arrays, raw_batches, first_step, num_steps, votes):
         def one(state: TrainState, index) -> tuple[TrainState, Tree]:
             raw_batch = batch_at(raw_batches, index)
-            return step(state, prepare(in_memory, raw_batch, prepare_key(state)))
+            return step(state, prepare(device_arrays, raw_batch, prepare_key(state)))
 
         def body(carry):
             index, state, history = carry
@@ -154,17 +154,17 @@ def compile_train(
         history = empty_history(lambda index: one(state, index)[1], max_steps)
         start = (jnp.zeros((), jnp.int32), state, history)
         _, state, history = jax.lax.while_loop(goes_on, body, start)
-        return state, history, jax.tree.map(lambda rows: rows.max(axis=0), proposal)
+        return state, history, jax.tree.map(lambda rows: rows.max(axis=0), votes)
 
     return compile_over_batches(
         train,
         mesh,
         state,
-        in_memory,
+        device_arrays,
         raw_batches,
         num_indices=2,
         out_shardings=(mesh.shardings(state), mesh.replicated, mesh.replicated),
-        proposal=Consensus(mesh, lambda: False).propose(1),
+        votes=Consensus(mesh, lambda: False).vote(1),
         donates=True,
     )
 
@@ -211,13 +211,13 @@ class NonFiniteStepError(Exception):
 
 
 class PendingCall(NamedTuple):
-    """A call whose results have not been collected: `history` and `agreed` are on the devices."""
+    """A call whose results have not been collected: `history` and `votes` are on the devices."""
 
     first_step: int
     num_steps: int
     start: float
     history: Tree
-    agreed: Tree
+    votes: Tree
 
 
 class Stepper:
@@ -260,11 +260,11 @@ class Stepper:
     @property
     def should_stop(self) -> bool:
         """Whether someone asked any of the processes to stop."""
-        return self._consensus.stops()
+        return self._consensus.should_stop()
 
     def request_stop(self) -> None:
         """Stops all processes; called by each of them."""
-        self._consensus.stop()
+        self._consensus.request_stop()
 
     def run(self, state: TrainState, first: int, stop: int) -> TrainState | None:
         """Dispatches the steps [first, stop); the state is given away.
@@ -284,11 +284,11 @@ class Stepper:
         with jax.transfer_guard("disallow"):
             scalars = self._mesh.put((np.int32(first), np.int32(stop - first)))
             raw_batches = self._mesh.put(raw_batches, self._mesh.batches)
-            proposal = self._consensus.propose(self._estimate)
-            state, history, agreed = self._program.call(
-                state, self._loader.in_memory, raw_batches, *scalars, proposal
+            votes = self._consensus.vote(self._estimate)
+            state, history, votes = self._program.call(
+                state, self._loader.device_arrays, raw_batches, *scalars, votes
             )
-        self._pending.append(PendingCall(first, stop - first, called, history, agreed))
+        self._pending.append(PendingCall(first, stop - first, called, history, votes))
         return state
 
     def collect(self, *, wait: bool) -> list[StepMetrics]:
@@ -311,7 +311,7 @@ class Stepper:
             self._estimate = self._steps_per_call.estimate(
                 call.num_steps, call.start, time.perf_counter()
             )
-            self._steps_per_call.update(self._consensus.agreed(call.agreed, self._estimate))
+            self._steps_per_call.update(self._consensus.apply_votes(call.votes, self._estimate))
             for index in range(call.num_steps):
                 metrics = {name: pairs[index] for name, pairs in history.items()}
                 if not all(math.isfinite(total) and count for total, count in metrics.values()):

@@ -60,10 +60,12 @@ class FeatureExtractor:
         self._images, self._source, self._mesh = images, source, mesh
         self._split, self._num_passes, self._facts = split, num_passes, dict(facts or {})
 
-        def features(variables: Tree, in_memory: Tree, raw_batches: Tree, step: jax.Array) -> Tree:
+        def features(
+            variables: Tree, device_arrays: Tree, raw_batches: Tree, step: jax.Array
+        ) -> Tree:
             raw_batch = jax.tree.map(lambda stack: stack[0], raw_batches)
             key = jax.random.key(images.sampler.seed or 0)
-            batch = images.prepare(in_memory, raw_batch, jax.random.fold_in(key, step))
+            batch = images.prepare(device_arrays, raw_batch, jax.random.fold_in(key, step))
             values = model.apply(variables, batch["image"], method="features")
             return {"image": values.astype(np.float32), "label": batch["label"]}
 
@@ -71,7 +73,7 @@ class FeatureExtractor:
             features,
             in_shardings=(
                 None,  # weights stay where they are
-                mesh.shardings_as_placed(images.in_memory),
+                mesh.shardings_as_placed(images.device_arrays),
                 mesh.batches,
                 mesh.replicated,
             ),
@@ -112,7 +114,7 @@ class FeatureExtractor:
     def _arguments(self, variables: Tree) -> tuple[Tree, ...]:
         step = jax.ShapeDtypeStruct((), np.int32)
         images = self._images
-        return _backbone_of(variables), images.in_memory, images.raw_shapes(), step
+        return _backbone_of(variables), images.device_arrays, images.raw_shapes(), step
 
     def _compute(
         self, program: Callable[..., Tree], variables: Tree, log: Callable[[str], None]
@@ -135,7 +137,7 @@ class FeatureExtractor:
         for step in range(self._num_passes * sampler.steps_per_epoch):
             raw_batches = self._mesh.put(images.load(step, 1), self._mesh.batches)
             number = self._mesh.put(np.int32(step))
-            pending.append((step, program(frozen, images.in_memory, raw_batches, number)))
+            pending.append((step, program(frozen, images.device_arrays, raw_batches, number)))
             if len(pending) > 1:  # one is left running while the next is read
                 done += collect(*pending.pop(0))
                 rate = done / (time.perf_counter() - start)
@@ -153,7 +155,7 @@ class FeatureExtractor:
         return {
             "program": _digest(program),
             "weights": _digest(trees.digests(_backbone_of(variables))),
-            "constants": trees.digests(self._images.in_memory.get("constants", {})),
+            "constants": trees.digests(self._images.device_arrays.get("constants", {})),
             "data": source.info.fingerprint,
             "images": [source.split, source.pixel_cache.name],
             "classes": source.info.class_names,

@@ -11,7 +11,7 @@ validation accuracy 0.499, n = 1. Depth 40 is for accelerators: 18 images/s here
 from cnn_lab.config import (
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -21,7 +21,7 @@ from cnn_lab.config import (
 def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="cifar10", image_size=(32, 32), num_validation=5000),
-        model=ModelSpec(name="densenet_cifar", options={"depth": 40, "growth": 12}),
+        model=ModelConfig(name="densenet_cifar", options={"depth": 40, "growth": 12}),
         optim=OptimConfig(
             name="momentum",
             learning_rate=0.1,

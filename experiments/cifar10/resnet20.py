@@ -14,7 +14,7 @@ from cnn_lab.config import (
     AugmentConfig,
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -29,7 +29,7 @@ def get_config() -> ExperimentConfig:
             num_validation=5000,
             augment=AugmentConfig(recipe="cifar", strength="light"),
         ),
-        model=ModelSpec(name="resnet20"),
+        model=ModelConfig(name="resnet20"),
         optim=OptimConfig(
             name="momentum",
             learning_rate=0.1,

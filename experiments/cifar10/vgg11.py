@@ -11,7 +11,7 @@ run.
 from cnn_lab.config import (
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -21,7 +21,7 @@ from cnn_lab.config import (
 def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="cifar10", image_size=(32, 32), num_validation=5000),
-        model=ModelSpec(
+        model=ModelConfig(
             name="vgg11_bn", options={"pooled_size": 1, "hidden": (512,), "dropout_rate": 0.5}
         ),
         optim=OptimConfig(

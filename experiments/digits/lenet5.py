@@ -9,7 +9,7 @@ cnn-lab train --config=experiments/digits/lenet5.py
 from cnn_lab.config import (
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -19,7 +19,7 @@ from cnn_lab.config import (
 def get_config() -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="digits", image_size=(32, 32), validation_fraction=0.2),
-        model=ModelSpec(
+        model=ModelConfig(
             name="lenet5",
             options={"activation": "relu", "pooling": "max", "dropout_rates": (0.0, 0.3, 0.3)},
         ),

@@ -10,7 +10,7 @@ Test error 0.69 % (0.62 to 0.83 %, 5 seeds); with `:all` 0.63 % (0.54 to 0.68 %,
 from cnn_lab.config import (
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -23,7 +23,7 @@ def get_config(examples: str = "") -> ExperimentConfig:
     held_out = 0 if examples else 5000
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_validation=held_out),
-        model=ModelSpec(
+        model=ModelConfig(
             name="lenet5",
             options={"activation": "relu", "pooling": "max", "dropout_rates": (0.3, 0.3, 0.0)},
         ),

@@ -12,7 +12,7 @@ from cnn_lab.config import (
     AugmentConfig,
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -25,7 +25,7 @@ def get_config(data: str = "") -> ExperimentConfig:
     augment = AugmentConfig(strength="light" if data else "none")
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_validation=5000, augment=augment),
-        model=ModelSpec(name="lenet5", options={"activation": "tanh", "pooling": "average"}),
+        model=ModelConfig(name="lenet5", options={"activation": "tanh", "pooling": "average"}),
         optim=OptimConfig(
             name="momentum", learning_rate=0.1, l2=1e-4, schedule=ScheduleConfig(name="cosine")
         ),

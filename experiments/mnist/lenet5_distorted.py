@@ -12,7 +12,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -29,7 +29,7 @@ def get_config(examples: str = "") -> ExperimentConfig:
             num_validation=0 if examples else 5000,
             augment=AugmentConfig(strength="light"),
         ),
-        model=ModelSpec(
+        model=ModelConfig(
             name="lenet5",
             options={"activation": "relu", "pooling": "max"},
         ),

@@ -12,7 +12,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     Study,
@@ -30,7 +30,7 @@ def config(activation: str, rate: float) -> ExperimentConfig:
     options = {"hidden": (100,) * 5, "activation": activation, "kernel_init": init}
     return ExperimentConfig(
         data=DataConfig(name="mnist", num_train=5000, num_validation=1000),
-        model=ModelSpec(name="mlp", options=options),
+        model=ModelConfig(name="mlp", options=options),
         optim=OptimConfig(name="sgd", learning_rate=rate),
         train=TrainConfig(num_epochs=EPOCHS, batch_size=64),
         evaluate=EvaluateConfig(every_epochs=EPOCHS),

@@ -12,7 +12,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     ScheduleConfig,
@@ -29,7 +29,7 @@ MEASURE = "unseen accuracy"
 def config(batch_size: int, rate: float, warmup_epochs: float = 0.0) -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_train=4096, num_validation=1000),
-        model=ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"}),
+        model=ModelConfig(name="lenet5", options={"activation": "relu", "pooling": "max"}),
         optim=OptimConfig(
             name="momentum",
             learning_rate=rate,

@@ -11,7 +11,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     ScheduleConfig,
@@ -23,11 +23,11 @@ from cnn_lab.config import (
 SIZES = (300, 1000, 3000, 10000)
 LARGEST, MOVED = SIZES[-1], "accuracy on shifted images"
 # 61,225 and 61,706 parameters.
-DENSE = ModelSpec(name="mlp", options={"hidden": (77,)})
-CONVOLUTIONAL = ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"})
+DENSE = ModelConfig(name="mlp", options={"hidden": (77,)})
+CONVOLUTIONAL = ModelConfig(name="lenet5", options={"activation": "relu", "pooling": "max"})
 
 
-def config(model: ModelSpec, pad: int, num_train: int) -> ExperimentConfig:
+def config(model: ModelConfig, pad: int, num_train: int) -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=pad, num_train=num_train, num_validation=1000),
         model=model,

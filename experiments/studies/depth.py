@@ -15,7 +15,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     ScheduleConfig,
@@ -30,7 +30,7 @@ DEPTHS, EPOCHS, MEASURE = (20, 32, 44, 56), 8, "training loss"
 def config(name: str) -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", image_size=(16, 16), num_train=3200, num_validation=1000),
-        model=ModelSpec(name=name, options={"width": 4}),
+        model=ModelConfig(name=name, options={"width": 4}),
         optim=OptimConfig(
             name="momentum",
             learning_rate=0.05,

@@ -11,7 +11,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     ScheduleConfig,
@@ -27,7 +27,7 @@ LARGEST = 10
 def get_study() -> Study:
     config = ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_train=1000, num_validation=1000),
-        model=ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"}),
+        model=ModelConfig(name="lenet5", options={"activation": "relu", "pooling": "max"}),
         optim=OptimConfig(name="adam", learning_rate=2e-3, schedule=ScheduleConfig(name="cosine")),
         train=TrainConfig(num_epochs=EPOCHS, batch_size=50),
         evaluate=EvaluateConfig(every_epochs=EPOCHS),

@@ -13,7 +13,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     Study,
@@ -34,7 +34,7 @@ TRAINED = "training accuracy"
 def config(options: dict, depth: int) -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", num_train=5000, num_validation=1000),
-        model=ModelSpec(name="mlp", options={**options, "hidden": (100,) * depth}),
+        model=ModelConfig(name="mlp", options={**options, "hidden": (100,) * depth}),
         optim=OptimConfig(name="momentum", learning_rate=0.01),
         train=TrainConfig(num_epochs=5, batch_size=64),
         evaluate=EvaluateConfig(every_epochs=5),

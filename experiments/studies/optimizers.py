@@ -13,7 +13,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     ScheduleConfig,
@@ -43,7 +43,7 @@ def config(optim: OptimConfig, rate: float) -> ExperimentConfig:
     schedule = ScheduleConfig(name="cosine")
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_train=5000, num_validation=1000),
-        model=ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"}),
+        model=ModelConfig(name="lenet5", options={"activation": "relu", "pooling": "max"}),
         optim=dataclasses.replace(optim, learning_rate=rate, schedule=schedule),
         train=TrainConfig(num_epochs=EPOCHS, batch_size=64),
         evaluate=EvaluateConfig(every_epochs=EPOCHS),

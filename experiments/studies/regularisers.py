@@ -14,7 +14,7 @@ from cnn_lab.config import (
     EarlyStoppingConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     SelectionConfig,
@@ -29,7 +29,7 @@ MEASURE = "unseen accuracy"
 def base() -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name="mnist", pad=2, num_train=500, num_validation=1000),
-        model=ModelSpec(name="lenet5", options={"activation": "relu", "pooling": "max"}),
+        model=ModelConfig(name="lenet5", options={"activation": "relu", "pooling": "max"}),
         optim=OptimConfig(name="momentum", learning_rate=0.02),
         train=TrainConfig(num_epochs=100, batch_size=50),
         evaluate=EvaluateConfig(every_epochs=100),

@@ -15,7 +15,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     ScheduleConfig,
@@ -47,7 +47,7 @@ WAYS = {
 def config(data: DataConfig, rate: float, num_epochs: int, batch_size: int) -> ExperimentConfig:
     return ExperimentConfig(
         data=data,
-        model=ModelSpec(name="resnet20", options={"width": 8}),
+        model=ModelConfig(name="resnet20", options={"width": 8}),
         optim=OptimConfig(name="adamw", learning_rate=rate, schedule=ScheduleConfig(name="cosine")),
         train=TrainConfig(num_epochs=num_epochs, batch_size=batch_size, log_every_steps=100),
         evaluate=EvaluateConfig(every_epochs=num_epochs),

@@ -6,7 +6,7 @@ from PIL import Image
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
+from cnn_lab.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.initialization import digest_of
 from cnn_lab.experiment.restore import restore_run
@@ -19,7 +19,7 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source") / "mlp"
     config = ExperimentConfig(
         data=DataConfig(num_train=64, num_validation=64),
-        model=ModelSpec(name="mlp", options={"hidden": (16,)}),
+        model=ModelConfig(name="mlp", options={"hidden": (16,)}),
         optim=OptimConfig(name="sgd", learning_rate=0.05),
         train=TrainConfig(num_epochs=1, batch_size=32),
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.config import ExperimentConfig, ModelSpec
+from cnn_lab.config import ExperimentConfig, ModelConfig
 from cnn_lab.core import trees
 from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.network import Network, make_task
@@ -75,7 +75,7 @@ def succeed(monkeypatch, capsys):
 
 def test_a_run_is_written_whatever_its_schedule(tmp_path):
     """Such as that of a soup, whose members' schedule fits no training of one step."""
-    config = ExperimentConfig(model=ModelSpec(name="linear"))
+    config = ExperimentConfig(model=ModelConfig(name="linear"))
     config.optim.schedule.name, config.optim.schedule.warmup_steps = "step", 20
     config.optim.schedule.options = {"milestones_epochs": (2.0, 3.0)}
     model = MODELS["linear"].make(10)

@@ -16,7 +16,7 @@ from cnn_lab.config import (
     EarlyStoppingConfig,
     ExperimentConfig,
     MeshConfig,
-    ModelSpec,
+    ModelConfig,
 )
 from cnn_lab.config.load import (
     FORMAT_VERSION,
@@ -304,7 +304,7 @@ def test_the_last_override_wins(tmp_path):
     assert config.seed == 2
     assert config.early_stopping == EarlyStoppingConfig(patience=2)
     assert load_config(reference, [*overrides, ("early_stopping", "none")]).early_stopping is None
-    assert load_config(reference, [("model.options.new", "3")]).model == ModelSpec(
+    assert load_config(reference, [("model.options.new", "3")]).model == ModelConfig(
         options={"new": 3}
     )
 
@@ -341,7 +341,7 @@ def test_the_config_json_of_a_run_is_a_config(tmp_path):
 def test_a_config_of_another_format_version_is_refused(version, tmp_path):
     path = tmp_path / "config.json"
     values = config_to_json(ExperimentConfig())
-    assert values["format_version"] == FORMAT_VERSION == 1
+    assert values["format_version"] == FORMAT_VERSION == 2
     path.write_text(json.dumps(values))
     assert load_config(str(path)) == ExperimentConfig()
     path.write_text(json.dumps({**values, "format_version": version, "unknown": 1}))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec
+from cnn_lab.config import DataConfig, ExperimentConfig, ModelConfig
 from cnn_lab.data import source as source_module
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.loaders.factory import make_preprocess, unmeasured_preprocess
@@ -119,7 +119,7 @@ def test_without_a_writable_place_they_are_just_measured(digits, read, monkeypat
 
 def test_shapes_alone_need_no_pixels(digits, read):
     config = ExperimentConfig(
-        data=DataConfig(loader="streaming", pad=2), model=ModelSpec(name="linear")
+        data=DataConfig(loader="streaming", pad=2), model=ModelConfig(name="linear")
     )
     experiment = build_experiment(config, lambda *_: digits, unmeasured_preprocess)
     assert experiment.network.input_shape == (12, 12, 1)

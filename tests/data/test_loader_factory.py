@@ -102,7 +102,7 @@ def test_one_program_serves_every_normalisation(own_validation, kind):
         loaders = factory.LoaderFactory(data, make_preprocess(data, subset), make_mesh(1))
         loader = loaders.evaluation(subset, 4, 1)
         raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(0, 1))
-        arguments = (loader.in_memory, raw_batch, jax.random.key(0))
+        arguments = (loader.device_arrays, raw_batch, jax.random.key(0))
         prepare = jax.jit(loader.prepare)
         found = prepare.lower(*arguments).as_text(), np.asarray(prepare(*arguments)["image"])
         loader.close()
@@ -126,8 +126,8 @@ def test_a_split_in_parts_gives_the_batches_of_a_whole_one(own_validation):
         )
         raw_batch = jax.tree.map(lambda stack: stack[2], loader.load(0, 3))
         prepare = jax.jit(loader.prepare)
-        found[kind] = jax.device_get(prepare(loader.in_memory, raw_batch, jax.random.key(0)))
-        held = loader.in_memory["image"].addressable_shards[0].data
+        found[kind] = jax.device_get(prepare(loader.device_arrays, raw_batch, jax.random.key(0)))
+        held = loader.device_arrays["image"].addressable_shards[0].data
         assert len(held) == (12 if kind == "in_memory" else 3)
         loader.close()
     for name, values in found["in_memory"].items():

@@ -32,7 +32,7 @@ def in_memory(source: Source, sampler: Sampler, max_steps: int = 8) -> InMemoryL
 def batch(loader, step: int) -> dict[str, np.ndarray]:
     raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(step, 1))
     raw_batch = jax.tree.map(jax.device_put, raw_batch)
-    return jax.tree.map(np.asarray, loader.prepare(loader.in_memory, raw_batch, KEY))
+    return jax.tree.map(np.asarray, loader.prepare(loader.device_arrays, raw_batch, KEY))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -166,7 +166,11 @@ def test_both_loaders_augment_the_batch_before_they_normalise_it(source: Source)
     stream = StreamingLoader(
         source, PREPROCESS, sampler, num_workers=0, total_steps=3, augment=darker
     )
-    plain, found, other = batch(in_memory(source, sampler), 1), batch(fixed, 1), batch(stream, 1)
+    plain, found, other = (
+        batch(in_memory(source, sampler), 1),
+        batch(fixed, 1),
+        batch(stream, 1),
+    )
     stream.close()
     factor = float(jax.random.uniform(KEY))
     raw = plain["image"] * 0.4 * 255 + 0.3 * 255

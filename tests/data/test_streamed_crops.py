@@ -72,7 +72,7 @@ def fed(loader: Any, step: int) -> dict[str, np.ndarray]:
 
 def prepared(loader: Any, raw_batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The batch that the step makes of a raw batch."""
-    batch = loader.prepare(loader.in_memory, jax.tree.map(jax.device_put, raw_batch), KEY)
+    batch = loader.prepare(loader.device_arrays, jax.tree.map(jax.device_put, raw_batch), KEY)
     return jax.tree.map(np.asarray, batch)
 
 
@@ -153,7 +153,9 @@ def test_resident_images_are_cropped_in_the_step(photographs):
     loader = training(photographs, CROPPED, loader="in_memory")
     assert isinstance(loader, InMemoryLoader)
     raw_batch = fed(loader, 0)
-    stored = {name: loader.in_memory[name][raw_batch["position"]] for name in ("image", "label")}
+    stored = {
+        name: loader.device_arrays[name][raw_batch["position"]] for name in ("image", "label")
+    }
     expected, _ = altered(CROPPED, stored)
     np.testing.assert_allclose(prepared(loader, raw_batch)["image"], expected, atol=1e-6)
 

@@ -43,7 +43,7 @@ def _small_arrays_lie_in_parts_too(monkeypatch):
     monkeypatch.setattr(layouts, "MIN_SHARDED_VALUES", 16)
 
 
-def as_it_is(in_memory, raw_batch, key):
+def as_it_is(device_arrays, raw_batch, key):
     return raw_batch
 
 

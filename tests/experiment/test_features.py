@@ -94,7 +94,7 @@ def _epoch(loader: Any, epoch: int) -> np.ndarray:
         epoch * loader.sampler.steps_per_epoch, (epoch + 1) * loader.sampler.steps_per_epoch
     ):
         raw_batch = jax.tree.map(lambda stack: stack[0], loader.load(step, 1))
-        batch = loader.prepare(loader.in_memory, raw_batch, jax.random.key(0))
+        batch = loader.prepare(loader.device_arrays, raw_batch, jax.random.key(0))
         positions, _ = loader.sampler.batches(step, 1)
         found |= dict(zip(positions[0].tolist(), np.asarray(batch["image"]), strict=True))
     return np.stack([found[position] for position in sorted(found)]).reshape(len(found), -1)
@@ -105,7 +105,7 @@ def test_mixed_images_keep_their_mixed_labels(source, tmp_path):
     experiment = with_data(source, augment=mixing, transfer={"augmented_passes": 1})
     built = build_experiment(complete_config(experiment))
     built.load_features(built.init_state(0), lambda _: None)
-    labels = np.asarray(built.train_loader.in_memory["label"])
+    labels = np.asarray(built.train_loader.device_arrays["label"])
     assert labels.shape == (64, 10)
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
     assert (labels.max(axis=1) < 0.999).any()

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_lab.config import ExperimentConfig, ModelSpec, TransferConfig
+from cnn_lab.config import ExperimentConfig, ModelConfig, TransferConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.experiment.network import make_model
 
 
 def config(name: str, rate: float | None) -> ExperimentConfig:
-    return ExperimentConfig(model=ModelSpec(name=name), transfer=TransferConfig(dropout=rate))
+    return ExperimentConfig(model=ModelConfig(name=name), transfer=TransferConfig(dropout=rate))
 
 
 def test_dropout_before_the_head_acts_in_training_alone(staged_model):
@@ -50,7 +50,7 @@ def test_every_head_has_a_place_for_it(name, field):
     assert getattr(make_model(config(name, 0.3), 5).head, field) == 0.3
     own = make_model(config(name, None), 5).head
     assert getattr(own, field) == getattr(
-        make_model(ExperimentConfig(model=ModelSpec(name=name)), 5).head, field
+        make_model(ExperimentConfig(model=ModelConfig(name=name)), 5).head, field
     )
 
 

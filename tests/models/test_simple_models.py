@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_lab.config import ExperimentConfig, ModelSpec
+from cnn_lab.config import ExperimentConfig, ModelConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.experiment.network import make_model
 from cnn_lab.models.simple import linear, mlp, perceptron
@@ -113,28 +113,28 @@ def test_a_hidden_value_of_maxout_is_the_largest_of_its_pieces():
 
 
 def test_a_config_names_a_model_and_its_options():
-    config = ExperimentConfig(model=ModelSpec(name="mlp", options={"hidden": [4, 5]}))
+    config = ExperimentConfig(model=ModelConfig(name="mlp", options={"hidden": [4, 5]}))
     assert make_model(config, 3) == mlp(3, hidden=(4, 5))
 
 
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        (ModelSpec(name="lenet"), r"^There is no model named 'lenet'; did you mean lenet5"),
+        (ModelConfig(name="lenet"), r"^There is no model named 'lenet'; did you mean lenet5"),
         (
-            ModelSpec(name="mlp", options={"hiden": (3,)}),
+            ModelConfig(name="mlp", options={"hiden": (3,)}),
             r"^config\.model\.options: mlp has no option 'hiden'; did you mean hidden\? \(if",
         ),
         (
-            ModelSpec(name="mlp", options={"hidden": (0,)}),
+            ModelConfig(name="mlp", options={"hidden": (0,)}),
             r"^config\.model\.options\.hidden must be a tuple, each entry a whole number of at",
         ),
         (
-            ModelSpec(name="linear", options={"num_classes": 3}),
+            ModelConfig(name="linear", options={"num_classes": 3}),
             r"^config\.model\.options: linear has no option 'num_classes'; known: dtype \(if",
         ),
         (
-            ModelSpec(name="mlp", options={"dropout_rate": 1.0}),
+            ModelConfig(name="mlp", options={"dropout_rate": 1.0}),
             r"^config\.model\.options\.dropout_rate must be a finite number of at least 0 and bel",
         ),
     ],

@@ -15,7 +15,7 @@ from cnn_lab.config import (
     AverageConfig,
     DataConfig,
     EarlyStoppingConfig,
-    ModelSpec,
+    ModelConfig,
 )
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError, DivergedError
@@ -182,7 +182,7 @@ def test_data_that_cannot_be_fitted_are_refused(source, data, text, tmp_path: Pa
 
 
 def test_outputs_that_are_no_logits_are_refused(tmp_path):
-    perceptron = config(model=ModelSpec(name="perceptron"))
+    perceptron = config(model=ModelConfig(name="perceptron"))
     train(perceptron, tmp_path / "source")
     experiment = tuned(tmp_path / "source", "logistic", model=perceptron.model)
     with pytest.raises(ConfigError, match="needs a dense output layer that gives the logits"):
@@ -217,6 +217,6 @@ def test_altered_passes_are_more_examples(source, tmp_path):
     data = DataConfig(num_train=64, num_validation=64, augment=altered)
     experiment = tuned(source, "logistic", data=data, transfer={"augmented_passes": 3})
     built = build_experiment(complete_config(experiment))
-    assert built.train_loader.in_memory["image"].shape[0] == 3 * 64
+    assert built.train_loader.device_arrays["image"].shape[0] == 3 * 64
     assert dataclasses.asdict(built.intervals)["num_epochs"] == len(STRENGTHS)
     train(experiment, tmp_path / "run")

@@ -10,7 +10,7 @@ import pytest
 from cnn_lab.analysis.lr_range import analyse
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.config import DataConfig, ExperimentConfig, ModelSpec, OptimConfig, TrainConfig
+from cnn_lab.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
 from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.loaders.in_memory import InMemoryLoader
@@ -21,7 +21,7 @@ from cnn_lab.train import stepper
 def small(**optim) -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(num_train=256, num_validation=0),
-        model=ModelSpec(name="linear"),
+        model=ModelConfig(name="linear"),
         optim=OptimConfig(**{"name": "sgd", "learning_rate": 123.0, **optim}),
         train=TrainConfig(num_epochs=1, batch_size=32),
     )
@@ -127,11 +127,11 @@ def test_on_digits_the_suggestion_trains_and_what_is_beyond_diverges():
 
 def test_it_goes_on_over_epochs_and_both_pipelines_agree():
     config = small()  # 8 steps an epoch
-    in_memory, _ = find(config, lowest=1e-4, highest=1e-1, num_steps=30)
+    device_arrays, _ = find(config, lowest=1e-4, highest=1e-1, num_steps=30)
     config.data.loader = "streaming"
     streaming, _ = find(config, lowest=1e-4, highest=1e-1, num_steps=30)
-    assert len(in_memory.losses) == 30
-    np.testing.assert_allclose(streaming.losses, in_memory.losses, rtol=1e-5)
+    assert len(device_arrays.losses) == 30
+    np.testing.assert_allclose(streaming.losses, device_arrays.losses, rtol=1e-5)
 
 
 def test_where_calls_end_changes_nothing(monkeypatch):

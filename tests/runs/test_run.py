@@ -27,7 +27,7 @@ from cnn_lab.config import (
     EvaluateConfig,
     ExperimentConfig,
     LogConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     SelectionConfig,
     TrainConfig,
@@ -51,7 +51,7 @@ from cnn_lab.workdir.run_dir import LOCK_FILES, count_test_opening, read_record
 def small(**changes) -> ExperimentConfig:
     fields = {
         "data": DataConfig(num_train=64, num_validation=64),
-        "model": ModelSpec(name="linear"),
+        "model": ModelConfig(name="linear"),
         "optim": OptimConfig(name="sgd", learning_rate=0.05),
         "train": TrainConfig(num_epochs=4, batch_size=32),
     }
@@ -114,7 +114,7 @@ def test_a_signal_to_a_training_with_workers_saves(number: int, tmp_path: Path, 
 
 def test_where_calls_are_cut_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = small(train=TrainConfig(num_epochs=2, batch_size=4))
-    config.model = ModelSpec(name="mlp", options={"hidden": (8,), "dropout_rate": 0.3})
+    config.model = ModelConfig(name="mlp", options={"hidden": (8,), "dropout_rate": 0.3})
     run_training(config, tmp_path / "as it comes", lambda _: None)
     monkeypatch.setattr(stepper, "SECONDS_PER_CALL", 1e-9)
     run_training(config, tmp_path / "one by one", lambda _: None)
@@ -325,7 +325,7 @@ def _normalised(num_classes: int) -> Classifier:
 def test_batch_statistics_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     entry = ModelEntry(_normalised, "a test's", "none", (8, 8, 1), 0)
     monkeypatch.setitem(MODELS, "normalised", entry)
-    config = small(model=ModelSpec(name="normalised"))
+    config = small(model=ModelConfig(name="normalised"))
     config.train.batch_size, config.train.log_every_steps = 16, 1
     run_training(config, tmp_path / "whole", lambda _: None)
     for step in (3, 8, 10):  # in the middle of an epoch, and at the end of one

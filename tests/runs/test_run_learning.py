@@ -17,7 +17,7 @@ from cnn_lab.config import (
     AverageConfig,
     DataConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
@@ -29,12 +29,12 @@ from cnn_lab.data.loaders.factory import LoaderFactory
 from cnn_lab.data.subsets import choose_examples
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.experiment.build import build_experiment
-from cnn_lab.experiment.experiment import make_evaluator
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.runs.train import run_training
+from cnn_lab.train.evaluate import Evaluator
 
 
 class _Normalised(nn.Module):
@@ -55,7 +55,7 @@ def _model(monkeypatch: pytest.MonkeyPatch):
 def small(**changes) -> ExperimentConfig:
     fields: dict[str, Any] = {
         "data": DataConfig(num_train=64, num_validation=64),
-        "model": ModelSpec(name="normalised"),
+        "model": ModelConfig(name="normalised"),
         "optim": OptimConfig(name="momentum", learning_rate=0.05),
         "train": TrainConfig(num_epochs=4, batch_size=16, log_every_steps=1),
     }
@@ -101,7 +101,9 @@ def test_it_resumes_bit_for_bit_and_is_used_as_it_was_judged(kind: str, tmp_path
         _, held_out = choose_examples(open_dataset("digits"), config.data)
         loaders = LoaderFactory(config.data, trained.network.preprocess, mesh)
         loader = loaders.evaluation(held_out, config.evaluate.batch_size, mesh.num_devices)
-        found = make_evaluator(trained.network, loader, mesh)(trained.variables)
+        found = Evaluator(trained.network.model.apply, trained.network.task, loader, mesh)(
+            trained.variables
+        )
         assert found["loss"] == pytest.approx(rows[step], rel=1e-5)  # summed on other devices
 
 
@@ -118,7 +120,7 @@ def test_statistics_of_averaged_weights_are_measured_and_matter(tmp_path: Path):
     images = []
     for step in range(loader.sampler.steps_per_epoch):
         raw_batch = jax.tree.map(lambda stack: jnp.asarray(stack[0]), loader.load(step, 1))
-        images.append(loader.prepare(loader.in_memory, raw_batch, jax.random.key(0))["image"])
+        images.append(loader.prepare(loader.device_arrays, raw_batch, jax.random.key(0))["image"])
     conv = variables["params"]["backbone"]["conv"]
     layer: Any = nn.Conv(4, (3, 3))
     maps = [np.asarray(layer.apply({"params": conv}, image)) for image in images]
@@ -192,7 +194,7 @@ def test_proximal_steps_leave_exact_zeros_and_the_norm_holds(tmp_path: Path):
 
 def test_micro_batches_train_as_the_whole_batch_does(tmp_path: Path):
     for number in (1, 4):
-        config = small(model=ModelSpec(name="mlp", options={"hidden": (8,)}))
+        config = small(model=ModelConfig(name="mlp", options={"hidden": (8,)}))
         config.train.num_micro_batches = number
         run_training(config, tmp_path / f"{number}", lambda _: None)
     whole, parts = (trees.flatten(latest(tmp_path / name)) for name in ("1", "4"))

@@ -17,7 +17,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     TrainConfig,
     TransferConfig,
@@ -238,10 +238,10 @@ def test_bad_sources_are_told_before_anything_is_written(source, tmp_path):
         ConfigError, match=r"config\.transfer has no source; set config\.transfer\.s"
     ):
         train(config(transfer=TransferConfig()), run)
-    other = ModelSpec(name="other")
+    other = ModelConfig(name="other")
     with pytest.raises(ConfigError, match=r"is other, but the source .* is a staged; set config"):
         train(tuned(source, model=other), run)
-    wider = ModelSpec(name="staged", options={"width": 8})
+    wider = ModelConfig(name="staged", options={"width": 8})
     with pytest.raises(CheckpointError, match="The weights of the source do not fit the model:"):
         train(tuned(source, model=wider), run)
     with pytest.raises(ConfigError, match=r"config\.optim\.name is sam, which trains all weights"):

@@ -14,7 +14,7 @@ from cnn_lab.config import (
     EarlyStoppingConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     TrainConfig,
     Variant,
@@ -44,7 +44,7 @@ def config(seed: int = 0, **changes) -> ExperimentConfig:
     fields = {
         "seed": seed,
         "data": DataConfig(num_train=200, num_validation=100),
-        "model": ModelSpec(name="mlp", options={"hidden": (HIDDEN,)}),
+        "model": ModelConfig(name="mlp", options={"hidden": (HIDDEN,)}),
         "optim": OptimConfig(name="sgd", learning_rate=0.5),
         "train": TrainConfig(num_epochs=4, batch_size=50),
         "evaluate": EvaluateConfig(every_epochs=1),

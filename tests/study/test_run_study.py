@@ -18,7 +18,7 @@ from cnn_lab.config import (
     DataConfig,
     EvaluateConfig,
     ExperimentConfig,
-    ModelSpec,
+    ModelConfig,
     OptimConfig,
     Panel,
     Study,
@@ -43,7 +43,7 @@ ALL = tuple(MEASURES)
 def config(rate: float, **changes) -> ExperimentConfig:
     fields = {
         "data": DataConfig(num_train=200, num_validation=100),
-        "model": ModelSpec(name="mlp", options={"hidden": (16,)}),
+        "model": ModelConfig(name="mlp", options={"hidden": (16,)}),
         "optim": OptimConfig(name="sgd", learning_rate=rate),
         "train": TrainConfig(num_epochs=3, batch_size=50),
         "evaluate": EvaluateConfig(every_epochs=3),
@@ -229,7 +229,9 @@ def test_the_page_escapes_and_shows_verdicts_and_numbers(finished, tmp_path):
         ),
         (
             {
-                "variants": (Variant(series="a", config=config(0.1, model=ModelSpec(name="mpl"))),),
+                "variants": (
+                    Variant(series="a", config=config(0.1, model=ModelConfig(name="mpl"))),
+                ),
                 "claims": (),
                 "panels": (),
             },

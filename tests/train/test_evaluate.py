@@ -53,9 +53,11 @@ def wanted(images, labels, variables) -> dict[str, float]:
 def evaluator(images, labels, batch_size: int, num_devices: int, max_steps=None):
     mesh = make_mesh(num_devices)
     sampler = Sampler(np.arange(NUM_EXAMPLES), batch_size, None)
-    in_memory = mesh.put({"image": images, "label": labels})
+    device_arrays = mesh.put({"image": images, "label": labels})
     preprocess = Preprocess((MEAN,), (STD,), 0)
-    loader = InMemoryLoader(in_memory, preprocess, sampler, max_steps or sampler.steps_per_epoch)
+    loader = InMemoryLoader(
+        device_arrays, preprocess, sampler, max_steps or sampler.steps_per_epoch
+    )
     return Evaluator(MODEL.apply, TASK, loader, mesh), mesh, loader
 
 

@@ -24,7 +24,7 @@ class Loader:
     max_steps = 4
 
     def __init__(self, scale: float):
-        self.in_memory: Any = {}
+        self.device_arrays: Any = {}
         self.batches = BATCHES * np.float32(scale)
 
     def load(self, first_step: int, num_steps: int) -> Any:
@@ -35,7 +35,7 @@ class Loader:
     def raw_shapes(self) -> Any:
         return jax.eval_shape(lambda: self.load(0, 1))
 
-    def prepare(self, in_memory: Any, raw_batch: Any, key: Any) -> Any:
+    def prepare(self, device_arrays: Any, raw_batch: Any, key: Any) -> Any:
         return raw_batch
 
 

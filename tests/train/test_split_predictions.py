@@ -52,9 +52,9 @@ def normalised(images: np.ndarray) -> np.ndarray:
 
 def make_loader(images, labels, batch_size: int, mesh: DeviceMesh) -> InMemoryLoader:
     sampler = Sampler(CHOSEN, batch_size, None)
-    in_memory = mesh.put({"image": images, "label": labels})
+    device_arrays = mesh.put({"image": images, "label": labels})
     preprocess = Preprocess((MEAN,), (STD,), 0)
-    return InMemoryLoader(in_memory, preprocess, sampler, sampler.steps_per_epoch)
+    return InMemoryLoader(device_arrays, preprocess, sampler, sampler.steps_per_epoch)
 
 
 def make_predictor(images, labels, batch_size: int, num_devices: int, **options):
@@ -108,7 +108,7 @@ def test_the_outputs_of_a_call_are_bounded(images, labels, variables, monkeypatc
     assert sum(lengths) == 14
     mesh = make_mesh(2)
     raw_batches = mesh.put(load(0, 1), mesh.batches)
-    rows, _ = predictor.compile(variables).call(variables, loader.in_memory, raw_batches, 1)
+    rows, _ = predictor.compile(variables).call(variables, loader.device_arrays, raw_batches, 1)
     assert rows["logits"].shape == (2, 8, 10)
     tiny = predict(variables, images, labels, 8, 2, max_bytes=1)  # one step, whatever it takes
     for other in (found[1], tiny):

@@ -17,7 +17,7 @@ from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
 from cnn_lab.data.subsets import Subset
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.distributed.processes import present
+from cnn_lab.distributed.processes import current_processes
 
 
 def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
@@ -27,7 +27,7 @@ def make_preprocess(data: DataConfig, train: Subset) -> Preprocess:
         ConfigError: mean or std have another number of channels than the images.
     """
     if data.mean is None or data.std is None:
-        processes, measured = present(), None
+        processes, measured = current_processes(), None
         in_parts = data.loader == "sharded" and processes.count > 1
         whole = in_memory.is_in_memory(data, train.source) and not in_parts
         if whole:

@@ -83,14 +83,14 @@ class InMemoryLoader:
     """The whole split on the devices; a raw batch is the positions of its examples.
 
     Attributes:
-        in_memory: `image` and `label`, and perhaps `constants` of `preprocess`.
+        device_arrays: `image` and `label`, and perhaps `constants` of `preprocess`.
         preprocess: (images, constants) -> the model's input.
         augment: augments the batch; None leaves it.
         shard: the part of every batch that this process loads.
         gather: (array, positions) -> rows.
     """
 
-    in_memory: Tree
+    device_arrays: Tree
     preprocess: Callable[[Tree, Tree | None], Tree]
     sampler: Sampler
     max_steps: int
@@ -123,37 +123,37 @@ class InMemoryLoader:
             "weight": jax.ShapeDtypeStruct(shape, jnp.float32),
         }
 
-    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
+    def prepare(self, device_arrays: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Gathers the batch on the devices, augments and normalises it."""
         rows = raw_batch["position"]
-        images, labels = (self.gather(in_memory[name], rows) for name in ("image", "label"))
+        images, labels = (self.gather(device_arrays[name], rows) for name in ("image", "label"))
         if self.augment is not None:
             images, labels = self.augment(key, images, labels)
         return {
-            "image": self.preprocess(images, in_memory.get("constants")),
+            "image": self.preprocess(images, device_arrays.get("constants")),
             "label": labels,
             "weight": raw_batch["weight"],
         }
 
     def close(self) -> None:
         """Lets go of the arrays."""
-        self.in_memory = {}
+        self.device_arrays = {}
 
 
 class FeatureLoader(InMemoryLoader):
     """Features that a frozen backbone computed once, in place of images.
 
     Args:
-        in_memory: features and labels, of each pass over the images after the other, each in the
+        device_arrays: features and labels, one pass over the images after the other, each in the
             order of `sampler.indices`; or their shapes.
         name: of the loader that the images came from.
         num_passes: over the images; epochs use them in turn.
     """
 
     def __init__(
-        self, in_memory: Tree, sampler: Sampler, max_steps: int, name: str, num_passes: int = 1
+        self, device_arrays: Tree, sampler: Sampler, max_steps: int, name: str, num_passes: int = 1
     ):
-        super().__init__(in_memory, lambda features, _: features, sampler, max_steps)
+        super().__init__(device_arrays, lambda features, _: features, sampler, max_steps)
         self.name = name
         self._num_passes = num_passes
         self._row_of = row_finder(sampler.indices)

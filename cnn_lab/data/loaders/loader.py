@@ -21,14 +21,14 @@ class Loader(Protocol):
 
     Attributes:
         name: `in_memory` or `streaming`.
-        in_memory: arrays that stay on the devices, the `constants` of normalisation among them, so
-            that other values need no other program.
+        device_arrays: what stays on the devices: a split in memory, and the `constants` of
+            normalisation, so that other values need no other program.
         max_steps: maximum number of steps in one stack of raw batches.
         sampler: chooses the examples of every step.
     """
 
     name: str
-    in_memory: Tree
+    device_arrays: Tree
     max_steps: int
     sampler: Sampler
 
@@ -43,10 +43,10 @@ class Loader(Protocol):
         """Shapes and dtypes of the stack that `load` returns, over all processes."""
         ...
 
-    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
+    def prepare(self, device_arrays: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Makes `image`, `label`, `weight` from one step's raw batch; pure, runs on the devices.
 
-        `in_memory` is the attribute of that name, an argument of the compiled step.
+        `device_arrays` is the attribute of that name, an argument of the compiled step.
         """
         ...
 

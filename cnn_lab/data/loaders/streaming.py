@@ -71,7 +71,7 @@ class StreamingLoader:
     max_steps: int = dataclasses.field(default=1, init=False)
 
     def __post_init__(self) -> None:
-        self.in_memory: Tree = {} if self.constants is None else {"constants": self.constants}
+        self.device_arrays: Tree = {} if self.constants is None else {"constants": self.constants}
         self._next_step = -1
         self._batches: Any = None
 
@@ -106,12 +106,12 @@ class StreamingLoader:
             "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
         }
 
-    def prepare(self, in_memory: Tree, raw_batch: Tree, key: Key) -> Tree:
+    def prepare(self, device_arrays: Tree, raw_batch: Tree, key: Key) -> Tree:
         """Augments and normalises the batch."""
         images, labels = raw_batch["image"], raw_batch["label"]
         if self.augment is not None:
             images, labels = self.augment(key, images, labels)
-        images = self.preprocess(images, in_memory.get("constants"))
+        images = self.preprocess(images, device_arrays.get("constants"))
         return {**raw_batch, "image": images, "label": labels}
 
     def close(self) -> None:

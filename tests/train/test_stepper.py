@@ -28,11 +28,11 @@ MODELS = {
 }
 
 
-def feed_as_it_is(in_memory, raw_batch, key):
+def feed_as_it_is(device_arrays, raw_batch, key):
     return raw_batch
 
 
-def noise_of(in_memory, raw_batch, key):
+def noise_of(device_arrays, raw_batch, key):
     return {"noise": jax.random.normal(key)}
 
 
