@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import jax.numpy as jnp
 import optax
 
 from cnn_lab.config.values import Count, Fraction, NonNegative, Positive, Range
@@ -112,7 +113,14 @@ def polynomial(span: Span, power: Positive = 1.0, final_fraction: Fraction = 0.0
         power: exponent, positive; 0.9 in DeepLab (Chen et al. 2016, arXiv:1606.00915).
         final_fraction: share of the peak that is left at the end, in [0, 1].
     """
-    return optax.polynomial_schedule(span.peak, span.peak * final_fraction, power, span.num_steps)
+    final = span.peak * final_fraction
+
+    def rate(step: Any) -> Any:
+        # A fused product may leave a little less than nothing, of which a power is no number.
+        left = jnp.maximum(1 - jnp.clip(step, 0, span.num_steps) / span.num_steps, 0.0)
+        return (span.peak - final) * left**power + final
+
+    return rate
 
 
 @SCHEDULES.register()
