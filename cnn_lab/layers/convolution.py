@@ -26,7 +26,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 Pairs = tuple[tuple[int, int], tuple[int, int]]  # pixels before and after each axis
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -259,7 +259,7 @@ def _shifted(
 
 
 def shifted_maps(
-    maps: Float[Array, "n *space c"],
+    maps: Shaped[Array, "n *space c"],
     sides: Sequence[int],
     counts: Sequence[int],
     strides: Sequence[int],

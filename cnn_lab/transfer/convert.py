@@ -135,19 +135,19 @@ def differences(tensors: Tensors, table: Sequence[Leaf], unused: frozenset[str])
     """
     wanted = {leaf.torch_name: leaf for leaf in table if leaf.layer not in unused}
     known = {leaf.torch_name for leaf in table}
+    extra = [name for name in tensors if name not in known and not name.endswith(COUNTER)]
     lines = [
-        f"  only in the file: {name} {tensor.shape}"
-        for name, tensor in tensors.items()
-        if name not in known and not name.endswith(COUNTER)
+        f"  missing in the file: {name} {leaf.torch_shape}, for {leaf.path}"
+        for name, leaf in wanted.items()
+        if name not in tensors
     ]
+    lines += [f"  only in the file: {name} {tensors[name].shape}" for name in extra]
     for name, leaf in wanted.items():
         tensor, shape = tensors.get(name), leaf.torch_shape
-        if tensor is None:
-            lines.append(f"  missing in the file: {name} {shape}, for {leaf.path}")
-        elif tensor.shape != shape:
+        if tensor is not None and tensor.shape != shape:
             found = f"{name} is {tensor.shape} in the file, {shape} in the model, for {leaf.path}"
             lines.append(f"  other shape: {found}")
-        elif str(tensor.dtype) not in FLOATS:
+        elif tensor is not None and str(tensor.dtype) not in FLOATS:
             lines.append(f"  no weights: {name} is {tensor.dtype} in the file")
     return lines
 

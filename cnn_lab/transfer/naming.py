@@ -209,7 +209,8 @@ def _vgg_timm(_: Any, layers: Layers) -> dict[str, str]:
 
 def _first_dense(model: Any) -> dict[str, int]:
     """The first dense layer reads a map, whose sides are equal."""
-    return {"head/hidden1" if model.head.hidden else "head/output": model.head.pooled_size[0]}
+    size, layer = model.head.pooled_size, "hidden1" if model.head.hidden else "output"
+    return {f"head/{layer}": size if isinstance(size, int) else size[0]}
 
 
 def _squeezenet(model: Any, layers: Layers) -> dict[str, str]:

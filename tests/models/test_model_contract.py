@@ -26,7 +26,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.tasks.classification import classification
-from cnn_lab.tasks.task import WithAuxiliary
+from cnn_lab.tasks.task import WithAuxiliary, last_logits
 
 GOLDEN = Path(__file__).parent / "parameters"
 # Threshold units are trained by squared error: the cross-entropy of zeros and ones says nothing.
@@ -220,8 +220,9 @@ def test_other_numbers_of_classes_and_channels_work(name):
     options, (height, width, channels) = SMALL[name]
     module: Any = MODELS[name].make(7, **options)
     init = lambda x: module.init_with_output(jax.random.key(0), x, train=False)  # noqa: E731
-    logits, variables = jax.eval_shape(init, images_of((height, width, 4 - channels)))
-    assert logits.shape == output_shape(MODELS[name], 7, (height, width, 4 - channels))
+    outputs, variables = jax.eval_shape(init, images_of((height, width, 4 - channels)))
+    wanted = output_shape(MODELS[name], 7, (height, width, 4 - channels))
+    assert last_logits(outputs).shape == wanted
     before = trees.flatten(variables_of(module, (height, width, channels)))
     changed = [p for p, leaf in trees.flatten(variables).items() if leaf.shape != before[p].shape]
     # The first layer's kernel; and the last one's and its bias where images come out.

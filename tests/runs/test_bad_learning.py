@@ -185,11 +185,11 @@ WRONG = {
     ),
     "shift beyond the image": (
         [f"{A}options.shift=32"],
-        "config.data.augment.options.shift is 32, but the images have 32 x 32 pixels",
+        "config.data.augment.options.shift must be below 32, for something to be left of 32 x 32",
     ),
     "crop upside down": (
         [f"{A}options.crop_area=1.0,0.5"],
-        "config.data.augment.options.crop_area is 1.0,0.5, whose first value must not be larger",
+        "config.data.augment.options.crop_area must be the smaller value, then the larger",
     ),
     "crop above the image": (
         [f"{A}options.crop_area=0.5,1.5"],

@@ -10,12 +10,13 @@ final size, of which `prepare` crops a part; streaming crops the full image as i
 no detail lost. These crops follow the same distribution, but other draws.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.sampler import Sampler
 
 
+@runtime_checkable
 class Loader(Protocol):
     """Batches of a split, by step.
 
