@@ -29,7 +29,7 @@ from cnn_lab.config import *
 def get_config():
     return ExperimentConfig(
         data=DataConfig(name="digits", validation_fraction=0.2),
-        model=ModelSpec(name="linear"),
+        model=ModelConfig(name="linear"),
         optim=OptimConfig(name="momentum", learning_rate=0.1),
         train=TrainConfig(num_epochs=2, batch_size=64),
         checkpoint=CheckpointConfig(keep_latest=100),

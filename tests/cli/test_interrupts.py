@@ -50,7 +50,7 @@ def test_a_signal_that_a_finaliser_swallows_comes_again():
     script = """
 import os, signal, time
 from cnn_lab.cli import runtime
-runtime.raise_instead()
+runtime.raise_on_signal()
 class Finalised:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -169,7 +169,7 @@ def test_the_first_process_measures_for_all(own_validation, monkeypatch):
             assert value is None
             return [[[0.5, 0.4, 0.3], [0.2, 0.2, 0.1]], value]
 
-    monkeypatch.setattr(factory, "present", Second)
+    monkeypatch.setattr(factory, "current_processes", Second)
     monkeypatch.setattr(factory, "channel_statistics", lambda *_, **__: pytest.fail("measured"))
     found = make_preprocess(DataConfig(), Subset(own_validation.split("train"), np.arange(12)))
     assert (found.mean, found.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
