@@ -269,7 +269,7 @@ def _features(directory: Path, features: Any) -> tuple[Storage, ImageShape, tupl
     import tensorflow_datasets as tfds
 
     by_name = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    listing = ", ".join(f"{key} ({type(value).__name__})" for key, value in by_name.items())
+    listing = ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(by_name.items()))
     image: Any = by_name.get("image")
     shape = getattr(image, "shape", ())
     if len(shape) != 3 or image.np_dtype != np.uint8 or shape[2] not in (None, 1, 3):
