@@ -39,15 +39,17 @@ def open_file(file: io.BytesIO | io.BufferedReader) -> Image.Image:
         UnidentifiedImageError: it is of no such format.
     """
     limit = Image.MAX_IMAGE_PIXELS
+    allowed = f"at most {limit} pixels"
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:  # from twice the limit on
-        raise DataError(f"more than the {limit} pixels allowed") from None
+        raise DataError(f"more than the {limit} pixels allowed", allowed=allowed) from None
     # PIL itself only warns of these.
     if limit is not None and image.width * image.height > limit:
         size = f"{image.width}x{image.height}"
         image.close()
-        raise DataError(f"{size} pixels, more than the {limit} allowed")
+        problem = f"{size} pixels, more than the {limit} allowed"
+        raise DataError(problem, found=size, allowed=allowed)
     return image
 
 
@@ -146,21 +148,21 @@ def decode_crop(
 
 def read_image_file(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
     """Reads a PNG or JPEG file as pixels of `shape`, resized like training images."""
+    where = str(path)
     if not path.is_file():
-        raise DataError(f"There is no image file {path}; give the paths of PNG or JPEG files.")
+        problem = f"There is no image file {path}; give the paths of PNG or JPEG files."
+        raise DataError(problem, where=where)
     try:
         return decode(path.read_bytes(), shape)
     except UnidentifiedImageError:
         found = _format_of(path)
+        problem = f"{path} looks like a {found} file; only PNG and JPEG are read: convert it first."
         if found is None:
-            raise DataError(f"{path} is no image; give PNG or JPEG files.") from None
-        raise DataError(
-            f"{path} looks like a {found} file; only PNG and JPEG are read: convert it first."
-        ) from None
+            problem = f"{path} is no image; give PNG or JPEG files."
+        raise DataError(problem, where=where, found=found, allowed="PNG or JPEG") from None
     except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as an image ({error}); give PNG or JPEG files."
-        ) from error
+        problem = f"{path} cannot be read as an image ({error}); give PNG or JPEG files."
+        raise DataError(problem, where=where, allowed="PNG or JPEG") from error
 
 
 def looks_inverted(images: UInt8[np.ndarray, "n h w 1"], mean: float) -> Bool[np.ndarray, " n"]:

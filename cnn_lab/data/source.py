@@ -137,7 +137,8 @@ class Source:
             raise DataError(
                 f"The images of {self.info.name} differ in size; set config.data.image_size, for "
                 "example --config.data.image_size=224,224, or in Python use "
-                "with_image_size((height, width))."
+                "with_image_size((height, width)).",
+                where="config.data.image_size",
             )
         return height, width, num_channels
 
@@ -313,7 +314,8 @@ class Source:
             return SystemLimitError(refused)
         return DataError(
             f"{what} {self.split!r} in {self.storage.directory} cannot be read ({error}); its "
-            "files are damaged or incomplete: delete that folder and prepare the data again."
+            "files are damaged or incomplete: delete that folder and prepare the data again.",
+            where=self.storage.directory,
         )
 
 

@@ -172,10 +172,8 @@ def _choose_groups(
         raise ConfigError(where="The number of groups", found=len(groups), allowed=str(len(codes)))
     names, group_codes = np.unique(groups, return_inverse=True)
     if len(names) < 2:
-        raise ConfigError(
-            "All examples belong to one group, so no validation split can be cut without breaking "
-            "it; give at least two groups, or none."
-        )
+        allowed = "at least 2, for a validation split to be cut without breaking one, or none"
+        raise ConfigError(where="The number of groups", found=len(names), allowed=allowed)
     table = np.zeros((len(names), len(quotas)), np.int64)
     np.add.at(table, (group_codes, codes), 1)
     # The total size is a further column that weighs as much as all classes together; without it

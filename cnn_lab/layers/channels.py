@@ -23,10 +23,8 @@ def maxout(x: Float[Array, "... c"], pieces: int) -> Float[Array, "... d"]:
     Pieces that do not divide the channels are a `ConfigError`.
     """  # noqa: D205 - a citation
     if pieces < 1 or x.shape[-1] % pieces:
-        raise ConfigError(
-            f"maxout over groups of {pieces} needs a number of channels that {pieces} divides; "
-            f"found {x.shape[-1]}."
-        )
+        allowed = f"a number that divides the {x.shape[-1]} channels of a maxout's input"
+        raise ConfigError(where="pieces", found=pieces, allowed=allowed)
     parts = x.reshape(*x.shape[:-1], -1, pieces)
     largest = parts[..., 0]
     for piece in range(1, pieces):

@@ -125,10 +125,8 @@ class DropBlock(nn.Module):
         height, width = x.shape[1:3]
         size = self.block_size
         if size > min(height, width):
-            raise ConfigError(
-                f"A drop-block of {size}x{size} pixels does not fit a map of {height}x{width}; "
-                "lower block_size."
-            )
+            allowed = f"at most {min(height, width)} for a drop-block in a map of {height}x{width}"
+            raise ConfigError(where="block_size", found=size, allowed=allowed)
         # Centres lie where whole blocks fit; the density makes up for the rest (equation 1).
         rows, columns = height - size + 1, width - size + 1
         density = self.rate / size**2 * (height * width) / (rows * columns)

@@ -53,7 +53,9 @@ def filter_images(
     if padding == "VALID" and (weights.shape[0] > height or weights.shape[1] > width):
         raise ConfigError(
             f"A kernel of {weights.shape[0]}x{weights.shape[1]} does not fit an image of "
-            f"{height}x{width}; use padding='SAME' or a larger image."
+            f"{height}x{width}; use padding='SAME' or a larger image.",
+            where="kernel",
+            found=weights.shape,
         )
     channels = images.shape[-1]
     return jax.lax.conv_general_dilated(

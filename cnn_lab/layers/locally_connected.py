@@ -49,7 +49,9 @@ class LocallyConnected(nn.Module):
         if any(length < side for length, side in zip(lengths, sides, strict=True)):
             raise ConfigError(
                 f"A kernel of {times(sides)} does not fit a map of {times(maps.shape[1:-1])} with "
-                f"padding {times(padding)}; use larger images or a smaller kernel."
+                f"padding {times(padding)}; use larger images or a smaller kernel.",
+                where="kernel_size",
+                found=self.kernel_size,
             )
         settings = zip(lengths, sides, strides, strict=True)
         positions = tuple((length - side) // stride + 1 for length, side, stride in settings)

@@ -222,16 +222,16 @@ class Windows(NamedTuple):
         padding = per_axis(padding, axes, "padding", minimum=0)
         for length, side, step, pad in zip(lengths, sides, steps, padding, strict=True):
             if pad > side // 2:
-                raise ConfigError(
-                    f"A pooling window of {times(sides)} may be padded by at most half of itself; "
-                    f"found a padding of {pad}."
-                )
+                allowed = f"at most half of the pooling window of {times(sides)}"
+                raise ConfigError(where="padding", found=pad, allowed=allowed)
             free = length + 2 * pad - side
             if free < 0:
                 raise ConfigError(
                     f"A pooling window of {times(sides)} does not fit a map of {times(lengths)}: "
                     "the image is too small for this model; set data.image_size, data.pad or "
-                    "--input."
+                    "--input.",
+                    where="config.data.image_size",
+                    found=times(lengths),
                 )
             count = (-(-free // step) if ceil_mode else free // step) + 1
             if (count - 1) * step >= length + pad:

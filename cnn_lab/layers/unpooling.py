@@ -72,10 +72,9 @@ def max_unpool(
     covered = tuple(count * side for count, side in zip(counts, sides, strict=True))
     fits = len(size) == len(counts)
     if not fits or any(c > s for c, s in zip(covered, size, strict=True)):
-        raise ConfigError(
-            f"Maps of {times(counts)} cannot be unpooled to {times(size)} pixels; give the size of "
-            "the map that was pooled."
-        )
+        allowed = "the size of the map that was pooled"
+        problem = f"Maps of {times(counts)} cannot be unpooled to {times(size)} pixels"
+        raise ConfigError(f"{problem}; give {allowed}.", where="size", found=size, allowed=allowed)
     if tile is not None:
         place = _places(size)[(slice(None), *map(slice, covered))]
         filled = jnp.where(place == _repeated(indices, sides), _repeated(pooled, sides), 0)
@@ -136,18 +135,15 @@ class ConvTranspose(nn.Module):
         padding = per_axis(self.padding, axes, "padding", minimum=0)
         extra = per_axis(self.output_padding, axes, "output_padding", minimum=0)
         if any(e >= max(s, d) for e, s, d in zip(extra, strides, dilation, strict=True)):
-            raise ConfigError(
-                f"output_padding must be below the stride or the dilation; found {times(extra)} "
-                f"with strides {times(strides)} and dilation {times(dilation)}."
-            )
+            allowed = f"below the strides, {times(strides)}, or the dilation, {times(dilation)}"
+            raise ConfigError(where="output_padding", found=self.output_padding, allowed=allowed)
         reach = [d * (k - 1) for d, k in zip(dilation, sides, strict=True)]
         settings = zip(maps.shape[1:-1], strides, reach, padding, extra, strict=True)
         sizes = [(size - 1) * s + r + 1 - 2 * p + e for size, s, r, p, e in settings]
         if min(sizes) < 1:
-            raise ConfigError(
-                f"A transposed convolution with padding {times(padding)} leaves no pixel of a map "
-                f"of {times(maps.shape[1:-1])}; lower the padding."
-            )
+            space = times(maps.shape[1:-1])
+            allowed = f"low enough for the transposed convolution to leave a pixel of {space}"
+            raise ConfigError(where="padding", found=self.padding, allowed=allowed)
         is_tiling = sides == strides and not any((*padding, *extra)) and set(dilation) == {1}
         init = _of_patches(self.kernel_init) if is_tiling else self.kernel_init
         kernel = self.param("kernel", init, (*sides, maps.shape[-1], self.features))

@@ -111,7 +111,10 @@ class ModelEntry:
                 raise ConfigError(
                     f"The model {self.make.__name__} is registered with {field}={stated:_}, but on "
                     f"images of {shape} with {self.num_classes} classes it has {found:_}; correct "
-                    f"its registration in {self.make.__module__}."
+                    f"its registration in {self.make.__module__}.",
+                    where=field,
+                    found=stated,
+                    allowed=f"{found}",
                 )
 
 
@@ -157,17 +160,18 @@ def _variant(make: Callable[..., Any], name: str, values: Mapping[str, Any]) -> 
     for parameter in others:
         where = f"The parameter {parameter.name} of the model {name} in {make.__module__}"
         if parameter.annotation is parameter.empty:
-            raise ConfigError(
-                f"{where} has no annotation; give its type, such as {parameter.name}: int."
-            )
+            allowed = f"annotated with its type, such as {parameter.name}: int"
+            raise ConfigError(where=where, found=str(parameter), allowed=allowed)
         if parameter.default is parameter.empty and parameter.name not in values:
-            raise ConfigError(f"{where} has no default; give it one, so that it is an option.")
+            allowed = "given a default, so that it is an option"
+            raise ConfigError(where=where, found=str(parameter), allowed=allowed)
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.name not in values:
             default = values.get(parameter.name, parameter.default)
             parameters.append(parameter.replace(default=default))
     for key in values:
         if key not in signature.parameters:
-            raise ConfigError(f"The model {name} in {make.__module__} has no parameter {key}.")
+            problem = f"The model {name} in {make.__module__} has no parameter {key}"
+            raise ConfigError(problem, where=name, found=key, allowed=signature.parameters)
     if not values and make.__name__ == name:
         return make
     declared = signature.replace(parameters=parameters)
@@ -201,11 +205,13 @@ def require_size(images: Images, min_side: int, model: str, stem: Stem = "small"
     height, width = images.shape[1:3]
     if min(height, width) < min_side:
         smaller = ", or model.options.stem=small" if stem == "large" else ""
+        allowed = f"at least {min_side}x{min_side} pixels"
         raise ConfigError(
-            f"{model} takes images of at least {min_side}x{min_side} pixels; found "
-            f"{height}x{width}; set data.image_size, data.pad or --input{smaller}.",
+            f"{model} takes images of {allowed}; found {height}x{width}; set data.image_size, "
+            f"data.pad or --input{smaller}.",
             where="config.data.image_size",
             found=f"{height}x{width}",
+            allowed=allowed,
         )
 
 
@@ -221,6 +227,7 @@ def require_multiple(images: Images, divisor: int, model: str) -> None:
             f"bring them to {sizes} by data.image_size, data.pad or --input.",
             where="config.data.image_size",
             found=f"{height}x{width}",
+            allowed=sizes,
         )
 
 

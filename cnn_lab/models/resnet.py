@@ -129,8 +129,10 @@ class ResNetBackbone(nn.Module):
         require_size(images, min_side, "a ResNet", self.stem)
         if self.shortcut == "none" and (self.drop_path_rate or self.zero_init):
             raise ConfigError(
-                "drop_path_rate and zero_init need shortcuts; leave them at 0 and false where "
-                "model.options.shortcut is none."
+                where="config.model.options.shortcut",
+                found=self.shortcut,
+                allowed="A or B for drop_path_rate and zero_init",
+                advice="or leave these at 0 and false",
             )
         layers = self.layers
         kernel, strides = (7, 2) if self.stem == "large" else (3, 1)

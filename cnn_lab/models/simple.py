@@ -109,8 +109,10 @@ def mlp(
     """
     if pieces > 1 and drop_connect_rate:
         raise ConfigError(
-            f"config.model.options of mlp: pieces={pieces} and drop_connect_rate="
-            f"{drop_connect_rate} do not go together; leave pieces at 1 or the rate at 0."
+            where="config.model.options.drop_connect_rate",
+            found=drop_connect_rate,
+            allowed=f"0 in an mlp with pieces={pieces}",
+            advice="or leave pieces at 1",
         )
     layers = LayerFactory(
         activation, dense_init=kernel_init, dtype=dtype, dropout_scaling=dropout_scaling

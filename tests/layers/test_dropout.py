@@ -1,13 +1,13 @@
 """Shares, expectations and gradients of random removal; nothing but a scale in evaluation."""
 
 import math
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.dropout import DropBlock, DropConnect, DropConnectConv, Dropout, DropPath, keep
@@ -59,7 +59,7 @@ def test_the_same_key_draws_the_same_and_another_does_not(name):
 def test_a_rate_that_leaves_nothing_or_is_none_is_refused(name, rate):
     module, x = {**MODULES, "dropout": Dropout(0.5)}[name], jnp.ones((3, 6, 6, 2))
     variables = module.init(KEY, x, train=False)
-    with pytest.raises(ConfigError, match=rf"at least 0 and below 1; found {rate}\."):
+    with refused(ConfigError, found=rate, allowed="at least 0 and below 1"):
         apply(module.clone(rate=rate), variables, x)
 
 
@@ -156,8 +156,8 @@ def test_the_gradient_of_a_block_is_its_mask():
 
 
 def test_a_block_larger_than_the_map_is_refused():
-    text = "A drop-block of 7x7 pixels does not fit a map of 6x9; lower block_size."
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
+    allowed = "at most 6 for a drop-block in a map of 6x9"
+    with refused(ConfigError, where="block_size", found=7, allowed=allowed):
         apply(DropBlock(0.1), {}, jnp.ones((1, 6, 9, 1)))
 
 

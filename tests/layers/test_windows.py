@@ -2,13 +2,13 @@
 
 import itertools
 import math
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.pooling import Windows, average_pool, lp_pool, max_pool, per_axis
@@ -114,17 +114,17 @@ def test_sums_over_windows_do_not_round_in_bfloat16():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "where", "allowed"),
     [
-        ((3, 2, 2), "A pooling window of 3x3 may be padded by at most half of itself; found a "),
-        ((0,), "window must be a number of at least 1, or 2 of them; found 0."),
-        (((2, 2, 2),), "window must be a number of at least 1, or 2 of them; found (2, 2, 2)."),
-        ((2, 0), "strides must be a number of at least 1, or 2 of them; found 0."),
-        ((2, 2, -1), "padding must be a number of at least 0, or 2 of them; found -1."),
+        ((3, 2, 2), "padding", "at most half of the pooling window of 3x3"),
+        ((0,), "window", "a number of at least 1, or 2 of them"),
+        (((2, 2, 2),), "window", "a number of at least 1, or 2 of them"),
+        ((2, 0), "strides", "a number of at least 1, or 2 of them"),
+        ((2, 2, -1), "padding", "a number of at least 0, or 2 of them"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, text):
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}"):
+def test_what_cannot_be_is_refused(arguments, where, allowed):
+    with refused(ConfigError, where=where, found=arguments[-1], allowed=allowed):
         max_pool(jnp.ones((1, 6, 6, 1)), *arguments)
 
 

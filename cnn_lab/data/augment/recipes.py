@@ -160,7 +160,8 @@ RECIPES: dict[str, dict[str, Augmentation]] = {
 def choose_augmentation(data: DataConfig) -> Augmentation:
     """The recipe of the config, or of its data, at the config's strength, options replaced."""
     augment, path = data.augment, "config.data.augment"
-    recipe = lookup(RECIPES, augment.recipe or default_recipe(data.name), "augmentation")
+    name = augment.recipe or default_recipe(data.name)
+    recipe = lookup(RECIPES, name, "augmentation", f"{path}.recipe")
     options = check_options(Augmentation, augment.options, f"{path}.options", f"{path}.recipe")
     return dataclasses.replace(recipe[augment.strength], **options)
 

@@ -56,19 +56,23 @@ def read_members(remote: RemoteFile, folder: Path) -> dict[str, bytes]:
                 raise DataError(
                     f"{archive} has sha256 {found}, but {remote.name} was published with "
                     f"{remote.sha256}; the file is damaged or another one: delete it and download "
-                    "it again."
+                    "it again.",
+                    where=str(archive),
+                    found=found,
+                    allowed=remote.sha256,
                 )
         read = _read_tar if ".tar" in remote.name else _read_gzip
         try:
             contents = read(archive, remote)
         except _DAMAGED as error:
-            raise DataError(
-                f"{archive} cannot be unpacked ({error}); it is damaged or cut short: get it again."
-            ) from error
+            problem = f"{archive} cannot be unpacked ({error})"
+            remedy = "it is damaged or cut short: get it again"
+            raise DataError(f"{problem}; {remedy}.", where=str(archive)) from error
     else:
         paths = unpacked_paths(remote, folder)
         if paths is None:
-            raise DataError(f"{folder} holds neither {remote.name} nor its unpacked content.")
+            problem = f"{folder} holds neither {remote.name} nor its unpacked content."
+            raise DataError(problem, where=str(folder))
         contents = {name: path.read_bytes() for name, path in paths.items()}
     for member in remote.members:
         _check_member(member, contents[member.name], remote, folder)
@@ -80,21 +84,26 @@ def _check_member(member: ArchiveMember, content: bytes, remote: RemoteFile, fol
     if len(content) != member.num_bytes:
         raise DataError(
             f"{where} holds {len(content)} bytes or more, expected {member.num_bytes}; the file is "
-            "damaged or another one: get it again."
+            "damaged or another one: get it again.",
+            where=where,
+            found=len(content),
+            allowed=f"{member.num_bytes} bytes",
         )
     found = hashlib.sha256(content).hexdigest()
     if member.sha256 is not None and found != member.sha256:
         raise DataError(
             f"{where} has sha256 {found} once unpacked, expected {member.sha256}; the file is "
-            "damaged or another one: get it again."
+            "damaged or another one: get it again.",
+            where=where,
+            found=found,
+            allowed=member.sha256,
         )
     # Fashion-MNIST copies the file names of MNIST, so a mix-up would pass every other check.
     for description in DATASETS.values():
         known = {m.sha256 for file in description.files for m in file.members}
         if member.sha256 is None and found in known:
-            raise DataError(
-                f"{where} is the file of {description.name}; point at the right folder."
-            )
+            problem = f"{where} is the file of {description.name}; point at the right folder."
+            raise DataError(problem, where=where, found=description.name)
 
 
 def _read_gzip(path: Path, remote: RemoteFile) -> dict[str, bytes]:
@@ -115,10 +124,9 @@ def _read_tar(path: Path, remote: RemoteFile) -> dict[str, bytes]:
                 assert file is not None
                 contents[name] = file.read(wanted[name].num_bytes + 1)
     if missing := sorted(wanted.keys() - contents.keys()):
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it is not the binary version of the archive: "
-            f"get {remote.urls[0]}."
-        )
+        problem = f"{path} lacks {', '.join(missing)}; it is not the binary version of the archive"
+        remedy = f"get {remote.urls[0]}"
+        raise DataError(f"{problem}: {remedy}.", where=str(path), allowed=remote.urls[0])
     return contents
 
 
@@ -129,14 +137,16 @@ def parse_idx(content: bytes, name: str, num_dims: int) -> UInt8[np.ndarray, "..
     if len(content) < header_bytes or struct.unpack(">I", content[:4])[0] != magic:
         raise DataError(
             f"{name} starts with {content[:4].hex() or 'nothing'}, expected {magic:08x}; it is not "
-            f"an IDX file of bytes with {num_dims} axes: get it again."
+            f"an IDX file of bytes with {num_dims} axes: get it again.",
+            where=name,
+            found=content[:4].hex(),
+            allowed=f"{magic:08x}",
         )
     shape = struct.unpack(f">{num_dims}I", content[4:header_bytes])
     if len(content) != header_bytes + int(np.prod(shape, dtype=object)):
-        raise DataError(
-            f"{name} announces shape {shape} but holds {len(content) - header_bytes} values; it is "
-            "damaged: get it again."
-        )
+        found = len(content) - header_bytes
+        problem = f"{name} announces shape {shape} but holds {found} values; it is damaged"
+        raise DataError(f"{problem}: get it again.", where=name, found=found)
     return np.frombuffer(content, np.uint8, offset=header_bytes).reshape(shape)
 
 
@@ -155,10 +165,10 @@ def parse_cifar(
     """
     record_bytes = num_label_bytes + CIFAR_IMAGE_BYTES
     if not content or len(content) % record_bytes:
-        raise DataError(
-            f"{name} holds {len(content)} bytes, which is no whole number of records of "
-            f"{record_bytes}; it is damaged or another file: get it again."
-        )
+        allowed = f"whole number of records of {record_bytes}"
+        problem = f"{name} holds {len(content)} bytes, which is no {allowed}"
+        remedy = "it is damaged or another file: get it again"
+        raise DataError(f"{problem}; {remedy}.", where=name, found=len(content), allowed=allowed)
     records = np.frombuffer(content, np.uint8).reshape(-1, record_bytes)
     planes = records[:, num_label_bytes:].reshape(-1, 3, 32, 32)
     return planes.transpose(0, 2, 3, 1), records[:, num_label_bytes - 1].astype(np.int32)

@@ -97,17 +97,17 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
     def _check(self, split: str, images: np.ndarray, labels: np.ndarray) -> None:
         where, expected = f"split {split!r} of {self.description.name}", self.description
         size, num_classes = expected.split_sizes[split], expected.num_classes
-        problem = ""
+        found, allowed = "", ""
         if len(images) != size or len(labels) != size:
-            problem = f"{len(images)} images and {len(labels)} labels, expected {size} of each"
+            found, allowed = f"{len(images)} images and {len(labels)} labels", f"{size} of each"
         elif images.shape[1:] != expected.image_shape:
-            problem = f"images of shape {images.shape[1:]}, expected {expected.image_shape}"
+            found, allowed = f"images of shape {images.shape[1:]}", f"{expected.image_shape}"
         elif not 0 <= labels.min() <= labels.max() < num_classes:
-            problem = f"the label {labels.max()}, expected 0 to {num_classes - 1}"
-        if problem:
-            raise DataError(
-                f"The files of {where} hold {problem}; they are damaged, or of another data set."
-            )
+            found, allowed = f"the label {labels.max()}", f"0 to {num_classes - 1}"
+        if found:
+            problem = f"The files of {where} hold {found}, expected {allowed}"
+            remedy = "they are damaged, or of another data set"
+            raise DataError(f"{problem}; {remedy}.", where=where, found=found, allowed=allowed)
 
 
 class FolderImages(QuietBuilder, skip_registration=True):

@@ -45,7 +45,9 @@ class Dataset:
         if name == "test":
             raise DataError(
                 f"The test split of {self.info.name} is locked, so that no choice can depend on "
-                "it; only `cnn-lab evaluate --split=test` opens it."
+                "it; only `cnn-lab evaluate --split=test` opens it.",
+                where=self.info.name,
+                found=name,
             )
         return _open_split(self, name)
 
@@ -57,10 +59,9 @@ def unlock_test(dataset: Dataset) -> Source:
 
 def _open_split(dataset: Dataset, name: str) -> Source:
     if name not in dataset.info.split_sizes:
-        raise DataError(
-            f"{dataset.info.name} has no split {name!r}; it has "
-            f"{', '.join(sorted(dataset.info.split_sizes))}."
-        )
+        where, allowed = dataset.info.name, ", ".join(sorted(dataset.info.split_sizes))
+        problem = f"{where} has no split {name!r}; it has {allowed}."
+        raise DataError(problem, where=where, found=name, allowed=allowed)
     return Source(dataset.storage, name, dataset.info)
 
 
@@ -104,7 +105,7 @@ def open_dataset(
     if not prepare:
         option = [] if data_dir is None else [f"--data_dir={os.fspath(data_dir)}"]
         command = shlex.join(["cnn-lab", "data", "prepare", name, *option])
-        refusal = DataError(f"{name} is not prepared yet; run `{command}` first.")
+        refusal = DataError(f"{name} is not prepared yet; run `{command}` first.", found=name)
     kind, colon, rest = name.partition(":")
     if colon and kind == "folder":
         path = Path(rest).expanduser().resolve()
@@ -131,15 +132,19 @@ def _check_options(
     kind, colon, path = name.partition(":")
     if colon and not path and kind in ("folder", "tfds"):
         what = "a folder of images" if kind == "folder" else "a data set or its folder"
-        raise ConfigError(f"{name!r} lacks what follows the colon; write {name}PATH with {what}.")
+        problem = f"{name!r} lacks what follows the colon; write {name}PATH with {what}."
+        raise ConfigError(problem, found=name)
     published = descriptions.get(name)
     if from_dir is not None and (kind in ("folder", "tfds") or (published and not published.files)):
         raise ConfigError(
             f"--from_dir={os.fspath(from_dir)} was given, but {name} is not made from published "
-            "files; leave it out."
+            "files; leave it out.",
+            where="--from_dir",
+            found=os.fspath(from_dir),
         )
     if on_bad_files == "skip" and kind != "folder":
-        raise ConfigError(f"--skip_bad_files is for folder:PATH only; leave it out for {name}.")
+        problem = f"--skip_bad_files is for folder:PATH only; leave it out for {name}."
+        raise ConfigError(problem, where="--skip_bad_files", found=name)
 
 
 def _published_directory(
@@ -211,14 +216,16 @@ def _folder_directory(
 
 
 def _tfds_directory(reference: str, root: Path) -> Path:
-    path = Path(reference).expanduser()
+    path, given = Path(reference).expanduser(), f"tfds:{reference}"
     if prepared.is_prepared(path):
         return path
     roots = (root, Path.home() / "tensorflow_datasets")
     if reference.startswith(("/", ".", "~")) or not reference:
         raise DataError(
-            f"tfds:{reference} holds no {prepared.INFO_FILE}; name the folder of one version of a "
-            "data set, such as ~/tensorflow_datasets/mnist/3.0.1."
+            f"{given} holds no {prepared.INFO_FILE}; name the folder of one version of a "
+            "data set, such as ~/tensorflow_datasets/mnist/3.0.1.",
+            where=str(path / prepared.INFO_FILE),
+            found=given,
         )
     name, _, version = reference.partition(":")
     for parent in roots:
@@ -231,13 +238,13 @@ def _tfds_directory(reference: str, root: Path) -> Path:
         ]
         folders = {candidate.parent for candidate in candidates}
         if len(folders) > 1:
-            raise DataError(
-                f"{parent / name} holds several configurations; choose one as in "
-                f"tfds:{name}/CONFIG: {', '.join(sorted(folder.name for folder in folders))}."
-            )
+            allowed = ", ".join(sorted(folder.name for folder in folders))
+            problem = f"{parent / name} holds several configurations; choose one as in tfds:{name}"
+            raise DataError(f"{problem}/CONFIG: {allowed}.", found=given, allowed=allowed)
         if candidates:
             return max(candidates, key=lambda found: [int(x) for x in found.name.split(".")])
     raise DataError(
-        f"tfds:{reference} is not prepared below {' or '.join(map(str, roots))}; prepare it there "
-        "with tfds's download_and_prepare(file_format='array_record'), or name its folder."
+        f"{given} is not prepared below {' or '.join(map(str, roots))}; prepare it there "
+        "with tfds's download_and_prepare(file_format='array_record'), or name its folder.",
+        found=given,
     )

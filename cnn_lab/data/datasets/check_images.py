@@ -62,7 +62,9 @@ def check_files(
         raise DataError(
             f"{len(bad)} of {len(listing.files) + len(listing.unusable)} files in {root} cannot be "
             f"used: {describe_bad(bad)}; repair or remove them, or leave them out with `cnn-lab "
-            f"data prepare folder:{root} --skip_bad_files`."
+            f"data prepare folder:{root} --skip_bad_files`.",
+            where=str(root),
+            found=bad,
         )
     by_split: dict[str, list[ImageFile]] = {split: [] for split in listing.splits}
     for file in good:
@@ -71,7 +73,9 @@ def check_files(
         for label in sorted(set(range(len(listing.class_names))) - {f.label for f in files}):
             raise DataError(
                 f"Class {listing.class_names[label]!r} has no usable image in split {split!r} of "
-                f"{root}; add some or remove the class."
+                f"{root}; add some or remove the class.",
+                where=str(root),
+                found=listing.class_names[label],
             )
     heights, widths, channels = (set(sizes) for sizes in zip(*shapes, strict=True))
     height, width = None, None

@@ -55,12 +55,16 @@ def obtain_files(
     if from_dir is not None:
         folder = Path(from_dir).expanduser()
         if not folder.is_dir():
-            raise DataError(f"--from_dir={from_dir} is not a folder; name one with the files.")
+            problem = f"--from_dir={from_dir} is not a folder; name one with the files."
+            raise DataError(problem, where="--from_dir", found=os.fspath(from_dir))
         if missing := missing_files(description, folder):
             names = ", ".join(file.name for file in missing)
             raise DataError(
                 f"--from_dir={from_dir} lacks {names}; put them there (packed or unpacked), or "
-                "leave --from_dir out to download them."
+                "leave --from_dir out to download them.",
+                where="--from_dir",
+                found=os.fspath(from_dir),
+                allowed=f"a folder with {names}",
             )
         return folder
     for file in missing_files(description, downloads):
@@ -74,7 +78,8 @@ def obtain_files(
             raise DataError(
                 f"Could not download {file.name} ({_reason(error)}).\n"
                 f"Get {_listing(missing)} into one folder DIR,\n"
-                f"then run `cnn-lab data prepare {description.name} --from_dir=DIR`."
+                f"then run `cnn-lab data prepare {description.name} --from_dir=DIR`.",
+                where=file.name,
             ) from error
     return downloads
 
@@ -133,10 +138,10 @@ def _fetch_url(url: str, remote: RemoteFile, folder: Path, progress: Log | None)
         if announced and num_bytes != announced:
             raise OSError(f"the connection closed after {num_bytes} of {announced} bytes")
         if remote.sha256 is not None and digest.hexdigest() != remote.sha256:
-            raise DataError(
-                f"{url} gave a file with sha256 {digest.hexdigest()}, expected {remote.sha256}; it "
-                "was deleted: try again, or get the file elsewhere and use --from_dir."
-            )
+            found, allowed = digest.hexdigest(), remote.sha256
+            problem = f"{url} gave a file with sha256 {found}, expected {allowed}; it was deleted"
+            remedy = "try again, or get the file elsewhere and use --from_dir."
+            raise DataError(f"{problem}: {remedy}", where=url, found=found, allowed=allowed)
     return target
 
 

@@ -59,18 +59,20 @@ class Listing:
 def list_folder(root: Path, progress: Log | None = None) -> Listing:
     """Lists a folder of images; a `DataError` where it is not laid out as described above."""
     if root.suffix.lower() in ARCHIVE_SUFFIXES and root.is_file():
-        raise DataError(f"{root} is an archive; unpack it and name the folder instead.")
+        problem = f"{root} is an archive; unpack it and name the folder instead."
+        raise DataError(problem, where=str(root))
     if not root.is_dir():
-        raise DataError(f"There is no folder {root}; folder:PATH needs one folder per class in it.")
+        problem = f"There is no folder {root}; folder:PATH needs one folder per class in it."
+        raise DataError(problem, where=str(root))
     split_folders = _split_folders(root)
     classes = {split: _class_folders(folder) for split, folder in split_folders.items()}
     names = {split: {folder.name for folder in folders} for split, folders in classes.items()}
     for split, found in names.items():
         if differing := sorted(found ^ names["train"], key=_natural):
-            raise DataError(
-                f"The classes of {split_folders[split]} and {split_folders['train']} differ in "
-                f"{', '.join(differing[:_MAX_LISTED])}; every split needs the same class folders."
-            )
+            folder, listed = split_folders[split], ", ".join(differing[:_MAX_LISTED])
+            problem = f"The classes of {folder} and {split_folders['train']} differ in {listed}"
+            remedy = "every split needs the same class folders"
+            raise DataError(f"{problem}; {remedy}.", where=str(folder), found=differing)
     class_names = tuple(sorted(names["train"], key=_natural))
     groups = _read_groups(root)
     files, unusable, log_progress = [], [], ThrottledLog(progress)
@@ -124,14 +126,16 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if not named:
         return {"train": root}
     if others := [name for name in found if name not in SPLIT_NAMES]:
-        raise DataError(
-            f"{root} holds {', '.join(named)} beside {', '.join(others[:_MAX_LISTED])}; it must "
-            "hold either splits (train, validation, test) or classes."
-        )
+        beside = f"{', '.join(named)} beside {', '.join(others[:_MAX_LISTED])}"
+        allowed = "either splits (train, validation, test) or classes"
+        problem = f"{root} holds {beside}; it must hold {allowed}."
+        raise DataError(problem, where=str(root), found=sorted(found), allowed=allowed)
     if "train" not in named:
-        raise DataError(f"{root} holds {', '.join(named)} but no train; name that folder train.")
+        problem = f"{root} holds {', '.join(named)} but no train; name that folder train."
+        raise DataError(problem, where=str(root), found=sorted(named))
     if {"val", "validation"} <= set(named):
-        raise DataError(f"{root} holds both val and validation; keep one of them.")
+        problem = f"{root} holds both val and validation; keep one of them."
+        raise DataError(problem, where=str(root), found=sorted(named))
     _refuse_loose_files(root)
     return {SPLIT_NAMES[name]: root / name for name in sorted(named)}
 
@@ -140,7 +144,8 @@ def _class_folders(folder: Path) -> list[Path]:
     _refuse_loose_files(folder)
     folders = [path for path in _visible(folder) if path.is_dir()]
     if not folders:
-        raise DataError(f"{folder} holds no class folders; put the images of each class into one.")
+        problem = f"{folder} holds no class folders; put the images of each class into one."
+        raise DataError(problem, where=str(folder))
     return folders
 
 
@@ -149,26 +154,30 @@ def _refuse_loose_files(folder: Path) -> None:
         if path.is_file():
             _refuse_archive(str(path))
             if path.name.lower().endswith(IMAGE_SUFFIXES):
-                raise DataError(
-                    f"{path} lies outside any class folder; put the images of each class into one."
-                )
+                problem = f"{path} lies outside any class folder"
+                remedy = "put the images of each class into one"
+                raise DataError(f"{problem}; {remedy}.", where=str(path))
 
 
 def _refuse_archive(path: str) -> None:
     if path.lower().endswith(ARCHIVE_SUFFIXES):
-        raise DataError(f"{path} is an archive; unpack it and remove it from the folder.")
+        problem = f"{path} is an archive; unpack it and remove it from the folder."
+        raise DataError(problem, where=path)
 
 
 def _files_of(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as listing:
         entries = [entry for entry in listing if not _is_hidden(entry.name)]
     if not entries:
-        raise DataError(f"Class folder {folder} is empty; add images or remove it.")
+        problem = f"Class folder {folder} is empty; add images or remove it."
+        raise DataError(problem, where=str(folder))
     for entry in sorted(entries, key=lambda entry: _natural(entry.name)):
         if entry.is_dir():
             raise DataError(
                 f"Class folder {folder} holds another folder, {entry.name}; classes cannot be "
-                "nested: move its images up, or name the folder above the classes."
+                "nested: move its images up, or name the folder above the classes.",
+                where=str(folder),
+                found=entry.name,
             )
         _refuse_archive(entry.path)
         yield entry
@@ -193,32 +202,32 @@ def _read_groups(root: Path) -> dict[str, str] | None:
             if not row or (number == 1 and row[-1].strip().lower() == "group"):
                 continue
             if len(row) != 2 or not row[1].strip():
-                raise DataError(
-                    f"Line {number} of {path} is {','.join(row)!r}, expected `relative/path,group`."
-                )
+                found, allowed = ",".join(row), "`relative/path,group`"
+                problem = f"Line {number} of {path} is {found!r}, expected {allowed}."
+                raise DataError(problem, where=str(path), found=found, allowed=allowed)
             groups[Path(row[0].strip()).as_posix()] = row[1].strip()
     return groups
 
 
 def _check_groups(root: Path, groups: dict[str, str], files: list[ImageFile]) -> None:
+    where = str(root / GROUPS_FILE)
     if absent := [file.name for file in files if file.group is None]:
-        raise DataError(
-            f"{root / GROUPS_FILE} gives no group to {len(absent)} of {len(files)} images, such as "
-            f"{absent[0]}; list every image."
-        )
+        some = f"{len(absent)} of {len(files)} images, such as {absent[0]}"
+        problem = f"{where} gives no group to {some}; list every image."
+        raise DataError(problem, where=where, allowed="a group of every image")
     if unknown := sorted(groups.keys() - {file.name for file in files}):
+        problem = f"{where} lists {unknown[0]}, which is not an image of the folder"
+        allowed = "paths relative to the folder, with forward slashes"
         raise DataError(
-            f"{root / GROUPS_FILE} lists {unknown[0]}, which is not an image of the folder; give "
-            "paths relative to the folder, with forward slashes."
+            f"{problem}; give {allowed}.", where=where, found=unknown[0], allowed=allowed
         )
     splits: dict[str, set[str]] = {}
     for file in files:
         splits.setdefault(file.group or "", set()).add(file.split)
-    if shared := [group for group, where in splits.items() if len(where) > 1]:
-        raise DataError(
-            f"Group {shared[0]!r} of {root / GROUPS_FILE} is in "
-            f"{' and '.join(sorted(splits[shared[0]]))}; a group must stay inside one split."
-        )
+    if shared := [group for group, found in splits.items() if len(found) > 1]:
+        problem = f"Group {shared[0]!r} of {where} is in {' and '.join(sorted(splits[shared[0]]))}"
+        remedy = "a group must stay inside one split"
+        raise DataError(f"{problem}; {remedy}.", where=where, found=shared[0])
 
 
 def _natural(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -69,7 +69,10 @@ def check_host_memory(source: Source, shard: Shard = WHOLE) -> None:
         raise DataError(
             f"The images of split {source.split!r} of {source.info.name}{whose} take "
             f"{human_bytes(num_bytes)}, but there are {human_bytes(max_bytes)} of memory; set "
-            "config.data.loader=streaming or lower config.data.image_size."
+            "config.data.loader=streaming or lower config.data.image_size.",
+            where="config.data.loader",
+            found=num_bytes,
+            allowed=f"at most {max_bytes} bytes",
         )
 
 

@@ -81,7 +81,8 @@ def prepare(
     except OSError as error:
         if is_out_of_open_files(error):
             raise  # room elsewhere is no remedy
-        raise DataError(f"Preparing {directory} failed ({error}); {_OTHER_PLACE}.") from error
+        problem = f"Preparing {directory} failed ({error}); {_OTHER_PLACE}."
+        raise DataError(problem, where=str(directory)) from error
 
 
 def _prepare(
@@ -100,7 +101,9 @@ def _prepare(
     if free < num_bytes:  # a full disk now, instead of after an hour of copying
         raise DataError(
             f"{directory.parent} has {free / 1e9:.1f} GB free, but the prepared data take about "
-            f"{num_bytes / 1e9:.1f} GB; {_OTHER_PLACE}."
+            f"{num_bytes / 1e9:.1f} GB; {_OTHER_PLACE}.",
+            where=str(directory.parent),
+            found=free,
         )
     temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=directory.parent))
     try:
@@ -113,9 +116,9 @@ def _prepare(
         if is_prepared(directory):
             return  # another process was quicker, on a file system without locks
         if directory.is_dir() and any(directory.iterdir()):
-            raise DataError(
-                f"{directory} is there but holds no complete data set; delete it and try again."
-            ) from None
+            problem = f"{directory} is there but holds no complete data set"
+            remedy = "delete it and try again."
+            raise DataError(f"{problem}; {remedy}", where=str(directory)) from None
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -185,7 +188,8 @@ def check_files_of(storage: Storage, info: SourceInfo) -> None:
     if reason:
         raise DataError(
             f"The data in {directory} are damaged ({reason}); delete that folder and prepare the "
-            "data again."
+            "data again.",
+            where=str(directory),
         )
 
 
@@ -203,7 +207,10 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
         if file_format != "array_record":
             raise DataError(
                 f"{directory} was prepared as {file_format}, which needs TensorFlow to read; "
-                "prepare it again with tfds's download_and_prepare(file_format='array_record')."
+                "prepare it again with tfds's download_and_prepare(file_format='array_record').",
+                where=str(directory),
+                found=file_format,
+                allowed="array_record",
             )
         info: Any = tfds.builder_from_directory(directory).info
         splits = {split: int(part.num_examples) for split, part in info.splits.items()}
@@ -214,12 +221,13 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
         raise DataError(
             explain_system_error(error, directory)
             or f"{directory / INFO_FILE} cannot be read ({error}); delete {directory} and prepare "
-            "the data again."
+            "the data again.",
+            where=str(directory / INFO_FILE),
         ) from error
     if absent := [path.name for path in shards if not path.is_file()]:
-        raise DataError(
-            f"{directory} lacks {', '.join(absent[:3])}; delete it and prepare the data again."
-        )
+        problem = f"{directory} lacks {', '.join(absent[:3])}"
+        remedy = "delete it and prepare the data again."
+        raise DataError(f"{problem}; {remedy}", where=str(directory / absent[0]))
     storage, shape, class_names = _features(directory, info.features)
     metadata: dict[str, Any] = dict(info.metadata or {})
     if "content_sha256" in metadata:
@@ -261,19 +269,23 @@ def _features(directory: Path, features: Any) -> tuple[Storage, ImageShape, tupl
     import tensorflow_datasets as tfds
 
     by_name = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
-    listing = ", ".join(f"{key} ({type(value).__name__})" for key, value in by_name.items())
+    listing = ", ".join(f"{key} ({type(value).__name__})" for key, value in sorted(by_name.items()))
     image: Any = by_name.get("image")
     shape = getattr(image, "shape", ())
     if len(shape) != 3 or image.np_dtype != np.uint8 or shape[2] not in (None, 1, 3):
+        allowed = "8-bit gray or RGB feature named 'image'"
+        problem = f"{directory} has no {allowed} (it has {listing})"
+        remedy = "only such data sets can be used."
         raise DataError(
-            f"{directory} has no 8-bit gray or RGB feature named 'image' (it has {listing}); only "
-            "such data sets can be used."
+            f"{problem}; {remedy}", where=str(directory), found=listing, allowed=allowed
         )
     label: Any = by_name.get("label")
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        allowed = "ClassLabel feature named 'label'"
+        problem = f"{directory} has no {allowed} (it has {listing})"
+        remedy = "only data sets for classification can be used."
         raise DataError(
-            f"{directory} has no ClassLabel feature named 'label' (it has {listing}); only data "
-            "sets for classification can be used."
+            f"{problem}; {remedy}", where=str(directory), found=listing, allowed=allowed
         )
     storage = Storage(
         directory=os.fspath(directory.absolute()),
