@@ -100,7 +100,7 @@ class CheckpointReader:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are written whole, ascending, on the primary process."""
-        return self._processes.broadcast(self._listed())
+        return self._processes.broadcast(self._listed() if self._processes.is_primary else [])
 
     def _listed(self) -> list[int]:
         try:  # a folder has its own name only once orbax has written it whole

@@ -8,6 +8,7 @@ traceback.
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,12 @@ def parse(
 
 def _hint(word: str, values: flags.FlagValues) -> str:
     """The flag that a word was meant for, as far as the word shows it."""
-    is_config = word.endswith(".json") or word.partition(":")[0].endswith(".py")
+    is_folder, is_config = False, word.endswith(".json") or word.partition(":")[0].endswith(".py")
     if is_config and CONFIG.name in values:
         return f": did you mean --config={word}?"
-    if Path(word).is_dir() and WORKDIR.name in values:
+    with suppress(OSError):  # such as a name that is too long
+        is_folder = Path(word).is_dir()
+    if is_folder and WORKDIR.name in values:
         return f": did you mean --workdir={word}? Several go between commas, or as a pattern."
     return ""
 

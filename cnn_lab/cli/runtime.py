@@ -89,8 +89,7 @@ def exit_on_signal() -> None:
         os.write(2, b"\ninterrupted; nothing had begun.\n")
         os._exit(early_status)
 
-    for number in SIGNALS:
-        signal.signal(number, leave)
+    _answer_signals(leave)
 
 
 def raise_on_signal() -> None:
@@ -98,11 +97,15 @@ def raise_on_signal() -> None:
 
     A training answers them itself.
     """
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler)
+    _answer_signals(signal.default_int_handler)
     if getattr(sys.unraisablehook, "func", None) is not _answer_unraisable:
         sys.unraisablehook = functools.partial(_answer_unraisable, sys.unraisablehook)
+
+
+def _answer_signals(handler: Callable[..., Any]) -> None:
+    if threading.current_thread() is threading.main_thread():  # no other may
+        for number in SIGNALS:
+            signal.signal(number, handler)
 
 
 def _answer_unraisable(others: Callable[[Any], Any], unraisable: Any) -> None:

@@ -16,7 +16,7 @@ from cnn_lab.config.node import from_dict, override, to_dict
 from cnn_lab.config.study import Study
 from cnn_lab.core.errors import CnnLabError, ConfigError
 
-FORMAT_VERSION = 2  # of config.json and of all else in the folder of a run
+FORMAT_VERSION = 1  # of config.json and of all else in the folder of a run
 EXPERIMENTS = Path("experiments")
 STUDIES = EXPERIMENTS / "studies"
 Loaded = TypeVar("Loaded", ExperimentConfig, Study)
@@ -43,9 +43,11 @@ def load_config(
     path, argument = split_reference(reference)
     if path.suffix == ".json":
         try:
-            config = config_from_json(json.loads(path.read_text(encoding="utf-8")))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is not readable JSON ({error}).", where=str(path)) from error
+        try:
+            config = config_from_json(values)
         except ConfigError as error:
             raise error.inside(str(path)) from error
     else:

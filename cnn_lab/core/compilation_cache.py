@@ -65,12 +65,13 @@ def remove_damaged(folder: Path, name: str) -> int:
     warning at every start. If one cannot even be read, nothing is known, and none goes.
     """
     try:
-        contents = {path: path.read_bytes() for path in folder.glob(f"{name}-*cache")}
+        # One after the other: all of them together may be larger than the memory.
+        whole = {path: _unpacks(path.read_bytes()) for path in folder.glob(f"{name}-*cache")}
     except OSError:
         return 0
-    damaged = [path for path, content in contents.items() if not _unpacks(content)]
+    damaged = [path for path, unpacks in whole.items() if not unpacks]
     removed = 0
-    for path in damaged or contents:
+    for path in damaged or whole:
         with contextlib.suppress(OSError):  # another process may repair at the same time
             path.unlink()
             removed += 1

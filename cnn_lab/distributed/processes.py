@@ -24,7 +24,6 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from flax import traverse_util
 from jax._src import distributed  # the key-value store has no public name; orbax takes it here too
 
 from cnn_lab.core.arrays import Tree
@@ -292,6 +291,14 @@ def check_same_config(
     processes: Processes, config: Mapping[str, Any], exempt: tuple[str, ...] = ()
 ) -> None:
     """Refuses processes whose configs, as nested dicts, differ in a field that is not exempt."""
-    fields = traverse_util.flatten_dict({"config": config}, sep=".")
-    values = {path: value for path, value in fields.items() if path not in exempt}
+    values: dict[str, Any] = {}
+
+    def flatten(value: Any, path: str) -> None:
+        if isinstance(value, Mapping) and value:  # an empty one differs from one with a None
+            for name, inner in value.items():
+                flatten(inner, f"{path}.{name}")
+        elif path not in exempt:
+            values[path] = value
+
+    flatten(config, "config")
     check_same(processes, values, "give all of them the same --config and overrides")

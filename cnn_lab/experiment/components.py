@@ -41,7 +41,7 @@ class Components:
         make_schedule: (num_steps, steps_per_epoch) -> (step -> learning rate).
         make_optimizer: (step -> learning rate, multipliers by the path of a parameter) ->
             optimizer, with what goes before and after it.
-        penalty: (params, source) -> what is added to the mean loss.
+        penalty: (params, anchor) -> what is added to the mean loss.
         selection: which validation metric decides, in which direction, and how patiently.
         plateau: when the learning rate is lowered; None never does.
         augmentation: of the training images.

@@ -17,8 +17,13 @@ def is_kernel(path: tuple[Any, ...], leaf: Any) -> bool:
     return leaf.ndim > 1 and path_of(path[-1:]) != "bias"
 
 
+def decay_mask(decay_vectors: bool) -> Any:
+    """The mask of weight decay, as optax takes one: of kernels, or of all leaves."""
+    return True if decay_vectors else kernels_only
+
+
 def kernels_only(params: Tree) -> Tree:
-    """True for kernels, as optax takes a mask; `True` itself is the mask of all leaves."""
+    """True for kernels, False for biases, gains and other vectors."""
     return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 

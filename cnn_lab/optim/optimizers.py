@@ -21,7 +21,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.registry import Registry
 from cnn_lab.core.trees import flatten
-from cnn_lab.optim.kernels import incoming_axes, kernels_only
+from cnn_lab.optim.kernels import decay_mask, incoming_axes, kernels_only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +157,7 @@ def adamw(
         eps: added to the root of the second moment, positive.
         decay_vectors: let biases, gains and other vectors decay too.
     """
-    mask = decay_vectors or kernels_only
+    mask = decay_mask(decay_vectors)
     return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
 
@@ -182,7 +182,7 @@ def nadam(
         weight_decay: decay of kernels, at least 0; biases and other vectors are left alone.
         decay_vectors: let biases, gains and other vectors decay too.
     """
-    mask = decay_vectors or kernels_only
+    mask = decay_mask(decay_vectors)
     return optax.nadamw(learning_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
 
@@ -205,7 +205,7 @@ def lion(
         weight_decay: decay of kernels, at least 0; biases and other vectors are left alone.
         decay_vectors: let biases, gains and other vectors decay too.
     """
-    mask = decay_vectors or kernels_only
+    mask = decay_mask(decay_vectors)
     return optax.lion(learning_rate, b1, b2, weight_decay=weight_decay, mask=mask)
 
 
@@ -238,7 +238,7 @@ def lars(
     return optax.lars(
         learning_rate,
         weight_decay=weight_decay,
-        weight_decay_mask=decay_vectors or kernels_only,
+        weight_decay_mask=decay_mask(decay_vectors),
         trust_coefficient=trust_coefficient,
         trust_ratio_mask=kernels_only,
         momentum=momentum,
@@ -271,7 +271,7 @@ def lamb(
     """
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-        optax.add_decayed_weights(weight_decay, mask=decay_vectors or kernels_only),
+        optax.add_decayed_weights(weight_decay, mask=decay_mask(decay_vectors)),
         optax.masked(optax.scale_by_trust_ratio(), kernels_only),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -334,7 +334,7 @@ def muon(
         optax.scale_by_learning_rate(learning_rate),
     )
     adam_rate = lambda step: adam_fraction * learning_rate(step)  # noqa: E731
-    mask = decay_vectors or kernels_only
+    mask = decay_mask(decay_vectors)
     adam = optax.adamw(adam_rate, b1, b2, eps, weight_decay=weight_decay, mask=mask)
 
     def labels(params: Tree) -> Tree:

@@ -13,7 +13,7 @@ import optax
 
 from cnn_lab.config.values import NonNegative, Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Tree
-from cnn_lab.optim.kernels import kernels_only
+from cnn_lab.optim.kernels import decay_mask
 from cnn_lab.optim.optimizers import OPTIMIZERS
 
 # The average is worked out from y by a division by it.
@@ -115,7 +115,7 @@ def _schedule_free(
 ) -> optax.GradientTransformationExtraArgs:
     stepped = optax.chain(
         scaled,
-        optax.add_decayed_weights(decay, mask=decay_vectors or kernels_only),
+        optax.add_decayed_weights(decay, mask=decay_mask(decay_vectors)),
         optax.scale_by_learning_rate(learning_rate),
     )
 

@@ -152,9 +152,11 @@ def check_alike(first: Comparable, other: Comparable, *, averaged: bool) -> None
     for field, (what, found, wanted) in shared.items():
         if getattr(other, field) != getattr(first, field):
             problem = (
-                f"{here} has other {what} ({found}) than {there} ({wanted}); runs of one "
-                "evaluation must share them: leave one out."
+                f"The {what} of {here} ({found}) and of {there} ({wanted}) differ; networks that "
+                "are compared must share them: leave one out."
             )
+            if found == wanted:
+                problem = f"The files of {found} have changed between {there} and {here}."
             raise ConfigError(problem, where="--workdir", found=found, allowed=wanted)
     if averaged and other.examples != first.examples:
         raise ConfigError(

@@ -39,7 +39,9 @@ def make_trials(study: Study, folder: Path, num_seeds: int) -> list[Trial]:
     for computation in study.computations:
         function = lookup(COMPUTATIONS, computation.name, "computation")
         check_options(function, computation.options, f"computation {computation.name}")
-    if min(study.seeds_per_split, num_seeds) < 1 or num_seeds % study.seeds_per_split:
+    if num_seeds < 1:
+        raise ConfigError(where="--seeds", found=num_seeds, allowed="at least 1")
+    if study.seeds_per_split < 1 or num_seeds % study.seeds_per_split:
         raise ConfigError(
             f"The study groups its seeds by {study.seeds_per_split}, of which {num_seeds} seeds "
             "are no multiple; give --seeds one."

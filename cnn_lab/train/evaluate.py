@@ -213,7 +213,7 @@ def compile_evaluate(
                 variables, loader.prepare(device_arrays, raw_batch, jax.random.key(0))
             )
 
-        history = empty_history(one, max_steps or loader.max_steps)
+        history = empty_history(one, loader.max_steps if max_steps is None else max_steps)
         return jax.lax.fori_loop(0, num_steps, lambda i, h: with_row(h, i, one(i)), history)
 
     return compile_over_batches(

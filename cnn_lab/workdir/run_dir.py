@@ -177,7 +177,8 @@ class RunDir:
 
 def has_checkpoints(path: Path) -> bool:
     """Whether a run has saved anything that is still there, damaged or not."""
-    saved = [*(path / CHECKPOINTS).glob("*"), *(path / DAMAGED).glob("*")]
+    folders = [folder for folder in (path / CHECKPOINTS, path / DAMAGED) if folder.is_dir()]
+    saved = [file for folder in folders for file in folder.iterdir()]  # glob hides what is refused
     return any(file.name.partition("-")[0].isdecimal() for file in saved)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from cnn_lab.analysis.evaluation import EvaluationResults, NetworkResult, evaluate_classifier
-from cnn_lab.cli.commands.evaluate import evaluation_text
+from cnn_lab.cli.evaluation_text import evaluation_text
 
 N, K = 60, 3
 

@@ -136,7 +136,7 @@ def end(
         if not progress.step:
             saved = "Interrupted before the first step, so nothing was trained."
         if processes.count > 1:
-            log(f"{saved} Start all processes again, as they were started, to go on from there.")
+            log(f"{saved} Start all processes again, as they were started, to go on.")
             return status
         log(f"{saved} {'Resume' if progress.step else 'Begin again'} with:")
         words = ["cnn-lab", "train", *(f"--{n}={v}" for n, v in again.items() if v is not None)]

@@ -37,7 +37,11 @@ class QuietBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version(PREPARED_VERSION)
 
-    _log_download_bytes = _log_download_done = lambda self: None  # noqa: ARG005  (TFDS would print)
+    def _log_download_bytes(self) -> None:
+        """Prints nothing, as TFDS would."""
+
+    def _log_download_done(self) -> None:
+        """Prints nothing, as TFDS would."""
 
     def _describe(
         self, features: dict[str, Any], licence: str, citation: str, **metadata: Any

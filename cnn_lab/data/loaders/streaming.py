@@ -123,8 +123,9 @@ class StreamingLoader:
     def _read_from(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
         import grain  # half a second that only this loader pays
 
+        last = MANY_STEPS if self.total_steps is None else self.total_steps
         read = _ReadBatch(self.source, self.sampler, self.crops, self.shard)
-        batches = grain.MapDataset.range(first_step, self.total_steps or MANY_STEPS).map(read)
+        batches = grain.MapDataset.range(first_step, last).map(read)
         threads = 1 if self.num_workers else READ_THREADS
         ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
         dataset = batches.to_iter_dataset(ahead)

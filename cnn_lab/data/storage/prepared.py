@@ -111,15 +111,16 @@ def _prepare(
         builder = make_builder(temporary)
         builder.download_and_prepare(file_format="array_record")
         write_manifest(Path(builder.data_dir))
-        Path(builder.data_dir).rename(directory)
-    except OSError:
-        if is_prepared(directory):
-            return  # another process was quicker, on a file system without locks
-        if directory.is_dir() and any(directory.iterdir()):
-            problem = f"{directory} is there but holds no complete data set"
-            remedy = "delete it and try again."
-            raise DataError(f"{problem}; {remedy}", where=str(directory)) from None
-        raise
+        try:
+            Path(builder.data_dir).rename(directory)
+        except OSError:
+            if is_prepared(directory):
+                return  # another process was quicker, on a file system without locks
+            if directory.is_dir() and any(directory.iterdir()):
+                problem = f"{directory} is there but holds no complete data set"
+                remedy = "delete it and try again."
+                raise DataError(f"{problem}; {remedy}", where=str(directory)) from None
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
