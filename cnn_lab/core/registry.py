@@ -79,9 +79,12 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
             )
         self._entries[name] = entry
 
-    def lookup(self, name: str) -> Entry:
-        """The entry of that name; a `ConfigError` with the nearest names where there is none."""
-        return lookup(self, name, self._kind)
+    def lookup(self, name: str, where: str | None = None) -> Entry:
+        """The entry of that name; a `ConfigError` with the nearest names where there is none.
+
+        `where` is the field or flag of the name.
+        """
+        return lookup(self, name, self._kind, where)
 
     def __getitem__(self, name: str) -> Entry:
         return self._loaded()[name]
