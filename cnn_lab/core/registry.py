@@ -56,6 +56,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
                         f"The {self._kind} {chosen!r} ({_origin(function)}) has an option "
                         f"{parameter.name!r} without annotation; write what fits, such as "
                         f"`{parameter.name}: float = {parameter.default!r}`.",
+                        where=_origin(function),
                         found=parameter.name,
                     )
             self.add(chosen, self._make_entry(function, **facts), function)
@@ -75,6 +76,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
             raise ConfigError(
                 f"The {self._kind} {name!r} exists already ({self._origins[name]}); register "
                 f"{origin} by another name.",
+                where=origin,
                 found=name,
             )
         self._entries[name] = entry
