@@ -108,8 +108,7 @@ class CheckpointReader:
         except FileNotFoundError:
             return []
         except OSError as error:
-            what = f"The checkpoints in {self.folder}"
-            raise _unreadable(what, self.folder, error) from error
+            raise _unreadable(f"The checkpoints in {self.folder}", self.folder, error) from error
         return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -220,8 +219,7 @@ class CheckpointReader:
             if self._processes.count > 1 and is_loss(error):
                 raise lost("read", error) from error
             if not _is_damage(error):
-                what = f"Checkpoint {step} in {self.folder}"
-                raise _unreadable(what, place, error) from error
+                raise _unreadable(f"Checkpoint {step} in {self.folder}", place, error) from error
             damage = self._damaged(step, error)
             damage.__cause__ = error
         found = self._processes.all_gather(None if damage is None else str(damage))

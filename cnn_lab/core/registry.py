@@ -82,10 +82,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
         self._entries[name] = entry
 
     def lookup(self, name: str, where: str | None = None) -> Entry:
-        """The entry of that name; a `ConfigError` with the nearest names where there is none.
-
-        `where` is the field or flag of the name.
-        """
+        """The entry of a name in the field or flag `where`; a `ConfigError` if there is none."""
         return lookup(self, name, self._kind, where)
 
     def __getitem__(self, name: str) -> Entry:

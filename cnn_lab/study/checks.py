@@ -40,13 +40,8 @@ def make_trials(study: Study, folder: Path, num_seeds: int) -> list[Trial]:
         function = lookup(COMPUTATIONS, computation.name, "computation", "computations")
         check_options(function, computation.options, f"computation {computation.name}")
     if min(study.seeds_per_split, num_seeds) < 1 or num_seeds % study.seeds_per_split:
-        raise ConfigError(
-            f"The study groups its seeds by {study.seeds_per_split}, of which {num_seeds} seeds "
-            "are no multiple; give --seeds one.",
-            where="--seeds",
-            found=num_seeds,
-            allowed=f"a multiple of {study.seeds_per_split}",
-        )
+        allowed = f"a multiple of {study.seeds_per_split}, by which the study groups its seeds"
+        raise ConfigError(where="--seeds", found=num_seeds, allowed=allowed)
     _check_variants(study)
     check_claims(study, None)
     trials: list[Trial] = []
