@@ -28,7 +28,7 @@ from cnn_lab.config import *
 def get_config():
     return ExperimentConfig(
         data=DataConfig(name="digits", image_size=(9, 9)),
-        model=ModelSpec(name="linear"),
+        model=ModelConfig(name="linear"),
         train=TrainConfig(num_epochs=1, batch_size=64),
     )
 """

@@ -28,7 +28,7 @@ from cnn_lab.config import *
 def get_config():
     return ExperimentConfig(
         data=DataConfig(name="digits", validation_fraction=0.2),
-        model=ModelSpec(name="mlp", options={"hidden": (8,)}),
+        model=ModelConfig(name="mlp", options={"hidden": (8,)}),
         optim=OptimConfig(name="adam", learning_rate=5e-3),
         train=TrainConfig(num_epochs=2, batch_size=64),
         log=LogConfig(tensorboard=False),

@@ -124,7 +124,7 @@ def test_the_strategy_of_a_recipe_is_kept_unless_the_flag_gives_another(
         "def get_config():\n"
         "    return ExperimentConfig(transfer=TransferConfig(strategy='all'),\n"
         "                            data=DataConfig(pad=0),\n"
-        "                            model=ModelSpec(name='resnet20'),\n"
+        "                            model=ModelConfig(name='resnet20'),\n"
         "                            train=TrainConfig(num_epochs=1, batch_size=12))\n"
     )
     arguments = (f"--from={source}", f"--data=folder:{photos}", f"--config={recipe}", "--dry_run")

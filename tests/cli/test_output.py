@@ -17,7 +17,7 @@ from cnn_lab.config import *
 def get_config():
     return ExperimentConfig(
         data=DataConfig(name="digits"),
-        model=ModelSpec(name="linear"),
+        model=ModelConfig(name="linear"),
         train=TrainConfig(num_epochs=3, batch_size=64),
         log=LogConfig(tensorboard=False),
     )

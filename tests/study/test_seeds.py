@@ -22,7 +22,7 @@ def get_config():
     return ExperimentConfig(
         seed=3,
         data=DataConfig(num_train=64, num_validation=64),
-        model=ModelSpec(name="linear"),
+        model=ModelConfig(name="linear"),
         optim=OptimConfig(name="sgd", learning_rate=0.05),
         train=TrainConfig(num_epochs=2, batch_size=32),
         log=LogConfig(tensorboard=False),
