@@ -54,7 +54,9 @@ def analyse(rates: Float64[np.ndarray, " s"], losses: Float64[np.ndarray, " s"])
     if slopes[steepest] >= 0 or fall < MIN_FALL * noise:
         raise TrainingError(
             f"The loss never clearly fell between rates of {rates[0]:.3g} and {rates[-1]:.3g}; "
-            "widen --lowest and --highest, or look at the data and the model."
+            "widen --lowest and --highest, or look at the data and the model.",
+            where="--highest",
+            found=float(rates[-1]),
         )
     # The last values are averaged over neighbours on one side only.
     still_falling = best >= len(smoothed) - max(1, round(2 * SMOOTHING * len(smoothed)))

@@ -108,7 +108,7 @@ class CheckpointReader:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise _unreadable(f"The checkpoints in {self.folder}", error) from error
+            raise _unreadable(f"The checkpoints in {self.folder}", self.folder, error) from error
         return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -162,7 +162,9 @@ class CheckpointReader:
         if difference := describe_difference(found, expected):
             raise CheckpointError(
                 f"Checkpoint {step} in {self.folder} belongs to another model or optimizer:\n"
-                f"{difference}\nUse the config that it was made with."
+                f"{difference}\nUse the config that it was made with.",
+                where=str(self.folder / str(step)),
+                found=difference,
             )
         with self._reading(step):
             shardings = ocp.checkpoint_utils.construct_restore_args(expected)
@@ -192,38 +194,44 @@ class CheckpointReader:
     @contextlib.contextmanager
     def _reading(self, step: int, needed: Sequence[Path] = NEEDED_FILES) -> Iterator[None]:
         """Turns what goes wrong while a checkpoint is read into a `CheckpointError`, for all."""
+        place = self.folder / str(step)
         wait = 0 if self._processes.is_primary else WAIT_FOR_FILES
         damage = None
         try:
             with orbax_quiet():
                 for name in needed:
-                    if not appears(self.folder / str(step) / name, wait):
+                    if not appears(place / name, wait):
                         raise FileNotFoundError(f"{name} is missing")
                 yield
         except DamagedError as error:
             damage = error
         except Exception as error:
-            if not (self.folder / str(step)).is_dir():
+            if not place.is_dir():
+                listed = self._listed() or "none"
                 raise CheckpointError(
                     f"{self.folder} has no checkpoint of step {step}, but those of "
-                    f"{self._listed() or 'none'} (a training removes old ones as it saves new "
-                    "ones); name one of these, or run the same command again."
+                    f"{listed} (a training removes old ones as it saves new ones); name one of "
+                    "these, or run the same command again.",
+                    where=str(self.folder),
+                    found=step,
+                    allowed=f"one of {listed}",
                 ) from error
             if self._processes.count > 1 and is_loss(error):
                 raise lost("read", error) from error
             if not _is_damage(error):
-                raise _unreadable(f"Checkpoint {step} in {self.folder}", error) from error
+                raise _unreadable(f"Checkpoint {step} in {self.folder}", place, error) from error
             damage = self._damaged(step, error)
             damage.__cause__ = error
         found = self._processes.all_gather(None if damage is None else str(damage))
         if damage is not None:
             raise damage
         if text := next(filter(None, found), None):
-            raise DamagedError(text)
+            raise DamagedError(text, where=str(place))
 
     def _damaged(self, step: int, reason: object) -> DamagedError:
         text = textwrap.shorten(str(reason) or repr(reason), 120, placeholder=" ...")
-        return DamagedError(f"Checkpoint {step} in {self.folder} is damaged ({text}).")
+        problem = f"Checkpoint {step} in {self.folder} is damaged ({text})."
+        return DamagedError(problem, where=str(self.folder / str(step)), found=text)
 
 
 def lost(done: str, error: Exception) -> LostError:
@@ -231,7 +239,8 @@ def lost(done: str, error: Exception) -> LostError:
     reason = textwrap.shorten(str(error).partition("\n")[0], 120, placeholder=" ...")
     return LostError(
         f"Another process did not answer while a checkpoint was {done} ({reason}); what was saved "
-        "before is intact: start all processes again to go on from there."
+        "before is intact: start all processes again to go on from there.",
+        found=done,
     )
 
 
@@ -265,13 +274,15 @@ def _refusal(error: Exception) -> OSError | None:
     return None
 
 
-def _unreadable(what: str, error: Exception) -> CheckpointError:
+def _unreadable(what: str, place: Path, error: Exception) -> CheckpointError:
     refusal = _refusal(error)
     text = textwrap.shorten(repr(refusal or error), 200, placeholder=" ...")
     remedy = "mend that" if refusal else "mend that, or move it away"
     return CheckpointError(
         f"{what} cannot be read ({text}); nothing was changed: {remedy}, then run the same command "
-        "again."
+        "again.",
+        where=str(place),
+        found=text,
     )
 
 

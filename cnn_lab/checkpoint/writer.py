@@ -114,7 +114,7 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
             )
         if not saved:
             problem = f"The checkpoint of step {step} was refused: {self.folder} holds a later one."
-            raise CheckpointError(problem, where=str(self.folder))
+            raise CheckpointError(problem, where=str(self.folder), found=step)
 
     def amend(self, step: int, record: dict[str, Any], *, best_step: int | None) -> None:
         """Replaces values in the record of a checkpoint that is on disk, atomically.
@@ -173,7 +173,9 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
             raise CheckpointError(
                 f"All {len(steps)} checkpoints in {self.folder} are damaged, so none was moved "
                 f"away; bring back a copy, or start again with another --workdir. The newest: "
-                f"{damaged[steps[-1]]}"
+                f"{damaged[steps[-1]]}",
+                where=str(self.folder),
+                found=steps,
             )
         return None
 
@@ -191,7 +193,9 @@ class Checkpoints(CheckpointReader, contextlib.AbstractContextManager["Checkpoin
                 reason, remedy = "Too many open files", "allow more open files (ulimit -n)"
             raise CheckpointError(
                 f"A checkpoint could not be written to {self.folder}: {reason}. What was saved "
-                f"before is intact; {remedy}, then run the command again."
+                f"before is intact; {remedy}, then run the command again.",
+                where=str(self.folder),
+                found=reason,
             ) from error
 
 
@@ -210,7 +214,9 @@ def check_replicas(processes: Processes, digests: Mapping[str, str], step: int) 
                     f"After step {step} process {index} has another copy of {path} than process 0, "
                     "so they did not begin or compute alike; give all processes the same files, "
                     "kind of devices and settings (XLA_FLAGS, JAX_...), then start them again: "
-                    "what was saved before is intact."
+                    "what was saved before is intact.",
+                    where=path,
+                    found=other.get(path),
                 )
 
 

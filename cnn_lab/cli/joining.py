@@ -62,6 +62,7 @@ def check(values: flags.FlagValues) -> int:
             "one process.",
             where="--process_id",
             found=index,
+            allowed=f"0 to {count - 1}",
         )
     host, _, port = values.coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:

@@ -56,6 +56,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
                         f"The {self._kind} {chosen!r} ({_origin(function)}) has an option "
                         f"{parameter.name!r} without annotation; write what fits, such as "
                         f"`{parameter.name}: float = {parameter.default!r}`.",
+                        where=_origin(function),
                         found=parameter.name,
                     )
             self.add(chosen, self._make_entry(function, **facts), function)
@@ -75,13 +76,14 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
             raise ConfigError(
                 f"The {self._kind} {name!r} exists already ({self._origins[name]}); register "
                 f"{origin} by another name.",
+                where=origin,
                 found=name,
             )
         self._entries[name] = entry
 
-    def lookup(self, name: str) -> Entry:
-        """The entry of that name; a `ConfigError` with the nearest names where there is none."""
-        return lookup(self, name, self._kind)
+    def lookup(self, name: str, where: str | None = None) -> Entry:
+        """The entry of a name in the field or flag `where`; a `ConfigError` if there is none."""
+        return lookup(self, name, self._kind, where)
 
     def __getitem__(self, name: str) -> Entry:
         return self._loaded()[name]

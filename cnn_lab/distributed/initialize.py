@@ -47,7 +47,9 @@ def join(
     try:
         return joined.result(timeout=wait_seconds)
     except TimeoutError:
-        raise LostError(_why_not(coordinator, count, index, wait_seconds)) from None
+        problem = _why_not(coordinator, count, index, wait_seconds)
+        where = "--coordinator" if coordinator else "--cluster"
+        raise LostError(problem, where=where, found=coordinator) from None
 
 
 def _join(
@@ -67,7 +69,8 @@ def _join(
     except ValueError as error:
         raise ConfigError(
             "--cluster found no SLURM step, Cloud TPU, Kubernetes or Open MPI job around this "
-            "process; give --coordinator, --num_processes and --process_id."
+            "process; give --coordinator, --num_processes and --process_id.",
+            where="--cluster",
         ) from error
     except RuntimeError as error:
         first_line = str(error).strip().partition("\n")[0]
@@ -77,7 +80,8 @@ def _join(
         listed = ", ".join(f"{numbers[index]} in process {index}" for index in sorted(numbers))
         raise ConfigError(
             f"All processes must have equally many devices; found {listed}. Look for a device that "
-            "is missing, or give each of them the same ones."
+            "is missing, or give each of them the same ones.",
+            found=dict(numbers),
         )
     with _stdout_dropped():  # where Gloo, by which CPUs talk, greets
         multihost_utils.sync_global_devices("joined")

@@ -225,7 +225,7 @@ def _uneven(batch_size: int, number: int, num_parts: int, who: str) -> ConfigErr
         f"{where} is {batch_size}, which {number} {who} cannot share evenly{parts}; use {sizes}, "
         f"or another {others}."
     )
-    return ConfigError(problem, where=where, found=batch_size)
+    return ConfigError(problem, where=where, found=batch_size, allowed=sizes)
 
 
 def choose_num_slices(num_devices: int, requested: int | None) -> int:

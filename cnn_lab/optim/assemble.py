@@ -62,6 +62,7 @@ def assemble(
                 f"config.optim.name is a schedule-free optimizer, which cannot have {what}: the "
                 f"averaged weights would not follow; take another optimizer, or {remedy}.",
                 where="config.optim.name",
+                found=what,
             )
         return AdjustableState(jnp.ones((), jnp.float32), state) if adjustable else state
 

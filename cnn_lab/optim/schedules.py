@@ -149,6 +149,7 @@ def one_cycle(
             f"config.optim.schedule.{span.warmup_field} is set, but one_cycle warms up by itself; "
             f"set it to 0, and {OPTIONS}.rise_share to the share of steps that rise.",
             where=f"config.optim.schedule.{span.warmup_field}",
+            found=span.warmup_steps,
         )
     last = span.num_steps - 1
     if last < 2:
@@ -203,7 +204,7 @@ def make_schedule(
     Raises:
         ConfigError: unknown name, or a warm-up or an option that does not fit the run.
     """
-    schedule = SCHEDULES.lookup(name)
+    schedule = SCHEDULES.lookup(name, "config.optim.schedule.name")
     if warmup_steps >= num_steps:
         raise ConfigError(
             f"config.optim.schedule.{warmup_field} asks for {counted(warmup_steps, 'step')} of "

@@ -33,19 +33,17 @@ def make_trials(study: Study, folder: Path, num_seeds: int) -> list[Trial]:
             of another study.
     """
     for name in study.measures:
-        lookup(MEASURES, name, "measure")
+        lookup(MEASURES, name, "measure", "measures")
     for name in study.over_seeds:
-        lookup(OVER_SEEDS, name, "measure over seeds")
+        lookup(OVER_SEEDS, name, "measure over seeds", "over_seeds")
     for computation in study.computations:
-        function = lookup(COMPUTATIONS, computation.name, "computation")
+        function = lookup(COMPUTATIONS, computation.name, "computation", "computations")
         check_options(function, computation.options, f"computation {computation.name}")
     if num_seeds < 1:
         raise ConfigError(where="--seeds", found=num_seeds, allowed="at least 1")
     if study.seeds_per_split < 1 or num_seeds % study.seeds_per_split:
-        raise ConfigError(
-            f"The study groups its seeds by {study.seeds_per_split}, of which {num_seeds} seeds "
-            "are no multiple; give --seeds one."
-        )
+        allowed = f"a multiple of {study.seeds_per_split}, by which the study groups its seeds"
+        raise ConfigError(where="--seeds", found=num_seeds, allowed=allowed)
     _check_variants(study)
     check_claims(study, None)
     trials: list[Trial] = []
@@ -68,7 +66,9 @@ def make_trials(study: Study, folder: Path, num_seeds: int) -> list[Trial]:
             if lines := changes_since(workdir, complete_config(config) if completes else config):
                 raise WorkdirError(
                     f"{folder} holds trainings of an earlier version of this study; in {workdir}:\n"
-                    f"{lines}\nGive the new version another --workdir, or delete {workdir.parent}."
+                    f"{lines}\nGive the new version another --workdir, or delete {workdir.parent}.",
+                    where="--workdir",
+                    found=str(folder),
                 )
             trial = Trial(variant, config.seed, freeze(config), workdir, source)
             trial_at[(variant.series, variant.x), index] = trial
@@ -90,11 +90,12 @@ def check_claims(study: Study, computed: Sequence[Record] | None) -> None:
     for shown in (*study.claims, *study.panels):
         if pending and shown.measure not in places:
             continue
-        known = lookup(places, shown.measure, "measure in this study")
+        where = "panels" if isinstance(shown, Panel) else "claims"
+        known = lookup(places, shown.measure, "measure in this study", where)
         kind = f"series of {shown.measure!r} in this study"
         if isinstance(shown, Panel):
             for name in shown.series or ():
-                lookup(known, name, kind)
+                lookup(known, name, kind, where)
             continue
         if study.seeds_per_split > 1 and shown.measure in study.measures:
             raise ConfigError(
@@ -106,7 +107,7 @@ def check_claims(study: Study, computed: Sequence[Record] | None) -> None:
             )
         pair = isinstance(shown, Comparison)
         for series, x in (shown.larger, shown.smaller) if pair else (shown.place,):
-            xs = lookup(known, series, kind)
+            xs = lookup(known, series, kind, where)
             if xs and x not in xs:
                 raise nothing_at(shown.measure, (series, x), [(series, other) for other in xs])
         if pair:
@@ -129,7 +130,9 @@ def check_data(study: Study, trials: Sequence[Trial], log: Callable[[str], None]
         if read_record(trial.workdir).get("fingerprint", found) != found:
             raise WorkdirError(
                 f"The data of {data.name} changed since {trial.workdir} was trained; bring the old "
-                "data back, or give the study another --workdir."
+                "data back, or give the study another --workdir.",
+                where=str(trial.workdir),
+                found=data.name,
             )
         if trial.variant.name in checked:
             continue
@@ -139,7 +142,9 @@ def check_data(study: Study, trials: Sequence[Trial], log: Callable[[str], None]
         if needing and not len(validation):
             raise ConfigError(
                 f"The study measures {needing[0]!r}, but {trial.variant.name!r} holds nothing "
-                "out; set its config.data.num_validation above 0, or leave the measure out."
+                "out; set its config.data.num_validation above 0, or leave the measure out.",
+                where="config.data.num_validation",
+                found=data.num_validation,
             )
         if unseen:
             unseen_positions(dataset, data)
@@ -154,23 +159,29 @@ def _check_variants(study: Study) -> None:
             raise ConfigError(
                 f"The variant at {place} has a source, but its config has no transfer; set it.",
                 where="config.transfer",
+                found=place,
             )
         if variant.source is not None and variant.source not in earlier:
             raise ConfigError(
                 f"The source of the variant at {place} is {variant.source}, which no variant "
                 "before it is at; put that one first.",
+                where="source",
                 found=variant.source,
             )
         if place in earlier:
             raise ConfigError(
-                f"The study has two variants at {place}; give each its own place.", found=place
+                f"The study has two variants at {place}; give each its own place.",
+                where="variants",
+                found=place,
             )
         earlier.add(place)
         other = slugs.setdefault(_slug(variant), place)
         if other != place:
             raise ConfigError(
                 f"The variants at {other} and {place} would share the folder {_slug(variant)!r}; "
-                "name them apart by letters and digits."
+                "name them apart by letters and digits.",
+                where="variants",
+                found=place,
             )
 
 
@@ -187,7 +198,9 @@ def _check_seeds(study: Study, claim: Comparison) -> None:
         raise ConfigError(
             f"The claim {claim.text!r} compares trainings seed by seed, but config.seed and "
             f"config.data.split_seed of its two variants are {' and '.join(map(str, found))}; give "
-            "both the same."
+            "both the same.",
+            where="claims",
+            found=claim.text,
         )
 
 

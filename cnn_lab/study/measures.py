@@ -202,6 +202,7 @@ def unseen_positions(dataset: Dataset, data: DataConfig) -> Int64[np.ndarray, " 
             f"The study trains and validates on all of {data.name}, so no example is left to judge "
             "by; set config.data.num_train lower.",
             where="config.data.num_train",
+            found=data.num_train,
         )
     labels = train.source.labels[candidates]
     # Larger choices of one seed hold the smaller ones, up to the rounding of shares.

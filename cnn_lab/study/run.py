@@ -45,7 +45,8 @@ def claim_folder(folder: Path, name: str) -> None:
     if note.exists():
         other = json.loads(note.read_text(encoding="utf-8"))["study"]
         if other != name:
-            raise WorkdirError(f"{folder} is the folder of the study {other}; give another one.")
+            problem = f"{folder} is the folder of the study {other}; give another one."
+            raise WorkdirError(problem, where="--workdir", found=str(folder))
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(note, {"study": name})

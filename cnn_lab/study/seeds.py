@@ -40,7 +40,9 @@ def train_seeds(
     if (folder / CONFIG_FILE).exists():
         raise WorkdirError(
             f"{folder} is the folder of one run; give another --workdir for those of {num_seeds} "
-            "seeds."
+            "seeds.",
+            where="--workdir",
+            found=str(folder),
         )
     config = complete_config(config)
     runs: dict[int, Path] = {}
@@ -65,7 +67,9 @@ def train_seeds(
         rest = "the figures are of the others" if len(ended) > 1 else "too few are left to compare"
         raise DivergedError(
             f"{len(diverged)} of {counted(num_seeds, 'seed')} diverged ({which}), and {rest}; "
-            f"{DIVERGED} in the folder of each says where: lower config.optim.learning_rate."
+            f"{DIVERGED} in the folder of each says where: lower config.optim.learning_rate.",
+            where="config.optim.learning_rate",
+            found=config.optim.learning_rate,
         )
     return None
 

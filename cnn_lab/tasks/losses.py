@@ -117,7 +117,7 @@ def make_loss(
     Raises:
         ConfigError: unknown name or option.
     """
-    loss = LOSSES.lookup(name).function
+    loss = LOSSES.lookup(name, "config.task.loss").function
     chosen = check_options(loss, options, "config.task.loss_options", "config.task.loss")
     plain = functools.partial(loss, **chosen) if chosen else loss
     if class_weights is None:

@@ -91,6 +91,7 @@ class RunDir:
                         f"{path} is not empty, and no run: it holds {others[0]}, but no "
                         f"{CONFIG_FILE}; give a new or empty folder, or that of a run, as "
                         "--workdir.",
+                        allowed="a new or empty folder, or that of a run",
                     )
             self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
             while self._lock is None:
@@ -106,6 +107,7 @@ class RunDir:
                         path,
                         f"{path} is in use by another run (process {owner}); wait for it, stop it, "
                         "or give another --workdir.",
+                        allowed="a folder that no other run uses",
                     ) from None
                 if is_at(file, path / LOCK_FILE):
                     self._lock = file
@@ -229,6 +231,7 @@ def check_config(path: Path, config: ExperimentConfig) -> None:
             path,
             f"{path} was made by another config:\n{lines}\nGive another --workdir for the new "
             f"config, or go on with the old one by --config={path / CONFIG_FILE} alone.",
+            allowed="a new folder, or that of a run with the same config",
         )
 
 
@@ -293,8 +296,8 @@ def _record_held(path: Path) -> Iterator[None]:
         yield
 
 
-def _refused(path: Path, problem: str) -> WorkdirError:
-    return WorkdirError(problem, where="--workdir", found=str(path))
+def _refused(path: Path, problem: str, allowed: str | None = None) -> WorkdirError:
+    return WorkdirError(problem, where="--workdir", found=str(path), allowed=allowed)
 
 
 def _unusable(path: Path, error: OSError) -> WorkdirError:

@@ -1,10 +1,10 @@
 """Flags by which processes find each other, and refusals of processes that differ."""
 
 import dataclasses
-import re
 
 import pytest
 from absl import flags
+from refusals import refused
 
 from cnn_lab.cli import joining
 from cnn_lab.cli.commands.train import parse_steps
@@ -29,24 +29,21 @@ def test_without_flags_a_process_is_alone():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"),
+    ("arguments", "where", "found"),
     [
-        (ALL[:2], "--process_id is missing: several processes need --coordinator=HOST:PORT"),
-        (ALL[1:], "--coordinator is missing"),
-        ((*ALL, "--cluster"), "leave out --coordinator, --num_processes and --process_id, or"),
-        ((*ALL[:2], "--process_id=4"), "--process_id is 4 of --num_processes=4; give 0 to 3"),
-        (("--coordinator=node1", *ALL[1:]), "must be HOST:PORT, such as node1:8476; found 'node1'"),
-        (("--coordinator=node1:99999", *ALL[1:]), "must be HOST:PORT"),
-        ((*ALL, "--join_seconds=0"), "--join_seconds must be a whole number of at least 1; found"),
-        (
-            ("--interrupted_status=300",),
-            "--interrupted_status must be a whole number of at least 0",
-        ),
+        (ALL[:2], "--process_id", None),
+        (ALL[1:], "--coordinator", None),
+        ((*ALL, "--cluster"), "--cluster", None),
+        ((*ALL[:2], "--process_id=4"), "--process_id", 4),
+        (("--coordinator=node1", *ALL[1:]), "--coordinator", "node1"),
+        (("--coordinator=node1:99999", *ALL[1:]), "--coordinator", "node1:99999"),
+        ((*ALL, "--join_seconds=0"), "--join_seconds", "0"),
+        (("--interrupted_status=300",), "--interrupted_status", "300"),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_flags_that_do_not_go_together_are_refused(arguments, text):
-    with pytest.raises(ConfigError, match=re.escape(text)):
+def test_flags_that_do_not_go_together_are_refused(arguments, where, found):
+    with refused(ConfigError, where=where, found=found):
         joining.check(values_of(*arguments))
 
 
@@ -65,7 +62,7 @@ def test_devices_are_those_of_all_processes_together():
 def test_the_steps_of_a_trace_are_two_numbers():
     assert parse_steps("10:15") == (10, 15)
     for text in ("10", "15:10", "a:b", ":5", "5:5", "-1:5"):
-        with pytest.raises(ConfigError, match="--profile_steps must be FIRST:LAST"):
+        with refused(ConfigError, where="--profile_steps", found=text):
             parse_steps(text)
 
 
@@ -85,8 +82,7 @@ def test_processes_that_agree_go_on_and_a_runtime_field_that_differs_is_named():
     config = dataclasses.replace(ExperimentConfig(), seed=0)
     for those in (SINGLE_PROCESS, Two()):
         joining.check_same_command(those, config)
-    text = r"^Process 1 has another config.mesh.num_devices than process 0 \(7 and None\); give all"
-    with pytest.raises(ConfigError, match=text):
+    with refused(ConfigError, where="config.mesh.num_devices", found=7):
         joining.check_same_command(Two(**{"config.mesh.num_devices": 7}), config)
     elsewhere = Two(**{"config.transfer.source": "/elsewhere"})
     check_same_config(elsewhere, to_dict(config), exempt=("config.transfer.source",))
@@ -94,14 +90,12 @@ def test_processes_that_agree_go_on_and_a_runtime_field_that_differs_is_named():
 
 def test_what_one_process_fits_is_nothing_for_two():
     config = dataclasses.replace(ExperimentConfig(), transfer=TransferConfig(strategy="logistic"))
-    text = r"strategy=logistic is fitted by one process, not by 2; start one, or take the strategy"
-    with pytest.raises(ConfigError, match=text):
+    with refused(ConfigError, where="config.transfer.strategy", found="logistic"):
         joining.check_same_command(Two(), config)
 
 
 def test_another_flag_is_named():
-    text = r"^Process 1 has another --profile_steps than process 0 \(3:5 and 10:15\); give all"
-    with pytest.raises(ConfigError, match=text):
+    with refused(ConfigError, where="--profile_steps", found="3:5"):
         joining.check_same_command(
             Two(**{"--profile_steps": "3:5"}), ExperimentConfig(), {"profile_steps": "10:15"}
         )

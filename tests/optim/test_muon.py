@@ -68,7 +68,7 @@ def test_the_rate_of_adam_is_a_fraction_of_muons():
 
 
 def test_a_layer_for_adam_that_is_not_there_is_answered_with_the_nearest():
-    with pytest.raises(ConfigError, match="no layer that is trained") as caught:
+    with pytest.raises(ConfigError) as caught:
         trained_by_adam(adam_layers=("conv4d",))
     assert caught.value.where == "config.optim.options.adam_layers"
     assert caught.value.found == "conv4d"

@@ -11,6 +11,7 @@ import optax
 import pytest
 from descents import SCHEDULE_FREE, gentle, make, one_step
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from refusals import refused
 
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError
@@ -153,7 +154,7 @@ def test_what_comes_after_knows_the_scale():
 )
 def test_schedule_free_optimizers_refuse_what_their_averages_would_not_follow(name, options, what):
     optimizer = assemble(OPTIMIZERS[name].make(lambda _: 0.1), **options)
-    with pytest.raises(ConfigError, match=f"schedule-free optimizer, which cannot have {what}: "):
+    with refused(ConfigError, where="config.optim.name", found=what):
         jax.eval_shape(optimizer.init, ONE)
 
 

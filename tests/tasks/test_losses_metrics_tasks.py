@@ -1,12 +1,12 @@
 """Losses, metrics and tasks, on values worked out by hand."""
 
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.tasks.classification import classification
@@ -107,9 +107,8 @@ def test_mixed_cross_entropy_is_the_mix_of_both():
 
 
 def test_hinge_refuses_mixed_images():
-    with pytest.raises(ConfigError, match="which needs one class an example") as caught:
+    with refused(ConfigError, where="config.task.loss", found="hinge"):
         hinge(jnp.ones((2, 3)), jnp.ones((2, 3)) / 3)
-    assert (caught.value.where, caught.value.found) == ("config.task.loss", "hinge")
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -130,12 +129,10 @@ def test_class_weights_of_mixed_images_are_mixed():
 def test_options_of_losses_are_checked():
     smooth = make_loss("cross_entropy", {"label_smoothing": 0.5})
     assert float(smooth(jnp.array([[9.0, 0.0]]), jnp.array([0], jnp.int32))[0]) > 2
-    text = "config.task.loss_options: hinge has no option 'label_smoothing'; known: margin (if "
-    text += "config.task.loss was changed, the options of the old one are still set: "
-    text += "--config.task.loss_options={} clears them)."
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+    where = "config.task.loss_options"
+    with refused(ConfigError, where=where, found="label_smoothing", allowed=["margin"]):
         make_loss("hinge", {"label_smoothing": 0.1})
-    with pytest.raises(ConfigError, match=r"label_smoothing must be .* below 1; found 1\.0"):
+    with refused(ConfigError, where=f"{where}.label_smoothing", found=1.0):
         make_loss("cross_entropy", {"label_smoothing": 1.0})
 
 
@@ -198,6 +195,6 @@ def test_a_classification_measures_what_it_names(name):
 
 def test_tasks_and_losses_are_found_by_name():
     assert TASKS["classification"]("cross_entropy") == classification("cross_entropy")
-    text = "There is no loss named 'crossentropy'; did you mean cross_entropy?"
-    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+    fields = {"where": "config.task.loss", "found": "crossentropy"}
+    with refused(ConfigError, **fields, nearest=("cross_entropy",)):
         classification("crossentropy")

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.errors import WorkdirError
@@ -24,6 +25,9 @@ from cnn_lab.workdir.run_dir import (
     read_config,
     read_record,
 )
+
+OCCUPIED = "a new or empty folder, or that of a run"
+IN_USE = "a folder that no other run uses"
 
 
 def test_a_folder_made_for_nothing_is_removed_with_the_ones_above(tmp_path: Path):
@@ -60,13 +64,13 @@ def test_a_log_may_wait_in_the_folder_and_nothing_else(tmp_path: Path):
     (tmp_path / "job-17.out").touch()
     RunDir(tmp_path, ExperimentConfig()).release()
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(WorkdirError, match=r"it holds photo\.jpg"):
+    with refused(WorkdirError, where="--workdir", found=str(tmp_path), allowed=OCCUPIED):
         RunDir(tmp_path, ExperimentConfig())
 
 
 def test_a_folder_in_use_is_left_to_its_user(tmp_path: Path):
     first = RunDir(tmp_path / "a", ExperimentConfig())
-    with pytest.raises(WorkdirError, match="in use by another run"):
+    with refused(WorkdirError, where="--workdir", found=str(tmp_path / "a"), allowed=IN_USE):
         RunDir(tmp_path / "a", ExperimentConfig())
     assert (tmp_path / "a" / LOCK_FILE).exists()
     first.release()
@@ -84,7 +88,7 @@ def test_a_lock_that_its_owner_removed_holds_nothing(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(fcntl, "flock", late)
     folder = RunDir(path, ExperimentConfig())
-    with pytest.raises(WorkdirError, match="in use"):
+    with refused(WorkdirError, where="--workdir", found=str(path), allowed=IN_USE):
         RunDir(path, ExperimentConfig())
     folder.release()
 
@@ -154,7 +158,8 @@ def test_only_a_folder_without_any_checkpoint_takes_another_config(tmp_path: Pat
     assert read_record(tmp_path) == {}
     second.release()
     (tmp_path / "damaged_checkpoints" / "18-2").mkdir(parents=True)
-    with pytest.raises(WorkdirError, match="made by another config"):
+    allowed = "a new folder, or that of a run with the same config"
+    with refused(WorkdirError, where="--workdir", found=str(tmp_path), allowed=allowed):
         RunDir(tmp_path, ExperimentConfig())
 
 

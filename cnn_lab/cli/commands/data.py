@@ -64,7 +64,8 @@ FLAGS = (
 def main(invocation: Invocation) -> int:
     """Runs `prepare`, `check` or `show` on one data set."""
     if len(invocation.arguments) != 2:
-        raise ConfigError("data takes an action and a name: cnn-lab data prepare|check|show NAME.")
+        problem = "data takes an action and a name: cnn-lab data prepare|check|show NAME."
+        raise ConfigError(problem, found=invocation.arguments)
     action, name = invocation.arguments
     lookup(ACTIONS, action, "action of data")
     values = invocation.flags
@@ -73,7 +74,9 @@ def main(invocation: Invocation) -> int:
     if action == "show":
         data = _data_to_show(invocation, name)
     elif invocation.overrides:
-        raise ConfigError(f"data {action} takes no --config.* overrides.")
+        path, _ = invocation.overrides[0]
+        problem = f"data {action} takes no --config.* overrides."
+        raise ConfigError(problem, where=f"--config.{path}")
     elif given:
         raise ConfigError(
             f"data {action} takes no --{given[0]}, which is for data show: leave it out.",

@@ -97,5 +97,7 @@ def _check_out(out: Path) -> None:
 
 def _unwritable(out: Path, why: str | None) -> WorkdirError:
     return WorkdirError(
-        f"The evaluation cannot be written to {out} ({why}); give another folder as --out."
+        f"The evaluation cannot be written to {out} ({why}); give another folder as --out.",
+        where="--out",
+        found=str(out),
     )

@@ -54,10 +54,11 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.runs.import_weights import import_weights, published_pixels
 
     source, out = Path(str(values["from"].value)), Path(values.out)
-    entry = MODELS.lookup(values.model)
+    entry = MODELS.lookup(values.model, "--model")
     shape: Any = parse_shape(values.input, entry.image_shape) if values.input else entry.image_shape
     if shape[2] not in (1, 3):
-        raise ConfigError(f"--input must have 1 or 3 channels; found {values.input!r}.")
+        problem = f"--input must have 1 or 3 channels; found {values.input!r}."
+        raise ConfigError(problem, where="--input", found=values.input)
     usual_mean, usual_std = published_pixels(values.model)
     pixels = {"mean": values.mean or usual_mean, "std": values.std or usual_std}
     for flag, given in pixels.items():
@@ -99,12 +100,14 @@ def _class_names(path: str | None, num_classes: int | None, num_usual: int) -> t
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise ConfigError(f"--class_names={path} cannot be read ({reason}).") from None
+        problem = f"--class_names={path} cannot be read ({reason})."
+        raise ConfigError(problem, where="--class_names", found=path) from None
     names = tuple(line.strip() for line in lines if line.strip())
+    problem = None
     if not names:
-        raise ConfigError(f"--class_names={path} holds no names; give one a line.")
-    if num_classes is not None and len(names) != num_classes:
-        raise ConfigError(
-            f"--class_names={path} holds {len(names)} names; --num_classes is {num_classes}."
-        )
+        problem = f"--class_names={path} holds no names; give one a line."
+    elif num_classes is not None and len(names) != num_classes:
+        problem = f"--class_names={path} holds {len(names)} names; --num_classes is {num_classes}."
+    if problem is not None:
+        raise ConfigError(problem, where="--class_names", found=path)
     return names

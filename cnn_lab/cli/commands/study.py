@@ -40,7 +40,8 @@ def main(invocation: Invocation) -> int:
             log(f"There are no studies in {STUDIES}.")
         return 0
     if len(names) > 1:
-        raise ConfigError(f"study takes one name; found {' '.join(names)!r}.")
+        problem = f"study takes one name; found {' '.join(names)!r}."
+        raise ConfigError(problem, found=names, allowed="one name")
     data = values.data
     if data is not None:
         anchored = DataConfig(name=data)
@@ -49,7 +50,8 @@ def main(invocation: Invocation) -> int:
     name, study = load_study(names[0], data)
     num_seeds = study.num_seeds if values.seeds is None else values.seeds
     if values.seeds is not None and not study.variants:
-        raise ConfigError(f"{name} trains nothing, and its seeds are fixed; leave out --seeds.")
+        problem = f"{name} trains nothing, and its seeds are fixed; leave out --seeds."
+        raise ConfigError(problem, where="--seeds", found=values.seeds)
     runtime.start(None)
     from cnn_lab.report.study import write_study
     from cnn_lab.study.checks import make_trials

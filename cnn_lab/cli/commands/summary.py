@@ -33,7 +33,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.cli.cost_text import cost_text
     from cnn_lab.models.registry import MODELS
 
-    entry = MODELS.lookup(values.model)
+    entry = MODELS.lookup(values.model, "--model")
     options = parse_options(entry.make, values.option, "--option", values.model)
     shape, num_classes = entry.image_shape, values.num_classes or entry.num_classes
     if values.input is not None:
