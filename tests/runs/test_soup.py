@@ -23,7 +23,7 @@ from cnn_lab.config import *
 def get_config():
     return ExperimentConfig(
         data=DataConfig(num_train=256, num_validation=128),
-        model=ModelSpec(name="wide_resnet28_10", options={"depth": 10, "width": 1}),
+        model=ModelConfig(name="wide_resnet28_10", options={"depth": 10, "width": 1}),
         optim=OptimConfig(name="momentum", learning_rate=0.05),
         train=TrainConfig(num_epochs=4, batch_size=64),
         checkpoint=CheckpointConfig(keep_latest=9),

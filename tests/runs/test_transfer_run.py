@@ -235,7 +235,7 @@ def test_bad_sources_are_told_before_anything_is_written(source, tmp_path):
     (tmp_path / "no_run").mkdir()
     with refused(WorkdirError, where=str(tmp_path / "no_run")):
         train(tuned(tmp_path / "no_run"), run)
-    with refused(ConfigError, where="config.transfer.source", found=None):
+    with refused(ConfigError, where="config.transfer.source", found=""):
         train(config(transfer=TransferConfig()), run)
     other = ModelConfig(name="other")
     with refused(ConfigError, where="config.model.name", found="other", allowed="staged"):
