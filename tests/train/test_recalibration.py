@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from refusals import refused
 
 from cnn_lab.core.errors import ConfigError
