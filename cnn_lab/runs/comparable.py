@@ -160,13 +160,12 @@ def check_alike(first: Comparable, other: Comparable, *, averaged: bool) -> None
             )
             raise ConfigError(problem, where="--workdir", found=found, allowed=wanted)
     if averaged and other.examples != first.examples:
-        problem = (
+        raise ConfigError(
             f"{here} and {there} hold out other validation examples (config.data.split_seed, "
             f"num_validation, validation_fraction), so their probabilities for "
             f"{first.examples[0]} examples cannot be averaged; leave one out, or give "
             "--split=test."
         )
-        raise ConfigError(problem, where="config.data", found=str(here))
 
 
 def _few(names: Sequence[str]) -> str:
