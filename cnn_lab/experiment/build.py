@@ -159,15 +159,17 @@ def _check_trainable(
 ) -> None:
     """Refuses data of one class, or of fewer examples than a batch has."""
     if len(class_names) < 2:
-        raise ConfigError(
+        problem = (
             f"{config.data.name} has only one class, {', '.join(class_names)}, so there is nothing "
             "to tell apart; add images of another class."
         )
+        raise ConfigError(problem, where="config.data.name", found=config.data.name)
     if config.train.batch_size > num_examples:
-        raise ConfigError(
+        problem = (
             f"config.train.batch_size is {config.train.batch_size}, but {config.data.name} has "
             f"only {counted(num_examples, 'training example')}; use at most that many."
         )
+        raise ConfigError(problem, where="config.train.batch_size", found=config.train.batch_size)
 
 
 def _make_phases(

@@ -10,7 +10,7 @@ import optax
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.rules import validate
 from cnn_lab.config.values import check_options, declared_options
-from cnn_lab.core.errors import ConfigError, counted, suggest
+from cnn_lab.core.errors import ConfigError, counted
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
 from cnn_lab.experiment.network import make_task, model_options
 from cnn_lab.optim import penalties
@@ -68,10 +68,11 @@ def make_components(config: ExperimentConfig) -> Components:
     optim, schedule = config.optim, config.optim.schedule
     optimizer_options = _optimizer_options(optim)
     if OPTIMIZERS.lookup(optim.name).keeps_average and config.average is not None:
-        raise ConfigError(
+        problem = (
             f"config.average is set, but {optim.name} keeps an average of the weights itself; set "
             "config.average to none, or take another optimizer."
         )
+        raise ConfigError(problem, where="config.average", found=config.average.kind)
     schedule_options = check_options(
         SCHEDULES.lookup(schedule.name), schedule.options, "config.optim.schedule.options"
     )
@@ -110,11 +111,12 @@ def _augmentation(config: ExperimentConfig) -> Augmentation:
     augmentation = choose_augmentation(config.data)
     if augmentation.mixes and LOSSES.lookup(config.task.loss).needs_one_class:
         others = ", ".join(name for name, loss in LOSSES.items() if not loss.needs_one_class)
-        raise ConfigError(
+        problem = (
             f"config.task.loss is {config.task.loss!r}, which needs one class an example, but "
             "mixup or CutMix mixes images; set --config.data.augment.options.mixup=0 and "
             f"--config.data.augment.options.cutmix=0, or take one of {others}."
         )
+        raise ConfigError(problem, where="config.task.loss", found=config.task.loss)
     return augmentation
 
 
@@ -124,19 +126,22 @@ def _optimizer_options(optim: OptimConfig) -> dict[str, Any]:
     asked = [name for name in ("weight_decay", "decay_vectors") if name in optim.options]
     if asked and "weight_decay" not in declared:
         others = [n for n, o in OPTIMIZERS.items() if "weight_decay" in declared_options(o.make)]
-        raise ConfigError(
-            f"config.optim.options.{asked[0]} is set, but {optim.name} has no weight decay; take "
-            f"one that has ({', '.join(others)}), or a penalty by config.optim.l2 "
-            "(and l2_vectors, for biases too)."
+        where = f"config.optim.options.{asked[0]}"
+        problem = (
+            f"{where} is set, but {optim.name} has no weight decay; take one that has "
+            f"({', '.join(others)}), or a penalty by config.optim.l2 (and l2_vectors, for biases "
+            "too)."
         )
+        raise ConfigError(problem, where=where, found=optim.options[asked[0]])
     options = check_options(make, optim.options, "config.optim.options")
     if options.get("decay_vectors") and not options.get(
         "weight_decay", declared["weight_decay"][1]
     ):
-        raise ConfigError(
+        problem = (
             "config.optim.options.decay_vectors is set, but there is no decay; set "
             "config.optim.options.weight_decay too."
         )
+        raise ConfigError(problem, where="config.optim.options.decay_vectors", found=True)
     return options
 
 
@@ -165,11 +170,12 @@ def _make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     entry = OPTIMIZERS.lookup(optim.name)
     if entry.single_group and lr_multipliers is not None:
-        raise ConfigError(
+        problem = (
             f"config.optim.name is {optim.name}, which trains all weights together; it cannot "
             "train them at different rates: take another optimizer, or "
             "config.transfer.strategy=head, last_stages:N or all."
         )
+        raise ConfigError(problem, where="config.optim.name", found=optim.name)
     clips = [
         clip(limit)
         for clip, limit in (
@@ -212,8 +218,10 @@ def _selection(config: ExperimentConfig) -> Selection:
     better = make_task(config, None).better
     if metric not in better:
         raise ConfigError(
-            f"config.selection.metric is {metric!r}, which the task does not measure; "
-            f"{suggest(metric, better)}"
+            f"config.selection.metric is {metric!r}, which the task does not measure",
+            where="config.selection.metric",
+            found=metric,
+            allowed=better,
         )
     if stopping is None:
         return Selection(metric, better[metric])
@@ -226,10 +234,12 @@ def _plateau(config: ExperimentConfig, selection: Selection, options: dict[str, 
     rule = {name: default for name, (_, default) in declared.items()} | options
     num_evaluations = -(-config.train.num_epochs // config.evaluate.every_epochs)
     if rule["patience"] + 1 >= num_evaluations:  # the first sets the best, the last is the end
-        raise ConfigError(
-            f"config.optim.schedule.options.patience is {rule['patience']}, but the run has only "
+        where = "config.optim.schedule.options.patience"
+        problem = (
+            f"{where} is {rule['patience']}, but the run has only "
             f"{counted(num_evaluations, 'evaluation')}, so the rate could never be lowered: lower "
             "it or config.evaluate.every_epochs, or train longer."
         )
+        raise ConfigError(problem, where=where, found=rule["patience"])
     watch = Selection(selection.metric, selection.mode, 1, rule["patience"], rule["min_delta"])
     return Plateau(watch, rule["factor"], rule["min_fraction"])

@@ -22,7 +22,7 @@ from cnn_lab.experiment.network import Network
 from cnn_lab.models.heads import Classifier, HeadAlone
 from cnn_lab.transfer.features import FeatureExtractor
 
-PASSES = "config.transfer.augmented_passes"
+PASSES, STRENGTH = "config.transfer.augmented_passes", "config.data.augment.strength"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,15 +84,17 @@ def make_features(
         for path in group.paths
     )
     if num_passes and not only_head:
-        raise ConfigError(
+        problem = (
             f"{PASSES} is {num_passes}, but more than the head is trained, so that the features "
             f"change; set it to 0, or config.transfer.strategy=head."
         )
+        raise ConfigError(problem, where=PASSES, found=num_passes)
     if num_passes and not alters:
-        raise ConfigError(
+        problem = (
             f"{PASSES} is {num_passes}, but the images are not altered, so that all passes would "
-            "be alike; set it to 0, or set config.data.augment.strength."
+            f"be alike; set it to 0, or set {STRENGTH}."
         )
+        raise ConfigError(problem, where=STRENGTH, found=config.data.augment.strength)
     is_linear_probe = initialization.plan.is_linear_probe
     if not only_head or not (transfer.cache_features or is_linear_probe):
         return None, ""
@@ -133,10 +135,11 @@ def make_features(
             head = HeadAlone(model.head)
             features = Features(head, train_loader, validation_loader, tuple(extractors))
     if is_linear_probe and features is None:
-        raise ConfigError(
+        problem = (
             "config.transfer.strategy=logistic runs the backbone once, but here it would have to "
             f"run at every step: {why_not}"
         )
+        raise ConfigError(problem, where="config.transfer.strategy", found="logistic")
     return features, f"The backbone runs at every step: {why_not}" if why_not else ""
 
 
@@ -147,22 +150,25 @@ def _check_linear_probe(
     head = getattr(model, "head", None)
     output = variables["params"].get("head", {}).get("output", {})
     is_dense = "kernel" in output and output["kernel"].ndim == 2
-    needed = ""
+    where = needed = ""
     if not is_dense or getattr(head, "output_activation", "identity") != "identity":
+        where = "config.model.name"
         needed = "a dense output layer that gives the logits, which this model lacks"
     elif augmentation.mixes:
+        where = "config.data.augment.options"
         needed = "one class an image, but mixup or CutMix mixes them; leave those out"
     elif len(np.unique(subsets[0].labels)) < 2:
+        where = "config.data.name"
         needed = "training images of at least two classes"
     elif not len(subsets[1]):
+        where = "config.data.num_validation"
         needed = (
             "validation images to choose the strength of its penalty by; set "
             "config.data.validation_fraction or config.data.num_validation above 0"
         )
     if needed:
-        raise ConfigError(
-            f"config.transfer.strategy=logistic needs {needed}, or take another strategy."
-        )
+        problem = f"config.transfer.strategy=logistic needs {needed}, or take another strategy."
+        raise ConfigError(problem, where=where)
 
 
 def _make_extractors(

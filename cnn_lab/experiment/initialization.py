@@ -26,7 +26,7 @@ from cnn_lab.transfer.plan import Plan, make_plan, stages_of
 from cnn_lab.transfer.surgery import Pretrained, adapt_pretrained
 from cnn_lab.workdir.run_dir import lineage_in, read_record
 
-CHECKPOINT = "config.transfer.checkpoint"
+SOURCE, CHECKPOINT = "config.transfer.source", "config.transfer.checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +74,11 @@ class Initialization:
 def source_folder(transfer: TransferConfig) -> Path:
     """The folder of the run that a config names as its source; a `ConfigError` if it names none."""
     if not transfer.source:
-        raise ConfigError(
+        problem = (
             "config.transfer has no source; set config.transfer.source to the folder of a run, "
             "such as runs/resnet18."
         )
+        raise ConfigError(problem, where=SOURCE, found=transfer.source)
     return Path(transfer.source).expanduser().resolve()
 
 
@@ -164,11 +165,12 @@ def make_initialization(
         anchor, _ = trees.partition(pretrained.variables["params"], held)
         trained_paths = {path for group in plan.groups if group.rate for path in group.paths}
         if not trained_paths & pretrained.unchanged:
-            raise ConfigError(
+            problem = (
                 f"config.transfer.l2_sp is {transfer.l2_sp:g}, but nothing that is trained has "
                 "weights of the source to be pulled towards; leave it out, or train more by "
                 "config.transfer.strategy."
             )
+            raise ConfigError(problem, where="config.transfer.l2_sp", found=transfer.l2_sp)
     lineage = {
         "source": str(place),
         "checkpoint": trained.step,
@@ -194,11 +196,13 @@ def _check_nothing_random_is_frozen(plan: Plan, pretrained: Pretrained) -> None:
     for group in plan.groups:
         lost = [path for path in group.paths if path not in given and not group.rate]
         if lost:
-            raise ConfigError(
+            field = "rates" if plan.strategy == "rates" else "strategy"
+            problem = (
                 f"{lost[0]} begins anew, since the source has nothing for it or config.transfer "
                 f"says so, but the plan freezes it ({group.name}), so that it would stay random; "
                 "let it be trained by config.transfer.strategy or config.transfer.rates."
             )
+            raise ConfigError(problem, where=f"config.transfer.{field}", found=lost[0])
 
 
 def _from_lineage(
@@ -236,10 +240,11 @@ def check_same_source(
             trained = restore_run(place, which, named=CHECKPOINT, processes=SINGLE_PROCESS)
             digest = digest_of(trained.variables)
     if processes.broadcast(digest) not in (None, lineage["digest"]):
-        raise WorkdirError(
+        problem = (
             f"{workdir} was begun with the weights of {lineage['source']}, which are not those of "
             f"{config.transfer.source}; give another --workdir, or that source."
         )
+        raise WorkdirError(problem, where=SOURCE, found=config.transfer.source)
 
 
 def digest_of(variables: Tree) -> str:
@@ -252,10 +257,11 @@ def _check_model(config: ExperimentConfig, source_config: ExperimentConfig) -> N
     wanted, found = config.model.name, source_config.model.name
     if wanted != found:
         assert config.transfer is not None
-        raise ConfigError(
+        problem = (
             f"config.model.name is {wanted}, but the source {config.transfer.source} is a {found}; "
             f"set config.model.name={found}, or give another config.transfer.source."
         )
+        raise ConfigError(problem, where="config.model.name", found=wanted, allowed=found)
 
 
 def _of_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -89,15 +89,17 @@ def class_weights(
         return None
     if wanted != "balanced":
         if not any(wanted):
-            raise ConfigError(
+            problem = (
                 "config.task.class_weights are all 0, so nothing would be learned; set at least "
                 "one above 0."
             )
+            raise ConfigError(problem, where="config.task.class_weights", found=wanted)
         if len(wanted) != len(class_names):
-            raise ConfigError(
+            problem = (
                 f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
                 f"{len(class_names)} classes; give one value a class, or 'balanced'."
             )
+            raise ConfigError(problem, where="config.task.class_weights", found=wanted)
         return tuple(wanted)
     counts = np.bincount(labels, minlength=len(class_names))
     present = counts > 0
@@ -120,10 +122,11 @@ def _with_dropout(model: nn.Module, name: str, rate: float) -> nn.Module:
     fields = {field.name for field in dataclasses.fields(head)} if head is not None else set()
     found = [field for field in BEFORE_HEAD if field in fields]
     if not found:
-        raise ConfigError(
+        problem = (
             f"config.transfer.dropout is {rate:g}, but the head of {name} has no place for it; set "
             "it to none."
         )
+        raise ConfigError(problem, where="config.transfer.dropout", found=rate)
     assert isinstance(model, Classifier)
     changed: dict[str, Any] = {found[0]: rate}
     return model.clone(head=model.head.clone(**changed))

@@ -111,10 +111,11 @@ def _first_good(candidates: list[int], read: Callable[[int], Found], named: str)
             return read(step)
         except DamagedError as error:
             if step == candidates[-1]:
-                raise CheckpointError(
+                problem = (
                     f"{error} There is none to use in its place; train again with another "
                     f"--workdir, or give another {named}."
-                ) from error
+                )
+                raise CheckpointError(problem, where=named, found=step) from error
             other = candidates[candidates.index(step) + 1]
             logging.warning("%s Trying that of step %d in its place.", error, other)
     raise AssertionError("unreachable: the last candidate returns or raises")

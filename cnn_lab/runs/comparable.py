@@ -55,11 +55,11 @@ def check_number(num_runs: int, checkpoints: Sequence[str], options: EvaluationO
     """Raises a `ConfigError` for several checkpoints of several runs, or an ensemble of one."""
     several = len(checkpoints) > 1 or checkpoints[0] == "all"
     if several and num_runs > 1:
-        raise ConfigError(
+        problem = (
             f"--checkpoint={','.join(checkpoints)} names several checkpoints and --workdir "
-            f"{num_runs} runs; give several of one of them only.",
-            where="--checkpoint",
+            f"{num_runs} runs; give several of one of them only."
         )
+        raise ConfigError(problem, where="--checkpoint", found=",".join(checkpoints))
     if options.ensemble and not several and num_runs == 1:
         raise ConfigError(
             "--ensemble needs at least two networks; found one run and one checkpoint: give a "
@@ -84,10 +84,11 @@ def read_runs(workdirs: Sequence[Path]) -> list[SelectedRun]:
     for name, workdir in zip(short_names(workdirs), workdirs, strict=True):
         run = SelectedRun(name, workdir, read_config(workdir), read_record(workdir))
         if run.config.data.name == NO_DATA:
-            raise ConfigError(
+            problem = (
                 f"The weights in {workdir} were imported, and no data set belongs to them; "
                 f"classify images by cnn-lab predict --workdir={workdir} IMAGE..."
             )
+            raise ConfigError(problem, where="--workdir", found=str(workdir))
         runs.append(run)
     return runs
 
@@ -97,15 +98,17 @@ def check_countable(runs: Sequence[SelectedRun]) -> None:
     for run in runs:
         record = run.workdir / RECORD_FILE
         if not run.record and record.exists():
-            raise WorkdirError(
+            problem = (
                 f"{record} is damaged, so the opening of the test split cannot be counted in it; "
                 "restore it or train again."
             )
+            raise WorkdirError(problem, where=str(record))
         if not os.access(run.workdir, os.W_OK):
-            raise WorkdirError(
+            problem = (
                 f"{run.workdir} cannot be written, so the opening of the test split cannot be "
                 "counted in it; mend its permissions, or evaluate a copy."
             )
+            raise WorkdirError(problem, where=str(run.workdir))
 
 
 def why_no_spread(runs: Sequence[SelectedRun]) -> str:

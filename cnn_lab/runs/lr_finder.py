@@ -56,10 +56,10 @@ def find_rate(
     if num_steps < MIN_STEPS:
         raise ConfigError(where="--num_steps", found=num_steps, allowed=f"at least {MIN_STEPS}")
     if config.transfer is not None and config.transfer.strategy == "logistic":
-        raise ConfigError(
-            "config.transfer.strategy=logistic has no learning rate to look for; take another one.",
-            where="config.transfer.strategy",
+        problem = (
+            "config.transfer.strategy=logistic has no learning rate to look for; take another one."
         )
+        raise ConfigError(problem, where="config.transfer.strategy", found="logistic")
     rates = np.geomspace(lowest, highest, num_steps)
     experiment = _build(config, rates, open_data)
     try:
@@ -68,10 +68,11 @@ def find_rate(
         for loader in experiment.loaders():
             loader.close()
     if len(losses) < MIN_STEPS // 2:
-        raise TrainingError(
+        problem = (
             f"The loss rose or was not finite after {len(losses)} steps, at a rate of "
             f"{rates[len(losses)]:.3g}; give a lower --lowest, or look at the data and the model."
         )
+        raise TrainingError(problem, where="--lowest", found=lowest)
     return analyse(rates[: len(losses)], losses)
 
 

@@ -27,7 +27,8 @@ def find_workdirs(text: str) -> list[Path]:
     found: list[Path] = []
     for part in (part.strip() for part in text.split(",")):
         if not part:
-            raise ConfigError(f"--workdir={text} has nothing between two commas; leave one out.")
+            problem = f"--workdir={text} has nothing between two commas; leave one out."
+            raise ConfigError(problem, where="--workdir", found=text)
         is_pattern = PATTERN.search(part) and not os.path.exists(part)  # noqa: PTH110
         found += _matching(part) if is_pattern else [Path(part)]
     return list({path.resolve(): path for path in found}.values())
@@ -79,11 +80,11 @@ def _refuse_folder_of_runs(folder: Path) -> None:
         return
     runs = sorted((file.parent for file in folder.glob(f"*/{CONFIG_FILE}")), key=_natural)
     if runs:
-        raise ConfigError(
+        problem = (
             f"{folder} is no run, but holds {counted(len(runs), 'run')}; give one of them, as "
-            f"--workdir={runs[0]}, or all of them, as --workdir='{folder}/*'.",
-            where="--workdir",
+            f"--workdir={runs[0]}, or all of them, as --workdir='{folder}/*'."
         )
+        raise ConfigError(problem, where="--workdir", found=str(folder))
 
 
 def _matching(pattern: str) -> list[Path]:

@@ -65,11 +65,11 @@ def make_soup(
             found.setdefault((workdir, member.step), member)
     names = [f"{workdir}, checkpoint {step}" for workdir, step in found]
     if len(names) == 1 and len(checkpoints) > 1:
-        raise ConfigError(
+        problem = (
             f"A soup needs at least two networks; --checkpoint={given} of {workdirs[0]} is step "
-            f"{next(iter(found))[1]} alone.",
-            where="--checkpoint",
+            f"{next(iter(found))[1]} alone."
         )
+        raise ConfigError(problem, where="--checkpoint", found=given)
     members, records = list(found.values()), [read_record(workdir) for workdir, _ in found]
     fingerprints = [record.get("fingerprint") for record in records]
     soup = average_runs(members, names, fingerprints, functools.partial(open_dataset, progress=log))
@@ -100,11 +100,11 @@ def make_soup(
 def mean_params(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
     """The mean of the parameters of at least two networks of one kind, taken in float64."""
     if len(members) < 2:
-        raise ConfigError(
+        problem = (
             f"A soup needs at least two networks; found {len(members)}: give several runs by "
-            "--workdir=A,B, or --checkpoint=all of one.",
-            where="--workdir",
+            "--workdir=A,B, or --checkpoint=all of one."
         )
+        raise ConfigError(problem, where="--workdir", found=list(names))
     first = members[0]
     for member, name in zip(members, names, strict=True):
         for what, one, other in (
@@ -114,10 +114,11 @@ def mean_params(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
             ("preprocessing", first.network.preprocess, member.network.preprocess),
         ):
             if one != other:
-                raise ConfigError(
+                problem = (
                     f"{names[0]} and {name} have different {what}, so their weights have no mean; "
                     "take runs of one experiment."
                 )
+                raise ConfigError(problem, where="--workdir", found=other)
 
     def mean(*leaves: Any) -> Any:
         total = np.sum([np.asarray(leaf, np.float64) for leaf in leaves], axis=0)
@@ -177,21 +178,24 @@ def _check_held_out(
     """Raises a `ConfigError` if a member may have learned from what another one held out."""
     wanted = fingerprints[0] or dataset.info.fingerprint
     if wanted != dataset.info.fingerprint:
-        raise ConfigError(
+        problem = (
             f"The data of {members[0].config.data.name} changed since {names[0]} was trained; "
             "bring the old data back."
         )
+        raise ConfigError(problem, where="config.data.name", found=members[0].config.data.name)
     first = choose_examples(dataset, members[0].config.data)[1]
     for member, name, fingerprint in zip(members, names, fingerprints, strict=True):
         if fingerprint not in (None, wanted):
-            raise ConfigError(
+            problem = (
                 f"{names[0]} and {name} were trained on different data, so that what one held out "
                 "the other may have learned from; take runs on the same."
             )
+            raise ConfigError(problem, where="--workdir", found=name)
         held_out = choose_examples(dataset, member.config.data)[1]
         if not np.array_equal(held_out.indices, first.indices):
-            raise ConfigError(
+            problem = (
                 f"{names[0]} and {name} held out different validation examples "
                 "(config.data.split_seed, num_validation, validation_fraction), so that their mean "
                 "would have learned from some of them; take runs that held out the same."
             )
+            raise ConfigError(problem, where="config.data", found=name)

@@ -35,7 +35,7 @@ def examples_of(split: str, dataset: Dataset, config: ExperimentConfig) -> Subse
         sizes = dataset.info.split_sizes
         others = " or ".join(f"--split={name}" for name in ("train", "test") if name in sizes)
         problem = f"This run held out no validation examples; evaluate {others}."
-        raise ConfigError(problem, where="--split")
+        raise ConfigError(problem, where="--split", found=split)
     return validation
 
 
@@ -75,10 +75,11 @@ class SplitRunner:
         dataset = self._datasets[place]
         fingerprint = dataset.info.fingerprint
         if read_record(workdir).get("fingerprint", fingerprint) != fingerprint:
-            raise ConfigError(
+            problem = (
                 f"The data of {config.data.name} changed since {workdir} was trained; figures "
                 "would not be comparable: bring the old data back."
             )
+            raise ConfigError(problem, where="config.data.name", found=config.data.name)
         self._last = (workdir, checkpoint), (restored, dataset)
         return restored, dataset
 

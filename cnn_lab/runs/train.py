@@ -124,10 +124,11 @@ def run_training(
             check_same(processes, {"source of its weights": digest}, remedy)
         _check_resumes(experiment, record, workdir)
         if profile_steps is not None and profile_steps[0] >= experiment.intervals.total_steps:
-            raise ConfigError(
+            problem = (
                 f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
                 f"{experiment.intervals.total_steps}; give earlier ones."
             )
+            raise ConfigError(problem, where="--profile_steps", found=profile_steps)
         started = environment()
         checkpoints = Checkpoints(
             workdir / CHECKPOINTS, keep_latest=config.checkpoint.keep_latest, processes=processes
@@ -206,17 +207,19 @@ def run_training(
 def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: Path) -> None:
     """Refuses to resume on other data, or on crops that another loader draws."""
     if record.get("fingerprint", experiment.fingerprint) != experiment.fingerprint:
-        raise WorkdirError(
+        problem = (
             f"The data of {experiment.config.data.name} changed since {workdir} was begun; bring "
             "the old data back or give another --workdir."
         )
+        raise WorkdirError(problem, where="--workdir", found=str(workdir))
     loader = experiment.train_loader.name
     before = record.get("loader", loader)
     if experiment.components.augmentation.crops and before != loader:
-        raise WorkdirError(
+        problem = (
             f"{workdir} was begun with config.data.loader={before}, which draws other random "
             f"crops than {loader}; go on with {before}, or give another --workdir."
         )
+        raise WorkdirError(problem, where="config.data.loader", found=loader, allowed=before)
 
 
 def _restore_or_init(

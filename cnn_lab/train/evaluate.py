@@ -92,9 +92,8 @@ class Evaluator:
         counted = {name: int(math.fsum(weights)) for name, weights in counts.items()}
         num_examples = len(self._loader.sampler.indices)
         if any(count != num_examples for count in counted.values()):
-            raise TrainingError(
-                f"The evaluation counted {counted} examples instead of {num_examples}."
-            )
+            problem = f"The evaluation counted {counted} examples instead of {num_examples}."
+            raise TrainingError(problem, found=counted, allowed=str(num_examples))
         return {name: _exact_sum(sums[name]) / counted[name] for name in sums}
 
 
@@ -152,9 +151,10 @@ class SplitPredictor:
                 sums.setdefault(name, []).extend(step_sums.tolist())
         num_seen, num_examples = sum(map(len, labels)), len(self._loader.sampler.indices)
         if num_seen != num_examples:
-            raise TrainingError(
+            problem = (
                 f"The outputs of {num_seen} examples were collected instead of {num_examples}."
             )
+            raise TrainingError(problem, found=num_seen, allowed=str(num_examples))
         metrics = {name: _exact_sum(values) / num_seen for name, values in sums.items()}
         return SplitPredictions(np.concatenate(logits), np.concatenate(labels), metrics)
 

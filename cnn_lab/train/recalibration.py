@@ -126,10 +126,11 @@ def _batch_statistics(
     for path in running:
         layer = path.rpartition("/")[0]
         if not momenta.get(layer, 1.0) < 1:
-            raise ConfigError(
+            problem = (
                 f"The statistics of {layer} cannot be measured anew: it is no batch normalisation "
                 "that follows its batches; average weights by ema instead of swa."
             )
+            raise ConfigError(problem, where=layer)
     return trees.unflatten(
         {path: x / (1 - momenta[path.rpartition("/")[0]]) for path, x in running.items()}
     )

@@ -60,7 +60,7 @@ def make_views(name: str, pixels: int) -> tuple[View, ...]:
     Raises:
         ConfigError: no such name, or shifts by less than a pixel.
     """
-    parts = lookup(TTA, name, "test-time augmentation (--tta)")
+    parts = lookup(TTA, name, "test-time augmentation (--tta)", "--tta")
     if pixels < 1:
         raise ConfigError(where="--tta_pixels", found=pixels, allowed="at least 1")
     views: list[View] = [whole]

@@ -111,16 +111,22 @@ def to_torch(variables: Tree, table: Sequence[Leaf]) -> dict[str, Float32[np.nda
 
 
 def from_torch(
-    tensors: Tensors, table: Sequence[Leaf], unused: frozenset[str], advice: str = ""
+    tensors: Tensors,
+    table: Sequence[Leaf],
+    unused: frozenset[str],
+    where: str | None = None,
+    advice: str = "",
 ) -> dict[str, Float32[np.ndarray, "..."]]:
     """Tensors as our leaves, by path; those of the unused layers are left out.
 
     Raises:
-        CheckpointError: they do not fit; lists differences of every kind, and ends with the advice.
+        CheckpointError: they do not fit; lists differences of every kind, and ends with the advice,
+            which is to set the flag `where`.
     """
     if lines := differences(tensors, table, unused):
         text = "\n".join(_shortened(lines))
-        raise CheckpointError(f"The weights do not fit the model:\n{text}\n{advice}".rstrip())
+        problem = f"The weights do not fit the model:\n{text}\n{advice}".rstrip()
+        raise CheckpointError(problem, where=where)
     return {
         leaf.path: leaf.from_torch(tensors[leaf.torch_name])
         for leaf in table
@@ -213,7 +219,7 @@ def import_tensors(
     # Of those that fit alike, the first.
     library = min(tables, key=lambda name: len(differences(tensors, tables[name], unused)))
     table = tables[library]
-    leaves = from_torch(tensors, table, unused, _advice(tensors, table, outputs))
+    leaves = from_torch(tensors, table, unused, *_advice(tensors, table, outputs))
     if new_head:
         leaves |= initial_values(init, {leaf.path for leaf in table if leaf.layer in unused}, seed)
     variables = jax.tree_util.tree_map_with_path(lambda p, _: leaves[trees.path_of(p)], shapes)
@@ -251,22 +257,24 @@ def initial_values(
     return jax.tree.map(np.asarray, jax.jit(chosen)(jax.random.key(seed)))
 
 
-def _advice(tensors: Tensors, table: list[Leaf], outputs: frozenset[str]) -> str:
-    """The remedy for tensors that do not fit."""
+def _advice(tensors: Tensors, table: list[Leaf], outputs: frozenset[str]) -> tuple[str, str]:
+    """The flag that helps where tensors do not fit, and a sentence about it."""
     if differences(tensors, table, frozenset()) and not differences(tensors, table, outputs):
         heads = [leaf for leaf in table if leaf.layer in outputs and leaf.layer.startswith("head/")]
         for leaf in heads:
             if leaf.path.endswith("bias") and leaf.torch_name in tensors:
                 found = next(iter(tensors[leaf.torch_name].shape), 0)
-                return (
+                return "--num_classes", (
                     f"The file has {found} classes: give --num_classes={found}, or --new_head to "
                     "leave the output layers at their initial values."
                 )
-        return "Only output layers do not fit: --new_head leaves them at their initial values."
+        advice = "Only output layers do not fit: --new_head leaves them at their initial values."
+        return "--new_head", advice
     auxiliary = frozenset(leaf.layer for leaf in table if leaf.layer.startswith("auxiliary_"))
     if auxiliary and not differences(tensors, table, auxiliary):
-        return "The file has no auxiliary heads: --option=auxiliary=false leaves them out."
-    return (
+        advice = "The file has no auxiliary heads: --option=auxiliary=false leaves them out."
+        return "--option", advice
+    return "--from", (
         "Look whether the file is of this architecture, give the --option values that it was made "
         "with, or bring its names to torchvision's by --rename."
     )

@@ -219,12 +219,12 @@ def make_plan(
     every = transfer.epochs_per_stage if strategy == "gradual" else 0
     last_begins = every * (len(stages) - 1)
     if last_begins >= num_epochs:
-        raise ConfigError(
+        problem = (
             f"{STRATEGY}=gradual begins to train the last of {len(stages)} stages after "
             f"{counted(last_begins, 'epoch')}, but the run has only {num_epochs}; lower "
-            f"{FIELD}.epochs_per_stage or raise config.train.num_epochs above {last_begins}.",
-            where=STRATEGY,
+            f"{FIELD}.epochs_per_stage or raise config.train.num_epochs above {last_begins}."
         )
+        raise ConfigError(problem, where=f"{FIELD}.epochs_per_stage", found=every)
     groups = []
     for index, stage in enumerate(stages):
         num_after = len(stages) - 1 - index
@@ -260,11 +260,10 @@ def check_transfer(transfer: TransferConfig) -> None:
             advice=f"for other choices give {RATES}",
         )
     if rates and strategy != "auto":
-        raise ConfigError(
-            f"{RATES} and {STRATEGY}={strategy} both choose what is trained; leave out one of "
-            "them.",
-            where=RATES,
+        problem = (
+            f"{RATES} and {STRATEGY}={strategy} both choose what is trained; leave out one of them."
         )
+        raise ConfigError(problem, where=RATES, found=rates)
     chosen = RATES if rates else f"{STRATEGY}={strategy}"
     without_effect = {
         "dropout": strategy == "logistic",
@@ -306,11 +305,11 @@ def _by_rules(rates: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[Group,
     for path in paths:
         matching = [pattern for pattern in rates if re.search(pattern, path)]
         if len(matching) > 1:
-            raise ConfigError(
+            problem = (
                 f"{RATES}: {path} matches both {matching[0]!r} and {matching[1]!r}; let every "
-                "parameter match exactly one rule.",
-                where=RATES,
+                "parameter match exactly one rule."
             )
+            raise ConfigError(problem, where=RATES, found=path)
         (found[matching[0]] if matching else uncovered).append(path)
     for pattern, chosen in found.items():
         if not chosen:
@@ -322,14 +321,14 @@ def _by_rules(rates: Mapping[str, Any], stages: Sequence[Stage]) -> tuple[Group,
             )
     if uncovered:
         shown = ", ".join(uncovered[:3]) + (" and more" if len(uncovered) > 3 else "")
-        raise ConfigError(
+        problem = (
             f"{RATES} leaves {counted(len(uncovered), 'parameter')} uncovered: {shown}; add a rule "
-            "for them, with a rate of 0 to freeze them.",
-            where=RATES,
+            "for them, with a rate of 0 to freeze them."
         )
+        raise ConfigError(problem, where=RATES, found=uncovered)
     if not any(rates.values()):
         problem = f"{RATES} freezes every parameter; give one of them a rate above 0."
-        raise ConfigError(problem, where=RATES)
+        raise ConfigError(problem, where=RATES, found=rates)
     return tuple(Group(p, tuple(found[p]), float(rate)) for p, rate in rates.items())
 
 

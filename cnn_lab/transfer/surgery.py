@@ -155,21 +155,24 @@ def _check(
     Leaves that are skipped are initialised, those that are reshaped are brought to the model's
     shape, and of `rows` some classes are kept: all but their last axis must be alike.
     """
-    lines = [f"  only in the source: {p} {theirs[p].shape}" for p in theirs if p not in shapes]
+    lines = {p: f"only in the source: {p} {theirs[p].shape}" for p in theirs if p not in shapes}
     for path, leaf in shapes.items():
         if path not in theirs:
             if path not in skipped:
-                lines.append(f"  missing in the source: {path} {leaf.shape}")
+                lines[path] = f"missing in the source: {path} {leaf.shape}"
         elif path not in (skipped - rows) | reshaped:
             there, axes = theirs[path].shape, slice(-1) if path in rows else slice(None)
             if there[axes] != leaf.shape[axes]:
-                lines.append(f"  other shape: {path} is {there} in the source, {leaf.shape} here")
+                lines[path] = f"other shape: {path} is {there} in the source, {leaf.shape} here"
     if not lines:
         return
-    lines.sort(key=lambda line: ": params/" not in line)  # the parameters, which users chose, first
-    more = [f"  ... and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
-    raise CheckpointError(
-        "\n".join(["The weights of the source do not fit the model:", *lines[:MAX_LINES], *more])
+    # The parameters, which users chose, first.
+    found = sorted(lines, key=lambda path: not path.startswith("params/"))
+    shown = [lines[path] for path in found[:MAX_LINES]]
+    more = [f"... and {len(found) - MAX_LINES} more"] if len(found) > MAX_LINES else []
+    problem = (
+        "\n  ".join(["The weights of the source do not fit the model:", *shown, *more])
         + "\nGive config.model and config.data.image_size as the source has them, or match what is "
         "to be initialised by config.transfer.fresh."
     )
+    raise CheckpointError(problem, where="config.transfer.source", found=found)

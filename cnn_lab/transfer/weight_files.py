@@ -33,20 +33,21 @@ def read_weights(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         CheckpointError: there is no such file, it is damaged, of another kind, or holds code.
     """
     if not path.is_file():
-        raise CheckpointError(f"There is no file {path}; give a safetensors or PyTorch file.")
+        problem = f"There is no file {path}; give a safetensors or PyTorch file."
+        raise CheckpointError(problem, where=str(path))
     if path.suffix in TORCH:
         return _read_torch(path)
     if path.suffix != SAFETENSORS:
-        raise CheckpointError(
+        problem = (
             f"{path} is of no known kind; give a {SAFETENSORS} file, or one of PyTorch's "
             f"({', '.join(TORCH)})."
         )
+        raise CheckpointError(problem, where=str(path), found=path.suffix)
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); fetch or convert it again."
-        ) from None
+        problem = f"{path} is damaged or no safetensors file ({error}); fetch or convert it again."
+        raise CheckpointError(problem, where=str(path)) from None
 
 
 def write_safetensors(
@@ -73,7 +74,8 @@ def parse_renames(texts: Sequence[str]) -> list[tuple[re.Pattern[str], str]]:
         try:
             renames.append((re.compile(pattern), replacement))
         except re.error as error:
-            raise ConfigError(f"--rename={text!r} has no regular expression: {error}.") from None
+            problem = f"--rename={text!r} has no regular expression: {error}."
+            raise ConfigError(problem, where="--rename", found=text) from None
     return renames
 
 
@@ -88,19 +90,22 @@ def rename(
     """
     named = dict(tensors)
     for pattern, replacement in renames:
-        text, before = f"--rename={pattern.pattern}=>{replacement}", named
+        rule, before = f"{pattern.pattern}=>{replacement}", named
         named, origin, changed = {}, {}, 0
         for name, tensor in before.items():
             try:
                 new, count = pattern.subn(replacement, name)
             except (re.error, IndexError) as error:
-                raise ConfigError(f"{text}: the replacement is wrong: {error}.") from None
+                problem = f"--rename={rule}: the replacement is wrong: {error}."
+                raise ConfigError(problem, where="--rename", found=rule) from None
             if new in named:
-                raise ConfigError(f"{text} would call both {origin[new]} and {name} {new!r}.")
+                problem = f"--rename={rule} would call both {origin[new]} and {name} {new!r}."
+                raise ConfigError(problem, where="--rename", found=rule)
             named[new], origin[new], changed = tensor, name, changed + count
         if not changed:
             example = next(iter(before), "none")
-            raise ConfigError(f"{text} changes no name of the file; the first is {example!r}.")
+            problem = f"--rename={rule} changes no name of the file; the first is {example!r}."
+            raise ConfigError(problem, where="--rename", found=rule)
     return named
 
 
@@ -108,30 +113,30 @@ def _read_torch(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     try:
         torch = importlib.import_module("torch")
     except ImportError:
-        raise CheckpointError(
+        problem = (
             f"{path} is a PyTorch file and PyTorch is not installed; `pip install torch`, or "
             "convert the file to safetensors where it is."
-        ) from None
+        )
+        raise CheckpointError(problem, where=str(path)) from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         if re.search(r"[Uu]nsupported|TorchScript", str(error)):
-            raise CheckpointError(
+            problem = (
                 f"{path} holds pickled code beside weights, which could do anything when it is "
                 "read, so it was not; save `model.state_dict()`, or convert it to safetensors "
                 "where you trust it."
-            ) from None
+            )
+            raise CheckpointError(problem, where=str(path)) from None
         reason = textwrap.shorten(str(error) or type(error).__name__, 100, placeholder=" ...")
-        raise CheckpointError(
-            f"{path} is damaged or no PyTorch file ({reason}); fetch it again."
-        ) from None
+        problem = f"{path} is damaged or no PyTorch file ({reason}); fetch it again."
+        raise CheckpointError(problem, where=str(path)) from None
     tensors = _tensors_in(content, torch.Tensor)
     if not tensors:
-        raise CheckpointError(
-            f"{path} holds no weights by name; save `model.state_dict()` with torch.save."
-        )
+        problem = f"{path} holds no weights by name; save `model.state_dict()` with torch.save."
+        raise CheckpointError(problem, where=str(path))
     return {  # numpy lacks bfloat16
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
         for name, tensor in tensors.items()

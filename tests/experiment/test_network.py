@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from refusals import refused
 
 from cnn_lab.config import ExperimentConfig, ModelConfig, TransferConfig
 from cnn_lab.core.errors import ConfigError
@@ -55,7 +56,5 @@ def test_every_head_has_a_place_for_it(name, field):
 
 
 def test_a_model_without_a_place_for_it_is_told():
-    with pytest.raises(
-        ConfigError, match=r"transfer\.dropout is 0\.3, but the head of unet has no"
-    ):
+    with refused(ConfigError, where="config.transfer.dropout", found=0.3):
         make_model(config("unet", 0.3), 2)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from cnn_lab.analysis.lr_range import analyse
 from cnn_lab.cli import runtime
@@ -67,7 +68,7 @@ def test_a_loss_that_never_falls_is_an_error():
 def test_noise_is_no_fall_and_a_small_fall_within_it_is(seed):
     noise = np.random.default_rng(seed).normal(0, 0.05, 200)
     rates = np.geomspace(1e-7, 1e-5, 200)
-    with pytest.raises(TrainingError, match="never clearly fell"):
+    with refused(TrainingError):
         analyse(rates, 2.4 + noise)
     found = analyse(rates, 2.4 + noise - 0.2 / (1 + np.exp(-np.linspace(-8, 8, 200))))
     assert 3e-7 < found.steepest < 3e-6
@@ -172,10 +173,8 @@ def test_where_calls_end_changes_nothing(monkeypatch):
     ],
 )
 def test_limits_that_cannot_be(options, where, found):
-    with pytest.raises(ConfigError) as raised:
+    with refused(ConfigError, where=where, **({} if found is None else {"found": found})):
         find(small(), **options)
-    assert raised.value.where == where
-    assert found in (None, raised.value.found)
 
 
 def test_the_command_draws_and_suggests(tmp_path, capsys, monkeypatch):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refused
 
 from cnn_lab.core.errors import TrainingError
 from cnn_lab.data.loaders.in_memory import InMemoryLoader
@@ -102,8 +103,7 @@ def test_a_wrong_count_is_never_reported_as_a_result(images, labels, variables, 
         return raw_batches
 
     monkeypatch.setattr(loader, "load", without_the_first_example)
-    text = r"^The evaluation counted \{'accuracy': 99, 'loss': 99\} examples instead of 100\.$"
-    with pytest.raises(TrainingError, match=text):
+    with refused(TrainingError, found={"accuracy": 99, "loss": 99}, allowed="100"):
         evaluate(mesh.put(variables))
 
 

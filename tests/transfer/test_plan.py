@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from refusals import refused
 
 from cnn_lab.config import TransferConfig
 from cnn_lab.core.errors import ConfigError
@@ -96,74 +97,48 @@ def test_rules_cover_every_parameter_once():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "where", "found"),
     [
         (
             {"rates": {"^backbone/stage": 0, "^head": 1}},
-            "config.transfer.rates leaves 2 parameters uncovered: backbone/stem/bias, "
-            "backbone/stem/kernel; add a rule for them",
+            "rates",
+            ["backbone/stem/bias", "backbone/stem/kernel"],
         ),
-        (
-            {"rates": {"^backbone": 0, "stage2": 1, "^head": 1}},
-            "backbone/stage2/bias matches both '^backbone' and 'stage2'; let every",
-        ),
-        (
-            {"rates": {"^backbone/stage3": 0, ".": 1}},
-            "the rule '^backbone/stage3' matches no parameter; did you mean backbone/stage2, "
-            "backbone/stage1",
-        ),
-        ({"rates": {"(": 0}}, "'(' is no regular expression: missing ), unterminated subpattern"),
-        ({"rates": {".": -1}}, "rates['.'] must be a finite number of at least 0; found -1."),
-        ({"rates": {".": "a"}}, "rates['.'] must be a finite number of at least 0; found 'a'."),
-        (
-            {"rates": {".": 0}},
-            "config.transfer.rates freezes every parameter; give one of them a rate above 0.",
-        ),
-        ({"strategy": "heads"}, "config.transfer.strategy is 'heads'; did you mean head"),
-        (
-            {"strategy": "last_stages:4"},
-            "config.transfer.strategy is last_stages:4, but the backbone has 3 stages (stem, "
-            "stage1, stage2); give 1 to 3, or another strategy.",
-        ),
-        ({"strategy": "last_stages:0"}, "the backbone has 3 stages"),
-        ({"strategy": "stages:"}, "config.transfer.strategy is 'stages:'; did you mean"),
-        ({"strategy": "last_stages:x"}, "config.transfer.strategy is 'last_stages:x'; did you"),
-        ({"fresh": "["}, "config.transfer.fresh: '[' is no regular expression: unterminated"),
-        (
-            {"strategy": "all", "rates": {".": 1}},
-            "config.transfer.rates and config.transfer.strategy=all both choose what is trained; "
-            "leave out one of them.",
-        ),
-        (
-            {"strategy": "head", "stage_decay": 0.5},
-            "config.transfer.stage_decay is 0.5, which changes nothing with "
-            "config.transfer.strategy=head; leave out one of them.",
-        ),
-        (
-            {"rates": {".": 1}, "stage_decay": 0.5},
-            "stage_decay is 0.5, which changes nothing with config.transfer.rates; leave",
-        ),
-        ({"strategy": "all", "epochs_per_stage": 2}, "epochs_per_stage is 2, which changes"),
-        ({"strategy": "logistic", "dropout": 0.5}, "dropout is 0.5, which changes nothing with"),
-        ({"strategy": "logistic", "l2_sp": 0.1}, "l2_sp is 0.1, which changes nothing with"),
-        (
-            {"strategy": "stages:stage1,stage3"},
-            "config.transfer.strategy names the stage 'stage3', which the network does not have; "
-            "did you mean stage2, stage1",
-        ),
-        (
-            {"strategy": "gradual", "epochs_per_stage": 4},
-            "begins to train the last of 4 stages after 12 epochs, but the run has only 10; lower "
-            "config.transfer.epochs_per_stage or raise config.train.num_epochs above 12.",
-        ),
+        ({"rates": {"^backbone": 0, "stage2": 1, "^head": 1}}, "rates", "backbone/stage2/bias"),
+        ({"rates": {"^backbone/stage3": 0, ".": 1}}, "rates", "backbone/stage3"),
+        ({"rates": {"(": 0}}, "rates", "("),
+        ({"rates": {".": -1}}, "rates['.']", -1),
+        ({"rates": {".": "a"}}, "rates['.']", "a"),
+        ({"rates": {".": 0}}, "rates", {".": 0}),
+        ({"strategy": "heads"}, "strategy", "heads"),
+        ({"strategy": "last_stages:4"}, "strategy", "last_stages:4"),
+        ({"strategy": "last_stages:0"}, "strategy", "last_stages:0"),
+        ({"strategy": "stages:"}, "strategy", "stages"),
+        ({"strategy": "last_stages:x"}, "strategy", "last_stages"),
+        ({"fresh": "["}, "fresh", "["),
+        ({"strategy": "all", "rates": {".": 1}}, "rates", {".": 1}),
+        ({"strategy": "head", "stage_decay": 0.5}, "stage_decay", 0.5),
+        ({"rates": {".": 1}, "stage_decay": 0.5}, "stage_decay", 0.5),
+        ({"strategy": "all", "epochs_per_stage": 2}, "epochs_per_stage", 2),
+        ({"strategy": "logistic", "dropout": 0.5}, "dropout", 0.5),
+        ({"strategy": "logistic", "l2_sp": 0.1}, "l2_sp", 0.1),
+        ({"strategy": "stages:stage1,stage3"}, "strategy", "stage3"),
+        ({"strategy": "gradual", "epochs_per_stage": 4}, "epochs_per_stage", 4),
     ],
 )
-def test_impossible_plans_are_refused_in_one_sentence(fields, message):
-    with pytest.raises(ConfigError) as caught:
+def test_impossible_plans_are_refused(fields, where, found):
+    with refused(ConfigError, where=f"config.transfer.{where}", found=found):
         plan(**fields)
-    assert message in str(caught.value)
-    assert caught.value.where is not None
-    assert caught.value.where.startswith("config.transfer.")
+
+
+def test_a_plan_that_is_too_long_is_refused_with_what_would_fit():
+    with pytest.raises(ConfigError) as caught:
+        plan(strategy="gradual", epochs_per_stage=4)
+    assert str(caught.value) == (
+        "config.transfer.strategy=gradual begins to train the last of 4 stages after 12 epochs, "
+        "but the run has only 10; lower config.transfer.epochs_per_stage or raise "
+        "config.train.num_epochs above 12."
+    )
 
 
 def test_logistic_fits_the_output_layer_alone():
