@@ -27,7 +27,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.convolution import as_asked
-from cnn_lab.layers.pooling import is_call
+from cnn_lab.layers.scopes import is_call
 
 # Scopes of functions that are layers of their own in a table; their products are no weights'.
 POOLINGS = frozenset(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cnn_lab.analysis import cost as costs
 from cnn_lab.analysis.cost import Cost, Layer
-from cnn_lab.core.errors import human_bytes, human_count
+from cnn_lab.core.text import human_bytes, human_count
 
 IMAGES = 1_000_000  # of the energies
 HEADINGS = ("layer", "kind", "output", "parameters", "MACs", "field", "stride", "output bytes")

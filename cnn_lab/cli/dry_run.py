@@ -9,7 +9,7 @@ from cnn_lab.cli.reference import flag_text
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
-from cnn_lab.core.errors import counted, human_bytes
+from cnn_lab.core.text import counted, human_bytes
 from cnn_lab.data.loaders.in_memory import MIB
 from cnn_lab.runs.describe import describe_training
 from cnn_lab.runs.train import describe_loader, describe_mesh

@@ -2,7 +2,7 @@
 
 from cnn_lab.analysis.evaluation import ClassifierEvaluation, EvaluationResults, NetworkResult
 from cnn_lab.analysis.scores import CONFIDENCE, Interval
-from cnn_lab.core.errors import counted
+from cnn_lab.core.text import counted
 
 SHORT, WIDE = 9, 16  # width of a column of figures, and of intervals
 EMPTY = "  without a mistake to draw, this says nothing"

@@ -7,7 +7,8 @@ from cnn_lab.config.data import DataConfig
 from cnn_lab.config.experiment import ExperimentConfig
 from cnn_lab.config.learning import AverageConfig
 from cnn_lab.config.values import annotations_of, group_in, with_tuples
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 
 # The kind of average that a field belongs to.
 AVERAGE_KINDS = {"decay": "ema", "start_epoch": "swa", "every_epochs": "swa"}

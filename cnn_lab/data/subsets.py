@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64, Shaped
 
 from cnn_lab.config import DataConfig
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.source import Source
 

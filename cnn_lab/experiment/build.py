@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from cnn_lab.config import DataConfig, ExperimentConfig
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 from cnn_lab.data.augment.compose import check_fits
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.loaders.factory import LoaderFactory, make_preprocess

@@ -10,7 +10,8 @@ import optax
 from cnn_lab.config import ExperimentConfig, OptimConfig
 from cnn_lab.config.rules import validate
 from cnn_lab.config.values import check_options, declared_options
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
 from cnn_lab.experiment.network import make_task, model_options
 from cnn_lab.optim import penalties

@@ -10,7 +10,8 @@ import numpy as np
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import ConfigError, human_bytes
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import human_bytes
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.loaders.factory import LoaderFactory
 from cnn_lab.data.loaders.in_memory import MIB, FeatureLoader

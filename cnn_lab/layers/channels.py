@@ -11,7 +11,8 @@ from cnn_lab.core.arrays import Images
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.convolution import Conv
 from cnn_lab.layers.factory import LayerFactory, Padding, activation
-from cnn_lab.layers.pooling import Size, as_layer
+from cnn_lab.layers.scopes import as_layer
+from cnn_lab.layers.windows import Size
 
 
 @as_layer

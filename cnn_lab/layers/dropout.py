@@ -16,7 +16,7 @@ from cnn_lab.core.arrays import Images, Key, Maps
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.random import random_bits
 from cnn_lab.layers.convolution import NHWC, conv_general_dilated
-from cnn_lab.layers.pooling import Size, per_axis
+from cnn_lab.layers.windows import Size, per_axis
 
 
 class Dropout(nn.Module):

@@ -15,7 +15,7 @@ from cnn_lab.core.errors import ConfigError, lookup
 from cnn_lab.layers.convolution import conv_general_dilated
 from cnn_lab.layers.dropout import Dropout
 from cnn_lab.layers.normalization import BatchNorm, GroupNorm
-from cnn_lab.layers.pooling import Size, per_axis
+from cnn_lab.layers.windows import Size, per_axis
 
 Activation = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 Initializer = Callable[..., Any]  # (key, shape, dtype) -> array

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from cnn_lab.core.arrays import Key
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.convolution import shifted_maps
-from cnn_lab.layers.pooling import Size, per_axis, times
+from cnn_lab.layers.windows import Size, per_axis, times
 
 
 class LocallyConnected(nn.Module):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cnn_lab.layers.pooling import as_layer
+from cnn_lab.layers.scopes import as_layer
 
 
 @typing.no_type_check  # beartype cannot check the fields that it inherits

@@ -2,8 +2,7 @@
 
 Maps are [n *space c] with one, two or three axes of space. Windows that do not overlap are computed
 by reshaping: on CPU a windowed reduction costs several times more, in both directions. Sums over
-windows are float32 inside, whatever the dtype of the maps. Scopes name the poolings in programs,
-where profilers and `analysis` read them.
+windows are float32 inside, whatever the dtype of the maps.
 
 Pools of windows share their arguments. `window` is a side in pixels and `strides` the pixels from
 one window to the next (None: the window itself), one number or one per axis. `padding` are pixels
@@ -12,49 +11,22 @@ result has floor((size + 2 padding - window) / stride) + 1 pixels per axis, or c
 does not fit the padded map is a `ConfigError`.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.layers.scopes import as_layer
+from cnn_lab.layers.windows import Size, Windows, per_axis
 
-Size = int | Sequence[int]
 Maps = Float[Array, "n *space c"]
 Pooled = Float[Array, "n *pooled c"]
-P = ParamSpec("P")
-R = TypeVar("R")
 LARGEST_TILE = 16  # pixels; the gradient compares them one by one
-
-
-def as_layer(
-    function: Callable[Concatenate[jax.Array, P], R],
-) -> Callable[Concatenate[jax.Array, P], R]:
-    """Puts a function of maps under a scope of its name, for profilers and `analysis`.
-
-    The maps it is called with pass a marker of the same name, which costs nothing and sets one
-    call apart from the next.
-    """
-    name = function.__name__
-
-    @functools.wraps(function)
-    def named(maps: jax.Array, *args: P.args, **kwargs: P.kwargs) -> R:
-        with jax.named_scope(name):
-            return function(checkpoint_name(maps, name), *args, **kwargs)
-
-    return named
-
-
-def is_call(equation: Any, name: str) -> bool:
-    """Whether an equation of a program is the marker of a call of that function."""
-    return equation.primitive.name == "name" and equation.params["name"] == name
 
 
 @as_layer
@@ -186,85 +158,6 @@ def global_max_pool(maps: Maps) -> Float[Array, "n c"]:
     return jnp.take_along_axis(pixels, winner, 1)[:, 0]
 
 
-class Windows(NamedTuple):
-    """Windows over maps [n *space c], one entry per axis of space.
-
-    Attributes:
-        lengths: of the maps in space.
-        sides: of a window, in pixels.
-        strides: pixels between windows.
-        counts: windows.
-        pads: pixels before, as asked for, and after, so that the last window is whole.
-        is_tiling: whether the windows stand side by side on the map, with nothing added.
-    """
-
-    lengths: tuple[int, ...]
-    sides: tuple[int, ...]
-    strides: tuple[int, ...]
-    counts: tuple[int, ...]
-    pads: tuple[tuple[int, int], ...]
-    is_tiling: bool
-
-    @classmethod
-    def over(
-        cls,
-        lengths: Sequence[int],
-        window: Size,
-        strides: Size | None,
-        padding: Size,
-        *,
-        ceil_mode: bool,
-    ) -> "Windows":
-        """Windows over maps of that size in space; the arguments are those of a pool."""
-        axes, counts, pads = len(lengths), [], []
-        sides = per_axis(window, axes, "window")
-        steps = sides if strides is None else per_axis(strides, axes, "strides")
-        padding = per_axis(padding, axes, "padding", minimum=0)
-        for length, side, step, pad in zip(lengths, sides, steps, padding, strict=True):
-            if pad > side // 2:
-                allowed = f"at most half of the pooling window of {times(sides)}"
-                raise ConfigError(where="padding", found=pad, allowed=allowed)
-            free = length + 2 * pad - side
-            if free < 0:
-                raise ConfigError(
-                    f"A pooling window of {times(sides)} does not fit a map of {times(lengths)}: "
-                    "the image is too small for this model; set data.image_size, data.pad or "
-                    "--input.",
-                    where="config.data.image_size",
-                    found=times(lengths),
-                )
-            count = (-(-free // step) if ceil_mode else free // step) + 1
-            if (count - 1) * step >= length + pad:
-                count -= 1  # a window must begin inside the map or its near padding
-            counts.append(count)
-            pads.append((pad, max(0, (count - 1) * step + side - length - pad)))
-        is_tiling = steps == sides and not any(map(any, pads))
-        return cls(tuple(lengths), sides, steps, tuple(counts), tuple(pads), is_tiling)
-
-    def tiles(self, maps: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
-        """Maps [n *space c] as [n rows window columns window ... c]; what is left over is cut.
-
-        The second result are the axes inside a window.
-        """
-        pairs = list(zip(self.counts, self.sides, strict=True))
-        cut = maps[(slice(None), *(slice(count * side) for count, side in pairs))]
-        shape = (maps.shape[0], *(size for pair in pairs for size in pair), maps.shape[-1])
-        return cut.reshape(shape), tuple(range(2, len(shape) - 1, 2))
-
-    def pixels(self, *, count_padding: bool) -> np.ndarray:
-        """Number of pixels of each window that count [1 *pooled 1]; what hangs over does not."""
-        counts = np.ones((1,) * len(self.sides))
-        axes = zip(self.lengths, self.sides, self.strides, self.pads, self.counts, strict=True)
-        for axis, (length, side, stride, (pad, _), number) in enumerate(axes):
-            start = np.arange(number) * stride - pad
-            end = np.minimum(start + side, length + pad)
-            if not count_padding:
-                start, end = np.maximum(start, 0), np.minimum(end, length)
-            shape = [-1 if a == axis else 1 for a in range(len(self.sides))]
-            counts = counts * (end - start).reshape(shape)
-        return counts[None, ..., None]
-
-
 def _reduce_windows(maps: jax.Array, windows: Windows, initial: float, reduce: Any) -> jax.Array:
     sides, strides = (1, *windows.sides, 1), (1, *windows.strides, 1)
     pads = ((0, 0), *windows.pads, (0, 0))
@@ -293,20 +186,3 @@ def _tile_max_backward(within: tuple[int, ...], residuals, gradient):
 
 _tile_max = jax.custom_vjp(lambda tiles, within: tiles.max(within), nondiff_argnums=(1,))
 _tile_max.defvjp(_tile_max_forward, _tile_max_backward)
-
-
-def per_axis(size: Size, axes: int, name: str, minimum: int = 1) -> tuple[int, ...]:
-    """One entry per axis of space, from one for all or one each.
-
-    Another number of entries, or one below `minimum`, is a `ConfigError`.
-    """
-    sizes = (size,) * axes if isinstance(size, int) else tuple(size)
-    if len(sizes) != axes or min(sizes) < minimum:
-        allowed = f"a number of at least {minimum}, or {axes} of them"
-        raise ConfigError(where=name, found=size, allowed=allowed)
-    return sizes
-
-
-def times(sizes: Sequence[int]) -> str:
-    """Sizes as people write them: 3x3."""
-    return "x".join(map(str, sizes))

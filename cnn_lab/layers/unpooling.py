@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32
 
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.layers.convolution import shifted_maps
-from cnn_lab.layers.pooling import Size, Windows, per_axis, times
+from cnn_lab.layers.windows import Size, Windows, per_axis, times
 
 Maps = Float[Array, "n *space c"]
 

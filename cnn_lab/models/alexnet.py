@@ -18,7 +18,8 @@ from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.normalization import local_response_norm
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 KERNELS = (5, 3, 3, 3)  # of the second to fifth convolution
 POOLED = (1, 2, 5)  # overlapping 3x3 pooling with stride 2 follows these

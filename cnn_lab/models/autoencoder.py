@@ -30,7 +30,8 @@ from cnn_lab.layers.unpooling import (
     nearest_unpool,
 )
 from cnn_lab.models.heads import ImageToImage
-from cnn_lab.models.registry import register, require_multiple
+from cnn_lab.models.inputs import require_multiple
+from cnn_lab.models.registry import register
 
 Unpooling = Literal["remembered", "nearest", "transposed"]
 Reconstruction = Float[Array, "n h w c"]

@@ -14,7 +14,8 @@ from cnn_lab.core.arrays import Images
 from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 Four = tuple[Count, Count, Count, Count]
 LAYERS = LayerFactory(

@@ -14,7 +14,8 @@ from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import Stem, layers_per_stage, register, require_size
+from cnn_lab.models.inputs import Stem, layers_per_stage, require_size
+from cnn_lab.models.registry import register
 
 PAPER = "Huang et al. 2016, arXiv:1608.06993"
 

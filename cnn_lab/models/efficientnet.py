@@ -11,8 +11,9 @@ import math
 from cnn_lab.config.values import Positive, ProperFraction
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
+from cnn_lab.models.inputs import Stem
 from cnn_lab.models.mobilenet_v2 import InvertedResidualBackbone, round_channels
-from cnn_lab.models.registry import Stem, register
+from cnn_lab.models.registry import register
 
 # Expansion, kernel size, stride of the first block, and channels, by stage.
 STAGES = (

@@ -20,9 +20,11 @@ from cnn_lab.config.values import Positive, ProperFraction, Range
 from cnn_lab.core.arrays import Images, Logits, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory, Padding
 from cnn_lab.layers.normalization import local_response_norm
-from cnn_lab.layers.pooling import Size, adaptive_average_pool, max_pool
+from cnn_lab.layers.pooling import adaptive_average_pool, max_pool
+from cnn_lab.layers.windows import Size
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 Form = Literal["batch_norm", "paper"]
 _UpTo2 = Annotated[int, Range(min=1, max=2)]

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from cnn_lab.core.arrays import Images, Logits
 from cnn_lab.layers.dropout import DropConnect
 from cnn_lab.layers.factory import LayerFactory, activation, initializer
-from cnn_lab.layers.pooling import Size, adaptive_average_pool, global_average_pool
+from cnn_lab.layers.pooling import adaptive_average_pool, global_average_pool
+from cnn_lab.layers.windows import Size
 from cnn_lab.tasks.task import WithAuxiliary
 
 

@@ -27,7 +27,8 @@ from cnn_lab.layers.pooling import (
 )
 from cnn_lab.models.googlenet import ConvNorm, scaled
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss; the paper does not say, the authors' code has 0.4
 _UpTo2 = Annotated[int, Range(min=1, max=2)]

@@ -20,7 +20,8 @@ from cnn_lab.layers.dropout import DropConnectConv
 from cnn_lab.layers.factory import MONOTONE, Dtype, LayerFactory, initializer
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.registry import register, require_size
+from cnn_lab.models.inputs import require_size
+from cnn_lab.models.registry import register
 
 # Table I of the paper: the maps of S2 that each map of C3 sees.
 C3_SEES = (

@@ -14,7 +14,8 @@ from cnn_lab.layers.channels import SqueezeExcite
 from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 Seven = tuple[Count, Count, Count, Count, Count, Count, Count]
 # Expansion, kernel size, stride of the first block, and channels, by stage.

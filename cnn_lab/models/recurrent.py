@@ -18,7 +18,8 @@ from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images
 from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.registry import Order, Sequences, Steps, as_sequences, register
+from cnn_lab.models.inputs import Order, Sequences, Steps, as_sequences
+from cnn_lab.models.registry import register
 
 Cell = Literal["rnn", "lstm", "gru"]
 CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {

@@ -25,7 +25,8 @@ from cnn_lab.layers.dropout import DropPath
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 Shortcut = Literal["A", "B", "none"]
 HE = "He et al. 2015, arXiv:1512.03385"

@@ -15,7 +15,8 @@ from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, ConvHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 # Channels between and after each fire module, the latter for both kernels together.
 FIRES = (

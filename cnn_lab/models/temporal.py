@@ -20,7 +20,8 @@ from cnn_lab.layers.convolution import NHWC, conv_general_dilated
 from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.models.heads import Classifier, DenseHead, PooledHead
-from cnn_lab.models.registry import Order, Sequences, Steps, as_sequences, register
+from cnn_lab.models.inputs import Order, Sequences, Steps, as_sequences
+from cnn_lab.models.registry import register
 
 Several = Annotated[int, Range(min=2)]
 

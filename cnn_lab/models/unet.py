@@ -20,7 +20,8 @@ from cnn_lab.layers.factory import Dtype, LayerFactory, initializer
 from cnn_lab.layers.pooling import max_pool
 from cnn_lab.layers.unpooling import ConvTranspose
 from cnn_lab.models.heads import ImageToImage
-from cnn_lab.models.registry import register, require_multiple
+from cnn_lab.models.inputs import require_multiple
+from cnn_lab.models.registry import register
 
 
 class DoubleConv(nn.Module):

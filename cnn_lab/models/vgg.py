@@ -16,7 +16,8 @@ from cnn_lab.core.arrays import Images
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.layers.pooling import average_pool, max_pool
 from cnn_lab.models.heads import Classifier, DenseHead
-from cnn_lab.models.registry import Stem, register, require_size
+from cnn_lab.models.inputs import Stem, require_size
+from cnn_lab.models.registry import register
 
 Pooling = Literal["max", "average"]
 SMALL = ({"width": 8, "hidden": (32,), "pooled_size": 1}, (32, 32, 3))

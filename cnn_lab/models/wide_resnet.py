@@ -12,7 +12,8 @@ from cnn_lab.config.values import Count, ProperFraction
 from cnn_lab.core.arrays import Images, Maps
 from cnn_lab.layers.factory import Dtype, LayerFactory
 from cnn_lab.models.heads import Classifier, PooledHead
-from cnn_lab.models.registry import layers_per_stage, register, require_size
+from cnn_lab.models.inputs import layers_per_stage, require_size
+from cnn_lab.models.registry import register
 
 
 class WideBlock(nn.Module):

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.config.values import Count, Fraction, NonNegative, Positive, Range
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.registry import Registry
+from cnn_lab.core.text import counted
 
 OPTIONS = "config.optim.schedule.options"
 InnerFraction = Annotated[float, Range(above=0, below=1)]

@@ -21,8 +21,8 @@ from cnn_lab.analysis.evaluation import (
     pool,
 )
 from cnn_lab.analysis.scores import CONFIDENCE
-from cnn_lab.core.errors import counted
 from cnn_lab.core.files import write_json, write_text
+from cnn_lab.core.text import counted
 from cnn_lab.report.render import BLUE, RED, Report, as_png, render
 
 MAX_PAIRS = 20

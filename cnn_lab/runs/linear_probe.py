@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import DivergedError, counted
+from cnn_lab.core.errors import DivergedError
+from cnn_lab.core.text import counted
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.train.averaging import evaluated_variables
 from cnn_lab.train.evaluate import EvaluationInterrupted

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 from cnn_lab.workdir.run_dir import CONFIG_FILE
 
 PATTERN = re.compile(r"[*?\[]")

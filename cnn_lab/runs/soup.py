@@ -19,7 +19,8 @@ from cnn_lab.config import AverageConfig, ExperimentConfig, OptimConfig
 from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.subsets import choose_examples
 from cnn_lab.experiment.build import build_experiment

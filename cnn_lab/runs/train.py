@@ -12,12 +12,8 @@ from cnn_lab.checkpoint.writer import Checkpoints, check_replicas
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
-from cnn_lab.core.errors import (
-    ConfigError,
-    WorkdirError,
-    counted,
-    system_errors_explained,
-)
+from cnn_lab.core.errors import ConfigError, WorkdirError, system_errors_explained
+from cnn_lab.core.text import counted
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
 from cnn_lab.distributed.processes import (

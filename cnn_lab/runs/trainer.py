@@ -8,10 +8,8 @@ import jax
 
 from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.core import trees
-from cnn_lab.core.errors import (
-    CnnLabError,
-    counted,
-)
+from cnn_lab.core.errors import CnnLabError
+from cnn_lab.core.text import counted
 from cnn_lab.distributed.processes import (
     Processes,
 )

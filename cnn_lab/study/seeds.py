@@ -9,8 +9,9 @@ from typing import Any
 from cnn_lab.analysis.scores import over_runs
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.node import freeze, from_dict, to_dict
-from cnn_lab.core.errors import DivergedError, WorkdirError, counted
+from cnn_lab.core.errors import DivergedError, WorkdirError
 from cnn_lab.core.files import finite_or_none, write_bytes, write_text
+from cnn_lab.core.text import counted
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.report.curves import seeds_chart

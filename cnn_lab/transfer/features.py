@@ -21,8 +21,8 @@ import numpy as np
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import counted
 from cnn_lab.core.files import write_text
+from cnn_lab.core.text import counted
 from cnn_lab.data.loaders.in_memory import row_finder
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.parallel import ThrottledLog

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from cnn_lab.config import TransferConfig
 from cnn_lab.core import trees
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 
 STRATEGIES = ("auto", "head", "last_stages:N", "stages:A,B", "all", "gradual", "logistic")
 OUTPUT = "head/output/"  # the parameters that `logistic` fits

@@ -15,7 +15,8 @@ import numpy as np
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import CheckpointError, ConfigError, counted
+from cnn_lab.core.errors import CheckpointError, ConfigError
+from cnn_lab.core.text import counted
 from cnn_lab.transfer.convert import init_of, initial_values, layer_of, output_layers
 from cnn_lab.transfer.plan import Stage
 

@@ -31,10 +31,10 @@ from cnn_lab.core.errors import (
     CnnLabError,
     ConfigError,
     WorkdirError,
-    counted,
     system_errors_explained,
 )
 from cnn_lab.core.files import WAIT_FOR_FILES, appears, finite_or_none, is_at, lock_file, write_json
+from cnn_lab.core.text import counted
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 CONFIG_FILE = "config.json"

@@ -16,7 +16,8 @@ from cnn_lab.analysis.cost import (
     step_memory,
     storage_bytes,
 )
-from cnn_lab.core.errors import ConfigError, human_bytes, human_count
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import human_bytes, human_count
 from cnn_lab.layers.channels import Maxout
 from cnn_lab.layers.convolution import Conv
 from cnn_lab.layers.dropout import DropConnect, DropConnectConv

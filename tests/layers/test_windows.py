@@ -11,7 +11,8 @@ import pytest
 from refusals import refused
 
 from cnn_lab.core.errors import ConfigError
-from cnn_lab.layers.pooling import Windows, average_pool, lp_pool, max_pool, per_axis
+from cnn_lab.layers.pooling import average_pool, lp_pool, max_pool
+from cnn_lab.layers.windows import Windows, per_axis
 
 SPACES = {1: (9,), 2: (7, 6), 3: (5, 4, 6)}
 GRID = [

@@ -9,8 +9,9 @@ import pytest
 
 from cnn_lab.core import trees
 from cnn_lab.layers.factory import LayerFactory
+from cnn_lab.models.inputs import as_sequences
 from cnn_lab.models.recurrent import RecurrentBackbone
-from cnn_lab.models.registry import MODELS, as_sequences
+from cnn_lab.models.registry import MODELS
 from cnn_lab.models.temporal import TemporalBackbone, TimeConv, blocks_to_see, reach
 
 CELLS = ("rnn", "lstm", "gru")

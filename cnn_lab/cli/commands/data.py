@@ -29,8 +29,9 @@ from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import override
 from cnn_lab.config.values import Count
-from cnn_lab.core.errors import ConfigError, counted, lookup
+from cnn_lab.core.errors import ConfigError, lookup
 from cnn_lab.core.files import write_bytes
+from cnn_lab.core.text import counted
 
 if TYPE_CHECKING:
     from cnn_lab.data.datasets.catalog import Dataset

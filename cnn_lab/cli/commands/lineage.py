@@ -10,7 +10,7 @@ from typing import Any
 
 from cnn_lab.cli.flags import WORKDIR, Invocation
 from cnn_lab.cli.runtime import log
-from cnn_lab.core.errors import counted
+from cnn_lab.core.text import counted
 from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record
 
 FLAGS = (WORKDIR,)

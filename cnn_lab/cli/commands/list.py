@@ -25,7 +25,8 @@ from cnn_lab.cli.flags import Invocation
 from cnn_lab.cli.reference import entry, explained, first_line, flag_text
 from cnn_lab.config.load import EXPERIMENTS, STUDIES
 from cnn_lab.config.values import declared_options
-from cnn_lab.core.errors import ConfigError, human_count, lookup
+from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.text import human_count
 
 FLAGS = ()
 # Kinds whose members have options: the fields of the config that take a name, and its options.

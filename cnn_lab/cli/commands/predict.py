@@ -14,7 +14,8 @@ from pathlib import Path
 from cnn_lab.cli import runtime
 from cnn_lab.cli.flags import CHECKPOINT, WORKDIR, Flag, Invocation
 from cnn_lab.config.values import Count
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 
 MAX_SHOWN = 5  # files in the hint
 FLAGS = (

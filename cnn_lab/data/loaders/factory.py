@@ -5,7 +5,8 @@ import operator
 
 from cnn_lab.config import DataConfig
 from cnn_lab.core.arrays import Tree
-from cnn_lab.core.errors import ConfigError, counted
+from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.text import counted
 from cnn_lab.data.augment.compose import Augment, make_augment
 from cnn_lab.data.augment.crops import RandomCrops
 from cnn_lab.data.augment.recipes import Augmentation

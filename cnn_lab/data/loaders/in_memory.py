@@ -12,8 +12,9 @@ from jaxtyping import Int
 
 from cnn_lab.config import DataConfig
 from cnn_lab.core.arrays import Key, Tree
-from cnn_lab.core.errors import DataError, human_bytes
+from cnn_lab.core.errors import DataError
 from cnn_lab.core.memory import host_bytes
+from cnn_lab.core.text import human_bytes
 from cnn_lab.data.augment.compose import Augment
 from cnn_lab.data.sampler import Sampler
 from cnn_lab.data.source import Source
