@@ -9,10 +9,6 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What several tests and their subprocesses compile is compiled once.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnn_lab_tests_")
-# XLA compiles in half the time without its emitters of fusions. (In one part, by
-# --xla_cpu_parallel_codegen_split_count=1, it would be quicker still, but without optimisations it
-# then makes wrong gradients of a VGG, which `make test-parity` finds.)
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
 
 import jax
 import pytest
@@ -48,11 +44,7 @@ def _programs(request: pytest.FixtureRequest):
     quickly = request.path.stem not in FULLY_OPTIMISED
     os.environ[OPTIMISATIONS] = str(quickly).lower()
     jax.config.update(OPTIMISATIONS.lower(), quickly)
-    with pytest.MonkeyPatch.context() as patch:
-        if not quickly:
-            jax.devices()  # the flags have been read by now: subprocesses alone go without them
-            patch.delenv("XLA_FLAGS")
-        yield
+    yield
     del os.environ[OPTIMISATIONS]
     jax.config.update(OPTIMISATIONS.lower(), False)
     jax.clear_caches()

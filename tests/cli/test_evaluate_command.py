@@ -440,8 +440,8 @@ def test_mistakes_are_told_in_one_sentence(refused, world: Path, flags, texts):
 
 def test_runs_that_do_not_belong_together(refused, world: Path):
     sentence = refused(f"--workdir={world}/runs/seed1,{world}/animals")
-    assert "animals has other classes (cat, dog) than " in sentence
-    assert "runs/seed1 (0, 1, 2, ... (10 in all)); runs" in sentence
+    assert "animals (cat, dog) and of " in sentence
+    assert "runs/seed1 (0, 1, 2, ... (10 in all)) differ; networks" in sentence
     sentence = refused(f"--workdir={world}/runs/*", "--checkpoint=best,latest")
     assert "names several checkpoints and --workdir 3 runs" in sentence
 
@@ -450,7 +450,7 @@ def test_the_test_split_stays_closed_until_all_mistakes_are_told(refused, runs: 
     first, other = runs / "runs/seed1", runs / "runs/seed2"
     pair = f"--workdir={first},{other}"
     test = "--split=test"
-    assert "has other classes (cat, dog)" in refused(f"--workdir={first},{runs}/animals", test)
+    assert "animals (cat, dog) and of " in refused(f"--workdir={first},{runs}/animals", test)
     assert "tiny.py is a file" in refused(pair, test, f"--out={runs}/tiny.py/out")
     (other / "checkpoints").rename(other / "elsewhere")
     assert "checkpoints are gone" in refused(pair, test)
