@@ -49,7 +49,9 @@ class Reliability:
     def to_json(self) -> list[dict[str, float | int | None]]:
         """A row a bin; confidence and accuracy are None in an empty one."""
         num_bins = len(self.counts)
-        bins = zip(*(column.tolist() for column in vars(self).values()), strict=True)
+        bins = zip(
+            self.counts.tolist(), self.confidences.tolist(), self.right.tolist(), strict=True
+        )
         return [
             {
                 "above": index / num_bins,

@@ -140,14 +140,17 @@ def _layers(
     for (path, function, number), (output, field) in outputs.items():
         if output is None or output.ndim != num_axes + 2 or not num_axes:
             field = None
+        size, stride = None, None
+        if field is not None:
+            size, stride = field.size, tuple(float(field.jumps[1 + a][a]) for a in range(num_axes))
         yield Layer(
             path="/".join(path),
             kind=function or modules.kinds.get(path, ""),
             output_shape=None if output is None else output.shape[1:],
             num_parameters=0 if function else owned.get(path, 0),
             macs=macs[path, function, number],
-            receptive_field=field and field.size,
-            stride=field and tuple(float(field.jumps[1 + a][a]) for a in range(num_axes)),
+            receptive_field=size,
+            stride=stride,
             activation_bytes=0 if output is None else output.size * output.dtype.itemsize,
         )
 

@@ -107,10 +107,11 @@ class ClassScores:
 
     def to_json(self, class_names: Sequence[str]) -> list[dict[str, Any]]:
         """A row a class, by name."""
-        columns = {name: column.tolist() for name, column in vars(self).items()}
+        names = ("precision", "recall", "f1", "support", "predicted")
+        columns = [getattr(self, name).tolist() for name in names]
         return [
-            {"name": class_name, **dict(zip(columns, row, strict=True))}
-            for class_name, *row in zip(class_names, *columns.values(), strict=True)
+            {"name": class_name, **dict(zip(names, row, strict=True))}
+            for class_name, *row in zip(class_names, *columns, strict=True)
         ]
 
     def _means(self, weights: Float64[np.ndarray, " k"]) -> dict[str, float]:

@@ -167,9 +167,9 @@ class CheckpointReader:
                 found=difference,
             )
         with self._reading(step):
-            shardings = ocp.checkpoint_utils.construct_restore_args(expected)
+            restore_args = ocp.checkpoint_utils.construct_restore_args(expected)
             arguments = ocp.args.PyTreeRestore(
-                expected, restore_args=shardings, partial_restore=True
+                expected, restore_args=restore_args, partial_restore=True
             )
             with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
                 place = epath.Path(self.folder / str(step) / STATE_FOLDER)

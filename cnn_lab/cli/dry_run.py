@@ -75,13 +75,15 @@ def learning_lines(config: ExperimentConfig) -> list[str]:
     warmup = {n: getattr(schedule, n) for n in ("warmup_steps", "warmup_epochs")}
     warmup = {name: length for name, length in warmup.items() if length}
     weights = {"class_weights": config.task.class_weights} if config.task.class_weights else {}
-    recipe = f", {augment.recipe or 'the usual recipe of the data'}"
+    recipe = ""
+    if augment.strength != "none":
+        recipe = f", {augment.recipe or 'the usual recipe of the data'}"
     options = f", {_named('', augment.options)}" if augment.options else ""
     lines = [
         f"loss        {_named(config.task.loss, {**config.task.loss_options, **weights})}",
         f"optimizer   {_named(optim.name, {**optim.options, **changed})}, rate "
         f"{optim.learning_rate:g}, {_named(schedule.name, {**schedule.options, **warmup})}",
-        f"augment     {augment.strength}{recipe * (augment.strength != 'none')}{options}",
+        f"augment     {augment.strength}{recipe}{options}",
     ]
     if config.average is not None:
         lines.append(f"average     {to_dict(config.average)['kind']}")

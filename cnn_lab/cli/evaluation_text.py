@@ -58,7 +58,8 @@ def _of_classifier(
         if name not in shown and name not in ("ece", "ece_scaled", "log_loss_scaled"):
             lines.append(f"  {name:<12} {value:.6f}")
             if name in intervals:
-                lines[-1] += f"     ({_ends(intervals[name])}){EMPTY * intervals[name].is_empty}"
+                remark = EMPTY if intervals[name].is_empty else ""
+                lines[-1] += f"     ({_ends(intervals[name])}){remark}"
     scaled, after = evaluation.scaled, f"(no temperature: {evaluation.no_temperature})"
     if scaled is not None:
         how = {
@@ -79,7 +80,7 @@ def _ends(interval: Interval) -> str:
 def _table(results: EvaluationResults) -> list[str]:
     """A row a network, then what they have in common."""
     networks, names, ensemble = results.networks, results.shared(), results.ensemble
-    noun, step = ("run", "step") if results.are_runs else ("checkpoint", "")
+    noun, heading = ("run", "step") if results.are_runs else ("checkpoint", "")
     rows = [(n.name, str(n.step) if results.are_runs else "", n.metrics) for n in networks]
     spread_rows = results.spread_rows()
     rows += [(label, "", figures) for label, figures in spread_rows]
@@ -90,7 +91,7 @@ def _table(results: EvaluationResults) -> list[str]:
     lines = [
         f"{results.split} split, {counted(networks[0].num_examples, 'image')}, "
         f"{counted(len(networks), noun)}{_views(results)}",
-        f"  {noun:<{width}} {step:>8}" + "".join(_cell(name, name) for name in names),
+        f"  {noun:<{width}} {heading:>8}" + "".join(_cell(name, name) for name in names),
     ]
     for label, step, values in rows:
         sign = "+" if label == GAIN else ""

@@ -33,6 +33,7 @@ class Flag:
             default, `list` for texts by a flag that may be repeated.
         default: its value where it is left out.
         needed: advice to whoever left it out, where it must be given.
+        advice: a remark that follows, in parentheses, on a value that does not fit.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Flag:
     kind: Any = str
     default: Any = None
     needed: str = ""
+    advice: str = ""
 
 
 CONFIG = Flag("config", "experiment file FILE.py[:ARGUMENT], or a run's config.json")
@@ -116,9 +118,20 @@ def parse(
         if flag.needed and given.value is None:
             raise ConfigError(f"{where} is missing: {flag.needed}.", where=where)
         if flag.kind not in (bool, list):
-            text = given.value
-            given.value = flag.default if text is None else parse_text(text, flag.kind, where)
+            given.value = _value(flag, given.value)
     return Invocation(values, arguments, overrides)
+
+
+def _value(flag: Flag, text: str | None) -> Any:
+    """The value that a flag's text stands for, or its default where there is none."""
+    if text is None:
+        return flag.default
+    try:
+        return parse_text(text, flag.kind, f"--{flag.name}")
+    except ConfigError as error:
+        if not flag.advice:
+            raise
+        raise error.advised(flag.advice) from None
 
 
 def _hint(word: str, values: flags.FlagValues) -> str:

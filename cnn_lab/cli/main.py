@@ -24,7 +24,6 @@ from cnn_lab.core.errors import (
 
 USAGE_STATUS = 2
 HELP, GLOBAL_FLAGS = ("-h", "--help", "-help"), ("--help", "--version")
-WITH_ARGUMENTS = ("data", "list", "predict", "study")  # that take words beside flags
 COMMANDS = {
     "train": "train a network from an experiment file, or resume the run in its workdir",
     "finetune": "train a network further on other data, from the weights of a run",
@@ -121,7 +120,8 @@ def _main(arguments: list[str]) -> int:
     if any(word in (*HELP, "--helpfull") for word in rest):
         sys.stdout.write(_help(name, module.__doc__ or "", module.FLAGS))
         return 0
-    takes_arguments = name in WITH_ARGUMENTS
+    # Whether it takes words beside flags.
+    takes_arguments = getattr(module, "TAKES_ARGUMENTS", False)
     return module.main(parse(name, module.FLAGS, rest, takes_arguments=takes_arguments))
 
 

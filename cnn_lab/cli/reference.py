@@ -55,7 +55,7 @@ def _fields(node_type: type[Node], prefix: str) -> Iterator[tuple[str, list[str]
         if group is None:
             yield path, entry(f"--config.{path}", annotation, default, meanings.get(name))
             continue
-        absent = " None by default; setting one of its fields makes it." * (default is None)
+        absent = " None by default; setting one of its fields makes it." if default is None else ""
         yield path, ["", *wrapped(f"config.{path}: {first_line(group)}{absent}")]
         yield from _fields(group, f"{path}.")
 

@@ -142,7 +142,7 @@ def _is_fitted_at_once(config: ExperimentConfig) -> bool:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted path -> (old value, new value) of the fields that differ, but for runtime fields.
 
-    Of two configs as `to_dict` returns them, possibly read back from JSON.
+    Both configs are given as `to_dict` returns them, possibly read back from JSON.
     """
 
     def walk(a: Any, b: Any, group: Any, path: str) -> None:

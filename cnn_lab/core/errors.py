@@ -58,9 +58,7 @@ class CnnLabError(Exception):
             problem = f"{where} must be {self.allowed}; found {found!r}."
         elif isinstance(self.allowed, list):
             problem = f"{problem}; {suggest(str(found), self.allowed)}"
-        if advice:
-            problem = f"{problem.removesuffix('.')} ({advice})."
-        super().__init__(problem)
+        super().__init__(_advised(problem, advice) if advice else problem)
 
     def inside(self: ErrorType, place: str) -> ErrorType:
         """The same error, its sentence preceded by the file (and line) that it came from."""
@@ -68,6 +66,16 @@ class CnnLabError(Exception):
         outer.args = (f"{place}: {self}",)
         outer.where = self.where or place
         return outer
+
+    def advised(self: ErrorType, advice: str) -> ErrorType:
+        """The same error, its sentence followed by a remark in parentheses."""
+        advised = copy.copy(self)
+        advised.args = (_advised(str(self), advice),)
+        return advised
+
+
+def _advised(problem: str, advice: str) -> str:
+    return f"{problem.removesuffix('.')} ({advice})."
 
 
 class ConfigError(CnnLabError):

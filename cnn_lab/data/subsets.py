@@ -67,12 +67,17 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
     elif amount:
         num_held_out = amount if isinstance(amount, int) else round(amount * len(train))
         if not 1 <= num_held_out < len(train):
-            field = "num_validation" if isinstance(amount, int) else "validation_fraction"
+            field = "num_validation"
+            advice = "or leave it out for a share by config.data.validation_fraction"
+            if not isinstance(amount, int):
+                field = "validation_fraction"
+                advice = "or give a number by config.data.num_validation"
             raise ConfigError(
                 where=f"config.data.{field}",
                 found=amount,
                 allowed=f"such that at least 1 of the {counted(len(train), 'training example')} of "
                 f"{dataset.info.name} is held out, and at least 1 left to train on",
+                advice=advice,
             )
         groups = train.source.groups
         training, held_out = stratified_split(
@@ -95,7 +100,10 @@ def _at_most(
     if number is None or number == len(subset):
         return subset
     if number > len(subset):
-        raise ConfigError(where=f"config.data.{field}", found=number, allowed=allowed)
+        advice = "leave it out to use them all"
+        raise ConfigError(
+            where=f"config.data.{field}", found=number, allowed=allowed, advice=advice
+        )
     # The rest is not used, so groups need not stay together.
     _, chosen = stratified_split(subset.labels, num_validation=number, seed=data.split_seed)
     return subset.select(chosen)

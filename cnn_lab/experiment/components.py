@@ -226,8 +226,13 @@ def _selection(config: ExperimentConfig) -> Selection:
         )
     if stopping is None:
         return Selection(metric, better[metric])
-    rule = (stopping.every_epochs, stopping.patience, stopping.min_delta)
-    return Selection(metric, better[metric], *rule)
+    return Selection(
+        metric,
+        better[metric],
+        check_every_epochs=stopping.every_epochs,
+        patience=stopping.patience,
+        min_delta=stopping.min_delta,
+    )
 
 
 def _plateau(config: ExperimentConfig, selection: Selection, options: dict[str, Any]) -> Plateau:
@@ -242,5 +247,11 @@ def _plateau(config: ExperimentConfig, selection: Selection, options: dict[str, 
             "it or config.evaluate.every_epochs, or train longer."
         )
         raise ConfigError(problem, where=where, found=rule["patience"])
-    watch = Selection(selection.metric, selection.mode, 1, rule["patience"], rule["min_delta"])
-    return Plateau(watch, rule["factor"], rule["min_fraction"])
+    watch = Selection(
+        selection.metric,
+        selection.mode,
+        check_every_epochs=1,
+        patience=rule["patience"],
+        min_delta=rule["min_delta"],
+    )
+    return Plateau(watch, factor=rule["factor"], min_fraction=rule["min_fraction"])

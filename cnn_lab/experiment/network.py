@@ -109,7 +109,7 @@ def class_weights(
 
 def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
     """The model that a config names, for that many classes."""
-    options = model_options(config)  # which names what is like an unknown name
+    options = model_options(config)  # an unknown model is refused here, with the nearest names
     model = MODELS[config.model.name].make(num_classes, **options)
     if config.transfer is None or config.transfer.dropout is None:
         return model

@@ -1,7 +1,5 @@
 """Layers across channels: maxout, and gates computed from the whole map."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -58,9 +56,16 @@ class Maxout(nn.Module):
         width = self.features * self.pieces
         if self.kernel_size is None:
             return maxout(self.layers.dense(width, name="pieces_dense")(x), self.pieces)
-        conv = functools.partial(self.layers.conv, bias=True, axes=x.ndim - 2, name="pieces_conv")
-        x = conv(width, self.kernel_size, self.strides, self.padding)(x)
-        return maxout(x, self.pieces)
+        conv = self.layers.conv(
+            width,
+            self.kernel_size,
+            self.strides,
+            self.padding,
+            bias=True,
+            axes=x.ndim - 2,
+            name="pieces_conv",
+        )
+        return maxout(conv(x), self.pieces)
 
 
 class SqueezeExcite(nn.Module):

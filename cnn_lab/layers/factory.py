@@ -47,7 +47,7 @@ class LayerFactory:
     dropout_scaling: Literal["training", "evaluation"] = "training"
 
     def act(self, x: jax.Array) -> jax.Array:
-        """Activates by name."""
+        """Applies the activation that the factory names to each value of `x`."""
         return activation(self.activation)(x)
 
     def conv(
@@ -145,6 +145,16 @@ def scaled_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return 1.7159 * jnp.tanh(x * (2.0 / 3.0))
 
 
+def identity(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Each value as it is: a linear layer."""
+    return jax.nn.identity(x)
+
+
+def tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Hyperbolic tangent, which maps values to (-1, 1)."""
+    return nn.tanh(x)
+
+
 def gelu_exact(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """GELU by the error function, as torch has it; `gelu` approximates that by tanh."""
     return nn.gelu(x, approximate=False)
@@ -155,14 +165,14 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": nn.gelu,
     "gelu_exact": gelu_exact,
     "hard_swish": nn.hard_swish,
-    "identity": jax.nn.identity,
+    "identity": identity,
     "leaky_relu": nn.leaky_relu,
     "relu": nn.relu,
     "relu6": nn.relu6,
     "scaled_tanh": scaled_tanh,
     "sigmoid": nn.sigmoid,
     "silu": nn.silu,
-    "tanh": nn.tanh,
+    "tanh": tanh,
     "threshold": threshold,
 }
 

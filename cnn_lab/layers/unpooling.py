@@ -108,9 +108,10 @@ class ConvTranspose(nn.Module):
     two channel axes exchanged: [*kernel c features], not flipped.
 
     Attributes:
-        strides: pixels of the result between those of the input, as `dilation` between weights.
+        strides: pixels of the result from one pixel of the input to the next.
         padding: pixels cut from both sides of the result.
         output_padding: pixels added at the far side, below the stride or the dilation.
+        dilation: pixels of the result from one weight of the kernel to the next.
         kernel_init: where patches lie side by side, the fan-in is the number of channels: no more
             weights meet in a value of the result.
     """  # noqa: D205 - a citation

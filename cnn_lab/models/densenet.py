@@ -94,8 +94,13 @@ class DenseNetBackbone(nn.Module):
             maps = {"stem": x}
         for stage, depth in enumerate(self.depths, start=1):
             for index in range(depth):
-                settings = (self.growth, self.bottleneck_size, self.dropout_rate, layers)
-                layer = DenseLayer(*settings, name=f"stage{stage}_layer{index + 1}")
+                layer = DenseLayer(
+                    self.growth,
+                    self.bottleneck_size,
+                    self.dropout_rate,
+                    layers,
+                    name=f"stage{stage}_layer{index + 1}",
+                )
                 x = layer(x, train=train)
             maps[f"stage{stage}"] = x
             if stage < len(self.depths):
@@ -185,6 +190,14 @@ def densenet_cifar(
     with_bottlenecks = f"densenet_cifar with bottleneck={str(bottleneck).lower()}"
     depths = (layers_per_stage(depth, 6 if bottleneck else 3, with_bottlenecks),) * 3
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    form = (2 * growth, 4, 0.5) if bottleneck else (16, 0, 1.0)
-    backbone = DenseNetBackbone(depths, growth, *form, "small", dropout_rate, layers)
+    backbone = DenseNetBackbone(
+        depths,
+        growth,
+        stem_features=2 * growth if bottleneck else 16,
+        bottleneck_size=4 if bottleneck else 0,
+        compression=0.5 if bottleneck else 1.0,
+        stem="small",
+        dropout_rate=dropout_rate,
+        layers=layers,
+    )
     return Classifier(backbone, PooledHead(num_classes, layers))

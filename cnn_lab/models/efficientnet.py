@@ -17,8 +17,13 @@ from cnn_lab.models.registry import register
 
 # Expansion, kernel size, stride of the first block, and channels, by stage.
 STAGES = (
-    *((1, 3, 1, 16), (6, 3, 2, 24), (6, 5, 2, 40), (6, 3, 2, 80)),
-    *((6, 5, 1, 112), (6, 5, 2, 192), (6, 3, 1, 320)),
+    (1, 3, 1, 16),
+    (6, 3, 2, 24),
+    (6, 5, 2, 40),
+    (6, 3, 2, 80),
+    (6, 5, 1, 112),
+    (6, 5, 2, 192),
+    (6, 3, 1, 320),
 )
 DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 
@@ -62,9 +67,15 @@ def efficientnet_b0(
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype, norm_epsilon)
     depths = tuple(math.ceil(depth * depth_multiplier) for depth in DEPTHS)
-    last = 4 * round_channels(320 * width_multiplier)
-    form = ("efficientnet", STAGES, depths, last)
     backbone = InvertedResidualBackbone(
-        *form, width_multiplier, stem, layers, squeeze=True, drop_path_rate=drop_path_rate
+        "efficientnet",
+        STAGES,
+        depths,
+        last_features=4 * round_channels(320 * width_multiplier),
+        width_multiplier=width_multiplier,
+        stem=stem,
+        layers=layers,
+        squeeze=True,
+        drop_path_rate=drop_path_rate,
     )
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))

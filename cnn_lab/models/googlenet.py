@@ -8,7 +8,6 @@ auxiliary heads average over 4x4 windows that cover the map, which makes them fi
 size; weights start at He et al.'s scale.
 """  # noqa: D205 - the title is a citation
 
-import functools
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -61,8 +60,15 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Images, *, train: bool) -> Maps:
         """Maps [n h w c] to [n h w features], smaller by strides or padding."""
-        conv = functools.partial(self.layers.conv, bias=not self.batch_norm, name="conv")
-        x = conv(self.features, self.kernel, self.strides, self.padding)(x)
+        conv = self.layers.conv(
+            self.features,
+            self.kernel,
+            self.strides,
+            self.padding,
+            bias=not self.batch_norm,
+            name="conv",
+        )
+        x = conv(x)
         if self.batch_norm:
             x = self.layers.norm(train=train, name="bn")(x)
         return self.layers.act(x)
@@ -116,8 +122,15 @@ class GoogLeNetBackbone(nn.Module):
         batch_norm = self.form == "batch_norm"
 
         def conv(x: jax.Array, features: int, kernel: int, strides: int, name: str) -> jax.Array:
-            sizes = (scaled(features, self.width), kernel, self.layers, strides)
-            return ConvNorm(*sizes, batch_norm=batch_norm, name=name)(x, train=train)
+            block = ConvNorm(
+                scaled(features, self.width),
+                kernel,
+                self.layers,
+                strides=strides,
+                batch_norm=batch_norm,
+                name=name,
+            )
+            return block(x, train=train)
 
         norm = (lambda x: x) if batch_norm else local_response_norm
         x = conv(images, 64, 7, 2, "conv1") if large else conv(images, 64, 3, 1, "conv1")
@@ -154,8 +167,15 @@ class AuxiliaryHead(nn.Module):
         x = adaptive_average_pool(features, 4)
         channels, norm = scaled(128, self.width), self.form == "batch_norm"
         x = ConvNorm(channels, 1, self.layers, batch_norm=norm, name="conv")(x, train=train)
-        form = (self.num_classes, (scaled(1024, self.width),), self.layers, self.dropout_rate)
-        return DenseHead(*form, output_init="normal", name="dense")(x, train=train)
+        head = DenseHead(
+            self.num_classes,
+            hidden=(scaled(1024, self.width),),
+            layers=self.layers,
+            dropout_rate=self.dropout_rate,
+            output_init="normal",
+            name="dense",
+        )
+        return head(x, train=train)
 
 
 def scaled(features: int, width: float) -> int:

@@ -117,8 +117,14 @@ class DenseHead(nn.Module):
         x = self.pooled(features).reshape(features.shape[0], -1)
         x = self.layers.dropout(self.input_dropout_rate)(x, train=train)
         for index, width in enumerate(self.hidden):
-            settings = (width, self.layers, self.drop_connect_rate, f"hidden{index + 1}")
-            x = hidden_layer(x, *settings, train=train)
+            x = hidden_layer(
+                x,
+                width,
+                self.layers,
+                drop_connect_rate=self.drop_connect_rate,
+                name=f"hidden{index + 1}",
+                train=train,
+            )
             x = self.layers.dropout(self.dropout_rate)(x, train=train)
         last = dataclasses.replace(
             self.layers, dense_init=self.output_init or self.layers.dense_init

@@ -27,7 +27,9 @@ from cnn_lab.models.registry import register
 C3_SEES = (
     *((i % 6, (i + 1) % 6, (i + 2) % 6) for i in range(6)),
     *((i % 6, (i + 1) % 6, (i + 2) % 6, (i + 3) % 6) for i in range(6)),
-    *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
+    (0, 1, 3, 4),
+    (1, 2, 4, 5),
+    (0, 2, 3, 5),
     tuple(range(6)),
 )
 SMALLEST_SIDE = 16  # below, nothing is left after the second subsampling
@@ -69,8 +71,16 @@ class LeNet5Backbone(nn.Module):
         x = layers.dropout(self.dropout_rate)(s4, train=train)
         # C5 covers the whole map, which on 32x32 images is 5x5.
         if self.drop_connect_rate:
-            settings = (self.drop_connect_rate, x.shape[1:3], 1, "VALID", init, dtype)
-            x = DropConnectConv(120, *settings, name="c5")(x, train=train)[:, 0, 0]
+            c5 = DropConnectConv(
+                120,
+                rate=self.drop_connect_rate,
+                kernel_size=x.shape[1:3],
+                padding="VALID",
+                kernel_init=init,
+                dtype=dtype,
+                name="c5",
+            )
+            x = c5(x, train=train)[:, 0, 0]
         else:  # one dense product
             axes = (-3, -2, -1)
             x = nn.DenseGeneral(120, axis=axes, kernel_init=init, dtype=dtype, name="c5")(x)

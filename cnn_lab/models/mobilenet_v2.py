@@ -20,8 +20,13 @@ from cnn_lab.models.registry import register
 Seven = tuple[Count, Count, Count, Count, Count, Count, Count]
 # Expansion, kernel size, stride of the first block, and channels, by stage.
 STAGES = (
-    *((1, 3, 1, 16), (6, 3, 2, 24), (6, 3, 2, 32), (6, 3, 2, 64)),
-    *((6, 3, 1, 96), (6, 3, 2, 160), (6, 3, 1, 320)),
+    (1, 3, 1, 16),
+    (6, 3, 2, 24),
+    (6, 3, 2, 32),
+    (6, 3, 2, 64),
+    (6, 3, 1, 96),
+    (6, 3, 2, 160),
+    (6, 3, 1, 320),
 )
 DEPTHS = (1, 2, 3, 4, 3, 3, 1)
 
@@ -38,9 +43,10 @@ class InvertedResidual(nn.Module):
     The shortcut joins the narrow ends, where shapes agree.
 
     Attributes:
-        strides: of the depthwise convolution, as `kernel_size`.
+        strides: pixels between neighbouring windows of the depthwise convolution.
         expansion: channels in the middle per channel of the input; at 1 there is no first
             convolution.
+        kernel_size: side of the windows of the depthwise convolution, in pixels.
         squeezed: width of the squeeze-and-excitation after the depthwise convolution, 0 for none.
     """
 
@@ -153,7 +159,13 @@ def mobilenet_v2(
         depths: blocks per stage.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    last = round_channels(1280 * max(1.0, width_multiplier))
-    form = ("mobilenet_v2", STAGES, tuple(depths), last)
-    backbone = InvertedResidualBackbone(*form, width_multiplier, stem, layers)
+    backbone = InvertedResidualBackbone(
+        "mobilenet_v2",
+        STAGES,
+        tuple(depths),
+        last_features=round_channels(1280 * max(1.0, width_multiplier)),
+        width_multiplier=width_multiplier,
+        stem=stem,
+        layers=layers,
+    )
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))

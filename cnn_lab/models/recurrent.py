@@ -120,7 +120,14 @@ def recurrent(
         dropout_rate: share of the states dropped in training, between layers and before the output.
         dtype: of the computation; states are float32.
     """
-    settings = (cell, hidden, num_layers, bidirectional, dropout_rate, order)
-    backbone = RecurrentBackbone(*settings, LayerFactory(activation, kernel_init, dtype=dtype))
+    backbone = RecurrentBackbone(
+        cell,
+        hidden=hidden,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        dropout_rate=dropout_rate,
+        order=order,
+        layers=LayerFactory(activation, kernel_init, dtype=dtype),
+    )
     layers = LayerFactory(dense_init="normal", dtype=dtype)
     return Classifier(backbone, DenseHead(num_classes, (), layers, input_dropout_rate=dropout_rate))

@@ -136,8 +136,17 @@ def register(
 
     def decorate(make: Make) -> Make:
         made = _variant(make, name, variant or {})
-        counts = (num_parameters, num_classes, macs)
-        entry = ModelEntry(made, title, paper, image_shape, *counts, outputs, small)
+        entry = ModelEntry(
+            made,
+            title,
+            paper,
+            image_shape,
+            num_parameters=num_parameters,
+            num_classes=num_classes,
+            macs=macs,
+            outputs=outputs,
+            small=small,
+        )
         MODELS.add(name, entry, make)
         return make
 

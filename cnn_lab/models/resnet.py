@@ -211,8 +211,18 @@ def resnet(
             block; it rises linearly from none in the first.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    form = (depths, bottleneck, groups, base_width)
-    backbone = ResNetBackbone(*form, width, stem, shortcut, drop_path_rate, zero_init, layers)
+    backbone = ResNetBackbone(
+        depths,
+        bottleneck=bottleneck,
+        groups=groups,
+        base_width=base_width,
+        width=width,
+        stem=stem,
+        shortcut=shortcut,
+        drop_path_rate=drop_path_rate,
+        zero_init=zero_init,
+        layers=layers,
+    )
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
 
 
@@ -260,8 +270,15 @@ def cifar_resnet(
             block; it rises linearly from none in the first. Huang et al. 2016 use 0.5.
     """
     layers = LayerFactory(activation, kernel_init, "normal", dtype)
-    form = (((depth - 2) // 6,) * 3, False, 1, 64)
-    backbone = ResNetBackbone(*form, width, "small", shortcut, drop_path_rate, zero_init, layers)
+    backbone = ResNetBackbone(
+        ((depth - 2) // 6,) * 3,
+        width=width,
+        stem="small",
+        shortcut=shortcut,
+        drop_path_rate=drop_path_rate,
+        zero_init=zero_init,
+        layers=layers,
+    )
     return Classifier(backbone, PooledHead(num_classes, layers, dropout_rate))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cnn_lab.analysis.lr_range import LrRange
@@ -38,9 +39,7 @@ def learning_curves(rows: Rows, *, best_step: int | None = None) -> bytes:
                 axis.plot([row["epoch"] for row in points], values, **style)
         if best_epoch is not None:
             axis.axvline(best_epoch, color="#888888", linestyle=":", label="best")
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(name.replace("_", " "), parse_math=False)
-        axis.grid(alpha=0.25)
+        _label(axis, name)
         axis.legend(frameon=False)
     return as_png(figure)
 
@@ -72,12 +71,17 @@ def seeds_chart(rows_of: Mapping[int, Rows]) -> bytes:
                 means = [float(np.mean([curve[epoch] for curve in curves])) for epoch in shared]
                 label = f"{split}, mean of {len(curves)}"
                 axis.plot(shared, means, color=colour, linewidth=2, label=label)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel(name.replace("_", " "), parse_math=False)
-        axis.grid(alpha=0.25)
+        _label(axis, name)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
     return as_png(figure)
+
+
+def _label(axis: Axes, metric: str) -> None:
+    """Labels a panel of a metric over epochs, and draws its grid."""
+    axis.set_xlabel("epoch")
+    axis.set_ylabel(metric.replace("_", " "), parse_math=False)
+    axis.grid(alpha=0.25)
 
 
 def rate_chart(lr_range: LrRange, *, title: str = "") -> bytes:

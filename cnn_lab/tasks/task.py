@@ -44,7 +44,8 @@ class WithAuxiliary(flax.struct.PyTreeNode):
     The leaves are arrays, or their shapes where outputs are only planned.
 
     Attributes:
-        logits: [n k], as `auxiliary` has per earlier head.
+        logits: the outputs of the last head, [n k].
+        auxiliary: the outputs of each earlier head, [n k] too; empty in evaluation.
         weight: of each auxiliary loss beside the last head's.
     """
 

@@ -79,22 +79,22 @@ def compile_over_batches(
         votes: of `Consensus`, if the function takes them.
         donates: whether each call gives the variables away.
     """
-    indices, replicated = (INDEX,) * num_indices, (mesh.replicated,) * num_indices
-    all_votes = () if votes is None else (votes,)
+    further, further_shardings = (INDEX,) * num_indices, (mesh.replicated,) * num_indices
+    if votes is not None:
+        further, further_shardings = (*further, votes), (*further_shardings, mesh.sharded)
     jitted = jax.jit(
         function,
         in_shardings=(
             mesh.shardings(variables),
             mesh.shardings_as_placed(device_arrays),
             mesh.batches,
-            *replicated,
-            *(mesh.sharded for _ in all_votes),
+            *further_shardings,
         ),
         out_shardings=out_shardings,
         donate_argnums=0 if donates else (),
     )
     start = time.perf_counter()
-    compiled = jitted.lower(variables, device_arrays, raw_batches, *indices, *all_votes).compile()
+    compiled = jitted.lower(variables, device_arrays, raw_batches, *further).compile()
     scratch = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
     return Program(compiled, time.perf_counter() - start, scratch)
 

@@ -263,7 +263,8 @@ def _advice(tensors: Tensors, table: list[Leaf], outputs: frozenset[str]) -> tup
         heads = [leaf for leaf in table if leaf.layer in outputs and leaf.layer.startswith("head/")]
         for leaf in heads:
             if leaf.path.endswith("bias") and leaf.torch_name in tensors:
-                found = next(iter(tensors[leaf.torch_name].shape), 0)
+                shape = tensors[leaf.torch_name].shape
+                found = shape[0] if shape else 0
                 return "--num_classes", (
                     f"The file has {found} classes: give --num_classes={found}, or --new_head to "
                     "leave the output layers at their initial values."

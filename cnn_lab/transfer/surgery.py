@@ -92,9 +92,11 @@ def adapt_pretrained(
     if outputs:
         number = counted(len(class_names), "class")
         notes.append(f"output layer: {len(kept)} of {number} kept by name, the others begin anew")
-        for path, initial in initial_values(init, outputs, seed).items() if kept else ():
-            variables[path] = initial.copy()  # its last axis is the classes
-            variables[path][..., list(kept)] = np.asarray(theirs[path])[..., list(kept.values())]
+        if kept:
+            places, sources = list(kept), list(kept.values())
+            for path, initial in initial_values(init, outputs, seed).items():
+                variables[path] = initial.copy()  # its last axis is the classes
+                variables[path][..., places] = np.asarray(theirs[path])[..., sources]
     if anew:
         notes.append(f"{counted(len(anew), 'variable')} begin anew by config.transfer.fresh")
     params = frozenset(p.removeprefix("params/") for p in unchanged if p.startswith("params/"))
@@ -162,9 +164,10 @@ def _check(
             if path not in skipped:
                 lines[path] = f"missing in the source: {path} {leaf.shape}"
         elif path not in (skipped - rows) | reshaped:
-            there, axes = theirs[path].shape, slice(-1) if path in rows else slice(None)
-            if there[axes] != leaf.shape[axes]:
-                lines[path] = f"other shape: {path} is {there} in the source, {leaf.shape} here"
+            there, here = theirs[path].shape, leaf.shape
+            fits = there[:-1] == here[:-1] if path in rows else there == here
+            if not fits:
+                lines[path] = f"other shape: {path} is {there} in the source, {here} here"
     if not lines:
         return
     # The parameters, which users chose, first.

@@ -3,6 +3,7 @@
 import os
 import signal
 from contextlib import suppress
+from typing import Any
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 STOPPING = "Stopping after the steps under way; press Ctrl-C again to stop at once."
@@ -15,7 +16,9 @@ class StopSignals:
     the middle of a compilation. After it, the first one is remembered.
     """
 
-    _starting, _received = True, False
+    def __init__(self) -> None:
+        self._starting, self._received = True, False
+        self._before: dict[signal.Signals, Any] = {}  # the handlers outside
 
     def __enter__(self) -> "StopSignals":
         self._before = {number: signal.getsignal(number) for number in NUMBERS}
@@ -24,8 +27,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._restore_handlers()
 
     def begin(self) -> None:
         """From now on, as the loop begins, the first signal is only remembered."""
@@ -37,8 +39,12 @@ class StopSignals:
         """Whether someone asked to stop."""
         return self._received
 
+    def _restore_handlers(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
     def _handle(self, number: int, frame: object) -> None:  # noqa: ARG002 - signal's signature
-        self.__exit__()  # so that a second one acts as usual
+        self._restore_handlers()  # so that a second one acts as usual
         self._received = True
         if self._starting:
             raise KeyboardInterrupt

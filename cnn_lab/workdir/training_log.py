@@ -49,7 +49,7 @@ class PlainDisplay:
         self.log(line)
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Does nothing, since plain lines leave nothing on the terminal to tidy up."""
 
     def eta(self, step: int) -> str:
         """Remaining wall time after `step` steps, as `h:mm:ss` or `m:ss`.

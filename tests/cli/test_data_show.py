@@ -82,7 +82,11 @@ def test_captions_and_names_lie_outside_the_images():
 @pytest.mark.parametrize(
     ("flag", "text"),
     [
-        ("--augment=much", "--augment must be one of none, light, heavy; found 'much'."),
+        (
+            "--augment=much",
+            "--augment must be one of none, light, heavy; found 'much' (recipes: "
+            "--config.data.augment.recipe).",
+        ),
         ("--num_images=0", "--num_images must be a whole number of at least 1; found '0'."),
         (
             "--config.data.augment.recipe=stroke",

@@ -148,7 +148,10 @@ def test_every_initializer_has_a_description_by_its_other_name_too(log):
 
 
 def test_list_of_activations_and_tasks(log):
-    assert re.search(r"^relu  +\S", log("list", "activations"), re.MULTILINE)
+    activations = log("list", "activations")
+    assert re.search(r"^relu  +\S", activations, re.MULTILINE)
+    assert re.search(r"^identity  +Each value as it is", activations, re.MULTILINE)
+    assert re.search(r"^tanh  +Hyperbolic tangent", activations, re.MULTILINE)
     assert log("list", "tasks").startswith("classification ")
 
 

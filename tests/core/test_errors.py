@@ -51,6 +51,15 @@ def test_advice_stands_in_parentheses_at_the_end():
     assert str(error) == "No such flag; known: --help (or leave it out)."
 
 
+def test_advice_may_follow_later_and_the_fields_are_kept():
+    inner = ConfigError(where="--top", found="two", allowed="a whole number")
+    outer = inner.advised("leave it out for 3")
+    assert type(outer) is ConfigError
+    assert str(outer) == "--top must be a whole number; found 'two' (leave it out for 3)."
+    assert (outer.where, outer.found, outer.allowed) == ("--top", "two", "a whole number")
+    assert str(inner) == "--top must be a whole number; found 'two'."
+
+
 def test_a_file_stands_before_the_sentence_and_the_fields_are_kept():
     inner = DataError("There is none", where="data.name", found="minst", allowed=["mnist"])
     outer = inner.inside("a.py, line 3")

@@ -78,6 +78,7 @@ def test_more_than_there_are_cannot_be_had(own_validation):
     error = caught.value
     assert (error.where, error.found) == ("config.data.num_validation", 11)
     assert error.allowed == "at most 10, all examples of the data's own validation split"
+    assert "leave it out to use them all" in str(error)
 
 
 @pytest.mark.parametrize("data", [{"num_validation": 12}, {"validation_fraction": 0.01}], ids=str)

@@ -168,4 +168,7 @@ def test_a_folder_of_another_config_is_told_before_any_run(train, tmp_path):
 def test_one_seed_is_no_spread(train):
     status, _, error = train("--seeds=1")
     assert status == 2
-    assert error.startswith("error: --seeds must be a whole number of at least 2; found '1'.")
+    assert error == (
+        "error: --seeds must be a whole number of at least 2; found '1' (leave it out for one run, "
+        "whose seed is --config.seed).\n"
+    )

@@ -29,13 +29,14 @@ from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import override
 from cnn_lab.config.values import Count
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.files import write_bytes
 from cnn_lab.core.text import counted
 
 if TYPE_CHECKING:
     from cnn_lab.data.datasets.catalog import Dataset
 
+TAKES_ARGUMENTS = True
 MAX_LISTED = 10
 LEAK_STATUS = 1
 NUM_VERSIONS = 8  # of each image that `show` draws
@@ -44,6 +45,7 @@ SHOW_FLAGS = (
         "augment",
         "show: none, light or heavy; that of --config, or light, by default",
         Literal["none", "light", "heavy"],
+        advice="recipes: --config.data.augment.recipe",
     ),
     Flag("config", "show: experiment whose data and augmentation to show"),
     Flag("out", "show: where the picture goes", default="sheet.png"),
@@ -68,7 +70,10 @@ def main(invocation: Invocation) -> int:
         problem = "data takes an action and a name: cnn-lab data prepare|check|show NAME."
         raise ConfigError(problem, found=invocation.arguments)
     action, name = invocation.arguments
-    lookup(ACTIONS, action, "action of data")
+    actions = (*ACTIONS, "show")
+    if action not in actions:
+        problem = f"There is no action of data named {action!r}"
+        raise ConfigError(problem, found=action, allowed=actions)
     values = invocation.flags
     data = DataConfig(data_dir=values.data_dir)
     given = [flag.name for flag in SHOW_FLAGS if values[flag.name].present]
@@ -147,8 +152,9 @@ def _prepare(dataset: "Dataset") -> int:
     height, width, channels = info.image_shape
     size = f"{height}x{width}" if height and width else "images of various sizes,"
     log(f"{info.name} is ready in {dataset.storage.directory}")
-    names = ", ".join(info.class_names[:MAX_LISTED]) + " ..." * (info.num_classes > MAX_LISTED)
-    classes = f"{counted(info.num_classes, 'class')}: {names}"
+    names = ", ".join(info.class_names[:MAX_LISTED])
+    others = " ..." if info.num_classes > MAX_LISTED else ""
+    classes = f"{counted(info.num_classes, 'class')}: {names}{others}"
     log(f"  {size} {counted(channels, 'channel')}, {classes}")
     log("  " + ", ".join(f"{split} {count:,}" for split, count in info.split_sizes.items()))
     log(f"  licence: {info.licence}")
@@ -208,4 +214,5 @@ def _show(values: FlagValues, data: DataConfig, dataset: "Dataset") -> int:
     return 0
 
 
-ACTIONS: dict[str, Callable[..., int]] = {"prepare": _prepare, "check": _check, "show": _show}
+# `show` stands apart: it needs flags and config too.
+ACTIONS: dict[str, Callable[["Dataset"], int]] = {"prepare": _prepare, "check": _check}

@@ -29,7 +29,12 @@ FLAGS = (
     WORKDIRS,
     Flag("split", "train, validation or test", default="validation"),
     CHECKPOINTS,
-    Flag("batch_size", "images per step, config.evaluate.batch_size of the run by default", int),
+    Flag(
+        "batch_size",
+        "images per step, config.evaluate.batch_size of the run by default; metrics do not depend "
+        "on it",
+        int,
+    ),
     Flag("ensemble", "average the probabilities of the runs or checkpoints", bool),
     Flag(
         "tta",

@@ -29,6 +29,7 @@ from cnn_lab.core.errors import ConfigError, lookup
 from cnn_lab.core.text import human_count
 
 FLAGS = ()
+TAKES_ARGUMENTS = True
 # Kinds whose members have options: the fields of the config that take a name, and its options.
 DETAILED = {
     "models": ("config.model.name", "config.model.options"),
@@ -98,24 +99,37 @@ def _details(kind: str, name: str, row: str) -> str:
 
 def named_functions(kind: str) -> dict[str, Callable]:
     """The functions of a kind by name; their signatures declare options."""
-    from cnn_lab.data.augment.recipes import RECIPES, Augmentation
-    from cnn_lab.layers.factory import ACTIVATIONS
-    from cnn_lab.models.registry import MODELS
-    from cnn_lab.optim.optimizers import OPTIMIZERS
-    from cnn_lab.optim.schedules import SCHEDULES
-    from cnn_lab.tasks.losses import LOSSES
-    from cnn_lab.tasks.task import TASKS
+    match kind:
+        case "models":
+            from cnn_lab.models.registry import MODELS
 
-    functions: dict[str, dict[str, Callable]] = {
-        "models": {name: model.make for name, model in MODELS.items()},
-        "optimizers": {name: optimizer.make for name, optimizer in OPTIMIZERS.items()},
-        "schedules": dict(SCHEDULES),
-        "losses": {name: loss.function for name, loss in LOSSES.items()},
-        "augmentations": dict.fromkeys(RECIPES, Augmentation),
-        "tasks": dict(TASKS),
-        "activations": ACTIVATIONS,
-    }
-    return functions[kind]
+            return {name: model.make for name, model in MODELS.items()}
+        case "optimizers":
+            from cnn_lab.optim.optimizers import OPTIMIZERS
+
+            return {name: optimizer.make for name, optimizer in OPTIMIZERS.items()}
+        case "schedules":
+            from cnn_lab.optim.schedules import SCHEDULES
+
+            return dict(SCHEDULES)
+        case "losses":
+            from cnn_lab.tasks.losses import LOSSES
+
+            return {name: loss.function for name, loss in LOSSES.items()}
+        case "augmentations":
+            from cnn_lab.data.augment.recipes import RECIPES, Augmentation
+
+            return dict.fromkeys(RECIPES, Augmentation)
+        case "tasks":
+            from cnn_lab.tasks.task import TASKS
+
+            return dict(TASKS)
+        case "activations":
+            from cnn_lab.layers.factory import ACTIVATIONS
+
+            return dict(ACTIVATIONS)
+        case _:
+            raise ValueError(f"{kind} are not listed by functions")
 
 
 def _summaries(kind: str) -> dict[str, str]:

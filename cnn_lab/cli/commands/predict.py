@@ -17,6 +17,7 @@ from cnn_lab.config.values import Count
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.text import counted
 
+TAKES_ARGUMENTS = True
 MAX_SHOWN = 5  # files in the hint
 FLAGS = (
     WORKDIR,

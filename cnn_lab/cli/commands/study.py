@@ -22,6 +22,7 @@ from cnn_lab.config.load import STUDIES, anchor_paths, load_study, study_files
 from cnn_lab.config.values import Count
 from cnn_lab.core.errors import ConfigError
 
+TAKES_ARGUMENTS = True
 SIGNS = {"holds": "+", "fails": "-", "undecided": "?"}
 FLAGS = (
     Flag("workdir", "folder of the study; runs/studies/NAME by default"),

@@ -45,6 +45,7 @@ FLAGS = (
         "seeds",
         "runs, each from the next seed; left out, one run, of --config.seed",
         Annotated[int, Range(min=2)],
+        advice="leave it out for one run, whose seed is --config.seed",
     ),
     DRY_RUN,
     Flag(

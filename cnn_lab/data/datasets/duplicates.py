@@ -66,9 +66,7 @@ def summarise_duplicates(
     return DuplicateSummary(
         within=Counter(a for a, _, b, _ in pairs if a == b),
         across=Counter((a, b) for a, _, b, _ in pairs if a != b),
-        disagreeing=tuple(
-            pair for pair in pairs if len({sources[s].labels[i] for s, i in _examples(pair)}) > 1
-        ),
+        disagreeing=tuple(pair for pair in pairs if _labels_differ(pair, sources)),
     )
 
 
@@ -84,6 +82,11 @@ def describe_duplicate(pair: Duplicate, sources: Mapping[str, Source]) -> str:
 
 def _examples(pair: Duplicate) -> tuple[tuple[str, int], tuple[str, int]]:
     return pair[:2], pair[2:]
+
+
+def _labels_differ(pair: Duplicate, sources: Mapping[str, Source]) -> bool:
+    split_a, index_a, split_b, index_b = pair
+    return bool(sources[split_a].labels[index_a] != sources[split_b].labels[index_b])
 
 
 def _digests(source: Source) -> Iterator[bytes]:

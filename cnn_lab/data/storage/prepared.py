@@ -249,7 +249,7 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
 
 
 def _ends_of_files(directory: Path) -> Mapping[str, Any]:
-    """What data that another program prepared are recognised by.
+    """Size and digest of the ends of each file by which data of another program are recognised.
 
     Hashing every byte of a large data set would take longer than opening it ever should, so each
     shard counts by its name, its size and its two ends.
