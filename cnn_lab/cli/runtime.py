@@ -81,7 +81,7 @@ def _is_for_the_user(record: std_logging.LogRecord) -> bool:
 def exit_on_signal() -> None:
     """Lets SIGINT and SIGTERM end the process with one sentence, until `raise_on_signal`.
 
-    Nothing has begun then, and an exception could be swallowed, or turned into another one, by
+    Nothing has started then, and an exception could be swallowed, or turned into another one, by
     the libraries that are being imported.
     """
 

@@ -3,7 +3,7 @@
 Mean and deviation of the training images are cached beside the data. Measuring streamed photographs
 decodes up to 100,000 of them; a run that starts or resumes need not do it again. The file's name
 holds a digest of the examples, its folder's name the decoder and the size of the images, so that a
-change of either leads to another file.
+change of either makes another file.
 """
 
 import dataclasses

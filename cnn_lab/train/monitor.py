@@ -1,7 +1,7 @@
 """The decisions that follow from a validation metric: best weights, early stop, learning rate.
 
 The rules run on the host, between two calls of the compiled program. The factor of the learning
-rate that a plateau leads to is part of the optimizer's state (`optim/assemble.py`).
+rate after a plateau is part of the optimizer's state (`optim/assemble.py`).
 """
 
 import dataclasses
