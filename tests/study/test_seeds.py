@@ -76,11 +76,13 @@ def test_it_goes_on_where_it_was_cut(train, tmp_path, monkeypatch):
         return result if len(ran) != 2 else type(result)("interrupted", result.progress, True)
 
     monkeypatch.setattr(diverging, "run_training", cut)
-    status, text, _ = train("--seeds=3", "--config.train.batch_size=16")
-    assert status == 0
+    overrides = ("--seeds=3", "--config.train.batch_size=16")
+    status, text, _ = train(*overrides, "--interrupted_status=75")
+    assert status == 75
     assert ran == ["seed3", "seed4"]
     assert "--seeds=3 --config.train.batch_size=16" in text.splitlines()[-1]
-    status, text, _ = train("--seeds=3", "--config.train.batch_size=16")
+    status, text, _ = train(*overrides)
+    assert status == 0
     assert ran == ["seed3", "seed4", "seed3", "seed4", "seed5"]
     assert "Validation over 3 seeds" in text
     sessions = [
