@@ -12,8 +12,10 @@ from jaxtyping import Float, Int, Int64
 
 from cnn_lab.analysis import calibration, scores
 from cnn_lab.analysis.calibration import NoTemperatureError, Reliability
+from cnn_lab.analysis.regression import NumbersEvaluation
 from cnn_lab.analysis.scores import ClassScores, Interval, Labels, Logits, Spread
 from cnn_lab.core.files import finite_or_none
+from cnn_lab.core.targets import TargetSpec
 
 TOP = 5  # the k of top-k accuracy beside 1, where there are more classes
 # Validation logits and labels, `same` where they are those that are evaluated, None for nothing.
@@ -194,7 +196,8 @@ class NetworkResult:
         name: of its run, short.
         seconds: that the split took, with what was compiled for it.
         means: the task's metrics.
-        evaluation: more of a classifier; None for other tasks and for outputs that are not finite.
+        evaluation: more of classes or numbers; None of other predictions, and where outputs are not
+            finite.
         num_unusable: examples whose outputs are not finite.
     """
 
@@ -204,7 +207,7 @@ class NetworkResult:
     num_examples: int
     seconds: float
     means: dict[str, float]
-    evaluation: ClassifierEvaluation | None
+    evaluation: ClassifierEvaluation | NumbersEvaluation | None
     num_unusable: int = 0
 
     @property
@@ -232,7 +235,7 @@ class EvaluationResults:
     split: str
     data: str
     fingerprint: str
-    class_names: tuple[str, ...]
+    target: TargetSpec
     tta: str
     num_resamples: int
     networks: tuple[NetworkResult, ...]
@@ -281,15 +284,17 @@ class EvaluationResults:
         values: dict[str, Any] = {
             "split": self.split,
             "data": {"name": self.data, "fingerprint": self.fingerprint},
-            "class_names": list(self.class_names),
+            "target": dataclasses.asdict(self.target),
             "tta": self.tta,
             "num_resamples": self.num_resamples,
             "networks": [],
         }
         for network in self.networks:
             more = {"num_examples": network.num_examples, "metrics": network.means}
-            if network.evaluation is not None:
-                more = network.evaluation.to_json(self.class_names)
+            if isinstance(network.evaluation, ClassifierEvaluation):
+                more = network.evaluation.to_json(self.target.class_names)
+            elif network.evaluation is not None:
+                more = network.evaluation.to_json()
             place = {"workdir": network.workdir, "checkpoint": network.step}
             values["networks"].append({**place, **more})
         if spreads := self.spreads():
@@ -297,6 +302,6 @@ class EvaluationResults:
         if self.no_spread:
             values["no_spread"] = self.no_spread
         if self.ensemble is not None:
-            values["ensemble"] = self.ensemble.to_json(self.class_names)
+            values["ensemble"] = self.ensemble.to_json(self.target.class_names)
             values["ensemble"]["minus_mean_of_networks"] = self.gains()
         return finite_or_none(values)

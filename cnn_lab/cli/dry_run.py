@@ -13,6 +13,7 @@ from cnn_lab.core.text import counted, human_bytes
 from cnn_lab.data.loaders.in_memory import MIB
 from cnn_lab.runs.describe import describe_training
 from cnn_lab.runs.train import describe_loader, describe_mesh
+from cnn_lab.tasks.task import Task
 from cnn_lab.workdir.run_dir import devices_in_words
 
 
@@ -40,10 +41,10 @@ def dry_run(config: ExperimentConfig) -> str:
     lines += [
         *experiment.notes,
         f"input       {network.image_shape} stored, {network.input_shape} to the model, "
-        f"{len(network.class_names)} classes",
+        f"{network.target.describe()}",
         f"data        {config.data.name}: {len(loader.sampler.indices):,} training and "
         f"{counted(num_validation, 'validation image')}",
-        *learning_lines(config),
+        *learning_lines(config, network.task),
         f"loader      {describe_loader(experiment)}, {memory.data / MIB:,.1f} MiB of data on every "
         "device",
         f"steps       {intervals.total_steps:,} = {counted(intervals.num_epochs, 'epoch')} of "
@@ -67,7 +68,7 @@ def dry_run(config: ExperimentConfig) -> str:
     return "\n".join(lines)
 
 
-def learning_lines(config: ExperimentConfig) -> list[str]:
+def learning_lines(config: ExperimentConfig, task: Task) -> list[str]:
     """The lines of loss, optimizer, schedule, augmentation and average of a config."""
     optim, schedule, augment = config.optim, config.optim.schedule, config.data.augment
     shown, plain = ("name", "learning_rate", "options", "schedule"), to_dict(OptimConfig())
@@ -75,12 +76,12 @@ def learning_lines(config: ExperimentConfig) -> list[str]:
     warmup = {n: getattr(schedule, n) for n in ("warmup_steps", "warmup_epochs")}
     warmup = {name: length for name, length in warmup.items() if length}
     weights = {"class_weights": config.task.class_weights} if config.task.class_weights else {}
-    recipe = ""
+    loss, recipe = config.task.loss or task.default_loss, ""
     if augment.strength != "none":
         recipe = f", {augment.recipe or 'the usual recipe of the data'}"
     options = f", {_named('', augment.options)}" if augment.options else ""
     lines = [
-        f"loss        {_named(config.task.loss, {**config.task.loss_options, **weights})}",
+        f"loss        {_named(loss, {**config.task.loss_options, **weights})}",
         f"optimizer   {_named(optim.name, {**optim.options, **changed})}, rate "
         f"{optim.learning_rate:g}, {_named(schedule.name, {**schedule.options, **warmup})}",
         f"augment     {augment.strength}{recipe}{options}",

@@ -1,6 +1,9 @@
 """The lines that `cnn-lab evaluate` prints."""
 
+from collections.abc import Mapping
+
 from cnn_lab.analysis.evaluation import ClassifierEvaluation, EvaluationResults, NetworkResult
+from cnn_lab.analysis.regression import NumbersEvaluation
 from cnn_lab.analysis.scores import CONFIDENCE, Interval
 from cnn_lab.core.text import counted
 
@@ -32,9 +35,11 @@ def _of_one(results: EvaluationResults, network: NetworkResult) -> list[str]:
     if network.num_unusable:
         images = counted(network.num_unusable, "image")
         lines.append(f"  {'not finite':<12} the outputs of {images}; no more can be said")
-    if network.evaluation is None:
-        return lines
-    return lines + _of_classifier(network.evaluation, results.num_resamples, network.means)
+    if isinstance(network.evaluation, ClassifierEvaluation):
+        lines += _of_classifier(network.evaluation, results.num_resamples, network.means)
+    elif network.evaluation is not None:
+        lines += _of_numbers(network.evaluation, network.means)
+    return lines
 
 
 def _views(results: EvaluationResults) -> str:
@@ -73,6 +78,15 @@ def _of_classifier(
     return [*lines, f"  {'ece':<12} {metrics['ece']:.6f}     {after}"]
 
 
+def _of_numbers(evaluation: NumbersEvaluation, shown: dict[str, float]) -> list[str]:
+    """The lines of predicted numbers beside the means of their task, which are `shown`."""
+    others = {n: value for n, value in evaluation.metrics.items() if n not in shown}
+    lines = [f"  {name:<12} {value:.6f}" for name, value in others.items()]
+    for name, interval in evaluation.intervals.items():
+        lines.append(f"  {'interval':<12} {name} {_ends(interval)} ({CONFIDENCE:.0%})")
+    return lines
+
+
 def _ends(interval: Interval) -> str:
     return f"{interval.low:.4f} to {interval.high:.4f}"
 
@@ -104,7 +118,7 @@ def _table(results: EvaluationResults) -> list[str]:
     evaluations = {n.name: n.evaluation for n in networks if n.evaluation is not None}
     evaluations |= {} if ensemble is None else {"ensemble": ensemble}
     for name, evaluation in evaluations.items():
-        if evaluation.no_temperature:
+        if isinstance(evaluation, ClassifierEvaluation) and evaluation.no_temperature:
             lines.append(f"  no temperature for {name}: {evaluation.no_temperature}")
     if sampled := results.sampled():
         lines += _intervals(evaluations, sampled, results.num_resamples)
@@ -112,7 +126,9 @@ def _table(results: EvaluationResults) -> list[str]:
 
 
 def _intervals(
-    evaluations: dict[str, ClassifierEvaluation], names: list[str], num_resamples: int
+    evaluations: Mapping[str, ClassifierEvaluation | NumbersEvaluation],
+    names: list[str],
+    num_resamples: int,
 ) -> list[str]:
     """A row an evaluation: how far the choice of the images may matter."""
     width = max(map(len, evaluations))

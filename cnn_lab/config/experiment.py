@@ -64,10 +64,11 @@ class SelectionConfig(Node):
     """The measure by which the best weights are chosen.
 
     Attributes:
-        metric: a validation metric of the task, `accuracy` or `loss`.
+        metric: a validation metric of the task, such as `accuracy` or `loss`; None is the task's
+            own.
     """
 
-    metric: str = "accuracy"
+    metric: str | None = None
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -25,15 +25,17 @@ class TaskConfig(Node):
     """A task (`cnn-lab list tasks`) and the loss that is minimised.
 
     Attributes:
-        name: `classification`.
-        loss: as `cnn-lab list losses` shows it.
+        name: as `cnn-lab list tasks` shows it.
+        options: those that the task declares; `cnn-lab list tasks NAME` shows them.
+        loss: as `cnn-lab list losses` shows it; None is the task's own.
         loss_options: those that the loss declares, such as `label_smoothing`.
         class_weights: factors of the losses of each class's examples; `balanced` makes them
             inversely proportional to the class's share of the training examples, 1 on average.
     """
 
     name: str = "classification"
-    loss: str = "cross_entropy"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    loss: str | None = None
     loss_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     class_weights: Literal["balanced"] | tuple[NonNegative, ...] | None = None
 

@@ -195,7 +195,8 @@ def declared_options(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]
                 where=f"{function.__module__}.{function.__qualname__}",
                 found=option.name,
             )
-    hints = typing.get_type_hints(function, include_extras=True) if options else {}
+    annotated = function.__init__ if isinstance(function, type) else function
+    hints = typing.get_type_hints(annotated, include_extras=True) if options else {}
     return {option.name: (hints[option.name], option.default) for option in options}
 
 

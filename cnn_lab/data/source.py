@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Shaped, UInt8
+from jaxtyping import Float32, Int, Int32, Shaped, UInt8
 
 from cnn_lab.core.errors import (
     CnnLabError,
@@ -22,6 +22,7 @@ from cnn_lab.core.errors import (
     explain_system_error,
     lookup,
 )
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.data.augment.crops import Crop
 from cnn_lab.data.decoding import DECODER, decode, decode_crop
 from cnn_lab.data.parallel import map_in_order
@@ -31,6 +32,8 @@ _READ_AT_ONCE = 1024
 _READ_BYTES = 2**23
 _PHOTOGRAPHS_AT_ONCE = 16  # of sizes that are not known
 
+# One class an example, or d numbers.
+Labels = Int32[np.ndarray, " n"] | Float32[np.ndarray, "n d"]
 ImageShape = tuple[int | None, int | None, int]
 
 
@@ -40,7 +43,8 @@ class Facts:
 
     Attributes:
         name: the name it is opened by.
-        class_names: label to class name.
+        class_names: label to class name; empty where targets are no classes.
+        value_names: names of the numbers that each image has in place of a class.
         image_shape: height, width and channels; height and width are None where images differ.
         split_sizes: split name to number of examples, `test` included.
         licence: terms of use, as the publisher states them.
@@ -53,11 +57,19 @@ class Facts:
     split_sizes: Mapping[str, int]
     licence: str
     citation: str
+    value_names: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def target(self) -> TargetSpec:
+        """The kind of the targets, and their names."""
+        if self.value_names:
+            return TargetSpec("numbers", self.value_names)
+        return TargetSpec("class", self.class_names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +113,7 @@ class Source:
         if not 0 <= position < len(self):
             raise IndexError(f"Index {position} is outside split {self.split!r} of {len(self)}.")
         (record,) = self._records([position])
-        label = np.int32(self._label(record))
+        label = np.asarray(self._label(record), self.info.target.dtype)[()]
         example: dict[str, Any] = {"image": self._image(record, position), "label": label}
         if self.storage.group_key is not None:
             example["group"] = _text(record[self.storage.group_key])
@@ -115,9 +127,10 @@ class Source:
         return f"Source({self.info.name!r}, {self.split!r}, {len(self)} of {self.info.image_shape})"
 
     @functools.cached_property
-    def labels(self) -> Int32[np.ndarray, " n"]:
-        """The label of every example, read without decoding any image."""
-        labels = self._column("labels", "label").astype(np.int32, copy=False)
+    def labels(self) -> Labels:
+        """The label of every example, [n] or [n d] numbers, read without decoding any image."""
+        target = self.info.target
+        labels = self._column("labels", "label", target.shape).astype(target.dtype, copy=False)
         if self.label_of is not None:
             labels = np.asarray(self.label_of, np.int32)[labels]
         labels.flags.writeable = False
@@ -173,6 +186,9 @@ class Source:
             ConfigError: an unknown name, one that comes twice, or fewer than two.
         """
         where = "config.data.classes"
+        if self.info.target.kind != "class":
+            problem = f"{where} is set, but {self.info.name} has no classes; leave it out."
+            raise ConfigError(problem, where=where, found=tuple(names))
         known = {name: label for label, name in enumerate(self.info.class_names)}
         label_of = [-1] * len(known)
         for label, name in enumerate(names):
@@ -193,7 +209,8 @@ class Source:
             crops: the part of each stored image to keep; None resizes to fit, as everywhere else.
 
         Returns:
-            `image`, uint8 `[n, h, w, c]`, and `label`, int32 `[n]`, in the order of `indices`.
+            `image`, uint8 `[n, h, w, c]`, and `label`, int32 `[n]` or float32 `[n, d]`, in the
+            order of `indices`.
         """
         shape = self.fixed_shape
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
@@ -202,7 +219,8 @@ class Source:
                 f"{len(self)}."
             )
         images = np.empty((len(indices), *shape), np.uint8)
-        labels = np.empty(len(indices), np.int32)
+        target = self.info.target
+        labels = np.empty((len(indices), *target.shape), target.dtype)
         positions = indices.tolist()
         for row, record in enumerate(self._records(positions)):
             stored, crop = record["image"], None if crops is None else crops[row]
@@ -212,7 +230,7 @@ class Source:
             labels[row] = self._label(record)
         return {"image": images, "label": labels}
 
-    def read_all(self) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]]:
+    def read_all(self) -> tuple[UInt8[np.ndarray, "n h w c"], Labels]:
         """Reads the whole split; decoded images are cached beside the data for the next time.
 
         The arrays are read-only, the images backed by a file where one can be written.
@@ -263,7 +281,7 @@ class Source:
         read = lambda indices: self.read(indices)["image"]  # noqa: E731
         return map_in_order(read, self.chunks(), num_threads=num_threads)
 
-    def _label(self, record: Mapping[str, Any]) -> int:
+    def _label(self, record: Mapping[str, Any]) -> Any:
         return record["label"] if self.label_of is None else self.label_of[record["label"]]
 
     def _image(
@@ -276,12 +294,14 @@ class Source:
         except Exception as error:
             raise self._unreadable(f"Example {position} of split", error) from error
 
-    def _column(self, name: str, key: str) -> Shaped[np.ndarray, " n"]:
+    def _column(
+        self, name: str, key: str, shape: tuple[int, ...] = ()
+    ) -> Shaped[np.ndarray, "..."]:
         """Reads one plain feature of every example, from its copy beside the data if there."""
         file, directory = f"{name}-{self.split}", Path(self.storage.directory)
         folder = array_cache.cache_folder(directory, self.info.fingerprint, "columns")
         for place in (directory, folder):
-            column = array_cache.load_array(place, file, (len(self),))
+            column = array_cache.load_array(place, file, (len(self), *shape))
             if column is not None:
                 return column
         values: list[Any] = []

@@ -9,7 +9,7 @@ from cnn_lab.config import DataConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.text import counted
 from cnn_lab.data.datasets.catalog import Dataset
-from cnn_lab.data.source import Source
+from cnn_lab.data.source import Labels, Source
 
 _NUM_SWEEPS = 10
 
@@ -25,9 +25,16 @@ class Subset:
         return len(self.indices)
 
     @property
-    def labels(self) -> Int32[np.ndarray, " n"]:
+    def labels(self) -> Labels:
         """Labels of these examples."""
         return self.source.labels[self.indices]
+
+    @property
+    def strata(self) -> Int32[np.ndarray, " n"]:
+        """Kinds of which every slice of these examples has its share: classes, where there are."""
+        if self.source.info.target.kind == "class":
+            return self.labels
+        return np.zeros(len(self), np.int32)
 
     def select(self, places: Int64[np.ndarray, " m"]) -> "Subset":
         """Some of these examples, by their places among them."""
@@ -81,7 +88,7 @@ def choose_examples(dataset: Dataset, data: DataConfig) -> tuple[Subset, Subset]
             )
         groups = train.source.groups
         training, held_out = stratified_split(
-            train.labels,
+            train.strata,
             num_validation=num_held_out,
             seed=data.split_seed,
             groups=None if groups is None else groups[train.indices],
@@ -105,7 +112,7 @@ def _at_most(
             where=f"config.data.{field}", found=number, allowed=allowed, advice=advice
         )
     # The rest is not used, so groups need not stay together.
-    _, chosen = stratified_split(subset.labels, num_validation=number, seed=data.split_seed)
+    _, chosen = stratified_split(subset.strata, num_validation=number, seed=data.split_seed)
     return subset.select(chosen)
 
 

@@ -10,6 +10,7 @@ import optax
 
 from cnn_lab.config import DataConfig, ExperimentConfig
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.core.text import counted
 from cnn_lab.data.augment.compose import check_fits
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
@@ -22,7 +23,7 @@ from cnn_lab.experiment.components import Components, make_average, make_compone
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import make_features
 from cnn_lab.experiment.initialization import Initialization, make_initialization
-from cnn_lab.experiment.network import Network, class_weights, make_model, make_task
+from cnn_lab.experiment.network import Network, check_task, make_model, make_task
 from cnn_lab.train.averaging import Average
 from cnn_lab.train.gradient import make_gradient, per_device
 from cnn_lab.train.phases import Phase, make_phase_transition
@@ -64,33 +65,33 @@ def build_experiment(
     mesh = make_mesh(num_devices, num_slices=num_slices, shards_state=config.mesh.fsdp)
     dataset = open_data(config.data.name, config.data.data_dir)
     subsets = train, validation = choose_examples(dataset, config.data)
-    class_names = train.source.info.class_names
-    _check_trainable(config, len(train), class_names)
+    target = train.source.info.target
+    _check_trainable(config, len(train), target)
+    measured = check_task(config).measure(config.task, target, train.labels)
+    task = make_task(config, target, measured)
     steps_per_epoch = -(-len(train) // batch_size)
     num_steps = steps_per_epoch * config.train.num_epochs
     learning_rate = components.make_schedule(num_steps, steps_per_epoch)
     average = make_average(config, steps_per_epoch)
-    model, image_shape = make_model(config, len(class_names)), train.source.fixed_shape
+    model, image_shape = make_model(config, task.num_outputs), train.source.fixed_shape
     initialization = None
     if config.transfer is not None:
         initialization = make_initialization(
             config,
             functools.partial(make_model, config),
-            class_names,
+            target.names,
             padded_shape(image_shape, config.data.pad),
             len(train),
             lineage,
         )
-    weights = class_weights(config, train.labels, class_names)
     # An augmentation that does not fit the images stops here, before their pixels are measured.
     check_fits(components.augmentation, image_shape)
     network = Network(
         model=model,
-        task=make_task(config, weights),
-        class_names=class_names,
+        task=task,
         image_shape=image_shape,
         preprocess=preprocess_for(config.data, train),
-        class_weights=weights,
+        measured=measured,
     )
     loaders = LoaderFactory(config.data, network.preprocess, mesh, place)
     make_training = functools.partial(
@@ -155,14 +156,12 @@ def build_experiment(
     )
 
 
-def _check_trainable(
-    config: ExperimentConfig, num_examples: int, class_names: tuple[str, ...]
-) -> None:
+def _check_trainable(config: ExperimentConfig, num_examples: int, target: TargetSpec) -> None:
     """Refuses data of one class, or of fewer examples than a batch has."""
-    if len(class_names) < 2:
+    if target.kind == "class" and len(target.names) < 2:
         problem = (
-            f"{config.data.name} has only one class, {', '.join(class_names)}, so there is nothing "
-            "to tell apart; add images of another class."
+            f"{config.data.name} has only one class, {', '.join(target.names)}, so there is "
+            "nothing to tell apart; add images of another class."
         )
         raise ConfigError(problem, where="config.data.name", found=config.data.name)
     if config.train.batch_size > num_examples:

@@ -13,7 +13,7 @@ from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.text import counted
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
-from cnn_lab.experiment.network import make_task, model_options
+from cnn_lab.experiment.network import check_task, model_options
 from cnn_lab.optim import penalties
 from cnn_lab.optim.assemble import (
     LrMultiplier,
@@ -109,15 +109,29 @@ def make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:
 
 
 def _augmentation(config: ExperimentConfig) -> Augmentation:
-    augmentation = choose_augmentation(config.data)
-    if augmentation.mixes and LOSSES.lookup(config.task.loss).needs_one_class:
-        others = ", ".join(name for name, loss in LOSSES.items() if not loss.needs_one_class)
+    augmentation, task = choose_augmentation(config.data), check_task(config)
+    if not augmentation.mixes:
+        return augmentation
+    name = config.task.loss or task.default_loss
+    if task.target_kind != "class":
         problem = (
-            f"config.task.loss is {config.task.loss!r}, which needs one class an example, but "
-            "mixup or CutMix mixes images; set --config.data.augment.options.mixup=0 and "
+            f"config.task.name is {config.task.name!r}, whose targets are no classes, but mixup or "
+            "CutMix mixes images; set --config.data.augment.options.mixup=0 and "
+            "--config.data.augment.options.cutmix=0."
+        )
+        raise ConfigError(problem, where="config.task.name", found=config.task.name)
+    if LOSSES[name].needs_one_class:
+        others = ", ".join(
+            other
+            for other, loss in LOSSES.items()
+            if loss.target == "class" and not loss.needs_one_class
+        )
+        problem = (
+            f"config.task.loss is {name!r}, which needs one class an example, but mixup or CutMix "
+            "mixes images; set --config.data.augment.options.mixup=0 and "
             f"--config.data.augment.options.cutmix=0, or take one of {others}."
         )
-        raise ConfigError(problem, where="config.task.loss", found=config.task.loss)
+        raise ConfigError(problem, where="config.task.loss", found=name)
     return augmentation
 
 
@@ -215,8 +229,8 @@ def _penalty(config: ExperimentConfig) -> Penalty:
 
 
 def _selection(config: ExperimentConfig) -> Selection:
-    metric, stopping = config.selection.metric, config.early_stopping
-    better = make_task(config, None).better
+    better, stopping = check_task(config).better, config.early_stopping
+    metric = config.selection.metric or next(iter(better))
     if metric not in better:
         raise ConfigError(
             f"config.selection.metric is {metric!r}, which the task does not measure",

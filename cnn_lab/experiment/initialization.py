@@ -149,7 +149,7 @@ def make_initialization(
     variables = jax.tree.map(np.asarray, trained.variables)
     pretrained = adapt_pretrained(
         variables,
-        trained.network.class_names,
+        trained.network.target.names,
         make,
         class_names,
         input_shape,

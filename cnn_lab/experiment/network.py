@@ -1,47 +1,60 @@
-"""A model with its task, classes and preprocessing, from a config or from a checkpoint."""
+"""A model with its task and preprocessing, from a config or from a checkpoint."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Int
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.values import check_options
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.targets import PLURALS, TargetSpec
 from cnn_lab.data.normalize import Preprocess, padded_shape
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS
+from cnn_lab.tasks.losses import check_loss
 from cnn_lab.tasks.task import TASKS, Task
 
+OUTPUTS = {
+    "logits": "one vector an image",
+    "pixel_logits": "one vector a pixel",
+    "images": "an image",
+}
 # Fields of heads: the share of the features that are dropped, the first that there is.
 BEFORE_HEAD = ("input_dropout_rate", "dropout_rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A trained model with its task, classes and preprocessing: no data, no optimizer.
+    """A trained model with its task and preprocessing: no data, no optimizer.
 
     Attributes:
         model: the module.
-        task: losses and metrics.
-        class_names: label to name.
+        task: losses, metrics and predictions.
         image_shape: (h, w, c) of stored images, before `preprocess`.
         preprocess: from stored pixels to the model's input.
-        class_weights: factors of the losses of each class, None without.
+        measured: constants of the training examples that the task was made with.
     """
 
     model: nn.Module
     task: Task
-    class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     preprocess: Preprocess
-    class_weights: tuple[float, ...] | None = None
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def target(self) -> TargetSpec:
+        """The kind of the targets, and their names."""
+        return self.task.target
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Label to class name; empty where targets are no classes."""
+        return self.target.class_names
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -57,8 +70,8 @@ class Network:
     def metadata(self) -> dict[str, Any]:
         """JSON values that are saved with a checkpoint; `network_from_metadata` reads them back."""
         return {
-            "class_weights": self.class_weights,
-            "class_names": list(self.class_names),
+            "target": dataclasses.asdict(self.target),
+            "measured": dict(self.measured),
             "image_shape": list(self.image_shape),
             "preprocess": dataclasses.asdict(self.preprocess),
         }
@@ -70,47 +83,60 @@ def model_options(config: ExperimentConfig) -> dict[str, Any]:
     return check_options(entry.make, config.model.options, "config.model.options")
 
 
-def make_task(config: ExperimentConfig, class_weights: Sequence[float] | None) -> Task:
-    """The task that a config names."""
-    make = TASKS.lookup(config.task.name)
-    return make(config.task.loss, dict(config.task.loss_options), class_weights)
-
-
-def class_weights(
-    config: ExperimentConfig, labels: Int[np.ndarray, " n"], class_names: Sequence[str]
-) -> tuple[float, ...] | None:
-    """One factor a class, from the labels of the training examples; None where not asked for.
+def check_task(config: ExperimentConfig) -> type[Task]:
+    """The class of the task that a config names, whose settings, loss and model fit it.
 
     Raises:
-        ConfigError: there are not as many weights as classes, or all are 0.
+        ConfigError: an unknown name or option, a loss of other targets, a model of other outputs.
     """
-    wanted = config.task.class_weights
-    if wanted is None:
-        return None
-    if wanted != "balanced":
-        if not any(wanted):
-            problem = (
-                "config.task.class_weights are all 0, so nothing would be learned; set at least "
-                "one above 0."
-            )
-            raise ConfigError(problem, where="config.task.class_weights", found=wanted)
-        if len(wanted) != len(class_names):
-            problem = (
-                f"config.task.class_weights has {len(wanted)} values, but {config.data.name} has "
-                f"{len(class_names)} classes; give one value a class, or 'balanced'."
-            )
-            raise ConfigError(problem, where="config.task.class_weights", found=wanted)
-        return tuple(wanted)
-    counts = np.bincount(labels, minlength=len(class_names))
-    present = counts > 0
-    weights = np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 1.0)
-    return tuple(weights.tolist())
+    task = TASKS.lookup(config.task.name, "config.task.name")
+    check_options(task, config.task.options, "config.task.options", "config.task.name")
+    check_loss(config.task.loss or task.default_loss, config.task.loss_options, task.target_kind)
+    task.check(config.task)
+    outputs = MODELS.lookup(config.model.name).outputs
+    if outputs != task.model_outputs:
+        fitting = [name for name, entry in MODELS.items() if entry.outputs == task.model_outputs]
+        raise ConfigError(
+            f"The model {config.model.name} gives {OUTPUTS[outputs]}, but the task "
+            f"{config.task.name} needs {OUTPUTS[task.model_outputs]}; take another model, such as "
+            f"{', '.join(fitting[:3])}, or another config.task.name.",
+            where="config.model.name",
+            found=config.model.name,
+            allowed=", ".join(fitting),
+        )
+    return task
 
 
-def make_model(config: ExperimentConfig, num_classes: int) -> nn.Module:
-    """The model that a config names, for that many classes."""
+def make_task(config: ExperimentConfig, target: TargetSpec, measured: Mapping[str, Any]) -> Task:
+    """The task that a config names.
+
+    Args:
+        config: the experiment.
+        target: of the data.
+        measured: what the task measured on the training examples.
+
+    Raises:
+        ConfigError: the data have targets of another kind.
+    """
+    task = check_task(config)
+    if target.kind != task.target_kind:
+        fitting = [name for name, other in TASKS.items() if other.target_kind == target.kind]
+        raise ConfigError(
+            f"The targets of {config.data.name} are {PLURALS[target.kind]}, but the task "
+            f"{config.task.name} needs {PLURALS[task.target_kind]}; set config.task.name to "
+            f"{' or '.join(fitting)}, or take other data.",
+            where="config.task.name",
+            found=config.task.name,
+            allowed=", ".join(fitting),
+        )
+    options = check_options(task, config.task.options, "config.task.options", "config.task.name")
+    return task(config.task, target, measured, **options)
+
+
+def make_model(config: ExperimentConfig, num_outputs: int) -> nn.Module:
+    """The model that a config names, for that many classes or numbers."""
     options = model_options(config)  # an unknown model is refused here, with the nearest names
-    model = MODELS[config.model.name].make(num_classes, **options)
+    model = MODELS[config.model.name].make(num_outputs, **options)
     if config.transfer is None or config.transfer.dropout is None:
         return model
     return _with_dropout(model, config.model.name, config.transfer.dropout)
@@ -134,12 +160,11 @@ def _with_dropout(model: nn.Module, name: str, rate: float) -> nn.Module:
 
 def network_from_metadata(config: ExperimentConfig, metadata: Mapping[str, Any]) -> Network:
     """Rebuilds the network of a checkpoint from its config and metadata."""
-    weights = metadata.get("class_weights")
+    task = make_task(config, TargetSpec.from_json(metadata["target"]), metadata["measured"])
     return Network(
-        model=make_model(config, len(metadata["class_names"])),
-        task=make_task(config, weights),
-        class_names=tuple(metadata["class_names"]),
+        model=make_model(config, task.num_outputs),
+        task=task,
         image_shape=tuple(metadata["image_shape"]),
         preprocess=Preprocess.from_json(metadata["preprocess"]),
-        class_weights=tuple(weights) if weights else None,
+        measured=metadata["measured"],
     )

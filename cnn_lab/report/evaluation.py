@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
@@ -20,13 +20,15 @@ from cnn_lab.analysis.evaluation import (
     most_confused,
     pool,
 )
+from cnn_lab.analysis.regression import NumbersEvaluation
 from cnn_lab.analysis.scores import CONFIDENCE
 from cnn_lab.core.files import write_json, write_text
 from cnn_lab.core.text import counted
-from cnn_lab.report.render import BLUE, RED, Report, as_png, render
+from cnn_lab.report.render import BLUE, RED, Report, as_png, panels, render
 
 MAX_PAIRS = 20
 MAX_NUMBERED, MAX_NAMED, MAX_DRAWN = 25, 60, 300  # classes
+MAX_PANELS = 12  # numbers whose predictions are drawn
 MAX_NAME_LENGTH, MAX_FLAT_LENGTH = 16, 3  # characters
 GRAY = "#d8d8d4"
 MEANINGS = {
@@ -39,6 +41,13 @@ MEANINGS = {
     "ece": "expected calibration error: how far confidence is from accuracy, 15 bins",
     "ece_scaled": "the same after temperature scaling",
     "log_loss_scaled": "log loss after temperature scaling",
+    "mae": "mean absolute error, in the unit of the data",
+    "rmse": "root of the mean squared error, in the unit of the data",
+    "r2": "share of the variance that is explained: 1 is perfect, 0 as good as the mean",
+    "bias": "mean error: below 0 where predictions are too small",
+    "error_q50": "half of the absolute errors are at most this",
+    "error_q90": "nine of ten absolute errors are at most this",
+    "error_q99": "99 of 100 absolute errors are at most this",
 }
 
 
@@ -76,7 +85,8 @@ def evaluation_page(results: EvaluationResults, folder: Path) -> str:
         gains=results.gains(),
         whose=whose,
         shown=shown,
-        **({} if shown is None else _details(shown, results.class_names)),
+        scatter=_scatter(results),
+        **({} if shown is None else _details(shown, results.target.class_names)),
     )
 
 
@@ -84,7 +94,8 @@ def _shown(results: EvaluationResults) -> tuple[ClassifierEvaluation | None, str
     """The evaluation in tables and pictures, and whose it is in words."""
     if results.ensemble is not None:
         return results.ensemble, " of the ensemble"
-    found = [n.evaluation for n in results.networks if n.evaluation is not None]
+    every = [network.evaluation for network in results.networks]
+    found = [one for one in every if isinstance(one, ClassifierEvaluation)]
     if len(found) < len(results.networks):
         return None, ""
     return (found[0], "") if len(found) == 1 else (pool(found), f" of all {len(found)} together")
@@ -93,9 +104,8 @@ def _shown(results: EvaluationResults) -> tuple[ClassifierEvaluation | None, str
 def _facts(results: EvaluationResults, shown: ClassifierEvaluation | None) -> list[tuple[str, str]]:
     """Names and texts of the data and the networks."""
     first, is_single = results.networks[0], len(results.networks) == 1
-    classes = counted(len(results.class_names), "class")
     facts = [
-        ("Data", f"{results.data}, {classes}"),
+        ("Data", f"{results.data}, {results.target.describe()}"),
         ("Split", f"{results.split}, {counted(first.num_examples, 'image')}"),
     ]
     if is_single:
@@ -132,6 +142,14 @@ def _details(evaluation: ClassifierEvaluation, class_names: tuple[str, ...]) -> 
         "classes": sorted(rows, key=lambda row: (row["f1"], -row["support"])),
         "means": {"macro mean": classes.macro(), "weighted mean": classes.weighted()},
     }
+
+
+def _scatter(results: EvaluationResults) -> bytes | None:
+    """Predicted over true numbers of one network; None of several, and of classes."""
+    found = results.networks[0].evaluation
+    if len(results.networks) > 1 or not isinstance(found, NumbersEvaluation):
+        return None
+    return predicted_chart(found.names, found.targets, found.predictions)
 
 
 def _now() -> str:
@@ -182,6 +200,26 @@ def confusion_chart(confusion: Int64[np.ndarray, "k k"], class_names: Sequence[s
     axis.tick_params(length=0, labelsize=6 if has_scale else 9)
     axis.set_xlabel("prediction")
     axis.set_ylabel("label")
+    return as_png(figure)
+
+
+def predicted_chart(
+    names: Sequence[str], targets: Float[np.ndarray, "n d"], predictions: Float[np.ndarray, "n d"]
+) -> bytes:
+    """A PNG of predicted over true numbers, a panel a number; right ones lie on the line."""
+    names = names[:MAX_PANELS]
+    figure, axes = panels(len(names), 3, (4.6, 4.4))
+    for index, (name, axis) in enumerate(zip(names, axes, strict=True)):
+        true, predicted = targets[:, index], predictions[:, index]
+        both = np.concatenate([true, predicted])
+        ends = (float(both.min()), float(both.max()))
+        axis.plot(ends, ends, color="#666666", linestyle=":", lw=1)
+        opacity = float(np.clip(200 / len(true), 0.05, 0.8))
+        axis.scatter(true, predicted, s=9, color=BLUE, alpha=opacity, linewidths=0)
+        axis.set_title(name, fontsize=11, parse_math=False)
+        axis.set_xlabel("true")
+        axis.set_ylabel("predicted")
+        axis.grid(alpha=0.25)
     return as_png(figure)
 
 

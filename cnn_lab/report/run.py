@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn_lab.core.files import write_bytes, write_text
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.report.curves import learning_curves
 from cnn_lab.report.render import Report, render
 from cnn_lab.workdir.metric_writers import METRICS_FILE, metric_names, read_rows
@@ -60,8 +61,8 @@ def _facts(
     model, data, optim = config["model"]["name"], config["data"]["name"], config["optim"]
     if "num_parameters" in record:
         model += f", {record['num_parameters']:,} parameters"
-    if "class_names" in record:
-        data += f", {len(record['class_names'])} classes"
+    if "target" in record:
+        data += f", {TargetSpec.from_json(record['target']).describe()}"
     facts = [
         ("Model", model),
         ("Data", data),
@@ -83,7 +84,7 @@ def _facts(
         facts.append(("Compile time", f"{record['compile_seconds']:.1f} s"))
     selection = progress.get("selection", {})
     if selection.get("best_value") is not None:
-        metric = config["selection"]["metric"]
+        metric = record.get("selection_metric", "metric")
         value, step = selection["best_value"], selection["best_step"]
         facts.append((f"Best validation {metric}", f"{value:.4f} at step {step:,}"))
     rates = [row["examples_per_second"] for row in rows if "examples_per_second" in row]

@@ -4,8 +4,10 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageDraw
+
+from cnn_lab.core.targets import TargetSpec
 
 CELL = 88  # pixels that a small image is enlarged to, at least
 GAP, CAPTION, LABEL = 4, 14, 96
@@ -45,12 +47,13 @@ def contact_sheet(
     return buffer.getvalue()
 
 
-def target_captions(
-    targets: Int32[np.ndarray, " n"] | Float[np.ndarray, "n k"], class_names: Sequence[str]
-) -> list[str]:
-    """Captions of shares [n k]: the two largest classes of a mixed image; empty for labels [n]."""
+def target_captions(targets: Shaped[np.ndarray, "n ..."], spec: TargetSpec) -> list[str]:
+    """Captions of targets: the class, the two largest classes of a mixed image, or the numbers."""
+    class_names = spec.class_names
+    if spec.kind == "numbers":
+        return [", ".join(f"{value:.4g}" for value in row) for row in targets]
     if targets.ndim == 1:
-        return [""] * len(targets)
+        return [class_names[label] for label in targets]
     captions = []
     for shares in targets:
         largest = [k for k in np.argsort(-shares, kind="stable")[:2] if shares[k] >= 0.005]

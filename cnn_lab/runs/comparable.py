@@ -13,6 +13,7 @@ from cnn_lab.config import NO_DATA, ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.config.rules import differences
 from cnn_lab.core.errors import ConfigError, WorkdirError
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.runs.select import short_names
 from cnn_lab.workdir.run_dir import RECORD_FILE, read_config, read_record
 
@@ -137,7 +138,7 @@ class Comparable:
     """
 
     workdir: Path
-    class_names: tuple[str, ...]
+    target: TargetSpec
     data: str
     fingerprint: str
     task: str
@@ -148,7 +149,7 @@ def check_alike(first: Comparable, other: Comparable, *, averaged: bool) -> None
     """Raises a `ConfigError` for networks that cannot be compared, or not be averaged."""
     here, there = other.workdir, first.workdir
     shared = {
-        "class_names": ("classes", _few(other.class_names), _few(first.class_names)),
+        "target": ("targets", _few(other.target.names), _few(first.target.names)),
         "fingerprint": ("data", other.data, first.data),
         "task": ("task", other.task, first.task),
     }

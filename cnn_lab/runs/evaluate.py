@@ -21,6 +21,7 @@ from cnn_lab.analysis.evaluation import (
     NetworkResult,
     evaluate_classifier,
 )
+from cnn_lab.analysis.regression import NumbersEvaluation, evaluate_numbers
 from cnn_lab.analysis.scores import MeanProbabilities
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset
@@ -29,6 +30,8 @@ from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps
 from cnn_lab.runs import comparable
 from cnn_lab.runs.comparable import Comparable, EvaluationOptions, SelectedRun
 from cnn_lab.runs.split_runner import SplitRunner, examples_of
+from cnn_lab.tasks.regression import NumberPredictions
+from cnn_lab.tasks.task import Task
 from cnn_lab.train.evaluate import SplitPredictions
 from cnn_lab.train.views import check_pixels, make_views
 from cnn_lab.workdir.run_dir import count_test_opening
@@ -80,7 +83,7 @@ def evaluate_runs(
                 step = f", checkpoint {restored.step}" if are_runs else ""
                 log(f"{checkpoint.name}{step} ({number} of {len(chosen)})")
             outcome = _run(runner, restored, dataset, options.split)
-            networks.append(_score(options, checkpoint, restored.step, outcome))
+            networks.append(_score(options, checkpoint, restored, outcome))
             # At once, so that an opening is counted even if a later network fails.
             if options.split == "test" and are_runs:
                 opening = _test_opening(networks[-1:], tta)
@@ -93,7 +96,7 @@ def evaluate_runs(
         split=options.split,
         data=shared.data,
         fingerprint=shared.fingerprint,
-        class_names=shared.class_names,
+        target=shared.target,
         tta=tta,
         num_resamples=options.num_resamples,
         networks=tuple(networks),
@@ -137,6 +140,7 @@ def _check_before_running(
     for _, workdir, which in checkpoints:
         restored, dataset = runner.restore(workdir, which)
         config, network = restored.config, restored.network
+        target = network.target
         for flag, given in (("--ensemble", options.ensemble), ("--tta", options.tta != "none")):
             if given and not network.task.has_classes:
                 problem = f"{flag} is for classification; {workdir} is none: leave it out."
@@ -146,8 +150,8 @@ def _check_before_running(
         examples = "test", repr(config.data.classes).encode()  # the whole split
         if options.split != "test":
             examples = _identity(examples_of(options.split, dataset, config))
-        info, names = dataset.info, network.class_names
-        found = Comparable(workdir, names, info.name, info.fingerprint, config.task.name, examples)
+        info, task = dataset.info, config.task.name
+        found = Comparable(workdir, target, info.name, info.fingerprint, task, examples)
         first = first or found
         comparable.check_alike(first, found, averaged=options.ensemble)
     assert first is not None
@@ -159,8 +163,9 @@ class _Outcome:
     """One network run over a split, and over the validation examples if these are others.
 
     Attributes:
-        predictions: of a classifier; None for other tasks.
-        held_out: None where there are no validation examples, or their outputs are not finite.
+        predictions: None for tasks whose outputs are not one vector an image.
+        held_out: of a classifier, for its temperature; None where there are no validation
+            examples, or their outputs are not finite.
         held_out_examples: which ones these are.
     """
 
@@ -179,18 +184,20 @@ def _run(runner: SplitRunner, restored: RestoredRun, dataset: Dataset, split: st
     seconds = time.perf_counter() - start
     if not isinstance(found, SplitPredictions):
         return _Outcome(len(subset), seconds, found)
+    if not restored.network.task.has_classes:
+        return _Outcome(len(subset), seconds, found.metrics, found)
     held_out: HeldOut = "same" if split == "validation" else None
     examples = None
     validation = choose_examples(dataset, restored.config.data)[1]
     if held_out is None and len(validation):
         predicted: Any = runner.run(restored, validation, "validation")
-        if np.isfinite(predicted.logits).all():
-            held_out, examples = (predicted.logits, predicted.labels), _identity(validation)
+        if np.isfinite(predicted.outputs).all():
+            held_out, examples = (predicted.outputs, predicted.labels), _identity(validation)
     return _Outcome(len(subset), seconds, found.metrics, found, held_out, examples)
 
 
 def _score(
-    options: EvaluationOptions, checkpoint: Checkpoint, step: int, outcome: _Outcome
+    options: EvaluationOptions, checkpoint: Checkpoint, restored: RestoredRun, outcome: _Outcome
 ) -> NetworkResult:
     means, predictions = outcome.metrics, outcome.predictions
     evaluation, num_unusable = None, 0
@@ -198,24 +205,47 @@ def _score(
         if options.tta != "none":
             # The loss of averaged probabilities need not be the task's; see `log_loss`.
             means = {name: value for name, value in means.items() if name != "loss"}
-        num_unusable = int((~np.isfinite(predictions.logits)).any(1).sum())
+        num_unusable = int((~np.isfinite(predictions.outputs)).any(1).sum())
         if not num_unusable:
-            evaluation = evaluate_classifier(
-                predictions.logits,
-                predictions.labels,
-                means=means,
-                held_out=outcome.held_out,
-                num_resamples=options.num_resamples,
-            )
+            evaluation = _evaluation(options, restored.network.task, outcome, predictions, means)
     return NetworkResult(
         name=checkpoint.name,
         workdir=str(checkpoint.workdir),
-        step=step,
+        step=restored.step,
         num_examples=outcome.num_examples,
         seconds=outcome.seconds,
         means=means,
         evaluation=evaluation,
         num_unusable=num_unusable,
+    )
+
+
+def _evaluation(
+    options: EvaluationOptions,
+    task: Task,
+    outcome: _Outcome,
+    found: SplitPredictions,
+    means: dict[str, float],
+) -> ClassifierEvaluation | NumbersEvaluation | None:
+    """All figures of classes or of numbers; None of other predictions."""
+    num_resamples = options.num_resamples
+    if task.has_classes:
+        return evaluate_classifier(
+            found.outputs,
+            found.labels,
+            means=means,
+            held_out=outcome.held_out,
+            num_resamples=num_resamples,
+        )
+    predictions = task.predictions(found.outputs)
+    if not isinstance(predictions, NumberPredictions):
+        return None
+    return evaluate_numbers(
+        predictions.values,
+        found.labels,
+        predictions.names,
+        means=means,
+        num_resamples=num_resamples,
     )
 
 
@@ -232,13 +262,13 @@ class _Ensemble:
     def add(self, workdir: Path, outcome: _Outcome) -> None:
         """Adds a classifier; refuses one whose outputs are not finite."""
         assert outcome.predictions is not None
-        if not np.isfinite(outcome.predictions.logits).all():
+        if not np.isfinite(outcome.predictions.outputs).all():
             problem = f"The outputs of {workdir} are not finite; leave it out of --ensemble."
             raise ConfigError(problem, where="--ensemble")
         if self._labels is None:
             self._labels = outcome.predictions.labels
             self._held_out_examples = outcome.held_out_examples
-        self._probabilities.add(outcome.predictions.logits)
+        self._probabilities.add(outcome.predictions.outputs)
         is_same = outcome.held_out_examples == self._held_out_examples
         if isinstance(outcome.held_out, tuple) and is_same:
             logits, self._held_out_labels = outcome.held_out

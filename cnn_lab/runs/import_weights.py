@@ -80,8 +80,7 @@ def import_weights(
     )
     network = Network(
         make(len(names)),
-        classification("cross_entropy"),
-        names,
+        classification(class_names=names),
         shape,
         preprocess or Preprocess(*published_pixels(model)),
     )
@@ -164,7 +163,7 @@ def write_run(
                     environment(),
                     0,
                     config=to_dict(config),
-                    class_names=list(network.class_names),
+                    target=dataclasses.asdict(network.target),
                     num_parameters=trees.count(variables["params"]),
                     **facts,
                 )

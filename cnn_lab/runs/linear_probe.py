@@ -82,7 +82,11 @@ def fit_linear_probe(
             inputs = _read_inputs(experiment, state)
         with np.errstate(over="ignore", invalid="ignore"):  # checked below
             output = fit_output(
-                inputs, labels, len(network.class_names), strength, network.class_weights
+                inputs,
+                labels,
+                network.task.num_outputs,
+                strength,
+                network.measured.get("class_weights"),
             )
             logits = jnp.asarray(inputs @ output.kernel + output.bias)
         values = network.task.metrics(logits, {"label": jnp.asarray(labels)})

@@ -1,45 +1,38 @@
-"""Class probabilities of images by a trained network."""
+"""Predictions for images by a trained network."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 
 from cnn_lab.data.decoding import looks_inverted, read_image_file
 from cnn_lab.experiment.restore import RestoredRun
+from cnn_lab.tasks.task import Predictions
 
 BATCH_SIZE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class ImagePredictions:
-    """Predictions for images.
+    """Predictions for images, and which of these may be negatives of what the network knows.
 
-    Those that may be negatives are about as bright as one of the training images; none in colour.
+    Those are about as bright as the negative of one of the training images; none in colour.
     """
 
-    class_names: tuple[str, ...]
-    probabilities: Float[np.ndarray, "n k"]
+    predictions: Predictions
     may_be_negatives: Bool[np.ndarray, " n"]
-
-    def top(self, count: int) -> list[list[tuple[str, float]]]:
-        """Names and probabilities of the most probable classes of each image, best first."""
-        return [
-            [(self.class_names[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:count]]
-            for row in self.probabilities
-        ]
 
 
 def predict_files(
     restored: RestoredRun, paths: Sequence[Path], *, invert: bool = False
 ) -> ImagePredictions:
-    """Classifies PNG or JPEG files, at least one, in the colours and size of the training images.
+    """Predictions for PNG or JPEG files, at least one.
 
-    `invert` exchanges black and white first. A file that cannot be read is a `DataError`.
+    They are brought to the colours and size of the training images; `invert` exchanges black and
+    white first. A file that cannot be read is a `DataError`.
     """
     shape = restored.network.image_shape
     images = np.stack([read_image_file(path, shape) for path in paths])
@@ -47,21 +40,21 @@ def predict_files(
 
 
 def predict(restored: RestoredRun, images: UInt8[np.ndarray, "n h w c"]) -> ImagePredictions:
-    """Classifies images of the size and channels that the network was trained on."""
+    """Predictions for images of the size and channels that the network was trained on."""
     network = restored.network
 
     @jax.jit
-    def probabilities_of(variables, images):
-        logits = network.model.apply(variables, network.preprocess(images), train=False)
-        return jax.nn.softmax(jnp.asarray(logits))
+    def outputs_of(variables, images):
+        return network.model.apply(variables, network.preprocess(images), train=False)
 
     batch_size = min(BATCH_SIZE, len(images))
     batches = []
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
-        batches.append(np.asarray(probabilities_of(restored.variables, filled))[: len(part)])
+        batches.append(np.asarray(outputs_of(restored.variables, filled))[: len(part)])
     mean, may_be_negatives = network.preprocess.mean, np.zeros(len(images), bool)
     if len(mean) == 1:
         may_be_negatives = looks_inverted(images, mean[0])
-    return ImagePredictions(network.class_names, np.concatenate(batches), may_be_negatives)
+    predictions = network.task.predictions(np.concatenate(batches))
+    return ImagePredictions(predictions, may_be_negatives)

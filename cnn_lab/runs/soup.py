@@ -111,7 +111,7 @@ def mean_params(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
         for what, one, other in (
             ("model", to_dict(first.config.model), to_dict(member.config.model)),
             ("image shape", first.network.image_shape, member.network.image_shape),
-            ("class names", first.network.class_names, member.network.class_names),
+            ("targets", first.network.target, member.network.target),
             ("preprocessing", first.network.preprocess, member.network.preprocess),
         ):
             if one != other:

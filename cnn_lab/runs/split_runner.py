@@ -86,7 +86,7 @@ class SplitRunner:
     def run(
         self, restored: RestoredRun, subset: Subset, split: str
     ) -> SplitPredictions | dict[str, float]:
-        """Runs a split through a network: predictions of a classifier, metrics of another task."""
+        """Runs a split through a network: its predictions, or metrics of outputs of many pixels."""
         config, network = restored.config, restored.network
         batch_size = config.evaluate.batch_size
         data = json.dumps([to_dict(config.data), network.metadata(), batch_size])
@@ -102,7 +102,7 @@ class SplitRunner:
             loader = self._loaders[data, split]
             self._programs[data, split, model] = (
                 SplitPredictor(network.model.apply, network.task, loader, mesh, views=self._views)
-                if network.task.has_classes
+                if network.task.model_outputs == "logits"
                 else Evaluator(network.model.apply, network.task, loader, mesh)
             )
         return self._programs[data, split, model](restored.variables)

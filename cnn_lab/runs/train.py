@@ -56,11 +56,13 @@ class Result:
 
     Attributes:
         status: `finished`, `stopped early` or `interrupted`.
+        metric: the validation metric that the best weights are chosen by.
         progress: steps done, best validation value.
         ran: whether this call trained at all; False on a run that had ended before.
     """
 
     status: str
+    metric: str
     progress: Progress
     ran: bool
 
@@ -104,7 +106,8 @@ def run_training(
         if lineage is not None:
             check_same_source(config, lineage, workdir, processes)
         if record.get("status") in ENDED:
-            return Result(record["status"], Progress.from_json(record["progress"]), ran=False)
+            progress = Progress.from_json(record["progress"])
+            return Result(record["status"], components.selection.metric, progress, ran=False)
         open_data = functools.partial(open_dataset, progress=log)
         experiment = build_experiment(config, open_data, components=components, lineage=lineage)
         for loader in experiment.loaders():
@@ -165,7 +168,8 @@ def run_training(
             config=to_dict(config),
             fingerprint=experiment.fingerprint,
             loader=experiment.train_loader.name,
-            class_names=list(experiment.network.class_names),
+            target=dataclasses.asdict(experiment.network.target),
+            selection_metric=components.selection.metric,
             num_parameters=num_parameters,
             compile_seconds=compile_seconds,
             **(
@@ -197,7 +201,7 @@ def run_training(
                 outcome = trainer.train(state, progress, phase, num_parameters)
             ended = dataclasses.asdict(outcome.progress)
             session.update(outcome.status, ended["step"], progress=ended)
-        return Result(outcome.status, outcome.progress, ran=True)
+        return Result(outcome.status, components.selection.metric, outcome.progress, ran=True)
 
 
 def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: Path) -> None:

@@ -148,6 +148,7 @@ class Trainer:
             metadata=experiment.network.metadata(),
             training_log=self.training_log,
             learning_rate=experiment.learning_rate,
+            summarize=experiment.network.task.summarize,
             diagnose=lambda state, step: experiment.explain_non_finite(state, step, self._saved()),
             hooks=self.hooks,
         )

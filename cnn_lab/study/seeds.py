@@ -87,9 +87,9 @@ def _compare(
     validation = [[r for r in run if r["split"] == "validation"] for run in rows.values()]
     summary: dict[str, Any] = {"seeds": list(runs), "diverged": diverged}
     if all(validation):
-        metric = config.selection.metric
+        selection = make_components(config).selection
+        metric, choose = selection.metric, {"min": min, "max": max}[selection.mode]
         last = {name: [run[-1][name] for run in validation] for name in ("loss", metric)}
-        choose = {"min": min, "max": max}[make_components(config).selection.mode]
         best = [choose(_finite(run, metric)) for run in validation]
         log(f"Validation over {len(runs)} seeds, mean +- standard deviation (95 % interval):")
         shown = {f"last {name}": values for name, values in last.items()}

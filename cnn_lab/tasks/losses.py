@@ -1,11 +1,11 @@
 """Losses: one value [n] per example, so that weights, padding and accumulation stay exact.
 
-Logits [n k] are unbounded. A target is a class per example [n], in [0, k), or shares of classes
-[n k] that add up to 1, as of mixed images. No loss is below 0.
+Logits [n k] are unbounded. The target of a loss of classes is a class per example [n], in [0, k),
+or shares of classes [n k] that add up to 1, as of mixed images; that of a loss of numbers has the
+shape of the outputs. No loss is below 0.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from cnn_lab.config.values import NonNegative, Positive, ProperFraction, check_options
-from cnn_lab.core.arrays import Logits, PerExample, Targets
+from cnn_lab.core.arrays import Logits, Numbers, PerExample, Targets
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.registry import Registry
+from cnn_lab.core.targets import PLURALS, TargetKind
 
 Loss = Callable[[Logits, Targets], PerExample]
 
@@ -26,10 +27,12 @@ class LossEntry:
     """A loss that a config may name: (logits, targets, **options) -> losses.
 
     Attributes:
+        target: the kind of targets that it is for.
         needs_one_class: whether targets must be classes, not shares, so that no images are mixed.
     """
 
     function: Callable[..., PerExample]
+    target: TargetKind = "class"
     needs_one_class: bool = False
 
 
@@ -104,12 +107,58 @@ def squared_error(outputs: Logits, targets: Targets) -> PerExample:
     return 0.5 * jnp.sum(jnp.square(outputs.astype(jnp.float32) - shares), axis=-1)
 
 
+@LOSSES.register(target="numbers")
+def squared(outputs: Numbers, targets: Numbers) -> PerExample:
+    """Half the squared error, the mean over the numbers."""
+    return jnp.mean(optax.l2_loss(outputs.astype(jnp.float32), targets), axis=-1)
+
+
+@LOSSES.register(target="numbers")
+def absolute(outputs: Numbers, targets: Numbers) -> PerExample:
+    """The absolute error, the mean over the numbers; its optimum is the median."""
+    return jnp.mean(jnp.abs(outputs.astype(jnp.float32) - targets), axis=-1)
+
+
+@LOSSES.register(target="numbers")
+def huber(outputs: Numbers, targets: Numbers, delta: Positive = 1.0) -> PerExample:
+    """Half the squared error up to `delta`, linear beyond it (Huber 1964, Annals of Mathematical
+    Statistics 35(1)); the mean over the numbers.
+
+    Args:
+        delta: error at which the parabola becomes a line, positive; in deviations of the training
+            targets, as the task `regression` learns them.
+    """  # noqa: D205 - a citation
+    errors = optax.huber_loss(outputs.astype(jnp.float32), targets, delta=delta)
+    return jnp.mean(errors, axis=-1)
+
+
+def check_loss(name: str, options: Mapping[str, Any], target: TargetKind) -> dict[str, Any]:
+    """Returns the options of a loss, checked, if there is one of that name for such targets.
+
+    Raises:
+        ConfigError: unknown name or option, or a loss of other targets.
+    """
+    entry = LOSSES.lookup(name, "config.task.loss")
+    if entry.target != target:
+        raise ConfigError(
+            f"The loss {name!r} is for {PLURALS[entry.target]}, not for {PLURALS[target]}",
+            where="config.task.loss",
+            found=name,
+            allowed=[other for other, loss in LOSSES.items() if loss.target == target],
+        )
+    return check_options(entry.function, options, "config.task.loss_options", "config.task.loss")
+
+
 def make_loss(
-    name: str, options: Mapping[str, Any], class_weights: Sequence[float] | None = None
+    name: str,
+    options: Mapping[str, Any],
+    target: TargetKind = "class",
+    class_weights: Sequence[float] | None = None,
 ) -> Loss:
     """The loss of that name, with the options that its function declares.
 
     Args:
+        target: the kind of the targets.
         class_weights: one factor a class, at least 0, of the losses of its examples; an example of
             mixed classes gets the mean of theirs. The mean over a batch is taken over examples, not
             over factors, so that the parts of a batch add up to the whole.
@@ -117,9 +166,21 @@ def make_loss(
     Raises:
         ConfigError: unknown name or option.
     """
-    loss = LOSSES.lookup(name, "config.task.loss").function
-    chosen = check_options(loss, options, "config.task.loss_options", "config.task.loss")
-    plain = functools.partial(loss, **chosen) if chosen else loss
+    chosen = check_loss(name, options, target)
+    function: Any = LOSSES[name].function
+
+    def plain(outputs: Logits, targets: Targets) -> PerExample:
+        losses = function(outputs, targets, **chosen)
+        if jnp.shape(losses) != outputs.shape[:1]:
+            raise ConfigError(
+                f"The loss {name!r} gives an array of shape {jnp.shape(losses)} for a batch of "
+                f"{len(outputs)}; a loss must give one value an example, {outputs.shape[:1]}.",
+                where="config.task.loss",
+                found=jnp.shape(losses),
+                allowed=f"{outputs.shape[:1]}",
+            )
+        return losses
+
     if class_weights is None:
         return plain
 

@@ -5,10 +5,12 @@ examples were grouped.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from cnn_lab.core.arrays import Logits, PerExample, Scalar, Targets
+from cnn_lab.core.errors import ConfigError
 
 Pair = tuple[Scalar, Scalar]
 
@@ -20,6 +22,24 @@ def accuracy(logits: Logits, targets: Targets) -> PerExample:
     """
     labels = jnp.argmax(targets, axis=-1) if targets.ndim == 2 else targets
     return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+
+
+def example_weights(batch: Mapping[str, Any]) -> PerExample:
+    """The weights of a batch's examples [n]: its `weight`, or ones where it has none.
+
+    Raises:
+        ConfigError: they are not one number an example.
+    """
+    num_examples = len(batch["image"])
+    if "weight" not in batch:
+        return jnp.ones(num_examples, jnp.float32)
+    if jnp.shape(batch["weight"]) != (num_examples,):
+        raise ConfigError(
+            where="The shape of `weight` in a batch",
+            found=jnp.shape(batch["weight"]),
+            allowed=f"({num_examples},), one number an image",
+        )
+    return batch["weight"]
 
 
 def weighted_pairs(values: Mapping[str, PerExample], weights: PerExample) -> dict[str, Pair]:

@@ -9,6 +9,7 @@ import numpy as np
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.core.errors import DivergedError
+from cnn_lab.tasks.metrics import example_weights
 from cnn_lab.tasks.task import Task
 from cnn_lab.train.frozen import as_evaluated, frozen_layers
 from cnn_lab.train.gradient import micro_batch_key, split
@@ -105,7 +106,7 @@ def _first_place(
 
     def total(params: Tree):
         values, changed = losses(params)
-        return (values * batch["weight"]).sum(), (values, changed)
+        return (values * example_weights(batch)).sum(), (values, changed)
 
     (_, (values, changed)), gradients = jax.value_and_grad(total, has_aux=True)(state.params)
     flat = trees.flatten(changed.pop("intermediates"))

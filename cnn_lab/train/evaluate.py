@@ -13,14 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Images, Tree
 from cnn_lab.core.errors import TrainingError
 from cnn_lab.data.loaders.loader import Loader
+from cnn_lab.data.source import Labels
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.tasks.metrics import weighted_pairs
+from cnn_lab.tasks.metrics import example_weights, weighted_pairs
 from cnn_lab.tasks.task import Task, last_logits
 from cnn_lab.train.stepper import (
     Program,
@@ -60,7 +61,7 @@ class Evaluator:
 
         def pairs_of(variables: Tree, batch: Tree) -> Tree:
             outputs = self._apply(variables, batch["image"], train=False)
-            return weighted_pairs(self._task.metrics(outputs, batch), batch["weight"])
+            return weighted_pairs(self._task.metrics(outputs, batch), example_weights(batch))
 
         self._program = self._program or compile_evaluate(
             pairs_of, self._loader, self._mesh, variables
@@ -94,22 +95,22 @@ class Evaluator:
         if any(count != num_examples for count in counted.values()):
             problem = f"The evaluation counted {counted} examples instead of {num_examples}."
             raise TrainingError(problem, found=counted, allowed=str(num_examples))
-        return {name: _exact_sum(sums[name]) / counted[name] for name in sums}
+        means = {name: _exact_sum(sums[name]) / counted[name] for name in sums}
+        return self._task.summarize(means)
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitPredictions:
-    """The outputs of a classifier for a split, a row an example in the split's order.
+    """The outputs of a network for a split, a row an example in the split's order.
 
     Attributes:
-        logits: [n k]; over several views the logarithm of the mean of their probabilities, which
-            are logits too.
-        labels: [n].
+        outputs: [n k], of a classifier logits; over several views the task's average of theirs.
+        labels: [n], or [n d] numbers.
         metrics: the task's metrics of these outputs.
     """
 
-    logits: Float32[np.ndarray, "n k"]
-    labels: Int32[np.ndarray, " n"]
+    outputs: Float32[np.ndarray, "n k"]
+    labels: Labels
     metrics: dict[str, float]
 
 
@@ -118,8 +119,8 @@ class SplitPredictor:
 
     Args:
         apply, task, loader, mesh: as in `Evaluator`.
-        views: normalised images -> normalised images that the network sees; probabilities are
-            averaged over all of them.
+        views: normalised images -> normalised images that the network sees; the task averages
+            the outputs of all of them.
         max_bytes: of the outputs that one call may return, as far as one step allows.
     """
 
@@ -141,11 +142,11 @@ class SplitPredictor:
     def __call__(self, variables: Tree) -> SplitPredictions:
         """Runs the split through the network once."""
         program = self.compile(variables).call
-        logits, labels, sums = [], [], {}
+        outputs, labels, sums = [], [], {}
         loader, mesh = self._loader, self._mesh
         for rows, pairs in _calls(program, variables, loader, mesh, self._steps_per_call):
             real = rows["weight"] > 0
-            logits.append(rows["logits"][real])
+            outputs.append(rows["outputs"][real])
             labels.append(rows["label"][real])
             for name, (step_sums, _) in pairs.items():
                 sums.setdefault(name, []).extend(step_sums.tolist())
@@ -155,22 +156,23 @@ class SplitPredictor:
                 f"The outputs of {num_seen} examples were collected instead of {num_examples}."
             )
             raise TrainingError(problem, found=num_seen, allowed=str(num_examples))
-        metrics = {name: _exact_sum(values) / num_seen for name, values in sums.items()}
-        return SplitPredictions(np.concatenate(logits), np.concatenate(labels), metrics)
+        means = {name: _exact_sum(values) / num_seen for name, values in sums.items()}
+        metrics = self._task.summarize(means)
+        return SplitPredictions(np.concatenate(outputs), np.concatenate(labels), metrics)
 
     def compile(self, variables: Tree) -> Program:
         """Compiles (variables, device_arrays, raw_batches, num_steps) -> (rows, pairs), once.
 
-        Rows are `logits`, `label` and `weight` [steps n ...], pairs those of the metrics [steps].
+        Rows are `outputs`, `label` and `weight` [steps n ...], pairs those of the metrics [steps].
         """
         if self._program is not None:
             return self._program
-        loader, logits_of = self._loader, _over_views(self._apply, self._views)
+        loader, outputs_of = self._loader, _over_views(self._apply, self._task, self._views)
 
         def rows_of(variables: Tree, batch: Tree) -> tuple[Tree, Tree]:
-            logits = logits_of(variables, batch["image"])
-            pairs = weighted_pairs(self._task.metrics(logits, batch), batch["weight"])
-            return {"logits": logits, "label": batch["label"], "weight": batch["weight"]}, pairs
+            outputs = outputs_of(variables, batch["image"])
+            pairs = weighted_pairs(self._task.metrics(outputs, batch), example_weights(batch))
+            return {"outputs": outputs, "label": batch["label"], "weight": batch["weight"]}, pairs
 
         def first(variables: Tree, device_arrays: Tree, raw_batches: Tree) -> Tree:
             batch = loader.prepare(device_arrays, batch_at(raw_batches, 0), jax.random.key(0))
@@ -259,19 +261,17 @@ def _exact_sum(values: list[float]) -> float:
     return math.fsum(values) if np.isfinite(values).all() else math.nan
 
 
-def _over_views(apply: Callable[..., Any], views: Sequence[View]) -> Callable[..., Any]:
-    """(variables, images) -> float32 logits of one view, or of the mean probabilities of many."""
+def _over_views(apply: Callable[..., Any], task: Task, views: Sequence[View]) -> Callable[..., Any]:
+    """(variables, images) -> float32 outputs [n k] of one view, or the average of many."""
 
-    def logits_of(variables, images: Images):
+    def outputs_of(variables, images: Images):
         return last_logits(apply(variables, images, train=False)).astype(jnp.float32)
 
     def over_views(variables, images: Images):
         if len(views) == 1:
-            return logits_of(variables, views[0](images))
+            return outputs_of(variables, views[0](images))
         stacked = jnp.stack([view(images) for view in views])
         # A loop, so that the network is compiled once and holds the maps of one view at a time.
-        logits = jax.lax.map(lambda seen: logits_of(variables, seen), stacked)
-        summed = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0)
-        return summed - math.log(len(views))
+        return task.average(jax.lax.map(lambda seen: outputs_of(variables, seen), stacked))
 
     return over_views

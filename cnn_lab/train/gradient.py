@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.distributed.mesh import BATCH_AXES, DeviceMesh
-from cnn_lab.tasks.metrics import Pair, weighted_pairs
+from cnn_lab.tasks.metrics import Pair, example_weights, weighted_pairs
 from cnn_lab.train.frozen import apply_in_training
 from cnn_lab.train.state import MICRO_BATCH_STREAM
 
@@ -47,7 +47,7 @@ def make_summed_loss(
         outputs, collections = apply_in_training(
             model, params, collections, frozen, batch["image"], key
         )
-        pairs = weighted_pairs(task.metrics(outputs, batch), batch["weight"])
+        pairs = weighted_pairs(task.metrics(outputs, batch), example_weights(batch))
         return pairs["loss"][0], (pairs, collections)
 
     if not rematerialise:

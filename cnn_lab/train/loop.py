@@ -33,6 +33,7 @@ class TrainLoop:
         update_batch_stats: measures batch statistics of averaged weights before they are used.
         metadata: JSON values that go into every checkpoint.
         learning_rate: step -> rate, for the rows.
+        summarize: means of per-example values -> metrics, for the rows.
         diagnose: (state before a step that was not finite, the step) -> the error to raise.
         hooks: observers, called with the updates made; they see a step and change nothing.
     """
@@ -46,6 +47,7 @@ class TrainLoop:
     metadata: Mapping[str, Any]
     training_log: TrainingLog
     learning_rate: Callable[[int], float]
+    summarize: Callable[[Mapping[str, float]], dict[str, float]]
     diagnose: Callable[[TrainState, int], Exception]
     hooks: Sequence[Callable[[int], None]] = ()
 
@@ -76,7 +78,8 @@ class TrainLoop:
             progress.seconds += time.perf_counter() - started
             if intervals.logs_at(stop):
                 rate = self.learning_rate(stop - 1) * progress.plateau.scale
-                log.training_row(stop, {**progress.means(), "learning_rate": rate})
+                metrics = self.summarize(progress.means())
+                log.training_row(stop, {**metrics, "learning_rate": rate})
                 progress.sums = {}
             with log.paused():
                 if intervals.evaluates_at(stop):

@@ -152,10 +152,10 @@ def _prepare(dataset: "Dataset") -> int:
     height, width, channels = info.image_shape
     size = f"{height}x{width}" if height and width else "images of various sizes,"
     log(f"{info.name} is ready in {dataset.storage.directory}")
-    names = ", ".join(info.class_names[:MAX_LISTED])
-    others = " ..." if info.num_classes > MAX_LISTED else ""
-    classes = f"{counted(info.num_classes, 'class')}: {names}{others}"
-    log(f"  {size} {counted(channels, 'channel')}, {classes}")
+    names = ", ".join(info.target.names[:MAX_LISTED])
+    others = " ..." if len(info.target.names) > MAX_LISTED else ""
+    targets = f"{info.target.describe()}: {names}{others}"
+    log(f"  {size} {counted(channels, 'channel')}, {targets}")
     log("  " + ", ".join(f"{split} {count:,}" for split, count in info.split_sizes.items()))
     log(f"  licence: {info.licence}")
     return 0
@@ -202,9 +202,13 @@ def _show(values: FlagValues, data: DataConfig, dataset: "Dataset") -> int:
         num_versions=NUM_VERSIONS,
         seed=values.seed,
     )
-    class_names = train.source.info.class_names
-    captions = [["original", *target_captions(row, class_names)] for row in targets]
-    names = [class_names[label] for label in labels]
+    target = train.source.info.target
+    mixed = targets.ndim > labels.ndim + 1
+    captions = [
+        ["original", *(target_captions(row, target) if mixed else [""] * len(row))]
+        for row in targets
+    ]
+    names = target_captions(labels, target)
     write_bytes(Path(values.out), contact_sheet(images, names, captions))
     recipe = f"{data.augment.recipe or default_recipe(data.name)}, {data.augment.strength}"
     options = "".join(f", {n} {flag_text(v)}" for n, v in data.augment.options.items())

@@ -82,7 +82,7 @@ def main(invocation: Invocation) -> int:
     result = run_training(config, workdir, primary_log, processes=processes)
     again = Invocation(values, [], [])  # the run's config has all overrides
     named = {"config": workdir / "config.json"}
-    return end(again, config, workdir, result, processes, named)
+    return end(again, workdir, result, processes, named)
 
 
 def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:

@@ -36,6 +36,7 @@ DETAILED = {
     "optimizers": ("config.optim.name", "config.optim.options"),
     "schedules": ("config.optim.schedule.name", "config.optim.schedule.options"),
     "losses": ("config.task.loss", "config.task.loss_options"),
+    "tasks": ("config.task.name", "config.task.options"),
     "augmentations": ("config.data.augment.recipe", "config.data.augment.options"),
 }
 # Options that take a name which another listing shows.

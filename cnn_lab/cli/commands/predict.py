@@ -1,4 +1,4 @@
-"""Names the most probable classes of PNG or JPEG files.
+"""Predicts the classes, or the numbers, of PNG or JPEG files.
 
 Images are converted to the gray or colour and the size that the network was trained with. Digits
 nets expect light strokes on black, as their training images are; `--invert` turns dark on white.
@@ -22,13 +22,13 @@ MAX_SHOWN = 5  # files in the hint
 FLAGS = (
     WORKDIR,
     CHECKPOINT,
-    Flag("top", "how many classes to name", Count, 3),
+    Flag("top", "how many of the most probable classes to name", Count, 3),
     Flag("invert", "exchange black and white first", bool),
 )
 
 
 def main(invocation: Invocation) -> int:
-    """Prints path, then class and probability of the top classes, one image a line."""
+    """Prints path, then probabilities of the top classes or the numbers, one image a line."""
     values, paths = invocation.flags, [Path(argument) for argument in invocation.arguments]
     if not paths:
         raise ConfigError("predict needs image files: cnn-lab predict --workdir=DIR IMAGE...")
@@ -37,14 +37,11 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.runs.predict import predict_files
 
     restored = restore_run(Path(values.workdir), values.checkpoint)
-    predictions = predict_files(restored, paths, invert=values.invert)
-    for path, top in zip(paths, predictions.top(values.top), strict=True):
-        named = "  ".join(f"{name} {probability:.4f}" for name, probability in top)
-        sys.stdout.write(f"{path}  {named}\n")
+    found = predict_files(restored, paths, invert=values.invert)
+    for path, line in zip(paths, found.predictions.describe(values.top), strict=True):
+        sys.stdout.write(f"{path}  {line}\n")
     negatives = [
-        str(path)
-        for path, may_be in zip(paths, predictions.may_be_negatives, strict=True)
-        if may_be
+        str(path) for path, may_be in zip(paths, found.may_be_negatives, strict=True) if may_be
     ]
     if negatives:
         sys.stdout.flush()

@@ -92,7 +92,7 @@ def main(invocation: Invocation) -> int:
             config, workdir, primary_log, processes=processes, profile_steps=profile_steps
         )
     again = {"config": values.config, "workdir": workdir, "seeds": values.seeds}
-    return end(invocation, config, workdir, result, processes, again)
+    return end(invocation, workdir, result, processes, again)
 
 
 def load_experiment(invocation: Invocation) -> ExperimentConfig:
@@ -114,7 +114,6 @@ def load_experiment(invocation: Invocation) -> ExperimentConfig:
 
 def end(
     invocation: Invocation,
-    config: ExperimentConfig,
     workdir: Path,
     result: "Result",
     processes: "Processes",
@@ -150,8 +149,7 @@ def end(
     ran = "Run" if result.ran else "Nothing to do: this run has"
     log(f"{ran} {result.status} at step {progress.step}.")
     if best.best_value is not None:
-        metric = config.selection.metric
-        log(f"  best validation {metric}  {best.best_value:.4f} at step {best.best_step}")
+        log(f"  best validation {result.metric}  {best.best_value:.4f} at step {best.best_step}")
     log(f"  checkpoints  {workdir / 'checkpoints'}")
     log(f"  metrics      {workdir / 'metrics.jsonl'}")
     log(f"  curves       {report.beside}")

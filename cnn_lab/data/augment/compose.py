@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int, Int32, Int64, UInt8
+from jaxtyping import Array, Float32, Int, Int64, Shaped, UInt8
 
 from cnn_lab.core.arrays import Key, Labels, RawImages
 from cnn_lab.core.errors import ConfigError
@@ -123,10 +123,10 @@ def augmented_versions(
     train: Subset, augmentation: Augmentation, *, num_images: int, num_versions: int, seed: int
 ) -> tuple[
     UInt8[np.ndarray, "n versions h w c"],
-    Int32[np.ndarray, " n"],
-    Int32[np.ndarray, "n _"] | Float32[np.ndarray, "n _ k"],
+    Shaped[np.ndarray, "n ..."],
+    Shaped[np.ndarray, "n _ ..."],
 ]:
-    """Augments some training images, equally many of each class, several times.
+    """Augments some training images, equally many of each class if there are any, several times.
 
     Returns:
         The images, the original of each first; their labels; and the targets of the augmented
@@ -134,7 +134,7 @@ def augmented_versions(
     """
     num_classes = train.source.info.num_classes
     augment = jax.jit(make_augment(augmentation, train.source.fixed_shape, num_classes))
-    batch = train.source.read(train.indices[_one_a_class(train.labels, num_images, seed)])
+    batch = train.source.read(train.indices[_one_a_class(train.strata, num_images, seed)])
     images, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
     versions, targets = [batch["image"]], []
     for version in range(num_versions):

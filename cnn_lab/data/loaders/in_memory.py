@@ -51,10 +51,10 @@ def put_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tre
 def shapes_of_split(source: Source, mesh: DeviceMesh, *, sharded: bool = False) -> Tree:
     """Shapes of the arrays that `put_split` would return; no pixel is read."""
     length = _padded_length(source, mesh) if sharded else len(source)
-    sharding = mesh.sharded if sharded else None
+    sharding, target = mesh.sharded if sharded else None, source.info.target
     return {
         "image": jax.ShapeDtypeStruct((length, *source.fixed_shape), np.uint8, sharding=sharding),
-        "label": jax.ShapeDtypeStruct((length,), np.int32, sharding=sharding),
+        "label": jax.ShapeDtypeStruct((length, *target.shape), target.dtype, sharding=sharding),
     }
 
 

@@ -99,10 +99,10 @@ class StreamingLoader:
 
     def raw_shapes(self) -> Tree:
         """Shapes and dtypes of a raw batch, stacked [1 n ...]."""
-        rows = (1, self.sampler.batch_size)
+        rows, target = (1, self.sampler.batch_size), self.source.info.target
         return {
             "image": jax.ShapeDtypeStruct((*rows, *self.source.fixed_shape), jnp.uint8),
-            "label": jax.ShapeDtypeStruct(rows, jnp.int32),
+            "label": jax.ShapeDtypeStruct((*rows, *target.shape), target.dtype),
             "weight": jax.ShapeDtypeStruct(rows, jnp.float32),
         }
 

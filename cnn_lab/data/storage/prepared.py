@@ -229,10 +229,11 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
         problem = f"{directory} lacks {', '.join(absent[:3])}"
         remedy = "delete it and prepare the data again."
         raise DataError(f"{problem}; {remedy}", where=str(directory / absent[0]))
-    storage, shape, class_names = _features(directory, info.features)
     metadata: dict[str, Any] = dict(info.metadata or {})
+    storage, shape, class_names, value_names = _features(directory, info.features, metadata)
     if "content_sha256" in metadata:
         content = {"classes": class_names, "splits": metadata["content_sha256"]}
+        content |= {"values": value_names} if value_names else {}
     else:
         content = _ends_of_files(directory)
     if num_skipped := metadata.get("num_skipped", 0):
@@ -240,6 +241,7 @@ def read_prepared(directory: Path, name: str) -> tuple[Storage, SourceInfo]:
     return storage, SourceInfo(
         name=name,
         class_names=class_names,
+        value_names=value_names,
         image_shape=shape,
         split_sizes=splits,
         licence=info.redistribution_info.license or "not stated",
@@ -266,7 +268,10 @@ def _ends_of_files(directory: Path) -> Mapping[str, Any]:
     return ends
 
 
-def _features(directory: Path, features: Any) -> tuple[Storage, ImageShape, tuple[str, ...]]:
+def _features(
+    directory: Path, features: Any, metadata: Mapping[str, Any]
+) -> tuple[Storage, ImageShape, tuple[str, ...], tuple[str, ...]]:
+    """Storage and shape of the images, and the names of their classes or of their numbers."""
     import tensorflow_datasets as tfds
 
     by_name = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -281,10 +286,17 @@ def _features(directory: Path, features: Any) -> tuple[Storage, ImageShape, tupl
             f"{problem}; {remedy}", where=str(directory), found=listing, allowed=allowed
         )
     label: Any = by_name.get("label")
-    if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
-        allowed = "ClassLabel feature named 'label'"
+    class_names: tuple[str, ...] = ()
+    value_names: tuple[str, ...] = ()
+    if isinstance(label, tfds.features.ClassLabel) and label.num_classes:
+        class_names = tuple(label.names)
+    elif getattr(label, "np_dtype", None) == np.float32 and len(tuple(label.shape)) == 1:
+        (num_values,), given = tuple(label.shape), metadata.get("value_names")
+        value_names = tuple(given or (f"label_{index}" for index in range(num_values)))
+    else:
+        allowed = "ClassLabel or float32 [d] feature named 'label'"
         problem = f"{directory} has no {allowed} (it has {listing})"
-        remedy = "only data sets for classification can be used."
+        remedy = "only data sets with classes or numbers can be used."
         raise DataError(
             f"{problem}; {remedy}", where=str(directory), found=listing, allowed=allowed
         )
@@ -294,7 +306,7 @@ def _features(directory: Path, features: Any) -> tuple[Storage, ImageShape, tupl
         path_key=next((key for key in _PATH_KEYS if key in by_name), None),
         encoded=isinstance(image, tfds.features.Image),
     )
-    return storage, (shape[0], shape[1], shape[2] or 3), tuple(label.names)
+    return storage, (shape[0], shape[1], shape[2] or 3), class_names, value_names
 
 
 def _checksum(path: Path) -> str:
