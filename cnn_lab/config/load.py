@@ -16,7 +16,7 @@ from cnn_lab.config.node import from_dict, override, to_dict
 from cnn_lab.config.study import Study
 from cnn_lab.core.errors import CnnLabError, ConfigError
 
-FORMAT_VERSION = 1  # of config.json and of all else in the folder of a run
+FORMAT_VERSION = 2  # of config.json and of all else in the folder of a run
 EXPERIMENTS = Path("experiments")
 STUDIES = EXPERIMENTS / "studies"
 Loaded = TypeVar("Loaded", ExperimentConfig, Study)

@@ -80,7 +80,7 @@ class Classification(Task):
         super().__init__(config, target, measured)
         self.class_weights: Sequence[float] | None = measured.get("class_weights")
         loss = config.loss or self.default_loss
-        self._loss = make_loss(loss, config.loss_options, "class", self.class_weights)
+        self._loss = make_loss(loss, config.loss_options, self.class_weights)
 
     @classmethod
     def measure(

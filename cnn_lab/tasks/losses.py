@@ -152,8 +152,8 @@ def check_loss(name: str, options: Mapping[str, Any], target: TargetKind) -> dic
 def make_loss(
     name: str,
     options: Mapping[str, Any],
-    target: TargetKind = "class",
     class_weights: Sequence[float] | None = None,
+    target: TargetKind = "class",
 ) -> Loss:
     """The loss of that name, with the options that its function declares.
 

@@ -80,9 +80,11 @@ class Regression(Task):
     ) -> None:
         super().__init__(config, target, measured)
         self._standardize = standardize
-        self._mean = np.asarray(measured["mean"], np.float32)
-        self._std = np.asarray(measured["std"], np.float32)
-        self._loss = make_loss(config.loss or self.default_loss, config.loss_options, "numbers")
+        self._mean = np.asarray([measured["mean"]], np.float32)  # [1 d]
+        self._std = np.asarray([measured["std"]], np.float32)
+        self._loss = make_loss(
+            config.loss or self.default_loss, config.loss_options, target="numbers"
+        )
 
     @classmethod
     def check(cls, config: TaskConfig) -> None:
@@ -137,7 +139,7 @@ class Regression(Task):
         """The loss, and the means over the numbers of `mae`, `rmse` and `r2`."""
         figures = dict(means)
         mae, rmse, r2 = [], [], []
-        for index, unit in enumerate(self._std.tolist()):
+        for index, unit in enumerate(self._std[0].tolist()):
             squared_error = figures.pop(f"squared_error_{index}")
             variance = figures.pop(f"squared_target_{index}") - figures.pop(f"target_{index}") ** 2
             mae.append(unit * figures.pop(f"absolute_error_{index}"))

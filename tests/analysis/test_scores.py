@@ -18,8 +18,10 @@ from cnn_lab.analysis.evaluation import (
     pool,
 )
 from cnn_lab.analysis.scores import over_runs
+from cnn_lab.core.targets import TargetSpec
 
 K, N = 7, 500
+LETTERS = TargetSpec("class", tuple("abcdefg"))
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +363,16 @@ def test_results_of_several(logits, labels):
         ensemble.add(scale * logits)
     whole = evaluate_classifier(ensemble.logits(), labels, means={}, held_out=None, num_resamples=0)
     results = EvaluationResults(
-        "test", "d", "f", tuple("abcdefg"), "none", 0, networks, True, "", whole
+        "test",
+        "d",
+        "f",
+        LETTERS,
+        "none",
+        0,
+        networks,
+        True,
+        "",
+        whole,
     )
     assert results.spreads()["loss"].mean == 1.5
     assert "loss" not in results.gains()
@@ -376,7 +387,16 @@ def test_results_of_several(logits, labels):
     assert values["ensemble"]["minus_mean_of_networks"]["log_loss"] == pytest.approx(wanted)
     why = "they are checkpoints"
     others = EvaluationResults(
-        "test", "d", "f", tuple("abcdefg"), "none", 0, networks, True, why, None
+        "test",
+        "d",
+        "f",
+        LETTERS,
+        "none",
+        0,
+        networks,
+        True,
+        why,
+        None,
     )
     assert others.spreads() == {}
     assert others.gains() == {}
@@ -384,6 +404,6 @@ def test_results_of_several(logits, labels):
     assert "over_runs" not in others.to_json()
     alone = NetworkResult("run", "/runs/run", 7, N, 0.5, {"loss": math.nan}, None)
     values = EvaluationResults(
-        "test", "d", "f", ("a",), "none", 0, (alone,), True, "", None
+        "test", "d", "f", TargetSpec("class", ("a",)), "none", 0, (alone,), True, "", None
     ).to_json()
     assert values["networks"][0]["metrics"] == {"loss": None}

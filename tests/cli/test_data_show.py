@@ -8,6 +8,7 @@ from PIL import Image
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.report.sheet import CAPTION, CELL, GAP, LABEL, contact_sheet, target_captions
 
 
@@ -170,10 +171,12 @@ def test_mixed_images_have_partners_of_all_classes_and_both_are_named(show):
     found = np.array([partners(number) for number in range(8)])
     assert all(len(set(found[:, label])) > 3 for label in labels)
     assert (found != labels).all()
-    assert target_captions(np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0]]), ("a", "b", "c")) == [
-        "c 75%, b 25%",
-        "a 100%",
-    ]
+    classes = TargetSpec("class", ("a", "b", "c"))
+    shares = np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0]])
+    assert target_captions(shares, classes) == ["c 75%, b 25%", "a 100%"]
+    assert target_captions(np.array([2, 0]), classes) == ["c", "a"]
+    numbers = TargetSpec("numbers", ("x", "y"))
+    assert target_captions(np.array([[0.5, -2.25]]), numbers) == ["0.5, -2.25"]
 
 
 def test_images_that_are_not_mixed_stay_in_their_rows(show):

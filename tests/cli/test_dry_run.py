@@ -21,6 +21,7 @@ from cnn_lab.config import (
     ScheduleConfig,
     TaskConfig,
 )
+from cnn_lab.tasks.classification import classification
 
 EXPERIMENT = """
 from cnn_lab.config import *
@@ -117,7 +118,7 @@ def test_what_is_learned_by_which_means_is_said():
         ),
         average=AverageConfig(kind="ema"),
     )
-    assert learning_lines(config) == [
+    assert learning_lines(config, classification()) == [
         "loss        cross_entropy (label_smoothing=0.1, class_weights=balanced)",
         "optimizer   adamw (weight_decay=0.1, clip_norm=1.0), rate 0.002, cosine (warmup_steps=20)",
         "augment     light, the usual recipe of the data, (mixup=0.2)",

@@ -14,6 +14,7 @@ from PIL import Image
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
 from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.runs import split_runner
 from cnn_lab.runs.comparable import Comparable, EvaluationOptions, check_alike, read_runs
 from cnn_lab.runs.evaluate import evaluate_runs
@@ -301,7 +302,7 @@ def test_an_ensemble_is_the_mean_of_probabilities(accepted, runs: Path, monkeypa
 
     def watched(self, variables):
         found = call(self, variables)
-        seen.append(np.concatenate([found.logits, found.labels[:, None]], axis=1))
+        seen.append(np.concatenate([found.outputs, found.labels[:, None]], axis=1))
         return found
 
     monkeypatch.setattr(SplitPredictor, "__call__", watched)
@@ -404,7 +405,7 @@ def test_what_is_not_finite_is_told_and_not_averaged(accepted, refused, runs: Pa
 
     def broken(self, variables):
         found = call(self, variables)
-        found.logits[3] = np.nan
+        found.outputs[3] = np.nan
         return found
 
     monkeypatch.setattr(SplitPredictor, "__call__", broken)
@@ -469,11 +470,12 @@ def test_the_test_split_stays_closed_until_all_mistakes_are_told(refused, runs: 
     [
         ("task", "segmentation", "segmentation", "classification"),
         ("fingerprint", "f1", "digits", "digits"),
-        ("class_names", ("cat",), "cat", "0, 1"),
+        ("target", TargetSpec("class", ("cat",)), "cat", "0, 1"),
     ],
 )
 def test_what_networks_must_share(field, value, found, allowed):
-    first = Comparable(Path("a"), ("0", "1"), "digits", "f0", "classification", ("train", b""))
+    target = TargetSpec("class", ("0", "1"))
+    first = Comparable(Path("a"), target, "digits", "f0", "classification", ("train", b""))
     other = dataclasses.replace(first, workdir=Path("b"))
     check_alike(first, other, averaged=True)
     with refusals.refused(ConfigError, where="--workdir", found=found, allowed=allowed):

@@ -6,6 +6,7 @@ import numpy as np
 
 from cnn_lab.analysis.evaluation import EvaluationResults, NetworkResult, evaluate_classifier
 from cnn_lab.cli.evaluation_text import evaluation_text
+from cnn_lab.core.targets import TargetSpec
 
 N, K = 60, 3
 
@@ -20,9 +21,9 @@ def results(*right: bool, num_resamples: int = 0) -> EvaluationResults:
         values: dict[str, Any] = {"held_out": "same", "num_resamples": num_resamples}
         found = evaluate_classifier(logits, labels, means={"loss": 0.5}, **values)
         networks.append(NetworkResult(f"seed{number}", f"runs/seed{number}", 7, N, 1.0, {}, found))
-    names = tuple("abc")
+    target = TargetSpec("class", tuple("abc"))
     return EvaluationResults(
-        "validation", "d", "f", names, "none", num_resamples, tuple(networks), True, "", None
+        "validation", "d", "f", target, "none", num_resamples, tuple(networks), True, "", None
     )
 
 

@@ -15,7 +15,7 @@ from cnn_lab.cli.main import main
 from cnn_lab.config import ExperimentConfig, ModelConfig
 from cnn_lab.core import trees
 from cnn_lab.data.normalize import Preprocess
-from cnn_lab.experiment.network import Network, make_task
+from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.runs.import_weights import write_run
@@ -82,8 +82,7 @@ def test_a_run_is_written_whatever_its_schedule(tmp_path):
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
     network = Network(
         model=model,
-        task=make_task(config, None),
-        class_names=tuple("0123456789"),
+        task=classification(class_names=tuple("0123456789")),
         image_shape=(8, 8, 1),
         preprocess=Preprocess(mean=(0.5,), std=(0.25,)),
     )
@@ -139,7 +138,7 @@ def test_other_names_and_another_head_are_taken_on_request(tmp_path, tensors, su
     )
     assert "Left at initial values, and to be trained: head/output." in said
     record = json.loads((out / "run.json").read_text())
-    assert record["class_names"][-1] == "class_9"
+    assert record["target"]["names"][-1] == "class_9"
     assert record["imported"]["renames"] == [r"^net\.=>", "linear=>fc"]
 
 

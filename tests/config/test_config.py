@@ -341,7 +341,7 @@ def test_the_config_json_of_a_run_is_a_config(tmp_path):
 def test_a_config_of_another_format_version_is_refused(version, tmp_path):
     path = tmp_path / "config.json"
     values = config_to_json(ExperimentConfig())
-    assert values["format_version"] == FORMAT_VERSION == 1
+    assert values["format_version"] == FORMAT_VERSION == 2
     path.write_text(json.dumps(values))
     assert load_config(str(path)) == ExperimentConfig()
     path.write_text(json.dumps({**values, "format_version": version, "unknown": 1}))

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnn_lab.analysis.evaluation import EvaluationResults, NetworkResult, evaluate_classifier
+from cnn_lab.analysis.evaluation import (
+    ClassifierEvaluation,
+    EvaluationResults,
+    NetworkResult,
+    evaluate_classifier,
+)
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.report import evaluation
 from cnn_lab.report.evaluation import evaluation_page, write_evaluation
 
@@ -41,9 +47,9 @@ def results(
         )
         first = first or found
         networks.append(NetworkResult(f"seed{number}", f"runs/seed{number}", 7, N, 1.0, {}, found))
-    whole = first if ensemble else None
+    whole, target = first if ensemble else None, TargetSpec("class", names)
     return EvaluationResults(
-        "validation", "pets", "f0", names, "none", num_resamples, tuple(networks), True, "", whole
+        "validation", "pets", "f0", target, "none", num_resamples, tuple(networks), True, "", whole
     )
 
 
@@ -151,9 +157,19 @@ def test_what_there_is_not_is_not_shown():
 def test_another_task_has_its_means_only(tmp_path: Path):
     means = {"mean_iou": 0.5, "loss": math.inf}
     networks = tuple(NetworkResult(f"seed{i}", "runs", 7, N, 1.0, means, None) for i in range(2))
+    target = TargetSpec("class", ("a",))
     for count in (1, 2):
         found = EvaluationResults(
-            "test", "pets", "f", ("a",), "none", 0, networks[:count], True, "", None
+            "test",
+            "pets",
+            "f",
+            target,
+            "none",
+            0,
+            networks[:count],
+            True,
+            "",
+            None,
         )
         written = write_evaluation(tmp_path, found)
         page = written.page.read_text()
@@ -169,9 +185,7 @@ def test_everything_is_escaped(tmp_path: Path):
     found = results(2, names=(bad, "$\\frac", "a$b$c", "%", "\u8774\u8776", ""))
     network = found.networks[0]
     odd = NetworkResult(bad, bad, 7, N, 1.0, {}, network.evaluation)
-    found = EvaluationResults(
-        bad, bad, bad, found.class_names, bad, 100, (odd, network), True, "", None
-    )
+    found = EvaluationResults(bad, bad, bad, found.target, bad, 100, (odd, network), True, "", None)
     page = evaluation_page(found, tmp_path / "<b>")
     assert "<script" not in page
     assert "<b>" not in page
@@ -219,7 +233,7 @@ def test_of_very_many_classes_the_pairs_are_listed_alone(monkeypatch: pytest.Mon
 
 def test_bins_are_drawn_where_there_are_predictions(figures):
     found = results().networks[0].evaluation
-    assert found is not None
+    assert isinstance(found, ClassifierEvaluation)
     evaluation.reliability_chart([("as trained", found.before), ("scaled", found.before)])
     above, _, below, _ = figures[0].axes
     num_bins = int((found.before.counts > 0).sum())

@@ -25,7 +25,8 @@ SESSION = {
 RECORD = {
     "status": "finished",
     "sessions": [SESSION],
-    "class_names": ["cat", "dog"],
+    "target": {"kind": "class", "names": ["cat", "dog"]},
+    "selection_metric": "accuracy",
     "num_parameters": 1234,
     "compile_seconds": 1.5,
     "progress": {

@@ -14,8 +14,8 @@ from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.models.simple import mlp
-from cnn_lab.runs.predict import BATCH_SIZE, predict, predict_files
-from cnn_lab.tasks.classification import classification
+from cnn_lab.runs.predict import BATCH_SIZE, ImagePredictions, predict, predict_files
+from cnn_lab.tasks.classification import ClassPredictions, classification
 
 SHAPE, CLASSES = (4, 5, 1), ("cat", "dog", "owl")
 
@@ -26,7 +26,7 @@ def restored() -> RestoredRun:
     model = mlp(len(CLASSES), (8,))
     variables = model.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), train=False)
     preprocess = Preprocess((0.2,), (0.5,), 0)
-    network = Network(model, classification("cross_entropy"), CLASSES, SHAPE, preprocess)
+    network = Network(model, classification(class_names=CLASSES), SHAPE, preprocess)
     return RestoredRun(ExperimentConfig(), network, dict(variables), 7)
 
 
@@ -36,7 +36,8 @@ def images() -> np.ndarray:
 
 
 def test_probabilities_are_those_of_the_network(restored: RestoredRun, images):
-    found = predict(restored, images)
+    found = predict(restored, images).predictions
+    assert isinstance(found, ClassPredictions)
     x = restored.network.preprocess(jnp.asarray(images))
     logits: Any = restored.network.model.apply(restored.variables, x, train=False)
     wanted = jax.nn.softmax(logits)
@@ -48,6 +49,11 @@ def test_probabilities_are_those_of_the_network(restored: RestoredRun, images):
     assert len(found.top(9)[0]) == len(CLASSES)
 
 
+def probabilities(found: ImagePredictions) -> np.ndarray:
+    assert isinstance(found.predictions, ClassPredictions)
+    return found.predictions.probabilities
+
+
 def test_files_are_read_as_images_and_negatives_are_marked(
     restored: RestoredRun, images, tmp_path: Path
 ):
@@ -55,10 +61,9 @@ def test_files_are_read_as_images_and_negatives_are_marked(
     for path, pixels in zip(paths, (images[0], 255 - images[0]), strict=True):
         Image.fromarray(pixels[:, :, 0]).save(path)
     found = predict_files(restored, paths)
-    np.testing.assert_allclose(
-        found.probabilities[0], predict(restored, images[:1]).probabilities[0]
-    )
+    wanted = probabilities(predict(restored, images[:1]))[0]
+    np.testing.assert_allclose(probabilities(found)[0], wanted)
     assert found.may_be_negatives.tolist() == [False, True]
     turned = predict_files(restored, paths[1:], invert=True)
-    np.testing.assert_allclose(turned.probabilities[0], found.probabilities[0], atol=1e-6)
+    np.testing.assert_allclose(probabilities(turned)[0], wanted, atol=1e-6)
     assert turned.may_be_negatives.tolist() == [False]

@@ -211,14 +211,13 @@ def test_balanced_class_weights_follow_the_training_examples(tmp_path: Path):
     experiment = build_experiment(config)
     loader = experiment.train_loader
     labels = open_dataset("digits").split("train").labels[loader.sampler.indices]
-    weights = experiment.network.class_weights
-    assert weights is not None
+    weights = experiment.network.measured["class_weights"]
     counts = np.bincount(labels, minlength=10)
     assert weights == pytest.approx((64 / (10 * counts)).tolist())
     assert sum(weights[label] for label in labels) == pytest.approx(64)
     run_training(config, tmp_path / "run", lambda _: None)
     network = restore_run(tmp_path / "run", "latest").network
-    assert network.class_weights == weights
+    assert network.measured["class_weights"] == weights
     loss = network.task.losses(jnp.zeros((1, 10)), {"label": jnp.array([3], jnp.int32)})
     assert float(loss[0]) == pytest.approx(weights[3] * math.log(10), rel=1e-6)
 

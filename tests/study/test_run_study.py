@@ -1,4 +1,5 @@
-"""A study from its file to its page: trained once, measured once, resumed, judged."""
+"""A study import dataclasses
+from its file to its page: trained once, measured once, resumed, judged."""
 
 import json
 import math
@@ -148,7 +149,7 @@ def test_an_interruption_ends_it_and_the_next_call_goes_on(tmp_path, monkeypatch
     def cut(config, workdir, log):
         calls.append(workdir)
         result = train(config, workdir, log)
-        return result if len(calls) != 2 else type(result)("interrupted", result.progress, True)
+        return result if len(calls) != 2 else dataclasses.replace(result, status="interrupted")
 
     monkeypatch.setattr(diverging, "run_training", cut)
     quick = study(measures=(), seeds_per_split=2, panels=(), claims=())

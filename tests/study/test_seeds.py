@@ -1,5 +1,6 @@
 """`train --seeds=N`: one run a seed, resumed where it was cut, compared at the end."""
 
+import dataclasses
 import json
 import statistics
 
@@ -73,7 +74,7 @@ def test_it_goes_on_where_it_was_cut(train, tmp_path, monkeypatch):
     def cut(config, workdir, log):
         ran.append(workdir.name)
         result = run_training(config, workdir, log)
-        return result if len(ran) != 2 else type(result)("interrupted", result.progress, True)
+        return result if len(ran) != 2 else dataclasses.replace(result, status="interrupted")
 
     monkeypatch.setattr(diverging, "run_training", cut)
     overrides = ("--seeds=3", "--config.train.batch_size=16")

@@ -22,6 +22,8 @@ from cnn_lab.tasks.metrics import accuracy, weighted_pairs
 from cnn_lab.tasks.task import TASKS
 
 LABELS = jnp.array([0, 2], jnp.int32)
+OF_CLASSES = [name for name, loss in LOSSES.items() if loss.target == "class"]
+OF_NUMBERS = [name for name, loss in LOSSES.items() if loss.target == "numbers"]
 
 
 def test_cross_entropy_of_uniform_logits_is_log_k():
@@ -88,7 +90,7 @@ def test_focal_is_finite_where_the_answer_is_certain(gamma):
     assert bool(jnp.isfinite(gradient).all())
 
 
-@pytest.mark.parametrize("name", [n for n, loss in LOSSES.items() if not loss.needs_one_class])
+@pytest.mark.parametrize("name", [n for n in OF_CLASSES if not LOSSES[n].needs_one_class])
 def test_whole_shares_are_classes(name):
     logits = jax.random.normal(jax.random.key(0), (2, 3))
     shares = jnp.eye(3)[LABELS]
@@ -111,7 +113,7 @@ def test_hinge_refuses_mixed_images():
         hinge(jnp.ones((2, 3)), jnp.ones((2, 3)) / 3)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_class_weights_are_factors_of_the_examples_losses(name):
     logits = jax.random.normal(jax.random.key(0), (2, 3))
     weighted = make_loss(name, {}, (0.5, 7.0, 3.0))(logits, LABELS)
@@ -136,7 +138,7 @@ def test_options_of_losses_are_checked():
         make_loss("cross_entropy", {"label_smoothing": 1.0})
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_losses_are_per_example_in_float32_and_at_least_zero(name):
     logits = jax.random.normal(jax.random.key(0), (2, 3), jnp.bfloat16)
     losses = LOSSES[name].function(logits, LABELS)
@@ -181,7 +183,7 @@ def test_a_bad_value_that_counts_is_not_hidden():
     assert math.isnan(float(weighted_pairs(values, jnp.array([1.0, 1e-3]))["a"][0]))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_a_classification_measures_what_it_names(name):
     task = classification(name)
     logits = jnp.array([[2.0, 0.0, 1.0], [2.0, 0.0, 1.0]])
@@ -194,7 +196,8 @@ def test_a_classification_measures_what_it_names(name):
 
 
 def test_tasks_and_losses_are_found_by_name():
-    assert TASKS["classification"]("cross_entropy") == classification("cross_entropy")
+    assert list(TASKS) == ["classification", "regression"]
+    assert type(classification("hinge")) is TASKS["classification"]
     fields = {"where": "config.task.loss", "found": "crossentropy"}
     with refused(ConfigError, **fields, nearest=("cross_entropy",)):
         classification("crossentropy")

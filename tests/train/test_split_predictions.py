@@ -77,7 +77,7 @@ def test_the_batch_size_and_the_devices_do_not_matter(
     found = predict(variables, images, labels, batch_size, num_devices)
     np.testing.assert_array_equal(found.labels, labels[CHOSEN])
     wanted = logits_of(variables, normalised(images))
-    np.testing.assert_allclose(found.logits, wanted, atol=1e-5)
+    np.testing.assert_allclose(found.outputs, wanted, atol=1e-5)
     mesh = make_mesh(num_devices)
     evaluate = Evaluator(MODEL.apply, TASK, make_loader(images, labels, batch_size, mesh), mesh)
     assert found.metrics == pytest.approx(evaluate(mesh.put(variables)))
@@ -95,7 +95,7 @@ def test_streamed_examples_come_in_the_same_order():
         stored = source.read(CHOSEN)
         np.testing.assert_array_equal(found.labels, stored["label"])
         x = (stored["image"].astype(np.float64) / 255 - MEAN) / STD
-        np.testing.assert_allclose(found.logits, logits_of(variables, x), atol=1e-5)
+        np.testing.assert_allclose(found.outputs, logits_of(variables, x), atol=1e-5)
     loader.close()
 
 
@@ -110,18 +110,18 @@ def test_the_outputs_of_a_call_are_bounded(images, labels, variables, monkeypatc
     mesh = make_mesh(2)
     raw_batches = mesh.put(load(0, 1), mesh.batches)
     rows, _ = predictor.compile(variables).call(variables, loader.device_arrays, raw_batches, 1)
-    assert rows["logits"].shape == (2, 8, 10)
+    assert rows["outputs"].shape == (2, 8, 10)
     tiny = predict(variables, images, labels, 8, 2, max_bytes=1)  # one step, whatever it takes
     for other in (found[1], tiny):
-        np.testing.assert_array_equal(found[0].logits, other.logits)
+        np.testing.assert_array_equal(found[0].outputs, other.outputs)
 
 
 def test_it_is_compiled_once_for_all_weights(images, labels, variables):
     predictor, _ = make_predictor(images, labels, 16, 2)
     first, program = predictor(variables), predictor.compile(variables)
     zeros = predictor(jax.tree.map(jnp.zeros_like, variables))
-    assert not zeros.logits.any()
-    np.testing.assert_array_equal(predictor(variables).logits, first.logits)
+    assert not zeros.outputs.any()
+    np.testing.assert_array_equal(predictor(variables).outputs, first.outputs)
     assert predictor.compile(variables) is program
 
 
@@ -173,7 +173,7 @@ def test_probabilities_are_averaged_over_views(images, labels, variables, name):
     logits = [logits_of(variables, np.asarray(view(jnp.asarray(x)))) for view in views]
     each = [np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in logits]
     wanted = np.mean(each, axis=0)
-    np.testing.assert_allclose(np.exp(found.logits), wanted, atol=1e-6)
+    np.testing.assert_allclose(np.exp(found.outputs), wanted, atol=1e-6)
     assert np.abs(wanted - each[0]).max() > 1e-2  # the views differ
     right = wanted.argmax(1) == labels[CHOSEN]
     assert found.metrics["accuracy"] == pytest.approx(right.mean())
@@ -182,7 +182,7 @@ def test_probabilities_are_averaged_over_views(images, labels, variables, name):
 def test_one_view_gives_the_networks_own_logits(images, labels, variables):
     plain = predict(variables, images, labels, 8, 1)
     seen = predict(variables, images, labels, 8, 1, views=make_views("none", 1))
-    np.testing.assert_array_equal(plain.logits, seen.logits)
+    np.testing.assert_array_equal(plain.outputs, seen.outputs)
 
 
 @pytest.mark.parametrize(

@@ -290,9 +290,9 @@ def _features(
     value_names: tuple[str, ...] = ()
     if isinstance(label, tfds.features.ClassLabel) and label.num_classes:
         class_names = tuple(label.names)
-    elif getattr(label, "np_dtype", None) == np.float32 and len(tuple(label.shape)) == 1:
-        (num_values,), given = tuple(label.shape), metadata.get("value_names")
-        value_names = tuple(given or (f"label_{index}" for index in range(num_values)))
+    elif len(sides := getattr(label, "shape", ())) == 1 and label.np_dtype == np.float32:
+        given = metadata.get("value_names")
+        value_names = tuple(given or (f"label_{index}" for index in range(sides[0])))
     else:
         allowed = "ClassLabel or float32 [d] feature named 'label'"
         problem = f"{directory} has no {allowed} (it has {listing})"
