@@ -19,6 +19,7 @@ from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.runs.import_weights import write_run
+from cnn_lab.tasks.classification import classification
 from cnn_lab.transfer import convert
 from cnn_lab.transfer.naming import NAMINGS
 

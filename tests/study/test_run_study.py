@@ -1,4 +1,5 @@
 """A study import dataclasses
+import dataclasses
 from its file to its page: trained once, measured once, resumed, judged."""
 
 import json
