@@ -2,6 +2,7 @@
 import dataclasses
 from its file to its page: trained once, measured once, resumed, judged."""
 
+import dataclasses
 import json
 import math
 import re
