@@ -81,12 +81,41 @@ class SourceInfo(Facts):
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """The folder of a prepared data set, and the features stored there besides image and label."""
+    """The folder of a prepared data set, and the features stored there besides image and label.
 
-    directory: str
+    Attributes:
+        directory: the folder; None where nothing is on the disk (`datasets/arrays.py`).
+        encoded: whether images are stored as JPEG or PNG.
+    """
+
+    directory: str | None
     group_key: str | None = None
     path_key: str | None = None
-    encoded: bool = False  # whether images are stored as JPEG or PNG
+    encoded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder, in words where there is none."""
+        return self.directory or "memory"
+
+    def open(self, split: str) -> Any:
+        """The examples of a split: dictionaries by positions, by `__getitems__`.
+
+        Encoded images stay encoded.
+        """
+        import tensorflow_datasets as tfds  # slow; a listing never reads
+
+        decoders = None
+        if self.encoded:  # TFDS would decode without regard to orientation or bit depth
+            decoders = {"image": tfds.decode.SkipDecoding()}
+        assert self.directory is not None
+        builder: Any = tfds.builder_from_directory(self.directory)
+        return builder.as_data_source(split=split, decoders=decoders)
+
+    def column(self, split: str, key: str) -> Shaped[np.ndarray, "n ..."] | None:
+        """A feature of all examples, where it is in memory."""
+        del split, key
+        return None
 
 
 @dataclasses.dataclass(eq=False)
@@ -238,16 +267,29 @@ class Source:
         return self._images, self.labels
 
     @property
-    def pixel_cache(self) -> Path:
-        """The folder, beside the data, for whatever is computed from pixels of `fixed_shape`."""
-        content = f"{DECODER}-{'x'.join(map(str, self.fixed_shape))}"
+    def pixel_cache(self) -> Path | None:
+        """The folder, beside the data, for whatever is computed from pixels of `fixed_shape`.
+
+        None where the data are in memory.
+        """
+        return self._cache_folder(self.pixel_format)
+
+    @property
+    def pixel_format(self) -> str:
+        """The decoder and the size of the pixels, on which all computed from them depends."""
+        return f"{DECODER}-{'x'.join(map(str, self.fixed_shape))}"
+
+    def _cache_folder(self, content: str) -> Path | None:
+        if self.storage.directory is None:
+            return None
         directory, fingerprint = Path(self.storage.directory), self.info.fingerprint
         return array_cache.cache_folder(directory, fingerprint, content)
 
     def remove_outdated_caches(self) -> None:
         """Makes room for a file that is about to be written into `pixel_cache`."""
-        directory, fingerprint = Path(self.storage.directory), self.info.fingerprint
-        array_cache.remove_outdated(directory, fingerprint, DECODER)
+        if self.storage.directory is not None:
+            directory, fingerprint = Path(self.storage.directory), self.info.fingerprint
+            array_cache.remove_outdated(directory, fingerprint, DECODER)
 
     def chunks(self) -> Iterator[Int[np.ndarray, " n"]]:
         """All positions, in order, cut into arrays that are read well in one go."""
@@ -262,6 +304,9 @@ class Source:
     def _images(self) -> UInt8[np.ndarray, "n h w c"]:
         folder, name = self.pixel_cache, f"images-{self.split}"
         shape = (len(self), *self.fixed_shape)
+        stored = self.storage.column(self.split, "image")
+        if stored is not None and stored.shape == shape:
+            return stored
         images = array_cache.load_array(folder, name, shape)
         if images is None:
             self.remove_outdated_caches()
@@ -298,9 +343,11 @@ class Source:
         self, name: str, key: str, shape: tuple[int, ...] = ()
     ) -> Shaped[np.ndarray, "..."]:
         """Reads one plain feature of every example, from its copy beside the data if there."""
-        file, directory = f"{name}-{self.split}", Path(self.storage.directory)
-        folder = array_cache.cache_folder(directory, self.info.fingerprint, "columns")
-        for place in (directory, folder):
+        stored = self.storage.column(self.split, key)
+        if stored is not None:
+            return stored
+        file, folder = f"{name}-{self.split}", self._cache_folder("columns")
+        for place in (Path(self.storage.name), folder):
             column = array_cache.load_array(place, file, (len(self), *shape))
             if column is not None:
                 return column
@@ -320,22 +367,15 @@ class Source:
 
     @functools.cached_property
     def _reader(self) -> Any:
-        """The records by position; encoded images stay encoded."""
-        import tensorflow_datasets as tfds  # slow; a listing never reads
-
-        decoders = None
-        if self.storage.encoded:  # TFDS would decode without regard to orientation or bit depth
-            decoders = {"image": tfds.decode.SkipDecoding()}
-        builder: Any = tfds.builder_from_directory(self.storage.directory)
-        return builder.as_data_source(split=self.split, decoders=decoders)
+        return self.storage.open(self.split)
 
     def _unreadable(self, what: str, error: Exception) -> CnnLabError:
         if refused := explain_system_error(error):  # no reason to delete anything
             return SystemLimitError(refused)
         return DataError(
-            f"{what} {self.split!r} in {self.storage.directory} cannot be read ({error}); its "
+            f"{what} {self.split!r} in {self.storage.name} cannot be read ({error}); its "
             "files are damaged or incomplete: delete that folder and prepare the data again.",
-            where=self.storage.directory,
+            where=self.storage.name,
         )
 
 

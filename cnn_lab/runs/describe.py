@@ -74,6 +74,7 @@ def describe_training(config: ExperimentConfig) -> TrainingDescription:
         def open_data(name: str, data_dir: str | None) -> Dataset:
             """Opens the data by links to their files, since reading keeps arrays beside them."""
             dataset = open_dataset(name, data_dir, prepare=False)
+            assert dataset.storage.directory is not None
             links = Path(folder, "data")
             directory = Path(dataset.storage.directory).resolve()
             shutil.copytree(directory, links, copy_function=os.symlink)

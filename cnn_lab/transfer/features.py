@@ -91,19 +91,22 @@ class FeatureExtractor:
         """Features and labels, one pass after the other, in the order of the indices."""
         lowered = self._program.lower(*self._arguments(variables))
         origin = self._origin(variables, lowered.as_text())
-        folder = self._source.pixel_cache.parent / f"features-{_digest(origin)[:16]}"
+        beside = self._source.pixel_cache
+        folder = None if beside is None else beside.parent / f"features-{_digest(origin)[:16]}"
         number = len(self._images.sampler.indices)
         title = f"Features of {counted(number, f'{self._split} image')}"
         title += f" in {counted(self._num_passes, 'pass')}" if self._num_passes > 1 else ""
         with closing(self._images):
-            cached = _read_cache(folder, origin, self.shapes(variables), log)
+            cached = None
+            if folder is not None:
+                cached = _read_cache(folder, origin, self.shapes(variables), log)
             if cached is not None:
                 log(f"{title} found in {folder}.")
                 return cached
             start = time.perf_counter()
             features = self._compute(lowered.compile(), variables, log)
         seconds = time.perf_counter() - start
-        stored = _write_cache(folder, features, origin)
+        stored = folder is not None and _write_cache(folder, features, origin)
         log(f"{title} computed in {seconds:.1f} s" + (f", kept in {folder}." if stored else "."))
         return features
 
@@ -157,7 +160,7 @@ class FeatureExtractor:
             "weights": _digest(trees.digests(_backbone_of(variables))),
             "constants": trees.digests(self._images.device_arrays.get("constants", {})),
             "data": source.info.fingerprint,
-            "images": [source.split, source.pixel_cache.name],
+            "images": [source.split, source.pixel_format],
             "classes": source.info.class_names,
             "examples": hashlib.sha256(self._images.sampler.indices.tobytes()).hexdigest(),
             "seed": self._images.sampler.seed,

@@ -1,6 +1,4 @@
-"""A study import dataclasses
-import dataclasses
-from its file to its page: trained once, measured once, resumed, judged."""
+"""A study from its file to its page: trained once, measured once, resumed, judged."""
 
 import dataclasses
 import json

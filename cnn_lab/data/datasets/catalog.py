@@ -113,6 +113,13 @@ def open_dataset(
         name = f"folder:{directory.parent.name.rpartition('-')[0]}"
     elif colon and kind == "tfds":
         directory = _tfds_directory(rest, root)
+    elif colon and kind == "arrays":
+        raise DataError(
+            f"{name} are arrays that were handed over in Python, and are on no disk; hand them "
+            "over again there, by from_arrays.",
+            where="config.data.name",
+            found=name,
+        )
     elif name in descriptions:
         directory = _published_directory(descriptions[name], root, from_dir, progress, refusal)
     else:

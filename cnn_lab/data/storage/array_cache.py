@@ -49,8 +49,12 @@ def remove_outdated(directory: Path, fingerprint: str, decoder: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_array(folder: Path, name: str, shape: tuple[int, ...]) -> Shaped[np.ndarray, "..."] | None:
+def load_array(
+    folder: Path | None, name: str, shape: tuple[int, ...]
+) -> Shaped[np.ndarray, "..."] | None:
     """A stored array, backed by its file; None if it is absent, damaged or of another shape."""
+    if folder is None:
+        return None
     try:
         array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         described = _describe(zlib.crc32(_bytes_of(array)), array.dtype, array.shape)
@@ -60,10 +64,10 @@ def load_array(folder: Path, name: str, shape: tuple[int, ...]) -> Shaped[np.nda
     return np.asarray(array) if intact and array.shape == shape else None
 
 
-def store_arrays(folder: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bool:
+def store_arrays(folder: Path | None, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> bool:
     """Stores arrays of numbers or text; a reader sees all of an array or none of it.
 
-    Returns whether the folder, made if need be, could be written.
+    Returns whether the folder, made if need be, could be written; there may be none.
     """
     return all(
         store_rows(folder, name, array.shape, (array,), array.dtype)
@@ -72,7 +76,7 @@ def store_arrays(folder: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) 
 
 
 def store_rows(
-    folder: Path,
+    folder: Path | None,
     name: str,
     shape: tuple[int, ...],
     parts: Iterable[Shaped[np.ndarray, "..."]],
@@ -85,6 +89,8 @@ def store_rows(
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     checksum = 0
+    if folder is None:
+        return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:

@@ -166,7 +166,7 @@ def check_files_of(storage: Storage, info: SourceInfo) -> None:
     Raises:
         DataError: a file is missing, changed or cut short.
     """
-    directory, reason = Path(storage.directory), ""
+    directory, reason = Path(storage.name), ""
     try:
         noted = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
