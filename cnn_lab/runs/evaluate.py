@@ -50,10 +50,12 @@ def evaluate_runs(
     checkpoints: Sequence[str] = ("best",),
     options: EvaluationOptions | None = None,
     log: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+    open_data: Callable[..., Dataset] | None = None,
 ) -> EvaluationResults:
     """Evaluates checkpoints of one run, or one checkpoint of each of several.
 
-    Runs are those of `read_runs`, checkpoints `best`, `latest`, steps, or `all` alone.
+    Runs are those of `read_runs`, checkpoints `best`, `latest`, steps, or `all` alone; data are
+    opened by `open_data`, (name, data_dir) -> data set, by default `open_dataset`.
 
     Raises:
         CnnLabError: networks that cannot be compared or averaged, a checkpoint that is not there,
@@ -65,7 +67,7 @@ def evaluate_runs(
     if options.split == "test":
         comparable.check_countable(runs)
     are_runs = len(runs) > 1
-    with contextlib.closing(SplitRunner(options.batch_size, views, log)) as runner:
+    with contextlib.closing(SplitRunner(options.batch_size, views, log, open_data)) as runner:
         if are_runs:
             chosen = [Checkpoint(run.name, run.workdir, checkpoints[0]) for run in runs]
             no_spread = comparable.why_no_spread(runs)

@@ -1,12 +1,13 @@
 """Predictions for images by a trained network."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from cnn_lab.data.decoding import looks_inverted, read_image_file
 from cnn_lab.experiment.restore import RestoredRun
@@ -47,14 +48,22 @@ def predict(restored: RestoredRun, images: UInt8[np.ndarray, "n h w c"]) -> Imag
     def outputs_of(variables, images):
         return network.model.apply(variables, network.preprocess(images), train=False)
 
+    outputs = in_batches(functools.partial(outputs_of, restored.variables), images)
+    mean, may_be_negatives = network.preprocess.mean, np.zeros(len(images), bool)
+    if len(mean) == 1:
+        may_be_negatives = looks_inverted(images, mean[0])
+    predictions = network.task.predictions(outputs)
+    return ImagePredictions(predictions, may_be_negatives)
+
+
+def in_batches(
+    function: Callable[[UInt8[np.ndarray, "m h w c"]], Array], images: UInt8[np.ndarray, "n h w c"]
+) -> Float[np.ndarray, "n ..."]:
+    """The results of a compiled function of images, called with equally many at a time."""
     batch_size = min(BATCH_SIZE, len(images))
     batches = []
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
         filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
-        batches.append(np.asarray(outputs_of(restored.variables, filled))[: len(part)])
-    mean, may_be_negatives = network.preprocess.mean, np.zeros(len(images), bool)
-    if len(mean) == 1:
-        may_be_negatives = looks_inverted(images, mean[0])
-    predictions = network.task.predictions(np.concatenate(batches))
-    return ImagePredictions(predictions, may_be_negatives)
+        batches.append(np.asarray(function(filled))[: len(part)])
+    return np.concatenate(batches)

@@ -4,6 +4,7 @@ Data are opened once, and a program is compiled once, for all networks that diff
 their weights.
 """
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +43,8 @@ def examples_of(split: str, dataset: Dataset, config: ExperimentConfig) -> Subse
 class SplitRunner:
     """Restores checkpoints and runs them over splits of the data that they were trained on.
 
-    The batch size is each run's own where it is None; views are test-time augmentation.
+    The batch size is each run's own where it is None; views are test-time augmentation; `open_data`
+    is (name, data_dir) -> data set, `open_dataset` by default.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class SplitRunner:
         batch_size: int | None = None,
         views: Sequence[View] = (whole_view,),
         log: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+        open_data: Callable[..., Dataset] | None = None,
     ):
-        self._batch_size, self._views, self._log = batch_size, views, log
+        self._open_data = open_data or functools.partial(open_dataset, progress=log)
+        self._batch_size, self._views = batch_size, views
         # Caches: by name and place of the data, by config of the loaders, and by split, and model.
         self._datasets: dict[tuple[str, str | None], Dataset] = {}
         self._factories: dict[str, LoaderFactory] = {}
@@ -71,7 +75,7 @@ class SplitRunner:
         restored.config.evaluate.batch_size = batch_size
         place = (config.data.name, config.data.data_dir)
         if place not in self._datasets:
-            self._datasets[place] = open_dataset(*place, progress=self._log)
+            self._datasets[place] = self._open_data(*place)
         dataset = self._datasets[place]
         fingerprint = dataset.info.fingerprint
         if read_record(workdir).get("fingerprint", fingerprint) != fingerprint:

@@ -14,7 +14,7 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError, WorkdirError, system_errors_explained
 from cnn_lab.core.text import counted
-from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
 from cnn_lab.distributed.processes import (
     SINGLE_PROCESS,
@@ -45,7 +45,7 @@ from cnn_lab.workdir.run_dir import (
     missing_checkpoints,
     read_record,
 )
-from cnn_lab.workdir.training_log import TrainingLog, make_display
+from cnn_lab.workdir.training_log import DisplayFactory, TrainingLog, make_display
 
 ENDED = ("finished", "stopped early", "averaged")
 
@@ -74,6 +74,8 @@ def run_training(
     metric_writers: Sequence[MetricWriter] = (),
     processes: Processes = SINGLE_PROCESS,
     profile_steps: tuple[int, int] | None = None,
+    open_data: Callable[..., Dataset] | None = None,
+    make_display: DisplayFactory = make_display,
 ) -> Result:
     """Trains what `config` describes in `workdir`, from the newest checkpoint there.
 
@@ -84,6 +86,8 @@ def run_training(
         metric_writers: of rows, besides the ones that the config asks for.
         processes: that train together, all of which call this alike.
         profile_steps: updates made when a trace begins and when it ends.
+        open_data: (name, data_dir) -> data set; by default `open_dataset`.
+        make_display: (total steps, first step, log) -> progress bar or lines.
 
     Raises:
         CnnLabError: anything that the user can mend; nothing already saved is lost.
@@ -108,7 +112,7 @@ def run_training(
         if record.get("status") in ENDED:
             progress = Progress.from_json(record["progress"])
             return Result(record["status"], components.selection.metric, progress, ran=False)
-        open_data = functools.partial(open_dataset, progress=log)
+        open_data = open_data or functools.partial(open_dataset, progress=log)
         experiment = build_experiment(config, open_data, components=components, lineage=lineage)
         for loader in experiment.loaders():
             stack.callback(loader.close)
@@ -177,7 +181,9 @@ def run_training(
             ),
         )
         with session.failures_recorded():
-            training_log = _open_training_log(experiment, run_dir, progress, metric_writers, log)
+            training_log = _open_training_log(
+                experiment, run_dir, progress, metric_writers, log, make_display
+            )
             stack.callback(training_log.close)
             hooks: list[Callable[[int], None]] = []
             if profile_steps is not None and run_dir.is_primary:
@@ -247,6 +253,7 @@ def _open_training_log(
     progress: Progress,
     metric_writers: Sequence[MetricWriter],
     log: Callable[[str], None],
+    make_display: DisplayFactory,
 ) -> TrainingLog:
     """The log of a training; in all processes but the primary one it writes and shows nothing."""
     intervals, writers, display = experiment.intervals, list(metric_writers), None

@@ -80,8 +80,9 @@ class Regression(Task):
     ) -> None:
         super().__init__(config, target, measured)
         self._standardize = standardize
-        self._mean = np.asarray([measured["mean"]], np.float32)  # [1 d]
-        self._std = np.asarray([measured["std"]], np.float32)
+        num_values = len(target.names)
+        self._mean = np.asarray([measured.get("mean", [0.0] * num_values)], np.float32)  # [1 d]
+        self._std = np.asarray([measured.get("std", [1.0] * num_values)], np.float32)
         self._loss = make_loss(
             config.loss or self.default_loss, config.loss_options, target="numbers"
         )

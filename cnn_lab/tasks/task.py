@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from cnn_lab.config import TaskConfig
+from cnn_lab.config.values import check_options
 from cnn_lab.core.arrays import PerExample, Tree
 from cnn_lab.core.registry import Registry
 from cnn_lab.core.targets import TargetKind, TargetSpec
@@ -109,6 +110,41 @@ class Task(abc.ABC):
 
 # (task config, target, measured constants, **options) -> task
 TASKS: Registry[type[Task]] = Registry("task", "cnn_lab.tasks")
+
+
+def create_task(
+    name: str,
+    names: Sequence[str] | int,
+    *,
+    loss: str | None = None,
+    loss_options: Mapping[str, Any] | None = None,
+    measured: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Task:
+    """A task by its name, for a training loop of one's own.
+
+    Args:
+        name: `classification`, `regression`, or one of your own.
+        names: of the classes or numbers, or how many there are.
+        loss: by default the task's own.
+        loss_options: those that the loss declares.
+        measured: what the task's `measure` gives for the training labels, such as the mean and
+            deviation of numbers; by default nothing is known of them.
+        options: those that the task declares.
+
+    Raises:
+        ConfigError: an unknown name or option, or a loss of other targets.
+
+    >>> task = create_task("classification", ["cat", "dog"], loss="focal")
+    >>> task.num_outputs
+    2
+    """
+    task = TASKS.lookup(name, "name")
+    chosen = check_options(task, options, "options", "name")
+    config = TaskConfig(name=name, options=chosen, loss=loss, loss_options=dict(loss_options or {}))
+    if isinstance(names, int):
+        names = [str(index) for index in range(names)]
+    return task(config, TargetSpec(task.target_kind, tuple(names)), measured or {}, **chosen)
 
 
 class WithAuxiliary(flax.struct.PyTreeNode):

@@ -92,6 +92,28 @@ def make_init(
     return init
 
 
+def init_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int = 0,
+) -> TrainState:
+    """The first state of a training loop of one's own (`train/step.py:make_train_step`).
+
+    Args:
+        model: the network.
+        optimizer: of its parameters.
+        image_shape: (h, w, c) of its input.
+        seed: of the initial weights and of dropout.
+
+    >>> from cnn_lab.models.create import create_model
+    >>> state = init_state(create_model("linear"), optax.sgd(0.1), (8, 8, 1))
+    >>> int(state.step)
+    0
+    """
+    return jax.jit(make_init(model, optimizer, image_shape))(jax.random.key(seed))
+
+
 UNCHANGED: dict[str, tuple[()]] = {"key": (), "frozen": (), "anchor": ()}  # by every step
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +22,8 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}  # the handlers outside
 
     def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # no other thread may; nobody stops such a training but by the process
         self._before = {number: signal.getsignal(number) for number in NUMBERS}
         for number in NUMBERS:
             signal.signal(number, self._handle)

@@ -1,6 +1,7 @@
 """The log of a training: metric rows with their throughput, and the progress bar."""
 
 import functools
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +20,14 @@ WAIT_SHARE, WAIT_SECONDS = 0.3, 1.0
 
 
 def make_display(total_steps: int, first_step: int, log: Callable[[str], None]) -> "PlainDisplay":
-    """A bar when standard output is a terminal, else plain lines, which `log` takes."""
-    if sys.stdout.isatty():
+    """A bar in a terminal or a notebook that can draw one, else plain lines, which `log` takes."""
+    draws = Console().is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    if draws or sys.stdout.isatty():
         return TerminalDisplay(total_steps, first_step)
     return PlainDisplay(total_steps, first_step, log)
+
+
+DisplayFactory = Callable[[int, int, Callable[[str], None]], "PlainDisplay"]
 
 
 class PlainDisplay:

@@ -127,7 +127,8 @@ def _checked(
     split: str, images: ArrayLike, labels: ArrayLike
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Shaped[np.ndarray, "n ..."]]:
     """Images as 8-bit pixels, and as many labels of a type that can be used."""
-    pixels, targets = _pixels(split, images), _targets(split, labels)
+    pixels = as_pixels(f"The images of split {split!r}", images)
+    targets = _targets(split, labels)
     if len(pixels) != len(targets):
         raise DataError(
             f"Split {split!r} has {counted(len(pixels), 'image')} and "
@@ -139,8 +140,8 @@ def _checked(
     return pixels, targets
 
 
-def _pixels(split: str, images: ArrayLike) -> UInt8[np.ndarray, "n h w c"]:
-    where = f"The images of split {split!r}"
+def as_pixels(where: str, images: ArrayLike) -> UInt8[np.ndarray, "n h w c"]:
+    """Images [n h w] or [n h w c] as 8-bit pixels; a `DataError` about `where` if they are none."""
     array = _as_array(where, images)
     if array.ndim == 3:
         array = array[..., None]

@@ -1,0 +1,301 @@
+"""A run as an object: train, load, look at, evaluate, predict, fine-tune, from Python.
+
+Nothing is printed but what is asked for, no flags are read, and Ctrl-C leaves a run that goes on
+from where it was (`Run.resume`).
+"""
+
+import functools
+import itertools
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from numpy.typing import ArrayLike
+
+from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.load import load_config
+from cnn_lab.config.node import from_dict, to_dict
+from cnn_lab.core import compilation_cache
+from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.data.datasets.arrays import as_pixels
+from cnn_lab.data.datasets.catalog import Dataset
+from cnn_lab.data.decoding import decode, read_image_file
+from cnn_lab.data.subsets import whole_split
+from cnn_lab.experiment.restore import RestoredRun, restore_run
+from cnn_lab.models.create import feature_maps
+from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
+from cnn_lab.runs.evaluate import evaluate_runs
+from cnn_lab.runs.predict import in_batches, predict
+from cnn_lab.runs.split_runner import SplitRunner
+from cnn_lab.runs.train import run_training
+from cnn_lab.tasks.task import Predictions
+from cnn_lab.train.evaluate import SplitPredictions
+from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
+from cnn_lab.workdir.run_dir import read_config, read_record
+from cnn_lab.workdir.training_log import PlainDisplay, make_display
+
+RUNS = Path("runs")
+
+
+class Run:
+    """A trained network in the folder of its run.
+
+    Args:
+        workdir: the run's folder.
+        checkpoint: `best`, `latest` or a step.
+        data: that it was trained on, where they are arrays in memory.
+
+    Attributes:
+        workdir: the run's folder.
+        config: the experiment.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], checkpoint: str = "best", data: Dataset | None = None
+    ) -> None:
+        self.workdir, self._checkpoint, self._data = Path(workdir), checkpoint, data
+        self.config = read_config(self.workdir)
+
+    def __repr__(self) -> str:
+        progress = self.record.get("progress", {})
+        best, metric = progress.get("selection", {}), self.record.get("selection_metric")
+        value = best.get("best_value")
+        found = "" if value is None else f", best {metric} {value:.4f}"
+        return (
+            f"Run({str(self.workdir)!r}: {self.config.model.name} on {self.config.data.name}, "
+            f"{self.status} at step {progress.get('step', 0)}{found})"
+        )
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The contents of `run.json`: versions, devices, sessions, openings of the test split."""
+        return read_record(self.workdir)
+
+    @property
+    def status(self) -> str:
+        """How it ended: `finished`, `stopped early`, `interrupted`, `failed` or `running`."""
+        return self.record.get("status", "unknown")
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, a Linen module; `run.model.apply(run.variables, images, train=False)`."""
+        return self._restored.network.model
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and statistics of the checkpoint, by collection."""
+        return self._restored.variables
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Label to name; empty where the task has no classes."""
+        return self._restored.network.class_names
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`: step, epoch, split and metrics; a table for a data frame."""
+        return read_rows(self.workdir / METRICS_FILE)
+
+    def preprocess(self, images: ArrayLike) -> Float[Array, "n padded_h padded_w c"]:
+        """The model's input of images [n h w] or [n h w c] (see `predict`)."""
+        return self._restored.network.preprocess(jax.numpy.asarray(self._pixels(images)))
+
+    def predict(self, images: ArrayLike | Sequence[str | os.PathLike[str]]) -> Predictions:
+        """Predictions for images, or for image files.
+
+        Args:
+            images: [n h w] or [n h w c], whole numbers in [0, 255] or numbers in [0, 1], brought to
+                the size and channels that the network was trained on; or paths of image files.
+
+        Returns:
+            Of a classifier `ClassPredictions` with `names`, `labels` [n] and `probabilities` [n k],
+            of a regression `NumberPredictions` with `values` [n d]; `rows()` of either is a table.
+        """
+        return predict(self._restored, self._pixels(images)).predictions
+
+    def features(
+        self, images: ArrayLike | Sequence[str | os.PathLike[str]], name: str | None = None
+    ) -> Float[np.ndarray, "n ..."]:
+        """A named map of the backbone for images [n h w c] (see `predict`), as in evaluation.
+
+        Args:
+            images: as in `predict`.
+            name: of the map, as `cnn-lab summary` lists them; None is the last one.
+
+        Raises:
+            ConfigError: the backbone has no map of that name.
+        """
+        network = self._restored.network
+
+        def maps_of(variables: Any, pixels: Any) -> Any:
+            return feature_maps(network.model, variables, network.preprocess(pixels))
+
+        pixels = self._pixels(images)
+        shape = jax.ShapeDtypeStruct((1, *pixels.shape[1:]), pixels.dtype)
+        maps: dict[str, Any] = jax.eval_shape(maps_of, self.variables, shape)
+        if name is None:
+            name = list(maps)[-1]
+        lookup(maps, name, f"map in {self.config.model.name}", "name")
+        chosen = jax.jit(lambda variables, pixels: maps_of(variables, pixels)[name])
+        return in_batches(functools.partial(chosen, self.variables), pixels)
+
+    def evaluate(
+        self,
+        data: Dataset | None = None,
+        split: Split | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> dict[str, float]:
+        """Metrics of all examples of a split.
+
+        Args:
+            data: other data of the same classes or numbers; by default those of the training.
+            split: `train`, `validation` or `test`, whose openings are counted; by default what the
+                training held out, and of other data `train`, which is all of `from_arrays`.
+            batch_size: images per step; no metric depends on it.
+
+        Raises:
+            ConfigError: other classes, a split that is not there.
+            DataError: the data of the training have changed, or are no longer in memory.
+        """
+        compilation_cache.enable()
+        if data is None or data.info.fingerprint == self.record.get("fingerprint"):
+            known = self._data if data is None else data
+            options = EvaluationOptions(
+                split=split or "validation", batch_size=batch_size, num_resamples=0
+            )
+            (run,) = read_runs([self.workdir])
+            results = evaluate_runs([run], [self._checkpoint], options, open_data=_opener(known))
+            return dict(results.networks[0].metrics)
+        restored = self._restored
+        if data.info.target != restored.network.target:
+            found, allowed = data.info.target.names, restored.network.target.names
+            raise ConfigError(
+                f"{data.info.name} has other targets ({', '.join(found)}) than {self.workdir} was "
+                f"trained on ({', '.join(allowed)}); give data of the same.",
+                where="data",
+                found=found,
+                allowed=", ".join(allowed),
+            )
+        if split == "test":
+            problem = "The test split of other data is evaluated as a data set of its own, once."
+            raise ConfigError(problem, where="split", found=split)
+        subset = whole_split(data.split(split or "train"), restored.config.data)
+        restored.config.evaluate.batch_size = batch_size or restored.config.evaluate.batch_size
+        runner = SplitRunner()
+        found = runner.run(restored, subset, split or "train")
+        runner.close()
+        return dict(found.metrics if isinstance(found, SplitPredictions) else found)
+
+    def resume(self, *, progress: bool = False) -> "Run":
+        """Trains on from where the run was interrupted."""
+        return _train(self.config, self._data, self.workdir, progress=progress)
+
+    @functools.cached_property
+    def _restored(self) -> RestoredRun:
+        compilation_cache.enable()
+        return restore_run(self.workdir, self._checkpoint, named="checkpoint")
+
+    def _pixels(self, images: Any) -> UInt8[np.ndarray, "n h w c"]:
+        """Images as the network was trained on them, before its preprocessing."""
+        shape = self._restored.network.image_shape
+        if isinstance(images, str | os.PathLike):
+            images = [images]
+        if isinstance(images, Sequence) and all(isinstance(i, str | os.PathLike) for i in images):
+            return np.stack([read_image_file(Path(path), shape) for path in images])
+        pixels = as_pixels("images", images)
+        if pixels.shape[1:] == shape:
+            return pixels
+        return np.stack([decode(image, shape) for image in pixels])
+
+
+def load_run(workdir: str | os.PathLike[str], checkpoint: str = "best") -> Run:
+    """Opens the run in a folder.
+
+    Args:
+        workdir: the run's folder.
+        checkpoint: `best` (the newest where nothing was validated), `latest` or a step.
+
+    Raises:
+        WorkdirError: there is no run.
+    """
+    return Run(workdir, checkpoint)
+
+
+def train(
+    config: ExperimentConfig | str | os.PathLike[str],
+    data: Dataset | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool = False,
+) -> Run:
+    """Trains an experiment, or goes on with the one in `workdir`.
+
+    Args:
+        config: the experiment, or its file.
+        data: a data set, such as of `from_arrays` or `load_dataset`; by default the one that the
+            config names.
+        workdir: the run's folder; by default a new one in `runs/`, named after model and data.
+        progress: whether to show a bar (in a terminal or a notebook) or lines; otherwise nothing is
+            printed.
+
+    Returns:
+        The run; interrupted by Ctrl-C it is saved, and `Run.resume` goes on with it.
+
+    Raises:
+        CnnLabError: whatever cannot be, in one sentence, before anything is computed.
+    """
+    if not isinstance(config, ExperimentConfig):
+        config = load_config(os.fspath(config), [])
+    config = from_dict(ExperimentConfig, to_dict(config))
+    if data is not None:
+        config.data.name = data.info.name
+    return _train(
+        config, data, Path(workdir) if workdir else _new_workdir(config), progress=progress
+    )
+
+
+def _train(config: ExperimentConfig, data: Dataset | None, workdir: Path, *, progress: bool) -> Run:
+    compilation_cache.enable()
+    log: Callable[[str], None] = functools.partial(print, flush=True) if progress else _silent
+    run_training(
+        config,
+        workdir,
+        log,
+        open_data=_opener(data),
+        make_display=make_display if progress else PlainDisplay,
+    )
+    from cnn_lab.report.run import write_report  # half a second for matplotlib, at the end
+
+    write_report(workdir)
+    return Run(workdir, data=data)
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+def _opener(data: Dataset | None) -> Callable[..., Dataset] | None:
+    """Opens these data whatever name is asked for; None opens those of the name."""
+    if data is None:
+        return None
+
+    def opened(*_: Any, **__: Any) -> Dataset:
+        return data
+
+    return opened
+
+
+def _new_workdir(config: ExperimentConfig) -> Path:
+    """A folder in `runs/` that is not there yet."""
+    name = re.sub(r"[^\w.]+", "-", f"{config.model.name}-{config.data.name.rpartition(':')[2]}")
+    for number in itertools.count(1):
+        folder = RUNS / f"{name.strip('-')}-{number}"
+        if not folder.exists():
+            return folder
+    raise AssertionError("unreachable: numbers do not end")
