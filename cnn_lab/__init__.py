@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from cnn_lab.data.datasets.arrays import from_arrays
     from cnn_lab.data.datasets.catalog import open_dataset as load_dataset
     from cnn_lab.models.create import create_model, feature_maps, list_models
-    from cnn_lab.runs.import_weights import import_weights
-    from cnn_lab.runs.run import Run, load_run, train
+    from cnn_lab.runs.run import Run, import_weights, load_run, train
     from cnn_lab.tasks.task import create_task
     from cnn_lab.train.state import init_state
     from cnn_lab.train.step import make_train_step
@@ -46,7 +45,7 @@ _PLACES = {
     "create_task": "cnn_lab.tasks.task",
     "feature_maps": "cnn_lab.models.create",
     "from_arrays": "cnn_lab.data.datasets.arrays",
-    "import_weights": "cnn_lab.runs.import_weights",
+    "import_weights": "cnn_lab.runs.run",
     "init_state": "cnn_lab.train.state",
     "list_models": "cnn_lab.models.create",
     "load_dataset": "cnn_lab.data.datasets.catalog:open_dataset",

@@ -40,7 +40,7 @@ def published_pixels(model: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return ((0.5,) * 3, (0.5,) * 3) if model in PIXELS_IN_MINUS_ONE_TO_ONE else IMAGENET_PIXELS
 
 
-def import_weights(
+def write_imported(
     model: str,
     file: Path,
     out: Path,

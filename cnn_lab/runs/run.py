@@ -44,7 +44,7 @@ RUNS = Path("runs")
 
 
 class Run:
-    """A trained network in the folder of its run.
+    """A trained network in the folder of its run, as `train` and `load_run` return it.
 
     Args:
         workdir: the run's folder.
@@ -223,6 +223,9 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str = "best") -> Run:
 
     Raises:
         WorkdirError: there is no run.
+
+    >>> load_run("runs/mnist/lenet5").status  # doctest: +SKIP
+    'finished'
     """
     return Run(workdir, checkpoint)
 
@@ -249,6 +252,19 @@ def train(
 
     Raises:
         CnnLabError: whatever cannot be, in one sentence, before anything is computed.
+
+    >>> import tempfile
+    >>> from cnn_lab.data.datasets.arrays import from_arrays
+    >>> images = np.random.default_rng(0).integers(0, 255, (60, 8, 8), np.uint8)
+    >>> images[:30, :, 4:] = 0
+    >>> data = from_arrays(images, ["left"] * 30 + ["everywhere"] * 30)
+    >>> config = ExperimentConfig()
+    >>> config.model.name, config.train.batch_size, config.train.num_epochs = "linear", 16, 1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = train(config, data, folder)
+    ...     found = run.predict(images[:5])
+    >>> run.config.model.name, found.probabilities.shape
+    ('linear', (5, 2))
     """
     if not isinstance(config, ExperimentConfig):
         config = load_config(os.fspath(config), [])

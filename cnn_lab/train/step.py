@@ -28,7 +28,8 @@ def make_train_step(
 ) -> Step:
     """Returns step(state, batch) -> (state, metrics), not jitted.
 
-    The batch holds `image` [n h w c], `label` [n] (or [n k]) and `weight` [n]. A step whose loss,
+    The batch holds `image` [n h w c], normalised, `label` as the task wants it ([n], or [n k]), and
+    perhaps `weight` [n]. A step whose loss,
     gradient or new weights are not finite leaves the state, its step number included, as it was,
     and its metrics are not finite. Summed gradients are divided once by the summed weight, so that
     padding and device count do not matter and devices exchange gradients and metrics in one
@@ -41,6 +42,17 @@ def make_train_step(
         penalty: (params, anchor) -> value added to the mean loss.
         average: of the weights, kept in the state.
         gradient: of the summed loss; by default of the whole batch at once.
+
+    >>> import numpy as np
+    >>> from cnn_lab.models.create import create_model
+    >>> from cnn_lab.tasks.task import create_task
+    >>> from cnn_lab.train.state import init_state
+    >>> model, optimizer = create_model("linear", num_classes=2), optax.sgd(0.1)
+    >>> step = jax.jit(make_train_step(model, create_task("classification", 2), optimizer))
+    >>> batch = {"image": np.ones((4, 8, 8, 1), np.float32), "label": np.array([0, 1, 1, 0])}
+    >>> state, metrics = step(init_state(model, optimizer, (8, 8, 1)), batch)
+    >>> int(state.step), float(metrics["accuracy"][1])
+    (1, 4.0)
     """
     summed_gradient = gradient or make_gradient(model, task)
     update = optax.with_extra_args_support(optimizer).update

@@ -51,7 +51,7 @@ def main(invocation: Invocation) -> int:
     runtime.start(None)
     from cnn_lab.data.normalize import Preprocess
     from cnn_lab.models.registry import MODELS
-    from cnn_lab.runs.import_weights import import_weights, published_pixels
+    from cnn_lab.runs.import_weights import published_pixels, write_imported
 
     source, out = Path(str(values["from"].value)), Path(values.out)
     entry = MODELS.lookup(values.model, "--model")
@@ -69,7 +69,7 @@ def main(invocation: Invocation) -> int:
                 where=f"--{flag}",
                 found=given,
             )
-    imported, num_values = import_weights(
+    imported, num_values = write_imported(
         values.model,
         source,
         out,

@@ -98,6 +98,10 @@ def open_dataset(
     Raises:
         ConfigError: there is no such name.
         DataError: the data are missing, damaged or unfit.
+
+    >>> data = open_dataset("digits")
+    >>> data.info.image_shape, data.info.num_classes
+    ((8, 8, 1), 10)
     """
     _check_options(name, from_dir, on_bad_files, descriptions)
     root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
