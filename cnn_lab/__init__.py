@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from cnn_lab.models.create import create_model, feature_maps, list_models
     from cnn_lab.runs.run import Run, import_weights, load_run, train
     from cnn_lab.tasks.task import create_task
-    from cnn_lab.train.state import init_state
-    from cnn_lab.train.step import make_train_step
+    from cnn_lab.training.state import init_state
+    from cnn_lab.training.step import make_train_step
 
 __all__ = [
     "ExperimentConfig",
@@ -46,11 +46,11 @@ _PLACES = {
     "feature_maps": "cnn_lab.models.create",
     "from_arrays": "cnn_lab.data.datasets.arrays",
     "import_weights": "cnn_lab.runs.run",
-    "init_state": "cnn_lab.train.state",
+    "init_state": "cnn_lab.training.state",
     "list_models": "cnn_lab.models.create",
     "load_dataset": "cnn_lab.data.datasets.catalog:open_dataset",
     "load_run": "cnn_lab.runs.run",
-    "make_train_step": "cnn_lab.train.step",
+    "make_train_step": "cnn_lab.training.step",
     "train": "cnn_lab.runs.run",
 }
 

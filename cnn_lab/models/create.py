@@ -55,11 +55,30 @@ def feature_maps(model: nn.Module, variables: Tree, images: Images) -> dict[str,
     >>> images = jax.numpy.zeros((2, 32, 32, 1))
     >>> variables = model.init(jax.random.key(0), images, train=False)
     >>> {name: map.shape for name, map in feature_maps(model, variables, images).items()}
-    {'s2': (2, 14, 14, 6), 's4': (2, 5, 5, 16), 'c5': (2, 1, 1, 120)}
+    {'s2': (2, 14, 14, 6), 's4': (2, 5, 5, 16), 'c5': (2, 120)}
     """
 
+    # Inside `jax.jit` and the like the names come back in alphabetical order; see `map_shapes`.
     def maps_of(module: Any, x: jax.Array) -> dict[str, Maps]:
         return module.backbone(x, train=False)
 
     maps: Any = model.apply(variables, images, method=maps_of)
     return maps
+
+
+def map_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the named maps of one image (h, w, c), finest first; nothing is computed.
+
+    >>> map_shapes(create_model("lenet5"), (32, 32, 1))
+    {'s2': (14, 14, 6), 's4': (5, 5, 16), 'c5': (120,)}
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def trace(key: jax.Array, images: jax.Array) -> None:
+        variables = model.init(key, images, train=False)
+        for name, values in feature_maps(model, variables, images).items():
+            shapes[name] = values.shape[1:]
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jax.numpy.float32)
+    jax.eval_shape(trace, jax.random.key(0), images)
+    return shapes

@@ -22,7 +22,7 @@ from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.runs.trainer import CompiledPhase
-from cnn_lab.train.averaging import evaluated_variables
+from cnn_lab.training.averaging import evaluated_variables
 
 NUM_SAMPLED_RATES = 50
 

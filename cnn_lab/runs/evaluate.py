@@ -32,8 +32,8 @@ from cnn_lab.runs.comparable import Comparable, EvaluationOptions, SelectedRun
 from cnn_lab.runs.split_runner import SplitRunner, examples_of
 from cnn_lab.tasks.regression import NumberPredictions
 from cnn_lab.tasks.task import Task
-from cnn_lab.train.evaluate import SplitPredictions
-from cnn_lab.train.views import check_pixels, make_views
+from cnn_lab.training.evaluate import SplitPredictions
+from cnn_lab.training.views import check_pixels, make_views
 from cnn_lab.workdir.run_dir import count_test_opening
 
 

@@ -4,6 +4,7 @@ Nothing is printed but what is asked for, no flags are read, and Ctrl-C leaves a
 from where it was (`Run.resume`).
 """
 
+import contextlib
 import functools
 import itertools
 import os
@@ -22,20 +23,21 @@ from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core import compilation_cache
-from cnn_lab.core.errors import ConfigError, lookup
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.arrays import as_pixels
 from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.decoding import decode, read_image_file
 from cnn_lab.data.subsets import whole_split
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.models.create import feature_maps
+from cnn_lab.models.create import feature_maps, map_shapes
 from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
 from cnn_lab.runs.evaluate import evaluate_runs
+from cnn_lab.runs.import_weights import write_imported
 from cnn_lab.runs.predict import in_batches, predict
 from cnn_lab.runs.split_runner import SplitRunner
 from cnn_lab.runs.train import run_training
 from cnn_lab.tasks.task import Predictions
-from cnn_lab.train.evaluate import SplitPredictions
+from cnn_lab.training.evaluate import SplitPredictions
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 from cnn_lab.workdir.run_dir import read_config, read_record
 from cnn_lab.workdir.training_log import PlainDisplay, make_display
@@ -135,12 +137,12 @@ class Run:
         def maps_of(variables: Any, pixels: Any) -> Any:
             return feature_maps(network.model, variables, network.preprocess(pixels))
 
+        names = list(map_shapes(network.model, network.input_shape))
+        name = names[-1] if name is None else name
+        if name not in names:
+            problem = f"{self.config.model.name} has no map {name!r}"
+            raise ConfigError(problem, where="name", found=name, allowed=names)
         pixels = self._pixels(images)
-        shape = jax.ShapeDtypeStruct((1, *pixels.shape[1:]), pixels.dtype)
-        maps: dict[str, Any] = jax.eval_shape(maps_of, self.variables, shape)
-        if name is None:
-            name = list(maps)[-1]
-        lookup(maps, name, f"map in {self.config.model.name}", "name")
         chosen = jax.jit(lambda variables, pixels: maps_of(variables, pixels)[name])
         return in_batches(functools.partial(chosen, self.variables), pixels)
 
@@ -186,10 +188,8 @@ class Run:
             problem = "The test split of other data is evaluated as a data set of its own, once."
             raise ConfigError(problem, where="split", found=split)
         subset = whole_split(data.split(split or "train"), restored.config.data)
-        restored.config.evaluate.batch_size = batch_size or restored.config.evaluate.batch_size
-        runner = SplitRunner()
-        found = runner.run(restored, subset, split or "train")
-        runner.close()
+        with contextlib.closing(SplitRunner(batch_size)) as runner:
+            found = runner.run(restored, subset, split or "train")
         return dict(found.metrics if isinstance(found, SplitPredictions) else found)
 
     def resume(self, *, progress: bool = False) -> "Run":
@@ -274,6 +274,37 @@ def train(
     return _train(
         config, data, Path(workdir) if workdir else _new_workdir(config), progress=progress
     )
+
+
+def import_weights(
+    model: str,
+    file: str | os.PathLike[str],
+    workdir: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    new_head: bool = False,
+    **options: Any,
+) -> Run:
+    """Imports published weights of torchvision or timm as a run, to be used or trained further.
+
+    Args:
+        model: its name here.
+        file: safetensors, or a PyTorch file, which is read as weights alone and needs torch.
+        workdir: the run's folder, empty or new.
+        class_names: label to name; by default `class_0` and so on, as many as in the paper.
+        new_head: whether the output layer is left at its initial values.
+        options: those that the model declares.
+
+    Raises:
+        CnnLabError: weights that do not fit, all of which are listed; nothing is written then.
+
+    >>> run = import_weights("squeezenet1_1", "squeezenet.safetensors", "runs/squeezenet"
+    ... )  # doctest: +SKIP
+    """
+    names = None if class_names is None else tuple(class_names)
+    place = Path(workdir)
+    write_imported(model, Path(file), place, options=options, class_names=names, new_head=new_head)
+    return Run(place)
 
 
 def _train(config: ExperimentConfig, data: Dataset | None, workdir: Path, *, progress: bool) -> Run:

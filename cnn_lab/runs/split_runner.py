@@ -19,9 +19,9 @@ from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.subsets import Subset, choose_examples, whole_split
 from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.train.evaluate import Evaluator, SplitPredictions, SplitPredictor
-from cnn_lab.train.views import View
-from cnn_lab.train.views import whole as whole_view
+from cnn_lab.training.evaluate import Evaluator, SplitPredictions, SplitPredictor
+from cnn_lab.training.views import View
+from cnn_lab.training.views import whole as whole_view
 from cnn_lab.workdir.run_dir import read_config, read_record
 
 
@@ -92,7 +92,7 @@ class SplitRunner:
     ) -> SplitPredictions | dict[str, float]:
         """Runs a split through a network: its predictions, or metrics of outputs of many pixels."""
         config, network = restored.config, restored.network
-        batch_size = config.evaluate.batch_size
+        batch_size = self._batch_size or config.evaluate.batch_size
         data = json.dumps([to_dict(config.data), network.metadata(), batch_size])
         model = json.dumps([to_dict(config.model), to_dict(config.task)])
         if (data, split, model) not in self._programs:
@@ -109,7 +109,8 @@ class SplitRunner:
                 if network.task.model_outputs == "logits"
                 else Evaluator(network.model.apply, network.task, loader, mesh)
             )
-        return self._programs[data, split, model](restored.variables)
+        mesh = make_mesh(choose_num_devices(batch_size, None))
+        return self._programs[data, split, model](mesh.put(restored.variables))
 
     def close(self) -> None:
         """Stops reading ahead."""

@@ -142,7 +142,7 @@ def test_images_that_are_not_finite_are_refused():
         (LABELS[:11], 11),
         (np.eye(3, dtype=int)[LABELS], (12, 3)),
         (np.where(LABELS == 1, np.nan, 0.5), 1),
-        (np.array([None, *LABELS[1:]], object), "NoneType, int"),
+        (np.array([None, *LABELS[1:]], object), "NoneType, int64"),
         (LABELS.astype(complex), "complex128"),
         (np.zeros((12, 2, 2)), (12, 2, 2)),
     ],

@@ -31,6 +31,7 @@ def main(invocation: Invocation) -> int:
     runtime.start_logging()
     from cnn_lab.analysis.cost import cost_of
     from cnn_lab.cli.cost_text import cost_text
+    from cnn_lab.models.create import map_shapes
     from cnn_lab.models.registry import MODELS
 
     entry = MODELS.lookup(values.model, "--model")
@@ -49,5 +50,8 @@ def main(invocation: Invocation) -> int:
     lines = [title, f"input {'x'.join(map(str, shape))}, {num_classes} classes, {dtype}", ""]
     prices = values.price_per_kwh, values.picojoules_per_mac
     lines += cost_text(cost, training, values.batch, dtype, *prices)
+    maps = map_shapes(model, shape).items()
+    lines += ["", "named maps of the backbone, finest first:"]
+    lines += [f"  {name:<16} {'x'.join(map(str, sides))}" for name, sides in maps]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

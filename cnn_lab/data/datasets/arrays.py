@@ -179,8 +179,9 @@ def _targets(split: str, labels: ArrayLike) -> Shaped[np.ndarray, "n ..."]:
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
         array = array.astype(np.str_)  # a column of texts of a data frame
     if array.dtype.kind not in "biuUf":
-        types = sorted({type(value).__name__ for value in array.flat})
-        found = ", ".join(types) if array.dtype.kind == "O" else str(array.dtype)
+        found = str(array.dtype)
+        if array.dtype.kind == "O":
+            found = ", ".join(sorted({type(value).__name__ for value in array.flat}))
         allowed = "whole numbers, truth values or texts for classes, or real numbers"
         raise DataError(where=where, found=found, allowed=allowed)
     if array.dtype.kind == "f":

@@ -11,7 +11,7 @@ import optax
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Key, Tree
-from cnn_lab.train.frozen import partition_frozen
+from cnn_lab.training.frozen import partition_frozen
 
 NONE: Tree = {}
 # What is drawn in a step beside what the model draws from the step's key itself.
@@ -29,10 +29,10 @@ class TrainState(flax.struct.PyTreeNode):
         collections: the model's other variables, such as `batch_stats`.
         opt_state: the optimizer's.
         averaged: `params` and `collections` that are evaluated in place of those above; empty where
-            nothing is averaged (`train/averaging.py`).
+            nothing is averaged (`training/averaging.py`).
         key: never changes; the randomness of a step is `fold_in(key, step)`.
         frozen: variables by collection that no step changes, `params` among them
-            (`train/frozen.py`); those above are the others.
+            (`training/frozen.py`); those above are the others.
         anchor: parameters that a penalty pulls towards, which no step changes either.
     """
 
@@ -98,7 +98,7 @@ def init_state(
     image_shape: tuple[int, int, int],
     seed: int = 0,
 ) -> TrainState:
-    """The first state of a training loop of one's own (`train/step.py:make_train_step`).
+    """The first state of a training loop of one's own (`training/step.py:make_train_step`).
 
     Args:
         model: the network.

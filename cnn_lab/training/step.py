@@ -11,9 +11,9 @@ import optax
 from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.tasks.metrics import Pair
 from cnn_lab.tasks.task import Task
-from cnn_lab.train.averaging import NO_AVERAGE, Average
-from cnn_lab.train.gradient import Gradient, GradientResult, make_gradient
-from cnn_lab.train.state import TrainState, step_key, where_finite
+from cnn_lab.training.averaging import NO_AVERAGE, Average
+from cnn_lab.training.gradient import Gradient, GradientResult, make_gradient
+from cnn_lab.training.state import TrainState, step_key, where_finite
 
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
 
@@ -46,7 +46,7 @@ def make_train_step(
     >>> import numpy as np
     >>> from cnn_lab.models.create import create_model
     >>> from cnn_lab.tasks.task import create_task
-    >>> from cnn_lab.train.state import init_state
+    >>> from cnn_lab.training.state import init_state
     >>> model, optimizer = create_model("linear", num_classes=2), optax.sgd(0.1)
     >>> step = jax.jit(make_train_step(model, create_task("classification", 2), optimizer))
     >>> batch = {"image": np.ones((4, 8, 8, 1), np.float32), "label": np.array([0, 1, 1, 0])}

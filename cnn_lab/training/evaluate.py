@@ -23,7 +23,7 @@ from cnn_lab.data.source import Labels
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import example_weights, weighted_pairs
 from cnn_lab.tasks.task import Task, last_logits
-from cnn_lab.train.stepper import (
+from cnn_lab.training.stepper import (
     Program,
     StepsPerCall,
     batch_at,
@@ -31,7 +31,7 @@ from cnn_lab.train.stepper import (
     empty_history,
     with_row,
 )
-from cnn_lab.train.views import View, whole
+from cnn_lab.training.views import View, whole
 
 MAX_OUTPUT_BYTES = 64 * 2**20  # of one call
 STEPS_TOGETHER = 16  # of a call, where several processes evaluate
