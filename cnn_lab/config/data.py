@@ -31,7 +31,7 @@ class DataConfig(Node):
     """The data set, the form of its images, its splits and its loader.
 
     Attributes:
-        name: a catalogue name (`mnist`), `folder:PATH`, `tfds:PATH` or `tfds:NAME`.
+        name: a catalogue name (`mnist`), `folder:PATH`, `table:FILE`, `tfds:PATH` or `tfds:NAME`.
         classes: names of the classes that take part, in the order of their labels; None takes all.
         image_size: (height, width) that images are resized to; None keeps their own.
         pad: rows and columns of black added on every side after resizing, in pixels.

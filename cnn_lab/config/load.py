@@ -86,7 +86,7 @@ def anchor_paths(data: DataConfig) -> None:
     path = _absolute(place)
     # `tfds:mnist/3.0.1` may be a name; it is a path where the data set's own file lies there.
     is_path = place.startswith((".", "~")) or (path / "dataset_info.json").is_file()
-    if place and (kind == "folder" or (kind == "tfds" and is_path)):
+    if place and (kind in ("folder", "table") or (kind == "tfds" and is_path)):
         data.name = f"{kind}:{path}"
     if data.data_dir is not None:
         data.data_dir = str(_absolute(data.data_dir))

@@ -260,10 +260,10 @@ def test_a_configuration_must_be_chosen_if_there_are_several(tmp_path, prepare_f
 @pytest.mark.parametrize(
     ("changes", "allowed"),
     [
-        ({"label": None}, "ClassLabel feature named 'label'"),
+        ({"label": None}, "ClassLabel or float32 [d] feature named 'label'"),
         ({"image": None}, "8-bit gray or RGB feature named 'image'"),
         ({"image": tfds.features.Text()}, "8-bit gray or RGB feature named 'image'"),
-        ({"label": tfds.features.Scalar(np.int64)}, "ClassLabel feature named 'label'"),
+        ({"label": tfds.features.Scalar(np.int64)}, "ClassLabel or float32 [d] feature named 'label'"),
     ],
 )
 def test_unfit_features_are_refused(tmp_path, prepare_foreign, changes, allowed):

@@ -17,7 +17,7 @@ from refusals import refused
 from cnn_lab.core.errors import DataError, explain_system_error
 from cnn_lab.data import parallel
 from cnn_lab.data.datasets import catalog, check_images
-from cnn_lab.data.datasets.builders import FolderImages
+from cnn_lab.data.datasets.builders import FileImages
 from cnn_lab.data.datasets.catalog import open_dataset, unlock_test
 from cnn_lab.data.decoding import open_image
 
@@ -254,7 +254,7 @@ def test_many_files_tell_now_and_then(flat, open_folder, monkeypatch):
 
 def test_a_large_folder_is_written_in_pieces_and_in_order(flat, open_folder, monkeypatch):
     """TFDS's own writer sorts all in memory, and past a gigabyte needs TensorFlow."""
-    monkeypatch.setattr(FolderImages, "shard_bytes", 150)
+    monkeypatch.setattr(FileImages, "shard_bytes", 150)
     monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 100)
     dataset = open_folder(flat)
     assert len(list(Path(dataset.storage.directory).glob("*train.array_record*"))) > 2
@@ -269,7 +269,7 @@ def test_a_large_folder_is_written_in_pieces_and_in_order(flat, open_folder, mon
 
 def test_pieces_do_not_change_the_fingerprint(flat, open_folder, tmp_path, monkeypatch):
     whole = open_folder(flat).info
-    monkeypatch.setattr(FolderImages, "shard_bytes", 1)
+    monkeypatch.setattr(FileImages, "shard_bytes", 1)
     assert open_dataset(f"folder:{flat}", tmp_path / "elsewhere").info == whole
 
 

@@ -50,7 +50,8 @@ def main(invocation: Invocation) -> int:
     lines = [title, f"input {'x'.join(map(str, shape))}, {num_classes} classes, {dtype}", ""]
     prices = values.price_per_kwh, values.picojoules_per_mac
     lines += cost_text(cost, training, values.batch, dtype, *prices)
-    maps = map_shapes(model, shape).items()
+    height, width, channels = shape
+    maps = map_shapes(model, (height, width, channels)).items()
     lines += ["", "named maps of the backbone, finest first:"]
     lines += [f"  {name:<16} {'x'.join(map(str, sides))}" for name, sides in maps]
     sys.stdout.write("\n".join(lines) + "\n")

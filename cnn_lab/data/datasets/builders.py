@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cnn_lab.core.errors import DataError
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.data.datasets.check_images import CheckedFolder
 from cnn_lab.data.datasets.description import PREPARED_VERSION, DatasetDescription
 from cnn_lab.data.parallel import Log, ThrottledLog, map_in_order
@@ -114,8 +115,8 @@ class ArraysBuilder(QuietBuilder, skip_registration=True):
             raise DataError(f"{problem}; {remedy}.", where=where, found=found, allowed=allowed)
 
 
-class FolderImages(QuietBuilder, skip_registration=True):
-    """The checked files of a folder of images, stored with their original bytes."""
+class FileImages(QuietBuilder, skip_registration=True):
+    """The checked image files of a folder or table, stored with their original bytes."""
 
     shard_bytes = 2**29  # TFDS holds a shard in memory, and each is a file to keep open
 
@@ -123,14 +124,14 @@ class FolderImages(QuietBuilder, skip_registration=True):
         self,
         root: Path,
         checked: CheckedFolder,
-        class_names: tuple[str, ...],
+        target: TargetSpec,
         *,
         progress: Log | None,
         data_dir: Path,
     ) -> None:
         self.root = root
         self.checked = checked
-        self.class_names = class_names
+        self.target = target
         self._log_progress, self._num_stored = ThrottledLog(progress), 0
         files = [file for part in checked.files.values() for file in part]
         self._num_files = len(files)
@@ -140,12 +141,17 @@ class FolderImages(QuietBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         features: dict[str, Any] = {
             "image": tfds.features.Image(shape=self.checked.image_shape),
-            "label": tfds.features.ClassLabel(names=list(self.class_names)),
+            "label": tfds.features.Tensor(shape=self.target.shape, dtype=np.float32)
+            if self.target.kind == "numbers"
+            else tfds.features.ClassLabel(names=list(self.target.names)),
             "path": tfds.features.Text(),
         }
         if self.grouped:
             features["group"] = tfds.features.Text()
-        metadata = {"folder": os.fspath(self.root), "num_skipped": len(self.checked.bad)}
+        metadata: dict[str, Any] = {"folder": os.fspath(self.root)}
+        metadata["num_skipped"] = len(self.checked.bad)
+        if self.target.kind == "numbers":
+            metadata["value_names"] = list(self.target.names)
         return self._describe(features, "not stated", "", **metadata)
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> Shards:
@@ -173,12 +179,15 @@ class FolderImages(QuietBuilder, skip_registration=True):
             digest.update(hashlib.sha256(encoded).digest())
             digest.update(f"{file.label} {group}".encode())
             # As bytes, since a file's name need not be valid text.
-            example = {"image": encoded, "label": file.label, "path": os.fsencode(file.name)}
+            label = file.label
+            if self.target.kind == "numbers":
+                label = np.asarray(label, np.float32)
+            example = {"image": encoded, "label": label, "path": os.fsencode(file.name)}
             self._num_stored += 1
             self._log_progress(f"stored {self._num_stored:,} of {self._num_files:,} files")
             yield index, example | ({"group": group} if self.grouped else {})
         if stop == len(files):
-            columns = {"labels": np.asarray([file.label for file in files], np.int32)}
+            columns = {"labels": np.asarray([file.label for file in files], self.target.dtype)}
             if self.grouped:
                 columns["groups"] = np.asarray([file.group or "" for file in files])
             self._record_split(split, digest.hexdigest(), **columns)

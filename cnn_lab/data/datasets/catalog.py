@@ -4,12 +4,13 @@ The test split is locked: `Dataset.split` refuses it, so that nothing that train
 can look at it by accident. `unlock_test` is for `cnn-lab evaluate --split=test` alone.
 """
 
+import functools
 import hashlib
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,11 +18,13 @@ from typing import Literal
 from absl import logging
 
 from cnn_lab.core.errors import ConfigError, DataError
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.data.datasets.check_images import check_files, describe_bad
 from cnn_lab.data.datasets.description import PREPARED_VERSION, DatasetDescription
 from cnn_lab.data.datasets.download import obtain_files
-from cnn_lab.data.datasets.folder import list_folder
+from cnn_lab.data.datasets.folder import Listing, list_folder
 from cnn_lab.data.datasets.published import DATASETS
+from cnn_lab.data.datasets.table import list_table
 from cnn_lab.data.parallel import Log
 from cnn_lab.data.source import Source, SourceInfo, Storage
 from cnn_lab.data.storage import prepared
@@ -29,8 +32,15 @@ from cnn_lab.data.storage import prepared
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _MAX_FOLDER_COPIES = 2
 _OTHER_NAMES = (
-    "a folder of images is written folder:PATH, a data set prepared by TFDS tfds:NAME or tfds:PATH"
+    "a folder of images is written folder:PATH, a CSV table of them table:FILE, a data set "
+    "prepared by TFDS tfds:NAME or tfds:PATH"
 )
+# What stands behind the colon of a name.
+FILES_OF = {
+    "folder": "a folder of images",
+    "table": "a CSV file",
+    "tfds": "a data set or its folder",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def open_dataset(
     """Opens a data set, preparing it first if this was not done before.
 
     Args:
-        name: a name of `descriptions`, `folder:PATH`, `tfds:PATH` or
+        name: a name of `descriptions`, `folder:PATH`, `table:FILE`, `tfds:PATH` or
             `tfds:NAME[/config][:version]`.
         data_dir: folder of prepared data; by default `default_data_dir()`.
         from_dir: holds the published files; without it they are downloaded. Once a data set is
@@ -113,8 +123,14 @@ def open_dataset(
     kind, colon, rest = name.partition(":")
     if colon and kind == "folder":
         path = Path(rest).expanduser().resolve()
-        directory = _folder_directory(path, root, on_bad_files, progress, refusal)
+        listed = functools.partial(list_folder, path, progress)
+        directory = _files_directory(kind, path, listed, root, on_bad_files, progress, refusal)
         name = f"folder:{directory.parent.name.rpartition('-')[0]}"
+    elif colon and kind == "table":
+        path = Path(rest).expanduser().resolve()
+        listed = functools.partial(list_table, path)
+        directory = _files_directory(kind, path, listed, root, on_bad_files, progress, refusal)
+        name = f"table:{directory.parent.name.rpartition('-')[0]}"
     elif colon and kind == "tfds":
         directory = _tfds_directory(rest, root)
     elif colon and kind == "arrays":
@@ -141,20 +157,20 @@ def _check_options(
 ) -> None:
     """Refuses a name without its path, and options that would be ignored silently."""
     kind, colon, path = name.partition(":")
-    if colon and not path and kind in ("folder", "tfds"):
-        what = "a folder of images" if kind == "folder" else "a data set or its folder"
+    if colon and not path and kind in FILES_OF:
+        what = FILES_OF[kind]
         problem = f"{name!r} lacks what follows the colon; write {name}PATH with {what}."
         raise ConfigError(problem, found=name)
     published = descriptions.get(name)
-    if from_dir is not None and (kind in ("folder", "tfds") or (published and not published.files)):
+    if from_dir is not None and (kind in FILES_OF or (published and not published.files)):
         raise ConfigError(
             f"--from_dir={os.fspath(from_dir)} was given, but {name} is not made from published "
             "files; leave it out.",
             where="--from_dir",
             found=os.fspath(from_dir),
         )
-    if on_bad_files == "skip" and kind != "folder":
-        problem = f"--skip_bad_files is for folder:PATH only; leave it out for {name}."
+    if on_bad_files == "skip" and kind not in ("folder", "table"):
+        problem = f"--skip_bad_files is for folder:PATH and table:FILE; leave it out for {name}."
         raise ConfigError(problem, where="--skip_bad_files", found=name)
 
 
@@ -183,15 +199,17 @@ def _published_directory(
     return directory
 
 
-def _folder_directory(
+def _files_directory(
+    kind: str,
     path: Path,
+    list_files: Callable[[], Listing],
     root: Path,
     on_bad_files: str,
     progress: Log | None,
     refusal: DataError | None,
 ) -> Path:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-    versions = root / "folder" / f"{path.name}-{digest}"
+    versions = root / kind / f"{path.name}-{digest}"
     copies = sorted(
         (copy for copy in versions.glob("*") if prepared.is_prepared(copy)),
         key=lambda copy: (copy / prepared.INFO_FILE).stat().st_mtime_ns,
@@ -199,7 +217,7 @@ def _folder_directory(
     if copies and not path.exists():
         logging.info("%s is gone; using the copy that was prepared from it.", path)
         return copies[-1]
-    listing = list_folder(path, progress)
+    listing = list_files()
     directory = versions / listing.fingerprint[:16]
     if prepared.is_prepared(directory):
         return directory
@@ -207,17 +225,21 @@ def _folder_directory(
         raise refusal
     if copies:
         logging.info("%s has changed since it was prepared; preparing it again.", path)
-    from cnn_lab.data.datasets.builders import FolderImages
+    from cnn_lab.data.datasets.builders import FileImages
 
-    def make_builder(temporary: Path) -> FolderImages:
-        checked = check_files(path, listing, on_bad_files=on_bad_files, progress=progress)
+    folder = path if kind == "folder" else path.parent
+    target = TargetSpec("class", listing.class_names)
+    if listing.value_names:
+        target = TargetSpec("numbers", listing.value_names)
+
+    def make_builder(temporary: Path) -> FileImages:
+        checked = check_files(folder, listing, on_bad_files=on_bad_files, progress=progress)
         if checked.bad:
             bad = describe_bad(checked.bad)
             logging.warning("Left out %d bad files of %s: %s.", len(checked.bad), path, bad)
         if progress is not None:
             progress(f"preparing {path} in {directory}")
-        names = listing.class_names
-        return FolderImages(path, checked, names, progress=progress, data_dir=temporary)
+        return FileImages(folder, checked, target, progress=progress, data_dir=temporary)
 
     prepared.prepare(make_builder, directory, num_bytes=listing.num_bytes, progress=progress)
     # A training that still reads the copy before this one keeps it; older ones would only add up.

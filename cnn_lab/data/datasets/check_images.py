@@ -62,7 +62,7 @@ def check_files(
         raise DataError(
             f"{len(bad)} of {len(listing.files) + len(listing.unusable)} files in {root} cannot be "
             f"used: {describe_bad(bad)}; repair or remove them, or leave them out with `cnn-lab "
-            f"data prepare folder:{root} --skip_bad_files`.",
+            f"data prepare {listing.name} --skip_bad_files`.",
             where=str(root),
             found=bad,
         )
@@ -70,7 +70,9 @@ def check_files(
     for file in good:
         by_split[file.split].append(file)
     for split, files in by_split.items():
-        for label in sorted(set(range(len(listing.class_names))) - {f.label for f in files}):
+        listed = {file.label for file in listing.files if file.split == split}
+        lost = listed - {file.label for file in files} if listing.class_names else ()
+        for label in sorted(label for label in lost if isinstance(label, int)):
             raise DataError(
                 f"Class {listing.class_names[label]!r} has no usable image in split {split!r} of "
                 f"{root}; add some or remove the class.",

@@ -28,7 +28,7 @@ _MAX_LISTED = 10
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """One file: its name relative to the folder, size, split, label and group.
+    """One file: its name relative to the folder, size, split, label (or numbers) and group.
 
     There may be millions of them, so they hold nothing that can be computed.
     """
@@ -36,19 +36,31 @@ class ImageFile:
     name: str
     num_bytes: int
     split: str
-    label: int
+    label: int | tuple[float, ...]
     group: str | None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The content of a folder, before any file is opened."""
+    """The content of a folder or table, before any file is opened.
 
-    files: tuple[ImageFile, ...]  # of all classes, sorted by split, class and name
+    Attributes:
+        name: of the data set that it becomes.
+        files: all of them, split after split.
+        class_names: label to name; empty where files have numbers.
+        splits: `train` among them.
+        unusable: name and reason of files that need not be opened to know it.
+        fingerprint: digest of all names, sizes and times of change.
+        value_names: of the numbers of each file.
+    """
+
+    name: str
+    files: tuple[ImageFile, ...]
     class_names: tuple[str, ...]
-    splits: tuple[str, ...]  # `train` among them
-    unusable: tuple[tuple[str, str], ...]  # name and reason, known without opening the file
-    fingerprint: str  # digest of all names, sizes and times of change
+    splits: tuple[str, ...]
+    unusable: tuple[tuple[str, str], ...]
+    fingerprint: str
+    value_names: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -68,20 +80,20 @@ def list_folder(root: Path, progress: Log | None = None) -> Listing:
     classes = {split: _class_folders(folder) for split, folder in split_folders.items()}
     names = {split: {folder.name for folder in folders} for split, folders in classes.items()}
     for split, found in names.items():
-        if differing := sorted(found ^ names["train"], key=_natural):
+        if differing := sorted(found ^ names["train"], key=natural_order):
             folder, listed = split_folders[split], ", ".join(differing[:_MAX_LISTED])
             problem = f"The classes of {folder} and {split_folders['train']} differ in {listed}"
             remedy = "every split needs the same class folders"
             raise DataError(f"{problem}; {remedy}.", where=str(folder), found=differing)
-    class_names = tuple(sorted(names["train"], key=_natural))
+    class_names = tuple(sorted(names["train"], key=natural_order))
     groups = _read_groups(root)
     files, unusable, log_progress = [], [], ThrottledLog(progress)
-    digest = _LinesDigest()
+    digest = LinesDigest()
     if groups is not None:
-        digest.add(_stamp(GROUPS_FILE, (root / GROUPS_FILE).stat()))
+        digest.add(stamp(GROUPS_FILE, (root / GROUPS_FILE).stat()))
     real_root = root.resolve()
     for split, folders in classes.items():
-        for folder in sorted(folders, key=lambda folder: _natural(folder.name)):
+        for folder in sorted(folders, key=lambda folder: natural_order(folder.name)):
             label = class_names.index(folder.name)
             prefix = folder.relative_to(root).as_posix()
             linked = folder.is_symlink() or split_folders[split].is_symlink()
@@ -97,7 +109,7 @@ def list_folder(root: Path, progress: Log | None = None) -> Listing:
                         unusable.append((name, "a link that leads nowhere"))
                         continue
                 status = entry.stat()
-                digest.add(_stamp(name, status))
+                digest.add(stamp(name, status))
                 if entry.name.lower().endswith(IMAGE_SUFFIXES):
                     group = None if groups is None else groups.get(name)
                     files.append(ImageFile(name, status.st_size, split, label, group))
@@ -111,6 +123,7 @@ def list_folder(root: Path, progress: Log | None = None) -> Listing:
     if groups is not None:
         _check_groups(root, groups, files)
     return Listing(
+        name=f"folder:{root}",
         files=tuple(files),
         class_names=class_names,
         splits=tuple(classes),
@@ -171,7 +184,7 @@ def _files_of(folder: Path) -> Iterator[os.DirEntry[str]]:
     if not entries:
         problem = f"Class folder {folder} is empty; add images or remove it."
         raise DataError(problem, where=str(folder))
-    for entry in sorted(entries, key=lambda entry: _natural(entry.name)):
+    for entry in sorted(entries, key=lambda entry: natural_order(entry.name)):
         if entry.is_dir():
             raise DataError(
                 f"Class folder {folder} holds another folder, {entry.name}; classes cannot be "
@@ -221,6 +234,11 @@ def _check_groups(root: Path, groups: dict[str, str], files: list[ImageFile]) ->
         raise DataError(
             f"{problem}; give {allowed}.", where=where, found=unknown[0], allowed=allowed
         )
+    check_groups_stay_whole(where, files)
+
+
+def check_groups_stay_whole(where: str, files: list[ImageFile]) -> None:
+    """Raises a `DataError` about the file `where` for a group that is in several splits."""
     splits: dict[str, set[str]] = {}
     for file in files:
         splits.setdefault(file.group or "", set()).add(file.split)
@@ -230,22 +248,24 @@ def _check_groups(root: Path, groups: dict[str, str], files: list[ImageFile]) ->
         raise DataError(f"{problem}; {remedy}.", where=where, found=shared[0])
 
 
-def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key that puts `class2` before `class10`."""
+def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A sort key that puts `class2` before `class10`."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
-class _LinesDigest:
+class LinesDigest:
     """Digest of lines joined by line feeds, none of which is stored."""
 
     def __init__(self) -> None:
         self.sha256, self._between = hashlib.sha256(), ""
 
     def add(self, line: str) -> None:
+        """Adds a line."""
         self.sha256.update((self._between + line).encode(errors="surrogateescape"))
         self._between = "\n"
 
 
-def _stamp(name: str, status: os.stat_result) -> str:
+def stamp(name: str, status: os.stat_result) -> str:
+    """A line that changes with a file: its name, size and time of change."""
     return f"{name} {status.st_size} {status.st_mtime_ns}"
