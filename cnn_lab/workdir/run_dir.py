@@ -393,14 +393,16 @@ def devices_in_words(num_used: int) -> str:
 
 
 def _git_state(file: Path) -> dict[str, Any] | None:
-    """The revision that a file is of, None where it is of none.
+    """The revision that a file is of, None where it is of none, and whether tracked files differ.
 
     An installation in an ignored folder of some repository must not pass for its revision.
     """
     tracked = ("ls-files", "--error-unmatch", "--", file.name)
     outputs = []
     try:
-        for arguments in (tracked, ("rev-parse", "HEAD"), ("status", "--porcelain")):
+        # Untracked files, such as data and runs, are no change of the code.
+        status = ("status", "--porcelain", "--untracked-files=no")
+        for arguments in (tracked, ("rev-parse", "HEAD"), status):
             command = ["git", "-C", str(file.parent), *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
             outputs.append(done.stdout.strip())
