@@ -81,8 +81,8 @@ def parse(
     """Reads a command line.
 
     Raises:
-        ConfigError: a flag that is unknown, missing or has a value that does not fit; words that
-            are no flags where the command takes none.
+        ConfigError: a flag that is unknown, missing, given twice (other than a list) or has a value
+            that does not fit; words that are no flags where the command takes none.
     """
     overrides, rest = split_overrides(words)
     values = flags.FlagValues()
@@ -112,6 +112,8 @@ def parse(
         raise ConfigError(f"{problem}{hint or '.'}", found=arguments[0])
     for flag in declared:
         given, where = values[flag.name], f"--{flag.name}"
+        if given.present > 1 and flag.kind is not list:
+            raise ConfigError(f"{where} is given {given.present} times; give it once.", where=where)
         if given.value == "":
             problem = f"{where}= is empty; give it a value, or leave it out."
             raise ConfigError(problem, where=where, found="")
