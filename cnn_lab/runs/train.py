@@ -14,7 +14,7 @@ from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError, WorkdirError, system_errors_explained
 from cnn_lab.core.text import counted
-from cnn_lab.data.datasets.catalog import open_dataset
+from cnn_lab.data.datasets.catalog import check_name, open_dataset
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
 from cnn_lab.distributed.processes import (
     SINGLE_PROCESS,
@@ -94,7 +94,11 @@ def run_training(
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
     with system_errors_explained(workdir), ExitStack() as stack:
-        run_dir = RunDir(workdir, config, processes)
+        try:
+            run_dir = RunDir(workdir, config, processes)
+        except WorkdirError:  # a typo in the name of the data is no difference either
+            check_name(config.data.name, config.data.data_dir)
+            raise
         stack.callback(run_dir.release)
         signals = stack.enter_context(StopSignals())
         record = processes.broadcast({} if run_dir.fresh else read_record(workdir))

@@ -19,7 +19,7 @@ from absl import logging
 from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.data.datasets.check_images import check_files, describe_bad
 from cnn_lab.data.datasets.description import PREPARED_VERSION, DatasetDescription
-from cnn_lab.data.datasets.download import obtain_files
+from cnn_lab.data.datasets.download import obtain_files, require_folder
 from cnn_lab.data.datasets.folder import list_folder
 from cnn_lab.data.datasets.published import DATASETS
 from cnn_lab.data.parallel import Log
@@ -87,8 +87,8 @@ def open_dataset(
         name: a name of `descriptions`, `folder:PATH`, `tfds:PATH` or
             `tfds:NAME[/config][:version]`.
         data_dir: folder of prepared data; by default `default_data_dir()`.
-        from_dir: holds the published files; without it they are downloaded. Once a data set is
-            prepared, neither is looked at.
+        from_dir: an existing folder with the published files; without it they are downloaded. Once
+            a data set is prepared, what is in it is not looked at.
         on_bad_files: `error` refuses a folder with files that are no usable images, `skip` leaves
             those files out.
         progress: receives lines about downloads and checks.
@@ -100,7 +100,7 @@ def open_dataset(
         DataError: the data are missing, damaged or unfit.
     """
     _check_options(name, from_dir, on_bad_files, descriptions)
-    root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
+    root = _root(data_dir)
     refusal = None
     if not prepare:
         option = [] if data_dir is None else [f"--data_dir={os.fspath(data_dir)}"]
@@ -116,10 +116,35 @@ def open_dataset(
     elif name in descriptions:
         directory = _published_directory(descriptions[name], root, from_dir, progress, refusal)
     else:
-        problem = f"There is no data set named {name!r}"
-        raise ConfigError(problem, found=name, allowed=descriptions, advice=_OTHER_NAMES)
+        raise _unknown(name, descriptions)
     storage, info = prepared.read_prepared(directory, name)
     return Dataset(info, storage)
+
+
+def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
+    """Checks a name as far as that goes without opening or preparing anything.
+
+    Raises:
+        ConfigError: there is no such name.
+        DataError: there is no such folder of images, and none was prepared from it.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind == "folder":
+        path = Path(rest).expanduser().resolve()
+        if not path.exists() and not _prepared_copies(path, _root(data_dir)):
+            list_folder(path)  # which refuses it
+    elif not (colon and kind == "tfds") and name not in DATASETS:
+        raise _unknown(name, DATASETS)
+
+
+def _unknown(name: str, descriptions: Mapping[str, DatasetDescription]) -> ConfigError:
+    problem = f"There is no data set named {name!r}"
+    return ConfigError(problem, found=name, allowed=descriptions, advice=_OTHER_NAMES)
+
+
+def _root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of prepared data."""
+    return default_data_dir() if data_dir is None else Path(data_dir).expanduser()
 
 
 def _check_options(
@@ -142,6 +167,8 @@ def _check_options(
             where="--from_dir",
             found=os.fspath(from_dir),
         )
+    if from_dir is not None:
+        require_folder(from_dir)
     if on_bad_files == "skip" and kind != "folder":
         problem = f"--skip_bad_files is for folder:PATH only; leave it out for {name}."
         raise ConfigError(problem, where="--skip_bad_files", found=name)
@@ -172,6 +199,20 @@ def _published_directory(
     return directory
 
 
+def _folder_of_copies(path: Path, root: Path) -> Path:
+    """Where what is prepared from a folder of images goes, a copy for each state of it."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return root / "folder" / f"{path.name}-{digest}"
+
+
+def _prepared_copies(path: Path, root: Path) -> list[Path]:
+    """What was prepared from a folder of images, the newest last."""
+    return sorted(
+        (copy for copy in _folder_of_copies(path, root).glob("*") if prepared.is_prepared(copy)),
+        key=lambda copy: (copy / prepared.INFO_FILE).stat().st_mtime_ns,
+    )
+
+
 def _folder_directory(
     path: Path,
     root: Path,
@@ -179,17 +220,12 @@ def _folder_directory(
     progress: Log | None,
     refusal: DataError | None,
 ) -> Path:
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-    versions = root / "folder" / f"{path.name}-{digest}"
-    copies = sorted(
-        (copy for copy in versions.glob("*") if prepared.is_prepared(copy)),
-        key=lambda copy: (copy / prepared.INFO_FILE).stat().st_mtime_ns,
-    )
+    copies = _prepared_copies(path, root)
     if copies and not path.exists():
         logging.info("%s is gone; using the copy that was prepared from it.", path)
         return copies[-1]
     listing = list_folder(path, progress)
-    directory = versions / listing.fingerprint[:16]
+    directory = _folder_of_copies(path, root) / listing.fingerprint[:16]
     if prepared.is_prepared(directory):
         return directory
     if refusal is not None:
