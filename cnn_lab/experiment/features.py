@@ -154,21 +154,21 @@ def _check_linear_probe(
     where = needed = ""
     if not is_dense or getattr(head, "output_activation", "identity") != "identity":
         where = "config.model.name"
-        needed = "a dense output layer that gives the logits, which this model lacks"
+        needed = "a dense output layer that gives the logits, which this model lacks; take"
     elif augmentation.mixes:
         where = "config.data.augment.options"
-        needed = "one class an image, but mixup or CutMix mixes them; leave those out"
+        needed = "one class an image, but mixup or CutMix mixes them; leave those out, or take"
     elif len(np.unique(subsets[0].labels)) < 2:
         where = "config.data.name"
-        needed = "training images of at least two classes"
+        needed = "training images of at least two classes; add some, or take"
     elif not len(subsets[1]):
         where = "config.data.num_validation"
         needed = (
             "validation images to choose the strength of its penalty by; set "
-            "config.data.validation_fraction or config.data.num_validation above 0"
+            "config.data.validation_fraction or config.data.num_validation above 0, or take"
         )
     if needed:
-        problem = f"config.transfer.strategy=logistic needs {needed}, or take another strategy."
+        problem = f"config.transfer.strategy=logistic needs {needed} another strategy."
         raise ConfigError(problem, where=where)
 
 
