@@ -139,6 +139,8 @@ def run_training(
             params = evaluated_variables(experiment.state_shapes())["params"]
             for line in initialization.describe(params, config.optim.learning_rate):
                 log(line)
+            if not experiment.is_linear_probe:
+                log(_describe_recipe(config))
         for note in experiment.notes:
             log(note)
         if processes.count > 1:
@@ -272,6 +274,16 @@ def _describe(experiment: Experiment, num_parameters: int) -> str:
         f"{config.data.name}: {counted(num_images, 'image')}, {extent}, "
         f"{describe_loader(experiment)}, on {devices_in_words(experiment.mesh.num_devices)}"
         f"{describe_mesh(experiment.mesh)}"
+    )
+
+
+def _describe_recipe(config: ExperimentConfig) -> str:
+    """How the weights of a source are trained further, in words."""
+    optim = config.optim
+    return (
+        f"Recipe: {optim.name} at a rate of {optim.learning_rate:g}, {optim.schedule.name}, "
+        f"{counted(config.train.num_epochs, 'epoch')}, batches of {config.train.batch_size}, "
+        f"augmentation {config.data.augment.strength}."
     )
 
 
