@@ -100,7 +100,7 @@ def run_training(
             check_name(config.data.name, config.data.data_dir)
             raise
         stack.callback(run_dir.release)
-        signals = stack.enter_context(StopSignals())
+        signals = stack.enter_context(StopSignals(earlier=not run_dir.fresh))
         record = processes.broadcast({} if run_dir.fresh else read_record(workdir))
         if record and not processes.broadcast(has_checkpoints(workdir)):
             raise missing_checkpoints(workdir)
