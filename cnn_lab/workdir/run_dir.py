@@ -214,6 +214,18 @@ def lineage_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
     return record.get("transfer")
 
 
+def trained_in_words(lineage: Mapping[str, Any]) -> str:
+    """The strategy of a fine-tuning and what it trained, with factors of the learning rate."""
+    plan = lineage["plan"]
+    trained = [
+        f"{group['name']} x{group['rate']:g}"
+        + (f" from epoch {group['first_epoch'] + 1}" if group["first_epoch"] else "")
+        for group in plan["groups"]
+        if group["rate"]
+    ]
+    return f"{plan['strategy']}: {', '.join(trained)}"
+
+
 def changes_since(path: Path, config: ExperimentConfig) -> str:
     """Lines of how a config differs from the one a folder was made by, empty where it does not."""
     if not (path / CONFIG_FILE).exists():

@@ -118,6 +118,7 @@ def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, 
     assert record["imported"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     lineage = succeed("lineage", f"--workdir={out}")
+    assert lineage.splitlines()[0] == f"{out}: resnet20, imported"
     assert lineage.splitlines()[1] == f"  imported from weights.safetensors, SHA-256 {digest}"
     config = json.loads((out / "config.json").read_text())
     assert config["model"] == {"name": "resnet20", "options": {"width": 4}}
