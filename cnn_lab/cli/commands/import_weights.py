@@ -86,7 +86,8 @@ def main(invocation: Invocation) -> int:
             seed=values.seed,
         )
     except CheckpointError as error:
-        if values.class_names is None or error.where != "--num_classes":
+        is_length = error.where == "--num_classes" and error.found != len(class_names)
+        if values.class_names is None or not is_length:
             raise
         raise ConfigError(
             f"--class_names={values.class_names} holds {counted(len(class_names), 'name')}, but "
