@@ -68,8 +68,9 @@ def _facts(
         ("Optimizer", f"{optim['name']}, learning rate {optim['learning_rate']:g}"),
     ]
     augment = config["data"].get("augment", {})
-    if augment.get("strength", "none") != "none" or augment.get("options"):
-        changed = ", ".join(f"{name} {value}" for name, value in augment["options"].items())
+    if augment.get("strength", "none") != "none" or augment.get("options") or augment.get("extra"):
+        options = [f"{name} {value}" for name, value in augment["options"].items()]
+        changed = ", ".join([*augment.get("extra", ()), *options])
         recipe = f"{augment['recipe']}, " if augment["recipe"] else ""
         facts.append(("Augmentation", f"{recipe}{augment['strength']} {changed}".strip()))
     if average := config.get("average"):
