@@ -25,6 +25,7 @@ from cnn_lab.cli.commands.train import DRY_RUN, end
 from cnn_lab.cli.flags import Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import import_modules
 from cnn_lab.config.load import anchor_paths, load_config
 from cnn_lab.config.node import freeze, from_dict, override, to_dict
 from cnn_lab.core.errors import ConfigError
@@ -89,7 +90,7 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
     """The config of the file, if there is one, and of the flags."""
     values = invocation.flags
     if values.config:
-        config = load_config(values.config, [])
+        config = load_config(values.config, invocation.overrides)
         config.data.name = values.data or config.data.name
     else:
         config = ExperimentConfig(data=configs.DataConfig(name=values.data))
@@ -97,6 +98,7 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
     config.transfer.source = source
     config.transfer.strategy = values.strategy or config.transfer.strategy
     _override(config, invocation)
+    import_modules(config.imports)
     anchor_paths(config.data)
     return config
 
@@ -110,8 +112,10 @@ def _completed(
     from cnn_lab.workdir.run_dir import read_config
 
     assert recipe.transfer is not None
-    model = read_config(source_folder(recipe.transfer)).model
-    config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
+    source = read_config(source_folder(recipe.transfer))
+    model, imports = source.model, tuple(dict.fromkeys((*source.imports, *recipe.imports)))
+    changed = {"model": to_dict(model), "imports": imports}
+    config = from_dict(ExperimentConfig, {**to_dict(recipe), **changed})
     _override(config, invocation)
     if invocation.flags.config and recipe.model not in (model, ExperimentConfig().model):
         log(f"The model is the source's, {model.name}, and not that of the recipe.")

@@ -11,7 +11,7 @@ from typing import Any
 from cnn_lab.cli.flags import WORKDIR, Invocation
 from cnn_lab.cli.runtime import log
 from cnn_lab.core.text import counted
-from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record
+from cnn_lab.workdir.run_dir import lineage_in, read_record, stored_config
 
 FLAGS = (WORKDIR,)
 
@@ -19,7 +19,7 @@ FLAGS = (WORKDIR,)
 def main(invocation: Invocation) -> int:
     """Prints a run and its sources, the newest first."""
     workdir = Path(invocation.flags.workdir)
-    config, record = read_config(workdir), read_record(workdir)
+    config, record = stored_config(workdir), read_record(workdir)
     steps = record.get("progress", {}).get("step")
     after = "" if steps is None else f" after {counted(steps, 'step')}"
     status = record.get("status", "not begun") + after
