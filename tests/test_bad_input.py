@@ -286,7 +286,7 @@ COMMAND_LINES = {
     ("list", "models", "a", "b"): ("at most one pattern",),
     ("list", "models", "zzz*"): ("No models match 'zzz*'", "known: ", "lenet5"),
     ("list", "models", "lenet6"): typo(None, "lenet6", "lenet5"),
-    ("list", "--all"): ("list has no flag --all", "there are none"),
+    ("list", "--all"): ("list has no flag --all", "--imports"),
     ("data",): ("prepare", "check", "NAME"),
     ("data", "prepare"): ("prepare", "NAME"),
     ("data", "prepair", "digits"): typo(None, "prepair", "prepare"),

@@ -8,6 +8,7 @@ import flax.linen as nn
 import numpy as np
 
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import digests_of
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
@@ -184,7 +185,9 @@ def _make_extractors(
     assert config.transfer is not None
     batch_size, num_passes = config.evaluate.batch_size, max(1, config.transfer.augmented_passes)
     train, validation = subsets
-    facts: dict[str, Any] = {}
+    # The backbone and the augmentation may be of a user's own modules, whose code changes.
+    code = {"imports": digests_of(config.imports)} if config.imports else {}
+    facts: dict[str, Any] = code
     if augmentation == Augmentation():
         images = loaders.evaluation(train, batch_size, mesh.num_devices)
     else:
@@ -197,11 +200,12 @@ def _make_extractors(
             max_steps=1,
             augmentation=augmentation,
         )
-        facts = {"augmentation": repr(augmentation), "loader": images.name}
+        facts = {"augmentation": repr(augmentation), "loader": images.name, **code}
     extractors = [
         FeatureExtractor(model, images, train.source, mesh, "training", num_passes, facts)
     ]
     if len(validation):
         images = loaders.evaluation(validation, batch_size, mesh.num_devices)
-        extractors.append(FeatureExtractor(model, images, validation.source, mesh, "validation"))
+        source = validation.source
+        extractors.append(FeatureExtractor(model, images, source, mesh, "validation", facts=code))
     return extractors

@@ -73,8 +73,9 @@ def _facts(
         source = f"{lineage['source']}, step {lineage['checkpoint']}"
         facts.append(("Fine-tuned from", f"{source}; trained {trained_in_words(lineage)}"))
     augment = config["data"].get("augment", {})
-    if augment.get("strength", "none") != "none" or augment.get("options"):
-        changed = ", ".join(f"{name} {value}" for name, value in augment["options"].items())
+    if augment.get("strength", "none") != "none" or augment.get("options") or augment.get("extra"):
+        options = [f"{name} {value}" for name, value in augment["options"].items()]
+        changed = ", ".join([*augment.get("extra", ()), *options])
         recipe = f"{augment['recipe']}, " if augment["recipe"] else ""
         facts.append(("Augmentation", f"{recipe}{augment['strength']} {changed}".strip()))
     if average := config.get("average"):

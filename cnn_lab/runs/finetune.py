@@ -40,8 +40,10 @@ def finetune_config(
     if recipe.transfer is None:
         problem = "config.transfer is missing: set its source to the folder of a run."
         raise ConfigError(problem, where="config.transfer")
-    model = read_config(source_folder(recipe.transfer)).model
-    config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
+    source = read_config(source_folder(recipe.transfer))
+    model, imports = source.model, tuple(dict.fromkeys((*source.imports, *recipe.imports)))
+    changed = {"model": to_dict(model), "imports": imports}
+    config = from_dict(ExperimentConfig, {**to_dict(recipe), **changed})
     _apply(overrides, config)
     if not usual and recipe.model not in (model, ExperimentConfig().model):
         log(f"The model is the source's, {model.name}, and not that of the recipe.")

@@ -14,6 +14,7 @@ import optax
 
 from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelConfig, OptimConfig
+from cnn_lab.config.imports import files_of
 from cnn_lab.config.node import to_dict
 from cnn_lab.config.values import check_options
 from cnn_lab.core import trees
@@ -164,6 +165,7 @@ def write_run(
                     environment(),
                     0,
                     config=to_dict(config),
+                    imports=files_of(config.imports),
                     class_names=list(network.class_names),
                     num_parameters=trees.count(variables["params"]),
                     **facts,

@@ -10,6 +10,7 @@ from typing import Any
 from cnn_lab.checkpoint import reader
 from cnn_lab.checkpoint.writer import Checkpoints, check_replicas
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import digests_of, files_of
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError, WorkdirError, system_errors_explained
@@ -93,6 +94,8 @@ def run_training(
     # A source may lie elsewhere for another process: its weights are compared.
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
+    modules = {f"code of {name}": d for name, d in digests_of(config.imports).items()}
+    check_same(processes, modules, "let all of them import the same modules, or copies of them")
     with system_errors_explained(workdir), ExitStack() as stack:
         try:
             run_dir = RunDir(workdir, config, processes)
@@ -169,6 +172,7 @@ def run_training(
             started,
             progress.step,
             config=to_dict(config),
+            imports=files_of(config.imports),
             fingerprint=experiment.fingerprint,
             loader=experiment.train_loader.name,
             class_names=list(experiment.network.class_names),

@@ -18,6 +18,7 @@ from typing import IO, Any
 import jax
 
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import RECORD_FILE, import_modules
 from cnn_lab.config.load import (
     FORMAT_VERSION,
     check_format_version,
@@ -38,7 +39,6 @@ from cnn_lab.core.text import counted
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 CONFIG_FILE = "config.json"
-RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 RECORD_LOCK_FILE = ".record.lock"
 LOCK_FILES = {LOCK_FILE, RECORD_LOCK_FILE}
@@ -230,7 +230,7 @@ def changes_since(path: Path, config: ExperimentConfig) -> str:
     """Lines of how a config differs from the one a folder was made by, empty where it does not."""
     if not (path / CONFIG_FILE).exists():
         return ""
-    different = differences(to_dict(read_config(path)), to_dict(config))
+    different = differences(to_dict(stored_config(path)), to_dict(config))
     return "\n".join(
         f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items()
     )
@@ -248,11 +248,19 @@ def check_config(path: Path, config: ExperimentConfig) -> None:
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """Reads the config of a run.
+    """Reads the config of a run, and imports the modules that it names.
 
     Raises:
         WorkdirError: the folder holds no run, or its config cannot be read.
+        ConfigError: a module cannot be imported here.
     """
+    config = stored_config(path)
+    import_modules(config.imports, path)
+    return config
+
+
+def stored_config(path: Path) -> ExperimentConfig:
+    """The config of a run as `read_config` reads it; nothing is imported."""
     file, place = path / CONFIG_FILE, str(path)
     remedy = "restore it from a copy, or train again with another --workdir."
     try:

@@ -25,6 +25,7 @@ from cnn_lab.cli.commands.train import DRY_RUN, end
 from cnn_lab.cli.flags import Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import import_modules
 from cnn_lab.config.load import anchor_paths, load_config
 from cnn_lab.config.node import override
 from cnn_lab.core.errors import ConfigError
@@ -96,7 +97,7 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
     """The config of the file, if there is one, and of the flags."""
     values = invocation.flags
     if values.config:
-        config = load_config(values.config, [])
+        config = load_config(values.config, invocation.overrides)
         config.data.name = values.data or config.data.name
     else:
         config = ExperimentConfig(data=configs.DataConfig(name=values.data))
@@ -105,6 +106,7 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
     config.transfer.strategy = values.strategy or config.transfer.strategy
     for path, text in invocation.overrides:
         override(config, path, text)
+    import_modules(config.imports)
     anchor_paths(config.data)
     return config
 

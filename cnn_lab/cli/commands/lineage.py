@@ -12,7 +12,7 @@ from cnn_lab.cli.flags import WORKDIR, Invocation
 from cnn_lab.cli.runtime import log
 from cnn_lab.config import NO_DATA
 from cnn_lab.core.text import counted
-from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record, trained_in_words
+from cnn_lab.workdir.run_dir import lineage_in, read_record, stored_config, trained_in_words
 
 FLAGS = (WORKDIR,)
 
@@ -20,7 +20,7 @@ FLAGS = (WORKDIR,)
 def main(invocation: Invocation) -> int:
     """Prints a run and its sources, the newest first."""
     workdir = Path(invocation.flags.workdir)
-    config, record = read_config(workdir), read_record(workdir)
+    config, record = stored_config(workdir), read_record(workdir)
     steps = record.get("progress", {}).get("step")  # 0 where nothing was trained, as of an import
     after = f" after {counted(steps, 'step')}" if steps else ""
     status = record.get("status", "not begun") + after
