@@ -277,6 +277,8 @@ COMMAND_LINES = {
     (*TRAIN, "now"): ("flags only", "'now'"),
     (*TRAIN, "--dry_run=perhaps"): Mistake("--dry_run", "perhaps", "true or false"),
     (*TRAIN, "--config.seed"): Mistake("--config.seed"),
+    (*TRAIN, "--workdir=runs/other"): Mistake("--workdir"),
+    (*TRAIN, "--dry_run", "--nodry_run"): Mistake("--dry_run"),
     (*TRAIN, "--config.mesh.fspd"): typo("config.mesh", "fspd", "fsdp"),
     (*EVALUATE, "now"): ("flags only", "'now'"),
     (*EVALUATE, "--config.seed=1"): Mistake("--config.seed"),
@@ -284,7 +286,7 @@ COMMAND_LINES = {
     ("list", "models", "a", "b"): ("at most one pattern",),
     ("list", "models", "zzz*"): ("No models match 'zzz*'", "known: ", "lenet5"),
     ("list", "models", "lenet6"): typo(None, "lenet6", "lenet5"),
-    ("list", "--all"): ("list has no flag --all", "there are none"),
+    ("list", "--all"): ("list has no flag --all", "--imports"),
     ("data",): ("prepare", "check", "NAME"),
     ("data", "prepare"): ("prepare", "NAME"),
     ("data", "prepair", "digits"): typo(None, "prepair", "prepare"),
@@ -496,6 +498,8 @@ COMMAND_LINES = {
     **{
         ("train", "--config={w}/good.py", "--workdir={w}/run", f"--config.{override}"): fragments
         for override, fragments in {
+            "data.name=digts": typo(None, "digts", "digits"),
+            "data.name=folder:{w}/nowhere": ("There is no folder", "nowhere;"),
             "model.name=lenet": ("no model named 'lenet'",),
             "model.options.hiden=(9,)": ("no option 'hiden'",),
             "optim.name=adm": ("no optimizer named 'adm'",),
@@ -531,7 +535,7 @@ COMMAND_LINES = {
     (*PREDICT, "--top=0", "{w}/five.png"): Mistake("--top", "0", COUNT),
     (*PREDICT, "--top=two", "{w}/five.png"): Mistake("--top", "two", COUNT),
     (*PREDICT, "{w}/six.png"): ("no image file", "six.png"),
-    (*PREDICT, "{w}"): ("no image file", "world"),
+    (*PREDICT, "{w}"): ("world", "is a folder; give image files", "*.png"),
     (*PREDICT, "{w}/fake.png"): ("fake.png is no image", "PNG or JPEG"),
     (*PREDICT, "{w}/five.jpg"): ("five.jpg cannot be read as an image",),
     (*PREDICT, "{w}/none.png"): ("none.png is no image", "PNG or JPEG"),

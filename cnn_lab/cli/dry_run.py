@@ -80,11 +80,12 @@ def learning_lines(config: ExperimentConfig, task: Task) -> list[str]:
     if augment.strength != "none":
         recipe = f", {augment.recipe or 'the usual recipe of the data'}"
     options = f", {_named('', augment.options)}" if augment.options else ""
+    extra = "".join(f", {name}" for name in augment.extra)
     lines = [
         f"loss        {_named(loss, {**config.task.loss_options, **weights})}",
         f"optimizer   {_named(optim.name, {**optim.options, **changed})}, rate "
         f"{optim.learning_rate:g}, {_named(schedule.name, {**schedule.options, **warmup})}",
-        f"augment     {augment.strength}{recipe}{options}",
+        f"augment     {augment.strength}{recipe}{extra}{options}",
     ]
     if config.average is not None:
         lines.append(f"average     {to_dict(config.average)['kind']}")

@@ -15,6 +15,8 @@ from typing import Any
 from absl import flags
 
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import import_modules
+from cnn_lab.config.load import load_config
 from cnn_lab.config.node import annotation_at
 from cnn_lab.config.values import alternatives, parse_text
 from cnn_lab.core.errors import ConfigError
@@ -44,7 +46,12 @@ class Flag:
     advice: str = ""
 
 
-CONFIG = Flag("config", "experiment file FILE.py[:ARGUMENT], or a run's config.json")
+CONFIG = Flag("config", "experiment FILE.py[:ARGUMENT] or NAME[:ARGUMENT], or a run's config.json")
+IMPORTS = Flag(
+    "imports",
+    "modules of your own, between commas, that register models, losses, ... (config.imports)",
+    tuple[str, ...],
+)
 CHECKPOINT = Flag("checkpoint", "best, latest or a step", default="best")
 CHECKPOINTS = Flag(
     "checkpoint",
@@ -81,8 +88,8 @@ def parse(
     """Reads a command line.
 
     Raises:
-        ConfigError: a flag that is unknown, missing or has a value that does not fit; words that
-            are no flags where the command takes none.
+        ConfigError: a flag that is unknown, missing, given twice (other than a list) or has a value
+            that does not fit; words that are no flags where the command takes none.
     """
     overrides, rest = split_overrides(words)
     values = flags.FlagValues()
@@ -112,6 +119,8 @@ def parse(
         raise ConfigError(f"{problem}{hint or '.'}", found=arguments[0])
     for flag in declared:
         given, where = values[flag.name], f"--{flag.name}"
+        if given.present > 1 and flag.kind is not list:
+            raise ConfigError(f"{where} is given {given.present} times; give it once.", where=where)
         if given.value == "":
             problem = f"{where}= is empty; give it a value, or leave it out."
             raise ConfigError(problem, where=where, found="")
@@ -181,6 +190,17 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], li
             )
         overrides.append((path, text))
     return overrides, rest
+
+
+def imported_config(invocation: Invocation) -> ExperimentConfig | None:
+    """The config of `--config`, None without; what it and `--imports` name has been imported.
+
+    Raises:
+        ConfigError: it cannot be loaded, or a module not be imported.
+    """
+    values = invocation.flags
+    import_modules(values.imports or (), where=f"--{IMPORTS.name}")
+    return load_config(values.config, invocation.overrides) if values.config else None
 
 
 def parse_shape(text: str, usual: tuple[int, ...]) -> tuple[int, ...]:

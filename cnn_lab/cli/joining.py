@@ -26,7 +26,8 @@ FLAGS = (
     Flag(
         "interrupted_status",
         "exit status of a training that a signal stopped and that is saved; a scheduler may need "
-        "another one to start it again, and gets it too where nothing had begun (130 by default)",
+        "another one to start it again: one above 0 takes the place of 130, too, where nothing had "
+        "begun",
         Annotated[int, Range(min=0, max=255)],
         0,
     ),

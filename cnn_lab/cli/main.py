@@ -76,8 +76,9 @@ def _outcome(arguments: Sequence[str]) -> tuple[int, bool]:
         follows = isinstance(error, LostError | CheckpointError)
         joining.end(f"error: {error}\n", str(error), status, follows=follows)
         return status, isinstance(error, SystemLimitError | LostError)
-    except KeyboardInterrupt:
-        message = "\ninterrupted; what was saved before is intact.\n"
+    except KeyboardInterrupt as interrupt:
+        reason = str(interrupt) or "what was saved before is intact"
+        message = f"\ninterrupted; {reason}.\n"
         joining.end(message, "it was interrupted", runtime.early_status)
         return runtime.early_status, True
     except Exception as error:

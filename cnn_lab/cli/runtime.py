@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags, logging
 
 from cnn_lab.core import compilation_cache
-from cnn_lab.core.errors import INTERRUPTED_STATUS
+from cnn_lab.core.errors import INTERRUPTED_STATUS, ConfigError
 
 REPORTED_ALREADY = (  # failures that libraries meet once more as they tidy up
     "Event loop is closed",  # a read or write of tensorstore's ended after orbax gave up on it
@@ -38,6 +38,9 @@ def start(num_devices: int | None) -> None:
 
     Args:
         num_devices: devices that the config asks for; None is up to the machine.
+
+    Raises:
+        ConfigError: code of the user's used JAX's devices while it was imported.
     """
     # glibc keeps freed buffers for the next step. A step's scratch memory is otherwise handed to
     # the system and faulted in again every step, which takes up to half of a small net's step.
@@ -53,7 +56,15 @@ def start(num_devices: int | None) -> None:
     if not is_set and "JAX_NUM_CPU_DEVICES" not in os.environ:
         # One CPU device does not use a second core for convolutions; one device per core does.
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        jax.config.update("jax_num_cpu_devices", max(cores or 1, num_devices or 1))
+        try:
+            jax.config.update("jax_num_cpu_devices", max(cores or 1, num_devices or 1))
+        except RuntimeError as error:
+            raise ConfigError(
+                "A module of config.imports, or the experiment file, computes with JAX while it is "
+                "imported, before the devices are chosen; move its arrays into functions, or make "
+                "them NumPy's.",
+                where="config.imports",
+            ) from error
     compilation_cache.enable(lambda line: complain(f"{line}\n"))
     start_logging()
 

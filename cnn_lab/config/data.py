@@ -19,11 +19,14 @@ class AugmentConfig(Node):
             `strokes` for handwritten digits, `cifar` for CIFAR, `photos` for all else.
         options: single values that differ from the recipe's, such as `flip` or `mixup`;
             `cnn-lab list augmentations NAME` shows them.
+        extra: augmentations of your own (`config.imports`) that follow, one after the other, at
+            any strength, before images are mixed; the options of one are `options.NAME.OPTION`.
     """
 
     strength: Literal["none", "light", "heavy"] = "none"
     recipe: str | None = None
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    extra: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -140,6 +140,9 @@ class ExperimentConfig(Node):
 
     Attributes:
         seed: of initial weights, order of examples, dropout and augmentation.
+        imports: modules of your own, by their dotted names, that register models, losses or
+            whatever else the config names; they must be importable wherever the run is used:
+            installed, in PYTHONPATH, or, for a training, beside the experiment file.
         average: the average of the weights that is evaluated and used; None uses the last weights.
         early_stopping: the end before `train.num_epochs`; None trains all of them.
         transfer: weights of another run to start from, and which of them are trained; None starts
@@ -147,6 +150,7 @@ class ExperimentConfig(Node):
     """
 
     seed: Seed = 0
+    imports: tuple[str, ...] = runtime(())
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)

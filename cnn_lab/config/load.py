@@ -4,31 +4,37 @@ import inspect
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from cnn_lab.config.data import DataConfig
 from cnn_lab.config.experiment import ExperimentConfig
+from cnn_lab.config.experiments import EXPERIMENTS, experiment_files, study_files
+from cnn_lab.config.imports import (
+    EXPERIMENT_MODULE,
+    failures_located,
+    import_modules,
+    importable,
+)
 from cnn_lab.config.node import from_dict, override, to_dict
 from cnn_lab.config.study import Study
-from cnn_lab.core.errors import CnnLabError, ConfigError
+from cnn_lab.core.errors import ConfigError
 
 FORMAT_VERSION = 2  # of config.json and of all else in the folder of a run
-EXPERIMENTS = Path("experiments")
-STUDIES = EXPERIMENTS / "studies"
 Loaded = TypeVar("Loaded", ExperimentConfig, Study)
 
 
 def load_config(
     reference: str | None, overrides: Sequence[tuple[str, str]] = ()
 ) -> ExperimentConfig:
-    """Loads an experiment and applies overrides, the last one winning.
+    """Loads an experiment, applies overrides, the last one winning, and imports what it names.
 
     Args:
-        reference: `FILE.py`, `FILE.py:ARGUMENT` or a `config.json` of an earlier run.
+        reference: `FILE.py`, `FILE.py:ARGUMENT`, `NAME` or `NAME:ARGUMENT` of an experiment that
+            ships with the package, or a `config.json` of an earlier run.
         overrides: (dotted path, text) pairs.
 
     Raises:
@@ -41,29 +47,35 @@ def load_config(
             where="--config",
         )
     path, argument = split_reference(reference)
-    if path.suffix == ".json":
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{path} is not readable JSON ({error}).", where=str(path)) from error
-        try:
-            config = config_from_json(values)
-        except ConfigError as error:
-            raise error.inside(str(path)) from error
-    else:
-        config = _call_in_file(path, ExperimentConfig, argument)
-    for field, text in overrides:
-        override(config, field, text)
+    run = path.parent if path.suffix == ".json" else None
+    with nullcontext() if run else importable(path.parent):
+        config = _read_json(path) if run else _call_in_file(path, ExperimentConfig, argument)
+        for field, text in overrides:
+            override(config, field, text)
+        import_modules(config.imports, run)
     anchor_paths(config.data)
     return config
 
 
+def _read_json(path: Path) -> ExperimentConfig:
+    """The config of an earlier run."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not readable JSON ({error}).", where=str(path)) from error
+    try:
+        return config_from_json(values)
+    except ConfigError as error:
+        raise error.inside(str(path)) from error
+
+
 def split_reference(reference: str) -> tuple[Path, str | None]:
-    """The file and the argument of a `FILE[:ARGUMENT]` reference."""
+    """The file and the argument of a `FILE[:ARGUMENT]` or `NAME[:ARGUMENT]` reference."""
     if Path(reference).is_file():
         return Path(reference), None
     name, colon, argument = reference.rpartition(":")
-    path = Path(name if colon else reference)
+    given = argument if colon else None
+    path, named = Path(name if colon else reference), experiment_files()
     if path.is_dir() and (path / "config.json").is_file():
         raise ConfigError(
             f"{path} is the folder of a run; its config is {path / 'config.json'}.",
@@ -71,13 +83,20 @@ def split_reference(reference: str) -> tuple[Path, str | None]:
             found=str(path),
             allowed=str(path / "config.json"),
         )
-    if not path.is_file():
-        near = [str(file) for file in sorted(EXPERIMENTS.glob("**/*.py")) if file.parent != STUDIES]
-        problem = f"There is no config file {str(path)!r}"
-        if not near:
-            problem, near = f"{problem}; give the path of an experiment file.", None
-        raise ConfigError(problem, where="--config", found=str(path), allowed=near)
-    return path, argument if colon else None
+    if path.is_file():
+        return path, given
+    if str(path) in named:
+        return named[str(path)], given
+    if not path.suffix:
+        problem = f"There is no experiment named {str(path)!r}"
+        raise ConfigError(problem, where="--config", found=str(path), allowed=named)
+    problem = f"There is no config file {str(path)!r}"
+    near = [str(file) for file in named.values() if file.is_relative_to(EXPERIMENTS)]
+    if path.is_relative_to(EXPERIMENTS):
+        near = near or list(named)
+    if not near:
+        problem, near = f"{problem}; give the path of an experiment file.", None
+    raise ConfigError(problem, where="--config", found=str(path), allowed=near)
 
 
 def anchor_paths(data: DataConfig) -> None:
@@ -122,11 +141,6 @@ def check_format_version(found: Any, where: str) -> None:
         )
 
 
-def study_files() -> dict[str, Path]:
-    """The files of all studies, by name."""
-    return {path.stem: path for path in sorted(STUDIES.glob("*.py"))}
-
-
 def load_study(reference: str, data: str | None = None) -> tuple[str, Study]:
     """A study's name and the study that its file returns, found by name or path.
 
@@ -138,11 +152,12 @@ def load_study(reference: str, data: str | None = None) -> tuple[str, Study]:
     files = study_files()
     path = files.get(reference, Path(reference))
     if not path.is_file():
-        problem = f"There is no study named {reference!r}"
-        if not files:
-            problem = f"{problem}; {STUDIES} is empty."
-        raise ConfigError(problem, found=reference, allowed=files or None)
-    return path.stem, _call_in_file(path, Study, data)
+        raise ConfigError(f"There is no study named {reference!r}", found=reference, allowed=files)
+    with importable(path.parent):
+        study = _call_in_file(path, Study, data)
+        for variant in study.variants:
+            import_modules(variant.config.imports)
+    return path.stem, study
 
 
 def _call_in_file(path: Path, kind: type[Loaded], argument: str | None) -> Loaded:
@@ -157,19 +172,13 @@ def _call_in_file(path: Path, kind: type[Loaded], argument: str | None) -> Loade
         )
     name = "get_study" if kind is Study else "get_config"
     arguments = () if argument is None else (argument,)
-    module = ModuleType("cnn_lab_experiment")
+    module = ModuleType(EXPERIMENT_MODULE)
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
-    try:
+    with failures_located(path):
         # Not by an import: a __pycache__ made in the second of an edit would hide the edit.
         exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
         found = _find(module, name, path, arguments)(*arguments)
-    except CnnLabError as error:
-        raise error.inside(_place(path, error)) from error
-    except (Exception, SystemExit) as error:
-        text = error.msg if isinstance(error, SyntaxError) else str(error)
-        problem = f"{type(error).__name__}: {text or 'no message'}."
-        raise ConfigError(problem).inside(_place(path, error)) from error
     if not isinstance(found, kind):
         article = "a" if kind is Study else "an"
         raise ConfigError(
@@ -201,15 +210,3 @@ def _find(
         way = f"leave out --data={found}" if of_study else f"leave :{found} out of --config"
         raise ConfigError(f"{name}() takes no argument; {way}.", found=found) from None
     return function
-
-
-def _place(path: Path, error: BaseException) -> str:
-    """The file, and the line of it where the error came from, as far as that is known."""
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        return f"{path}, line {error.lineno}"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).resolve() == path.resolve()
-    ]
-    return f"{path}, line {lines[-1]}" if lines else str(path)

@@ -12,6 +12,7 @@ import difflib
 import errno
 import os
 import re
+import string
 import textwrap
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -120,11 +121,20 @@ ABBREVIATIONS = {
 
 
 def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Up to three of the known names that are most like an unknown one, the nearest first."""
+    """Up to three of the known names that are most like an unknown one, the nearest first.
+
+    Those that differ in a number at the end alone, as `resnet20` does from `resnet21`, come first.
+    """
     names = sorted(known)
     if ABBREVIATIONS.get(name) in names:
         return (ABBREVIATIONS[name],)
-    return tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.5))
+    stem = name.rstrip(string.digits)
+    numbers = [n.removeprefix(stem) for n in names if n.startswith(stem)]
+    if stem and stem != name and (found := [n for n in numbers if n.isdecimal()]):
+        target = int(name.removeprefix(stem))
+        found.sort(key=lambda number: abs(int(number) - target))
+        return tuple(f"{stem}{number}" for number in found[:3])
+    return tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.6))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -158,6 +168,7 @@ _OUT_OF_FILES = re.compile("too many open files", re.I)
 _WITHOUT_DEVICES = re.compile(
     "Unable to initialize backend|Invalid value .* for JAX flag|invalid truth value|Unknown backend"
 )
+_DEVICE_VARIABLES = ("JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS")
 _TEMPORARY = re.compile("already in use|UNAVAILABLE|ABORTED|NOT_READY|busy", re.I)
 _SAFE = "then run the same command again: what was saved before is intact."
 
@@ -194,12 +205,17 @@ def explain_system_error(error: BaseException, place: Path | None = None) -> str
             if frames and Path(frames[-1].filename).name == "xla_bridge.py":
                 devices = "found none of them"
         if devices is not None:
-            names = sorted(name for name in os.environ if name.startswith("JAX_"))
+            names = sorted(
+                name
+                for name in os.environ
+                if name in _DEVICE_VARIABLES
+                or (name.startswith("JAX_") and name.lower() in text.lower())
+            )
             given = " ".join(f"{name}={os.environ[name]}" for name in names)
             return (
-                f"JAX cannot use the devices asked for ({_first_line(devices)}); "
-                f"mend or unset what the environment says ({given or 'no variable JAX_...'}), or "
-                "install JAX for these devices, as by pip install '.[cuda13]'."
+                f"JAX cannot use the devices asked for ({_first_line(devices)}); mend or unset "
+                f"what the environment says ({given or 'no JAX_PLATFORMS'}), or install JAX for "
+                "these devices, as by pip install '.[cuda13]'."
             )
     return None
 

@@ -5,13 +5,16 @@
     @LOSSES.register(needs_one_class=True)
     def hinge(scores, targets, margin: Positive = 1.0): ...
 
-A user's own file registers in the same way, once it is imported; nothing here needs editing.
+A user's own module, which `config.imports` names, registers in the same way; nothing here needs
+editing.
 """
 
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cnn_lab.core.errors import ConfigError, lookup
@@ -35,7 +38,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
     ) -> None:
         self._kind, self._package, self._make_entry = kind, package, make_entry
         self._entries: dict[str, Entry] = {}
-        self._origins: dict[str, str] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}  # those that were registered
         self._is_loaded = False
 
     def register(self, *, name: str | None = None, **facts: Any) -> Callable[[Function], Function]:
@@ -67,19 +70,25 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
     def add(self, name: str, entry: Entry, function: Callable[..., Any]) -> None:
         """Adds the entry of a function; a `ConfigError` where something else has the name.
 
-        The same definition read again, as a notebook's cell may be, takes the place of the first.
+        The same definition read again takes the place of the first: a notebook's cell, or an
+        experiment file that is imported as a module too.
         """
         if not function.__module__.startswith(f"{self._package}."):
             self._loaded()  # a clash of names is the newcomer's
-        origin = _origin(function)
-        if self._origins.setdefault(name, origin) != origin:
+        other = self._functions.setdefault(name, function)
+        if _definition(other) != _definition(function):
             raise ConfigError(
-                f"The {self._kind} {name!r} exists already ({self._origins[name]}); register "
-                f"{origin} by another name.",
-                where=origin,
+                f"The {self._kind} {name!r} exists already ({_origin(other)}); register "
+                f"{_origin(function)} by another name.",
+                where=_origin(function),
                 found=name,
             )
-        self._entries[name] = entry
+        self._entries[name], self._functions[name] = entry, function
+
+    def module_of(self, name: str) -> str | None:
+        """The module that registered an entry; None for one that was put in without a function."""
+        self._loaded()
+        return self._functions[name].__module__ if name in self._functions else None
 
     def lookup(self, name: str, where: str | None = None) -> Entry:
         """The entry of a name in the field or flag `where`; a `ConfigError` if there is none."""
@@ -93,7 +102,7 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
 
     def __delitem__(self, name: str) -> None:
         del self._entries[name]
-        self._origins.pop(name, None)
+        self._functions.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._loaded()))
@@ -111,3 +120,9 @@ class Registry(MutableMapping[str, Entry], Generic[Entry]):
 
 def _origin(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
+
+
+def _definition(function: Callable[..., Any]) -> tuple[str, str]:
+    """The file (of a notebook, the module) and the name of a function or class."""
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    return str(Path(file).resolve()) if file else function.__module__, function.__qualname__

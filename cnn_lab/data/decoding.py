@@ -149,6 +149,9 @@ def decode_crop(
 def read_image_file(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
     """Reads a PNG or JPEG file as pixels of `shape`, resized like training images."""
     where = str(path)
+    if path.is_dir():
+        problem = f"{path} is a folder; give image files, as by {path / '*.png'}."
+        raise DataError(problem, where=where, found="folder", allowed="PNG or JPEG files")
     if not path.is_file():
         problem = f"There is no image file {path}; give the paths of PNG or JPEG files."
         raise DataError(problem, where=where)

@@ -8,12 +8,14 @@ from typing import Any
 import optax
 
 from cnn_lab.config import ExperimentConfig, OptimConfig
+from cnn_lab.config.imports import import_modules
 from cnn_lab.config.rules import validate
 from cnn_lab.config.values import check_options, declared_options
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.text import counted
 from cnn_lab.data.augment.recipes import Augmentation, choose_augmentation
 from cnn_lab.experiment.network import check_task, model_options
+from cnn_lab.experiment.outside import check_outside
 from cnn_lab.optim import penalties
 from cnn_lab.optim.assemble import (
     LrMultiplier,
@@ -60,8 +62,10 @@ def make_components(config: ExperimentConfig) -> Components:
     """Looks up every name in a config and checks every option; touches neither data nor devices.
 
     Raises:
-        ConfigError: a name, option or combination of settings that cannot be.
+        ConfigError: a name, option or combination of settings that cannot be, or a name that no
+            module in `config.imports` registers.
     """
+    import_modules(config.imports)
     validate(config)
     if config.transfer is not None:
         check_transfer(config.transfer)
@@ -80,6 +84,8 @@ def make_components(config: ExperimentConfig) -> Components:
     selection, plateau = _selection(config), None
     if schedule.name == "plateau":
         plateau = _plateau(config, selection, schedule_options)
+    augmentation = _augmentation(config)
+    check_outside(config)
     return Components(
         make_schedule=functools.partial(_make_schedule, config, schedule_options),
         make_optimizer=functools.partial(
@@ -88,7 +94,7 @@ def make_components(config: ExperimentConfig) -> Components:
         penalty=_penalty(config),
         selection=selection,
         plateau=plateau,
-        augmentation=_augmentation(config),
+        augmentation=augmentation,
     )
 
 

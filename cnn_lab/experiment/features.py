@@ -8,6 +8,7 @@ import flax.linen as nn
 import numpy as np
 
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import digests_of
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
@@ -154,21 +155,21 @@ def _check_linear_probe(
     where = needed = ""
     if not is_dense or getattr(head, "output_activation", "identity") != "identity":
         where = "config.model.name"
-        needed = "a dense output layer that gives the logits, which this model lacks"
+        needed = "a dense output layer that gives the logits, which this model lacks; take"
     elif augmentation.mixes:
         where = "config.data.augment.options"
-        needed = "one class an image, but mixup or CutMix mixes them; leave those out"
+        needed = "one class an image, but mixup or CutMix mixes them; leave those out, or take"
     elif len(np.unique(subsets[0].labels)) < 2:
         where = "config.data.name"
-        needed = "training images of at least two classes"
+        needed = "training images of at least two classes; add some, or take"
     elif not len(subsets[1]):
         where = "config.data.num_validation"
         needed = (
             "validation images to choose the strength of its penalty by; set "
-            "config.data.validation_fraction or config.data.num_validation above 0"
+            "config.data.validation_fraction or config.data.num_validation above 0, or take"
         )
     if needed:
-        problem = f"config.transfer.strategy=logistic needs {needed}, or take another strategy."
+        problem = f"config.transfer.strategy=logistic needs {needed} another strategy."
         raise ConfigError(problem, where=where)
 
 
@@ -184,7 +185,9 @@ def _make_extractors(
     assert config.transfer is not None
     batch_size, num_passes = config.evaluate.batch_size, max(1, config.transfer.augmented_passes)
     train, validation = subsets
-    facts: dict[str, Any] = {}
+    # The backbone and the augmentation may be of a user's own modules, whose code changes.
+    code = {"imports": digests_of(config.imports)} if config.imports else {}
+    facts: dict[str, Any] = code
     if augmentation == Augmentation():
         images = loaders.evaluation(train, batch_size, mesh.num_devices)
     else:
@@ -197,11 +200,12 @@ def _make_extractors(
             max_steps=1,
             augmentation=augmentation,
         )
-        facts = {"augmentation": repr(augmentation), "loader": images.name}
+        facts = {"augmentation": repr(augmentation), "loader": images.name, **code}
     extractors = [
         FeatureExtractor(model, images, train.source, mesh, "training", num_passes, facts)
     ]
     if len(validation):
         images = loaders.evaluation(validation, batch_size, mesh.num_devices)
-        extractors.append(FeatureExtractor(model, images, validation.source, mesh, "validation"))
+        source = validation.source
+        extractors.append(FeatureExtractor(model, images, source, mesh, "validation", facts=code))
     return extractors

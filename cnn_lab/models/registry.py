@@ -11,7 +11,7 @@
         ...
 
 The files of this package are imported when the first name is looked up. A model of your own is
-registered in the same way by a module of yours, once that is imported.
+registered in the same way by a module of yours, which `config.imports` names.
 
 The function explains its options; those that mean the same in several models are explained once, in
 `OPTIONS`. A backbone's fields are options of its models by the same names, and `layers`, the

@@ -54,11 +54,14 @@ MEANINGS = {
 def write_evaluation(folder: Path, results: EvaluationResults) -> Report:
     """Writes `evaluation_SPLIT.html` and `evaluation_SPLIT.json`, over those of the last time.
 
-    The name of test-time augmentation follows that of the split. A missing folder is created.
+    `_checkpoints`, where they are several of one run, and the name of test-time augmentation follow
+    that of the split, so that these leave the figures of the run alone. A missing folder is
+    created.
     """
     folder.mkdir(parents=True, exist_ok=True)
     views = re.sub(r"[^a-z0-9]+", "_", "" if results.tta == "none" else f"_{results.tta}")
-    stem = f"evaluation_{results.split}{views}"
+    several = "" if results.are_runs or len(results.networks) == 1 else "_checkpoints"
+    stem = f"evaluation_{results.split}{several}{views}"
     written = Report(folder / f"{stem}.html", folder / f"{stem}.json")
     page = evaluation_page(results, folder)
     write_json(written.beside, {"time": _now(), **results.to_json()})
@@ -260,5 +263,6 @@ def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
         below.set_xlabel("confidence")
     axes[0, 0].set_ylabel("share right")
     axes[1, 0].set_ylabel("predictions")
-    axes[0, 0].legend(loc="upper left", edgecolor="none", framealpha=0.85)
+    labelled = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*labelled, loc="outside lower center", ncols=2, edgecolor="none")
     return as_png(figure)

@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from cnn_lab.config import NO_DATA
 from cnn_lab.core.files import write_bytes, write_text
 from cnn_lab.core.targets import TargetSpec
 from cnn_lab.report.curves import learning_curves
 from cnn_lab.report.render import Report, render
 from cnn_lab.workdir.metric_writers import METRICS_FILE, metric_names, read_rows
-from cnn_lab.workdir.run_dir import CONFIG_FILE, read_record
+from cnn_lab.workdir.run_dir import CONFIG_FILE, read_record, trained_in_words
 
 
 def write_report(workdir: Path) -> Report:
@@ -50,7 +51,8 @@ def _experiment(config: dict[str, Any], record: dict[str, Any]) -> str:
         if references and not references[-1].endswith(".json"):
             path, _, argument = references[-1].partition(".py")
             return f"{path.rpartition('experiments/')[2]}{argument}"
-    return f"{config['model']['name']} on {config['data']['name']}"
+    model, data = config["model"]["name"], config["data"]["name"]
+    return f"imported weights of {model}" if data == NO_DATA else f"{model} on {data}"
 
 
 def _facts(
@@ -68,9 +70,13 @@ def _facts(
         ("Data", data),
         ("Optimizer", f"{optim['name']}, learning rate {optim['learning_rate']:g}"),
     ]
+    if lineage := record.get("transfer"):
+        source = f"{lineage['source']}, step {lineage['checkpoint']}"
+        facts.append(("Fine-tuned from", f"{source}; trained {trained_in_words(lineage)}"))
     augment = config["data"].get("augment", {})
-    if augment.get("strength", "none") != "none" or augment.get("options"):
-        changed = ", ".join(f"{name} {value}" for name, value in augment["options"].items())
+    if augment.get("strength", "none") != "none" or augment.get("options") or augment.get("extra"):
+        options = [f"{name} {value}" for name, value in augment["options"].items()]
+        changed = ", ".join([*augment.get("extra", ()), *options])
         recipe = f"{augment['recipe']}, " if augment["recipe"] else ""
         facts.append(("Augmentation", f"{recipe}{augment['strength']} {changed}".strip()))
     if average := config.get("average"):

@@ -60,6 +60,7 @@ def write_study(
         picture=picture,
         tables=_tables(study, records),
         max_marked=MAX_MARKED,
+        over_seeds=len({record.seed for record in records}) > 1,
         lines=any(panel.kind == "lines" for panel in study.panels),
         points=any(panel.kind == "points" for panel in study.panels),
         unfinished=any(not math.isfinite(record.value) for record in records),

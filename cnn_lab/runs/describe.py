@@ -1,10 +1,12 @@
 """Description of the training that a config stands for: it is compiled, and nothing is trained."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -69,10 +71,22 @@ def describe_training(config: ExperimentConfig) -> TrainingDescription:
     It leaves no file, but in a compilation cache that is on.
     """
     config = complete_config(config)
+    with traceless_data() as open_data:
+        return _describe(
+            build_experiment(config, open_data, unmeasured_preprocess, shapes_of_split)
+        )
+
+
+@contextlib.contextmanager
+def traceless_data() -> Iterator[Callable[[str, str | None], Dataset]]:
+    """A function (name, data_dir) -> data set, to be called once, that leaves no file behind.
+
+    It raises a `DataError` for data that are not prepared. Others are opened by links to their
+    files, since reading keeps arrays beside them.
+    """
     with tempfile.TemporaryDirectory(prefix="cnn-lab-dry-run-") as folder:
 
         def open_data(name: str, data_dir: str | None) -> Dataset:
-            """Opens the data by links to their files, since reading keeps arrays beside them."""
             dataset = open_dataset(name, data_dir, prepare=False)
             assert dataset.storage.directory is not None
             links = Path(folder, "data")
@@ -81,9 +95,7 @@ def describe_training(config: ExperimentConfig) -> TrainingDescription:
             storage = dataclasses.replace(dataset.storage, directory=str(links))
             return dataclasses.replace(dataset, storage=storage)
 
-        return _describe(
-            build_experiment(config, open_data, unmeasured_preprocess, shapes_of_split)
-        )
+        yield open_data
 
 
 def _describe(experiment: Experiment) -> TrainingDescription:

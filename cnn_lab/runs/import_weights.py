@@ -14,6 +14,7 @@ import optax
 
 from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelConfig, OptimConfig
+from cnn_lab.config.imports import files_of
 from cnn_lab.config.node import to_dict
 from cnn_lab.config.values import check_options
 from cnn_lab.core import trees
@@ -163,6 +164,7 @@ def write_run(
                     environment(),
                     0,
                     config=to_dict(config),
+                    imports=files_of(config.imports),
                     target=dataclasses.asdict(network.target),
                     num_parameters=trees.count(variables["params"]),
                     **facts,

@@ -122,7 +122,7 @@ def fit_linear_probe(
         return Outcome("interrupted", state, progress)
     checkpoints.wait()
     best = STRENGTHS[(progress.selection.best_step or 1) - 1]
-    training_log.log(f"The best strength of the penalty is C={best:g}.")
+    training_log.log(f"The best C, the inverse strength of the penalty, is {best:g}.")
     return Outcome("finished", state, progress)
 
 

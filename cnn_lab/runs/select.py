@@ -45,21 +45,24 @@ def find_checkpoints(text: str) -> list[str]:
 
 
 def common_folder(workdirs: Sequence[Path]) -> Path:
-    """The one run's own folder, or the deepest one that holds all."""
+    """The one run's own folder, or the deepest one that holds all, as the first path names it."""
     if len(workdirs) == 1:
         return workdirs[0]
-    return Path(os.path.commonpath([path.resolve().parent for path in workdirs]))
+    folder = Path(os.path.commonpath([path.resolve().parent for path in workdirs]))
+    named = [path for path in workdirs[0].parents if path != Path()]
+    return next((path for path in named if path.resolve() == folder), folder)
 
 
 def folder_of_results(workdirs: Sequence[Path]) -> Path:
     """The default folder of results: `common_folder`, if that is none of other things too."""
     folder = common_folder(workdirs)
+    place = folder.resolve()
     places = [path.resolve().parent for path in workdirs]
     if len(workdirs) > 1 and (
-        folder == Path(folder.anchor) or any(folder not in (p, p.parent) for p in places)
+        place == Path(place.anchor) or any(place not in (p, p.parent) for p in places)
     ):
         raise ConfigError(
-            f"The runs have no folder of their own in common, only {folder}; say by --out where "
+            f"The runs have no folder of their own in common, only {place}; say by --out where "
             "their figures and page are to go.",
             where="--out",
         )
@@ -70,7 +73,7 @@ def short_names(workdirs: Sequence[Path]) -> list[str]:
     """The folders as seen from the one that holds all."""
     if len(workdirs) == 1:
         return [str(workdirs[0])]
-    folder = common_folder(workdirs)
+    folder = common_folder(workdirs).resolve()
     return [str(path.resolve().relative_to(folder)) for path in workdirs]
 
 

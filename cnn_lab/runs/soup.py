@@ -116,8 +116,8 @@ def mean_params(members: Sequence[RestoredRun], names: Sequence[str]) -> Tree:
         ):
             if one != other:
                 problem = (
-                    f"{names[0]} and {name} have different {what}, so their weights have no mean; "
-                    "take runs of one experiment."
+                    f"The {what} of {names[0]} and of {name} differ, so that their weights have no "
+                    "mean; take runs of one experiment."
                 )
                 raise ConfigError(problem, where="--workdir", found=other)
 

@@ -10,11 +10,12 @@ from typing import Any
 from cnn_lab.checkpoint import reader
 from cnn_lab.checkpoint.writer import Checkpoints, check_replicas
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import digests_of, files_of
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError, WorkdirError, system_errors_explained
 from cnn_lab.core.text import counted
-from cnn_lab.data.datasets.catalog import Dataset, open_dataset
+from cnn_lab.data.datasets.catalog import Dataset, check_name, open_dataset
 from cnn_lab.distributed.mesh import SLICE_AXIS, DeviceMesh
 from cnn_lab.distributed.processes import (
     SINGLE_PROCESS,
@@ -99,10 +100,16 @@ def run_training(
     # A source may lie elsewhere for another process: its weights are compared.
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
+    modules = {f"code of {name}": d for name, d in digests_of(config.imports).items()}
+    check_same(processes, modules, "let all of them import the same modules, or copies of them")
     with system_errors_explained(workdir), ExitStack() as stack:
-        run_dir = RunDir(workdir, config, processes)
+        try:
+            run_dir = RunDir(workdir, config, processes)
+        except WorkdirError:  # a typo in the name of the data is no difference either
+            check_name(config.data.name, config.data.data_dir)
+            raise
         stack.callback(run_dir.release)
-        signals = stack.enter_context(StopSignals())
+        signals = stack.enter_context(StopSignals(earlier=not run_dir.fresh))
         record = processes.broadcast({} if run_dir.fresh else read_record(workdir))
         if record and not processes.broadcast(has_checkpoints(workdir)):
             raise missing_checkpoints(workdir)
@@ -142,6 +149,8 @@ def run_training(
             params = evaluated_variables(experiment.state_shapes())["params"]
             for line in initialization.describe(params, config.optim.learning_rate):
                 log(line)
+            if not experiment.is_linear_probe:
+                log(_describe_recipe(config))
         for note in experiment.notes:
             log(note)
         if processes.count > 1:
@@ -170,6 +179,7 @@ def run_training(
             started,
             progress.step,
             config=to_dict(config),
+            imports=files_of(config.imports),
             fingerprint=experiment.fingerprint,
             loader=experiment.train_loader.name,
             target=dataclasses.asdict(experiment.network.target),
@@ -279,6 +289,16 @@ def _describe(experiment: Experiment, num_parameters: int) -> str:
         f"{config.data.name}: {counted(num_images, 'image')}, {extent}, "
         f"{describe_loader(experiment)}, on {devices_in_words(experiment.mesh.num_devices)}"
         f"{describe_mesh(experiment.mesh)}"
+    )
+
+
+def _describe_recipe(config: ExperimentConfig) -> str:
+    """How the weights of a source are trained further, in words."""
+    optim = config.optim
+    return (
+        f"Recipe: {optim.name} at a rate of {optim.learning_rate:g}, {optim.schedule.name}, "
+        f"{counted(config.train.num_epochs, 'epoch')}, batches of {config.train.batch_size}, "
+        f"augmentation {config.data.augment.strength}."
     )
 
 

@@ -116,17 +116,18 @@ def from_torch(
     unused: frozenset[str],
     where: str | None = None,
     advice: str = "",
+    found: int | None = None,
 ) -> dict[str, Float32[np.ndarray, "..."]]:
     """Tensors as our leaves, by path; those of the unused layers are left out.
 
     Raises:
         CheckpointError: they do not fit; lists differences of every kind, and ends with the advice,
-            which is to set the flag `where`.
+            which is to set the flag `where`, of `found` classes where that is their number.
     """
     if lines := differences(tensors, table, unused):
         text = "\n".join(_shortened(lines))
         problem = f"The weights do not fit the model:\n{text}\n{advice}".rstrip()
-        raise CheckpointError(problem, where=where)
+        raise CheckpointError(problem, where=where, found=found)
     return {
         leaf.path: leaf.from_torch(tensors[leaf.torch_name])
         for leaf in table
@@ -257,28 +258,32 @@ def initial_values(
     return jax.tree.map(np.asarray, jax.jit(chosen)(jax.random.key(seed)))
 
 
-def _advice(tensors: Tensors, table: list[Leaf], outputs: frozenset[str]) -> tuple[str, str]:
-    """The flag that helps where tensors do not fit, and a sentence about it."""
+def _advice(
+    tensors: Tensors, table: list[Leaf], outputs: frozenset[str]
+) -> tuple[str, str, int | None]:
+    """The flag that helps where tensors do not fit, a sentence about it, and classes found."""
     if differences(tensors, table, frozenset()) and not differences(tensors, table, outputs):
         heads = [leaf for leaf in table if leaf.layer in outputs and leaf.layer.startswith("head/")]
         for leaf in heads:
             if leaf.path.endswith("bias") and leaf.torch_name in tensors:
                 shape = tensors[leaf.torch_name].shape
                 found = shape[0] if shape else 0
-                return "--num_classes", (
+                advice = (
                     f"The file has {found} classes: give --num_classes={found}, or --new_head to "
                     "leave the output layers at their initial values."
                 )
+                return "--num_classes", advice, found
         advice = "Only output layers do not fit: --new_head leaves them at their initial values."
-        return "--new_head", advice
+        return "--new_head", advice, None
     auxiliary = frozenset(leaf.layer for leaf in table if leaf.layer.startswith("auxiliary_"))
     if auxiliary and not differences(tensors, table, auxiliary):
         advice = "The file has no auxiliary heads: --option=auxiliary=false leaves them out."
-        return "--option", advice
-    return "--from", (
+        return "--option", advice, None
+    advice = (
         "Look whether the file is of this architecture, give the --option values that it was made "
         "with, or bring its names to torchvision's by --rename."
     )
+    return "--from", advice, None
 
 
 def num_values(tensors: Tensors) -> int:

@@ -44,7 +44,7 @@ class FeatureExtractor:
         images: loader of the split, every example once a pass.
         split: `training` or `validation`, for messages.
         num_passes: over the images, each augmented anew.
-        facts: further settings that the images depend on, such as how readers crop them.
+        facts: further settings that the features depend on, such as how readers crop the images.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
+NOTHING_BEGUN = "nothing had begun"
 STOPPING = "Stopping after the steps under way; press Ctrl-C again to stop at once."
 
 
@@ -14,11 +15,13 @@ class StopSignals:
     """Answers both signals inside a `with`; the second one always acts as it would outside.
 
     Until `begin` there is nothing to save, and the first one raises `KeyboardInterrupt`, also in
-    the middle of a compilation. After it, the first one is remembered.
+    the middle of a compilation; its text says so where nothing was saved `earlier` either. After
+    it, the first one is remembered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, earlier: bool = False) -> None:
         self._starting, self._received = True, False
+        self._reason = "" if earlier else NOTHING_BEGUN
         self._before: dict[signal.Signals, Any] = {}  # the handlers outside
 
     def __enter__(self) -> "StopSignals":
@@ -35,7 +38,7 @@ class StopSignals:
     def begin(self) -> None:
         """From now on, as the loop begins, the first signal is only remembered."""
         if self._received:  # before, but a library swallowed the exception
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self._reason)
         self._starting = False
 
     def received(self) -> bool:
@@ -50,7 +53,7 @@ class StopSignals:
         self._restore_handlers()  # so that a second one acts as usual
         self._received = True
         if self._starting:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self._reason)
         # Not by sys.stderr: the handler may interrupt one who writes there.
         start = "\n" if os.isatty(2) else ""  # after what a terminal shows for Ctrl-C, or a bar
         with suppress(OSError):

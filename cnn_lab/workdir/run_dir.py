@@ -18,6 +18,7 @@ from typing import IO, Any
 import jax
 
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import RECORD_FILE, import_modules
 from cnn_lab.config.load import (
     FORMAT_VERSION,
     check_format_version,
@@ -38,7 +39,6 @@ from cnn_lab.core.text import counted
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 
 CONFIG_FILE = "config.json"
-RECORD_FILE = "run.json"
 LOCK_FILE = ".lock"
 RECORD_LOCK_FILE = ".record.lock"
 LOCK_FILES = {LOCK_FILE, RECORD_LOCK_FILE}
@@ -214,11 +214,23 @@ def lineage_in(record: Mapping[str, Any]) -> dict[str, Any] | None:
     return record.get("transfer")
 
 
+def trained_in_words(lineage: Mapping[str, Any]) -> str:
+    """The strategy of a fine-tuning and what it trained, with factors of the learning rate."""
+    plan = lineage["plan"]
+    trained = [
+        f"{group['name']} x{group['rate']:g}"
+        + (f" from epoch {group['first_epoch'] + 1}" if group["first_epoch"] else "")
+        for group in plan["groups"]
+        if group["rate"]
+    ]
+    return f"{plan['strategy']}: {', '.join(trained)}"
+
+
 def changes_since(path: Path, config: ExperimentConfig) -> str:
     """Lines of how a config differs from the one a folder was made by, empty where it does not."""
     if not (path / CONFIG_FILE).exists():
         return ""
-    different = differences(to_dict(read_config(path)), to_dict(config))
+    different = differences(to_dict(stored_config(path)), to_dict(config))
     return "\n".join(
         f"  {name}: {old!r} there, {new!r} now" for name, (old, new) in different.items()
     )
@@ -236,11 +248,19 @@ def check_config(path: Path, config: ExperimentConfig) -> None:
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """Reads the config of a run.
+    """Reads the config of a run, and imports the modules that it names.
 
     Raises:
         WorkdirError: the folder holds no run, or its config cannot be read.
+        ConfigError: a module cannot be imported here.
     """
+    config = stored_config(path)
+    import_modules(config.imports, path)
+    return config
+
+
+def stored_config(path: Path) -> ExperimentConfig:
+    """The config of a run as `read_config` reads it; nothing is imported."""
     file, place = path / CONFIG_FILE, str(path)
     remedy = "restore it from a copy, or train again with another --workdir."
     try:
@@ -393,14 +413,16 @@ def devices_in_words(num_used: int) -> str:
 
 
 def _git_state(file: Path) -> dict[str, Any] | None:
-    """The revision that a file is of, None where it is of none.
+    """The revision that a file is of, None where it is of none, and whether tracked files differ.
 
     An installation in an ignored folder of some repository must not pass for its revision.
     """
     tracked = ("ls-files", "--error-unmatch", "--", file.name)
     outputs = []
     try:
-        for arguments in (tracked, ("rev-parse", "HEAD"), ("status", "--porcelain")):
+        # Untracked files, such as data and runs, are no change of the code.
+        status = ("status", "--porcelain", "--untracked-files=no")
+        for arguments in (tracked, ("rev-parse", "HEAD"), status):
             command = ["git", "-C", str(file.parent), *arguments]
             done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
             outputs.append(done.stdout.strip())

@@ -370,7 +370,7 @@ def test_checkpoints_of_one_run_are_snapshots(accepted, refused, runs: Path):
     assert len(steps) > 1
     output = accepted(f"--workdir={run}", "--checkpoint=all", "--ensemble", "--split=test")
     assert f"{len(steps)} checkpoints" in output.splitlines()[0]
-    values = figures(run, "test")
+    values = figures(run, "test_checkpoints")
     assert [network["checkpoint"] for network in values["networks"]] == steps
     assert "over_runs" not in values  # they are no independent trainings
     assert "Student" not in output
@@ -378,9 +378,9 @@ def test_checkpoints_of_one_run_are_snapshots(accepted, refused, runs: Path):
     (opening,) = read_record(run)["test_openings"]
     assert opening["step"] == ", ".join(map(str, steps))
     assert opening[f"accuracy at {steps[0]}"] == values["networks"][0]["metrics"]["accuracy"]
-    listed = f"--checkpoint={steps[-1]},latest,{steps[0]}"
-    accepted(f"--workdir={run}", listed)
-    assert [m["checkpoint"] for m in figures(run)["networks"]] == [steps[-1], steps[0]]
+    accepted(f"--workdir={run}", f"--checkpoint={steps[-1]},latest,{steps[0]}")
+    listed = figures(run, "validation_checkpoints")["networks"]
+    assert [network["checkpoint"] for network in listed] == [steps[-1], steps[0]]
     sentence = refused(f"--workdir={run}", f"--checkpoint=latest,{steps[-1]}", "--ensemble")
     assert f"of {run} is step {steps[-1]} alone" in sentence
 
@@ -547,8 +547,11 @@ def test_names_of_runs(tmp_path: Path, monkeypatch):
     assert find_workdirs("x/*") == [Path("x/seed9"), Path("x/seed10")]
     assert find_workdirs("y,x/*,./y") == [Path("y"), Path("x/seed9"), Path("x/seed10")]
     assert find_workdirs("nowhere") == [Path("nowhere")]
-    assert common_folder([Path("x/seed9"), Path("x/seed10")]) == tmp_path / "x"
+    assert common_folder([Path("x/seed9"), Path("x/seed10")]) == Path("x")
+    assert common_folder([Path("x/seed9"), tmp_path / "x/seed10"]) == Path("x")
+    assert common_folder([tmp_path / "x/seed9", Path("x/seed10")]) == tmp_path / "x"
     assert common_folder([Path("x/seed9"), Path("y")]) == tmp_path
+    assert common_folder([Path("y"), Path("../b/z")]) == tmp_path.parent
     assert common_folder([Path("y")]) == Path("y")
     assert folder_of_results([Path("x/seed9"), Path("y")]) == tmp_path
     assert folder_of_results([Path("y")]) == Path("y")

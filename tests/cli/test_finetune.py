@@ -6,10 +6,18 @@ from PIL import Image
 
 from cnn_lab.cli import runtime
 from cnn_lab.cli.main import main
-from cnn_lab.config import DataConfig, ExperimentConfig, ModelConfig, OptimConfig, TrainConfig
+from cnn_lab.config import (
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    TransferConfig,
+)
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.experiment.initialization import digest_of
 from cnn_lab.experiment.restore import restore_run
+from cnn_lab.runs.finetune import finetune_config
 from cnn_lab.runs.train import run_training
 from cnn_lab.workdir.run_dir import read_config, read_record
 
@@ -57,6 +65,10 @@ def test_the_data_alone_are_enough(run, source, photos, tmp_path):
     (workdir,) = (tmp_path / "runs").iterdir()
     assert workdir.name == "mlp-photos-auto"
     assert "Recipe: adamw at a rate of 0.01, cosine, 100 epochs, batches of 9, augmentation" in text
+    same = ExperimentConfig(
+        data=DataConfig(name=f"folder:{photos}"), transfer=TransferConfig(source=str(source))
+    )
+    assert finetune_config(same) == read_config(workdir)
     config, trained = read_config(workdir), restore_run(workdir, "best")
     assert config.model == read_config(source).model
     assert (config.data.image_size, config.data.channels) == ((8, 8), 1)
@@ -72,6 +84,33 @@ def test_the_data_alone_are_enough(run, source, photos, tmp_path):
     again = run("finetune", f"--from={source}", f"--data=folder:{photos}")
     assert again[0] == 0
     assert "Nothing to do" in again[1]
+
+
+def test_a_dry_run_prepares_nothing(run, source, photos, tmp_path):
+    data = (f"--data=folder:{photos}", f"--config.data.data_dir={tmp_path / 'data'}")
+    status, text, errors = run("finetune", f"--from={source}", *data, "--dry_run")
+    assert (status, text) == (2, "")
+    assert f"folder:{photos} is not prepared yet; run `cnn-lab data prepare" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_recipe_is_that_of_the_training(run, source, photos, tmp_path):
+    fields = ("train.num_epochs=2", "train.batch_size=6", "optim.learning_rate=0.02")
+    arguments = (f"--from={source}", f"--data=folder:{photos}", f"--workdir={tmp_path / 'run'}")
+    text = run("finetune", *arguments, *(f"--config.{field}" for field in fields))[1]
+    assert "Recipe: adamw at a rate of 0.02, cosine, 2 epochs, batches of 6, augm" in text
+    config = read_config(tmp_path / "run")
+    assert (config.train.num_epochs, config.train.batch_size) == (2, 6)
+    assert config.optim.learning_rate == 0.02
+
+
+def test_logistic_regression_and_mistakes_have_no_recipe(run, source, photos, tmp_path):
+    arguments = (f"--from={source}", f"--data=folder:{photos}", f"--workdir={tmp_path / 'run'}")
+    assert "Recipe" not in run("finetune", *arguments, "--strategy=last_stages:2")[1]
+    status, text, _ = run("finetune", *arguments, "--strategy=logistic")
+    assert status == 0
+    assert "Recipe" not in text
+    assert "strengths of the penalty" in text
 
 
 def test_lineage_tells_where_the_weights_are_from(run, source, photos, tmp_path):

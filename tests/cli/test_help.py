@@ -15,6 +15,7 @@ from cnn_lab.cli.commands.list import DETAILED, KINDS, named_functions
 from cnn_lab.cli.main import COMMANDS, main
 from cnn_lab.cli.reference import explained, flag_text
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.load import load_config
 from cnn_lab.config.node import Node, override
 from cnn_lab.config.values import (
     annotations_of,
@@ -166,13 +167,17 @@ def test_experiments_are_listed_even_if_one_is_broken(log, tmp_path: Path, monke
     assert sum("(cannot be read: " in line for line in lines) == 2
 
 
-def test_experiments_outside_a_checkout(tmp_path: Path, monkeypatch, capsys):
+def test_experiments_that_ship_are_listed_by_the_names_that_config_takes(
+    log, tmp_path: Path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    assert main(["list", "experiments"]) == 2
-    sentence = capsys.readouterr().err
-    assert sentence.startswith(f"error: No experiment files in {tmp_path / 'experiments'}, where")
-    assert "in a checkout of cnn_lab" in sentence
-    assert sentence.count("\n") == 1
+    rows = dict(line.split(maxsplit=1) for line in log("list", "experiments").splitlines())
+    assert rows["mnist/lenet5_1998"].startswith("LeNet-5 as of 1998 on MNIST")
+    assert not [name for name in rows if name.startswith("studies")]
+    for name in rows:
+        assert load_config(name).model.name
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert dict(line.split(maxsplit=1) for line in log("list", "experiments").splitlines()) == rows
 
 
 def test_docstring_sections_are_read_to_their_end():

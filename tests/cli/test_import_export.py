@@ -118,6 +118,7 @@ def test_an_import_predicts_and_its_export_is_the_file(tmp_path, file, tensors, 
     assert record["imported"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     lineage = succeed("lineage", f"--workdir={out}")
+    assert lineage.splitlines()[0] == f"{out}: resnet20, imported"
     assert lineage.splitlines()[1] == f"  imported from weights.safetensors, SHA-256 {digest}"
     config = json.loads((out / "config.json").read_text())
     assert config["model"] == {"name": "resnet20", "options": {"width": 4}}
@@ -141,6 +142,31 @@ def test_other_names_and_another_head_are_taken_on_request(tmp_path, tensors, su
     record = json.loads((out / "run.json").read_text())
     assert record["target"]["names"][-1] == "class_9"
     assert record["imported"]["renames"] == [r"^net\.=>", "linear=>fc"]
+
+
+def test_of_many_classes_the_first_are_named_and_where_all_are(tmp_path, file, succeed):
+    arguments = ("--model=resnet20", "--option=width=4", "--num_classes=1000", "--new_head")
+    succeed("import-weights", *arguments, f"--from={file}", f"--out={tmp_path / 'run'}")
+    said = succeed(
+        "export-weights", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path}/b.safetensors"
+    )
+    hint = said.partition("--class_names: ")[2]
+    assert hint.startswith("class_0, class_1, ")
+    assert "class_9, ... (1,000 names, the class_names of " in hint
+    assert "class_10," not in hint
+    assert len(json.loads((tmp_path / "run/run.json").read_text())["class_names"]) == 1000
+
+
+def test_the_file_of_names_is_blamed_for_its_length(tmp_path, file, refused):
+    (tmp_path / "names.txt").write_text("cat\ndog\n", encoding="utf-8")
+    said = refused(
+        *("import-weights", "--model=resnet20", "--option=width=4", f"--from={file}"),
+        *(f"--class_names={tmp_path / 'names.txt'}", f"--out={tmp_path / 'run'}"),
+    )
+    assert (
+        f"--class_names={tmp_path / 'names.txt'} holds 2 names, but the weights are of 3 " in said
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

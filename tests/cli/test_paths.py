@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((9, 9), index, np.uint8)).save(path)
     (folder / "experiment.py").write_text(EXPERIMENT)
-    prepared = open_dataset(f"folder:{folder / 'photos'}", tmp_path / "data").storage.directory
+    prepared = open_dataset(f"folder:{folder / 'photos'}", tmp_path / "data").storage.name
     shutil.copytree(prepared, folder / "mine/1.0.0")
     monkeypatch.chdir(folder)
     return folder

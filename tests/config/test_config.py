@@ -435,6 +435,33 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path, monkeypatch):
         assert error.nearest == ("experiments/mnist/lenet5.py",)
 
 
+def test_an_experiment_that_ships_is_found_by_its_name_from_anywhere(tmp_path, monkeypatch):
+    shipped = ROOT / "experiments/mnist/lenet5_distorted.py"
+    expected = [load_config(f"{shipped}{argument}") for argument in ("", ":all")]
+    monkeypatch.chdir(tmp_path)
+    names = ("mnist/lenet5_distorted", "mnist/lenet5_distorted:all")
+    assert [load_config(name) for name in names] == expected
+    places = [default_workdir(*split_reference(name)) for name in names]
+    assert places == [
+        Path("runs/mnist/lenet5_distorted"),
+        Path("runs/mnist/lenet5_distorted-all"),
+    ]
+    # One's own comes first.
+    write_experiment(tmp_path / "experiments/mnist", GOOD, "lenet5_distorted.py")
+    assert load_config(names[0]).seed == 7
+    # A name is no reason to overlook the folder of a run.
+    write_experiment(tmp_path / "mnist/lenet5", "{}", "config.json")
+    assert refused(lambda: load_config("mnist/lenet5")).allowed == "mnist/lenet5/config.json"
+
+
+def test_an_unknown_name_or_path_of_an_experiment_offers_the_nearest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for reference in ("mnist/lenet_1998", "experiments/mnist/lenet5_1998.py"):
+        error = refused(lambda: load_config(reference))  # noqa: B023
+        assert (error.where, error.found) == ("--config", reference)
+        assert error.nearest[0] == "mnist/lenet5_1998"
+
+
 @pytest.mark.parametrize("reference", [None, ""])
 def test_no_file_at_all_is_answered_with_an_example(reference):
     error = refused(lambda: load_config(reference))

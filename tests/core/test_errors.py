@@ -17,13 +17,20 @@ from cnn_lab.core.errors import CnnLabError, ConfigError, DataError, lookup, nea
         (
             "aaa1",
             ["aaa2", "aaa3", "aaa4", "aaa5"],
-            ("aaa5", "aaa4", "aaa3"),
-            "did you mean aaa5, aaa4, aaa3?",
+            ("aaa2", "aaa3", "aaa4"),
+            "did you mean aaa2, aaa3, aaa4?",
         ),
+        (
+            "resnet21",
+            ["resnet18", "resnet101", "resnet20", "resnet_v2"],
+            ("resnet20", "resnet18", "resnet101"),
+            "did you mean resnet20, resnet18, resnet101?",
+        ),
+        ("rates", ["average", "stem"], (), "known: average, stem."),
         ("zzz", ["sgd", "adam"], (), "known: adam, sgd."),
         ("zzz", [], (), "there are none."),
         ("lr", ["l1", "l2", "learning_rate"], ("learning_rate",), "did you mean learning_rate?"),
-        ("lr", ["l1", "l2"], ("l2", "l1"), "did you mean l2, l1?"),
+        ("lr", ["l1", "l2"], (), "known: l1, l2."),
     ],
 )
 def test_the_nearest_names_and_their_hint(name, known, near, hint):

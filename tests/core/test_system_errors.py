@@ -63,17 +63,30 @@ def followed_from(cause: Exception) -> Exception:
         (
             RuntimeError("Unable to initialize backend 'cuda': no such platform."),
             "JAX cannot use the devices asked for (Unable to initialize backend 'cuda': no such",
-            "unset what the environment says (JAX_",
+            "unset what the environment says (JAX_PLATFORMS=cuda), or",
         ),
         (
             ValueError('Invalid value "abc" for JAX flag jax_num_cpu_devices'),
             'JAX cannot use the devices asked for (Invalid value "abc" for JAX flag jax_num_cpu_',
             "unset",
         ),
+        (
+            ValueError("invalid truth value 'x' for environment 'JAX_ENABLE_X64'"),
+            "JAX cannot use the devices asked for (invalid truth value 'x' for environment",
+            "says (JAX_ENABLE_X64=x JAX_PLATFORMS=cuda), or",
+        ),
     ],
-    ids=["memory", "XLA", "EMFILE", "EMFILE as text", "cause", "named file", "backend", "setting"],
+    ids=[
+        *("memory", "XLA", "EMFILE", "EMFILE as text", "cause", "named file", "backend"),
+        *("setting", "other setting"),
+    ],
 )
-def test_what_is_refused_is_told_in_one_sentence(error, start, remedy):
+def test_what_is_refused_is_told_in_one_sentence(error, start, remedy, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("JAX_")]:
+        monkeypatch.delenv(name)
+    given = {"COMPILATION_CACHE_DIR": "/cache", "ENABLE_X64": "x", "PLATFORMS": "cuda"}
+    for name, text in given.items():
+        monkeypatch.setenv(f"JAX_{name}", text)
     found = explain_system_error(error, PLACE)
     assert found is not None
     assert found.startswith(start)

@@ -148,6 +148,9 @@ def test_idx_files_round_trip(tmp_path, packed):
     np.testing.assert_array_equal(
         unlock_test(dataset).read_all()[0][..., 0], arrays["t10k-images-idx3-ubyte"]
     )
+    assert open_dataset("fashion_mnist", tmp_path / "data", from_dir=tmp_path / "data") == dataset
+    with refused(DataError, where="--from_dir", found=str(tmp_path / "absent")):
+        open_dataset("fashion_mnist", tmp_path / "data", from_dir=tmp_path / "absent")
     assert dataset.info.class_names[9] == "Ankle boot"
     assert dataset.info.licence == "MIT"
 

@@ -18,7 +18,7 @@ from cnn_lab.experiment.build import build_experiment
 @pytest.fixture
 def digits(data_dir, tmp_path) -> Dataset:
     """A copy of one's own: what is kept beside the data must not be there yet."""
-    prepared = Path(open_dataset("digits").storage.directory)
+    prepared = Path(open_dataset("digits").storage.name)
     copy = tmp_path / "digits" / prepared.name
     shutil.copytree(prepared, copy, ignore=shutil.ignore_patterns("cache"))
     return open_dataset("digits", tmp_path)
@@ -43,7 +43,7 @@ def measured(dataset: Dataset, **data):
 
 
 def files(dataset: Dataset) -> list[Path]:
-    return sorted((Path(dataset.storage.directory) / "cache").rglob("moments-*.npy"))
+    return sorted((Path(dataset.storage.name) / "cache").rglob("moments-*.npy"))
 
 
 def test_a_second_start_reads_no_example(digits, read):

@@ -88,7 +88,7 @@ def test_original_bytes_are_kept(tmp_path, open_folder):
     np.testing.assert_array_equal(
         dataset.split("train")[0]["image"], np.asarray(Image.open(path).convert("RGB"))
     )
-    raw: Any = tfds.builder_from_directory(dataset.storage.directory)
+    raw: Any = tfds.builder_from_directory(dataset.storage.name)
     source = raw.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
     assert source[0]["image"] == path.read_bytes()
     assert source[0]["path"] == b"a/x.jpg"
@@ -236,7 +236,7 @@ def test_what_the_computer_refuses_makes_no_file_bad(flat, open_folder, monkeypa
 
 def test_what_happens_is_told(flat, open_folder, tmp_path):
     lines = []
-    directory = open_folder(flat, progress=lines.append).storage.directory
+    directory = open_folder(flat, progress=lines.append).storage.name
     assert lines == [f"checking 6 files of {flat}", f"preparing {flat} in {directory}"]
     lines.clear()
     open_folder(flat, progress=lines.append)
@@ -257,7 +257,7 @@ def test_a_large_folder_is_written_in_pieces_and_in_order(flat, open_folder, mon
     monkeypatch.setattr(FileImages, "shard_bytes", 150)
     monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 100)
     dataset = open_folder(flat)
-    assert len(list(Path(dataset.storage.directory).glob("*train.array_record*"))) > 2
+    assert len(list(Path(dataset.storage.name).glob("*train.array_record*"))) > 2
     source = dataset.split("train")
     assert source.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert [source.path_of(i) for i in range(6)] == [
@@ -443,7 +443,7 @@ def test_a_change_prepares_again_and_old_copies_go(
     assert third.info.fingerprint == second.info.fingerprint  # touched, but the same pictures
     copies = [path.parent.name for path in (tmp_path / "data").rglob("dataset_info.json")]
     assert len(copies) == 2
-    assert Path(first.storage.directory).name not in copies
+    assert Path(first.storage.name).name not in copies
 
 
 def test_the_copy_outlives_the_folder(flat, open_folder):

@@ -54,6 +54,11 @@ def test_what_is_no_image_is_told_so(tmp_path: Path, content: bytes):
         read_image_file(path, (8, 8, 1))
 
 
+def test_a_folder_is_no_image_file(tmp_path: Path):
+    with refused(DataError, where=str(tmp_path), found="folder", allowed="PNG or JPEG files"):
+        read_image_file(tmp_path, (8, 8, 1))
+
+
 def gray(brightness: float) -> np.ndarray:
     return np.full((1, 4, 4, 1), round(brightness * 255), np.uint8)
 

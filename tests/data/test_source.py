@@ -123,7 +123,7 @@ def refuse(*args, **kwargs):
 
 
 def cache_files(source: Source) -> list[Path]:
-    return sorted((Path(source.storage.directory) / "cache").rglob("images-*.npy"))
+    return sorted((Path(source.storage.name) / "cache").rglob("images-*.npy"))
 
 
 def test_read_all_is_cached_and_a_damaged_cache_is_rebuilt(photographs):
@@ -153,7 +153,7 @@ def test_another_decoder_decodes_again_and_replaces_what_was_kept(tmp_path, monk
     other_size = source.with_image_size((6, 4))
     old, _ = source.read_all()
     other_size.read_all()
-    cache = source.pixel_cache.parent
+    cache = Path(source.pixel_cache or "").parent
     fingerprint = source.info.fingerprint[:16]
     for name in (f"{fingerprint}-4x4x1", f"{'0' * 16}-4x4x1", f"{'0' * 16}-columns", "of-others"):
         (cache / name).mkdir(exist_ok=True)
@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_no_piece_of_a_cache(photographs, monkeypatch):
 def test_labels_are_read_even_if_their_copy_is_lost(digits):
     source = digits.split("train")
     expected = source.labels
-    copy = Path(source.storage.directory) / "labels-train.npy"
+    copy = Path(source.storage.name) / "labels-train.npy"
     content = copy.read_bytes()
     copy.unlink()
     try:
@@ -259,9 +259,9 @@ def test_labels_are_read_even_if_their_copy_is_lost(digits):
 
 def test_damaged_records_are_told(tmp_path):
     dataset = open_dataset("digits", tmp_path)
-    (shard,) = Path(dataset.storage.directory).glob("*train.array_record*")
+    (shard,) = Path(dataset.storage.name).glob("*train.array_record*")
     content = bytearray(shard.read_bytes())
     content[2000:60000] = bytes(58000)
     shard.write_bytes(content)
-    with refused(DataError, where=dataset.storage.directory):
+    with refused(DataError, where=dataset.storage.name):
         dataset.split("train").read(np.arange(1437))

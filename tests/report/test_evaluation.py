@@ -197,6 +197,17 @@ def test_the_title_says_of_which_run_or_runs():
     assert "<title>out, validation split</title>" in evaluation_page(results(2), Path("out"))
 
 
+def test_checkpoints_of_one_run_have_files_of_their_own(tmp_path: Path):
+    of_run = results(2)
+    checkpoints = dataclasses.replace(of_run, are_runs=False, no_spread="one training")
+    written = [write_evaluation(tmp_path, given).page.name for given in (of_run, checkpoints)]
+    assert written == ["evaluation_validation.html", "evaluation_validation_checkpoints.html"]
+    flipped = dataclasses.replace(checkpoints, tta="flip")
+    page, beside = write_evaluation(tmp_path, flipped)
+    assert page.name == "evaluation_validation_checkpoints_flip.html"
+    assert beside.name == "evaluation_validation_checkpoints_flip.json"
+
+
 def test_the_page_needs_no_other_file():
     page = evaluation_page(results(2), Path("runs"))
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
@@ -241,3 +252,6 @@ def test_bins_are_drawn_where_there_are_predictions(figures):
     heights = [patch.get_height() for patch in below.patches]
     assert heights == found.before.counts[found.before.counts > 0].tolist()
     assert f"ECE {found.before.error:.4f}" in above.get_title()
+    assert all(axis.get_legend() is None for axis in figures[0].axes)  # it would cover bars
+    (legend,) = figures[0].legends
+    assert legend.get_texts()[0].get_text() == "share right"

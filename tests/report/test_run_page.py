@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cnn_lab.config import AugmentConfig, AverageConfig, DataConfig, ExperimentConfig
+from cnn_lab.config import NO_DATA, AugmentConfig, AverageConfig, DataConfig, ExperimentConfig
 from cnn_lab.config.node import to_dict
 from cnn_lab.report.run import write_report
 from cnn_lab.workdir.metric_writers import METRICS_FILE, JsonLines
@@ -152,3 +152,27 @@ def test_the_page_names_augmentation_and_average_where_there_are_any(workdir: Pa
     page = write_report(workdir).page.read_text()
     assert "<tr><th>Augmentation</th><td>cifar, heavy flip 0.0</td></tr>" in page
     assert "<tr><th>Average of the weights</th><td>swa</td></tr>" in page
+
+
+def test_a_fine_tuned_run_names_its_source_and_what_was_trained(workdir: Path):
+    assert "Fine-tuned" not in write_report(workdir).page.read_text()
+    groups = [
+        {"name": "stage1", "paths": ["a"], "rate": 0.0, "first_epoch": 0},
+        {"name": "stage2", "paths": ["b"], "rate": 0.5, "first_epoch": 2},
+        {"name": "head", "paths": ["c"], "rate": 1.0, "first_epoch": 0},
+    ]
+    plan = {"strategy": "gradual", "reason": "", "groups": groups}
+    lineage = {"source": "/runs/resnet18", "checkpoint": 40, "plan": plan}
+    (workdir / RECORD_FILE).write_text(json.dumps({**RECORD, "transfer": lineage}))
+    text = "/runs/resnet18, step 40; trained gradual: stage2 x0.5 from epoch 3, head x1"
+    assert f"<tr><th>Fine-tuned from</th><td>{text}</td></tr>" in (
+        write_report(workdir).page.read_text()
+    )
+
+
+def test_imported_weights_are_on_no_data(workdir: Path):
+    config = ExperimentConfig(data=DataConfig(name=NO_DATA))
+    (workdir / CONFIG_FILE).write_text(json.dumps(to_dict(config)))
+    assert f"<title>imported weights of lenet5 in {workdir}</title>" in (
+        write_report(workdir).page.read_text()
+    )

@@ -191,6 +191,9 @@ def test_the_caption_says_what_is_drawn(tmp_path):
     assert "a diamond is their mean, with its 95 % interval" in page
     assert "An open mark" not in page
     assert "An open mark" in page_of(tmp_path, cut)
+    without_seeds = page_of(tmp_path, records(LOSS, "a", x1=[1.0], x2=[2.0]))
+    assert "means over the seeds" not in without_seeds
+    assert "single seeds" not in without_seeds
 
 
 def test_the_page_says_what_a_seed_chooses_and_how_many_claims_chance_decides(tmp_path):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cnn_lab.workdir.preemption import STOPPING, StopSignals
+from cnn_lab.workdir.preemption import NOTHING_BEGUN, STOPPING, StopSignals
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -16,9 +16,11 @@ BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @BOTH
 def test_before_the_loop_the_first_signal_ends_the_run(number: int):
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), StopSignals():
-        signal.raise_signal(number)
-    assert signal.getsignal(number) is before
+    for earlier in (False, True):
+        with pytest.raises(KeyboardInterrupt) as caught, StopSignals(earlier=earlier):
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is before
+        assert caught.value.args == ("" if earlier else NOTHING_BEGUN,)
 
 
 @BOTH

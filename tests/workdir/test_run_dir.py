@@ -193,6 +193,8 @@ def test_only_a_tracked_file_has_a_revision(repository: Path, monkeypatch):
     assert (len(tracked["sha"]), tracked["dirty"]) == (40, False)
     assert state_of("site/module.py") is None
     assert state_of("own/absent.py") is None
+    (repository / "own" / "notes.txt").touch()
+    assert state_of("own/module.py") == tracked
     (repository / "own" / "module.py").write_text("changed")
     assert state_of("own/module.py") == {**tracked, "dirty": True}
 

@@ -10,6 +10,7 @@ Examples:
   cnn-lab data prepare mnist --from_dir=downloads/mnist
   cnn-lab data prepare folder:photos --skip_bad_files
   cnn-lab data check cifar10
+  cnn-lab data prepare my_images --imports=my_data
   cnn-lab data show mnist --augment=heavy --out=sheet.png
   cnn-lab data show folder:photos --image_size=64,64 --config.data.augment.options.mixup=0.2
 """
@@ -22,10 +23,11 @@ from typing import TYPE_CHECKING, Literal
 from absl.flags import FlagValues
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.flags import Flag, Invocation, output_file
+from cnn_lab.cli.flags import IMPORTS, Flag, Invocation, output_file
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.cli.runtime import log
 from cnn_lab.config import DataConfig, ExperimentConfig
+from cnn_lab.config.imports import import_modules
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import override
 from cnn_lab.config.values import Count
@@ -60,6 +62,7 @@ FLAGS = (
         "where prepared data live; $CNN_LAB_DATA_DIR or the user's cache by default",
     ),
     Flag("skip_bad_files", "leave out files that are no images", bool),
+    IMPORTS,
     *SHOW_FLAGS,
 )
 
@@ -75,6 +78,7 @@ def main(invocation: Invocation) -> int:
         problem = f"There is no action of data named {action!r}"
         raise ConfigError(problem, found=action, allowed=actions)
     values = invocation.flags
+    import_modules(values.imports or (), where=f"--{IMPORTS.name}")
     data = DataConfig(data_dir=values.data_dir)
     given = [flag.name for flag in SHOW_FLAGS if values[flag.name].present]
     if action == "show":
@@ -111,6 +115,7 @@ def _data_to_show(invocation: Invocation, name: str) -> DataConfig:
         config.data.augment.strength = "light"
         for path, text in invocation.overrides:
             override(config, path, text)
+        import_modules(config.imports)
     data = config.data
     named = values.config or "data.name" in overridden
     if named and _comparable(data.name) != _comparable(name):
@@ -211,7 +216,8 @@ def _show(values: FlagValues, data: DataConfig, dataset: "Dataset") -> int:
     names = target_captions(labels, target)
     write_bytes(Path(values.out), contact_sheet(images, names, captions))
     recipe = f"{data.augment.recipe or default_recipe(data.name)}, {data.augment.strength}"
-    options = "".join(f", {n} {flag_text(v)}" for n, v in data.augment.options.items())
+    options = "".join(f", {name}" for name in data.augment.extra)
+    options += "".join(f", {n} {flag_text(v)}" for n, v in data.augment.options.items())
     log(f"{len(labels)} training images of {dataset.info.name}, each with {NUM_VERSIONS} versions")
     log(f"  augmentation  {recipe}{options}")
     log(f"  picture       {values.out}")

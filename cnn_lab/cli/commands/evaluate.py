@@ -1,9 +1,10 @@
-"""Evaluates trained runs on their validation split, or on the test split, locked elsewhere.
+"""Evaluates trained runs on their validation split, or on the test split.
 
-Every opening of the test split is counted in the run's record and shown on its report page.
-Several runs are compared, and averaged by --ensemble; where they differ in their seeds alone, mean
-and interval over runs are shown. All figures are also written to evaluation_SPLIT.json and, as a
-page, evaluation_SPLIT.html.
+No training reads the test split; every opening is counted in the run's record and shown on its
+report page. Several runs are compared, and averaged by --ensemble; where they differ in their seeds
+alone, mean and interval over runs are shown. All figures are also written to evaluation_SPLIT.json
+and, as a page, evaluation_SPLIT.html; those of several checkpoints of a run to
+evaluation_SPLIT_checkpoints.json and .html.
 
 Examples:
   cnn-lab evaluate --workdir=runs/mnist/lenet5

@@ -15,6 +15,7 @@ from cnn_lab.cli.flags import CHECKPOINT, WORKDIR, Flag, Invocation, output_file
 from cnn_lab.cli.reference import flag_text
 from cnn_lab.core.errors import ConfigError
 
+MAX_NAMED = 10  # classes in the hint
 FLAGS = (
     WORKDIR,
     Flag("out", "file to write, .safetensors", needed="give a file that ends in .safetensors"),
@@ -33,7 +34,7 @@ def main(invocation: Invocation) -> int:
     runtime.start(None)
     from cnn_lab.runs.import_weights import export_weights
     from cnn_lab.transfer.convert import num_values
-    from cnn_lab.workdir.run_dir import read_config
+    from cnn_lab.workdir.run_dir import RECORD_FILE, read_config
 
     spec = read_config(Path(values.workdir)).model
     trained, tensors = export_weights(
@@ -52,9 +53,13 @@ def main(invocation: Invocation) -> int:
     shape, padding = "x".join(map(str, network.input_shape)), ""
     if preprocess.pad:
         padding = f"; its images were padded by {preprocess.pad} pixels, which no import does"
+    names = ", ".join(network.class_names[:MAX_NAMED])
+    if len(network.class_names) > MAX_NAMED:
+        record = Path(values.workdir) / RECORD_FILE
+        names += f", ... ({len(network.class_names):,} names, the class_names of {record})"
     sys.stdout.write(
         "The file holds weights alone. What import-weights needs beside it:\n"
         f"  --model={spec.name}{options} --input={shape} --mean={mean} --std={std} and, a line "
-        f"each in a file for --class_names: {', '.join(network.class_names)}{padding}\n"
+        f"each in a file for --class_names: {names}{padding}\n"
     )
     return 0

@@ -15,8 +15,8 @@ Examples:
   cnn-lab finetune --from=runs/a --config=experiments/cifar10/resnet20.py --strategy=all
 """
 
+import functools
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from cnn_lab import config as configs
@@ -25,12 +25,11 @@ from cnn_lab.cli.commands.train import DRY_RUN, end
 from cnn_lab.cli.flags import Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import ExperimentConfig
+from cnn_lab.config.imports import import_modules
 from cnn_lab.config.load import anchor_paths, load_config
-from cnn_lab.config.node import freeze, from_dict, override, to_dict
+from cnn_lab.config.node import override
 from cnn_lab.core.errors import ConfigError
 
-RATE, EPOCHS, LARGEST_BATCH, FEWEST_STEPS = 1e-3, 20, 32, 4  # steps an epoch
-HEAD_RATE, HEAD_EPOCHS = 1e-2, 100  # on features, which take no time
 FLAGS = (
     Flag("from", "folder of the source run", needed="give the folder of a run, as runs/resnet18"),
     Flag("data", "data set, or folder:PATH"),
@@ -70,14 +69,23 @@ def main(invocation: Invocation) -> int:
     recipe = _recipe(invocation, source)
     processes = joining.start(values, recipe)
     primary_log = log if processes.is_primary else lambda _: None
-    config = _completed(invocation, recipe, primary_log)
+    from cnn_lab.runs.finetune import finetune_config
+
+    complete = functools.partial(
+        finetune_config, recipe, invocation.overrides, usual=not values.config, log=primary_log
+    )
     if values.dry_run:
         from cnn_lab.cli.dry_run import dry_run
+        from cnn_lab.runs.describe import traceless_data
 
+        with traceless_data() as open_data:
+            config = complete(open_data=open_data)
         log(dry_run(config))
         return 0
+    from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.runs.train import run_training
 
+    config = complete(open_data=functools.partial(open_dataset, progress=primary_log))
     workdir = Path(values.workdir) if values.workdir else _default_workdir(config)
     result = run_training(config, workdir, primary_log, processes=processes)
     again = Invocation(values, [], [])  # the run's config has all overrides
@@ -89,39 +97,18 @@ def _recipe(invocation: Invocation, source: str) -> ExperimentConfig:
     """The config of the file, if there is one, and of the flags."""
     values = invocation.flags
     if values.config:
-        config = load_config(values.config, [])
+        config = load_config(values.config, invocation.overrides)
         config.data.name = values.data or config.data.name
     else:
         config = ExperimentConfig(data=configs.DataConfig(name=values.data))
     config.transfer = config.transfer or configs.TransferConfig()
     config.transfer.source = source
     config.transfer.strategy = values.strategy or config.transfer.strategy
-    _override(config, invocation)
+    for path, text in invocation.overrides:
+        override(config, path, text)
+    import_modules(config.imports)
     anchor_paths(config.data)
     return config
-
-
-def _completed(
-    invocation: Invocation, recipe: ExperimentConfig, log: Callable[[str], None]
-) -> ExperimentConfig:
-    """The recipe with what follows from the source, its model first, and from the data."""
-    from cnn_lab.experiment.initialization import complete_config, source_folder
-    from cnn_lab.transfer.plan import check_transfer
-    from cnn_lab.workdir.run_dir import read_config
-
-    assert recipe.transfer is not None
-    model = read_config(source_folder(recipe.transfer)).model
-    config = from_dict(ExperimentConfig, {**to_dict(recipe), "model": to_dict(model)})
-    _override(config, invocation)
-    if invocation.flags.config and recipe.model not in (model, ExperimentConfig().model):
-        log(f"The model is the source's, {model.name}, and not that of the recipe.")
-    config = complete_config(config)
-    if not invocation.flags.config:
-        assert config.transfer is not None
-        check_transfer(config.transfer)  # a typo is refused before the data are opened
-        _usual_recipe(config, log)
-    _override(config, invocation)
-    return freeze(config)
 
 
 def _default_workdir(config: ExperimentConfig) -> Path:
@@ -132,39 +119,3 @@ def _default_workdir(config: ExperimentConfig) -> Path:
     parts = (transfer.source, config.data.name.removeprefix("folder:"), way)
     names = [re.sub(r"[^\w.]+", "-", Path(part).name).strip("-") for part in parts]
     return Path("runs", "-".join(names))
-
-
-def _override(config: ExperimentConfig, invocation: Invocation) -> None:
-    for path, text in invocation.overrides:
-        override(config, path, text)
-
-
-def _usual_recipe(config: ExperimentConfig, log: Callable[[str], None]) -> None:
-    """Sets optimizer, epochs, batch size and augmentation by the number of images."""
-    from cnn_lab.data.datasets.catalog import open_dataset
-    from cnn_lab.data.subsets import choose_examples
-    from cnn_lab.transfer.plan import choose_strategy
-
-    data = config.data
-    assert config.transfer is not None
-    dataset = open_dataset(data.name, data.data_dir, progress=log)
-    num_train = len(choose_examples(dataset, data)[0])
-    strategy = config.transfer.strategy
-    chosen = choose_strategy(num_train)[0] if strategy == "auto" else strategy
-    chosen = "rates" if config.transfer.rates else chosen
-    rate, num_epochs = RATE, EPOCHS
-    if chosen in ("head", "logistic"):  # a frozen backbone runs once, over images as they are
-        rate, num_epochs = HEAD_RATE, HEAD_EPOCHS
-        config.evaluate.every_epochs = HEAD_EPOCHS // EPOCHS
-    else:
-        data.augment = configs.AugmentConfig(strength="light")
-    schedule = configs.ScheduleConfig(name="cosine")
-    config.optim = configs.OptimConfig(name="adamw", learning_rate=rate, schedule=schedule)
-    batch_size = max(1, min(LARGEST_BATCH, num_train // FEWEST_STEPS))
-    config.train = configs.TrainConfig(num_epochs=num_epochs, batch_size=batch_size)
-    log(
-        f"Recipe: {config.optim.name} at a rate of {rate:g}, cosine, {num_epochs} epochs, batches "
-        f"of {batch_size}, augmentation {data.augment.strength}, unless fields of the config say "
-        "otherwise."
-    )
-    config.train.log_every_steps = config.evaluate.every_epochs * -(-num_train // batch_size)

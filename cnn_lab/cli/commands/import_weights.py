@@ -22,7 +22,8 @@ from typing import Any
 from cnn_lab.cli import runtime
 from cnn_lab.cli.flags import OPTIONS, Flag, Invocation, parse_shape
 from cnn_lab.config.values import Count, Fraction, Positive, parse_options
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.errors import CheckpointError, ConfigError
+from cnn_lab.core.text import counted
 
 FLAGS = (
     Flag("model", "name, as `list models` shows", needed="give a model"),
@@ -69,19 +70,32 @@ def main(invocation: Invocation) -> int:
                 where=f"--{flag}",
                 found=given,
             )
-    imported, num_values = write_imported(
-        values.model,
-        source,
-        out,
-        options=parse_options(entry.make, values.option, "--option", values.model),
-        class_names=_class_names(values.class_names, values.num_classes, entry.num_classes),
-        image_shape=shape,
-        preprocess=Preprocess(pixels["mean"], pixels["std"]),
-        library=values.naming,
-        renames=values.rename,
-        new_head=values.new_head,
-        seed=values.seed,
-    )
+    class_names = _class_names(values.class_names, values.num_classes, entry.num_classes)
+    try:
+        imported, num_values = write_imported(
+            values.model,
+            source,
+            out,
+            options=parse_options(entry.make, values.option, "--option", values.model),
+            class_names=class_names,
+            image_shape=shape,
+            preprocess=Preprocess(pixels["mean"], pixels["std"]),
+            library=values.naming,
+            renames=values.rename,
+            new_head=values.new_head,
+            seed=values.seed,
+        )
+    except CheckpointError as error:
+        is_length = error.where == "--num_classes" and error.found != len(class_names)
+        if values.class_names is None or not is_length:
+            raise
+        raise ConfigError(
+            f"--class_names={values.class_names} holds {counted(len(class_names), 'name')}, but "
+            f"the weights are of {counted(error.found, 'class')}; give a name for each of them, or "
+            "--new_head to leave the output layers at their initial values.",
+            where="--class_names",
+            found=len(class_names),
+        ) from error
     lines = [f"{values.model}: {num_values:,} values of {source}, named as in {imported.library}."]
     if imported.new_layers:
         layers = ", ".join(imported.new_layers)

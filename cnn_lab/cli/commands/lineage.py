@@ -10,8 +10,9 @@ from typing import Any
 
 from cnn_lab.cli.flags import WORKDIR, Invocation
 from cnn_lab.cli.runtime import log
+from cnn_lab.config import NO_DATA
 from cnn_lab.core.text import counted
-from cnn_lab.workdir.run_dir import lineage_in, read_config, read_record
+from cnn_lab.workdir.run_dir import lineage_in, read_record, stored_config, trained_in_words
 
 FLAGS = (WORKDIR,)
 
@@ -19,11 +20,12 @@ FLAGS = (WORKDIR,)
 def main(invocation: Invocation) -> int:
     """Prints a run and its sources, the newest first."""
     workdir = Path(invocation.flags.workdir)
-    config, record = read_config(workdir), read_record(workdir)
-    steps = record.get("progress", {}).get("step")
-    after = "" if steps is None else f" after {counted(steps, 'step')}"
+    config, record = stored_config(workdir), read_record(workdir)
+    steps = record.get("progress", {}).get("step")  # 0 where nothing was trained, as of an import
+    after = f" after {counted(steps, 'step')}" if steps else ""
     status = record.get("status", "not begun") + after
-    log(f"{workdir}: {config.model.name} on {config.data.name}, {status}")
+    data = "" if config.data.name == NO_DATA else f" on {config.data.name}"
+    log(f"{workdir}: {config.model.name}{data}, {status}")
     lineage = lineage_in(record)
     if lineage is None:
         log("  begun with weights of its own")
@@ -48,18 +50,12 @@ def _lines_of(lineage: Mapping[str, Any] | None) -> list[str]:
 
 
 def _lines_of_fine_tuning(lineage: Mapping[str, Any]) -> list[str]:
-    plan, source = lineage["plan"], lineage["source"]
+    source = lineage["source"]
     gone = "" if Path(source).is_dir() else " (no longer there)"
-    trained = [
-        f"{group['name']} x{group['rate']:g}"
-        + (f" from epoch {group['first_epoch'] + 1}" if group["first_epoch"] else "")
-        for group in plan["groups"]
-        if group["rate"]
-    ]
     return [
         f"from {source}, step {lineage['checkpoint']}{gone}",
         f"  weights  {lineage['digest']}",
-        f"  trained  {plan['strategy']}: {', '.join(trained)}",
+        f"  trained  {trained_in_words(lineage)}",
         *(f"  with     {setting}" for setting in lineage.get("settings", ())),
         *(f"  note     {note}" for note in lineage["notes"]),
     ]

@@ -10,6 +10,7 @@ Examples:
   cnn-lab list models 'le*'
   cnn-lab list optimizers adamw
   cnn-lab list experiments
+  cnn-lab list models --imports=my_layers
 """
 
 import ast
@@ -21,14 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnn_lab.cli.flags import Invocation
+from cnn_lab.cli.flags import CONFIG, IMPORTS, Invocation, imported_config
 from cnn_lab.cli.reference import entry, explained, first_line, flag_text
-from cnn_lab.config.load import EXPERIMENTS, STUDIES
+from cnn_lab.config.experiments import experiment_files, is_shipped
 from cnn_lab.config.values import declared_options
 from cnn_lab.core.errors import ConfigError, lookup
 from cnn_lab.core.text import human_count
 
-FLAGS = ()
+FLAGS = (IMPORTS, CONFIG)
 TAKES_ARGUMENTS = True
 # Kinds whose members have options: the fields of the config that take a name, and its options.
 DETAILED = {
@@ -55,6 +56,7 @@ def main(invocation: Invocation) -> int:
     if len(invocation.arguments) > 2:
         sentence = f"list takes a kind ({', '.join(KINDS)}) and at most one pattern."
         raise ConfigError(sentence, found=invocation.arguments)
+    imported_config(invocation)
     kind, *patterns = invocation.arguments
     rows = lookup(KINDS, kind, "kind of thing to list")()
     pattern = patterns[0] if patterns else "*"
@@ -77,7 +79,7 @@ def main(invocation: Invocation) -> int:
 def _details(kind: str, name: str, row: str) -> str:
     """The line of a name, its flag, and every option that its function declares."""
     function, title = named_functions(kind)[name], " ".join(row.split())
-    field, options_field = DETAILED[kind]
+    field, options_field = fields_of(kind, name)
     summary = first_line(function)
     lines = [f"{name}: {title}", *([] if summary in title else [summary]), ""]
     lines.append(f"  --{field}={name}")
@@ -96,6 +98,16 @@ def _details(kind: str, name: str, row: str) -> str:
     if not options:
         lines.append("  It has no options.")
     return "\n".join(lines) + "\n"
+
+
+def fields_of(kind: str, name: str) -> tuple[str, str]:
+    """The fields of the config that take a name of a kind, and its options."""
+    if kind == "augmentations":
+        from cnn_lab.data.augment.extra import AUGMENTATIONS, FIELD, OPTIONS
+
+        if name in AUGMENTATIONS:
+            return FIELD, f"{OPTIONS}.{name}"
+    return DETAILED[kind]
 
 
 def named_functions(kind: str) -> dict[str, Callable]:
@@ -118,9 +130,10 @@ def named_functions(kind: str) -> dict[str, Callable]:
 
             return {name: loss.function for name, loss in LOSSES.items()}
         case "augmentations":
+            from cnn_lab.data.augment.extra import AUGMENTATIONS
             from cnn_lab.data.augment.recipes import RECIPES, Augmentation
 
-            return dict.fromkeys(RECIPES, Augmentation)
+            return {**dict.fromkeys(RECIPES, Augmentation), **AUGMENTATIONS}
         case "tasks":
             from cnn_lab.tasks.task import TASKS
 
@@ -171,15 +184,11 @@ def _datasets() -> dict[str, str]:
 
 
 def _experiments() -> dict[str, str]:
-    files = sorted(EXPERIMENTS.glob("**/*.py"))
-    files = [path for path in files if path.is_file() and path.parent != STUDIES]
-    if not files:
-        raise ConfigError(
-            f"No experiment files in {EXPERIMENTS.resolve()}, where they are looked for; run this "
-            "in a checkout of cnn_lab, or give your own file as --config=FILE.py.",
-            where=str(EXPERIMENTS.resolve()),
-        )
-    return {str(path): _title(path) for path in files}
+    """Names of the experiments that ship, and paths of those in the current directory."""
+    return {
+        name if is_shipped(path) else str(path): _title(path)
+        for name, path in experiment_files().items()
+    }
 
 
 def _title(path: Path) -> str:
@@ -191,6 +200,7 @@ def _title(path: Path) -> str:
 
 
 def _recipes() -> dict[str, str]:
+    from cnn_lab.data.augment.extra import AUGMENTATIONS
     from cnn_lab.data.augment.recipes import RECIPES
 
     def changes(augmentation: Any) -> str:
@@ -198,10 +208,11 @@ def _recipes() -> dict[str, str]:
         plain = {field.name: field.default for field in dataclasses.fields(augmentation)}
         return ", ".join(f"{n} {_rounded(v)}" for n, v in values if v != plain[n])
 
-    return {
+    recipes = {
         name: "; ".join(f"{s}: {changes(a)}" for s, a in strengths.items() if changes(a))
         for name, strengths in RECIPES.items()
     }
+    return recipes | {name: f"extra: {first_line(f)}" for name, f in AUGMENTATIONS.items()}
 
 
 def _rounded(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Runs a study: trainings over seeds, a figure, and claims held against the numbers.
 
-A study is a file in experiments/studies with a `get_study()`. The same command again goes on where
-it was interrupted, and trains, computes and measures nothing twice.
+A study is a file with a `get_study()`: one of your own, or one that ships, by its name. The same
+command again goes on where it was interrupted, and trains, computes and measures nothing twice.
 
 Examples:
   cnn-lab study                          # which there are
@@ -18,7 +18,8 @@ from cnn_lab.cli import runtime
 from cnn_lab.cli.flags import Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import DataConfig
-from cnn_lab.config.load import STUDIES, anchor_paths, load_study, study_files
+from cnn_lab.config.experiments import study_files
+from cnn_lab.config.load import anchor_paths, load_study
 from cnn_lab.config.values import Count
 from cnn_lab.core.errors import ConfigError
 
@@ -37,8 +38,6 @@ def main(invocation: Invocation) -> int:
     if not names:
         for name, path in study_files().items():
             log(f"{name:<16} {load_study(str(path))[1].title}")
-        if not study_files():
-            log(f"There are no studies in {STUDIES}.")
         return 0
     if len(names) > 1:
         problem = f"study takes one name; found {' '.join(names)!r}."

@@ -6,20 +6,34 @@ products; side of the receptive field and stride, in pixels of the image; bytes 
 Examples:
   cnn-lab summary --model=resnet50
   cnn-lab summary --model=resnet50 --input=64x64x3 --num_classes=10 --option=stem=small --batch=128
+  cnn-lab summary --config=experiments/mnist/lenet5.py
+  cnn-lab summary --imports=my_layers --model=my_model
 """
 
 import sys
 
 from cnn_lab.cli import runtime
-from cnn_lab.cli.flags import OPTIONS, Flag, Invocation, parse_shape
-from cnn_lab.config.values import Count, NonNegative, Positive, parse_options
+from cnn_lab.cli.flags import (
+    CONFIG,
+    IMPORTS,
+    OPTIONS,
+    Flag,
+    Invocation,
+    imported_config,
+    parse_shape,
+)
+from cnn_lab.config import ModelConfig
+from cnn_lab.config.values import Count, NonNegative, Positive, check_options, parse_options
+from cnn_lab.core.errors import ConfigError
 
 FLAGS = (
-    Flag("model", "name, as `list models` shows", needed="give one that `list models` shows"),
+    Flag("model", "name, as `list models` shows; left out, that of --config, with its options"),
     Flag("input", "HEIGHTxWIDTHxCHANNELS; left out, what the model was made for"),
     Flag("num_classes", "left out, as many as in the paper", Count),
     Flag("batch", "examples per training step", Count, 32),
     OPTIONS,
+    CONFIG,
+    IMPORTS,
     Flag("price_per_kwh", "money per kilowatt-hour", NonNegative, 0.30),
     Flag("picojoules_per_mac", "left out, Horowitz 2014 for the dtype", Positive),
 )
@@ -28,14 +42,23 @@ FLAGS = (
 def main(invocation: Invocation) -> int:
     """Prints a line per layer, and totals."""
     values = invocation.flags
+    config = imported_config(invocation)
+    if values.model is not None:
+        chosen, where = ModelConfig(name=values.model), "--model"
+    elif config is not None:
+        chosen, where = config.model, "config.model.name"
+    else:
+        problem = "--model is missing: give one that `list models` shows, or --config."
+        raise ConfigError(problem, where="--model")
     runtime.start_logging()
     from cnn_lab.analysis.cost import cost_of
     from cnn_lab.cli.cost_text import cost_text
     from cnn_lab.models.create import map_shapes
     from cnn_lab.models.registry import MODELS
 
-    entry = MODELS.lookup(values.model, "--model")
-    options = parse_options(entry.make, values.option, "--option", values.model)
+    entry = MODELS.lookup(chosen.name, where)
+    options = check_options(entry.make, chosen.options, "config.model.options")
+    options |= parse_options(entry.make, values.option, "--option", chosen.name)
     shape, num_classes = entry.image_shape, values.num_classes or entry.num_classes
     if values.input is not None:
         shape = parse_shape(values.input, shape)
@@ -46,7 +69,7 @@ def main(invocation: Invocation) -> int:
     if any(layer.output_shape is None for layer in cost.layers):
         training = cost_of(model, shape, train=True)
     dtype = options.get("dtype", "float32")
-    title = f"{values.model}: {entry.title}; {entry.paper}"
+    title = f"{chosen.name}: {entry.title}; {entry.paper}"
     lines = [title, f"input {'x'.join(map(str, shape))}, {num_classes} classes, {dtype}", ""]
     prices = values.price_per_kwh, values.picojoules_per_mac
     lines += cost_text(cost, training, values.batch, dtype, *prices)

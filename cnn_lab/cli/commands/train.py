@@ -14,6 +14,7 @@ that.
 Examples:
   cnn-lab train --config=experiments/digits/lenet5.py
   cnn-lab train --config=experiments/digits/lenet5.py --seeds=5
+  cnn-lab train --config=mnist/lenet5_distorted:all
   cnn-lab train --config=experiments/mnist/lenet5.py --config.optim.learning_rate=0.05
   cnn-lab train --config=experiments/mnist/lenet5.py --config.early_stopping.patience=3 --dry_run
   cnn-lab train --config=runs/a/config.json --workdir=runs/b
@@ -28,6 +29,7 @@ from cnn_lab.cli import joining
 from cnn_lab.cli.flags import CONFIG, Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import NO_DATA, ExperimentConfig
+from cnn_lab.config.experiments import name_of
 from cnn_lab.config.load import load_config, split_reference
 from cnn_lab.config.node import freeze
 from cnn_lab.config.values import Range
@@ -158,17 +160,14 @@ def end(
 
 
 def default_workdir(config_path: Path, argument: str | None = None) -> Path:
-    """The folder of a run without --workdir: `runs/` and the experiment's own path and argument.
+    """The folder of a run without --workdir: `runs/` and the experiment's name and argument.
 
     The config.json of a run belongs to the run in its folder.
     """
     if config_path.suffix == ".json":
         return config_path.parent
-    if argument:
-        config_path = config_path.with_name(f"{config_path.stem}-{argument}.py")
-    parts = config_path.with_suffix("").parts
-    below = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
-    return Path("runs", *below)
+    name = name_of(config_path)
+    return Path("runs", name.with_name(f"{name.name}-{argument}") if argument else name)
 
 
 def parse_steps(text: str) -> tuple[int, int]:

@@ -1,23 +1,27 @@
 """An augmentation as one pure function of a batch."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int64, Shaped, UInt8
 
-from cnn_lab.core.arrays import Key, Labels, RawImages
+from cnn_lab.core.arrays import Images, Key, Labels, RawImages
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.augment import colour, geometry, mixing, randaugment
 from cnn_lab.data.augment.draws import Draws, draw
 from cnn_lab.data.augment.erasing import Pixels, erase
+from cnn_lab.data.augment.extra import AUGMENTATIONS, FIELD
 from cnn_lab.data.augment.recipes import Augmentation
 from cnn_lab.data.subsets import Subset
 
 OPTIONS = "config.data.augment.options"
 ELASTIC_STREAM = 1
+EXTRA_STREAM = 2  # of the first extra augmentation; the others have those that follow
 
 # (key, images [n h w c], labels [n]) -> (images [n h w c], labels [n] or [n k])
 Augment = Callable[[Key, RawImages, Labels], tuple[Pixels, Labels | Float32[Array, "n k"]]]
@@ -39,14 +43,19 @@ def make_augment(
         num_classes: length of soft labels.
 
     Raises:
-        ConfigError: see `check_fits`.
+        ConfigError: see `check_fits`; where the function is traced, an extra augmentation that
+            returns images of another shape.
     """
     check_fits(augmentation, image_shape)
     if image_shape[2] != 3:
         augmentation = dataclasses.replace(augmentation, saturation=0.0, hue=0.0, grayscale=0.0)
+    extra = [
+        functools.partial(_apply_extra, each.name, dict(each.options))
+        for each in augmentation.extra
+    ]
     whole = not (augmentation.interpolates or augmentation.jitters)
     moves = augmentation.flip or augmentation.shift
-    if whole and not (moves or augmentation.erasing or augmentation.mixes):
+    if whole and not (moves or augmentation.erasing or augmentation.mixes or extra):
         return lambda _, images, labels: (images, labels)
 
     def augment(
@@ -63,6 +72,8 @@ def make_augment(
             changed = geometry.to_images(_interpolate_and_tone(augmentation, key, draws, changed))
         if augmentation.erasing:
             changed = erase(augmentation, draws, changed)
+        for stream, apply in enumerate(extra, start=EXTRA_STREAM):
+            changed = apply(jax.random.fold_in(key, stream), changed)
         if augmentation.mixes:
             return mixing.mix(augmentation, draws, changed, labels, num_classes)
         return changed, labels
@@ -83,6 +94,18 @@ def check_fits(augmentation: Augmentation, image_shape: tuple[int, int, int]) ->
         if low > high:
             allowed = f"the smaller value, then the larger ({high},{low})"
             raise ConfigError(where=f"{OPTIONS}.{name}", found=(low, high), allowed=allowed)
+
+
+def _apply_extra(name: str, options: dict[str, Any], key: Key, images: Pixels) -> Images:
+    """The images that a registered function makes of a batch, float32; their shape is checked."""
+    changed = AUGMENTATIONS[name](key, images.astype(jnp.float32), **options)
+    if jnp.shape(changed) != images.shape:
+        raise ConfigError(
+            where=f"The shape of what the augmentation {name!r} of {FIELD} returns",
+            found=jnp.shape(changed),
+            allowed=f"that of the images, {images.shape}",
+        )
+    return changed.astype(jnp.float32)
 
 
 def _interpolate_and_tone(

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from cnn_lab.config import DataConfig
 from cnn_lab.config.values import Fraction, Natural, NonNegative, Positive, Range, check_options
 from cnn_lab.core.errors import lookup
+from cnn_lab.data.augment.extra import ExtraAugmentation, choose_extra
 from cnn_lab.data.datasets.published import DATASETS
 
 Fill = Literal["black", "reflect", "edge"]
@@ -95,6 +96,11 @@ class Augmentation:
     randaugment_magnitude: Magnitude = 9.0
 
     @property
+    def extra(self) -> tuple[ExtraAugmentation, ...]:
+        """Augmentations that follow, before images are mixed."""
+        return ()
+
+    @property
     def crops(self) -> bool:
         """Whether random resized crops are drawn."""
         return self.crop_area != (1.0, 1.0) or self.crop_aspect != (1.0, 1.0)
@@ -118,6 +124,18 @@ class Augmentation:
     def mixes(self) -> bool:
         """Whether labels become shares of the classes."""
         return bool(self.mix_probability and (self.mixup or self.cutmix))
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtendedAugmentation(Augmentation):
+    """An augmentation that functions of a user's own follow, which are no amplitudes of it."""
+
+    functions: tuple[ExtraAugmentation, ...] = ()
+
+    @property
+    def extra(self) -> tuple[ExtraAugmentation, ...]:
+        """Augmentations that follow, before images are mixed."""
+        return self.functions
 
 
 _PHOTOS_LIGHT = Augmentation(
@@ -158,12 +176,21 @@ RECIPES: dict[str, dict[str, Augmentation]] = {
 
 
 def choose_augmentation(data: DataConfig) -> Augmentation:
-    """The recipe of the config, or of its data, at the config's strength, options replaced."""
+    """The recipe of the config, or of its data, at the config's strength, options replaced.
+
+    Raises:
+        ConfigError: an unknown recipe, extra augmentation or option.
+    """
     augment, path = data.augment, "config.data.augment"
     name = augment.recipe or default_recipe(data.name)
     recipe = lookup(RECIPES, name, "augmentation", f"{path}.recipe")
-    options = check_options(Augmentation, augment.options, f"{path}.options", f"{path}.recipe")
-    return dataclasses.replace(recipe[augment.strength], **options)
+    extra = choose_extra(augment)
+    own = {option: value for option, value in augment.options.items() if "." not in option}
+    options = check_options(Augmentation, own, f"{path}.options", f"{path}.recipe")
+    augmentation = dataclasses.replace(recipe[augment.strength], **options)
+    if not extra:
+        return augmentation
+    return ExtendedAugmentation(**dataclasses.asdict(augmentation), functions=extra)
 
 
 def default_recipe(name: str) -> str:

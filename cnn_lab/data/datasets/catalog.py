@@ -21,7 +21,7 @@ from cnn_lab.core.errors import ConfigError, DataError
 from cnn_lab.core.targets import TargetSpec
 from cnn_lab.data.datasets.check_images import check_files, describe_bad
 from cnn_lab.data.datasets.description import PREPARED_VERSION, DatasetDescription
-from cnn_lab.data.datasets.download import obtain_files
+from cnn_lab.data.datasets.download import obtain_files, require_folder
 from cnn_lab.data.datasets.folder import Listing, list_folder
 from cnn_lab.data.datasets.published import DATASETS
 from cnn_lab.data.datasets.table import list_table
@@ -97,8 +97,8 @@ def open_dataset(
         name: a name of `descriptions`, `folder:PATH`, `table:FILE`, `tfds:PATH` or
             `tfds:NAME[/config][:version]`.
         data_dir: folder of prepared data; by default `default_data_dir()`.
-        from_dir: holds the published files; without it they are downloaded. Once a data set is
-            prepared, neither is looked at.
+        from_dir: an existing folder with the published files; without it they are downloaded. Once
+            a data set is prepared, what is in it is not looked at.
         on_bad_files: `error` refuses a folder with files that are no usable images, `skip` leaves
             those files out.
         progress: receives lines about downloads and checks.
@@ -114,7 +114,7 @@ def open_dataset(
     ((8, 8, 1), 10)
     """
     _check_options(name, from_dir, on_bad_files, descriptions)
-    root = Path(data_dir).expanduser() if data_dir is not None else default_data_dir()
+    root = _root(data_dir)
     refusal = None
     if not prepare:
         option = [] if data_dir is None else [f"--data_dir={os.fspath(data_dir)}"]
@@ -143,10 +143,35 @@ def open_dataset(
     elif name in descriptions:
         directory = _published_directory(descriptions[name], root, from_dir, progress, refusal)
     else:
-        problem = f"There is no data set named {name!r}"
-        raise ConfigError(problem, found=name, allowed=descriptions, advice=_OTHER_NAMES)
+        raise _unknown(name, descriptions)
     storage, info = prepared.read_prepared(directory, name)
     return Dataset(info, storage)
+
+
+def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
+    """Checks a name as far as that goes without opening or preparing anything.
+
+    Raises:
+        ConfigError: there is no such name.
+        DataError: there is no such folder or table of images, and none was prepared from it.
+    """
+    kind, colon, rest = name.partition(":")
+    if colon and kind in ("folder", "table"):
+        path = Path(rest).expanduser().resolve()
+        if not path.exists() and not _prepared_copies(kind, path, _root(data_dir)):
+            list_folder(path) if kind == "folder" else list_table(path)  # which refuses it
+    elif not (colon and kind in ("tfds", "arrays")) and name not in DATASETS:
+        raise _unknown(name, DATASETS)
+
+
+def _unknown(name: str, descriptions: Mapping[str, DatasetDescription]) -> ConfigError:
+    problem = f"There is no data set named {name!r}"
+    return ConfigError(problem, found=name, allowed=descriptions, advice=_OTHER_NAMES)
+
+
+def _root(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of prepared data."""
+    return default_data_dir() if data_dir is None else Path(data_dir).expanduser()
 
 
 def _check_options(
@@ -169,6 +194,8 @@ def _check_options(
             where="--from_dir",
             found=os.fspath(from_dir),
         )
+    if from_dir is not None:
+        require_folder(from_dir)
     if on_bad_files == "skip" and kind not in ("folder", "table"):
         problem = f"--skip_bad_files is for folder:PATH and table:FILE; leave it out for {name}."
         raise ConfigError(problem, where="--skip_bad_files", found=name)
@@ -199,6 +226,18 @@ def _published_directory(
     return directory
 
 
+def _folder_of_copies(kind: str, path: Path, root: Path) -> Path:
+    """Where what is prepared from a folder or table of images goes, a copy for each state of it."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return root / kind / f"{path.name}-{digest}"
+
+
+def _prepared_copies(kind: str, path: Path, root: Path) -> list[Path]:
+    """What was prepared from a folder or table of images, the newest last."""
+    copies = filter(prepared.is_prepared, _folder_of_copies(kind, path, root).glob("*"))
+    return sorted(copies, key=lambda copy: (copy / prepared.INFO_FILE).stat().st_mtime_ns)
+
+
 def _files_directory(
     kind: str,
     path: Path,
@@ -208,17 +247,12 @@ def _files_directory(
     progress: Log | None,
     refusal: DataError | None,
 ) -> Path:
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-    versions = root / kind / f"{path.name}-{digest}"
-    copies = sorted(
-        (copy for copy in versions.glob("*") if prepared.is_prepared(copy)),
-        key=lambda copy: (copy / prepared.INFO_FILE).stat().st_mtime_ns,
-    )
+    copies = _prepared_copies(kind, path, root)
     if copies and not path.exists():
         logging.info("%s is gone; using the copy that was prepared from it.", path)
         return copies[-1]
     listing = list_files()
-    directory = versions / listing.fingerprint[:16]
+    directory = _folder_of_copies(kind, path, root) / listing.fingerprint[:16]
     if prepared.is_prepared(directory):
         return directory
     if refusal is not None:

@@ -1,5 +1,10 @@
-"""Descriptions of published data sets, and the registry of those that are known by name."""
+"""Descriptions of published data sets, and the registry of those that are known by name.
 
+A module of a user's own, which `config.imports` names, registers its data set in the same way.
+"""
+
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +63,30 @@ class DatasetDescription(Facts):
 DATASETS: dict[str, DatasetDescription] = {}
 """Name to description, of the data sets registered so far."""
 
+# Name of a data set to the module that registered it, and that module's file.
+_ORIGINS: dict[str, tuple[str, str]] = {}
+
 
 def register_dataset(description: DatasetDescription) -> None:
-    """Makes a data set known to configs and commands; a `ConfigError` where its name is taken."""
-    name = description.name
-    if name in DATASETS:
-        problem = f"The data set {name!r} exists already; register yours by another name."
-        raise ConfigError(problem, found=name)
-    DATASETS[name] = description
+    """Makes a data set known to configs and commands; a `ConfigError` where its name is taken.
+
+    A file that is read again, as an experiment's may be, registers its data set again.
+    """
+    importlib.import_module("cnn_lab.data.datasets.published")  # a clash is the newcomer's
+    # Of the caller: the function that reads a data set may be another module's.
+    caller, name = sys._getframe(1).f_globals, description.name
+    module = caller["__name__"]
+    file = str(Path(caller.get("__file__") or module).resolve())
+    if name in DATASETS and _ORIGINS[name][1] != file:
+        raise ConfigError(
+            f"The data set {name!r} exists already ({_ORIGINS[name][0]}); register that of "
+            f"{module} by another name.",
+            where=module,
+            found=name,
+        )
+    DATASETS[name], _ORIGINS[name] = description, (module, file)
+
+
+def module_of(name: str) -> str | None:
+    """The module that registered a data set; None for what is no registered name."""
+    return _ORIGINS[name][0] if name in DATASETS and name in _ORIGINS else None

@@ -38,6 +38,15 @@ def missing_files(description: DatasetDescription, folder: Path) -> list[RemoteF
     ]
 
 
+def require_folder(from_dir: str | os.PathLike[str]) -> Path:
+    """The folder that `--from_dir` names; a `DataError` where there is none."""
+    folder = Path(from_dir).expanduser()
+    if not folder.is_dir():
+        problem = f"--from_dir={from_dir} is not a folder; name one with the files."
+        raise DataError(problem, where="--from_dir", found=os.fspath(from_dir))
+    return folder
+
+
 def obtain_files(
     description: DatasetDescription,
     downloads: Path,
@@ -53,10 +62,7 @@ def obtain_files(
     if not description.files:
         return downloads
     if from_dir is not None:
-        folder = Path(from_dir).expanduser()
-        if not folder.is_dir():
-            problem = f"--from_dir={from_dir} is not a folder; name one with the files."
-            raise DataError(problem, where="--from_dir", found=os.fspath(from_dir))
+        folder = require_folder(from_dir)
         if missing := missing_files(description, folder):
             names = ", ".join(file.name for file in missing)
             raise DataError(
