@@ -233,6 +233,25 @@ def test_it_trains_in_a_thread_too(tmp_path: Path):
     assert [run.status for run in found] == ["finished"]
 
 
+def test_a_run_is_trained_further_on_other_classes(run: cnn_lab.Run, tmp_path: Path):
+    names = np.array(["small", "large"])[(LABELS > 4).astype(int)]
+    data = cnn_lab.from_arrays(IMAGES, names)
+    tuned = run.finetune(data, tmp_path / "tuned", strategy="logistic")
+    assert tuned.class_names == ("large", "small")
+    assert tuned.record["transfer"]["source"] == str(run.workdir.resolve())
+    found = tuned.predict(OTHERS[0])
+    assert isinstance(found, ClassPredictions)
+    wanted = np.array(["small", "large"])[(OTHERS[1] > 4).astype(int)]
+    assert np.mean(np.array(found.names) == wanted) > 0.7
+    head = run.finetune(data, tmp_path / "head", strategy="head", config=small(num_epochs=1))
+    assert head.config.transfer is not None
+    assert (head.config.transfer.strategy, head.config.train.num_epochs) == ("head", 1)
+    before, after = run.variables["params"]["backbone"], head.variables["params"]["backbone"]
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    with refused(ConfigError, where="config.transfer.strategy", found="heads"):
+        run.finetune(data, tmp_path / "none", strategy="heads")
+
+
 def test_without_a_folder_each_training_has_a_new_one(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = cnn_lab.from_arrays(IMAGES, LABELS, name="my digits")
@@ -258,8 +277,6 @@ def test_a_loop_of_ones_own_needs_images_and_labels_alone():
 def test_unknown_names_offer_the_nearest():
     with refused(ConfigError, found="lenet", where="name"):
         cnn_lab.create_model("lenet")
-    with refused(
-        ConfigError, found="activaton", where="options", nearest=("activation", "connection")
-    ):
+    with refused(ConfigError, found="activaton", where="options", nearest=("activation",)):
         cnn_lab.create_model("lenet5", activaton="relu")
     assert cnn_lab.list_models("vgg1?") == ["vgg11", "vgg13", "vgg16", "vgg19"]

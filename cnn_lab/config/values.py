@@ -220,7 +220,9 @@ def check_options(
                 found=name,
                 allowed=declared,
                 advice=f"if {chosen_by} was changed, the options of the old one are still set: "
-                f"--{where}={{}} clears them",
+                f"--{where}={{}} clears them"
+                if where.startswith("config.")
+                else "",
             )
     return {n: check_value(value, declared[n][0], f"{where}.{n}") for n, value in options.items()}
 

@@ -19,19 +19,20 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from numpy.typing import ArrayLike
 
-from cnn_lab.config import ExperimentConfig
+from cnn_lab.config import ExperimentConfig, TransferConfig
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core import compilation_cache
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.arrays import as_pixels
-from cnn_lab.data.datasets.catalog import Dataset
+from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.decoding import decode, read_image_file
 from cnn_lab.data.subsets import whole_split
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.models.create import feature_maps, map_shapes
 from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
 from cnn_lab.runs.evaluate import evaluate_runs
+from cnn_lab.runs.finetune import finetune_config
 from cnn_lab.runs.import_weights import write_imported
 from cnn_lab.runs.predict import in_batches, predict
 from cnn_lab.runs.split_runner import SplitRunner
@@ -196,6 +197,42 @@ class Run:
         """Trains on from where the run was interrupted."""
         return _train(self.config, self._data, self.workdir, progress=progress)
 
+    def finetune(
+        self,
+        data: Dataset,
+        workdir: str | os.PathLike[str] | None = None,
+        *,
+        strategy: str = "auto",
+        config: ExperimentConfig | None = None,
+        progress: bool = False,
+    ) -> "Run":
+        """Trains the network further on other data, from the weights of this run.
+
+        Classes, head, size, channels and normalisation follow from the data and this run.
+
+        Args:
+            data: such as of `from_arrays` or `load_dataset`.
+            workdir: the new run's folder; by default a new one in `runs/`.
+            strategy: the part that is trained: `auto` (by the number of images), `head`,
+                `last_stages:N`, `stages:A,B`, `all`, `gradual` or `logistic`.
+            config: everything else; by default a usual recipe for that number of images.
+            progress: as of `train`.
+
+        Raises:
+            CnnLabError: a strategy or data that cannot be.
+        """
+        recipe = (
+            ExperimentConfig() if config is None else from_dict(ExperimentConfig, to_dict(config))
+        )
+        recipe.data.name = data.info.name
+        recipe.transfer = recipe.transfer or TransferConfig()
+        recipe.transfer.source, recipe.transfer.strategy = str(self.workdir), strategy
+        recipe.transfer.checkpoint = self._checkpoint
+        open_data = _opener(data)
+        chosen = finetune_config(recipe, usual=config is None, open_data=open_data)
+        folder = Path(workdir) if workdir else _new_workdir(chosen)
+        return _train(chosen, data, folder, progress=progress)
+
     @functools.cached_property
     def _restored(self) -> RestoredRun:
         compilation_cache.enable()
@@ -327,10 +364,10 @@ def _silent(line: str) -> None:
     del line
 
 
-def _opener(data: Dataset | None) -> Callable[..., Dataset] | None:
+def _opener(data: Dataset | None) -> Callable[..., Dataset]:
     """Opens these data whatever name is asked for; None opens those of the name."""
     if data is None:
-        return None
+        return open_dataset
 
     def opened(*_: Any, **__: Any) -> Dataset:
         return data
