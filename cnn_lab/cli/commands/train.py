@@ -20,6 +20,7 @@ Examples:
   cnn-lab train --config=runs/a/config.json --workdir=runs/b
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,7 +168,11 @@ def default_workdir(config_path: Path, argument: str | None = None) -> Path:
     if config_path.suffix == ".json":
         return config_path.parent
     name = name_of(config_path)
-    return Path("runs", name.with_name(f"{name.name}-{argument}") if argument else name)
+    if not argument:
+        return Path("runs", name)
+    # It may be a path; that of a file goes by the file's name.
+    suffix = re.sub(r"[^\w.=,+-]+", "-", Path(argument).stem if "/" in argument else argument)
+    return Path("runs", name.with_name(f"{name.name}-{suffix.strip('-')}"))
 
 
 def parse_steps(text: str) -> tuple[int, int]:
