@@ -6,6 +6,7 @@ filled up with examples of weight 0.
 
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ class EvaluationInterrupted(Exception):  # noqa: N818 - no error
 
 
 class Evaluator:
-    """Mean metrics of variables over one split; compiles on first use.
+    """Mean metrics of variables over one split; compiles on first use, or before in a thread.
 
     Args:
         apply: (variables, images, train=False) -> outputs.
@@ -54,18 +55,20 @@ class Evaluator:
         self._apply, self._task, self._loader, self._mesh = apply, task, loader, mesh
         self._steps_per_call = StepsPerCall(loader.max_steps)
         self._program: Program | None = None
+        self._compiling = threading.Lock()
 
     def compile(self, variables: Tree) -> Program:
-        """Compiles for variables of these shapes, once."""
+        """Compiles for variables of these shapes, once; waits where another thread does so."""
 
         def pairs_of(variables: Tree, batch: Tree) -> Tree:
             outputs = self._apply(variables, batch["image"], train=False)
             return weighted_pairs(self._task.metrics(outputs, batch), batch["weight"])
 
-        self._program = self._program or compile_evaluate(
-            pairs_of, self._loader, self._mesh, variables
-        )
-        return self._program
+        with self._compiling:
+            self._program = self._program or compile_evaluate(
+                pairs_of, self._loader, self._mesh, variables
+            )
+            return self._program
 
     def __call__(
         self, variables: Tree, interrupted: Callable[[], bool] = lambda: False
