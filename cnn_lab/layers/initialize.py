@@ -1,7 +1,7 @@
 """Initial values without a compiler: what `jax.jit(module.init)` gives, bit for bit, in one trace.
 
 Compiled as a whole, an initialisation takes XLA as long as it has weights of other shapes (93 s for
-a DenseNet of CIFAR on two cores). All of those draw alike, though, and the bits of the i-th number
+a DenseNet of CIFAR, on two cores). All of those draw alike, though, and the bits of the i-th number
 of a draw follow from its key and i alone (JAX's partitionable threefry; Salmon et al. 2011,
 "Parallel random numbers: as easy as 1, 2, 3"). So one program a distribution, which makes blocks of
 a fixed size, makes weights of any shape.
@@ -61,6 +61,8 @@ MOVES: dict[Any, Callable[[np.ndarray, dict[str, Any]], np.ndarray]] = {
     primitives.transpose_p: lambda values, params: values.transpose(params["permutation"]),
 }
 SAME_VALUES = (primitives.copy_p, primitives.stop_gradient_p)
+# Those whose result has the values of the operand, if that has but one.
+SPREAD = (*MOVES, primitives.broadcast_in_dim_p, primitives.stop_gradient_p)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,7 +188,8 @@ def _pruned(closed: ClosedJaxpr, results: Sequence[Any]) -> ClosedJaxpr:
         if not needed.isdisjoint(equation.outvars):
             kept.insert(0, equation)
             needed.update(var for var in equation.invars if not isinstance(var, Literal))
-    jaxpr = closed.jaxpr.replace(eqns=kept, outvars=list(results), effects=set())
+    effects = {effect for equation in kept for effect in equation.effects}
+    jaxpr = closed.jaxpr.replace(eqns=kept, outvars=list(results), effects=effects)
     return ClosedJaxpr(jaxpr, closed.consts)
 
 
@@ -311,26 +314,29 @@ def _original(value: _Value) -> _Value:
 
 
 def _constant(value: _Value) -> np.ndarray | None:
-    """The value of a constant, None of all else: a scalar, or an array of one value."""
+    """The value of a constant, None of all else; arrays that are computed have but one value."""
     if value.operation is None:
         has_values = value.constant is not None and not _is_key(value)
         return np.asarray(value.constant) if has_values else None
-    primitive, params = value.operation.primitive, value.operation.params
-    moved = primitive in (primitives.broadcast_in_dim_p, primitives.reshape_p, *SAME_VALUES)
-    if not moved and not (
-        value.is_scalar and (primitive in EXACT or primitive is primitives.convert_element_type_p)
-    ):
+    primitive = value.operation.primitive
+    exact = value.is_scalar and value.dtype == np.float32 and primitive in EXACT
+    converted = value.is_scalar and primitive is primitives.convert_element_type_p
+    if not exact and not converted and primitive not in SPREAD:
         return None
-    operands = [_constant(operand) for operand in value.operation.operands]
+    operands = [_single(_constant(operand)) for operand in value.operation.operands]
     known = [operand for operand in operands if operand is not None]
-    if len(known) < len(operands) or (moved and known[0].size > 1):
+    if len(known) < len(operands):
         return None
-    if moved:
-        return np.broadcast_to(known[0].reshape(()), value.shape)
-    if primitive is primitives.convert_element_type_p:
-        return known[0].astype(params["new_dtype"])
     with np.errstate(all="ignore"):
-        return np.asarray(EXACT[primitive](*known), value.dtype)
+        result = EXACT[primitive](*known) if exact else known[0]
+    return np.broadcast_to(np.asarray(result, value.dtype), value.shape)
+
+
+def _single(array: np.ndarray | None) -> np.ndarray | None:
+    """The only value of an array that has but one, however often; None of all others."""
+    if array is None or not array.size or (array.size > 1 and any(array.strides)):
+        return None
+    return array[(0,) * array.ndim]
 
 
 def _is_key(value: _Value) -> bool:
@@ -431,7 +437,8 @@ def _as_draw(value: _Value) -> _Draw | None:
 
     try:
         operand(value)
-    except _NotElementwiseError:
+        hash(tuple(steps))
+    except (_NotElementwiseError, TypeError):  # or a parameter that is not hashable
         return None
     return _Draw(keys[0], tuple(steps), value.shape, factor, moves) if keys else None
 
@@ -454,15 +461,12 @@ def _without_factor(value: _Value) -> tuple[_Value, np.ndarray | None]:
     while (operation := value.operation) is not None and value.dtype == np.float32:
         if operation.primitive is not primitives.mul_p:
             break
-        constants = [_constant(operand) for operand in operation.operands]
-        if constants.count(None) != 1:
+        first, second = (_single(_constant(operand)) for operand in operation.operands)
+        factor = second if first is None else first
+        if factor is None or (first is not None and second is not None):
             break
-        array = constants.index(None)
-        factor = constants[1 - array]
-        if factor is None or (factor.size > 1 and any(factor.strides)):
-            break
-        factors.insert(0, factor.flat[0])
-        value = operation.operands[array]
+        factors.insert(0, factor)
+        value = operation.operands[0 if first is None else 1]
     return value, functools.reduce(np.multiply, factors) if factors else None
 
 
@@ -496,7 +500,7 @@ def _blocks(formula: _Formula, words: np.ndarray, starts: np.ndarray) -> np.ndar
     return np.concatenate(found)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _block_program(formula: _Formula) -> Callable[[np.ndarray, np.ndarray], jax.Array]:
     """Compiles (keys [BLOCKS_PER_CALL, 2], starts [BLOCKS_PER_CALL]) -> numbers."""
     shape = (BLOCKS_PER_CALL, BLOCK)

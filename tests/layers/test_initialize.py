@@ -126,8 +126,12 @@ UNUSUAL: dict[str, nn.Module] = {
     "moved": Kernel(lambda key, shape: jax.random.normal(key, shape[::-1]).T * 2.5),
     "recurrent": Recurrent(),
     "rescaled": Kernel(lambda key, shape: 0.7 * (jax.random.normal(key, shape) * 0.3) * 1.1),
+    "repeated": Kernel(lambda _, shape: jnp.full(shape[::-1], 3.0).T),
     "scalar": Kernel(lambda key, _: jax.random.normal(key)),
     "several_calls": Kernel(jax.random.normal, (BLOCKS_PER_CALL + 1, BLOCK)),
+    "table": Kernel(
+        lambda key, shape: jax.random.normal(key, shape) * np.linspace(1, 2, shape[1])[None]
+    ),
     "whole_block": Kernel(jax.random.normal, (2, BLOCK // 2)),
     "without_values": Kernel(jax.random.normal, (0, 3)),
 }
