@@ -29,6 +29,7 @@ from cnn_lab.train.stepper import (
     batch_at,
     compile_over_batches,
     empty_history,
+    traced_once,
     with_row,
 )
 from cnn_lab.train.views import View, whole
@@ -210,14 +211,18 @@ def compile_evaluate(
     """
 
     def evaluate(variables, device_arrays, raw_batches, num_steps):
-        def one(index) -> Tree:
+        def prepared_step(variables, device_arrays, raw_batches, index) -> Tree:
             raw_batch = batch_at(raw_batches, index)
             return outputs_of(
                 variables, loader.prepare(device_arrays, raw_batch, jax.random.key(0))
             )
 
-        history = empty_history(one, loader.max_steps if max_steps is None else max_steps)
-        return jax.lax.fori_loop(0, num_steps, lambda i, h: with_row(h, i, one(i)), history)
+        inputs = (variables, device_arrays, raw_batches)
+        one, shapes = traced_once(prepared_step, *inputs, jnp.zeros((), jnp.int32))
+        history = empty_history(shapes, loader.max_steps if max_steps is None else max_steps)
+        return jax.lax.fori_loop(
+            0, num_steps, lambda i, h: with_row(h, i, one(*inputs, i)), history
+        )
 
     return compile_over_batches(
         evaluate,

@@ -476,6 +476,22 @@ def test_an_evaluation_that_is_not_finite_is_recorded_and_never_the_best(
     assert page.count("not finite") == 5
 
 
+def test_a_run_traces_its_network_once_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    traces: list[bool] = []
+
+    class Backbone(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train: bool):
+            traces.append(train)
+            return {"maps": nn.Conv(2, (3, 3), name="conv")(images)}
+
+    make = lambda num_classes: Classifier(Backbone(), PooledHead(num_classes))  # noqa: E731
+    monkeypatch.setitem(MODELS, "traced", ModelEntry(make, "a test's", "none", (8, 8, 1), 0))
+    config = small(model=ModelConfig(name="traced"))
+    assert run_training(config, tmp_path / "run", lambda _: None).status == "finished"
+    assert sorted(traces) == [False, False, True]  # initial values, validation, training
+
+
 class SlowToCompile:
     """An evaluation that is compiled only once the training was described, or fails to compile."""
 
