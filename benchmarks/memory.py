@@ -63,9 +63,9 @@ def prepared(
 
     from cnn_lab.models.registry import MODELS
     from cnn_lab.tasks.classification import classification
-    from cnn_lab.train.gradient import make_gradient, make_summed_loss
-    from cnn_lab.train.state import make_init
-    from cnn_lab.train.step import make_train_step
+    from cnn_lab.training.gradient import make_gradient, make_summed_loss
+    from cnn_lab.training.state import make_init
+    from cnn_lab.training.step import make_train_step
 
     model = MODELS[model_name].make(10, dtype=dtype)
     task, optimizer = classification("cross_entropy"), optax.sgd(0.01, momentum=0.9)

@@ -88,9 +88,9 @@ class Side:
         from cnn_lab.models.registry import MODELS
         from cnn_lab.optim.optimizers import OPTIMIZERS
         from cnn_lab.tasks.classification import classification
-        from cnn_lab.train.state import make_init
-        from cnn_lab.train.step import make_train_step
-        from cnn_lab.train.stepper import compile_train
+        from cnn_lab.training.state import make_init
+        from cnn_lab.training.step import make_train_step
+        from cnn_lab.training.stepper import compile_train
 
         shape = (arguments.size, arguments.size, 3)
         number = arguments.batch * STEPS

@@ -25,9 +25,9 @@ from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import l2
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step
-from cnn_lab.train.stepper import compile_train
+from cnn_lab.training.state import make_init
+from cnn_lab.training.step import make_train_step
+from cnn_lab.training.stepper import compile_train
 
 RATE, MOMENTUM, DECAY = 0.01, 0.9, 1e-4
 AUXILIARY_SHARE = 0.3  # of the losses of torchvision's auxiliary heads

@@ -33,7 +33,7 @@ from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.runs import import_weights
 from cnn_lab.runs.trainer import CompiledPhase
-from cnn_lab.train.averaging import evaluated_variables
+from cnn_lab.training.averaging import evaluated_variables
 
 MIB = 2**20
 ROWS = {

@@ -11,7 +11,7 @@ FLOORS = {
     1: {"core"},
     2: {"config", "distributed", "layers"},
     3: {"data", "tasks", "optim", "analysis", "workdir"},
-    4: {"models", "train", "report"},
+    4: {"models", "training", "report"},
     5: {"checkpoint", "transfer"},
     6: {"experiment"},
     7: {"runs"},

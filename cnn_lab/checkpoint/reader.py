@@ -33,7 +33,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, LostError, causes
 from cnn_lab.core.files import WAIT_FOR_FILES, appears
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.state import TrainState
 
 MAX_LINES = 20  # of a list of differences
 RECORD_FILE = Path("record", "metadata")  # where orbax puts JSON

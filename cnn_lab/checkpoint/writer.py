@@ -31,7 +31,7 @@ from cnn_lab.core import trees
 from cnn_lab.core.errors import CheckpointError, is_out_of_open_files
 from cnn_lab.core.files import write_text
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes, is_loss
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.state import TrainState
 
 
 @dataclasses.dataclass

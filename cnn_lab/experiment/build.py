@@ -25,12 +25,12 @@ from cnn_lab.experiment.features import make_features
 from cnn_lab.experiment.initialization import Initialization, make_initialization
 from cnn_lab.experiment.network import Network, class_weights, make_model, make_task
 from cnn_lab.layers.initialize import TracedInit
-from cnn_lab.train.averaging import Average
-from cnn_lab.train.gradient import make_gradient, per_device
-from cnn_lab.train.phases import Phase, make_phase_transition
-from cnn_lab.train.recalibration import STATISTICS
-from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step
+from cnn_lab.training.averaging import Average
+from cnn_lab.training.gradient import make_gradient, per_device
+from cnn_lab.training.phases import Phase, make_phase_transition
+from cnn_lab.training.recalibration import STATISTICS
+from cnn_lab.training.state import make_init
+from cnn_lab.training.step import make_train_step
 
 
 def build_experiment(

@@ -29,8 +29,8 @@ from cnn_lab.optim.penalties import Penalty
 from cnn_lab.optim.schedule_free import evaluation_params
 from cnn_lab.optim.schedules import SCHEDULES, make_schedule
 from cnn_lab.tasks.losses import LOSSES
-from cnn_lab.train.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
-from cnn_lab.train.monitor import Plateau, Selection
+from cnn_lab.training.averaging import NO_AVERAGE, Average, ema, of_optimizer, swa
+from cnn_lab.training.monitor import Plateau, Selection
 from cnn_lab.transfer.plan import check_transfer
 
 

@@ -17,15 +17,15 @@ from cnn_lab.experiment.components import Components
 from cnn_lab.experiment.features import Features
 from cnn_lab.experiment.initialization import Initialization
 from cnn_lab.experiment.network import Network
-from cnn_lab.train.averaging import Average, evaluated_variables
-from cnn_lab.train.diagnose import explain_non_finite
-from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.phases import Phase
-from cnn_lab.train.progress import Intervals
-from cnn_lab.train.recalibration import MAX_BATCHES, BatchStatsRecalibration
-from cnn_lab.train.state import TrainState
-from cnn_lab.train.stepper import prepare_key
+from cnn_lab.training.averaging import Average, evaluated_variables
+from cnn_lab.training.diagnose import explain_non_finite
+from cnn_lab.training.evaluate import Evaluator
+from cnn_lab.training.frozen import apply_in_training
+from cnn_lab.training.phases import Phase
+from cnn_lab.training.progress import Intervals
+from cnn_lab.training.recalibration import MAX_BATCHES, BatchStatsRecalibration
+from cnn_lab.training.state import TrainState
+from cnn_lab.training.stepper import prepare_key
 from cnn_lab.transfer.logistic import STRENGTHS
 
 

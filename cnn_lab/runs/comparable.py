@@ -28,7 +28,7 @@ class EvaluationOptions:
     Attributes:
         batch_size: images per step; None is each run's own. No figure depends on it.
         ensemble: whether the networks' probabilities are averaged too.
-        tta: test-time augmentation, a name in `cnn_lab.train.views.TTA`.
+        tta: test-time augmentation, a name in `cnn_lab.training.views.TTA`.
         tta_pixels: how far shifts move an image.
         num_resamples: of the images, for intervals; 0 for none.
     """

@@ -22,9 +22,9 @@ from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.runs.trainer import CompiledPhase
-from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.state import TrainState
-from cnn_lab.train.stepper import batch_at, prepare_key
+from cnn_lab.training.averaging import evaluated_variables
+from cnn_lab.training.state import TrainState
+from cnn_lab.training.stepper import batch_at, prepare_key
 
 NUM_SAMPLED_RATES = 50
 

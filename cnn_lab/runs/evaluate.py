@@ -29,8 +29,8 @@ from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps
 from cnn_lab.runs import comparable
 from cnn_lab.runs.comparable import Comparable, EvaluationOptions, SelectedRun
 from cnn_lab.runs.split_runner import SplitRunner, examples_of
-from cnn_lab.train.evaluate import SplitPredictions
-from cnn_lab.train.views import check_pixels, make_views
+from cnn_lab.training.evaluate import SplitPredictions
+from cnn_lab.training.views import check_pixels, make_views
 from cnn_lab.workdir.run_dir import count_test_opening
 
 

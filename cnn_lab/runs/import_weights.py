@@ -24,8 +24,8 @@ from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.progress import Progress
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.progress import Progress
+from cnn_lab.training.state import TrainState
 from cnn_lab.transfer import convert, weight_files
 from cnn_lab.transfer.naming import PIXELS_IN_MINUS_ONE_TO_ONE, choose_naming, namings_of
 from cnn_lab.workdir.run_dir import CHECKPOINTS, RunDir, Session, environment, read_config

@@ -21,12 +21,12 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import DivergedError
 from cnn_lab.core.text import counted
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.evaluate import EvaluationInterrupted
-from cnn_lab.train.loop import Outcome
-from cnn_lab.train.monitor import Monitor
-from cnn_lab.train.progress import Checkpointer, Progress
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.averaging import evaluated_variables
+from cnn_lab.training.evaluate import EvaluationInterrupted
+from cnn_lab.training.loop import Outcome
+from cnn_lab.training.monitor import Monitor
+from cnn_lab.training.progress import Checkpointer, Progress
+from cnn_lab.training.state import TrainState
 from cnn_lab.transfer.logistic import STRENGTHS, fit_output
 from cnn_lab.workdir.training_log import TrainingLog
 

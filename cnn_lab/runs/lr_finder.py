@@ -22,7 +22,7 @@ from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
-from cnn_lab.train.stepper import StepsPerCall, compile_train
+from cnn_lab.training.stepper import StepsPerCall, compile_train
 
 RISE = 0.5  # as a share of the lowest loss; the loss must be above the first one too
 MIN_STEPS = 20

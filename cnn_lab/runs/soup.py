@@ -27,8 +27,8 @@ from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.initialization import digest_of
 from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
 from cnn_lab.runs.import_weights import require_new, write_run
-from cnn_lab.train.frozen import partition_frozen
-from cnn_lab.train.recalibration import STATISTICS
+from cnn_lab.training.frozen import partition_frozen
+from cnn_lab.training.recalibration import STATISTICS
 from cnn_lab.workdir.run_dir import lineage_in, read_record
 
 

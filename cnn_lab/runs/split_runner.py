@@ -18,9 +18,9 @@ from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.data.subsets import Subset, choose_examples, whole_split
 from cnn_lab.distributed.mesh import choose_num_devices, make_mesh
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.train.evaluate import Evaluator, SplitPredictions, SplitPredictor
-from cnn_lab.train.views import View
-from cnn_lab.train.views import whole as whole_view
+from cnn_lab.training.evaluate import Evaluator, SplitPredictions, SplitPredictor
+from cnn_lab.training.views import View
+from cnn_lab.training.views import whole as whole_view
 from cnn_lab.workdir.run_dir import read_config, read_record
 
 

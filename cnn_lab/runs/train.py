@@ -30,9 +30,9 @@ from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import check_same_source, complete_config
 from cnn_lab.runs.trainer import CompiledPhase, Trainer
-from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.progress import Progress
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.averaging import evaluated_variables
+from cnn_lab.training.progress import Progress
+from cnn_lab.training.state import TrainState
 from cnn_lab.workdir.metric_writers import MetricWriter, open_metric_writers, require_wandb
 from cnn_lab.workdir.preemption import StopSignals
 from cnn_lab.workdir.profiling import Profile

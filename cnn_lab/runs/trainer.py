@@ -17,14 +17,14 @@ from cnn_lab.distributed.watchdog import Watchdog
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.optim.kernels import weight_complexity
 from cnn_lab.runs.linear_probe import fit_linear_probe
-from cnn_lab.train.averaging import evaluated_parts, evaluated_variables, with_statistics
-from cnn_lab.train.evaluate import Evaluator
-from cnn_lab.train.loop import Outcome, TrainLoop
-from cnn_lab.train.monitor import Monitor
-from cnn_lab.train.progress import Progress
-from cnn_lab.train.recalibration import STATISTICS
-from cnn_lab.train.state import TrainState
-from cnn_lab.train.stepper import Stepper, compile_train
+from cnn_lab.training.averaging import evaluated_parts, evaluated_variables, with_statistics
+from cnn_lab.training.evaluate import Evaluator
+from cnn_lab.training.loop import Outcome, TrainLoop
+from cnn_lab.training.monitor import Monitor
+from cnn_lab.training.progress import Progress
+from cnn_lab.training.recalibration import STATISTICS
+from cnn_lab.training.state import TrainState
+from cnn_lab.training.stepper import Stepper, compile_train
 from cnn_lab.workdir.preemption import StopSignals
 from cnn_lab.workdir.training_log import TrainingLog
 

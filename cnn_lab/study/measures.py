@@ -18,7 +18,7 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.subsets import Subset, choose_examples, stratified_split, whole_split
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.runs.diverging import has_diverged
-from cnn_lab.train.views import PLACES, shifted
+from cnn_lab.training.views import PLACES, shifted
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 
 VERSION = 2  # of the meaning of the measures; cached values of another one are taken again

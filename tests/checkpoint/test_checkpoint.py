@@ -25,7 +25,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, LostError
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.distributed.processes import Processes
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.state import TrainState
 
 
 def state_of(step: int, dtype=jnp.float32) -> TrainState:

@@ -19,7 +19,7 @@ from cnn_lab.runs.comparable import Comparable, EvaluationOptions, check_alike, 
 from cnn_lab.runs.evaluate import evaluate_runs
 from cnn_lab.runs.select import common_folder, find_checkpoints, find_workdirs, folder_of_results
 from cnn_lab.tasks.classification import Classification
-from cnn_lab.train.evaluate import SplitPredictor
+from cnn_lab.training.evaluate import SplitPredictor
 from cnn_lab.workdir.run_dir import read_record
 
 EXPERIMENT = """

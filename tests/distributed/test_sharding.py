@@ -16,10 +16,10 @@ from cnn_lab.distributed import mesh as layouts
 from cnn_lab.distributed.mesh import DeviceMesh, make_mesh
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.gradient import make_gradient, per_device
-from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step
-from cnn_lab.train.stepper import compile_train
+from cnn_lab.training.gradient import make_gradient, per_device
+from cnn_lab.training.state import make_init
+from cnn_lab.training.step import make_train_step
+from cnn_lab.training.stepper import compile_train
 
 BATCH, STEPS, CLASSES = 16, 1, 10
 TASK = classification("cross_entropy")

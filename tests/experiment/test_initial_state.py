@@ -15,8 +15,8 @@ from cnn_lab.distributed import mesh as meshes
 from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import complete_config
-from cnn_lab.train.averaging import evaluated_variables
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.averaging import evaluated_variables
+from cnn_lab.training.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("staged_model")
 SEED = 3

@@ -13,9 +13,9 @@ from cnn_lab.core import trees
 from cnn_lab.optim.assemble import LrMultiplier, assemble, grouped, rate_scale_of, with_rate_scale
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedule_free import evaluation_params
-from cnn_lab.train.averaging import NO_AVERAGE
-from cnn_lab.train.phases import make_phase_transition
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.averaging import NO_AVERAGE
+from cnn_lab.training.phases import make_phase_transition
+from cnn_lab.training.state import TrainState
 
 PARAMS = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
 GROUPED = [name for name, optimizer in OPTIMIZERS.items() if not optimizer.single_group]

@@ -16,7 +16,7 @@ from cnn_lab.core.errors import ConfigError, TrainingError
 from cnn_lab.data.datasets.catalog import open_dataset
 from cnn_lab.data.loaders.in_memory import InMemoryLoader
 from cnn_lab.runs.lr_finder import LossRise, find_rate
-from cnn_lab.train import stepper
+from cnn_lab.training import stepper
 
 
 def small(**optim) -> ExperimentConfig:

@@ -43,7 +43,7 @@ from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.report.run import write_report
 from cnn_lab.runs import train
 from cnn_lab.runs.train import run_training
-from cnn_lab.train import stepper
+from cnn_lab.training import stepper
 from cnn_lab.workdir import metric_writers
 from cnn_lab.workdir.metric_writers import METRICS_FILE, TensorBoard, read_rows
 from cnn_lab.workdir.preemption import STOPPING, StopSignals

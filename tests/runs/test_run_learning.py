@@ -34,7 +34,7 @@ from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.runs.train import run_training
-from cnn_lab.train.evaluate import Evaluator
+from cnn_lab.training.evaluate import Evaluator
 
 
 class _Normalised(nn.Module):

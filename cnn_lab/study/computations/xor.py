@@ -15,8 +15,8 @@ from cnn_lab.analysis.verdict import Record
 from cnn_lab.core.arrays import Scalar
 from cnn_lab.models.simple import mlp, perceptron
 from cnn_lab.tasks.classification import Classification, classification
-from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step
+from cnn_lab.training.state import make_init
+from cnn_lab.training.step import make_train_step
 
 INPUTS = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).reshape(4, 1, 2, 1)
 LABELS = {"xor": (0, 1, 1, 0), "and": (0, 0, 0, 1), "or": (0, 1, 1, 1)}

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from cnn_lab.train.monitor import SelectionState
-from cnn_lab.train.progress import Intervals, Progress
-from cnn_lab.train.stepper import StepsPerCall
+from cnn_lab.training.monitor import SelectionState
+from cnn_lab.training.progress import Intervals, Progress
+from cnn_lab.training.stepper import StepsPerCall
 
 INTERVALS = [
     Intervals(

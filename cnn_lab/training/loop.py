@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from cnn_lab.train.evaluate import EvaluationInterrupted
-from cnn_lab.train.monitor import Monitor
-from cnn_lab.train.progress import Checkpointer, Intervals, Progress
-from cnn_lab.train.state import TrainState
-from cnn_lab.train.stepper import NonFiniteStepError, Stepper
+from cnn_lab.training.evaluate import EvaluationInterrupted
+from cnn_lab.training.monitor import Monitor
+from cnn_lab.training.progress import Checkpointer, Intervals, Progress
+from cnn_lab.training.state import TrainState
+from cnn_lab.training.stepper import NonFiniteStepError, Stepper
 from cnn_lab.workdir.training_log import TrainingLog
 
 Status = Literal["finished", "stopped early", "interrupted", "phase ended"]

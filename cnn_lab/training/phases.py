@@ -10,10 +10,10 @@ import optax
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.layers.initialize import TracedInit
-from cnn_lab.train.averaging import Average
-from cnn_lab.train.frozen import partition_frozen
-from cnn_lab.train.state import TrainState
-from cnn_lab.train.step import Step
+from cnn_lab.training.averaging import Average
+from cnn_lab.training.frozen import partition_frozen
+from cnn_lab.training.state import TrainState
+from cnn_lab.training.step import Step
 
 
 @dataclasses.dataclass(frozen=True)

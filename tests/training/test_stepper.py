@@ -17,9 +17,9 @@ from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.simple import mlp
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step
-from cnn_lab.train.stepper import Program, compile_train
+from cnn_lab.training.state import make_init
+from cnn_lab.training.step import make_train_step
+from cnn_lab.training.stepper import Program, compile_train
 
 IMAGE, BATCH, STEPS = (16, 16, 1), 16, 5
 MODELS = {

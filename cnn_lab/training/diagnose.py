@@ -10,9 +10,9 @@ from cnn_lab.core import trees
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.core.errors import DivergedError
 from cnn_lab.tasks.task import Task
-from cnn_lab.train.frozen import as_evaluated, frozen_layers
-from cnn_lab.train.gradient import micro_batch_key, split
-from cnn_lab.train.state import TrainState, step_key
+from cnn_lab.training.frozen import as_evaluated, frozen_layers
+from cnn_lab.training.gradient import micro_batch_key, split
+from cnn_lab.training.state import TrainState, step_key
 
 MAX_CHARACTERS = 200  # of the reason why a step cannot be repeated
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_lab.train.averaging import (
+from cnn_lab.training.averaging import (
     NO_AVERAGE,
     ema,
     evaluated_variables,
@@ -13,7 +13,7 @@ from cnn_lab.train.averaging import (
     swa,
     with_statistics,
 )
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.state import TrainState
 
 
 def state_at(step: int, **others) -> TrainState:

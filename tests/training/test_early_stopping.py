@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cnn_lab.train.monitor import Selection, SelectionState, update_selection
+from cnn_lab.training.monitor import Selection, SelectionState, update_selection
 
 NAN, INF = math.nan, math.inf
 

@@ -13,8 +13,8 @@ from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train import stepper
-from cnn_lab.train.evaluate import EvaluationInterrupted, Evaluator
+from cnn_lab.training import stepper
+from cnn_lab.training.evaluate import EvaluationInterrupted, Evaluator
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 100, (4, 5, 1), 0.25, 0.5
 MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from cnn_lab.train.monitor import Plateau, PlateauState, Selection, update_plateau
+from cnn_lab.training.monitor import Plateau, PlateauState, Selection, update_plateau
 
 
 def rule(

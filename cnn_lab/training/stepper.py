@@ -22,8 +22,8 @@ from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.distributed.processes import Consensus
-from cnn_lab.train.state import AUGMENT_STREAM, TrainState, step_key
-from cnn_lab.train.step import Step
+from cnn_lab.training.state import AUGMENT_STREAM, TrainState, step_key
+from cnn_lab.training.step import Step
 
 SECONDS_PER_CALL = 1.0
 GROWTH = 4  # of the number of steps from one call to the next

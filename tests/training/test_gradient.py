@@ -14,9 +14,9 @@ from cnn_lab.models.heads import Classifier, PooledHead
 from cnn_lab.models.lenet import lenet5
 from cnn_lab.models.resnet import ResNetBackbone
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.gradient import make_gradient, make_summed_loss, micro_batch_key, split
-from cnn_lab.train.state import make_init, step_key
-from cnn_lab.train.stepper import prepare_key
+from cnn_lab.training.gradient import make_gradient, make_summed_loss, micro_batch_key, split
+from cnn_lab.training.state import make_init, step_key
+from cnn_lab.training.stepper import prepare_key
 
 TASK = classification("cross_entropy")
 LENET: Any = lenet5(10, activation="relu", pooling="max")

@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.distributed.mesh import BATCH_AXES, DeviceMesh
 from cnn_lab.tasks.metrics import Pair, weighted_pairs
-from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.state import MICRO_BATCH_STREAM
+from cnn_lab.training.frozen import apply_in_training
+from cnn_lab.training.state import MICRO_BATCH_STREAM
 
 SAVED_IN_FORWARD = frozenset({"conv_general_dilated", "dot_general"})
 

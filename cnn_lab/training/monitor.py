@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from cnn_lab.optim.assemble import with_rate_scale
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.state import TrainState
 
 if TYPE_CHECKING:
-    from cnn_lab.train.progress import Progress
+    from cnn_lab.training.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)

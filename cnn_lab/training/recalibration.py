@@ -18,7 +18,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
-from cnn_lab.train.stepper import Program, batch_at, compile_over_batches
+from cnn_lab.training.stepper import Program, batch_at, compile_over_batches
 
 STATISTICS = "batch_stats"
 MAX_BATCHES = 100

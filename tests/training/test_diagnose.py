@@ -11,8 +11,8 @@ import pytest
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
 from cnn_lab.tasks.task import Task
-from cnn_lab.train.diagnose import explain_non_finite
-from cnn_lab.train.state import make_init
+from cnn_lab.training.diagnose import explain_non_finite
+from cnn_lab.training.state import make_init
 
 MODEL, TASK = mlp(10, (4,)), classification("cross_entropy")
 IDS = [17, 4, 256, 3]

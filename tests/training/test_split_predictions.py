@@ -15,8 +15,8 @@ from cnn_lab.data.sampler import Sampler
 from cnn_lab.distributed.mesh import DeviceMesh, make_mesh
 from cnn_lab.models.simple import mlp
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.evaluate import Evaluator, SplitPredictor
-from cnn_lab.train.views import TTA, make_views, mirrored, shifted
+from cnn_lab.training.evaluate import Evaluator, SplitPredictor
+from cnn_lab.training.views import TTA, make_views, mirrored, shifted
 
 NUM_EXAMPLES, SHAPE, MEAN, STD = 50, (4, 5, 1), 0.25, 0.5
 MODEL, TASK = mlp(10, (8,)), classification("cross_entropy")

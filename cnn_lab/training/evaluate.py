@@ -23,7 +23,7 @@ from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.tasks.metrics import weighted_pairs
 from cnn_lab.tasks.task import Task, last_logits
-from cnn_lab.train.stepper import (
+from cnn_lab.training.stepper import (
     Program,
     StepsPerCall,
     batch_at,
@@ -32,7 +32,7 @@ from cnn_lab.train.stepper import (
     traced_once,
     with_row,
 )
-from cnn_lab.train.views import View, whole
+from cnn_lab.training.views import View, whole
 
 MAX_OUTPUT_BYTES = 64 * 2**20  # of one call
 STEPS_TOGETHER = 16  # of a call, where several processes evaluate

@@ -12,7 +12,7 @@ import optax
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.layers.initialize import trace_module
-from cnn_lab.train.frozen import partition_frozen
+from cnn_lab.training.frozen import partition_frozen
 
 NONE: Tree = {}
 # What is drawn in a step beside what the model draws from the step's key itself.
@@ -30,10 +30,10 @@ class TrainState(flax.struct.PyTreeNode):
         collections: the model's other variables, such as `batch_stats`.
         opt_state: the optimizer's.
         averaged: `params` and `collections` that are evaluated in place of those above; empty where
-            nothing is averaged (`train/averaging.py`).
+            nothing is averaged (`training/averaging.py`).
         key: never changes; the randomness of a step is `fold_in(key, step)`.
         frozen: variables by collection that no step changes, `params` among them
-            (`train/frozen.py`); those above are the others.
+            (`training/frozen.py`); those above are the others.
         anchor: parameters that a penalty pulls towards, which no step changes either.
     """
 

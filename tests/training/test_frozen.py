@@ -15,10 +15,10 @@ from cnn_lab.layers.normalization import BatchNorm
 from cnn_lab.models.registry import MODELS
 from cnn_lab.optim.penalties import l2
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.averaging import ema, evaluated_variables
-from cnn_lab.train.frozen import apply_in_training, partition_frozen
-from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step
+from cnn_lab.training.averaging import ema, evaluated_variables
+from cnn_lab.training.frozen import apply_in_training, partition_frozen
+from cnn_lab.training.state import make_init
+from cnn_lab.training.step import make_train_step
 from cnn_lab.transfer.plan import stages_of
 
 TASK = classification("cross_entropy")

@@ -17,8 +17,8 @@ from cnn_lab.models.simple import mlp
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.penalties import l2
 from cnn_lab.tasks.classification import classification
-from cnn_lab.train.state import make_init
-from cnn_lab.train.step import make_train_step
+from cnn_lab.training.state import make_init
+from cnn_lab.training.step import make_train_step
 
 TASK = classification("cross_entropy")
 

@@ -11,9 +11,9 @@ import optax
 from cnn_lab.core.arrays import Scalar, Tree
 from cnn_lab.tasks.metrics import Pair
 from cnn_lab.tasks.task import Task
-from cnn_lab.train.averaging import NO_AVERAGE, Average
-from cnn_lab.train.gradient import Gradient, GradientResult, make_gradient
-from cnn_lab.train.state import TrainState, step_key, where_finite
+from cnn_lab.training.averaging import NO_AVERAGE, Average
+from cnn_lab.training.gradient import Gradient, GradientResult, make_gradient
+from cnn_lab.training.state import TrainState, step_key, where_finite
 
 Step = Callable[[TrainState, Tree], tuple[TrainState, dict[str, Pair]]]
 

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from cnn_lab.train.monitor import PlateauState, SelectionState
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.monitor import PlateauState, SelectionState
+from cnn_lab.training.state import TrainState
 
 
 @dataclasses.dataclass
@@ -19,7 +19,7 @@ class Progress:
         plateau: factor that the learning rate was lowered to, and patience used up.
         seconds: wall time of training steps, evaluations and saves left out, over all sessions.
         eval_pending: this step's evaluation was interrupted, and is what comes next.
-        phase: number of the phase that the run is in (`train/phases.py`).
+        phase: number of the phase that the run is in (`training/phases.py`).
     """
 
     step: int = 0

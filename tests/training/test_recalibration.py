@@ -13,8 +13,8 @@ from refusals import refused
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.layers.normalization import BatchNorm
-from cnn_lab.train.frozen import apply_in_training
-from cnn_lab.train.recalibration import BatchStatsRecalibration
+from cnn_lab.training.frozen import apply_in_training
+from cnn_lab.training.recalibration import BatchStatsRecalibration
 
 BATCHES = np.random.default_rng(0).normal(size=(6, 32, 4)).astype(np.float32)
 

@@ -3,7 +3,7 @@
 An average is a pure function of the states so far; it is a part of the `TrainState`, beside the
 weights, and saved with it. Statistics of normalisation belong to the weights that they were
 measured with: a moving average averages them too, which follows closely; where weights far apart
-are averaged, they are measured again (`train/recalibration.py`).
+are averaged, they are measured again (`training/recalibration.py`).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Scalar, Tree
-from cnn_lab.train.state import TrainState
+from cnn_lab.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
