@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cnn_lab.config import ExperimentConfig
     from cnn_lab.data.datasets.arrays import from_arrays
     from cnn_lab.data.datasets.catalog import open_dataset as load_dataset
-    from cnn_lab.models.create import create_model, feature_maps, list_models
+    from cnn_lab.models.create import create_model, feature_maps, init_variables, list_models
     from cnn_lab.runs.run import Run, import_weights, load_run, train
     from cnn_lab.tasks.task import create_task
     from cnn_lab.training.state import init_state
@@ -31,6 +31,7 @@ __all__ = [
     "from_arrays",
     "import_weights",
     "init_state",
+    "init_variables",
     "list_models",
     "load_dataset",
     "load_run",
@@ -47,6 +48,7 @@ _PLACES = {
     "from_arrays": "cnn_lab.data.datasets.arrays",
     "import_weights": "cnn_lab.runs.run",
     "init_state": "cnn_lab.training.state",
+    "init_variables": "cnn_lab.models.create",
     "list_models": "cnn_lab.models.create",
     "load_dataset": "cnn_lab.data.datasets.catalog:open_dataset",
     "load_run": "cnn_lab.runs.run",

@@ -26,7 +26,15 @@ flags.FLAGS.mark_as_parsed()  # Grain's workers ask for it
 
 # Compiling costs more than most tests compute: the trainings of real processes, and what is held
 # against PyTorch, are compiled as users have them.
-FULLY_OPTIMISED = {"test_entry", "test_faults", "test_parity", "test_parts", "test_processes"}
+FULLY_OPTIMISED = {
+    "test_entry",
+    "test_faults",
+    "test_initial_state",
+    "test_initialize",
+    "test_parity",
+    "test_parts",
+    "test_processes",
+}
 BLANK = Image.new("L", (1, 1))
 OPTIMISATIONS = "JAX_DISABLE_MOST_OPTIMIZATIONS"  # subprocesses compile as their module does
 

@@ -1,6 +1,6 @@
 """The text that `--dry_run` prints: the training of a config, in words."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,23 +17,33 @@ from cnn_lab.tasks.task import Task
 from cnn_lab.workdir.run_dir import devices_in_words
 
 
-def dry_run(config: ExperimentConfig) -> str:
-    """Shapes, parameters, steps, memory and loader of a training, which leaves no file behind.
+def dry_run(config: ExperimentConfig, log: Callable[[str], None], *, compiles: bool) -> None:
+    """Logs shapes, parameters, steps, memory and loader of a training, and leaves no file behind.
+
+    Where it compiles the step, it also knows its scratch memory and the exchanges between devices.
 
     Raises:
         DataError: the data are not prepared yet.
     """
+    done = "traced and compiled" if compiles else "traced"
+    log(f"{config.model.name} on {config.data.name} is {done}, and not trained.")
     jax.config.update("jax_enable_compilation_cache", False)
-    description = describe_training(config)
+    description = describe_training(config, compiles=compiles)
     experiment, memory = description.experiment, description.memory
     config, network, loader = experiment.config, experiment.network, experiment.train_loader
     validation, intervals = experiment.validation_loader, experiment.intervals
     num_validation = len(validation.sampler.indices) if validation else 0
     rates, params = description.learning_rates, description.parameters
-    collectives = ", ".join(
-        f"{collective.count} x {kind} of {collective.num_bytes / MIB:,.2f} MiB in all"
-        for kind, collective in description.collectives.items()
-    )
+    exchanges, scratch, compiled = "", "", []
+    if description.collectives is None or memory.scratch is None:
+        compiled = ["left out    scratch memory and exchanges of devices, which --compile shows"]
+    else:
+        scratch = f", {memory.scratch / MIB:,.1f} MiB scratch"
+        compiled = [f"compiled    in {description.compile_seconds:.1f} s"]
+        exchanges = ", ".join(
+            f"{collective.count} x {kind} of {collective.num_bytes / MIB:,.2f} MiB in all"
+            for kind, collective in description.collectives.items()
+        )
     lines = [f"model       {config.model.name}: {trees.count(params):,} parameters"]
     lines += [f"  {path:<28} {shape.shape}" for path, shape in trees.flatten(params).items()]
     if experiment.initialization is not None:
@@ -51,10 +61,10 @@ def dry_run(config: ExperimentConfig) -> str:
         f"{intervals.steps_per_epoch:,} (batch {config.train.batch_size}), up to "
         f"{loader.max_steps} per call",
         f"devices     {devices_in_words(experiment.mesh.num_devices)}"
-        f"{describe_mesh(experiment.mesh)}{', exchange a step ' * bool(collectives)}{collectives}",
+        f"{describe_mesh(experiment.mesh)}{', exchange a step ' * bool(exchanges)}{exchanges}",
         f"memory      on every device {memory.parameters / MIB:,.2f} MiB parameters, "
-        f"{memory.optimizer / MIB:,.2f} MiB optimizer, {memory.scratch / MIB:,.1f} MiB scratch",
-        f"compiled    in {description.compile_seconds:.1f} s",
+        f"{memory.optimizer / MIB:,.2f} MiB optimizer{scratch}",
+        *compiled,
         f"rate        {rates[0]:.3g} at the first step, {max(rates):.3g} at most",
     ]
     if memory.available is not None and memory.needed > memory.available:
@@ -65,7 +75,7 @@ def dry_run(config: ExperimentConfig) -> str:
             "config.evaluate.batch_size or the size of the model, or set "
             "config.data.loader=streaming"
         )
-    return "\n".join(lines)
+    log("\n".join(lines))
 
 
 def learning_lines(config: ExperimentConfig, task: Task) -> list[str]:

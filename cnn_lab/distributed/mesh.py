@@ -114,6 +114,25 @@ class DeviceMesh:
                 tree,
             )
 
+    def put_state(self, state: Shapes) -> Shapes:
+        """Puts a state on the devices, each array by its sharding; the same in all processes.
+
+        Its arrays are on the host, or on any device of this process. A CPU device may share their
+        memory, which no step overwrites: XLA gives away none but its own.
+        """
+
+        def put(array: Any) -> jax.Array:
+            if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+                data = put(np.asarray(jax.random.key_data(array)))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+            array, sharding = np.asarray(array), self.of(array.shape)
+            if self.num_processes == 1:
+                return jax.device_put(array, sharding)
+            return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
+
+        with jax.transfer_guard("allow"):  # this transfer is explicit
+            return jax.tree.map(put, state)
+
     def take(self, array: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of a sharded array [rows ...] at positions [n] that are sharded like it.
 

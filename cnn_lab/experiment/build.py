@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 
@@ -24,6 +25,7 @@ from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.features import make_features
 from cnn_lab.experiment.initialization import Initialization, make_initialization
 from cnn_lab.experiment.network import Network, check_task, make_model, make_task
+from cnn_lab.layers.initialize import TracedInit
 from cnn_lab.training.averaging import Average
 from cnn_lab.training.gradient import make_gradient, per_device
 from cnn_lab.training.phases import Phase, make_phase_transition
@@ -135,7 +137,7 @@ def build_experiment(
         module=model if features is None else features.module,
     )
     recalibrates = average.recalibrate_from_step is not None and any(
-        STATISTICS in phase.state_shapes().collections for phase in phases
+        STATISTICS in phase.init.shapes.collections for phase in phases
     )
     return Experiment(
         config=config,
@@ -193,6 +195,9 @@ def _make_phases(
     )
     if config.train.batch_statistics == "per_device":
         gradient = per_device(gradient, mesh)
+    given, anchor = {}, {}
+    if initialization is not None:
+        given, anchor = initialization.pretrained.variables, initialization.anchor
     first_epochs = (0,) if initialization is None else initialization.plan.phase_starts
     phases = []
     for first, end in zip(first_epochs, (*first_epochs[1:], config.train.num_epochs), strict=True):
@@ -206,5 +211,6 @@ def _make_phases(
         )
         init = make_init(network.model, optimizer, network.input_shape, average.init, trainable)
         enter = make_phase_transition(optimizer, average, trainable)
-        phases.append(Phase(end * steps_per_epoch, init, step, enter))
+        traced = TracedInit(init, jax.random.key(config.seed), given, anchor)
+        phases.append(Phase(end * steps_per_epoch, traced, step, enter))
     return tuple(phases)

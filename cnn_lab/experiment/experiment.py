@@ -102,13 +102,13 @@ class Experiment:
 
     def state_shapes(self, phase: int = 0) -> TrainState:
         """Shapes of the state in a phase; nothing is computed."""
-        return jax.eval_shape(self.phases[phase].init, jax.random.key(0), *self._initial_values())
+        return self.phases[phase].init.shapes
 
     def init_state(self, seed: int) -> TrainState:
         """The state before the first step, on the devices."""
-        shardings = self.mesh.shardings(self.state_shapes())
-        init = jax.jit(self.phases[0].init, out_shardings=shardings)
-        return init(jax.random.key(seed), *self._initial_values())
+        return self.mesh.put_state(
+            self.phases[0].init(jax.random.key(seed), *self._initial_values())
+        )
 
     def _initial_values(self) -> tuple[Tree, Tree]:
         if self.initialization is None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnn_lab.config import ExperimentConfig, TransferConfig
@@ -21,6 +20,7 @@ from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CnnLabError, ConfigError, WorkdirError
 from cnn_lab.distributed.processes import SINGLE_PROCESS, Processes
 from cnn_lab.experiment.restore import restore_network, restore_run
+from cnn_lab.layers.initialize import trace_module
 from cnn_lab.optim.assemble import LrMultiplier
 from cnn_lab.transfer.plan import Plan, make_plan, stages_of
 from cnn_lab.transfer.surgery import Pretrained, adapt_pretrained
@@ -209,8 +209,7 @@ def _from_lineage(
     lineage: Mapping[str, Any], model: nn.Module, input_shape: tuple[int, int, int]
 ) -> Initialization:
     """Of a run that is resumed: its plan, and shapes of the weights in its checkpoints."""
-    image = jnp.zeros((1, *input_shape))
-    shapes = jax.eval_shape(lambda key: model.init(key, image, train=False), jax.random.key(0))
+    shapes = trace_module(model, input_shape).shapes
     held = frozenset(lineage["held"])
     anchor, _ = trees.partition(shapes["params"], held.__contains__)
     notes = tuple(lineage["notes"])

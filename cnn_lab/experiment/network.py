@@ -1,19 +1,17 @@
 """A model with its task and preprocessing, from a config or from a checkpoint."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.config.values import check_options
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.targets import PLURALS, TargetSpec
 from cnn_lab.data.normalize import Preprocess, padded_shape
+from cnn_lab.layers.initialize import trace_module
 from cnn_lab.models.heads import Classifier
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.losses import check_loss
@@ -63,9 +61,7 @@ class Network:
 
     def variable_shapes(self) -> dict[str, Any]:
         """Shapes of the model's variables by collection; nothing is computed."""
-        images = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
-        init = functools.partial(self.model.init, train=False)
-        return dict(jax.eval_shape(init, jax.random.key(0), images))
+        return dict(trace_module(self.model, self.input_shape).shapes)
 
     def metadata(self) -> dict[str, Any]:
         """JSON values that are saved with a checkpoint; `network_from_metadata` reads them back."""

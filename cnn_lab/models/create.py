@@ -8,6 +8,7 @@ import jax
 
 from cnn_lab.config.values import check_options
 from cnn_lab.core.arrays import Images, Maps, Tree
+from cnn_lab.layers.initialize import trace_module
 from cnn_lab.models.registry import MODELS
 
 
@@ -43,6 +44,25 @@ def create_model(name: str, num_classes: int | None = None, **options: Any) -> n
     return entry.make(entry.num_classes if num_classes is None else num_classes, **chosen)
 
 
+def init_variables(
+    model: nn.Module, image_shape: tuple[int, int, int], seed: int = 0
+) -> dict[str, Any]:
+    """The initial parameters and statistics of a model, by collection; nothing is compiled for it.
+
+    The values are those of `jax.jit(model.init)` with `jax.random.key(seed)`.
+
+    Args:
+        model: as of `create_model`.
+        image_shape: (h, w, c) of its input.
+        seed: of the random ones.
+
+    >>> variables = init_variables(create_model("lenet5"), (32, 32, 1))
+    >>> variables["params"]["head"]["output"]["kernel"].shape
+    (84, 10)
+    """
+    return dict(trace_module(model, image_shape)(jax.random.key(seed)))
+
+
 def feature_maps(model: nn.Module, variables: Tree, images: Images) -> dict[str, Maps]:
     """The named maps that a model's backbone makes of images, as in evaluation, finest first.
 
@@ -53,7 +73,7 @@ def feature_maps(model: nn.Module, variables: Tree, images: Images) -> dict[str,
 
     >>> model = create_model("lenet5")
     >>> images = jax.numpy.zeros((2, 32, 32, 1))
-    >>> variables = model.init(jax.random.key(0), images, train=False)
+    >>> variables = init_variables(model, (32, 32, 1))
     >>> {name: map.shape for name, map in feature_maps(model, variables, images).items()}
     {'s2': (2, 14, 14, 6), 's4': (2, 5, 5, 16), 'c5': (2, 120)}
     """

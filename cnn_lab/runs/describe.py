@@ -1,4 +1,4 @@
-"""Description of the training that a config stands for: it is compiled, and nothing is trained."""
+"""Description of the training that a config stands for: it is traced, and nothing is trained."""
 
 import contextlib
 import dataclasses
@@ -25,6 +25,8 @@ from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import complete_config
 from cnn_lab.runs.trainer import CompiledPhase
 from cnn_lab.training.averaging import evaluated_variables
+from cnn_lab.training.state import TrainState
+from cnn_lab.training.stepper import batch_at, prepare_key
 
 NUM_SAMPLED_RATES = 50
 
@@ -34,13 +36,14 @@ class TrainingMemory:
     """Bytes that a training needs on each device, and those available, None where not known.
 
     Where the devices share the machine's memory, as those of a CPU do, `needed` and `available` are
-    of the machine. `scratch` is that of a compiled program.
+    of the machine. `scratch` is that of a compiled program; None, and left out of `needed`, where
+    none was compiled.
     """
 
     data: int
     parameters: int
     optimizer: int
-    scratch: int
+    scratch: int | None
     needed: int
     available: int | None
     is_shared: bool
@@ -53,27 +56,30 @@ class TrainingDescription:
     Attributes:
         experiment: of which nothing is in memory.
         parameters: shapes, as a tree.
-        collectives: exchanges between the devices in a step, by kind.
+        collectives: exchanges between the devices in a step, by kind; None where it was not
+            compiled.
+        compile_seconds: of the step; None where it was not compiled.
         learning_rates: of steps spread evenly over the training, the first one first.
     """
 
     experiment: Experiment
     parameters: Tree
-    collectives: dict[str, Collective]
-    compile_seconds: float
+    collectives: dict[str, Collective] | None
+    compile_seconds: float | None
     learning_rates: list[float]
     memory: TrainingMemory
 
 
-def describe_training(config: ExperimentConfig) -> TrainingDescription:
+def describe_training(config: ExperimentConfig, *, compiles: bool = False) -> TrainingDescription:
     """Describes the training of a config, whose data must be prepared.
 
-    It leaves no file, but in a compilation cache that is on.
+    Its step is traced, so that a mistake in the network shows. It is compiled only where that is
+    asked for, which may take minutes. No file is left, but in a compilation cache that is on.
     """
     config = complete_config(config)
     with traceless_data() as open_data:
         return _describe(
-            build_experiment(config, open_data, unmeasured_preprocess, shapes_of_split)
+            build_experiment(config, open_data, unmeasured_preprocess, shapes_of_split), compiles
         )
 
 
@@ -98,14 +104,20 @@ def traceless_data() -> Iterator[Callable[[str, str | None], Dataset]]:
         yield open_data
 
 
-def _describe(experiment: Experiment) -> TrainingDescription:
+def _describe(experiment: Experiment, compiles: bool) -> TrainingDescription:
     last = len(experiment.phases) - 1  # in which most is trained
     mesh, device_arrays = experiment.mesh, experiment.train_loader.device_arrays
-    state, program = experiment.state_shapes(last), CompiledPhase(experiment, last).program
+    state = experiment.state_shapes(last)
     variables, evaluator = evaluated_variables(state), experiment.evaluator()
-    scratch = program.temporary_bytes
-    if evaluator is not None:
-        scratch = max(scratch, evaluator.compile(variables).temporary_bytes)
+    collectives, compile_seconds, scratch = None, None, None
+    if compiles:
+        program = CompiledPhase(experiment, last).program
+        collectives, compile_seconds = collectives_in(program.text), program.compile_seconds
+        scratch = program.temporary_bytes
+        if evaluator is not None:
+            scratch = max(scratch, evaluator.compile(variables).temporary_bytes)
+    else:
+        _trace_step(experiment, last)
     devices = mesh.device_grid.devices.flatten()
     is_shared = devices[0].platform == "cpu"
     data = sum(
@@ -113,13 +125,13 @@ def _describe(experiment: Experiment) -> TrainingDescription:
         * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(device_arrays)
     )
-    on_each = mesh.bytes_of(state) + scratch
+    on_each = mesh.bytes_of(state) + (scratch or 0)
     steps = np.linspace(0, experiment.intervals.total_steps - 1, NUM_SAMPLED_RATES, dtype=int)
     return TrainingDescription(
         experiment=experiment,
         parameters=variables["params"],
-        collectives=collectives_in(program.text),
-        compile_seconds=program.compile_seconds,
+        collectives=collectives,
+        compile_seconds=compile_seconds,
         learning_rates=[experiment.learning_rate(step) for step in steps],
         memory=TrainingMemory(
             data=data,
@@ -133,3 +145,14 @@ def _describe(experiment: Experiment) -> TrainingDescription:
             is_shared=is_shared,
         ),
     )
+
+
+def _trace_step(experiment: Experiment, phase: int) -> None:
+    loader = experiment.train_loader
+
+    def step(state: TrainState, device_arrays: Tree, raw_batches: Tree) -> Tree:
+        batch = loader.prepare(device_arrays, batch_at(raw_batches, 0), prepare_key(state))
+        return experiment.phases[phase].step(state, batch)
+
+    shapes = experiment.state_shapes(phase)
+    jax.eval_shape(step, shapes, loader.device_arrays, loader.raw_shapes())

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -159,15 +161,21 @@ def run_training(
         experiment.load_features(state, log)
         hang_seconds = config.mesh.hang_seconds or (HANG_SECONDS if processes.count > 1 else None)
         watchdog = Watchdog(hang_seconds, processes.abort)
-        phase, compile_seconds = None, 0.0
-        if not experiment.is_linear_probe:
-            phase = CompiledPhase(experiment, progress.phase, watchdog.heartbeat)
-            compile_seconds = phase.compile_seconds
         evaluator = experiment.evaluator()
         variables = evaluated_variables(experiment.state_shapes(progress.phase))
-        if evaluator is not None:
-            compiled = evaluator.compile(experiment.mesh.with_shardings(variables))
-            compile_seconds += compiled.compile_seconds
+        shapes = experiment.mesh.with_shardings(variables)
+        start = time.perf_counter()
+        # The first evaluation comes after the first step, so its program is compiled meanwhile; not
+        # where waiting for it could be taken for a hang.
+        ahead = None
+        if evaluator is not None and hang_seconds is None and not experiment.is_linear_probe:
+            ahead = stack.enter_context(ThreadPoolExecutor(1)).submit(evaluator.compile, shapes)
+        phase = None
+        if not experiment.is_linear_probe:
+            phase = CompiledPhase(experiment, progress.phase, watchdog.heartbeat)
+        if evaluator is not None and (ahead is None or ahead.done()):
+            evaluator.compile(shapes)  # raises what failed in the thread
+        compile_seconds = time.perf_counter() - start
         num_parameters = trees.count(variables["params"])
         # So that a signal to all processes finds all either before the training or in it.
         processes.barrier()

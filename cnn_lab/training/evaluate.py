@@ -6,6 +6,7 @@ filled up with examples of weight 0.
 
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from cnn_lab.training.stepper import (
     batch_at,
     compile_over_batches,
     empty_history,
+    traced_once,
     with_row,
 )
 from cnn_lab.training.views import View, whole
@@ -42,7 +44,7 @@ class EvaluationInterrupted(Exception):  # noqa: N818 - no error
 
 
 class Evaluator:
-    """Mean metrics of variables over one split; compiles on first use.
+    """Mean metrics of variables over one split; compiles on first use, or before in a thread.
 
     Args:
         apply: (variables, images, train=False) -> outputs.
@@ -55,18 +57,20 @@ class Evaluator:
         self._apply, self._task, self._loader, self._mesh = apply, task, loader, mesh
         self._steps_per_call = StepsPerCall(loader.max_steps)
         self._program: Program | None = None
+        self._compiling = threading.Lock()
 
     def compile(self, variables: Tree) -> Program:
-        """Compiles for variables of these shapes, once."""
+        """Compiles for variables of these shapes, once; waits where another thread does so."""
 
         def pairs_of(variables: Tree, batch: Tree) -> Tree:
             outputs = self._apply(variables, batch["image"], train=False)
             return weighted_pairs(self._task.metrics(outputs, batch), example_weights(batch))
 
-        self._program = self._program or compile_evaluate(
-            pairs_of, self._loader, self._mesh, variables
-        )
-        return self._program
+        with self._compiling:
+            self._program = self._program or compile_evaluate(
+                pairs_of, self._loader, self._mesh, variables
+            )
+            return self._program
 
     def __call__(
         self, variables: Tree, interrupted: Callable[[], bool] = lambda: False
@@ -209,14 +213,18 @@ def compile_evaluate(
     """
 
     def evaluate(variables, device_arrays, raw_batches, num_steps):
-        def one(index) -> Tree:
+        def prepared_step(variables, device_arrays, raw_batches, index) -> Tree:
             raw_batch = batch_at(raw_batches, index)
             return outputs_of(
                 variables, loader.prepare(device_arrays, raw_batch, jax.random.key(0))
             )
 
-        history = empty_history(one, loader.max_steps if max_steps is None else max_steps)
-        return jax.lax.fori_loop(0, num_steps, lambda i, h: with_row(h, i, one(i)), history)
+        inputs = (variables, device_arrays, raw_batches)
+        one, shapes = traced_once(prepared_step, *inputs, jnp.zeros((), jnp.int32))
+        history = empty_history(shapes, loader.max_steps if max_steps is None else max_steps)
+        return jax.lax.fori_loop(
+            0, num_steps, lambda i, h: with_row(h, i, one(*inputs, i)), history
+        )
 
     return compile_over_batches(
         evaluate,

@@ -9,6 +9,7 @@ import optax
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
+from cnn_lab.layers.initialize import TracedInit
 from cnn_lab.training.averaging import Average
 from cnn_lab.training.frozen import partition_frozen
 from cnn_lab.training.state import TrainState
@@ -21,19 +22,15 @@ class Phase:
 
     Attributes:
         end_step: updates made when it ends.
-        init: (key, given, anchor) -> fresh state.
+        init: (key, given, anchor) -> fresh state, traced.
         step: the training step.
         enter: last state of the phase before -> first state of this one.
     """
 
     end_step: int
-    init: Callable[..., TrainState]
+    init: TracedInit[TrainState]
     step: Step
     enter: Callable[[TrainState], TrainState]
-
-    def state_shapes(self) -> TrainState:
-        """Shapes of the state, without what a pretrained source adds; nothing is computed."""
-        return jax.eval_shape(self.init, jax.random.key(0))
 
 
 def make_phase_transition(

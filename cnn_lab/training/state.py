@@ -11,6 +11,7 @@ import optax
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.layers.initialize import TracedInit, trace_module
 from cnn_lab.training.frozen import partition_frozen
 
 NONE: Tree = {}
@@ -73,8 +74,7 @@ def make_init(
 
     def init(key: Key, given: Tree = NONE, anchor: Tree = NONE) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        images = jnp.zeros((1, *input_shape))
-        variables = dict(model.init({"params": params_key}, images, train=False))
+        variables = trace_module(model, input_shape)(params_key)
         collections, frozen = partition_frozen(trees.merge(variables, given), trainable)
         params = collections.pop("params")
         state = TrainState(
@@ -111,7 +111,8 @@ def init_state(
     >>> int(state.step)
     0
     """
-    return jax.jit(make_init(model, optimizer, image_shape))(jax.random.key(seed))
+    key = jax.random.key(seed)
+    return TracedInit(make_init(model, optimizer, image_shape), key)(key)
 
 
 UNCHANGED: dict[str, tuple[()]] = {"key": (), "frozen": (), "anchor": ()}  # by every step

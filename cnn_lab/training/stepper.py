@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.loaders.loader import Loader
@@ -104,9 +105,26 @@ def batch_at(stack: Tree, index: jax.Array | int) -> Tree:
     return jax.tree.map(lambda leaf: leaf[index], stack)
 
 
-def empty_history(step: Callable[[jax.Array], Tree], max_steps: int) -> Tree:
-    """Zeros [max_steps, ...] for everything that `step` gives at an index."""
-    shapes = jax.eval_shape(step, jnp.zeros((), jnp.int32))
+def traced_once(
+    function: Callable[..., Tree], *arguments: Tree
+) -> tuple[Callable[..., Tree], Tree]:
+    """A function that is traced here and never again, and the shapes of its results.
+
+    Args:
+        function: pure.
+        arguments: such as it will be called with, or their shapes.
+    """
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+
+    def call(*arguments: Tree) -> Tree:
+        results = jaxpr_as_fun(program)(*jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return call, shapes
+
+
+def empty_history(shapes: Tree, max_steps: int) -> Tree:
+    """Zeros [max_steps, ...] for everything that a step gives."""
     return jax.tree.map(lambda s: jnp.zeros((max_steps, *s.shape), s.dtype), shapes)
 
 
@@ -138,21 +156,25 @@ def compile_train(
     max_steps = jax.tree.leaves(raw_batches)[0].shape[0]
 
     def train(state, device_arrays, raw_batches, first_step, num_steps, votes):
-        def one(state: TrainState, index) -> tuple[TrainState, Tree]:
+        def prepared_step(state, device_arrays, raw_batches, index) -> tuple[TrainState, Tree]:
             raw_batch = batch_at(raw_batches, index)
             return step(state, prepare(device_arrays, raw_batch, prepare_key(state)))
 
+        zero = jnp.zeros((), jnp.int32)
+        one, (_, metric_shapes) = traced_once(
+            prepared_step, state, device_arrays, raw_batches, zero
+        )
+
         def body(carry):
             index, state, history = carry
-            state, metrics = one(state, index)
+            state, metrics = one(state, device_arrays, raw_batches, index)
             return index + 1, state, with_row(history, index, metrics)
 
         def goes_on(carry):
             index, state, _ = carry
             return (index < num_steps) & (state.step == first_step + index)
 
-        history = empty_history(lambda index: one(state, index)[1], max_steps)
-        start = (jnp.zeros((), jnp.int32), state, history)
+        start = (zero, state, empty_history(metric_shapes, max_steps))
         _, state, history = jax.lax.while_loop(goes_on, body, start)
         return state, history, jax.tree.map(lambda rows: rows.max(axis=0), votes)
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError
+from cnn_lab.layers.initialize import TracedInit, trace_module
 from cnn_lab.transfer.naming import Naming
 
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -212,8 +212,8 @@ def import_tensors(
         CheckpointError: they do not fit; lists the differences.
     """
     model = make(num_classes)
-    init = init_of(model, image_shape)
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    init = trace_module(model, image_shape)
+    shapes = init.shapes
     outputs = output_layers(make, num_classes, image_shape)
     unused = outputs if new_head else frozenset()
     tables = {library: make_table(model, shapes, naming) for library, naming in namings.items()}
@@ -229,18 +229,13 @@ def import_tensors(
     return ImportedWeights(variables, library, tuple(sorted(unused)), tuple(sorted(dtypes)))
 
 
-def init_of(model: nn.Module, image_shape: tuple[int, int, int]) -> Callable[[Any], dict[str, Any]]:
-    """Key -> initial variables of a model of images (h, w, c)."""
-    return lambda key: dict(model.init(key, jnp.zeros((1, *image_shape)), train=False))
-
-
 def output_layers(
     make: Callable[[int], nn.Module], num_classes: int, image_shape: tuple[int, int, int]
 ) -> frozenset[str]:
     """The layers whose shape depends on the number of classes."""
 
     def shapes_for(number: int) -> dict[str, tuple[int, ...]]:
-        made = jax.eval_shape(init_of(make(number), image_shape), jax.random.key(0))
+        made = trace_module(make(number), image_shape).shapes
         return {path: leaf.shape for path, leaf in trees.flatten(made).items()}
 
     here, there = shapes_for(num_classes), shapes_for(num_classes + 1)
@@ -250,12 +245,13 @@ def output_layers(
 def initial_values(
     init: Callable[[Any], Tree], paths: set[str], seed: int
 ) -> dict[str, np.ndarray]:
-    """Initial values (`init_of`) of some leaves, by path; the others are never computed."""
+    """Initial values of some leaves (key -> variables), by path; the others are never computed."""
 
     def chosen(key: Any) -> dict[str, jax.Array]:
         return {path: leaf for path, leaf in trees.flatten(init(key)).items() if path in paths}
 
-    return jax.tree.map(np.asarray, jax.jit(chosen)(jax.random.key(seed)))
+    key = jax.random.key(seed)
+    return jax.tree.map(np.array, TracedInit(chosen, key)(key))
 
 
 def _advice(

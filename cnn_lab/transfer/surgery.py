@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.core.text import counted
-from cnn_lab.transfer.convert import init_of, initial_values, layer_of, output_layers
+from cnn_lab.layers.initialize import trace_module
+from cnn_lab.transfer.convert import initial_values, layer_of, output_layers
 from cnn_lab.transfer.plan import Stage
 
 MAX_LINES = 6  # of a list of differences
@@ -65,8 +65,8 @@ def adapt_pretrained(
         CheckpointError: they do not fit; lists the differences.
         ConfigError: `fresh` matches no parameter.
     """
-    init = init_of(make(len(class_names)), image_shape)
-    shapes = trees.flatten(jax.eval_shape(init, jax.random.key(0)))
+    init = trace_module(make(len(class_names)), image_shape)
+    shapes = trees.flatten(init.shapes)
     theirs = trees.flatten(source)
     anew = _chosen_by(fresh, shapes)
     outputs: set[str] = set()

@@ -1,10 +1,15 @@
 """A dry run leaves every folder as it was."""
 
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +26,7 @@ from cnn_lab.config import (
     ScheduleConfig,
     TaskConfig,
 )
+from cnn_lab.models.registry import MODELS, ModelEntry
 from cnn_lab.tasks.classification import classification
 
 EXPERIMENT = """
@@ -103,6 +109,50 @@ def test_nothing_is_written_before_and_after_the_data_are_prepared(command, tmp_
     assert "linear: 820 parameters" in described.stdout
     assert "loss        cross_entropy\n" in described.stdout
     assert everything(tmp_path) == prepared
+
+
+def test_what_takes_long_is_done_only_on_request(inside, caplog: pytest.LogCaptureFixture):
+    def programs(*arguments: str) -> tuple[str, set[str]]:
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            status, output, errors = inside(*DRY_RUN, *arguments)
+        assert status == 0, errors
+        found = re.findall(r"XLA compilation of (\S+)", caplog.text)
+        return output, {"jit(train)", "jit(evaluate)"}.intersection(found)
+
+    assert inside("data", "prepare", "digits")[0] == 0
+    output, compiled = programs()
+    assert output.startswith("linear on digits is traced, and not trained.\n")
+    assert compiled == set()
+    assert "MiB scratch" not in output
+    assert "left out    scratch memory" in output
+    output, compiled = programs("--compile")
+    assert compiled == {"jit(train)", "jit(evaluate)"}
+    assert "MiB scratch" in output
+    assert "left out" not in output
+    train = [argument for argument in DRY_RUN if argument != "--dry_run"]
+    assert inside(*train, "--compile")[0] == 2
+
+
+def test_a_mistake_in_training_alone_shows(inside, monkeypatch: pytest.MonkeyPatch):
+    def only_evaluates(num_classes: int) -> nn.Module:
+        return OnlyEvaluates(num_classes)
+
+    entry = ModelEntry(cast(Any, only_evaluates), "a test's", "none", (8, 8, 1), 0)
+    monkeypatch.setitem(MODELS, "linear", entry)
+    assert inside("data", "prepare", "digits")[0] == 0
+    with pytest.raises(ZeroDivisionError):
+        inside(*DRY_RUN)
+
+
+class OnlyEvaluates(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        if train:
+            raise ZeroDivisionError
+        return nn.Dense(self.num_classes)(images.reshape(len(images), -1))
 
 
 def test_what_is_learned_by_which_means_is_said():

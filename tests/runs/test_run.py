@@ -28,6 +28,7 @@ from cnn_lab.config import (
     EvaluateConfig,
     ExperimentConfig,
     LogConfig,
+    MeshConfig,
     ModelConfig,
     OptimConfig,
     SelectionConfig,
@@ -473,6 +474,74 @@ def test_an_evaluation_that_is_not_finite_is_recorded_and_never_the_best(
     assert validation(tmp_path / "run", "loss") == {2: 1.0, 4: None, 6: None}
     page = write_report(tmp_path / "run").page.read_text()
     assert page.count("not finite") == 5
+
+
+def test_a_run_traces_its_network_once_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    traces: list[bool] = []
+
+    class Backbone(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train: bool):
+            traces.append(train)
+            return {"maps": nn.Conv(2, (3, 3), name="conv")(images)}
+
+    make = lambda num_classes: Classifier(Backbone(), PooledHead(num_classes))  # noqa: E731
+    monkeypatch.setitem(MODELS, "traced", ModelEntry(make, "a test's", "none", (8, 8, 1), 0))
+    config = small(model=ModelConfig(name="traced"))
+    assert run_training(config, tmp_path / "run", lambda _: None).status == "finished"
+    assert sorted(traces) == [False, False, True]  # initial values, validation, training
+
+
+class SlowToCompile:
+    """An evaluation that is compiled only once the training was described, or fails to compile."""
+
+    def __init__(self, error: Exception | None = None):
+        self.described, self.threads = threading.Event(), set[int]()
+        self._error = error
+
+    def compile(self, _) -> None:
+        self.threads.add(threading.get_ident())
+        if self._error is not None:
+            raise self._error
+        assert self.described.wait(60), "the training waited for it"
+
+    def __call__(self, *_) -> dict[str, float]:
+        self.compile(None)
+        return {"loss": 1.0, "accuracy": 0.5}
+
+
+def test_validation_is_compiled_while_the_training_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    evaluator = SlowToCompile()
+    monkeypatch.setattr(Experiment, "evaluator", lambda _: evaluator)
+
+    def log(line: str) -> None:
+        if "compiled in" in line:
+            evaluator.described.set()
+
+    assert run_training(small(), tmp_path / "run", log).status == "finished"
+    assert len(evaluator.threads) == 2
+    assert threading.get_ident() in evaluator.threads
+    assert validation(tmp_path / "run", "loss") == {2: 1.0, 4: 1.0, 6: 1.0, 8: 1.0}
+
+
+def test_validation_that_does_not_compile_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    evaluator = SlowToCompile(ValueError("no such operation"))
+    monkeypatch.setattr(Experiment, "evaluator", lambda _: evaluator)
+    with pytest.raises(ValueError, match="no such operation"):
+        run_training(small(), tmp_path / "run", lambda _: None)
+
+
+def test_a_limit_on_silence_counts_no_compilation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    evaluator = SlowToCompile()
+    evaluator.described.set()
+    monkeypatch.setattr(Experiment, "evaluator", lambda _: evaluator)
+    config = small(mesh=MeshConfig(hang_seconds=60))
+    assert run_training(config, tmp_path / "run", lambda _: None).status == "finished"
+    assert evaluator.threads == {threading.get_ident()}
 
 
 def test_a_moved_folder_keeps_its_identity_and_the_next_one_gets_another(

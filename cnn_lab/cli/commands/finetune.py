@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cnn_lab import config as configs
 from cnn_lab.cli import joining
-from cnn_lab.cli.commands.train import DRY_RUN, end
+from cnn_lab.cli.commands.train import DRY_RUN, check_compile, end
 from cnn_lab.cli.flags import Flag, Invocation
 from cnn_lab.cli.runtime import log_if_read as log
 from cnn_lab.config import ExperimentConfig
@@ -39,7 +39,7 @@ FLAGS = (
     ),
     Flag("config", "experiment file FILE.py[:ARGUMENT] with the recipe"),
     Flag("workdir", "folder of the run; named by source, data, strategy"),
-    DRY_RUN,
+    *DRY_RUN,
     *joining.FLAGS,
 )
 
@@ -66,6 +66,7 @@ def main(invocation: Invocation) -> int:
             where="--from",
             found=source,
         )
+    check_compile(invocation)
     recipe = _recipe(invocation, source)
     processes = joining.start(values, recipe)
     primary_log = log if processes.is_primary else lambda _: None
@@ -80,7 +81,7 @@ def main(invocation: Invocation) -> int:
 
         with traceless_data() as open_data:
             config = complete(open_data=open_data)
-        log(dry_run(config))
+        dry_run(config, log, compiles=values.compile)
         return 0
     from cnn_lab.data.datasets.catalog import open_dataset
     from cnn_lab.runs.train import run_training

@@ -40,7 +40,14 @@ if TYPE_CHECKING:
     from cnn_lab.distributed.processes import Processes
     from cnn_lab.runs.train import Result
 
-DRY_RUN = Flag("dry_run", "say what would be trained; trains nothing and writes nothing", bool)
+DRY_RUN = (
+    Flag("dry_run", "say what would be trained; trains nothing and writes nothing", bool),
+    Flag(
+        "compile",
+        "with --dry_run: compile a step too, for its scratch memory and exchanges of devices",
+        bool,
+    ),
+)
 FLAGS = (
     CONFIG,
     Flag("workdir", "folder of the run; runs/ and the experiment's path by default"),
@@ -50,7 +57,7 @@ FLAGS = (
         Annotated[int, Range(min=2)],
         advice="leave it out for one run, whose seed is --config.seed",
     ),
-    DRY_RUN,
+    *DRY_RUN,
     Flag(
         "profile_steps",
         "FIRST:LAST, such as 10:15: trace the steps between, for TensorBoard or Perfetto",
@@ -71,11 +78,12 @@ def main(invocation: Invocation) -> int:
             f"--profile_steps traces one training; leave it out, or {which}.",
             where="--profile_steps",
         )
+    check_compile(invocation)
     processes = joining.start(values, config, {"profile_steps": profiled})
     if values.dry_run:
         from cnn_lab.cli.dry_run import dry_run
 
-        log(dry_run(config))
+        dry_run(config, log, compiles=values.compile)
         return 0
     default = default_workdir(*split_reference(values.config))
     if values.seeds is not None:
@@ -113,6 +121,13 @@ def load_experiment(invocation: Invocation) -> ExperimentConfig:
             found=NO_DATA,
         )
     return config
+
+
+def check_compile(invocation: Invocation) -> None:
+    """Refuses `--compile` without `--dry_run`; a training is compiled anyway."""
+    if invocation.flags.compile and not invocation.flags.dry_run:
+        problem = "--compile belongs to --dry_run; give both, or leave it out."
+        raise ConfigError(problem, where="--compile")
 
 
 def end(

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
-from scipy.special import betaincinv
 
 from cnn_lab.core.arrays import Labels
 from cnn_lab.data.augment.draws import Draws, computed_once
@@ -79,6 +78,8 @@ def beta(draws: Float32[Array, " n"], alpha: float) -> Float32[Array, " n"]:
     tail of a large alpha is whole. Between entries it interpolates linearly, for alpha below 1 in
     the quantile's alpha-th power, which is almost straight near 0.
     """
+    from scipy.special import betaincinv  # a quarter of a second, for mixup alone
+
     power = min(float(alpha), 1.0)
     probabilities = np.linspace(0, 1, TABLE_STEPS + 1) ** 4 / 2
     quantiles = betaincinv(alpha, alpha, probabilities)
