@@ -68,3 +68,10 @@ def test_what_cannot_be_counted_is_refused(said, flags, text):
     assert status == 2
     assert text in told
     assert len(told.splitlines()) == 1
+
+
+def test_maps_and_stages_are_listed(capsys):
+    assert main(["summary", "--model=vgg11", "--input=32x32x3"]) == 0
+    printed = capsys.readouterr().out
+    assert "\n  conv3_2          8x8x256\n" in printed
+    assert printed.endswith("names them: stage1, stage2, stage3, stage4, stage5, head\n")

@@ -55,6 +55,7 @@ def main(invocation: Invocation) -> int:
     from cnn_lab.cli.cost_text import cost_text
     from cnn_lab.models.create import map_shapes
     from cnn_lab.models.registry import MODELS
+    from cnn_lab.transfer.plan import stages_of
 
     entry = MODELS.lookup(chosen.name, where)
     options = check_options(entry.make, chosen.options, "config.model.options")
@@ -77,5 +78,7 @@ def main(invocation: Invocation) -> int:
     maps = map_shapes(model, (height, width, channels)).items()
     lines += ["", "named maps of the backbone, finest first:"]
     lines += [f"  {name:<16} {'x'.join(map(str, sides))}" for name, sides in maps]
+    stages = ", ".join(stage.name for stage in stages_of(model, (height, width, channels)))
+    lines += ["", f"stages, as --strategy=stages:A,B of finetune names them: {stages}"]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
