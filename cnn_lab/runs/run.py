@@ -29,12 +29,11 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.decoding import decode, read_image_file
 from cnn_lab.data.subsets import whole_split
 from cnn_lab.experiment.restore import RestoredRun, restore_run
-from cnn_lab.models.create import feature_maps, map_shapes
 from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
 from cnn_lab.runs.evaluate import evaluate_runs
 from cnn_lab.runs.finetune import finetune_config
 from cnn_lab.runs.import_weights import write_imported
-from cnn_lab.runs.predict import in_batches, predict
+from cnn_lab.runs.predict import Predictor
 from cnn_lab.runs.split_runner import SplitRunner
 from cnn_lab.runs.train import run_training
 from cnn_lab.tasks.task import Predictions
@@ -119,7 +118,7 @@ class Run:
             Of a classifier `ClassPredictions` with `names`, `labels` [n] and `probabilities` [n k],
             of a regression `NumberPredictions` with `values` [n d]; `rows()` of either is a table.
         """
-        return predict(self._restored, self._pixels(images)).predictions
+        return self._predictor(self._pixels(images)).predictions
 
     def features(
         self, images: ArrayLike | Sequence[str | os.PathLike[str]], name: str | None = None
@@ -133,19 +132,12 @@ class Run:
         Raises:
             ConfigError: the backbone has no map of that name.
         """
-        network = self._restored.network
-
-        def maps_of(variables: Any, pixels: Any) -> Any:
-            return feature_maps(network.model, variables, network.preprocess(pixels))
-
-        names = list(map_shapes(network.model, network.input_shape))
+        names = self._predictor.map_names
         name = names[-1] if name is None else name
         if name not in names:
             problem = f"{self.config.model.name} has no map {name!r}"
             raise ConfigError(problem, where="name", found=name, allowed=names)
-        pixels = self._pixels(images)
-        chosen = jax.jit(lambda variables, pixels: maps_of(variables, pixels)[name])
-        return in_batches(functools.partial(chosen, self.variables), pixels)
+        return self._predictor.features(self._pixels(images), name)
 
     def evaluate(
         self,
@@ -237,6 +229,10 @@ class Run:
     def _restored(self) -> RestoredRun:
         compilation_cache.enable()
         return restore_run(self.workdir, self._checkpoint, named="checkpoint")
+
+    @functools.cached_property
+    def _predictor(self) -> Predictor:
+        return Predictor(self._restored)
 
     def _pixels(self, images: Any) -> UInt8[np.ndarray, "n h w c"]:
         """Images as the network was trained on them, before its preprocessing."""

@@ -14,7 +14,7 @@ from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.network import Network
 from cnn_lab.experiment.restore import RestoredRun
 from cnn_lab.models.simple import mlp
-from cnn_lab.runs.predict import BATCH_SIZE, ImagePredictions, predict, predict_files
+from cnn_lab.runs.predict import BATCH_SIZE, ImagePredictions, Predictor, predict, predict_files
 from cnn_lab.tasks.classification import ClassPredictions, classification
 
 SHAPE, CLASSES = (4, 5, 1), ("cat", "dog", "owl")
@@ -67,3 +67,19 @@ def test_files_are_read_as_images_and_negatives_are_marked(
     turned = predict_files(restored, paths[1:], invert=True)
     np.testing.assert_allclose(probabilities(turned)[0], wanted, atol=1e-6)
     assert turned.may_be_negatives.tolist() == [False]
+
+
+def test_calls_with_other_numbers_of_images_share_a_program(
+    restored: RestoredRun, images, monkeypatch
+):
+    traces, preprocess = [], Preprocess.__call__
+
+    def traced(self, pixels, constants=None):
+        traces.append(pixels.shape)
+        return preprocess(self, pixels, constants)
+
+    monkeypatch.setattr(Preprocess, "__call__", traced)
+    predictor = Predictor(restored)
+    found = [predictor(images[:number]) for number in (5, 8, 6, 5)]
+    assert traces == [(8, *SHAPE)]
+    np.testing.assert_array_equal(probabilities(found[0]), probabilities(found[1])[:5])
