@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 from refusals import refused
 from sklearn.datasets import load_digits
 
@@ -111,10 +112,27 @@ def test_it_is_evaluated_on_what_it_held_out_and_on_other_data(run: cnn_lab.Run)
     wanted = np.mean([a == b for a, b in zip(predicted.names, names, strict=True)])
     assert metrics["accuracy"] == pytest.approx(wanted)
     assert run.evaluate(others, batch_size=7) == pytest.approx(metrics)
+    assert metrics.keys() == held_out.keys() - {"ece_scaled", "log_loss_scaled"}
+    other = cnn_lab.from_arrays(OTHERS[0][:50], OTHERS[1][:50], class_names=everyone)
+    assert run.evaluate(other)["accuracy"] == np.mean(
+        [a == b for a, b in zip(predicted.names[:50], names[:50], strict=True)]
+    )
     with refused(ConfigError, where="data", found=("cat", "dog")):
         run.evaluate(cnn_lab.from_arrays(OTHERS[0][:2], ["cat", "dog"]))
     with refused(ConfigError, where="split", found="test"):
         run.evaluate(others, "test")
+    with refused(ConfigError, where="split", found="valid"):
+        run.evaluate(split="valid")  # pyright: ignore[reportArgumentType]
+
+
+def test_other_images_are_evaluated_in_the_networks_form(run: cnn_lab.Run):
+    large = np.repeat(np.repeat(np.rint(OTHERS[0] * 255).astype(np.uint8), 2, 1), 2, 2)
+    colour = np.repeat(large[..., None], 3, axis=3)
+    everyone = [f"digit {index}" for index in range(10)]
+    found = run.evaluate(cnn_lab.from_arrays(colour, OTHERS[1], class_names=everyone))
+    predicted = run.predict(colour)
+    assert isinstance(predicted, ClassPredictions)
+    assert found["accuracy"] == np.mean(predicted.labels == OTHERS[1])
 
 
 def test_a_run_is_opened_again_and_gives_its_parts(run: cnn_lab.Run):
@@ -131,6 +149,7 @@ def test_a_run_is_opened_again_and_gives_its_parts(run: cnn_lab.Run):
         again.evaluate()  # the arrays are not on the disk
     data = cnn_lab.from_arrays(IMAGES, [f"digit {label}" for label in LABELS])
     assert again.evaluate(data) == run.evaluate()
+    assert cnn_lab.load_run(run.workdir, data=data).evaluate() == run.evaluate()
     with pytest.raises(WorkdirError):
         cnn_lab.load_run(run.workdir / "nothing")
 
@@ -156,6 +175,12 @@ def test_images_of_another_form_are_brought_to_the_networks(run: cnn_lab.Run):
     assert len(run.predict(np.zeros((1, 20, 30), np.uint8)).rows()) == 1
     with refused(DataError, where="images", found=(0.0, 2.0)):
         run.predict(IMAGES[:2] * 2)
+    with refused(DataError, where="images", found=(8, 8)):
+        run.predict(IMAGES[0])
+    with refused(DataError, where="images", found=(8, 8, 3)):
+        run.predict(np.zeros((8, 8, 3), np.uint8))
+    with refused(DataError, where="images", found=(0,)):
+        run.predict([])
 
 
 def test_numbers_are_predicted_in_their_unit(tmp_path: Path):
@@ -176,6 +201,64 @@ def test_numbers_are_predicted_in_their_unit(tmp_path: Path):
     best = min(row["rmse"] for row in run.metrics() if row["split"] == "validation")
     assert run.evaluate()["rmse"] == pytest.approx(best)
     assert {"bias", "error_q90"} <= run.evaluate().keys()
+
+
+def test_numbers_are_trained_further_and_what_is_for_classes_is_refused(tmp_path: Path):
+    config = small(num_epochs=1)
+    config.task.name = "regression"
+    data = cnn_lab.from_arrays(IMAGES, LABELS / 2, value_names=["half"])
+    run = cnn_lab.train(config, data, tmp_path / "run")
+    tuned = run.finetune(cnn_lab.from_arrays(IMAGES[:60], LABELS[:60] * 3.0), tmp_path / "tuned")
+    assert isinstance(tuned.predict(IMAGES[:2]), NumberPredictions)
+    where = "config.transfer.strategy"
+    with refused(ConfigError, where=where, found="logistic"):
+        run.finetune(data, tmp_path / "none", strategy="logistic")
+    config.data.sampling = "balanced"
+    with refused(ConfigError, where="config.data.sampling", found="balanced"):
+        cnn_lab.train(config, data, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_head_without_a_backbone_is_trained_anew(tmp_path: Path):
+    config = small(num_epochs=1)
+    config.model.name, config.model.options = "linear", {}
+    run = cnn_lab.train(config, cnn_lab.from_arrays(IMAGES, LABELS), tmp_path / "run")
+    names = np.array(["small", "large"])[(LABELS > 4).astype(int)]
+    data = cnn_lab.from_arrays(IMAGES, names)
+    tuned = run.finetune(data, tmp_path / "tuned", strategy="head", config=config)
+    assert tuned.class_names == ("large", "small")
+
+
+def test_data_of_the_disk_are_opened_again_from_anywhere(tmp_path: Path, monkeypatch):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for index in range(20):
+            pixels = np.full((8, 8), index + 100 * (name == "dog"), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    data = cnn_lab.load_dataset("folder:pets", data_dir="prepared")
+    config = small(num_epochs=1, batch_size=8)
+    run = cnn_lab.train(config, data, "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = cnn_lab.load_run(tmp_path / "run")
+    assert again.config.data.name == f"folder:{tmp_path / 'pets'}"
+    monkeypatch.chdir(tmp_path)
+    wanted = run.evaluate()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert again.evaluate() == wanted
+
+
+def test_an_interrupted_run_on_arrays_goes_on_after_a_restart(tmp_path: Path, monkeypatch):
+    data = cnn_lab.from_arrays(IMAGES, LABELS)
+    with monkeypatch.context() as patch:
+        patch.setattr("cnn_lab.workdir.training_log.TrainingLog.training_row", _interrupt_once())
+        assert cnn_lab.train(small(), data, tmp_path / "run").status == "interrupted"
+    opened = cnn_lab.load_run(tmp_path / "run")
+    with refused(DataError, where="config.data.name", found="arrays:data"):
+        opened.resume()
+    again = cnn_lab.from_arrays(IMAGES.copy(), LABELS.tolist())
+    assert opened.resume(again).status == "finished"
 
 
 def test_a_task_that_the_data_or_the_model_do_not_fit_is_refused(tmp_path: Path):

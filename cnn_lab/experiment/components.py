@@ -70,6 +70,7 @@ def make_components(config: ExperimentConfig) -> Components:
     if config.transfer is not None:
         check_transfer(config.transfer)
     model_options(config)
+    _check_needs_classes(config)
     optim, schedule = config.optim, config.optim.schedule
     optimizer_options = _optimizer_options(optim)
     if OPTIMIZERS.lookup(optim.name).keeps_average and config.average is not None:
@@ -96,6 +97,27 @@ def make_components(config: ExperimentConfig) -> Components:
         plateau=plateau,
         augmentation=augmentation,
     )
+
+
+def _check_needs_classes(config: ExperimentConfig) -> None:
+    """Refuses what is for classes where the task's targets are others."""
+    if check_task(config).target_kind == "class":
+        return
+    transfer = config.transfer
+    wanted = {
+        "data.sampling": config.data.sampling if config.data.sampling == "balanced" else None,
+        "data.classes": config.data.classes,
+        "transfer.strategy": None
+        if transfer is None or transfer.strategy != "logistic"
+        else transfer.strategy,
+    }
+    for field, found in wanted.items():
+        if found is not None:
+            problem = (
+                f"config.{field} is {found!r}, which is for classes, but the targets of the task "
+                f"{config.task.name} are none; leave it out."
+            )
+            raise ConfigError(problem, where=f"config.{field}", found=found)
 
 
 def make_average(config: ExperimentConfig, steps_per_epoch: int) -> Average:

@@ -192,7 +192,7 @@ def _settings(transfer: TransferConfig) -> list[str]:
 
 
 def _check_nothing_random_is_frozen(plan: Plan, pretrained: Pretrained) -> None:
-    given = trees.flatten(pretrained.variables["params"])
+    given = trees.flatten(pretrained.variables.get("params", {}))
     for group in plan.groups:
         lost = [path for path in group.paths if path not in given and not group.rate]
         if lost:

@@ -22,6 +22,7 @@ OUTPUTS = {
     "pixel_logits": "one vector a pixel",
     "images": "an image",
 }
+REMEDIES = {"numbers": " (classes in arrays of floats: labels.astype(int))"}
 # Fields of heads: the share of the features that are dropped, the first that there is.
 BEFORE_HEAD = ("input_dropout_rate", "dropout_rate")
 
@@ -120,7 +121,7 @@ def make_task(config: ExperimentConfig, target: TargetSpec, measured: Mapping[st
         raise ConfigError(
             f"The targets of {config.data.name} are {PLURALS[target.kind]}, but the task "
             f"{config.task.name} needs {PLURALS[task.target_kind]}; set config.task.name to "
-            f"{' or '.join(fitting)}, or take other data.",
+            f"{' or '.join(fitting)}, or take other data{REMEDIES.get(target.kind, '')}.",
             where="config.task.name",
             found=config.task.name,
             allowed=", ".join(fitting),

@@ -109,6 +109,20 @@ def evaluate_runs(
     )
 
 
+def evaluate_on(
+    runner: SplitRunner, restored: RestoredRun, workdir: Path, subset: Subset
+) -> NetworkResult:
+    """Evaluates a network on examples of other data, of the same targets."""
+    start, name = time.perf_counter(), subset.source.split
+    found = runner.run(restored, subset, name)
+    seconds = time.perf_counter() - start
+    metrics = found.metrics if isinstance(found, SplitPredictions) else found
+    predictions = found if isinstance(found, SplitPredictions) else None
+    outcome = _Outcome(len(subset), seconds, metrics, predictions)
+    options = EvaluationOptions(split="train", num_resamples=0)
+    return _score(options, Checkpoint(workdir.name, workdir, str(restored.step)), restored, outcome)
+
+
 def _checkpoints_of(
     runner: SplitRunner, run: SelectedRun, names: Sequence[str], *, ensemble: bool
 ) -> list[Checkpoint]:

@@ -28,8 +28,8 @@ def finetune_config(
     Args:
         recipe: names data and, as `transfer.source`, a run, whose model takes the place of its own.
         overrides: (dotted path, text) of fields that are set whatever the recipe.
-        usual: whether optimizer, epochs, batch size and augmentation are chosen by the strategy and
-            the number of training images, in place of the recipe's.
+        usual: whether the task is the source's, and optimizer, epochs, batch size and augmentation
+            are chosen by the strategy and the number of training images, in place of the recipe's.
         open_data: (name, data_dir) -> data set; wrap `open_dataset` to show its progress, or to
             refuse data that are not prepared.
         log: takes lines for the user.
@@ -43,6 +43,8 @@ def finetune_config(
     source = read_config(source_folder(recipe.transfer))
     model, imports = source.model, tuple(dict.fromkeys((*source.imports, *recipe.imports)))
     changed = {"model": to_dict(model), "imports": imports}
+    if usual:
+        changed["task"] = to_dict(source.task)
     config = from_dict(ExperimentConfig, {**to_dict(recipe), **changed})
     _apply(overrides, config)
     if not usual and recipe.model not in (model, ExperimentConfig().model):

@@ -4,14 +4,13 @@ Nothing is printed but what is asked for, no flags are read, and Ctrl-C leaves a
 from where it was (`Run.resume`).
 """
 
-import contextlib
 import functools
 import itertools
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax
@@ -27,17 +26,17 @@ from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.arrays import as_pixels
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.decoding import decode, read_image_file
-from cnn_lab.data.subsets import whole_split
+from cnn_lab.data.subsets import Subset
+from cnn_lab.distributed.processes import current_processes
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
-from cnn_lab.runs.evaluate import evaluate_runs
+from cnn_lab.runs.evaluate import evaluate_on, evaluate_runs
 from cnn_lab.runs.finetune import finetune_config
 from cnn_lab.runs.import_weights import write_imported
 from cnn_lab.runs.predict import Predictor
 from cnn_lab.runs.split_runner import SplitRunner
 from cnn_lab.runs.train import run_training
 from cnn_lab.tasks.task import Predictions
-from cnn_lab.training.evaluate import SplitPredictions
 from cnn_lab.workdir.metric_writers import METRICS_FILE, read_rows
 from cnn_lab.workdir.run_dir import read_config, read_record
 from cnn_lab.workdir.training_log import PlainDisplay, make_display
@@ -63,6 +62,7 @@ class Run:
     ) -> None:
         self.workdir, self._checkpoint, self._data = Path(workdir), checkpoint, data
         self.config = read_config(self.workdir)
+        self._runner: tuple[tuple[str, int | None], SplitRunner] | None = None
 
     def __repr__(self) -> str:
         progress = self.record.get("progress", {})
@@ -159,6 +159,8 @@ class Run:
             DataError: the data of the training have changed, or are no longer in memory.
         """
         compilation_cache.enable()
+        if split is not None and split not in get_args(Split):
+            raise ConfigError(where="split", found=split, allowed="train, validation or test")
         if data is None or data.info.fingerprint == self.record.get("fingerprint"):
             known = self._data if data is None else data
             options = EvaluationOptions(
@@ -167,9 +169,20 @@ class Run:
             (run,) = read_runs([self.workdir])
             results = evaluate_runs([run], [self._checkpoint], options, open_data=_opener(known))
             return dict(results.networks[0].metrics)
-        restored = self._restored
-        if data.info.target != restored.network.target:
-            found, allowed = data.info.target.names, restored.network.target.names
+        if split == "test":
+            problem = (
+                "The test split of other data is locked; to evaluate on it, give its examples as a "
+                "data set of their own, as by from_arrays(images, labels)."
+            )
+            raise ConfigError(problem, where="split", found=split)
+        network, classes = self._restored.network, self.config.data.classes
+        height, width, channels = network.image_shape
+        source = data.split(split or "train").with_channels(channels)
+        source = source.with_image_size((height, width))
+        if classes is not None and source.info.class_names != network.class_names:
+            source = source.with_classes(classes)
+        if source.info.target != network.target:
+            found, allowed = source.info.target.names, network.target.names
             raise ConfigError(
                 f"{data.info.name} has other targets ({', '.join(found)}) than {self.workdir} was "
                 f"trained on ({', '.join(allowed)}); give data of the same.",
@@ -177,17 +190,23 @@ class Run:
                 found=found,
                 allowed=", ".join(allowed),
             )
-        if split == "test":
-            problem = "The test split of other data is evaluated as a data set of its own, once."
-            raise ConfigError(problem, where="split", found=split)
-        subset = whole_split(data.split(split or "train"), restored.config.data)
-        with contextlib.closing(SplitRunner(batch_size)) as runner:
-            found = runner.run(restored, subset, split or "train")
-        return dict(found.metrics if isinstance(found, SplitPredictions) else found)
+        if network.target.kind == "class":
+            subset = Subset(source, np.flatnonzero(source.labels >= 0))
+        else:
+            subset = Subset(source, np.arange(len(source)))
+        key = (data.info.fingerprint, batch_size)
+        if self._runner is None or self._runner[0] != key:  # the data of one alone stay in memory
+            self._runner = (key, SplitRunner(batch_size))
+        return dict(evaluate_on(self._runner[1], self._restored, self.workdir, subset).metrics)
 
-    def resume(self, *, progress: bool = False) -> "Run":
-        """Trains on from where the run was interrupted."""
-        return _train(self.config, self._data, self.workdir, progress=progress)
+    def resume(self, data: Dataset | None = None, *, progress: bool = False) -> "Run":
+        """Trains on from where the run was interrupted.
+
+        Args:
+            data: the arrays that it was begun with, where this object was not there then.
+            progress: as of `train`.
+        """
+        return _train(self.config, data or self._data, self.workdir, progress=progress)
 
     def finetune(
         self,
@@ -216,7 +235,7 @@ class Run:
         recipe = (
             ExperimentConfig() if config is None else from_dict(ExperimentConfig, to_dict(config))
         )
-        recipe.data.name = data.info.name
+        recipe.data.name, recipe.data.data_dir = data.reference, data.data_dir
         recipe.transfer = recipe.transfer or TransferConfig()
         recipe.transfer.source, recipe.transfer.strategy = str(self.workdir), strategy
         recipe.transfer.checkpoint = self._checkpoint
@@ -239,7 +258,8 @@ class Run:
         shape = self._restored.network.image_shape
         if isinstance(images, str | os.PathLike):
             images = [images]
-        if isinstance(images, Sequence) and all(isinstance(i, str | os.PathLike) for i in images):
+        are_paths = [isinstance(image, str | os.PathLike) for image in images]
+        if are_paths and all(are_paths):
             return np.stack([read_image_file(Path(path), shape) for path in images])
         pixels = as_pixels("images", images)
         if pixels.shape[1:] == shape:
@@ -247,12 +267,15 @@ class Run:
         return np.stack([decode(image, shape) for image in pixels])
 
 
-def load_run(workdir: str | os.PathLike[str], checkpoint: str = "best") -> Run:
+def load_run(
+    workdir: str | os.PathLike[str], checkpoint: str = "best", data: Dataset | None = None
+) -> Run:
     """Opens the run in a folder.
 
     Args:
         workdir: the run's folder.
         checkpoint: `best` (the newest where nothing was validated), `latest` or a step.
+        data: the arrays that it was trained on; data on the disk are opened by their name.
 
     Raises:
         WorkdirError: there is no run.
@@ -260,7 +283,7 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str = "best") -> Run:
     >>> load_run("runs/mnist/lenet5").status  # doctest: +SKIP
     'finished'
     """
-    return Run(workdir, checkpoint)
+    return Run(workdir, checkpoint, data)
 
 
 def train(
@@ -342,17 +365,20 @@ def import_weights(
 
 def _train(config: ExperimentConfig, data: Dataset | None, workdir: Path, *, progress: bool) -> Run:
     compilation_cache.enable()
+    processes = current_processes()
     log: Callable[[str], None] = functools.partial(print, flush=True) if progress else _silent
     run_training(
         config,
         workdir,
         log,
+        processes=processes,
         open_data=_opener(data),
         make_display=make_display if progress else PlainDisplay,
     )
     from cnn_lab.report.run import write_report  # half a second for matplotlib, at the end
 
-    write_report(workdir)
+    if processes.is_primary:
+        write_report(workdir)
     return Run(workdir, data=data)
 
 
@@ -372,7 +398,10 @@ def _opener(data: Dataset | None) -> Callable[..., Dataset]:
 
 
 def _new_workdir(config: ExperimentConfig) -> Path:
-    """A folder in `runs/` that is not there yet."""
+    """A folder in `runs/` that is not there yet; of several processes each would find another."""
+    if current_processes().count > 1:
+        problem = "workdir is missing: several processes that train together need one folder."
+        raise ConfigError(problem, where="workdir")
     name = re.sub(r"[^\w.]+", "-", f"{config.model.name}-{config.data.name.rpartition(':')[2]}")
     for number in itertools.count(1):
         folder = RUNS / f"{name.strip('-')}-{number}"

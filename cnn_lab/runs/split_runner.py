@@ -93,7 +93,8 @@ class SplitRunner:
         """Runs a split through a network: its predictions, or metrics of outputs of many pixels."""
         config, network = restored.config, restored.network
         batch_size = self._batch_size or config.evaluate.batch_size
-        data = json.dumps([to_dict(config.data), network.metadata(), batch_size])
+        content = subset.source.info.fingerprint
+        data = json.dumps([to_dict(config.data), network.metadata(), batch_size, content])
         model = json.dumps([to_dict(config.model), to_dict(config.task)])
         if (data, split, model) not in self._programs:
             mesh = make_mesh(choose_num_devices(batch_size, None))

@@ -40,7 +40,7 @@ class ClassPredictions(Predictions):
 
     @property
     def labels(self) -> Int[np.ndarray, " n"]:
-        """The most probable class of each image, the first one on ties."""
+        """The most probable class of each image: its place in `class_names`, the first on ties."""
         return self.probabilities.argmax(axis=1)
 
     @property

@@ -111,6 +111,7 @@ def test_the_fingerprint_is_that_of_the_content():
     [
         (IMAGES.transpose(0, 3, 1, 2), (12, 3, 6, 5)),
         (IMAGES[0, 0], (5, 3)),
+        (IMAGES[0], (6, 5, 3)),
         (IMAGES[:0], (0, 6, 5, 3)),
         (IMAGES[..., :2], (12, 6, 5, 2)),
         (IMAGES * 1.0, (0.0, float(IMAGES.max()))),
@@ -120,7 +121,15 @@ def test_the_fingerprint_is_that_of_the_content():
         ([IMAGES[0], IMAGES[1, :3]], "several sizes"),
     ],
     ids=[
-        *("channels first", "no images", "empty", "two channels", "float up to 255", "negative"),
+        *(
+            "channels first",
+            "no images",
+            "one image",
+            "empty",
+            "two channels",
+            "float up to 255",
+            "negative",
+        ),
         *("256", "texts", "several sizes"),
     ],
 )
@@ -170,6 +179,16 @@ def test_splits_that_do_not_fit_each_other_are_refused():
         from_arrays(IMAGES, LABELS / 2, value_names=["x", "y"])
     with refused(DataError, where="groups", found=(3,)):
         from_arrays(IMAGES, LABELS, groups=[1, 2, 3])
+
+
+def test_the_arrays_of_the_caller_may_change_afterwards():
+    images, labels = IMAGES.copy(), LABELS / 2
+    data = from_arrays(images, labels)
+    images[:], labels[:] = 0, 0
+    source = data.split("train")
+    np.testing.assert_array_equal(source.read_all()[0], IMAGES)
+    assert source.labels[:3].tolist() == [[0.0], [0.5], [1.0]]
+    assert not source.read_all()[0].flags.writeable
 
 
 def test_arrays_are_on_no_disk():

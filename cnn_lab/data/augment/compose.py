@@ -40,13 +40,16 @@ def make_augment(
         augmentation: amplitudes.
         image_shape: (h, w, c) of stored images. Saturation, hue and grayscale are left out where c
             is not 3.
-        num_classes: length of soft labels.
+        num_classes: length of soft labels; 0 where labels are no classes.
 
     Raises:
         ConfigError: see `check_fits`; where the function is traced, an extra augmentation that
             returns images of another shape.
     """
     check_fits(augmentation, image_shape)
+    if augmentation.mixes and not num_classes:
+        problem = f"{OPTIONS}: mixup and CutMix mix classes, but the data have none; set both to 0."
+        raise ConfigError(problem, where=OPTIONS)
     if image_shape[2] != 3:
         augmentation = dataclasses.replace(augmentation, saturation=0.0, hue=0.0, grayscale=0.0)
     extra = [

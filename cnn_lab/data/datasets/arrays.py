@@ -65,8 +65,10 @@ def from_arrays(
     Args:
         images: [n h w], or [n h w c] of 1 or 3 channels: whole numbers in [0, 255], or numbers in
             [0, 1].
-        labels: [n] whole numbers, truth values or texts, which name classes in ascending order; or
-            [n] or [n d] real numbers, which are to be predicted as they are.
+        labels: [n] whole numbers, truth values or texts, which name classes in ascending order, so
+            that label k of the data set is the k-th of `info.class_names`; or [n] or [n d] real
+            numbers, which are to be predicted as they are (classes that are floats, as a column of
+            pandas may be, are given as `labels.astype(int)`).
         validation: images and labels that are held out; otherwise a training holds some out.
         test: images and labels of the locked test split.
         groups: [n] of the training images that must not be parted by holding some out.
@@ -105,6 +107,9 @@ def from_arrays(
     splits = {
         split: {"image": pixels, "label": columns[split]} for split, (pixels, _) in examples.items()
     }
+    for split in splits.values():
+        for column in split.values():
+            column.flags.writeable = False
     if groups is not None:
         splits["train"] |= {"group": _checked_groups(groups, len(columns["train"]))}
         for split in splits.keys() - {"train"}:  # no one asks for theirs
@@ -120,7 +125,7 @@ def from_arrays(
         kinds: tuple(names),
     }
     storage = ArrayStorage(splits=splits, group_key=None if groups is None else "group")
-    return Dataset(SourceInfo(**info), storage)
+    return Dataset(SourceInfo(**info), storage, info["name"])
 
 
 def _checked(
@@ -143,6 +148,11 @@ def _checked(
 def as_pixels(where: str, images: ArrayLike) -> UInt8[np.ndarray, "n h w c"]:
     """Images [n h w] or [n h w c] as 8-bit pixels; a `DataError` about `where` if they are none."""
     array = _as_array(where, images)
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in CHANNELS):
+        allowed = "several images, [n h w] or [n h w c]"
+        problem = f"{where} must be {allowed}; found shape {array.shape}."
+        advice = "one image is a batch of one as images[None]"
+        raise DataError(problem, where=where, found=array.shape, allowed=allowed, advice=advice)
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in CHANNELS or 0 in array.shape:
@@ -162,6 +172,8 @@ def as_pixels(where: str, images: ArrayLike) -> UInt8[np.ndarray, "n h w c"]:
         allowed = "numbers in [0, 1]" if is_real else "whole numbers in [0, 255]"
         problem = f"{where} must be {allowed}; found {low:g} to {high:g}"
         advice = "mean and deviation are measured and applied by the training itself"
+        if is_real and low >= 0 and high <= 255 and (array == np.rint(array)).all():
+            advice = "whole numbers up to 255 are images.astype(np.uint8)"
         raise DataError(
             f"{problem}.", where=where, found=(low, high), allowed=allowed, advice=advice
         )
@@ -169,7 +181,7 @@ def as_pixels(where: str, images: ArrayLike) -> UInt8[np.ndarray, "n h w c"]:
 
 
 def _scaled(array: Shaped[np.ndarray, "n h w c"], *, is_bool: bool) -> UInt8[np.ndarray, "n h w c"]:
-    pixels = np.ascontiguousarray(array, np.uint8)
+    pixels = np.array(array, np.uint8)  # a copy, since the caller may change the array
     return pixels * np.uint8(255) if is_bool else pixels
 
 

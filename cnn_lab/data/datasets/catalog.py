@@ -45,10 +45,17 @@ FILES_OF = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened data set: facts about it, and its folder on disk."""
+    """An opened data set: facts about it, and its folder on disk.
+
+    Attributes:
+        reference: the name that opens it again, from any folder; `info.name` is for titles.
+        data_dir: the folder of prepared data that it was opened in; None is the user's cache.
+    """
 
     info: SourceInfo
     storage: Storage
+    reference: str
+    data_dir: str | None = None
 
     def split(self, name: str) -> Source:
         """Opens `train` or `validation`; a `DataError` where there is none, or for `test`."""
@@ -121,18 +128,20 @@ def open_dataset(
         command = shlex.join(["cnn-lab", "data", "prepare", name, *option])
         refusal = DataError(f"{name} is not prepared yet; run `{command}` first.", found=name)
     kind, colon, rest = name.partition(":")
+    reference = name
     if colon and kind == "folder":
         path = Path(rest).expanduser().resolve()
         listed = functools.partial(list_folder, path, progress)
         directory = _files_directory(kind, path, listed, root, on_bad_files, progress, refusal)
-        name = f"folder:{directory.parent.name.rpartition('-')[0]}"
+        name, reference = f"folder:{directory.parent.name.rpartition('-')[0]}", f"{kind}:{path}"
     elif colon and kind == "table":
         path = Path(rest).expanduser().resolve()
         listed = functools.partial(list_table, path)
         directory = _files_directory(kind, path, listed, root, on_bad_files, progress, refusal)
-        name = f"table:{directory.parent.name.rpartition('-')[0]}"
+        name, reference = f"table:{directory.parent.name.rpartition('-')[0]}", f"{kind}:{path}"
     elif colon and kind == "tfds":
         directory = _tfds_directory(rest, root)
+        reference = f"{kind}:{directory.resolve()}"
     elif colon and kind == "arrays":
         raise DataError(
             f"{name} are arrays that were handed over in Python, and are on no disk; hand them "
@@ -145,7 +154,8 @@ def open_dataset(
     else:
         raise _unknown(name, descriptions)
     storage, info = prepared.read_prepared(directory, name)
-    return Dataset(info, storage)
+    chosen = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
+    return Dataset(info, storage, reference, chosen)
 
 
 def check_name(name: str, data_dir: str | os.PathLike[str] | None = None) -> None:
