@@ -2,7 +2,8 @@
 
 cnn-lab train --config=experiments/regression.py:angles.csv
 
-The argument is a CSV file with a column `path` and columns of numbers; see docs/regression.md.
+The argument is a CSV file with a column `path` and columns of numbers (docs/regression.md), by
+default `images.csv`.
 """
 
 from cnn_lab.config import (
@@ -16,7 +17,7 @@ from cnn_lab.config import (
 )
 
 
-def get_config(table: str) -> ExperimentConfig:
+def get_config(table: str = "images.csv") -> ExperimentConfig:
     return ExperimentConfig(
         data=DataConfig(name=f"table:{table}", image_size=(32, 32), channels=1),
         model=ModelConfig(name="resnet20"),

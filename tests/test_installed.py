@@ -69,7 +69,7 @@ def test_the_experiments_and_studies_that_ship_run_by_name(installed: Path, tmp_
     listed = [line.split()[0] for line in texts[0].splitlines()[1:]]
     assert listed == list(experiment_files())
     assert [line.split()[0] for line in texts[1].splitlines()[1:]] == list(study_files())
-    sentence = "There is no experiment named 'digits/lenet6'; did you mean digits/lenet5,"
+    sentence = "There is no experiment named 'digits/lenet6'; did you mean digits/lenet5"
     assert sentence in done.stderr
     assert (tmp_path / "runs/digits/lenet5/report.html").exists()
     assert (tmp_path / "runs/studies/polynomial/study.html").exists()

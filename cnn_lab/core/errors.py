@@ -123,7 +123,8 @@ ABBREVIATIONS = {
 def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Up to three of the known names that are most like an unknown one, the nearest first.
 
-    Those that differ in a number at the end alone, as `resnet20` does from `resnet21`, come first.
+    Those that differ in a number at the end alone, as `resnet20` does from `resnet21`, come first,
+    then those that go on where the name ends.
     """
     names = sorted(known)
     if ABBREVIATIONS.get(name) in names:
@@ -134,7 +135,9 @@ def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
         target = int(name.removeprefix(stem))
         found.sort(key=lambda number: abs(int(number) - target))
         return tuple(f"{stem}{number}" for number in found[:3])
-    return tuple(difflib.get_close_matches(name, names, n=3, cutoff=0.6))
+    longer = [known for known in names if len(name) > 2 and known.startswith(name)]
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return tuple(dict.fromkeys([*longer, *alike]))[:3]
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -152,9 +152,9 @@ def test_of_many_classes_the_first_are_named_and_where_all_are(tmp_path, file, s
     )
     hint = said.partition("--class_names: ")[2]
     assert hint.startswith("class_0, class_1, ")
-    assert "class_9, ... (1,000 names, the class_names of " in hint
+    assert "class_9, ... (1,000 names, target.names in " in hint
     assert "class_10," not in hint
-    assert len(json.loads((tmp_path / "run/run.json").read_text())["class_names"]) == 1000
+    assert len(json.loads((tmp_path / "run/run.json").read_text())["target"]["names"]) == 1000
 
 
 def test_the_file_of_names_is_blamed_for_its_length(tmp_path, file, refused):

@@ -50,7 +50,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
         "--config.optim.learning_rate=0.005",
         "--config.log.tensorboard=false",
     )
-    assert main(["train", *flags]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "start", lambda _: None)
+        assert main(["train", *flags]) == 0
     return place, write_images(place / "others", 20, 1)
 
 

@@ -97,10 +97,11 @@ from cnn_lab.tasks.losses import LOSSES
 def shifted(logits, targets, shift: float = 1.0):
     return jnp.sum(logits, axis=-1) + shift
 
+from cnn_lab.core.targets import TargetSpec
 from cnn_lab.experiment.network import make_task
 
 config = ExperimentConfig(task=TaskConfig(loss="shifted", loss_options={"shift": 3.0}))
-task = make_task(config, None)
+task = make_task(config, TargetSpec("class", ("a", "b")), {})
 assert task.losses(jnp.ones((2, 2)), {"label": jnp.zeros(2, jnp.int32)}).tolist() == [5, 5]
 assert {"hinge", "shifted"} < set(LOSSES)
 """

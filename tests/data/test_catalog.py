@@ -89,7 +89,7 @@ def test_importing_the_catalogue_is_quick_and_needs_neither_jax_nor_tensorflow()
 
 
 def test_unknown_names_get_the_nearest(tmp_path):
-    with refused(ConfigError, found="mnits", nearest=("mnist", "digits")):
+    with refused(ConfigError, found="mnits", nearest=("mnist",)):
         open_dataset("mnits", tmp_path)
     with pytest.raises(ConfigError, match="folder of images is written folder:PATH"):
         open_dataset("imagenet:here", tmp_path)

@@ -82,7 +82,8 @@ def test_the_user_is_told_what_is_trained_before_it_is(source, tmp_path):
         ["stage2", "592", "no"],
         ["head", "90", "yes", "0.001"],
     ]
-    assert said[9].startswith("Training staged (1,030 parameters)")
+    assert said[7].startswith("Recipe: adam at a rate of 0.001, constant, 2 epochs")
+    assert said[10].startswith("Training staged (1,030 parameters)")
 
 
 def gradual(source: Path, **changes: Any) -> ExperimentConfig:

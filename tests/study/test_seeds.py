@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import statistics
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -37,10 +38,8 @@ def train(tmp_path, monkeypatch, capsys):
     experiment = tmp_path / "linear.py"
     experiment.write_text(EXPERIMENT)
 
-    def run(*arguments: str) -> tuple[int, str, str]:
-        status = main(
-            ["train", f"--config={experiment}", f"--workdir={tmp_path / 'runs'}", *arguments]
-        )
+    def run(*arguments: str, workdir: Path = tmp_path / "runs") -> tuple[int, str, str]:
+        status = main(["train", f"--config={experiment}", f"--workdir={workdir}", *arguments])
         return status, *capsys.readouterr()
 
     return run
@@ -135,7 +134,7 @@ def test_a_seed_that_diverges_is_a_result(train, tmp_path, broken_seeds):
     assert len(read_record(note.parent)["sessions"]) == 1
     # RestoredRun after all, on its own, it counts.
     broken_seeds.clear()
-    assert train(f"--workdir={note.parent}", "--config.seed=4")[0] == 0
+    assert train("--config.seed=4", workdir=note.parent)[0] == 0
     status, text, _ = train("--seeds=3")
     assert status == 0
     assert "Validation over 3 seeds" in text

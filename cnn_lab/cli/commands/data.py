@@ -4,7 +4,7 @@
 writes them once as TFDS array_record. `check` looks for images that are in two splits, test
 included, or twice in one; it ends with status 1 if two splits share images. `show` draws training
 images, each beside augmented ones, as a training would see them. All take a catalogue name,
-`folder:PATH` or `tfds:PATH`; training prepares by itself too.
+`folder:PATH`, `table:FILE` or `tfds:PATH`; training prepares by itself too.
 
 Examples:
   cnn-lab data prepare mnist --from_dir=downloads/mnist

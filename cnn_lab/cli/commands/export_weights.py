@@ -56,7 +56,7 @@ def main(invocation: Invocation) -> int:
     names = ", ".join(network.class_names[:MAX_NAMED])
     if len(network.class_names) > MAX_NAMED:
         record = Path(values.workdir) / RECORD_FILE
-        names += f", ... ({len(network.class_names):,} names, the class_names of {record})"
+        names += f", ... ({len(network.class_names):,} names, target.names in {record})"
     sys.stdout.write(
         "The file holds weights alone. What import-weights needs beside it:\n"
         f"  --model={spec.name}{options} --input={shape} --mean={mean} --std={std} and, a line "

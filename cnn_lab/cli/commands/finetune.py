@@ -32,7 +32,7 @@ from cnn_lab.core.errors import ConfigError
 
 FLAGS = (
     Flag("from", "folder of the source run", needed="give the folder of a run, as runs/resnet18"),
-    Flag("data", "data set, or folder:PATH"),
+    Flag("data", "data set, folder:PATH or table:FILE"),
     Flag(
         "strategy",
         "auto (as when left out), head, last_stages:N, stages:A,B, all, gradual or logistic",

@@ -178,6 +178,7 @@ def _datasets() -> dict[str, str]:
     return {
         **named,
         "folder:PATH": "your images: one sub-folder of JPEG or PNG files per class",
+        "table:FILE": "your images: a CSV file of their paths, and a class or numbers for each",
         "tfds:PATH": "a data set that TFDS prepared as array_record",
         "tfds:NAME": "the same by its name, where it was prepared already",
     }
