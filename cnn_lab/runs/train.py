@@ -102,7 +102,8 @@ def run_training(
     # A source may lie elsewhere for another process: its weights are compared.
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     components = make_components(config)  # a typo is no difference to an earlier config
-    modules = {f"code of {name}": d for name, d in digests_of(config.imports).items()}
+    code = digests_of(config.imports)
+    modules = {f"code of {name}": digest for name, digest in code.items()}
     check_same(processes, modules, "let all of them import the same modules, or copies of them")
     with system_errors_explained(workdir), ExitStack() as stack:
         try:
@@ -135,6 +136,14 @@ def run_training(
             remedy = "let all of them read the same source, or copies of it"
             check_same(processes, {"source of its weights": digest}, remedy)
         _check_resumes(experiment, record, workdir)
+        earlier = record.get("import_digests", {})
+        if changed := [
+            name for name, digest in code.items() if earlier.get(name, digest) != digest
+        ]:
+            log(
+                f"Warning: the code of {', '.join(changed)} changed since {workdir} was last "
+                "trained; its later steps are by other code than its first."
+            )
         if profile_steps is not None and profile_steps[0] >= experiment.intervals.total_steps:
             problem = (
                 f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
@@ -188,6 +197,7 @@ def run_training(
             progress.step,
             config=to_dict(config),
             imports=files_of(config.imports),
+            import_digests=code,
             fingerprint=experiment.fingerprint,
             loader=experiment.train_loader.name,
             target=dataclasses.asdict(experiment.network.target),
