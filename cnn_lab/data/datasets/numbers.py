@@ -29,8 +29,8 @@ def as_float32(
     bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
     if len(bad):
         raise DataError(
-            f"{subject} must be finite; found {counted(len(bad), 'example')} with NaN, infinity or a "
-            f"number too large for float32, the first at {bad[0]}.",
+            f"{subject} must be finite; found {counted(len(bad), 'example')} with NaN, infinity "
+            f"or a number too large for float32, the first at {bad[0]}.",
             where=where or subject,
             found=int(bad[0]),
             allowed="finite numbers",
@@ -45,8 +45,8 @@ def as_float32(
         low, high = float(distinct[first[widest]]), float(distinct[last[widest]])
         if high - low > _RESOLUTION * column.std():
             raise DataError(
-                f"{subject} hold {low!r} and {high!r}, which float32 cannot tell apart; subtract an "
-                "offset that all of them share, or scale them.",
+                f"{subject} hold {low!r} and {high!r}, which float32 cannot tell apart; subtract "
+                "an offset that all of them share, or scale them.",
                 where=where or subject,
                 found=(low, high),
                 allowed="numbers that differ in float32",
