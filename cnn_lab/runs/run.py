@@ -28,6 +28,7 @@ from cnn_lab.data.datasets.arrays import as_pixels
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.decoding import decode, read_image_file
 from cnn_lab.data.subsets import whole_split
+from cnn_lab.experiment.outside import check_registered
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
 from cnn_lab.runs.evaluate import evaluate_runs
@@ -63,6 +64,7 @@ class Run:
     ) -> None:
         self.workdir, self._checkpoint, self._data = Path(workdir), checkpoint, data
         self.config = read_config(self.workdir)
+        check_registered(self.config, self.workdir)
 
     def __repr__(self) -> str:
         progress = self.record.get("progress", {})
@@ -256,6 +258,7 @@ def load_run(workdir: str | os.PathLike[str], checkpoint: str = "best") -> Run:
 
     Raises:
         WorkdirError: there is no run.
+        ConfigError: it needs a module, or what a notebook registered, that is not here.
 
     >>> load_run("runs/mnist/lenet5").status  # doctest: +SKIP
     'finished'
