@@ -5,7 +5,8 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-EXPERIMENTS = sorted(Path("experiments").glob("**/*.py"))
+HERE = Path(__file__).parent
+EXPERIMENTS = sorted(file.relative_to(HERE) for file in HERE.glob("experiments/**/*.py"))
 
 
 class BuildWithExperiments(build_py):
@@ -17,7 +18,7 @@ class BuildWithExperiments(build_py):
         if not self.editable_mode:
             for file, target in zip(EXPERIMENTS, self._targets(), strict=True):
                 self.mkpath(str(Path(target).parent))
-                self.copy_file(str(file), target)
+                self.copy_file(str(HERE / file), target)
 
     def get_source_files(self):
         """The files that a source distribution needs."""

@@ -198,8 +198,8 @@ def test_numbers_are_predicted_in_their_unit(tmp_path: Path):
     metrics = run.evaluate(cnn_lab.from_arrays(OTHERS[0], true, value_names=["brightness"]))
     assert metrics["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-3)
     assert metrics["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
-    best = min(row["rmse"] for row in run.metrics() if row["split"] == "validation")
-    assert run.evaluate()["rmse"] == pytest.approx(best)
+    best = min(row["loss"] for row in run.metrics() if row["split"] == "validation")
+    assert run.evaluate()["loss"] == pytest.approx(best)
     assert {"bias", "error_q90"} <= run.evaluate().keys()
 
 
@@ -355,6 +355,11 @@ def test_a_loop_of_ones_own_needs_images_and_labels_alone():
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_the_names_of_a_task_are_several():
+    with refused(ConfigError, where="names", found="cat"):
+        cnn_lab.create_task("classification", "cat")
 
 
 def test_unknown_names_offer_the_nearest():

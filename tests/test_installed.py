@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -73,3 +74,43 @@ def test_the_experiments_and_studies_that_ship_run_by_name(installed: Path, tmp_
     assert sentence in done.stderr
     assert (tmp_path / "runs/digits/lenet5/report.html").exists()
     assert (tmp_path / "runs/studies/polynomial/study.html").exists()
+
+
+def test_a_package_beside_the_installed_one_is_no_folder_of_experiments(tmp_path: Path):
+    site = tmp_path / "site-packages"
+    (site / "experiments").mkdir(parents=True)
+    (site / "experiments/foreign.py").write_text("")
+    (site / "cnn_lab").symlink_to(ROOT / "cnn_lab")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/mine.py").write_text("")
+    code = "from cnn_lab.config.experiments import *; print(*experiment_files()); "
+    code += "print(is_shipped(Path('experiments/mine.py')), name_of(Path('experiments/mine.py')))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "mine\nFalse mine\n"
+
+
+def test_the_build_takes_the_experiments_of_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    setuptools = pytest.importorskip("setuptools")
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments/other.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    given: dict = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    runpy.run_path(str(ROOT / "setup.py"))
+    command = given["cmdclass"]["build_py"](setuptools.Distribution({"packages": []}))
+    command.ensure_finalized()
+    command.build_lib = str(tmp_path / "built")
+    command.run()
+    built = [file.relative_to(tmp_path / "built") for file in tmp_path.glob("built/**/*.py")]
+    shipped = [file.relative_to(ROOT) for file in ROOT.glob("experiments/**/*.py")]
+    assert sorted(built) == sorted(Path("cnn_lab", file) for file in shipped)
+    assert len(shipped) > 10

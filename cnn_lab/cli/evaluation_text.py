@@ -10,6 +10,7 @@ from cnn_lab.core.text import counted
 SHORT, WIDE = 9, 16  # width of a column of figures, and of intervals
 EMPTY = "  without a mistake to draw, this says nothing"
 GAIN = "ensemble - mean"
+SCORES = ("mae", "rmse", "bias", "r2")  # of each of several numbers
 
 
 def evaluation_text(results: EvaluationResults) -> str:
@@ -84,6 +85,13 @@ def _of_numbers(evaluation: NumbersEvaluation, shown: dict[str, float]) -> list[
     lines = [f"  {name:<12} {value:.6f}" for name, value in others.items()]
     for name, interval in evaluation.intervals.items():
         lines.append(f"  {'interval':<12} {name} {_ends(interval)} ({CONFIDENCE:.0%})")
+    numbers = evaluation.numbers()
+    if len(numbers) > 1:
+        width = max(len("number"), *(len(number.name) for number in numbers))
+        lines.append(f"  {'number':<{width}}" + "".join(f"  {name:>12}" for name in SCORES))
+        for number in numbers:
+            cells = "".join(f"  {getattr(number, name):>12.6g}" for name in SCORES)
+            lines.append(f"  {number.name:<{width}}{cells}")
     return lines
 
 

@@ -2,19 +2,28 @@
 
 They register models, losses and the like by the package's decorators. A module is found by its
 name alone, among what is installed, in PYTHONPATH and beside an experiment file while that is
-loaded; no code is ever taken from the folder of a run.
+loaded; no code is ever taken from the folder of a run, also where Python would look there, as in a
+notebook that was started in it.
+
+The config of a stranger's run names modules of your environment, which are imported, and so are
+run, when it is read; look at `imports` in its config.json first.
 """
 
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import json
+import operator
+import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 from cnn_lab.core.errors import CnnLabError, ConfigError
 
@@ -23,38 +32,97 @@ RECORD_FILE = "run.json"
 EXPERIMENT_MODULE = "cnn_lab_experiment"  # the name that the code of an experiment file has
 MODULE_NAMES = "names of modules, such as my_layers or my_package.layers (no path, no .py)"
 # Modules that no other process could import by these names.
-UNIMPORTABLE = (EXPERIMENT_MODULE, "__main__")
+SESSION = "__main__"
+UNIMPORTABLE = (EXPERIMENT_MODULE, SESSION)
 
 
 def import_modules(names: Iterable[str], run: Path | None = None, where: str = FIELD) -> None:
     """Imports modules by their dotted names, so that what they register is known.
 
     Args:
-        names: those of a config, or of the flag `where`.
-        run: folder of the run whose config it is, the record of which says where they were.
+        names: those of a config, or of the flag `where`. A config of a stranger names modules of
+            your environment, which are imported.
+        run: folder of the run whose config it is, the record of which says where they were; a
+            module in it is refused, and so is one that they import.
         where: field or flag of the names.
 
     Raises:
-        ConfigError: no name of a module, a module that is not found, or one that fails while it is
-            imported, with file and line.
+        ConfigError: no name of a module, a module that is not found or lies in the run's folder,
+            or one that fails while it is imported, with file and line.
     """
     for name in names:
         is_name = all(part.isidentifier() for part in name.split("."))
         if not is_name or name.endswith(".py") or name in UNIMPORTABLE:
             raise ConfigError(where=where, found=name, allowed=MODULE_NAMES)
-        spec = importlib.util.find_spec(name.partition(".")[0])
-        if spec is None:
-            raise _missing(name, run, where)
-        places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else [])]
-        try:
-            with failures_located(*map(Path, places)):
-                importlib.import_module(name)
-        except ConfigError as error:
-            cause = error.__cause__
-            # Of the module itself or a package that it is in, and not of one that it imports.
-            if isinstance(cause, ModuleNotFoundError) and f"{name}.".startswith(f"{cause.name}."):
-                raise _missing(name, run, where) from None
-            raise
+        with nullcontext() if run is None else _nothing_from(run, name, where):
+            _import(name, run, where)
+
+
+def _import(name: str, run: Path | None, where: str) -> None:
+    spec = importlib.util.find_spec(name.partition(".")[0])
+    if spec is None:
+        raise _missing(name, run, where)
+    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else [])]
+    try:
+        with failures_located(*map(Path, places)):
+            importlib.import_module(name)
+    except ConfigError as error:
+        cause = error.__cause__
+        # Of the module itself or a package that it is in, and not of one that it imports.
+        if isinstance(cause, ModuleNotFoundError) and f"{name}.".startswith(f"{cause.name}."):
+            raise _missing(name, run, where) from None
+        raise
+
+
+@contextmanager
+def _nothing_from(run: Path, name: str, where: str) -> Iterator[None]:
+    """Refuses whatever would be imported inside a `with` from the folder of a run."""
+    finder = _OutsideFinder(run, where)
+    for part in itertools.accumulate(name.split("."), "{}.{}".format):  # was imported before
+        finder.check(part, getattr(sys.modules.get(part), "__spec__", None))
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _OutsideFinder:
+    """Finds modules as Python does otherwise, and refuses those in the folder of a run.
+
+    As a finder, because a module may import others, and no module must be executed before its
+    place is known. Namespace packages have no code, only modules that are found in their turn.
+    """
+
+    def __init__(self, run: Path, where: str) -> None:
+        self._run, self._where, self._finders = run.resolve(), where, list(sys.meta_path)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The place of a module, as the first of the other finders knows it."""
+        for finder in self._finders:
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                self.check(name, spec)
+                return spec
+        return None
+
+    def check(self, name: str, spec: ModuleSpec | None) -> None:
+        """Raises a `ConfigError` for a module of which the file, or a link to it, is in the run."""
+        if spec is None or not spec.has_location or spec.origin is None:
+            return
+        file = Path(spec.origin)
+        written = Path(os.path.abspath(file))  # noqa: PTH100 - links are not followed
+        places = (file.resolve(), file.parent.resolve(), written)
+        if any(place.is_relative_to(self._run) for place in places):
+            raise ConfigError(
+                f"The module {name!r} is {file}, in the folder of a run, from which no code is "
+                "taken; move it elsewhere and set PYTHONPATH to the folder that holds it, or "
+                "install it.",
+                where=self._where,
+                found=name,
+            )
 
 
 def files_of(names: Iterable[str]) -> dict[str, str | None]:
@@ -63,17 +131,33 @@ def files_of(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def digests_of(names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the code of each module, which has been imported; of a package all its files."""
+    """SHA-256 of the code of each module, which has been imported; of a package all its files.
+
+    Code is source and compiled extensions; the names of files count too, those of a package from
+    its folder on, so that copies of a module in other places have one digest.
+    """
     digests = {}
-    for name, file in files_of(names).items():
+    for name in names:
         digest = hashlib.sha256()
-        if file is not None and Path(file).suffix == ".py":
-            path = Path(file)
-            package = path.name == "__init__.py"
-            for part in sorted(path.parent.rglob("*.py")) if package else [path]:
-                digest.update(part.name.encode() + b"\0" + part.read_bytes())
+        for path, file in _code_of(sys.modules[name]):
+            digest.update(f"{path}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
         digests[name] = digest.hexdigest()
     return digests
+
+
+def _code_of(module: ModuleType) -> list[tuple[str, Path]]:
+    """The files of a module, each with its path from the module's folder on; none if built in."""
+    file = getattr(module, "__file__", None)
+    if not hasattr(module, "__path__"):
+        return [] if file is None else [(Path(file).name, Path(file))]
+    suffixes = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
+    files = [
+        (path.relative_to(folder).as_posix(), path)
+        for folder in map(Path, module.__path__)  # of a namespace package several
+        for path in folder.rglob("*")
+        if path.name.endswith(suffixes) and path.is_file()
+    ]
+    return sorted(files, key=operator.itemgetter(0))
 
 
 @contextmanager

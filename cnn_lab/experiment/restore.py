@@ -14,6 +14,7 @@ from cnn_lab.core.errors import CheckpointError, ConfigError
 from cnn_lab.distributed.mesh import make_mesh
 from cnn_lab.distributed.processes import Processes, current_processes
 from cnn_lab.experiment.network import Network, network_from_metadata
+from cnn_lab.experiment.outside import check_registered
 from cnn_lab.workdir.run_dir import CHECKPOINTS, missing_checkpoints, read_config
 
 Found = TypeVar("Found")
@@ -55,9 +56,11 @@ def restore_run(
 
     Raises:
         WorkdirError: no run there.
+        ConfigError: a model of a session that is not known here.
         CheckpointError: no such checkpoint, or a damaged one.
     """
     config = read_config(workdir)
+    check_registered(config, workdir)
     processes = processes or current_processes()
     checkpoints = _checkpoints(workdir, processes)
     if sharding is None and processes.count > 1:
@@ -82,6 +85,7 @@ def restore_network(
     Arguments and errors are those of `restore_run`.
     """
     config = read_config(workdir)
+    check_registered(config, workdir)
     checkpoints = _checkpoints(workdir)
 
     def read(step: int) -> tuple[ExperimentConfig, Network]:

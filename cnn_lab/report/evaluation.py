@@ -20,7 +20,7 @@ from cnn_lab.analysis.evaluation import (
     most_confused,
     pool,
 )
-from cnn_lab.analysis.regression import NumbersEvaluation
+from cnn_lab.analysis.regression import NumberScores, NumbersEvaluation
 from cnn_lab.analysis.scores import CONFIDENCE
 from cnn_lab.core.files import write_json, write_text
 from cnn_lab.core.text import counted
@@ -41,8 +41,8 @@ MEANINGS = {
     "ece": "expected calibration error: how far confidence is from accuracy, 15 bins",
     "ece_scaled": "the same after temperature scaling",
     "log_loss_scaled": "log loss after temperature scaling",
-    "mae": "mean absolute error, in the unit of the data",
-    "rmse": "root of the mean squared error, in the unit of the data",
+    "mae": "mean absolute error, in the unit of the data; the mean of several numbers",
+    "rmse": "root of the mean squared error, likewise",
     "r2": "share of the variance that is explained: 1 is perfect, 0 as good as the mean",
     "bias": "mean error: below 0 where predictions are too small",
     "error_q50": "half of the absolute errors are at most this",
@@ -89,6 +89,7 @@ def evaluation_page(results: EvaluationResults, folder: Path) -> str:
         whose=whose,
         shown=shown,
         scatter=_scatter(results),
+        numbers=_numbers(results),
         **({} if shown is None else _details(shown, results.target.class_names)),
     )
 
@@ -145,6 +146,15 @@ def _details(evaluation: ClassifierEvaluation, class_names: tuple[str, ...]) -> 
         "classes": sorted(rows, key=lambda row: (row["f1"], -row["support"])),
         "means": {"macro mean": classes.macro(), "weighted mean": classes.weighted()},
     }
+
+
+def _numbers(results: EvaluationResults) -> list[tuple[str, list[NumberScores]]]:
+    """Networks by name and the scores of each of several numbers; none of one number or classes."""
+    return [
+        (network.name, network.evaluation.numbers())
+        for network in results.networks
+        if isinstance(network.evaluation, NumbersEvaluation) and len(network.evaluation.names) > 1
+    ]
 
 
 def _scatter(results: EvaluationResults) -> bytes | None:

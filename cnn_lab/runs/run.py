@@ -28,6 +28,7 @@ from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.decoding import decode, read_image_file
 from cnn_lab.data.subsets import Subset
 from cnn_lab.distributed.processes import current_processes
+from cnn_lab.experiment.outside import check_registered
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
 from cnn_lab.runs.evaluate import evaluate_on, evaluate_runs
@@ -62,6 +63,7 @@ class Run:
     ) -> None:
         self.workdir, self._checkpoint, self._data = Path(workdir), checkpoint, data
         self.config = read_config(self.workdir)
+        check_registered(self.config, self.workdir)
         self._runner: tuple[tuple[str, int | None], SplitRunner] | None = None
 
     def __repr__(self) -> str:
@@ -279,6 +281,7 @@ def load_run(
 
     Raises:
         WorkdirError: there is no run.
+        ConfigError: it needs a module, or what a notebook registered, that is not here.
 
     >>> load_run("runs/mnist/lenet5").status  # doctest: +SKIP
     'finished'

@@ -108,13 +108,13 @@ def squared_error(outputs: Logits, targets: Targets) -> PerExample:
 
 
 @LOSSES.register(target="numbers")
-def squared(outputs: Numbers, targets: Numbers) -> PerExample:
-    """Half the squared error, the mean over the numbers."""
-    return jnp.mean(optax.l2_loss(outputs.astype(jnp.float32), targets), axis=-1)
+def mse(outputs: Numbers, targets: Numbers) -> PerExample:
+    """The squared error, the mean over the numbers; without the half that `squared_error` has."""
+    return jnp.mean(optax.squared_error(outputs.astype(jnp.float32), targets), axis=-1)
 
 
 @LOSSES.register(target="numbers")
-def absolute(outputs: Numbers, targets: Numbers) -> PerExample:
+def mae(outputs: Numbers, targets: Numbers) -> PerExample:
     """The absolute error, the mean over the numbers; its optimum is the median."""
     return jnp.mean(jnp.abs(outputs.astype(jnp.float32) - targets), axis=-1)
 

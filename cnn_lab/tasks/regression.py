@@ -62,14 +62,19 @@ class Regression(Task):
     squared error, `r2` the share of the variance that is explained (1 is perfect, 0 as good as the
     mean of the split).
 
+    The best weights are those of the lowest loss where the config names no metric: the loss is of
+    standardised numbers, each of which counts alike, while `mae` and `rmse` are means over numbers
+    in their units, of which the largest decides. For one number and `mse` both choose the same.
+    Losses of another kind are not comparable: to compare trainings by several, name `r2`.
+
     Args:
         standardize: whether the network learns numbers of mean 0 and deviation 1; without it, those
             of the data.
     """
 
     target_kind = "numbers"
-    better: ClassVar[Better] = {"rmse": "min", "mae": "min", "r2": "max", "loss": "min"}
-    default_loss = "squared"
+    better: ClassVar[Better] = {"loss": "min", "rmse": "min", "mae": "min", "r2": "max"}
+    default_loss = "mse"
 
     def __init__(
         self,

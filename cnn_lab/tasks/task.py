@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Shaped
 from cnn_lab.config import TaskConfig
 from cnn_lab.config.values import check_options
 from cnn_lab.core.arrays import PerExample, Tree
+from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.registry import Registry
 from cnn_lab.core.targets import TargetKind, TargetSpec
 
@@ -133,12 +134,15 @@ def create_task(
         options: those that the task declares.
 
     Raises:
-        ConfigError: an unknown name or option, or a loss of other targets.
+        ConfigError: an unknown name or option, a loss of other targets, or one text as `names`.
 
     >>> task = create_task("classification", ["cat", "dog"], loss="focal")
     >>> task.num_outputs
     2
     """
+    if isinstance(names, str):  # a sequence of letters otherwise
+        allowed = "a list of names, such as ['cat', 'dog'], or their number"
+        raise ConfigError(where="names", found=names, allowed=allowed)
     task = TASKS.lookup(name, "name")
     chosen = check_options(task, options, "options", "name")
     config = TaskConfig(name=name, options=chosen, loss=loss, loss_options=dict(loss_options or {}))

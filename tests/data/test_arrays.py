@@ -76,6 +76,27 @@ def test_real_numbers_are_predicted_as_they_are():
     assert labels_of(both, value_names=["x", "y"])[0] == ("x", "y")
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        RANDOM.uniform(size=200_000),  # some of so many are equal in float32
+        np.repeat(1.6e9, 200_000),
+        1.6e9 + 1e4 * np.arange(200_000),
+    ],
+    ids=["many", "a constant", "far apart"],
+)
+def test_numbers_that_float32_can_hold_are_accepted(numbers):
+    images = np.zeros((len(numbers), 1, 1), np.uint8)
+    labels = from_arrays(images, numbers).split("train").labels
+    np.testing.assert_allclose(labels[:, 0], numbers, rtol=1e-7)
+
+
+def test_data_in_memory_are_described_and_not_printed():
+    data = from_arrays(IMAGES, LABELS, test=(IMAGES[:2], LABELS[:2]), name="pets")
+    assert repr(data) == "Dataset('arrays:pets': 3 classes, train 12, test 2, images 6x5x3)"
+    assert len(repr(data.split("train"))) < 500
+
+
 def test_held_out_groups_stay_whole():
     groups = np.array(list("aabbccddeeff"))
     data = from_arrays(IMAGES, LABELS, groups=groups)
@@ -151,11 +172,17 @@ def test_images_that_are_not_finite_are_refused():
         (LABELS[:11], 11),
         (np.eye(3, dtype=int)[LABELS], (12, 3)),
         (np.where(LABELS == 1, np.nan, 0.5), 1),
+        (np.where(LABELS == 2, 1e39, 0.5), 2),
+        (1.6e9 + LABELS, (1.6e9, 1.6e9 + 2)),
+        (np.stack([LABELS / 2, 1.6e9 + LABELS], axis=1), (1.6e9, 1.6e9 + 2)),
         (np.array([None, *LABELS[1:]], object), "NoneType, int64"),
         (LABELS.astype(complex), "complex128"),
         (np.zeros((12, 2, 2)), (12, 2, 2)),
     ],
-    ids=["too few", "one-hot", "nan", "objects", "complex", "too many axes"],
+    ids=[
+        *("too few", "one-hot", "nan", "too large", "equal in float32", "one column of two"),
+        *("objects", "complex", "too many axes"),
+    ],
 )
 def test_what_is_no_label_is_refused(labels, found):
     with refused(DataError, where=LABELS_OF_TRAIN, found=found):

@@ -90,6 +90,9 @@ def test_numbers_are_columns(folder: Path):
         ([("path", "label"), (path(0), "a", "b")], 3),
         ([("path", "x"), (path(0), "nan")], "nan"),
         ([("path", "x"), (path(0), "1,5")], "1,5"),
+        ([("path", "x"), (path(0), "1e39")], "1e39"),
+        ([("path", "x"), (path(0), 1600000000), (path(1), 1600000001)], (1.6e9, 1.6e9 + 1)),
+        ([("path", "label"), ("images", "a")], "images"),
         ([("path", "x", "split"), (path(0), 1, "trian")], "trian"),
         ([("path", "x", "split"), (path(0), 1, "test")], ("test",)),
         (
@@ -103,7 +106,8 @@ def test_numbers_are_columns(folder: Path):
     ],
     ids=[
         *("no path", "no target", "twice", "doubled", "doubled by another way", "no file"),
-        *("empty label", "empty path", "too many fields", "nan", "a comma", "split", "no train"),
+        *("empty label", "empty path", "too many fields", "nan", "a comma", "too large"),
+        *("equal in float32", "a folder", "split", "no train"),
         "a group in two splits",
     ],
 )
@@ -111,6 +115,34 @@ def test_what_a_table_must_not_hold(folder: Path, rows, found):
     table = write(folder, *rows)
     with refused(DataError, where=str(table), found=found):
         opened(table)
+
+
+@pytest.mark.parametrize("way", ["absolute", "up", "link", "linked folder"])
+def test_a_table_names_nothing_outside_its_folder(folder: Path, tmp_path_factory, way: str):
+    outside = tmp_path_factory.mktemp("outside")
+    Image.new("L", (5, 6)).save(outside / "secret.png")
+    (folder / "link.png").symlink_to(outside / "secret.png")
+    (folder / "linked").symlink_to(outside)
+    name = {
+        "absolute": str(outside / "secret.png"),
+        "up": f"../{outside.name}/secret.png",
+        "link": "link.png",
+        "linked folder": "linked/secret.png",
+    }[way]
+    assert (folder / name).is_file()
+    table = write(folder, ("path", "label"), (path(0), "a"), (name, "b"))
+    with refused(DataError, where=str(table), found=name):
+        opened(table)
+
+
+@pytest.mark.parametrize("name", ["images/../images/0.png", "link.png", "linked/0.png"])
+def test_two_spellings_of_one_file_are_one(folder: Path, name: str):
+    (folder / "link.png").symlink_to(folder / path(0))
+    (folder / "linked").symlink_to(folder / "images")
+    table = write(folder, ("path", "label"), (path(0), "a"), (name, "b"))
+    with refused(DataError, where=str(table), found=name):
+        opened(table)
+    assert opened(write(folder, ("path", "label"), (name, "b"))).info.split_sizes == {"train": 1}
 
 
 def test_tables_that_are_none(folder: Path):

@@ -1,5 +1,6 @@
 """A module outside the package registers one of each part, and every command knows them."""
 
+import builtins
 import importlib
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +33,7 @@ from cnn_lab.config import (
     TaskConfig,
     TrainConfig,
 )
-from cnn_lab.config.imports import MODULE_NAMES
+from cnn_lab.config.imports import MODULE_NAMES, digests_of, import_modules
 from cnn_lab.config.load import load_config
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.augment.compose import make_augment
@@ -43,6 +45,7 @@ from cnn_lab.experiment.restore import restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.optim.optimizers import OPTIMIZERS
 from cnn_lab.optim.schedules import SCHEDULES
+from cnn_lab.runs.run import load_run
 from cnn_lab.runs.train import run_training
 from cnn_lab.tasks.losses import LOSSES
 from cnn_lab.tasks.task import TASKS
@@ -313,6 +316,118 @@ def test_what_is_missing_later_is_told_with_the_place_where_it_was(run, trained,
     with refused(ConfigError, where="config.imports", found="own_parts"):
         read_config(copy)
     assert run("lineage", f"--workdir={trained}")[0] == 0  # which needs no code
+
+
+@pytest.fixture
+def run_with_code(trained, tmp_path, monkeypatch) -> Iterator[Path]:
+    """A run that holds the module it needs, in a session that was started in its folder."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    marked = "import builtins\nbuiltins.own_code_ran = True\n"
+    (folder / "own_parts.py").write_text(marked + (PACKAGE / "own_parts.py").read_text())
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend("")
+    yield folder
+    assert not hasattr(builtins, "own_code_ran")
+
+
+def test_no_code_is_taken_from_the_folder_of_a_run(run_with_code, run):
+    with refused(ConfigError, where="config.imports", found="own_parts"):
+        load_run(".")
+    assert run("train", "--config=config.json")[0] == 2
+    assert run("evaluate", "--workdir=.")[0] == 2
+    assert "own_parts" not in sys.modules
+
+
+@pytest.mark.usefixtures("gone")
+def test_no_code_is_taken_from_there_by_links_packages_or_other_modules(
+    run_with_code, tmp_path, monkeypatch
+):
+    elsewhere, layers = tmp_path / "elsewhere", run_with_code / "own_layers"
+    for folder in (elsewhere, layers):
+        folder.mkdir()
+    (run_with_code / "own_parts.py").rename(run_with_code / "own_hidden.py")
+    (layers / "deep.py").symlink_to(run_with_code / "own_hidden.py")
+    (elsewhere / "own_linked.py").symlink_to(run_with_code / "own_hidden.py")
+    (elsewhere / "own_more.py").write_text("import own_hidden\n")
+    (elsewhere / "own_more_code.py").write_text("import builtins\nbuiltins.own_code_ran = True\n")
+    (run_with_code / "own_lent.py").symlink_to(elsewhere / "own_more_code.py")
+    monkeypatch.syspath_prepend(elsewhere)
+    for name, found in (
+        ("own_layers.deep", "own_layers.deep"),
+        ("own_linked", "own_linked"),
+        ("own_more", "own_hidden"),
+        ("own_lent", "own_lent"),
+    ):
+        with refused(ConfigError, where="config.imports", found=found):
+            import_modules((name,), run_with_code)
+        assert found not in sys.modules
+    finders = list(sys.meta_path)
+    import_modules(("colorsys", "sys"), run_with_code)
+    assert sys.meta_path == finders
+
+
+def test_a_folder_may_hold_the_module_and_the_run(trained, monkeypatch):
+    monkeypatch.chdir(trained.parent)
+    monkeypatch.syspath_prepend("")
+    assert load_run("run").config.imports == ("own_parts",)
+
+
+def edited_run(trained: Path, folder: Path) -> tuple[Path, Path]:
+    """An interrupted run, and the module that it imported."""
+    shutil.copy(PACKAGE / "own_parts.py", folder)
+    importlib.invalidate_caches()
+    config = load_config(f"{trained}/config.json")
+    run_training(config, folder / "run", print, [SignalAt(3, "train")])
+    return folder / "run", folder / "own_parts.py"
+
+
+def test_a_training_that_goes_on_by_other_code_says_so(run, trained, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, module = edited_run(trained, tmp_path)
+    before = read_record(folder)["import_digests"]
+    module.write_text(f"{module.read_text()}\n# Another version.\n")
+    status, text, _ = run("train", f"--config={folder}/config.json")
+    warnings = [line for line in text.splitlines() if line.startswith("Warning: ")]
+    assert (status, len(warnings)) == (0, 1)
+    assert "the code of own_parts changed" in warnings[0]
+    after = read_record(folder)["import_digests"]
+    assert before.keys() == after.keys() == {"own_parts"}
+    assert before != after
+
+
+def test_a_training_that_goes_on_by_the_same_code_does_not(run, trained, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, _ = edited_run(trained, tmp_path)
+    assert "Warning" not in run("train", f"--config={folder}/config.json")[1]
+
+
+@pytest.mark.usefixtures("gone")
+def test_the_digest_of_a_package_is_of_all_its_code(tmp_path, monkeypatch):
+    def digest(folder: str, files: dict[str, str]) -> str:
+        for path, text in files.items():
+            file = tmp_path / folder / "own_folder" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(tmp_path / folder)
+            import_modules(("own_folder",))
+            found = digests_of(("own_folder",))["own_folder"]
+        sys.modules.pop("own_folder")
+        return found
+
+    extension = f"fast{EXTENSION_SUFFIXES[0]}"
+    files = {"a/layer.py": "A", "b/layer.py": "B", extension: "0", "notes.txt": "x"}
+    named = digest("named", files)  # a namespace package: it has no __init__.py
+    assert digest("copy", {**files, "notes.txt": "y"}) == named
+    changed = [
+        {**files, "a/layer.py": "B", "b/layer.py": "A"},
+        {**files, extension: "1"},
+        {**files, "b/layer.py": "C"},
+        {**files, "__init__.py": ""},
+    ]
+    digests = {digest(f"changed{number}", each) for number, each in enumerate(changed)}
+    assert len(digests | {named}) == 5
 
 
 def write(folder: Path, **files: str) -> str:

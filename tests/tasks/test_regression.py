@@ -10,7 +10,7 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from cnn_lab.config import TaskConfig
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.core.targets import TargetSpec
-from cnn_lab.tasks.losses import LOSSES, absolute, huber, make_loss, squared
+from cnn_lab.tasks.losses import LOSSES, huber, mae, make_loss, mse
 from cnn_lab.tasks.metrics import example_weights
 from cnn_lab.tasks.regression import NumberPredictions, Regression
 
@@ -27,8 +27,8 @@ def regression(**fields) -> Regression:
 
 def test_losses_by_hand():
     outputs, targets = jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 5.0], [0.5, -0.5]])
-    assert squared(outputs, targets).tolist() == [9 / 4, 1 / 8]
-    assert absolute(outputs, targets).tolist() == [1.5, 0.5]
+    assert mse(outputs, targets).tolist() == [9 / 2, 1 / 4]  # without the half
+    assert mae(outputs, targets).tolist() == [1.5, 0.5]
     assert huber(outputs, targets, delta=2.0).tolist() == [(3 * 2 - 2) / 2, 1 / 8]
 
 
@@ -60,10 +60,21 @@ def test_metrics_are_those_of_scikit_learn_in_the_unit_of_the_data(standardize):
         assert found[name] == pytest.approx(wanted, rel=2e-5), name
 
 
+def test_the_default_loss_counts_numbers_of_any_unit_alike():
+    assert next(iter(Regression.better.items())) == ("loss", "min")
+    task = regression()
+    units = jnp.asarray(TRAINING.std(0))
+    for number in (0, 1):  # an error of one deviation in either number
+        labels = jnp.asarray(LABELS).at[:, number].add(units[number])
+        outputs = (jnp.asarray(LABELS) - jnp.asarray(TRAINING.mean(0)[None])) / units[None]
+        losses = task.losses(outputs, {"label": labels})
+        np.testing.assert_allclose(losses, 0.5, rtol=1e-4)  # 1 of two numbers
+
+
 def test_what_is_learned_has_mean_0_and_deviation_1():
     task = regression()
     values = task.metrics(jnp.zeros((3, 2)), {"label": jnp.asarray(TRAINING)})
-    np.testing.assert_allclose(values["loss"].mean(), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(values["loss"].mean(), 1.0, rtol=1e-6)
     np.testing.assert_allclose(
         task.predictions(np.zeros((1, 2))).values, TRAINING.mean(0)[None], rtol=1e-6
     )
@@ -97,7 +108,7 @@ def test_a_loss_of_classes_and_class_weights_are_refused():
         ConfigError,
         where="config.task.loss",
         found="hinge",
-        allowed=["absolute", "huber", "squared"],
+        allowed=["huber", "mae", "mse"],
     ):
         regression(loss="hinge")
     with refused(ConfigError, where="config.task.loss", found="huber"):

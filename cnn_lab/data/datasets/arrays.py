@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.text import counted
 from cnn_lab.data.datasets.catalog import Dataset
+from cnn_lab.data.datasets.numbers import as_float32
 from cnn_lab.data.source import Labels, SourceInfo, Storage
 
 CHANNELS = (1, 3)
@@ -24,7 +25,7 @@ class ArrayStorage(Storage):
     """Columns of examples in memory, by split and name."""
 
     directory: None = None
-    splits: Mapping[str, Mapping[str, Shaped[np.ndarray, "n ..."]]]
+    splits: Mapping[str, Mapping[str, Shaped[np.ndarray, "n ..."]]] = dataclasses.field(repr=False)
 
     def open(self, split: str) -> "ArrayExamples":
         """The examples of a split by positions."""
@@ -67,7 +68,7 @@ def from_arrays(
             [0, 1].
         labels: [n] whole numbers, truth values or texts, which name classes in ascending order, so
             that label k of the data set is the k-th of `info.class_names`; or [n] or [n d] real
-            numbers, which are to be predicted as they are (classes that are floats, as a column of
+            numbers, which are to be predicted as they are, in float32 (classes that are floats, as a column of
             pandas may be, are given as `labels.astype(int)`).
         validation: images and labels that are held out; otherwise a training holds some out.
         test: images and labels of the locked test split.
@@ -200,15 +201,6 @@ def _targets(split: str, labels: ArrayLike) -> Shaped[np.ndarray, "n ..."]:
         if array.ndim not in (1, 2) or 0 in array.shape:
             allowed = "real numbers [n] or [n d]"
             raise DataError(where=where, found=array.shape, allowed=allowed)
-        if not np.isfinite(array).all():
-            bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
-            raise DataError(
-                f"{where} must be finite; found {counted(len(bad), 'example')} with NaN or "
-                f"infinity, the first at {bad[0]}.",
-                where=where,
-                found=int(bad[0]),
-                allowed="finite numbers",
-            )
     elif array.ndim != 1:
         allowed = "one class an image, [n]"
         problem = f"{where} must be {allowed}; found shape {array.shape}."
@@ -269,11 +261,11 @@ def _names_of_classes(
 
 
 def _as_numbers(split: str, values: Shaped[np.ndarray, "n ..."], num_values: int) -> Labels:
-    numbers = values.astype(np.float32).reshape(len(values), -1)
+    where, numbers = f"The labels of split {split!r}", values.reshape(len(values), -1)
     if numbers.shape[1] != num_values:
-        where, allowed = f"The labels of split {split!r}", f"{counted(num_values, 'number')} each"
+        allowed = f"{counted(num_values, 'number')} each"
         raise DataError(where=where, found=numbers.shape[1], allowed=allowed)
-    return numbers
+    return as_float32(where, numbers)
 
 
 def _as_classes(

@@ -57,6 +57,13 @@ class Dataset:
     reference: str
     data_dir: str | None = None
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split} {size}" for split, size in self.info.split_sizes.items())
+        shape = "x".join("any" if size is None else str(size) for size in self.info.image_shape)
+        return (
+            f"Dataset({self.info.name!r}: {self.info.target.describe()}, {sizes}, images {shape})"
+        )
+
     def split(self, name: str) -> Source:
         """Opens `train` or `validation`; a `DataError` where there is none, or for `test`."""
         if name == "test":

@@ -2,7 +2,7 @@
 
 The table has a header line and, in any order, the columns
 
-    path     of an image file, relative to the folder of the table
+    path     of an image file, relative to the folder of the table and in it, links followed
     label    its class; or, where there is no such column, all columns but these four are numbers,
              which are to be predicted
     split    train, validation (or val) or test; without it, all are train
@@ -11,9 +11,10 @@ The table has a header line and, in any order, the columns
 
 import csv
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from cnn_lab.core.errors import DataError
 from cnn_lab.core.text import counted
@@ -26,8 +27,10 @@ from cnn_lab.data.datasets.folder import (
     natural_order,
     stamp,
 )
+from cnn_lab.data.datasets.numbers import as_float32
 
 PATH, LABEL, SPLIT, GROUP = "path", "label", "split", "group"
+LARGEST = float(np.finfo(np.float32).max)  # numbers are stored in float32
 
 
 def list_table(table: Path) -> Listing:
@@ -36,7 +39,7 @@ def list_table(table: Path) -> Listing:
     Raises:
         DataError: there is no such table, or a line of it cannot be used.
     """
-    where, folder = str(table), table.parent
+    where, folder = str(table), table.parent.resolve()
     rows = _rows(table)
     columns = list(rows[0])
     value_names = () if LABEL in columns else tuple(c for c in columns if c not in _KNOWN)
@@ -55,11 +58,11 @@ def list_table(table: Path) -> Listing:
         place = f"line {number} of {where}"
         if not name:
             raise DataError(f"The path in {place} is empty.", where=where, found=number)
-        key = os.path.normpath(name)
-        if key in seen:
-            problem = f"{name} is in lines {seen[key]} and {number} of {where}; keep one of them."
+        file = _file(folder, name, place, where)
+        if file in seen:
+            problem = f"{name} is in lines {seen[file]} and {number} of {where}; keep one of them."
             raise DataError(problem, where=where, found=name)
-        seen[key] = number
+        seen[file] = number
         label: int | tuple[float, ...]
         if class_names:
             if not row[LABEL].strip():
@@ -69,13 +72,12 @@ def list_table(table: Path) -> Listing:
             label = tuple(_number(row[column], column, place, where) for column in value_names)
         split = _split(row.get(SPLIT), place, where)
         group = None if GROUP not in row else row[GROUP].strip()
-        try:
-            status = (folder / name).stat()
-        except OSError:
-            problem = f"{name} ({place}) is no file below {folder}; mend the path, or the table's."
-            raise DataError(problem, where=where, found=name) from None
+        status = file.stat()
         digest.add(stamp(f"{split} {group} {label} {name}", status))
         files.append(ImageFile(name, status.st_size, split, label, group))
+    if value_names:
+        numbers = np.array([file.label for file in files], np.float64)
+        as_float32(f"The numbers in {where}", numbers, where)
     splits = tuple(dict.fromkeys(file.split for file in files))
     if "train" not in splits:
         problem = f"{where} has no line of split train, only of {', '.join(splits)}."
@@ -136,12 +138,27 @@ def _rows(table: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for _, row in lines]
 
 
+def _file(folder: Path, name: str, place: str, where: str) -> Path:
+    """The image file of a line, links followed, which lies below the folder of the table."""
+    file = (folder / name).resolve()
+    if Path(name).is_absolute() or not file.is_relative_to(folder):
+        allowed = f"relative to {folder}, and of a file in it"
+        problem = (
+            f"The path {name} in {place} must be {allowed}, so that the table can move with it."
+        )
+        raise DataError(problem, where=where, found=name, allowed=allowed)
+    if not file.is_file():
+        problem = f"{name} ({place}) is no file below {folder}; mend the path, or the table's."
+        raise DataError(problem, where=where, found=name)
+    return file
+
+
 def _number(text: str, column: str, place: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:  # NaN is not either
         advice = f"name the column {LABEL!r} if these are classes"
         problem = f"Column {column!r} in {place} must be a finite number; found {text.strip()!r}."
         raise DataError(problem, where=where, found=text.strip(), advice=advice)
