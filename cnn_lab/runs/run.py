@@ -329,7 +329,7 @@ def train(
         config = load_config(os.fspath(config), [])
     config = from_dict(ExperimentConfig, to_dict(config))
     if data is not None:
-        config.data.name = data.info.name
+        config.data.name, config.data.data_dir = data.reference, data.data_dir
     return _train(
         config, data, Path(workdir) if workdir else _new_workdir(config), progress=progress
     )

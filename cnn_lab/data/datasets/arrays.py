@@ -68,8 +68,8 @@ def from_arrays(
             [0, 1].
         labels: [n] whole numbers, truth values or texts, which name classes in ascending order, so
             that label k of the data set is the k-th of `info.class_names`; or [n] or [n d] real
-            numbers, which are to be predicted as they are, in float32 (classes that are floats, as a column of
-            pandas may be, are given as `labels.astype(int)`).
+            numbers, which are to be predicted as they are, in float32 (classes that are floats, as
+            a column of pandas may be, are given as `labels.astype(int)`).
         validation: images and labels that are held out; otherwise a training holds some out.
         test: images and labels of the locked test split.
         groups: [n] of the training images that must not be parted by holding some out.
@@ -149,7 +149,8 @@ def _checked(
 def as_pixels(where: str, images: ArrayLike) -> UInt8[np.ndarray, "n h w c"]:
     """Images [n h w] or [n h w c] as 8-bit pixels; a `DataError` about `where` if they are none."""
     array = _as_array(where, images)
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in CHANNELS):
+    is_one = array.ndim == 3 and array.shape[2] in CHANNELS and array.shape[1] > array.shape[2]
+    if array.ndim == 2 or is_one:
         allowed = "several images, [n h w] or [n h w c]"
         problem = f"{where} must be {allowed}; found shape {array.shape}."
         advice = "one image is a batch of one as images[None]"
