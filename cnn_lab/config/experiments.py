@@ -54,13 +54,9 @@ def is_shipped(path: Path) -> bool:
 def name_of(path: Path) -> Path:
     """The name of the experiment in a file, as a path; the file's own where none is known."""
     below = _below_shipped(path)
-    if below is not None:
-        return below.with_suffix("")
-    if EXPERIMENTS.name in path.parts:
+    if below is None and EXPERIMENTS.name in path.parts:
         below = Path(*path.parts[path.parts.index(EXPERIMENTS.name) + 1 :])
-    else:
-        below = Path(path.name)
-    return below.with_suffix("")
+    return (below or Path(path.name)).with_suffix("")
 
 
 def _below_shipped(path: Path) -> Path | None:

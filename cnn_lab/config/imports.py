@@ -31,8 +31,8 @@ FIELD = "config.imports"
 RECORD_FILE = "run.json"
 EXPERIMENT_MODULE = "cnn_lab_experiment"  # the name that the code of an experiment file has
 MODULE_NAMES = "names of modules, such as my_layers or my_package.layers (no path, no .py)"
+SESSION = "__main__"  # the module of a notebook's cells, and of a script
 # Modules that no other process could import by these names.
-SESSION = "__main__"
 UNIMPORTABLE = (EXPERIMENT_MODULE, SESSION)
 
 

@@ -9,10 +9,11 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cnn_lab
 from cnn_lab.config import NO_DATA, ExperimentConfig
-from cnn_lab.config.imports import FIELD, SESSION, UNIMPORTABLE
+from cnn_lab.config.imports import FIELD, SESSION, UNIMPORTABLE, digests_of, files_of
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.augment.extra import AUGMENTATIONS
 from cnn_lab.data.datasets.description import DATASETS, module_of
@@ -72,9 +73,21 @@ def check_outside(config: ExperimentConfig) -> None:
 
 
 def session_parts(config: ExperimentConfig) -> str:
-    """What a config names and this interactive session registered, in words; empty for nothing."""
+    """The parts that a config names and this interactive session registered, in words; or empty."""
     parts = [f"{part.kind} {part.name!r}" for part in _named(config) if part.module == SESSION]
     return ", ".join(parts)
+
+
+def imported_code(config: ExperimentConfig) -> dict[str, Any]:
+    """Values of run.json: the file of each module in the imports, and the digest of its code.
+
+    A session's own parts have neither: they stand as a module without a file.
+    """
+    session = {SESSION: None} if session_parts(config) else {}
+    return {
+        "imports": files_of(config.imports) | session,
+        "import_digests": digests_of(config.imports),
+    }
 
 
 def check_registered(config: ExperimentConfig, run: Path) -> None:

@@ -14,7 +14,6 @@ import optax
 
 from cnn_lab.checkpoint.writer import Checkpoints
 from cnn_lab.config import NO_DATA, DataConfig, ExperimentConfig, ModelConfig, OptimConfig
-from cnn_lab.config.imports import files_of
 from cnn_lab.config.node import to_dict
 from cnn_lab.config.values import check_options
 from cnn_lab.core import trees
@@ -22,6 +21,7 @@ from cnn_lab.core.errors import WorkdirError, system_errors_explained
 from cnn_lab.data.normalize import Preprocess
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.network import Network
+from cnn_lab.experiment.outside import imported_code
 from cnn_lab.experiment.restore import RestoredRun, restore_run
 from cnn_lab.models.registry import MODELS
 from cnn_lab.tasks.classification import classification
@@ -164,7 +164,7 @@ def write_run(
                     environment(),
                     0,
                     config=to_dict(config),
-                    imports=files_of(config.imports),
+                    **imported_code(config),
                     target=dataclasses.asdict(network.target),
                     num_parameters=trees.count(variables["params"]),
                     **facts,

@@ -12,7 +12,6 @@ from typing import Any
 from cnn_lab.checkpoint import reader
 from cnn_lab.checkpoint.writer import Checkpoints, check_replicas
 from cnn_lab.config import ExperimentConfig
-from cnn_lab.config.imports import SESSION, digests_of, files_of
 from cnn_lab.config.node import to_dict
 from cnn_lab.core import trees
 from cnn_lab.core.errors import ConfigError, WorkdirError, system_errors_explained
@@ -30,7 +29,7 @@ from cnn_lab.experiment.build import build_experiment
 from cnn_lab.experiment.components import make_components
 from cnn_lab.experiment.experiment import Experiment
 from cnn_lab.experiment.initialization import check_same_source, complete_config
-from cnn_lab.experiment.outside import check_registered, session_parts
+from cnn_lab.experiment.outside import check_registered, imported_code, session_parts
 from cnn_lab.runs.trainer import CompiledPhase, Trainer
 from cnn_lab.training.averaging import evaluated_variables
 from cnn_lab.training.progress import Progress
@@ -104,8 +103,8 @@ def run_training(
     check_same_config(processes, to_dict(config), exempt=("config.transfer.source",))
     check_registered(config, workdir)
     components = make_components(config)  # a typo is no difference to an earlier config
-    code = digests_of(config.imports)
-    modules = {f"code of {name}": digest for name, digest in code.items()}
+    code = imported_code(config)
+    modules = {f"code of {name}": d for name, d in code["import_digests"].items()}
     check_same(processes, modules, "let all of them import the same modules, or copies of them")
     with system_errors_explained(workdir), ExitStack() as stack:
         try:
@@ -138,20 +137,7 @@ def run_training(
             remedy = "let all of them read the same source, or copies of it"
             check_same(processes, {"source of its weights": digest}, remedy)
         _check_resumes(experiment, record, workdir)
-        in_session = session_parts(config)
-        if in_session:
-            log(
-                f"Warning: registered in this session: {in_session}; other sessions and commands "
-                "cannot open the run until it is put in a module."
-            )
-        earlier = record.get("import_digests", {})
-        if changed := [
-            name for name, digest in code.items() if earlier.get(name, digest) != digest
-        ]:
-            log(
-                f"Warning: the code of {', '.join(changed)} changed since {workdir} was last "
-                "trained; its later steps are by other code than its first."
-            )
+        _warn_about_code(config, code, record, log)
         if profile_steps is not None and profile_steps[0] >= experiment.intervals.total_steps:
             problem = (
                 f"--profile_steps begins after step {profile_steps[0]}, but the run has only "
@@ -204,8 +190,7 @@ def run_training(
             started,
             progress.step,
             config=to_dict(config),
-            imports=files_of(config.imports) | ({SESSION: None} if in_session else {}),
-            import_digests=code,
+            **code,
             fingerprint=experiment.fingerprint,
             loader=experiment.train_loader.name,
             target=dataclasses.asdict(experiment.network.target),
@@ -262,6 +247,27 @@ def _check_resumes(experiment: Experiment, record: Mapping[str, Any], workdir: P
             f"crops than {loader}; go on with {before}, or give another --workdir."
         )
         raise WorkdirError(problem, where="config.data.loader", found=loader, allowed=before)
+
+
+def _warn_about_code(
+    config: ExperimentConfig,
+    code: Mapping[str, Any],
+    record: Mapping[str, Any],
+    log: Callable[[str], None],
+) -> None:
+    """Warns of parts that no other process can import, and of code that is another than before."""
+    if parts := session_parts(config):
+        log(
+            f"Warning: registered in this session: {parts}; other sessions and commands cannot "
+            "open the run until it is put in a module."
+        )
+    earlier, digests = record.get("import_digests", {}), code["import_digests"]
+    changed = [name for name in digests if earlier.get(name, digests[name]) != digests[name]]
+    if changed:
+        log(
+            f"Warning: the code of {', '.join(changed)} changed since the last steps of this run, "
+            "which goes on by other code than it began with."
+        )
 
 
 def _restore_or_init(

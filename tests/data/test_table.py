@@ -93,6 +93,7 @@ def test_numbers_are_columns(folder: Path):
         ([("path", "x"), (path(0), "1e39")], "1e39"),
         ([("path", "x"), (path(0), 1600000000), (path(1), 1600000001)], (1.6e9, 1.6e9 + 1)),
         ([("path", "label"), ("images", "a")], "images"),
+        ([("path", "label"), ("a" * 300, "a")], "a" * 300),
         ([("path", "x", "split"), (path(0), 1, "trian")], "trian"),
         ([("path", "x", "split"), (path(0), 1, "test")], ("test",)),
         (
@@ -107,7 +108,7 @@ def test_numbers_are_columns(folder: Path):
     ids=[
         *("no path", "no target", "twice", "doubled", "doubled by another way", "no file"),
         *("empty label", "empty path", "too many fields", "nan", "a comma", "too large"),
-        *("equal in float32", "a folder", "split", "no train"),
+        *("equal in float32", "a folder", "a long name", "split", "no train"),
         "a group in two splits",
     ],
 )

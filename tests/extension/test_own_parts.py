@@ -182,6 +182,7 @@ def test_commands_over_the_run_know_its_parts(run, trained, tmp_path):
     out = tmp_path / "soup"
     assert run("soup", f"--workdir={trained}", "--checkpoint=all", f"--out={out}")[0] == 0
     assert read_record(out)["imports"] == {"own_parts": str(PACKAGE / "own_parts.py")}
+    assert read_record(out)["import_digests"] == read_record(trained)["import_digests"]
     assert run("lr-find", f"--config={trained}/config.json", "--out=rates.png")[0] == 0
 
 

@@ -140,16 +140,20 @@ def _rows(table: Path) -> list[dict[str, str]]:
 
 def _file(folder: Path, name: str, place: str, where: str) -> Path:
     """The image file of a line, links followed, which lies below the folder of the table."""
-    file = (folder / name).resolve()
+    try:
+        file = (folder / name).resolve()
+        is_file = file.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        file, is_file = folder, False
+    if not is_file:
+        problem = f"{name} ({place}) is no file below {folder}; mend the path, or the table's."
+        raise DataError(problem, where=where, found=name)
     if Path(name).is_absolute() or not file.is_relative_to(folder):
         allowed = f"relative to {folder}, and of a file in it"
         problem = (
             f"The path {name} in {place} must be {allowed}, so that the table can move with it."
         )
         raise DataError(problem, where=where, found=name, allowed=allowed)
-    if not file.is_file():
-        problem = f"{name} ({place}) is no file below {folder}; mend the path, or the table's."
-        raise DataError(problem, where=where, found=name)
     return file
 
 
