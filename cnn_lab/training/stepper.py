@@ -8,9 +8,11 @@ anywhere continues with the same arithmetic.
 
 import dataclasses
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -66,8 +68,11 @@ def compile_over_batches(
     out_shardings: Any,
     votes: Tree | None = None,
     donates: bool = False,
-) -> Program:
+) -> Future[Program]:
     """Compiles a function of (variables, device_arrays, raw_batches, *indices, and maybe votes).
+
+    It is traced here, as JAX is set in this thread, and compiled in another one, for which neither
+    Ctrl-C nor the end of the process waits; what fails there, the future raises.
 
     Args:
         function: pure; its name is that of the compiled program.
@@ -95,9 +100,20 @@ def compile_over_batches(
         donate_argnums=0 if donates else (),
     )
     start = time.perf_counter()
-    compiled = jitted.lower(variables, device_arrays, raw_batches, *further).compile()
-    scratch = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
-    return Program(compiled, time.perf_counter() - start, scratch)
+    lowered = jitted.lower(variables, device_arrays, raw_batches, *further)
+    future: Future[Program] = Future()
+
+    def work() -> None:
+        try:
+            compiled = lowered.compile()
+            scratch = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
+            future.set_result(Program(compiled, time.perf_counter() - start, scratch))
+        except BaseException as error:
+            future.set_exception(error)
+
+    # An executor's thread would be waited for at the end of the process.
+    threading.Thread(target=work, daemon=True, name="compiling").start()
+    return future
 
 
 def batch_at(stack: Tree, index: jax.Array | int) -> Tree:
@@ -188,7 +204,7 @@ def compile_train(
         out_shardings=(mesh.shardings(state), mesh.replicated, mesh.replicated),
         votes=Consensus(mesh, lambda: False).vote(1),
         donates=True,
-    )
+    ).result()
 
 
 class StepsPerCall:
