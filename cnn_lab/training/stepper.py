@@ -21,6 +21,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.core.compilation_cache import COMPILING
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.distributed.processes import Consensus
@@ -71,8 +72,8 @@ def compile_over_batches(
 ) -> Future[Program]:
     """Compiles a function of (variables, device_arrays, raw_batches, *indices, and maybe votes).
 
-    It is traced here, as JAX is set in this thread, and compiled in another one, for which neither
-    Ctrl-C nor the end of the process waits; what fails there, the future raises.
+    It is traced here, as JAX is set in this thread, and compiled in another one, which Ctrl-C does
+    not wait for; what fails there, the future raises.
 
     Args:
         function: pure; its name is that of the compiled program.
@@ -111,8 +112,8 @@ def compile_over_batches(
         except BaseException as error:
             future.set_exception(error)
 
-    # An executor's thread would be waited for at the end of the process.
-    threading.Thread(target=work, daemon=True, name="compiling").start()
+    # An orderly end of the process waits for it: that of a daemon aborts in XLA (status 134).
+    threading.Thread(target=work, name=COMPILING).start()
     return future
 
 
