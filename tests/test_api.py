@@ -87,6 +87,24 @@ def test_a_training_says_nothing_and_reads_no_flags(tmp_path: Path):
     assert (result.stdout, result.stderr, result.returncode) == ("finished\n", "", 0)
 
 
+@pytest.mark.slow
+def test_workers_need_no_flags(tmp_path: Path):
+    script = tmp_path / "script.py"  # workers import it again
+    script.write_text(
+        "import cnn_lab, numpy as np\n"
+        "if __name__ == '__main__':\n"
+        "    config = cnn_lab.ExperimentConfig()\n"
+        "    config.model.name, config.train.batch_size, config.train.num_epochs = 'linear', 8, 1\n"
+        "    config.data.loader, config.data.num_workers = 'streaming', 1\n"
+        "    data = cnn_lab.from_arrays(np.zeros((40, 8, 8), np.uint8), [0, 1] * 20)\n"
+        f"    print(cnn_lab.train(config, data, r'{tmp_path / 'a'}').status)\n"
+        "    from absl import flags\n"
+        "    assert not flags.FLAGS.is_parsed()\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (result.stdout, result.returncode) == ("finished\n", 0), result.stderr
+
+
 def test_labels_may_be_texts_and_predictions_carry_them(run: cnn_lab.Run):
     assert run.class_names == tuple(f"digit {index}" for index in range(10))
     found = run.predict(OTHERS[0])

@@ -7,11 +7,13 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 
 from cnn_lab.cli import joining, runtime
 from cnn_lab.cli.flags import Flag, parse
+from cnn_lab.core.compilation_cache import COMPILING
 from cnn_lab.core.errors import (
     LOST_STATUS,
     CheckpointError,
@@ -45,7 +47,8 @@ def run() -> None:
     """Entry point of the console script."""
     runtime.exit_on_signal()
     status, at_once = _outcome(sys.argv[1:])
-    if at_once:
+    # An orderly exit would wait for a compilation that nobody needs any more.
+    if at_once or any(thread.name == COMPILING for thread in threading.enumerate()):
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
             sys.stderr.flush()

@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_BYTES = 2 * 2**30
+COMPILING = "compiling"  # name of the threads that compile
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_enabled = False
 
 
 def enable(log: Callable[[str], None] = lambda _: None) -> None:
     """Keeps compiled programs between runs, in JAX's own folder if one is set, else in ours.
 
+    Only the first call of a process does so: what the user sets afterwards stays.
+
     A program that JAX warns it cannot read is compiled anew, but JAX never overwrites the damaged
     entry, which a run killed while writing leaves behind: it is removed here, and `log` takes a
     line about it.
     """
+    global _enabled
+    if _enabled:
+        return
+    _enabled = True
     import jax
 
     folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]

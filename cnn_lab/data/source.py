@@ -1,7 +1,8 @@
 """A data set as it was prepared, and random access to one of its splits.
 
-The data are on disk as TFDS array_record and are read without TensorFlow. A source holds only a
-path and a description; it opens its files on first use, so it can be sent to other processes.
+The data are on disk as TFDS array_record and are read without TensorFlow, or in memory
+(`datasets/arrays.py`). A source can be sent to other processes: on disk it is a path and a
+description, and opens its files on first use; in memory the arrays of its split go along.
 """
 
 import dataclasses
@@ -112,6 +113,11 @@ class Storage:
         builder: Any = tfds.builder_from_directory(self.directory)
         return builder.as_data_source(split=split, decoders=decoders)
 
+    def only(self, split: str) -> "Storage":
+        """The storage as far as one split needs it."""
+        del split
+        return self
+
     def column(self, split: str, key: str) -> Shaped[np.ndarray, "n ..."] | None:
         """A feature of all examples, where it is in memory."""
         del split, key
@@ -149,8 +155,10 @@ class Source:
         return example
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without open files and cached arrays; the receiver reads them anew when it needs them.
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # Without open files and cached arrays, which the receiver reads anew when it needs them,
+        # and without the arrays of other splits.
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return state | {"storage": self.storage.only(self.split)}
 
     def __repr__(self) -> str:
         return f"Source({self.info.name!r}, {self.split!r}, {len(self)} of {self.info.image_shape})"

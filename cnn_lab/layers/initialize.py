@@ -1,4 +1,7 @@
-"""Initial values without a compiler: what `jax.jit(module.init)` gives, bit for bit, in one trace.
+"""Initial values without a compiler: what `jax.jit(module.init)` gives, in one trace.
+
+On CPU they are the same bit for bit; elsewhere a compiler may round a distribution otherwise in a
+block than in a weight.
 
 Compiled as a whole, an initialisation takes XLA as long as it has weights of other shapes (93 s for
 a DenseNet of CIFAR, on two cores). All of those draw alike, though, and the bits of the i-th number
@@ -104,7 +107,8 @@ class _Value:
 class TracedInit(Generic[Result]):
     """A function (key, ...) -> tree of initial values, traced once.
 
-    Called with arrays it computes them on the host, and with tracers it is a part of their program.
+    Called with arrays it computes them on the host, on CPU bit for bit as a compiled program does;
+    some are then read-only, or views. Called with tracers it is a part of their program.
     Without JAX's partitionable threefry all is compiled.
 
     Attributes:
@@ -155,7 +159,9 @@ def initialize(module: nn.Module, key: Key, *inputs: Any, **options: Any) -> dic
     return TracedInit(init, key)(key)
 
 
-def trace_module(module: nn.Module, input_shape: tuple[int, ...]) -> TracedInit[dict[str, Tree]]:
+def trace_module(
+    module: nn.Module, input_shape: tuple[int, ...], key: Key | None = None
+) -> TracedInit[dict[str, Tree]]:
     """The initialisation of a module, key -> variables by collection, for one input.
 
     Equal modules are traced once, if they are hashable. The module is called with `train=False`.
@@ -163,21 +169,45 @@ def trace_module(module: nn.Module, input_shape: tuple[int, ...]) -> TracedInit[
     Args:
         module: the network.
         input_shape: (h, w, c).
+        key: such as it will be called with; by default as `jax.random.key` makes them now.
     """
+    key = jax.random.key(0) if key is None else key
+    enable_x64: bool = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    arguments = (module, tuple(input_shape), key.shape, key.dtype, enable_x64)
     try:
         hash(module)
     except TypeError:
-        return _trace_module.__wrapped__(module, tuple(input_shape))
-    return _trace_module(module, tuple(input_shape))
+        return _trace_module.__wrapped__(*arguments)
+    return _trace_module(*arguments)
 
 
 @functools.lru_cache(maxsize=64)
-def _trace_module(module: nn.Module, input_shape: tuple[int, ...]) -> TracedInit[dict[str, Tree]]:
+def _trace_module(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    key_shape: tuple[int, ...],
+    key_dtype: Any,
+    enable_x64: bool,  # noqa: ARG001 - the dtypes of a trace depend on it
+) -> TracedInit[dict[str, Tree]]:
     def init(key: Key) -> dict[str, Tree]:
         images = jnp.zeros((1, *input_shape))
         return dict(module.init({"params": key}, images, train=False))
 
-    return TracedInit(init, jax.random.key(0))
+    return TracedInit(init, jax.ShapeDtypeStruct(key_shape, key_dtype))
+
+
+def own_arrays(values: Result) -> Result:
+    """Values of a `TracedInit` as contiguous, writeable arrays that own their memory.
+
+    Keys, and tracers within a program, stay as they are.
+    """
+
+    def own(leaf: Any) -> Any:
+        if isinstance(leaf, Tracer) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return np.require(leaf, requirements=["C", "W", "O"])
+
+    return jax.tree.map(own, values)
 
 
 def _pruned(closed: ClosedJaxpr, results: Sequence[Any]) -> ClosedJaxpr:

@@ -8,7 +8,7 @@ import jax
 
 from cnn_lab.config.values import check_options
 from cnn_lab.core.arrays import Images, Maps, Tree
-from cnn_lab.layers.initialize import trace_module
+from cnn_lab.layers.initialize import own_arrays, trace_module
 from cnn_lab.models.registry import MODELS
 
 
@@ -49,7 +49,8 @@ def init_variables(
 ) -> dict[str, Any]:
     """The initial parameters and statistics of a model, by collection; nothing is compiled for it.
 
-    The values are those of `jax.jit(model.init)` with `jax.random.key(seed)`.
+    The values are those of `jax.jit(model.init)` with `jax.random.key(seed)`, on CPU bit for bit,
+    as NumPy arrays.
 
     Args:
         model: as of `create_model`.
@@ -60,7 +61,8 @@ def init_variables(
     >>> variables["params"]["head"]["output"]["kernel"].shape
     (84, 10)
     """
-    return dict(trace_module(model, image_shape)(jax.random.key(seed)))
+    key = jax.random.key(seed)
+    return own_arrays(trace_module(model, image_shape, key)(key))
 
 
 def feature_maps(model: nn.Module, variables: Tree, images: Images) -> dict[str, Maps]:

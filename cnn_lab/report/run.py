@@ -87,7 +87,7 @@ def _facts(
     if progress:
         facts.append(("Training time", f"{progress['seconds']:.1f} s"))
     if "compile_seconds" in record:
-        facts.append(("Compile time", f"{record['compile_seconds']:.1f} s"))
+        facts.append(("Compile time before the first step", f"{record['compile_seconds']:.1f} s"))
     selection = progress.get("selection", {})
     if selection.get("best_value") is not None:
         metric = record.get("selection_metric", "metric")

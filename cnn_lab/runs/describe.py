@@ -115,7 +115,7 @@ def _describe(experiment: Experiment, compiles: bool) -> TrainingDescription:
         collectives, compile_seconds = collectives_in(program.text), program.compile_seconds
         scratch = program.temporary_bytes
         if evaluator is not None:
-            scratch = max(scratch, evaluator.compile(variables).temporary_bytes)
+            scratch = max(scratch, evaluator.compile(variables).result().temporary_bytes)
     else:
         _trace_step(experiment, last)
     devices = mesh.device_grid.devices.flatten()

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -170,19 +169,18 @@ def run_training(
         start = time.perf_counter()
         # The first evaluation comes after the first step, so its program is compiled meanwhile; not
         # where waiting for it could be taken for a hang.
-        ahead = None
-        if evaluator is not None and hang_seconds is None and not experiment.is_linear_probe:
-            ahead = stack.enter_context(ThreadPoolExecutor(1)).submit(evaluator.compile, shapes)
+        validation = None if evaluator is None else evaluator.compile(shapes)
         phase = None
         if not experiment.is_linear_probe:
             phase = CompiledPhase(experiment, progress.phase, watchdog.heartbeat)
-        if evaluator is not None and (ahead is None or ahead.done()):
-            evaluator.compile(shapes)  # raises what failed in the thread
-        compile_seconds = time.perf_counter() - start
+        if validation is not None and (hang_seconds is not None or validation.done()):
+            validation.result()  # raises what failed
+        compile_seconds = time.perf_counter() - start  # until the first step can run
         num_parameters = trees.count(variables["params"])
         # So that a signal to all processes finds all either before the training or in it.
         processes.barrier()
-        log(f"{_describe(experiment, num_parameters)}; compiled in {compile_seconds:.1f} s.")
+        described = _describe(experiment, num_parameters)
+        log(f"{described}; compiled in {compile_seconds:.1f} s until the first step.")
         signals.begin()
         run_dir.claim(config)
         session = Session(

@@ -6,9 +6,9 @@ filled up with examples of weight 0.
 
 import dataclasses
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ class EvaluationInterrupted(Exception):  # noqa: N818 - no error
 
 
 class Evaluator:
-    """Mean metrics of variables over one split; compiles on first use, or before in a thread.
+    """Mean metrics of variables over one split; compiles on first use, or ahead of it.
 
     Args:
         apply: (variables, images, train=False) -> outputs.
@@ -56,21 +56,18 @@ class Evaluator:
     def __init__(self, apply: Callable[..., Tree], task: Task, loader: Loader, mesh: DeviceMesh):
         self._apply, self._task, self._loader, self._mesh = apply, task, loader, mesh
         self._steps_per_call = StepsPerCall(loader.max_steps)
-        self._program: Program | None = None
-        self._compiling = threading.Lock()
+        self._program: Future[Program] | None = None
 
-    def compile(self, variables: Tree) -> Program:
-        """Compiles for variables of these shapes, once; waits where another thread does so."""
+    def compile(self, variables: Tree) -> Future[Program]:
+        """Traces for variables of these shapes and begins to compile, once; see `stepper.py`."""
 
         def pairs_of(variables: Tree, batch: Tree) -> Tree:
             outputs = self._apply(variables, batch["image"], train=False)
             return weighted_pairs(self._task.metrics(outputs, batch), example_weights(batch))
 
-        with self._compiling:
-            self._program = self._program or compile_evaluate(
-                pairs_of, self._loader, self._mesh, variables
-            )
-            return self._program
+        if self._program is None:
+            self._program = compile_evaluate(pairs_of, self._loader, self._mesh, variables)
+        return self._program
 
     def __call__(
         self, variables: Tree, interrupted: Callable[[], bool] = lambda: False
@@ -85,7 +82,12 @@ class Evaluator:
         Raises:
             EvaluationInterrupted: someone did.
         """
-        program = self.compile(variables).call
+        compiled = self.compile(variables)
+        # Several processes wait alike, so that they call `interrupted` equally often.
+        while self._mesh.num_processes == 1 and not wait([compiled], timeout=0.2).done:
+            if interrupted():
+                raise EvaluationInterrupted
+        program = compiled.result().call
         sums: dict[str, list[float]] = {}
         counts: dict[str, list[float]] = {}
         loader, mesh = self._loader, self._mesh
@@ -189,7 +191,7 @@ class SplitPredictor:
         out_shardings = (self._mesh.batches, self._mesh.replicated)
         self._program = compile_evaluate(
             rows_of, loader, self._mesh, variables, max_steps, out_shardings
-        )
+        ).result()
         return self._program
 
 
@@ -200,7 +202,7 @@ def compile_evaluate(
     variables: Tree,
     max_steps: int | None = None,
     out_shardings: Any = None,
-) -> Program:
+) -> Future[Program]:
     """Compiles (variables, device_arrays, raw_batches, num_steps) -> outputs [max_steps ...].
 
     Args:

@@ -69,7 +69,7 @@ class BatchStatsRecalibration:
             self._loader.raw_shapes(),
             num_indices=2,
             out_shardings=self._mesh.shardings(variables)["collections"][STATISTICS],
-        )
+        ).result()
         return self._program
 
     def __call__(self, variables: Tree, heartbeat: Callable[[], None] = lambda: None) -> Tree:

@@ -11,7 +11,7 @@ import optax
 
 from cnn_lab.core import trees
 from cnn_lab.core.arrays import Key, Tree
-from cnn_lab.layers.initialize import TracedInit, trace_module
+from cnn_lab.layers.initialize import TracedInit, own_arrays, trace_module
 from cnn_lab.training.frozen import partition_frozen
 
 NONE: Tree = {}
@@ -74,7 +74,7 @@ def make_init(
 
     def init(key: Key, given: Tree = NONE, anchor: Tree = NONE) -> TrainState:
         params_key, run_key = jax.random.split(key)
-        variables = trace_module(model, input_shape)(params_key)
+        variables = trace_module(model, input_shape, params_key)(params_key)
         collections, frozen = partition_frozen(trees.merge(variables, given), trainable)
         params = collections.pop("params")
         state = TrainState(
@@ -100,6 +100,8 @@ def init_state(
 ) -> TrainState:
     """The first state of a training loop of one's own (`training/step.py:make_train_step`).
 
+    Its leaves are NumPy arrays, but for the key.
+
     Args:
         model: the network.
         optimizer: of its parameters.
@@ -112,7 +114,7 @@ def init_state(
     0
     """
     key = jax.random.key(seed)
-    return TracedInit(make_init(model, optimizer, image_shape), key)(key)
+    return own_arrays(TracedInit(make_init(model, optimizer, image_shape), key)(key))
 
 
 UNCHANGED: dict[str, tuple[()]] = {"key": (), "frozen": (), "anchor": ()}  # by every step

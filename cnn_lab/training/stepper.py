@@ -8,9 +8,11 @@ anywhere continues with the same arithmetic.
 
 import dataclasses
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from cnn_lab.core.arrays import Key, Tree
+from cnn_lab.core.compilation_cache import COMPILING
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
 from cnn_lab.distributed.processes import Consensus
@@ -66,8 +69,11 @@ def compile_over_batches(
     out_shardings: Any,
     votes: Tree | None = None,
     donates: bool = False,
-) -> Program:
+) -> Future[Program]:
     """Compiles a function of (variables, device_arrays, raw_batches, *indices, and maybe votes).
+
+    It is traced here, as JAX is set in this thread, and compiled in another one, which Ctrl-C does
+    not wait for; what fails there, the future raises.
 
     Args:
         function: pure; its name is that of the compiled program.
@@ -95,9 +101,20 @@ def compile_over_batches(
         donate_argnums=0 if donates else (),
     )
     start = time.perf_counter()
-    compiled = jitted.lower(variables, device_arrays, raw_batches, *further).compile()
-    scratch = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
-    return Program(compiled, time.perf_counter() - start, scratch)
+    lowered = jitted.lower(variables, device_arrays, raw_batches, *further)
+    future: Future[Program] = Future()
+
+    def work() -> None:
+        try:
+            compiled = lowered.compile()
+            scratch = int(getattr(compiled.memory_analysis(), "temp_size_in_bytes", 0))
+            future.set_result(Program(compiled, time.perf_counter() - start, scratch))
+        except BaseException as error:
+            future.set_exception(error)
+
+    # An orderly end of the process waits for it: that of a daemon aborts in XLA (status 134).
+    threading.Thread(target=work, name=COMPILING).start()
+    return future
 
 
 def batch_at(stack: Tree, index: jax.Array | int) -> Tree:
@@ -188,7 +205,7 @@ def compile_train(
         out_shardings=(mesh.shardings(state), mesh.replicated, mesh.replicated),
         votes=Consensus(mesh, lambda: False).vote(1),
         donates=True,
-    )
+    ).result()
 
 
 class StepsPerCall:

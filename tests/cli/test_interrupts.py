@@ -46,6 +46,39 @@ def test_an_early_signal_is_answered_with_one_sentence(tmp_path, number, delay):
     assert not (tmp_path / "run").exists()
 
 
+SLOW = """
+import sys, threading, time
+import jax
+original = jax.stages.Lowered.compile
+def slow(lowered):
+    if "@jit_evaluate" in lowered.as_text()[:200]:
+        time.sleep(60)
+    return original(lowered)
+jax.stages.Lowered.compile = slow
+from cnn_lab.cli.main import run
+sys.argv[0] = "cnn-lab"
+run()
+"""
+
+
+def test_an_interrupted_training_does_not_wait_for_a_compilation(tmp_path):
+    command = [sys.executable, "-c", SLOW, "train", "--config=experiments/digits/lenet5.py"]
+    process = subprocess.Popen(
+        [*command, "--interrupted_status=7", f"--workdir={tmp_path / 'run'}"],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    rows = tmp_path / "run" / "metrics.jsonl"
+    while not rows.exists() or not rows.read_text():
+        assert process.poll() is None
+        time.sleep(0.1)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 7
+    assert time.monotonic() - sent < 30
+    assert (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_a_signal_that_a_finaliser_swallows_comes_again():
     script = """
 import os, signal, time

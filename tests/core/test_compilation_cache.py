@@ -39,6 +39,19 @@ print(jax.jit(lambda x: x * 2 + 1)(3.0), jax.jit(lambda x: x * 3 - 1)(3.0))
 """
 
 
+SETTINGS = """
+import warnings
+from cnn_lab.core import compilation_cache
+compilation_cache.enable()
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 5.0)
+for _ in range(1500):
+    compilation_cache.enable()
+print(jax.config.jax_persistent_cache_min_compile_time_secs)
+warnings.warn("a warning")
+"""
+
+
 @pytest.fixture
 def run(tmp_path):
     def run(program: str = PROGRAM) -> subprocess.CompletedProcess[str]:
@@ -47,6 +60,12 @@ def run(tmp_path):
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
     return run
+
+
+def test_it_is_enabled_once_and_leaves_what_is_set_afterwards(run):
+    done = run(SETTINGS)
+    assert done.stdout == "5.0\n"
+    assert done.stderr.count("UserWarning: a warning") == 1
 
 
 def identities(folder: Path) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Data sets from arrays: what is accepted, and what is refused in one sentence."""
 
+import pickle
+
 import numpy as np
 import pytest
 from refusals import refused
@@ -36,6 +38,16 @@ def test_images_are_read_as_they_are():
         data.split("test")
     gray = source.with_channels(1).with_image_size((3, 3))
     assert gray.read_all()[0].shape == (12, 3, 3, 1)
+
+
+def test_other_processes_get_the_split_that_they_read():
+    large = np.random.default_rng(1).integers(0, 256, (500, 6, 5, 3), np.uint8)
+    data = from_arrays(IMAGES, LABELS, test=(large, np.zeros(500, int)))
+    sent = pickle.dumps(data.split("train"))
+    assert len(sent) < IMAGES.nbytes + 2000 < large.nbytes
+    received = pickle.loads(sent)
+    np.testing.assert_array_equal(received.read(np.arange(12))["image"], IMAGES)
+    assert received.labels.tolist() == LABELS.tolist()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_models import SMALL
 
@@ -14,6 +15,7 @@ from cnn_lab.models.create import (
     map_shapes,
 )
 from cnn_lab.models.registry import MODELS
+from cnn_lab.training.state import init_state
 
 
 @pytest.mark.parametrize("name", ["vgg11", "googlenet", "lenet5", "lstm", "unet"])
@@ -35,6 +37,33 @@ def test_initial_values_are_those_of_linen():
     found = init_variables(model, shape, seed=7)
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, *shape)), train=False))
     jax.tree.map(np.testing.assert_array_equal, found, dict(init(jax.random.key(7))))
+
+
+@pytest.mark.parametrize("setting", [jax.default_prng_impl("rbg"), jax.enable_x64(True)])
+def test_initial_values_follow_the_settings_of_jax(setting):
+    model, shape = create_model("lenet5"), (32, 32, 1)
+    before = init_variables(model, shape)
+    with setting:
+        found = init_variables(model, shape)
+        wanted = jax.jit(lambda key: model.init(key, jnp.zeros((1, *shape)), train=False))(
+            jax.random.key(0)
+        )
+        state = init_state(model, optax.adam(0.1), shape)
+    jax.tree.map(np.testing.assert_array_equal, found, dict(wanted))
+    assert jax.tree.structure(state.params) == jax.tree.structure(found["params"])
+    jax.tree.map(np.testing.assert_array_equal, init_variables(model, shape), before)
+
+
+def test_initial_values_are_arrays_of_ones_own():
+    model, shape = create_model("lenet5"), (32, 32, 1)
+    state = init_state(model, optax.adam(0.1), shape)
+    assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+    leaves = jax.tree.leaves((init_variables(model, shape), state.replace(key=())))
+    for leaf in leaves:
+        assert isinstance(leaf, np.ndarray)
+        assert leaf.flags.c_contiguous
+        assert leaf.flags.owndata
+        leaf += leaf.dtype.type(1)  # into itself
 
 
 def test_names_and_classes():

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import pytest
 from refusals import refused
 from run_folders import SignalAt, state_digests, validation, without_rates
@@ -449,10 +451,11 @@ class NaNs:
     """An evaluation whose metrics are not finite from the second on."""
 
     count = 0
-    compile_seconds = 0.0
 
-    def compile(self, _):
-        return self
+    def compile(self, _) -> Future[None]:
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
 
     def __call__(self, *_) -> dict[str, float]:
         self.count += 1
@@ -492,56 +495,115 @@ def test_a_run_traces_its_network_once_a_program(tmp_path: Path, monkeypatch: py
     assert sorted(traces) == [False, False, True]  # initial values, validation, training
 
 
-class SlowToCompile:
-    """An evaluation that is compiled only once the training was described, or fails to compile."""
+def test_all_of_a_run_is_traced_as_the_caller_has_set_jax(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    traces: list[tuple[bool, str | None]] = []
 
-    def __init__(self, error: Exception | None = None):
-        self.described, self.threads = threading.Event(), set[int]()
-        self._error = error
+    class Backbone(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train: bool):
+            traces.append((train, jax.config.jax_default_matmul_precision))  # pyright: ignore[reportAttributeAccessIssue]
+            return {"maps": nn.Conv(2, (3, 3), name="conv")(images)}
 
-    def compile(self, _) -> None:
-        self.threads.add(threading.get_ident())
-        if self._error is not None:
-            raise self._error
-        assert self.described.wait(60), "the training waited for it"
+    make = lambda num_classes: Classifier(Backbone(), PooledHead(num_classes))  # noqa: E731
+    monkeypatch.setitem(MODELS, "traced", ModelEntry(make, "a test's", "none", (8, 8, 1), 0))
+    with jax.default_matmul_precision("highest"):
+        run_training(small(model=ModelConfig(name="traced")), tmp_path / "run", lambda _: None)
+    assert set(traces) == {(False, "highest"), (True, "highest")}
 
-    def __call__(self, *_) -> dict[str, float]:
-        self.compile(None)
-        return {"loss": 1.0, "accuracy": 0.5}
+
+class Compiling:
+    """Stands in for JAX's compilation of a validation program, in the thread that it happens in."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None):
+        self.released, self.threads = threading.Event(), list[threading.Thread]()
+        self._error, self._compile = error, jax.stages.Lowered.compile
+        monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: self(lowered))
+
+    def __call__(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        if "@jit_evaluate" in lowered.as_text()[:200]:
+            self.threads.append(threading.current_thread())
+            assert self.released.wait(60), "the training waited for it"
+            if self._error is not None:
+                raise self._error
+        return self._compile(lowered)
 
 
 def test_validation_is_compiled_while_the_training_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    evaluator = SlowToCompile()
-    monkeypatch.setattr(Experiment, "evaluator", lambda _: evaluator)
+    compiling = Compiling(monkeypatch)
 
     def log(line: str) -> None:
         if "compiled in" in line:
-            evaluator.described.set()
+            compiling.released.set()
 
     assert run_training(small(), tmp_path / "run", log).status == "finished"
-    assert len(evaluator.threads) == 2
-    assert threading.get_ident() in evaluator.threads
-    assert validation(tmp_path / "run", "loss") == {2: 1.0, 4: 1.0, 6: 1.0, 8: 1.0}
+    assert len(compiling.threads) == 1
+    assert len(validation(tmp_path / "run", "loss")) == 4
 
 
-def test_validation_that_does_not_compile_ends_the_run(
+def test_validation_that_does_not_compile_ends_the_run_with_that_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    evaluator = SlowToCompile(ValueError("no such operation"))
-    monkeypatch.setattr(Experiment, "evaluator", lambda _: evaluator)
-    with pytest.raises(ValueError, match="no such operation"):
-        run_training(small(), tmp_path / "run", lambda _: None)
+    error = ValueError("no such operation")
+    compiling = Compiling(monkeypatch, error)
+
+    def log(line: str) -> None:
+        if "compiled in" in line:
+            compiling.released.set()
+
+    with pytest.raises(ValueError, match="no such operation") as raised:
+        run_training(small(), tmp_path / "run", log)
+    assert raised.value is error
+    assert len(compiling.threads) == 1
+
+
+@pytest.mark.parametrize("step", [1, 2])  # after the second one it waits for the compilation
+def test_an_interrupt_does_not_wait_for_a_compilation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+):
+    compiling = Compiling(monkeypatch)
+    config = small()
+    config.train.log_every_steps = 1
+    result = run_training(config, tmp_path / "run", lambda _: None, [SignalAt(step, "train")])
+    assert (result.status, result.progress.step) == ("interrupted", step)
+    (thread,) = compiling.threads
+    assert thread.is_alive()
+    compiling.released.set()
+    thread.join()
+    assert run_training(config, tmp_path / "run", lambda _: None).status == "finished"
+    assert len(validation(tmp_path / "run", "loss")) == 4
+
+
+def test_neither_does_one_that_comes_while_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compiling = Compiling(monkeypatch)
+    interrupt = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+
+    def log(line: str) -> None:
+        if "compiled in" in line:
+            interrupt.start()
+
+    result = run_training(small(), tmp_path / "run", log)
+    assert (result.status, result.progress.step) == ("interrupted", 2)
+    compiling.released.set()
 
 
 def test_a_limit_on_silence_counts_no_compilation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    evaluator = SlowToCompile()
-    evaluator.described.set()
-    monkeypatch.setattr(Experiment, "evaluator", lambda _: evaluator)
+    compiling, lines = Compiling(monkeypatch), list[str]()
+
+    def release() -> None:
+        assert not any("compiled in" in line for line in lines)
+        compiling.released.set()
+
+    later = threading.Timer(3.0, release)
     config = small(mesh=MeshConfig(hang_seconds=60))
-    assert run_training(config, tmp_path / "run", lambda _: None).status == "finished"
-    assert evaluator.threads == {threading.get_ident()}
+    later.start()
+    assert run_training(config, tmp_path / "run", lines.append).status == "finished"
+    assert compiling.released.is_set()
 
 
 def test_a_moved_folder_keeps_its_identity_and_the_next_one_gets_another(

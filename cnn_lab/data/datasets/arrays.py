@@ -31,6 +31,10 @@ class ArrayStorage(Storage):
         """The examples of a split by positions."""
         return ArrayExamples(self.splits[split])
 
+    def only(self, split: str) -> "ArrayStorage":
+        """The storage with the columns of one split alone."""
+        return dataclasses.replace(self, splits={split: self.splits[split]})
+
     def column(self, split: str, key: str) -> Shaped[np.ndarray, "n ..."]:
         """A feature of all examples of a split."""
         return self.splits[split][key]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from cnn_lab.core.arrays import Key, Tree
 from cnn_lab.data.augment.compose import Augment
@@ -24,6 +25,7 @@ from cnn_lab.distributed.mesh import WHOLE, Shard
 READ_THREADS = 4
 BATCHES_AHEAD = 4
 MANY_STEPS = 2**40
+WORKER_FLAG = "grain_enable_multiprocess_worker_profiling"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +132,10 @@ class StreamingLoader:
         ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=BATCHES_AHEAD)
         dataset = batches.to_iter_dataset(ahead)
         if self.num_workers:
+            # Grain reads this one of its flags, and from Python nobody may have parsed any. So it
+            # is marked as Grain's workers mark theirs, and those of the user stay as they are.
+            if WORKER_FLAG in flags.FLAGS and not flags.FLAGS.is_parsed():
+                flags.FLAGS[WORKER_FLAG].present = True
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(num_workers=self.num_workers),
                 worker_init_fn=_end_with_the_parent,
