@@ -170,6 +170,31 @@ def test_a_run_is_opened_again_and_gives_its_parts(run: cnn_lab.Run):
     assert cnn_lab.load_run(run.workdir, data=data).evaluate() == run.evaluate()
     with pytest.raises(WorkdirError):
         cnn_lab.load_run(run.workdir / "nothing")
+    step = run.record["progress"]["step"]
+    assert len(cnn_lab.load_run(run.workdir, step).predict(IMAGES[:2]).rows()) == 2
+    for wrong in ("newest", 3):
+        with refused(ConfigError, where="checkpoint", found=wrong):
+            cnn_lab.load_run(run.workdir, wrong)
+
+
+def test_a_finished_run_is_not_taken_for_one_on_other_arrays(run: cnn_lab.Run):
+    data = cnn_lab.from_arrays(IMAGES, [f"digit {9 - label}" for label in LABELS])
+    with refused(WorkdirError, where="workdir", found=str(run.workdir)):
+        cnn_lab.train(small(), data, run.workdir)
+
+
+def test_what_is_no_data_set_or_config_is_refused(run: cnn_lab.Run, tmp_path: Path):
+    pair: Any = (IMAGES, LABELS)
+    for call in (
+        lambda: cnn_lab.train(small(), pair, tmp_path / "a"),
+        lambda: run.evaluate(pair),
+        lambda: run.finetune(pair),
+    ):
+        with refused(ConfigError, where="data", found="tuple"):
+            call()
+    config: Any = {"model": "mlp"}
+    with refused(ConfigError, where="config", found="dict"):
+        cnn_lab.train(config, cnn_lab.from_arrays(IMAGES, LABELS))
 
 
 def test_named_maps_are_features(run: cnn_lab.Run):
@@ -228,6 +253,8 @@ def test_numbers_are_trained_further_and_what_is_for_classes_is_refused(tmp_path
     run = cnn_lab.train(config, data, tmp_path / "run")
     tuned = run.finetune(cnn_lab.from_arrays(IMAGES[:60], LABELS[:60] * 3.0), tmp_path / "tuned")
     assert isinstance(tuned.predict(IMAGES[:2]), NumberPredictions)
+    classes = run.finetune(cnn_lab.from_arrays(IMAGES[:60], LABELS[:60]), tmp_path / "classes")
+    assert (classes.config.task.name, len(classes.class_names)) == ("classification", 10)
     where = "config.transfer.strategy"
     with refused(ConfigError, where=where, found="logistic"):
         run.finetune(data, tmp_path / "none", strategy="logistic")

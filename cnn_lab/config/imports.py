@@ -25,6 +25,8 @@ from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from absl import logging
+
 from cnn_lab.core.errors import CnnLabError, ConfigError
 
 FIELD = "config.imports"
@@ -34,6 +36,8 @@ MODULE_NAMES = "names of modules, such as my_layers or my_package.layers (no pat
 SESSION = "__main__"  # the module of a notebook's cells, and of a script
 # Modules that no other process could import by these names.
 UNIMPORTABLE = (EXPERIMENT_MODULE, SESSION)
+# The place and the digest of each module, as it was when a config first named it.
+_AS_IMPORTED: dict[str, tuple[ModuleSpec | None, str]] = {}
 
 
 def import_modules(names: Iterable[str], run: Path | None = None, where: str = FIELD) -> None:
@@ -56,6 +60,7 @@ def import_modules(names: Iterable[str], run: Path | None = None, where: str = F
             raise ConfigError(where=where, found=name, allowed=MODULE_NAMES)
         with nullcontext() if run is None else _nothing_from(run, name, where):
             _import(name, run, where)
+        _warn_if_edited(name)
 
 
 def _import(name: str, run: Path | None, where: str) -> None:
@@ -136,13 +141,32 @@ def digests_of(names: Iterable[str]) -> dict[str, str]:
     Code is source and compiled extensions; the names of files count too, those of a package from
     its folder on, so that copies of a module in other places have one digest.
     """
-    digests = {}
-    for name in names:
-        digest = hashlib.sha256()
-        for path, file in _code_of(sys.modules[name]):
-            digest.update(f"{path}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-        digests[name] = digest.hexdigest()
-    return digests
+    return {name: _digest_as_imported(name) for name in names}
+
+
+def _digest_as_imported(name: str) -> str:
+    """The digest of a module's code as it was when it was imported, or reloaded, by a config."""
+    spec = sys.modules[name].__spec__  # a reload makes another one
+    if name not in _AS_IMPORTED or _AS_IMPORTED[name][0] is not spec:
+        _AS_IMPORTED[name] = (spec, _digest(name))
+    return _AS_IMPORTED[name][1]
+
+
+def _digest(name: str) -> str:
+    digest = hashlib.sha256()
+    for path, file in _code_of(sys.modules[name]):
+        digest.update(f"{path}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _warn_if_edited(name: str) -> None:
+    """Warns of a module whose file changed after it was imported: the old code goes on running."""
+    if _digest_as_imported(name) != _digest(name):
+        logging.warning(
+            "The code of %s changed since it was imported, and what was imported is used; reload "
+            "it by importlib.reload, or start anew.",
+            name,
+        )
 
 
 def _code_of(module: ModuleType) -> list[tuple[str, Path]]:

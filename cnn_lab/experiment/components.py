@@ -141,10 +141,10 @@ def _augmentation(config: ExperimentConfig) -> Augmentation:
     if not augmentation.mixes:
         return augmentation
     name = config.task.loss or task.default_loss
-    if task.target_kind != "class":
+    if not task.has_classes:  # a task of one's own may not know shares of classes
         problem = (
-            f"config.task.name is {config.task.name!r}, whose targets are no classes, but mixup or "
-            "CutMix mixes images; set --config.data.augment.options.mixup=0 and "
+            f"config.task.name is {config.task.name!r}, whose outputs are no logits of classes, "
+            "but mixup or CutMix mixes classes; set --config.data.augment.options.mixup=0 and "
             "--config.data.augment.options.cutmix=0."
         )
         raise ConfigError(problem, where="config.task.name", found=config.task.name)

@@ -10,6 +10,8 @@ import jax
 from cnn_lab.config import ExperimentConfig
 from cnn_lab.core.arrays import Tree
 from cnn_lab.core.errors import TrainingError
+from cnn_lab.core.memory import device_bytes
+from cnn_lab.core.text import human_bytes
 from cnn_lab.data.datasets.catalog import Dataset
 from cnn_lab.data.loaders.loader import Loader
 from cnn_lab.distributed.mesh import DeviceMesh
@@ -105,7 +107,16 @@ class Experiment:
         return self.phases[phase].init.shapes
 
     def init_state(self, seed: int) -> TrainState:
-        """The state before the first step, on the devices."""
+        """The state before the first step, on the devices.
+
+        Raises:
+            MemoryError: it is larger than the memory of the devices; they would not say so.
+        """
+        devices = self.mesh.device_grid.devices.flatten()
+        needed, available = self.mesh.bytes_of(self.state_shapes()), device_bytes(devices[0])
+        needed *= len(devices) if devices[0].platform == "cpu" else 1  # which share the host's
+        if available is not None and needed > available:
+            raise MemoryError(f"the state takes {human_bytes(needed)} of {human_bytes(available)}")
         return self.mesh.put_state(
             self.phases[0].init(jax.random.key(seed), *self._initial_values())
         )

@@ -2,12 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
-from cnn_lab.config import AugmentConfig, ExperimentConfig, OptimConfig, ScheduleConfig, TrainConfig
+from cnn_lab.config import (
+    AugmentConfig,
+    ExperimentConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TaskConfig,
+    TrainConfig,
+)
 from cnn_lab.config.node import freeze, from_dict, override, to_dict
 from cnn_lab.core.errors import ConfigError
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.subsets import choose_examples
 from cnn_lab.experiment.initialization import complete_config, source_folder
+from cnn_lab.tasks.task import TASKS
 from cnn_lab.transfer.plan import check_transfer, choose_strategy
 from cnn_lab.workdir.run_dir import read_config
 
@@ -28,8 +36,9 @@ def finetune_config(
     Args:
         recipe: names data and, as `transfer.source`, a run, whose model takes the place of its own.
         overrides: (dotted path, text) of fields that are set whatever the recipe.
-        usual: whether the task is the source's, and optimizer, epochs, batch size and augmentation
-            are chosen by the strategy and the number of training images, in place of the recipe's.
+        usual: whether the task is the source's where the data fit it, and optimizer, epochs, batch
+            size and augmentation are chosen by the strategy and the number of training images, in
+            place of the recipe's.
         open_data: (name, data_dir) -> data set; wrap `open_dataset` to show its progress, or to
             refuse data that are not prepared.
         log: takes lines for the user.
@@ -66,7 +75,12 @@ def _set_usual_recipe(config: ExperimentConfig, open_data: Callable[..., Dataset
     data, transfer = config.data, config.transfer
     assert transfer is not None
     check_transfer(transfer)  # a typo is refused before the data are opened
-    num_train = len(choose_examples(open_data(data.name, data.data_dir), data)[0])
+    dataset = open_data(data.name, data.data_dir)
+    kind = dataset.info.target.kind
+    if TASKS.lookup(config.task.name, "config.task.name").target_kind != kind:
+        config.task = TaskConfig(name="regression" if kind == "numbers" else "classification")
+        config.selection.metric = None
+    num_train = len(choose_examples(dataset, data)[0])
     strategy = transfer.strategy
     chosen = choose_strategy(num_train)[0] if strategy == "auto" else strategy
     chosen = "rates" if transfer.rates else chosen

@@ -22,14 +22,14 @@ from cnn_lab.config import ExperimentConfig, TransferConfig
 from cnn_lab.config.load import load_config
 from cnn_lab.config.node import from_dict, to_dict
 from cnn_lab.core import compilation_cache
-from cnn_lab.core.errors import ConfigError
+from cnn_lab.core.errors import ConfigError, WorkdirError
 from cnn_lab.data.datasets.arrays import as_pixels
 from cnn_lab.data.datasets.catalog import Dataset, open_dataset
 from cnn_lab.data.decoding import decode, read_image_file
 from cnn_lab.data.subsets import Subset
 from cnn_lab.distributed.processes import current_processes
 from cnn_lab.experiment.outside import check_registered
-from cnn_lab.experiment.restore import RestoredRun, restore_run
+from cnn_lab.experiment.restore import RestoredRun, checkpoint_steps, restore_run
 from cnn_lab.runs.comparable import EvaluationOptions, Split, read_runs
 from cnn_lab.runs.evaluate import evaluate_on, evaluate_runs
 from cnn_lab.runs.finetune import finetune_config
@@ -59,10 +59,18 @@ class Run:
     """
 
     def __init__(
-        self, workdir: str | os.PathLike[str], checkpoint: str = "best", data: Dataset | None = None
+        self,
+        workdir: str | os.PathLike[str],
+        checkpoint: str | int = "best",
+        data: Dataset | None = None,
     ) -> None:
-        self.workdir, self._checkpoint, self._data = Path(workdir), checkpoint, data
+        self.workdir, self._checkpoint, self._data = Path(workdir), str(checkpoint), data
         self.config = read_config(self.workdir)
+        if self._checkpoint not in ("best", "latest"):
+            steps = checkpoint_steps(self.workdir)
+            if not self._checkpoint.isdecimal() or int(self._checkpoint) not in steps:
+                allowed = f"best, latest or one of the steps {steps}"
+                raise ConfigError(where="checkpoint", found=checkpoint, allowed=allowed)
         check_registered(self.config, self.workdir)
         self._runner: tuple[tuple[str, int | None], SplitRunner] | None = None
 
@@ -161,6 +169,7 @@ class Run:
             DataError: the data of the training have changed, or are no longer in memory.
         """
         compilation_cache.enable()
+        _require_dataset(data)
         if split is not None and split not in get_args(Split):
             raise ConfigError(where="split", found=split, allowed="train, validation or test")
         if data is None or data.info.fingerprint == self.record.get("fingerprint"):
@@ -187,7 +196,8 @@ class Run:
             found, allowed = source.info.target.names, network.target.names
             raise ConfigError(
                 f"{data.info.name} has other targets ({', '.join(found)}) than {self.workdir} was "
-                f"trained on ({', '.join(allowed)}); give data of the same.",
+                f"trained on ({', '.join(allowed)}); give data of the same, as by "
+                "from_arrays(images, labels, class_names=run.class_names).",
                 where="data",
                 found=found,
                 allowed=", ".join(allowed),
@@ -234,6 +244,7 @@ class Run:
         Raises:
             CnnLabError: a strategy or data that cannot be.
         """
+        _require_dataset(data)
         recipe = (
             ExperimentConfig() if config is None else from_dict(ExperimentConfig, to_dict(config))
         )
@@ -270,7 +281,7 @@ class Run:
 
 
 def load_run(
-    workdir: str | os.PathLike[str], checkpoint: str = "best", data: Dataset | None = None
+    workdir: str | os.PathLike[str], checkpoint: str | int = "best", data: Dataset | None = None
 ) -> Run:
     """Opens the run in a folder.
 
@@ -325,6 +336,10 @@ def train(
     >>> run.config.model.name, found.probabilities.shape
     ('linear', (5, 2))
     """
+    _require_dataset(data)
+    if not isinstance(config, ExperimentConfig | str | os.PathLike):
+        allowed = "an ExperimentConfig, or the file or name of an experiment"
+        raise ConfigError(where="config", found=type(config).__name__, allowed=allowed)
     if not isinstance(config, ExperimentConfig):
         config = load_config(os.fspath(config), [])
     config = from_dict(ExperimentConfig, to_dict(config))
@@ -367,8 +382,18 @@ def import_weights(
 
 
 def _train(config: ExperimentConfig, data: Dataset | None, workdir: Path, *, progress: bool) -> Run:
+    # So late an import would be broken by a second Ctrl-C, for all trainings of the session.
+    from cnn_lab.report.run import write_report
+
     compilation_cache.enable()
     processes = current_processes()
+    before = read_record(workdir).get("fingerprint")
+    if data is not None and before not in (None, data.info.fingerprint):
+        problem = (
+            f"{workdir} was trained on other data than these; give another workdir, or the data "
+            "that it was begun with."
+        )
+        raise WorkdirError(problem, where="workdir", found=str(workdir))
     log: Callable[[str], None] = functools.partial(print, flush=True) if progress else _silent
     run_training(
         config,
@@ -378,11 +403,15 @@ def _train(config: ExperimentConfig, data: Dataset | None, workdir: Path, *, pro
         open_data=_opener(data),
         make_display=make_display if progress else PlainDisplay,
     )
-    from cnn_lab.report.run import write_report  # half a second for matplotlib, at the end
-
     if processes.is_primary:
         write_report(workdir)
     return Run(workdir, data=data)
+
+
+def _require_dataset(data: Any) -> None:
+    if data is not None and not isinstance(data, Dataset):
+        allowed = "a data set, as of from_arrays(images, labels) or load_dataset(name)"
+        raise ConfigError(where="data", found=type(data).__name__, allowed=allowed)
 
 
 def _silent(line: str) -> None:

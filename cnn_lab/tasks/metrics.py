@@ -28,9 +28,19 @@ def example_weights(batch: Mapping[str, Any]) -> PerExample:
     """The weights of a batch's examples [n]: its `weight`, or ones where it has none.
 
     Raises:
-        ConfigError: they are not one number an example.
+        ConfigError: they, or the labels, are not one an image.
     """
+    for name in ("image", "label"):
+        if name not in batch:
+            problem = f"A batch must hold `image` and `label`; found {', '.join(sorted(batch))}."
+            raise ConfigError(problem, where=name, found=sorted(batch), allowed="image and label")
     num_examples = len(batch["image"])
+    if len(batch["label"]) != num_examples:
+        raise ConfigError(
+            where="The number of labels in a batch",
+            found=len(batch["label"]),
+            allowed=f"{num_examples}, one an image",
+        )
     if "weight" not in batch:
         return jnp.ones(num_examples, jnp.float32)
     if jnp.shape(batch["weight"]) != (num_examples,):

@@ -78,6 +78,11 @@ def test_labels_of_any_type_are_classes():
     assert labels_of(texts.astype(object)) == labels_of(texts) == labels_of(texts.tolist())
     names = ("zebra", "ape", "newt", "eel")
     assert labels_of(LABELS, class_names=names) == (names, LABELS.tolist())
+    assert labels_of(LABELS, class_names=np.array(names)) == (names, LABELS.tolist())
+    some = np.array(["newt", "ape", "newt"])[LABELS]
+    assert labels_of(some, class_names=names) == (names, [2, 1, 2] * 4)
+    with refused(DataError, where=LABELS_OF_TRAIN, found="bee"):
+        from_arrays(IMAGES, np.where(some == "ape", "bee", some), class_names=names)
 
 
 def test_real_numbers_are_predicted_as_they_are():
@@ -174,7 +179,7 @@ def test_what_is_no_image_is_refused(images, found):
 def test_images_that_are_not_finite_are_refused():
     images = IMAGES / 255
     images[2, 0, 0, 0] = np.nan
-    with refused(DataError, where=OF_TRAIN, allowed="numbers in [0, 1]"):
+    with refused(DataError, where=OF_TRAIN, found=2, allowed="numbers in [0, 1]"):
         from_arrays(images, LABELS)
 
 

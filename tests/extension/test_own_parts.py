@@ -677,3 +677,23 @@ def test_an_extra_augmentation_of_another_shape_is_refused(images):
 
 def test_the_imports_are_in_the_config_of_the_run(trained):
     assert json.loads((trained / "config.json").read_text())["imports"] == ["own_parts"]
+
+
+def test_code_that_was_edited_after_its_import_is_not_taken_for_what_runs(
+    tmp_path, monkeypatch, caplog
+):
+    file = tmp_path / "edited_parts.py"
+    file.write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_modules(["edited_parts"])
+    before = digests_of(["edited_parts"])
+    file.write_text("VALUE = 23\n")
+    import_modules(["edited_parts"])
+    assert sys.modules["edited_parts"].VALUE == 1
+    assert digests_of(["edited_parts"]) == before
+    assert "edited_parts changed since it was imported" in caplog.text
+    caplog.clear()
+    importlib.reload(sys.modules["edited_parts"])
+    import_modules(["edited_parts"])
+    assert digests_of(["edited_parts"]) != before
+    assert not caplog.text

@@ -132,9 +132,15 @@ def test_a_loss_of_another_shape_is_refused_by_name():
 
 def test_a_batch_without_weights_counts_every_example_once():
     images = jnp.zeros((3, 2, 2, 1))
-    assert example_weights({"image": images}).tolist() == [1, 1, 1]
+    batch = {"image": images, "label": jnp.zeros(3, jnp.int32)}
+    assert example_weights(batch).tolist() == [1, 1, 1]
     weights = jnp.array([1.0, 0.0, 2.0])
-    assert example_weights({"image": images, "weight": weights}) is weights
+    assert example_weights({**batch, "weight": weights}) is weights
     where = "The shape of `weight` in a batch"
     with refused(ConfigError, where=where, found=(3, 1)):
-        example_weights({"image": images, "weight": jnp.ones((3, 1))})
+        example_weights({**batch, "weight": jnp.ones((3, 1))})
+    with refused(ConfigError, where="label", found=["image"]):
+        example_weights({"image": images})
+    where = "The number of labels in a batch"
+    with refused(ConfigError, where=where, found=2, allowed="3, one an image"):
+        example_weights({**batch, "label": jnp.zeros(2, jnp.int32)})

@@ -77,7 +77,8 @@ def from_arrays(
         validation: images and labels that are held out; otherwise a training holds some out.
         test: images and labels of the locked test split.
         groups: [n] of the training images that must not be parted by holding some out.
-        class_names: label to name, where labels are in [0, len(class_names)).
+        class_names: names of all classes in the order of their labels, where labels are in
+            [0, len(class_names)) or are some of these names.
         value_names: of the numbers.
         name: of the data, for titles; the data set is called `arrays:NAME`.
 
@@ -92,6 +93,7 @@ def from_arrays(
     >>> from_arrays(images, ["cat", "dog", "dog", "cat"]).info.class_names
     ('cat', 'dog')
     """
+    class_names = None if class_names is None else [str(each) for each in class_names]
     given = {"train": (images, labels), "validation": validation, "test": test}
     examples = {split: _checked(split, *both) for split, both in given.items() if both is not None}
     shapes = {split: pixels.shape[1:] for split, (pixels, _) in examples.items()}
@@ -107,7 +109,10 @@ def from_arrays(
         }
     else:
         kinds, names = "class_names", _names_of_classes(targets["train"], class_names, value_names)
-        known = np.arange(len(names)) if class_names else np.unique(targets["train"])
+        known = np.unique(targets["train"])
+        if class_names is not None:
+            is_text = targets["train"].dtype.kind == "U"
+            known = np.asarray(names) if is_text else np.arange(len(names))
         columns = {split: _as_classes(split, values, known) for split, values in targets.items()}
     splits = {
         split: {"image": pixels, "label": columns[split]} for split, (pixels, _) in examples.items()
@@ -174,7 +179,11 @@ def as_pixels(where: str, images: ArrayLike) -> UInt8[np.ndarray, "n h w c"]:
     low, high = float(array.min()), float(array.max())
     is_real, is_bool = array.dtype.kind == "f", array.dtype.kind == "b"
     limit = 1 if is_real or is_bool else 255
-    if not (low >= 0 and high <= limit):  # NaN is neither
+    if is_real and not np.isfinite(array).all():
+        bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))
+        problem = f"{where} hold NaN or infinity, the first in image {bad[0]}."
+        raise DataError(problem, where=where, found=int(bad[0]), allowed="numbers in [0, 1]")
+    if not (low >= 0 and high <= limit):
         allowed = "numbers in [0, 1]" if is_real else "whole numbers in [0, 255]"
         problem = f"{where} must be {allowed}; found {low:g} to {high:g}"
         advice = "mean and deviation are measured and applied by the training itself"
@@ -209,7 +218,10 @@ def _targets(split: str, labels: ArrayLike) -> Shaped[np.ndarray, "n ..."]:
     elif array.ndim != 1:
         allowed = "one class an image, [n]"
         problem = f"{where} must be {allowed}; found shape {array.shape}."
-        advice = "one-hot rows become labels by argmax(1)" if array.ndim == 2 else ""
+        advice = ""
+        if array.ndim == 2:
+            is_column = array.shape[1] == 1
+            advice = "labels[:, 0]" if is_column else "one-hot rows become labels by argmax(1)"
         raise DataError(problem, where=where, found=array.shape, allowed=allowed, advice=advice)
     return array
 
@@ -257,9 +269,6 @@ def _names_of_classes(
         )
     if class_names is None:
         return [str(label) for label in np.unique(labels)]
-    if labels.dtype.kind == "U":
-        problem = "class_names were given, but the labels are texts, which are names already."
-        raise DataError(problem, where="class_names", found=tuple(class_names))
     if len(set(class_names)) != len(class_names):
         raise DataError(where="class_names", found=tuple(class_names), allowed="names, each once")
     return class_names
@@ -284,7 +293,8 @@ def _as_classes(
         if isinstance(allowed, str):
             problem = f"{problem} {allowed}."
         raise DataError(problem, where=where, found=str(unknown[0]), allowed=allowed)
-    return np.searchsorted(known, values).astype(np.int32)
+    order = np.argsort(known)
+    return order[np.searchsorted(known, values, sorter=order)].astype(np.int32)
 
 
 def _checked_groups(groups: ArrayLike, number: int) -> Shaped[np.ndarray, " n"]:

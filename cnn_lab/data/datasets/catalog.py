@@ -152,7 +152,7 @@ def open_dataset(
     elif colon and kind == "arrays":
         raise DataError(
             f"{name} are arrays that were handed over in Python, and are on no disk; hand them "
-            "over again there, by from_arrays.",
+            "over again, as by load_run(workdir, data=from_arrays(images, labels)).",
             where="config.data.name",
             found=name,
         )
