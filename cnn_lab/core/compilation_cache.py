@@ -31,8 +31,8 @@ def enable(log: Callable[[str], None] = lambda _: None) -> None:
     _enabled = True
     import jax
 
-    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if folder is None:
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is None:
         folder = Path.home() / ".cache" / "cnn_lab" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         trim(folder)
@@ -40,7 +40,7 @@ def enable(log: Callable[[str], None] = lambda _: None) -> None:
 
     def show_or_repair(message: Warning | str, *arguments: Any, **options: Any) -> None:
         found = DAMAGED.match(str(message))
-        if found and remove_damaged(Path(folder), found[1]):
+        if found and remove_damaged(Path(settings.jax_compilation_cache_dir), found[1]):
             log("A damaged entry of the compilation cache was removed.")
         else:
             show(message, *arguments, **options)

@@ -87,6 +87,15 @@ def test_a_healthy_entry_of_the_same_name_stays(tmp_path, run):
     assert (tmp_path / damaged).stat().st_size > len(content) // 2
 
 
+def test_a_folder_that_is_set_afterwards_is_repaired_too(tmp_path, run):
+    other = f"jax.config.update('jax_compilation_cache_dir', {str(tmp_path / 'other')!r})"
+    program = PROGRAM.replace("import jax", f"import jax; {other}")
+    assert run(program).stdout == "7.0\n"
+    (entry,) = identities(tmp_path / "other")
+    os.truncate(tmp_path / "other" / entry, 20)
+    assert run(program).stderr.count("removed") == 1
+
+
 def entries(folder: Path, **contents: bytes) -> None:
     for name, content in contents.items():
         (folder / f"jit_train-{name}-cache").write_bytes(content)
