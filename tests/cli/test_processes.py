@@ -202,8 +202,7 @@ def failing(
                 sys.executable,
                 "-m",
                 "cnn_lab.cli.main",
-                *train(f"--workdir={tmp_path / 'run'}"),
-                *own,
+                *train(*own, *(() if has_workdir(own) else (f"--workdir={tmp_path / 'run'}",))),
             ],
             env=environment(number),
             cwd=ROOT,
@@ -218,6 +217,10 @@ def failing(
         assert "Traceback" not in text
         assert "Check failure" not in text
     return [(p.returncode, text) for p, text in zip(started, said, strict=True)]
+
+
+def has_workdir(flags: tuple[str, ...]) -> bool:
+    return any(flag.startswith("--workdir=") for flag in flags)
 
 
 def joined(port: int, *more: tuple[str, ...]) -> list[tuple[str, ...]]:
