@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cnn_lab.config import (
     CheckpointConfig,
@@ -23,11 +25,22 @@ STUDIES = ROOT / "experiments" / "studies"
 FILES = [p for p in sorted((ROOT / "experiments").glob("**/*.py")) if p.parent != STUDIES]
 
 
-def shrunk(config: ExperimentConfig) -> ExperimentConfig:
-    """The same experiment shrunk to two steps on a few of scikit-learn's digits."""
+def table_of_images(folder: Path) -> str:
+    """A table of 40 images with a number each."""
+    lines = ["path,number"]
+    for index in range(40):
+        Image.fromarray(np.full((8, 8), 6 * index, np.uint8)).save(folder / f"{index}.png")
+        lines.append(f"{index}.png,{index / 4}")
+    (folder / "numbers.csv").write_text("\n".join(lines))
+    return f"table:{folder / 'numbers.csv'}"
+
+
+def shrunk(config: ExperimentConfig, folder: Path) -> ExperimentConfig:
+    """The same experiment shrunk to two steps on a few small images."""
     small = from_dict(ExperimentConfig, to_dict(config))
     small.data = DataConfig(
-        name="digits",
+        name=table_of_images(folder) if config.task.name == "regression" else "digits",
+        data_dir=str(folder / "data"),
         image_size=config.data.image_size or (32, 32),
         pad=config.data.pad,
         channels=config.data.channels,
@@ -75,7 +88,9 @@ SLOW = {"cifar10/densenet", "cifar10/vgg11"}  # to compile
     ],
 )
 def test_experiment_runs_two_steps(path: Path, tmp_path: Path):
-    result = run_training(shrunk(load_config(str(path))), tmp_path / "run", lambda _: None)
+    result = run_training(
+        shrunk(load_config(str(path)), tmp_path), tmp_path / "run", lambda _: None
+    )
     assert result.status == "finished"
     assert result.progress.step == 2
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -114,8 +114,12 @@ def test_nothing_is_written_before_and_after_the_data_are_prepared(command, tmp_
 def test_what_takes_long_is_done_only_on_request(inside, caplog: pytest.LogCaptureFixture):
     def programs(*arguments: str) -> tuple[str, set[str]]:
         caplog.clear()
-        with jax.log_compiles(), caplog.at_level(logging.WARNING):
-            status, output, errors = inside(*DRY_RUN, *arguments)
+        jax.config.update("jax_log_compiles", True)  # in all threads
+        try:
+            with caplog.at_level(logging.WARNING):
+                status, output, errors = inside(*DRY_RUN, *arguments)
+        finally:
+            jax.config.update("jax_log_compiles", False)
         assert status == 0, errors
         found = re.findall(r"XLA compilation of (\S+)", caplog.text)
         return output, {"jit(train)", "jit(evaluate)"}.intersection(found)

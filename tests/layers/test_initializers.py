@@ -66,7 +66,7 @@ def test_values_are_bounded(name):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    near = ("he_normal", "he_uniform", "lecun_normal")
+    near = ("he_normal", "he_normal_fan_out", "he_uniform")
     with refused(ConfigError, found="he_norm", nearest=near):
         initializer("he_norm")
 
