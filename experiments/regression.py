@@ -5,8 +5,9 @@ cnn-lab train --config=experiments/regression.py:angles.csv
 The argument is a CSV file with a column `path` and columns of numbers (docs/regression.md), by
 default `images.csv`.
 
-2 CPU cores (Zen 5): 15 epochs over 4,050 of MNIST's digits, turned by -45 to 45 degrees, in 2 min 44 s;
-on 500 others the angle is off by 7.7 degrees (mean; 95 % 7.1 to 8.4 over images; one seed), R2 0.85.
+2 CPU cores (Zen 5): 15 epochs over 4,050 of MNIST's digits, turned by -45 to 45 degrees, in
+2 min 44 s; on 500 others the angle is off by 7.7 degrees (mean; 95 % 7.1 to 8.4 over images; one
+seed), R2 0.85.
 """
 
 from cnn_lab.config import (
