@@ -215,7 +215,7 @@ class Run:
         """Trains on from where the run was interrupted.
 
         Args:
-            data: the arrays that it was begun with, where this object was not there then.
+            data: the arrays that it was trained on, where this object does not know them.
             progress: as of `train`.
         """
         return _train(self.config, data or self._data, self.workdir, progress=progress)
@@ -390,8 +390,8 @@ def _train(config: ExperimentConfig, data: Dataset | None, workdir: Path, *, pro
     before = read_record(workdir).get("fingerprint")
     if data is not None and before not in (None, data.info.fingerprint):
         problem = (
-            f"{workdir} was trained on other data than these; give another workdir, or the data "
-            "that it was begun with."
+            f"{workdir} was trained on other data than these; give another workdir, or the "
+            "data that it started with."
         )
         raise WorkdirError(problem, where="workdir", found=str(workdir))
     log: Callable[[str], None] = functools.partial(print, flush=True) if progress else _silent
