@@ -22,6 +22,9 @@ import cnn_lab
 from cnn_lab.core.errors import ConfigError, DataError, WorkdirError
 from cnn_lab.tasks.classification import ClassPredictions
 from cnn_lab.tasks.regression import NumberPredictions
+from cnn_lab.transfer.convert import make_table, to_torch
+from cnn_lab.transfer.naming import namings_of
+from cnn_lab.transfer.weight_files import write_safetensors
 
 DIGITS: Any = load_digits()
 IMAGES, LABELS = DIGITS.images[:400] / 16, DIGITS.target[:400]
@@ -413,3 +416,17 @@ def test_unknown_names_offer_the_nearest():
     with refused(ConfigError, found="activaton", where="options", nearest=("activation",)):
         cnn_lab.create_model("lenet5", activaton="relu")
     assert cnn_lab.list_models("vgg1?") == ["vgg11", "vgg13", "vgg16", "vgg19"]
+
+
+def test_published_weights_become_a_run(tmp_path: Path):
+    model = cnn_lab.create_model("squeezenet1_1")
+    variables = cnn_lab.init_variables(model, (224, 224, 3))
+    table = make_table(model, variables, namings_of("squeezenet1_1")["torchvision"])
+    write_safetensors(tmp_path / "weights.safetensors", to_torch(variables, table), {})
+    run = cnn_lab.import_weights(
+        "squeezenet1_1", tmp_path / "weights.safetensors", tmp_path / "run"
+    )
+    jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
+    assert run.class_names[-1] == "class_999"
+    with pytest.raises(WorkdirError):
+        cnn_lab.import_weights("squeezenet1_1", tmp_path / "weights.safetensors", tmp_path / "run")

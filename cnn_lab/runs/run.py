@@ -294,7 +294,12 @@ def load_run(
         WorkdirError: there is no run.
         ConfigError: it needs a module, or what a notebook registered, that is not here.
 
-    >>> load_run("runs/mnist/lenet5").status  # doctest: +SKIP
+    >>> import tempfile
+    >>> config = ExperimentConfig()
+    >>> config.model.name, config.train.num_epochs = "linear", 1
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = train(config, open_dataset("digits"), folder)
+    ...     load_run(folder).status
     'finished'
     """
     return Run(workdir, checkpoint, data)
